@@ -1,0 +1,57 @@
+"""What became of a step: one small JSON per slide and step, kept whether the step ended well or not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from muse_pipeline.errors import MuseError
+from muse_pipeline.files import write_json
+
+
+def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
+    """Give a verb its ``--ledger``."""
+    parser.add_argument("--ledger", type=Path, metavar="JSON", help="record how the step ended, for the report")
+
+
+@contextmanager
+def record_step(path: Path | None, step: str) -> Iterator[None]:
+    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends."""
+    started = time.monotonic()
+    status, reason = "ok", ""
+    try:
+        yield
+    except BaseException as error:
+        status = "failed"
+        reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
+        raise
+    finally:
+        if path is not None:
+            entry = {
+                "step": step,
+                "status": status,
+                "reason": " ".join(reason.split()),
+                "seconds": round(time.monotonic() - started, 3),
+                "peak_memory_mib": peak_memory_mib(),
+            }
+            _write_quietly_after_failure(path, entry)
+
+
+def _write_quietly_after_failure(path: Path, entry: dict) -> None:
+    try:
+        write_json(path, entry)
+    except OSError:
+        if entry["status"] == "ok":  # after a failure the first error is the one to report
+            raise
+
+
+def peak_memory_mib() -> int:
+    """The largest resident memory of this process so far."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

@@ -1,0 +1,71 @@
+"""Dispatch ``muse VERB``: parse, run, turn a user's mistake into one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from muse_pipeline.cli.ledger import record_step
+from muse_pipeline.errors import MuseError
+
+# In the order of the path from glass to QuPath; each is a module beside this file.
+VERBS = (
+    "inspect",
+    "tissue",
+    "tile",
+    "finetune",
+    "export",
+    "detect",
+    "stitch",
+    "geojson",
+    "report",
+    "run",
+    "evaluate",
+    "sheet",
+    "demo-slide",
+    "check-geojson",
+    "doctor",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; the exit status is 0, or 2 for a mistake that the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(arguments)
+    args = parser.parse_args(arguments)
+    try:
+        with record_step(getattr(args, "ledger", None), args.verb):
+            return args.run(args) or 0
+    except MuseError as error:
+        if os.environ.get("MUSE_DEBUG"):
+            raise
+        print(f"muse {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"muse {args.verb}: interrupted; run it again to finish", file=sys.stderr)
+        return 130
+
+
+def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded."""
+    from muse_pipeline import __version__
+
+    parser = argparse.ArgumentParser(prog="muse", description="From H&E whole-slide images to nuclei in QuPath.")
+    parser.add_argument("--version", action="version", version=f"muse-pipeline {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = [verb for verb in VERBS if arguments and verb == arguments[0]] or VERBS
+    for verb in chosen:
+        module = importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}")
+        summary = module.__doc__.strip().splitlines()[0]
+        subparser = subparsers.add_parser(
+            verb, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""YAML settings to frozen dataclasses; an unknown key names the nearest known one."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar
+
+from muse_pipeline.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def load_config(path: Path | str, kind: type[C]) -> C:
+    """Read ``path`` (YAML) into the frozen dataclass ``kind``.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    return parse_config(values or {}, kind, where=str(path))
+
+
+def parse_config(values: Any, kind: type[C], where: str) -> C:
+    """Turn a nested dictionary into ``kind``; ``where`` begins every error sentence."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            near = get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
+            raise ConfigError(f"{where}: unknown setting '{key}'; {hint}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{where}: setting '{name}' is missing; add it")
+    try:
+        return kind(**{key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), where)
+    if dataclasses.is_dataclass(hint):
+        return parse_config(value, hint, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise ConfigError(f"{where}: expected {len(inner)} values, found {len(value)}")
+        return tuple(_convert(v, h, where) for v, h in zip(value, inner, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {_convert(k, arguments[0], where): _convert(v, arguments[1], where) for k, v in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: expected {expected}, found {value!r}")

@@ -1,0 +1,57 @@
+"""What can go wrong through no fault of the code, each with one sentence for its reader.
+
+Every message says what was found, where, and what to do. The command line prints it as it is and exits with status 2;
+any other exception keeps its traceback, because it is a defect of ours.
+"""
+
+
+class MuseError(Exception):
+    """A mistake in the input or the surroundings that the user can mend."""
+
+
+class SlideError(MuseError, OSError):
+    """A slide cannot be opened or read."""
+
+
+class MppError(MuseError, ValueError):
+    """The size of a pixel is missing, implausible or does not suit what was asked for."""
+
+
+class SheetError(MuseError, ValueError):
+    """The sheet of slides breaks its rules; every broken row is named."""
+
+
+class ConfigError(MuseError, ValueError):
+    """A setting is unknown or has a value that cannot be used."""
+
+
+class StoreError(MuseError, OSError):
+    """An image store is missing, incomplete or not ours."""
+
+
+class ModelError(MuseError, ValueError):
+    """A model file has no card, or its card does not suit the slide or the machine."""
+
+
+class ProviderError(MuseError, RuntimeError):
+    """A runtime provider was asked for and is not there; nothing falls back in silence."""
+
+
+class FrameError(MuseError, ValueError):
+    """Positions of one frame were used where another is expected."""
+
+
+class LabelError(MuseError, ValueError):
+    """A label file cannot be read or names a class that nobody declared."""
+
+
+class GeoJSONError(MuseError, ValueError):
+    """A GeoJSON file breaks the rules of its reader."""
+
+
+class OutputError(MuseError, OSError):
+    """A result cannot be written where it was asked for."""
+
+
+class CheckpointError(MuseError, ValueError):
+    """A checkpoint does not fit the network or the run that it is loaded into."""

@@ -1,0 +1,63 @@
+"""Files that appear under their final name only when they are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.errors import OutputError
+
+
+@contextmanager
+def complete_file(path: Path | str) -> Iterator[Path]:
+    """Give a temporary neighbour to write to; rename it to ``path`` when the block ends well, else remove it.
+
+    Works for files and for folders (an existing folder of that name is replaced).
+
+    Raises:
+        OutputError: the folder cannot be written to or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        partial.replace(path)
+    except PermissionError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _FULL_OR_READ_ONLY:
+            raise
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+    finally:
+        remove(partial)
+
+
+_FULL_OR_READ_ONLY = {13, 20, 28, 30, 122}  # EACCES, ENOTDIR, ENOSPC, EROFS, EDQUOT
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, values: Any) -> None:
+    """Write readable JSON with sorted keys, complete or not at all."""
+    with complete_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file that one of our steps wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,104 @@
+"""The model card: everything that a model file must say about itself, carried in the ONNX metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from muse_pipeline.config import parse_config
+from muse_pipeline.errors import ConfigError, ModelError
+
+METADATA_KEY = "muse_card"
+
+
+@dataclass(frozen=True)
+class NucleusClass:
+    """A class as QuPath shows it; ``color`` is (r, g, b), 0 to 255."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ColourReference:
+    """How the graph's ``colour`` input is fitted to a slide (see ``inference.colour``).
+
+    Attributes:
+        method: "identity" or "macenko".
+        stains: for "macenko", the reference unit vectors in optical density, haematoxylin first.
+        strong: for "macenko", the reference's strong end (99th percentile) of either stain's concentration.
+    """
+
+    method: str = "identity"
+    stains: tuple[tuple[float, float, float], ...] = ()
+    strong: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Contract between a model file and whatever runs it.
+
+    Attributes:
+        name: name of the model.
+        mpp: um per pixel of its input.
+        input_px: side of the square window.
+        halo_px: border of a window whose nuclei belong to its neighbours.
+        stride_px: total stride of the network; windows start at multiples of it.
+        batch: windows per call of the graph.
+        capacity: slots for nuclei per window (K).
+        classes: class index -> name and colour.
+        threshold: score below which the graph leaves a slot empty.
+        n_rays: rays per outline.
+        readout: rule that ties cells of the dense map to positions, "x/4-0.5" for our own networks.
+        colour: how the ``colour`` input is fitted.
+        licence: SPDX name of the weights' licence.
+        training_data: what the weights were trained on, with licences.
+        source: checkpoint's checksum, command and package versions.
+        metrics: measured figures by name, each with its split in the name.
+        limits: what the model is not for, in words.
+    """
+
+    name: str
+    mpp: float
+    input_px: int
+    halo_px: int
+    stride_px: int
+    batch: int
+    capacity: int
+    classes: tuple[NucleusClass, ...]
+    threshold: float
+    n_rays: int
+    readout: str
+    licence: str
+    training_data: str
+    colour: ColourReference = field(default_factory=ColourReference)
+    source: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    limits: str = ""
+
+    def __post_init__(self) -> None:
+        core_px = self.input_px - 2 * self.halo_px
+        if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
+            raise ConfigError(
+                f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does not suit a stride of "
+                f"{self.stride_px} px; core and halo must be multiples of it"
+            )
+
+    def to_json(self) -> str:
+        """Stable JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ModelCard:
+        """Read a card; ``where`` names the file in errors.
+
+        Raises:
+            ModelError: the text is not a card.
+        """
+        try:
+            values: Any = json.loads(text)
+            return parse_config(values, cls, where)
+        except (json.JSONDecodeError, ConfigError) as error:
+            raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error

@@ -1,0 +1,56 @@
+"""Plug-ins by name: a new reader, backbone, method or metric is one new file beside its siblings."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from muse_pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of plug-in. The modules of ``package`` are imported at the first look-up, not before."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind, self.package = kind, package
+        self._entries: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters a class or function under ``name``."""
+
+        def enter(entry: T) -> T:
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> T:
+        """The entry called ``name``.
+
+        Raises:
+            ConfigError: there is none; the nearest names are given.
+        """
+        self._load()
+        if name not in self._entries:
+            near = get_close_matches(name, self._entries, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self.names())}"
+            raise ConfigError(f"unknown {self.kind} '{name}'; {hint}")
+        return self._entries[name]
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            folder = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(folder.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")

@@ -1,0 +1,111 @@
+"""Windows, batches and shards: how a store is cut, from slide and card alone.
+
+A window of ``input_px`` has a central core that it owns; the rest is halo. Cores tile the plane half-open, so a position
+lies in exactly one. Windows that hold tissue are numbered row by row and fall into fixed batches; a shard is a run of
+whole batches. Nothing here depends on how many shards, cores or machines the work is spread over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from muse_pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """A fixed grid of windows over a work lattice.
+
+    Attributes:
+        size_px: (width, height) of the lattice.
+        input_px: side of a window.
+        halo_px: what a window sees beyond its core on every side.
+        offset_px: shift of the whole grid towards the top left; 0 except to test that results do not depend on it.
+    """
+
+    size_px: tuple[int, int]
+    input_px: int
+    halo_px: int
+    offset_px: int = 0
+
+    @property
+    def core_px(self) -> int:
+        """Side of a core."""
+        return self.input_px - 2 * self.halo_px
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of windows."""
+        width, height = self.size_px
+        return -(-(height + self.offset_px) // self.core_px), -(-(width + self.offset_px) // self.core_px)
+
+    def core_xy(self, window: np.ndarray | int) -> np.ndarray:
+        """Top left corners (..., 2) of the cores of ``window``, in work pixels."""
+        row, column = np.divmod(window, self.shape[1])
+        return np.stack([column, row], -1) * self.core_px - self.offset_px
+
+    def origin_xy(self, window: np.ndarray | int) -> np.ndarray:
+        """Top left corners (..., 2) of the windows themselves; may be negative."""
+        return self.core_xy(window) - self.halo_px
+
+    def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+        """How deep positions (N, 2) lie inside the cores of ``window``; negative outside, by the largest distance."""
+        inside = np.asarray(xy) - self.core_xy(window)
+        return np.minimum(inside, self.core_px - inside).min(-1)
+
+    def owns(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+        """Whether positions (N, 2) lie in the half-open cores of ``window``."""
+        inside = np.asarray(xy) - self.core_xy(window)
+        return ((inside >= 0) & (inside < self.core_px)).all(-1)
+
+    def windows_with_tissue(self, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+        """Indices, ascending, of the windows whose core touches ``tissue``.
+
+        Args:
+            tissue: (h, w) bool.
+            tissue_px: side of a mask pixel in work pixels; the mask's corner is the lattice's.
+        """
+        rows, columns = np.nonzero(tissue)
+        n_rows, n_columns = self.shape
+        touched = np.zeros(self.shape, bool)
+        ends = []
+        for index, n in ((rows, n_rows), (columns, n_columns)):
+            first = np.floor((index * tissue_px + self.offset_px) / self.core_px).astype(int)
+            last = np.floor(((index + 1) * tissue_px + self.offset_px - 1e-6) / self.core_px).astype(int)
+            ends.append((np.clip(first, 0, n - 1), np.clip(last, 0, n - 1)))
+        for r in ends[0]:
+            for c in ends[1]:
+                touched[r, c] = True
+        return np.flatnonzero(touched)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Shard ``index`` (from 1) of ``count``."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``i-of-n``.
+
+        Raises:
+            ConfigError: the text has another form or i is not in 1..n.
+        """
+        match = re.fullmatch(r"(\d+)-of-(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"shard '{text}': expected i-of-n with 1 <= i <= n, as in 2-of-7")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def batches(self, windows: np.ndarray, batch: int) -> list[np.ndarray]:
+        """This shard's run of the fixed batches of ``windows``; empty when there are fewer batches than shards."""
+        whole = [windows[i : i + batch] for i in range(0, len(windows), batch)]
+        start, stop = (len(whole) * i // self.count for i in (self.index - 1, self.index))
+        return whole[start:stop]
