@@ -1,0 +1,81 @@
+"""The two stains of an H&E image, estimated from its pixels alone.
+
+Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI 2009. Needs NumPy only: the
+slide's statistics (``colour.json``) and training on labelled pictures share this fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
+MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
+MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
+ANGLE_PERCENTILE = 1.0  # Macenko's alpha
+STRONG_PERCENTILE = 99.0
+MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures lie at 17 to 30; one stain alone is below 10
+HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as red (0.45)
+
+_DENSITY = -np.log((np.arange(256) + 1) / 256)
+
+
+@dataclass(frozen=True)
+class MacenkoFit:
+    """What a slide's stains look like.
+
+    Attributes:
+        stains: (2, 3) float64 unit rows in optical density, haematoxylin first.
+        strong: (2,) float64, 99th percentile of each stain's concentration.
+    """
+
+    stains: np.ndarray
+    strong: np.ndarray
+
+
+def optical_density(pixels: np.ndarray) -> np.ndarray:
+    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64."""
+    return _DENSITY[pixels]
+
+
+def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
+    """Estimate the stains of (N, 3) uint8 RGB pixels.
+
+    The plane of the stains is that of the two largest singular vectors of the optical densities, through the origin as in
+    the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
+
+    Returns:
+        The fit, or None where it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees
+        between the stains, or directions that are not blue-purple and pink.
+    """
+    density = optical_density(pixels)
+    size = np.linalg.norm(density, axis=1)
+    density = density[(size > MIN_DENSITY) & (size < MAX_DENSITY)]
+    if len(density) < min_pixels:
+        return None
+    stains = _extreme_directions(density)
+    if not are_plausible(stains):
+        return None
+    concentration = density @ np.linalg.pinv(stains)
+    return MacenkoFit(stains, np.percentile(concentration, STRONG_PERCENTILE, axis=0))
+
+
+def _extreme_directions(density: np.ndarray) -> np.ndarray:
+    """(2, 3) unit rows, the one that absorbs more red first: that is haematoxylin."""
+    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues ascend
+    plane = vectors[:, :0:-1]  # (3, 2), the strongest direction first
+    plane = plane * np.where(plane.sum(0) < 0, -1.0, 1.0)
+    along, across = (density @ plane).T
+    angles = np.percentile(np.arctan2(across, along), [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE])
+    stains = np.stack([np.cos(angles), np.sin(angles)], 1) @ plane.T
+    return stains[np.argsort(-stains[:, 0])]
+
+
+def are_plausible(stains: np.ndarray) -> bool:
+    """Whether (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
+    haematoxylin, eosin = stains
+    apart = np.degrees(np.arccos(np.clip(haematoxylin @ eosin, -1, 1))) >= MIN_ANGLE_DEGREES
+    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # lets blue through best
+    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # absorbs green most
+    return bool(apart and purple and pink and stains.min() > -HUE_TOLERANCE)
