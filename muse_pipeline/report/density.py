@@ -1,0 +1,106 @@
+"""Nuclei counted on a coarse grid, and the three places of a slide that are worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from muse_pipeline.coords import level0_to_work
+
+CELL_UM = 64.0
+FIELD_CELLS = 4  # a field is 256 um wide: 512 px at 0.5 um/px
+
+
+@dataclass(frozen=True)
+class DensityGrid:
+    """Nuclei per cell of ``CELL_UM``; the corner of the first cell is the corner of level 0.
+
+    Attributes:
+        counts: (C + 1, rows, columns) nuclei by class; the last plane holds nuclei without a known class.
+        size_um: (width, height) of the slide.
+    """
+
+    counts: np.ndarray
+    size_um: tuple[float, float]
+
+    @property
+    def per_mm2(self) -> np.ndarray:
+        """(rows, columns) nuclei per mm2."""
+        return self.counts.sum(0) / (CELL_UM / 1000) ** 2
+
+
+@dataclass(frozen=True)
+class Field:
+    """A square of tissue to be shown.
+
+    Attributes:
+        caption: why it was chosen.
+        xy_um: its top left corner, um from the corner of level 0.
+        side_um: its side.
+    """
+
+    caption: str
+    xy_um: tuple[float, float]
+    side_um: float = CELL_UM * FIELD_CELLS
+
+
+def count_nuclei(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    size_px: tuple[int, int],
+    slide_mpp: tuple[float, float],
+    n_classes: int,
+) -> DensityGrid:
+    """Count a stream of (xy in level-0 px, label) into the grid of a slide of ``size_px``."""
+    size_um = level0_to_work(np.array(size_px), slide_mpp, 1.0)
+    columns, rows = np.maximum(np.ceil(size_um / CELL_UM).astype(int), FIELD_CELLS)
+    counts = np.zeros((n_classes + 1) * rows * columns, np.int64)
+    for xy, label in batches:
+        cell = np.floor(level0_to_work(xy, slide_mpp, 1.0) / CELL_UM).astype(int).clip(0, (columns - 1, rows - 1))
+        known = (label >= 0) & (label < n_classes)
+        plane = np.where(known, label, n_classes)
+        counts += np.bincount((plane * rows + cell[:, 1]) * columns + cell[:, 0], minlength=len(counts))
+    return DensityGrid(counts.reshape(n_classes + 1, rows, columns), (float(size_um[0]), float(size_um[1])))
+
+
+def choose_fields(grid: DensityGrid) -> list[Field]:
+    """Up to three fields that do not overlap: the densest, the one most mixed in class, one of median density.
+
+    The choice depends on the counts alone; of equal places the topmost, then leftmost, is taken.
+    """
+    counts = _sum_fields(grid.counts)
+    width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
+    counts = counts[:, :height, :width]  # fields lie wholly on the slide
+    total = counts.sum(0)
+    if not total.any():
+        return []
+    median = np.median(total[total > 0])
+    wishes = {
+        "densest": total,
+        "most mixed": np.where(total >= median, _entropy(counts) + 1e-6 * total / total.max(), 0),
+        "typical density": 1 / (1 + np.abs(total - median)),
+    }
+    free = total > 0
+    fields = []
+    for caption, score in wishes.items():
+        if not free.any():
+            break
+        row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
+        fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
+        reach = FIELD_CELLS - 1
+        free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
+    return fields
+
+
+def _sum_fields(counts: np.ndarray) -> np.ndarray:
+    """Sums over every square of ``FIELD_CELLS`` cells, by the corner of the square."""
+    table = np.pad(counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+    n = FIELD_CELLS
+    return table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
+
+
+def _entropy(counts: np.ndarray) -> np.ndarray:
+    """Shannon entropy of the classes, rounded so that a tie is a tie on every machine."""
+    share = counts / np.maximum(counts.sum(0), 1)
+    return np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)

@@ -1,0 +1,50 @@
+"""What the report reads of ``nuclei.parquet``: its provenance, positions as a stream, outlines of one field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import shapely
+
+PROVENANCE_KEY = b"muse"
+_BATCH_ROWS = 65_536
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance in the schema metadata."""
+    return json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
+
+
+def checksum(path: Path) -> str:
+    """A cheap checksum of the content: that of the Parquet footer, which holds provenance and every column's ranges."""
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, 2)
+        return hashlib.sha256(file.read()).hexdigest()[:32]
+
+
+def stream_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (xy (n, 2) float64 in level-0 px, label (n,)) until the file ends; memory is that of one batch."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["x", "y", "label"], use_threads=False):
+            x, y, label = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "label"))
+            yield np.column_stack([x, y]).astype(float), label
+
+
+def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nuclei whose centres lie in a rectangle of level-0 px; only row groups that touch it are read.
+
+    Returns:
+        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), label (n,).
+    """
+    inside = [("x", ">=", low_xy[0]), ("x", "<", high_xy[0]), ("y", ">=", low_xy[1]), ("y", "<", high_xy[1])]
+    table = pq.read_table(path, columns=["geometry", "x", "y", "label"], filters=inside, use_threads=False)
+    geometry = shapely.from_wkb(table["geometry"].to_numpy())
+    return geometry, np.column_stack([table["x"], table["y"]]).reshape(-1, 2), table["label"].to_numpy()
