@@ -1,0 +1,31 @@
+"""Say what a slide is: size, levels, mpp and where it came from, bounds, fingerprint, warnings.
+
+Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("slide", type=Path, metavar="SLIDE", help="a slide or a plain image")
+    parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
+    parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel; overrides what the file says")
+    parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="where to write slide.json")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Inspect one slide."""
+    from muse_pipeline.files import write_json
+    from muse_pipeline.slides.inspect import inspect_slide
+
+    info = inspect_slide(args.slide, args.slide_id or args.slide.stem, args.mpp)
+    write_json(args.output, info.to_dict())
+    for warning in info.warnings:
+        print(f"{info.slide_id}: {warning}")

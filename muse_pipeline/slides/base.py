@@ -1,0 +1,159 @@
+"""What every slide reader shares: the registry, what a reader reports, and how a slide is opened.
+
+A reader is one file beside this one: a class registered by name that derives from ``SlideReader``. ``open_slide`` asks
+the readers in the order of their ``priority`` and takes the first that is made for the file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.registry import Registry
+from muse_pipeline.slides.mpp import MppCandidate
+from muse_pipeline.slides.signature import require_file, why_unreadable
+from muse_pipeline.types import Bounds
+
+READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.slides")
+
+
+class UnsuitedError(SlideError):
+    """This reader is not made for this file; another one may be."""
+
+
+@dataclass(frozen=True)
+class SlideProperties:
+    """What a reader knows of a slide.
+
+    Attributes:
+        vendor: maker of the scanner or kind of file, in the reader's words.
+        level_sizes_px: (width, height) of every level, level 0 first.
+        level_downsamples: level-0 pixels per pixel, (x, y) for every level.
+        mpp_candidates: what the file says of the size of a level-0 pixel, the most trusted first.
+        bounds: the scanner's non-empty rectangle in absolute level-0 pixels, or None.
+    """
+
+    vendor: str
+    level_sizes_px: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[tuple[float, float], ...]
+    mpp_candidates: tuple[MppCandidate, ...] = ()
+    bounds: Bounds | None = None
+
+
+class SlideReader(ABC):
+    """An open slide, safe to read from several threads (see ``types.Slide``)."""
+
+    name: ClassVar[str]
+    priority: ClassVar[int]  # readers are asked in ascending order
+
+    path: Path
+    properties: SlideProperties
+
+    @abstractmethod
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) pixels whose corner is pixel ``xy_px`` = (x, y) of ``level`` itself.
+
+        Returns:
+            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+
+        Raises:
+            SlideError: the pixels cannot be decoded.
+        """
+
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).
+
+        Every reader rounds in this one way, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
+
+        Returns:
+            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+
+        Raises:
+            SlideError: the pixels cannot be decoded.
+        """
+        downsample = self.properties.level_downsamples[level]
+        x, y = (floor(at / d + 0.5) for at, d in zip(xy_level0, downsample, strict=True))
+        return self.read_level((x, y), level, size)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
+    """Open a slide with the first reader that is made for it, or with ``reader`` alone.
+
+    Raises:
+        SlideError: the file is missing, empty, truncated, a folder or not a slide.
+        ConfigError: there is no reader of that name.
+    """
+    path = Path(path)
+    require_file(path)
+    if reader is not None:
+        return READERS[reader](path)
+    reason = ""
+    for candidate in sorted((READERS[name] for name in READERS.names()), key=lambda kind: kind.priority):
+        try:
+            return candidate(path)
+        except UnsuitedError as error:
+            reason = str(error)
+    raise SlideError(why_unreadable(path, reason))
+
+
+def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
+    """Level-0 pixels per pixel, (x, y) for every level.
+
+    A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: where the sizes
+    agree with a whole factor up to rounding, that factor is taken. Otherwise positions drift towards the far edge.
+    """
+    first = level_sizes_px[0]
+    return tuple(tuple(_exact(s0, s) for s0, s in zip(first, size, strict=True)) for size in level_sizes_px)
+
+
+def _exact(size0_px: int, size_px: int) -> float:
+    whole = round(size0_px / size_px)
+    agrees = floor(size0_px / whole) <= size_px <= ceil(size0_px / whole) if whole else False
+    return float(whole) if agrees else size0_px / size_px
+
+
+def white_canvas(size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) uint8, all white."""
+    return np.full((size[1], size[0], 3), 255, np.uint8)
+
+
+def overlap(
+    xy_px: tuple[int, int], size: tuple[int, int], level_size_px: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """Where a region meets its level: (rows, columns) within the level and within the region; None if nowhere."""
+    level, region = [], []
+    for start, extent, limit in zip(xy_px[::-1], size[::-1], level_size_px[::-1], strict=True):
+        first, last = max(start, 0), min(start + extent, limit)
+        if first >= last:
+            return None
+        level.append(slice(first, last))
+        region.append(slice(first - start, last - start))
+    return tuple(level), tuple(region)
+
+
+def rgb_on_white(pixels: np.ndarray) -> np.ndarray:
+    """Grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, as (h, w, 3) uint8 laid on white."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    colour = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    if pixels.shape[-1] in (2, 4):
+        alpha = pixels[..., -1:].astype(np.uint16)
+        colour = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(colour)

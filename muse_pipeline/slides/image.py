@@ -1,0 +1,129 @@
+"""Plain pictures, PNG, JPEG and TIFF, held in memory as one level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import (
+    READERS,
+    SlideProperties,
+    SlideReader,
+    UnsuitedError,
+    overlap,
+    rgb_on_white,
+    white_canvas,
+)
+from muse_pipeline.slides.mpp import MppCandidate, mpp_from_resolution_tags
+from muse_pipeline.slides.signature import file_format
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+MAX_PIXELS = 400_000_000  # decoding takes 7 bytes a pixel for a moment: under 3 GiB
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs gives way to our own limit, which is a sentence
+
+
+@READERS.register("image")
+class ImageReader(SlideReader):
+    """A plain picture."""
+
+    name = "image"
+    priority = 3
+
+    def __init__(self, path: Path):
+        self.path = path
+        kind = file_format(path)
+        # A .mrxs without its folder is a JPEG thumbnail: only what is called a picture is taken for one.
+        if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
+            raise UnsuitedError("not a PNG, JPEG or TIFF picture")
+        self._pixels, candidates = _read_tiff(path) if kind == "TIFF" else (_read_picture(path), ())
+        height, width = self._pixels.shape[:2]
+        self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates)
+
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """See ``SlideReader``."""
+        canvas = white_canvas(size)
+        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
+        if meeting is not None:
+            canvas[meeting[1]] = self._pixels[meeting[0]]
+        return canvas
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._pixels = self._pixels[:0]
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            _require_size(path, *picture.size)
+            if picture.mode.startswith(("I", "F")):
+                return rgb_on_white(_to_uint8(np.asarray(picture)))
+            mode = "RGBA" if picture.has_transparency_data else "RGB"
+            return rgb_on_white(np.asarray(picture.convert(mode)))
+    except SlideError:
+        raise
+    except Exception as error:  # whatever Pillow raises on foreign bytes
+        raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
+
+
+def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            _require_size(path, page.imagewidth, page.imagelength)
+            if page.samplesperpixel == 1 and page.photometric.name != "PALETTE" and len(tiff.series[0].pages) > 1:
+                n = len(tiff.series[0].pages)
+                raise SlideError(f"{path}: has {n} planes of one channel, not colours; export it as RGB")
+            return _tiff_pixels(page, path), _resolution_candidates(page)
+    except SlideError:
+        raise
+    except Exception as error:  # whatever tifffile and the codecs raise on foreign bytes
+        raise UnsuitedError(f"tifffile: {' '.join(str(error).split())}") from error
+
+
+def _tiff_pixels(page, path: Path) -> np.ndarray:
+    kind = page.photometric.name
+    if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB", "YCBCR"}:
+        return _read_picture(path)
+    pixels = page.asarray()
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    if kind == "PALETTE":
+        return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap), 0, -1)[pixels])
+    pixels = _to_uint8(pixels)
+    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels)
+
+
+def _resolution_candidates(page) -> tuple[MppCandidate, ...]:
+    tags = page.get_resolution(), getattr(page.resolutionunit, "name", None)
+    candidate = mpp_from_resolution_tags(*tags[0], tags[1])
+    return (candidate,) if candidate else ()
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Integers of 8 or 16 bits (or truth values) as 8 bits.
+
+    Raises:
+        ValueError: the pixels are of another kind, whose white is unknown.
+    """
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
+        return (pixels >> 8).astype(np.uint8)
+    raise ValueError(f"{pixels.dtype} pixels, where 8 or 16 bits are expected")
+
+
+def _require_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise SlideError(
+            f"{path}: {width:,} x {height:,} pixels in one piece are too many to hold in memory; "
+            "convert it to a tiled, pyramidal TIFF first"
+        )

@@ -1,0 +1,81 @@
+"""What a slide is, before any tissue is read: the content of ``slide.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.errors import MppError, SlideError
+from muse_pipeline.files import read_json
+from muse_pipeline.slides.base import SlideReader, open_slide
+from muse_pipeline.slides.fingerprint import fingerprint_file
+from muse_pipeline.slides.mpp import choose_mpp
+from muse_pipeline.types import SlideInfo
+
+_PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
+_DARK = 40  # of 255: glass in bright field is never darker
+
+
+def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None) -> SlideInfo:
+    """Open a slide and say what is known of it.
+
+    Args:
+        path: the slide or image.
+        slide_id: its name in the sheet.
+        mpp: size of a level-0 pixel in um; overrides what the file says.
+
+    Raises:
+        SlideError: the file cannot be opened.
+        MppError: nobody says how large a pixel is.
+    """
+    with open_slide(path) as slide:
+        known = slide.properties
+        try:
+            chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
+        except MppError as error:
+            raise MppError(f"{path}: {error}") from error
+        return SlideInfo(
+            slide_id=slide_id,
+            path=str(path),
+            reader=slide.name,
+            vendor=known.vendor,
+            size_px=known.level_sizes_px[0],
+            mpp=chosen,
+            mpp_source=source,
+            level_sizes_px=known.level_sizes_px,
+            level_downsamples=known.level_downsamples,
+            fingerprint=fingerprint_file(path),
+            bounds=known.bounds,
+            warnings=(*doubts, *_look(slide)),
+        )
+
+
+def read_info(path: Path | str) -> SlideInfo:
+    """Read a ``slide.json``.
+
+    Raises:
+        SlideError: the file is missing or was not written by ``muse inspect``.
+    """
+    try:
+        return SlideInfo.from_dict(read_json(path))
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read ({error.strerror}); make it with `muse inspect`") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SlideError(f"{path}: is not a slide.json of this version; make it with `muse inspect`") from error
+
+
+def _look(slide: SlideReader) -> tuple[str, ...]:
+    """Look at the coarsest level: can it be read, and is it bright field?"""
+    level = len(slide.properties.level_sizes_px) - 1
+    width, height = slide.properties.level_sizes_px[level]
+    size = min(width, _PROBE_PX), min(height, _PROBE_PX)
+    corner = (width - size[0]) // 2, (height - size[1]) // 2
+    try:
+        pixels = slide.read_level(corner, level, size)
+    except SlideError as error:
+        return (f"level {level} has corrupt regions ({error.__cause__ or error})",)
+    dark = float(np.mean(pixels.max(-1) < _DARK))
+    if dark > 0.5:
+        return (f"{dark:.0%} of it is black: this looks like fluorescence, not like H&E",)
+    return ()

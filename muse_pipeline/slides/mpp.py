@@ -1,0 +1,145 @@
+"""Where the size of a pixel comes from.
+
+The order of trust is: what the user gives, what the scanner wrote, OME-XML, the resolution tags of TIFF, and last an
+estimate from the power of the objective. There is no default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from muse_pipeline.errors import MppError
+
+# 10 um are 2,540 dpi: coarser resolution tags speak of screens and paper (72, 96, 300 dpi), not of a microscope.
+RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
+PLAUSIBLE_RANGE_UM = (0.08, 2.0)
+MAX_ANISOTROPY = 0.02
+
+_OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_TAG_UNITS_UM = {"centimeter": 1e4, "inch": 25_400.0}
+
+
+@dataclass(frozen=True)
+class MppCandidate:
+    """One statement on the size of a level-0 pixel.
+
+    Attributes:
+        mpp: (x, y) um.
+        source: where it was found, in words.
+        is_estimate: whether it was derived rather than stated.
+    """
+
+    mpp: tuple[float, float]
+    source: str
+    is_estimate: bool = False
+
+
+def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
+    """A statement in um, or None where a value is missing or not a positive number."""
+    mpp = _positive(x), _positive(y)
+    return MppCandidate(mpp, source) if all(mpp) else None
+
+
+def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate | None:
+    """PhysicalSizeX and Y, with their units, of the OME image that has ``size_px``; None where there is none."""
+    try:
+        root = ElementTree.fromstring(xml) if xml else None
+    except ElementTree.ParseError:
+        return None
+    for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
+        if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
+            sizes = (_physical_size_um(pixels, axis) for axis in "XY")
+            return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
+    return None
+
+
+def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
+    unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+    return _positive(pixels.get(f"PhysicalSize{axis}")) * _OME_UNITS_UM.get(unit, 0.0)
+
+
+def mpp_from_resolution_tags(x: object, y: object, unit: str | None) -> MppCandidate | None:
+    """Pixels per centimetre or inch from TIFF tags; None without such a unit or with the dpi of screens and paper."""
+    per_unit = _TAG_UNITS_UM.get((unit or "").lower(), 0.0)
+    x, y = _positive(x), _positive(y)
+    if not (per_unit and x and y):
+        return None
+    mpp = per_unit / x, per_unit / y
+    low, high = RESOLUTION_TAG_RANGE_UM
+    return MppCandidate(mpp, "TIFF resolution tags") if all(low <= side <= high for side in mpp) else None
+
+
+def mpp_from_objective(power: object) -> MppCandidate | None:
+    """The rule of thumb 10 um / power: 0.25 um at 40x."""
+    power = _positive(power)
+    return MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True) if power else None
+
+
+def choose_mpp(
+    candidates: Iterable[MppCandidate], given: float | None = None
+) -> tuple[tuple[float, float], str, tuple[str, ...]]:
+    """Decide the mpp of a slide.
+
+    Args:
+        candidates: what the file says, the most trusted first.
+        given: what the user says, in um; it overrides the file.
+
+    Returns:
+        (x, y) um, the source in words, and sentences of warning.
+
+    Raises:
+        MppError: nobody says anything, or ``given`` is not a size.
+    """
+    found = next(iter(candidates), None)
+    if given is not None:
+        side = require_mpp(given)
+        chosen = MppCandidate((side, side), "given by the user")
+        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
+    if found is None:
+        raise MppError(
+            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp"
+        )
+    return found.mpp, found.source, _doubts(found)
+
+
+def require_mpp(value: float) -> float:
+    """The value as a float.
+
+    Raises:
+        MppError: it is not a positive number.
+    """
+    if not (mpp := _positive(value)):
+        raise MppError(f"mpp {value!r} is not a size of a pixel; give um per pixel, as in 0.25")
+    return mpp
+
+
+def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
+    (x, y), (low, high) = chosen.mpp, PLAUSIBLE_RANGE_UM
+    doubts = []
+    if chosen.is_estimate:
+        doubts.append(
+            f"mpp {x:.4g} um is only an estimate from {chosen.source}; give it in the sheet if you know better"
+        )
+    if not (low <= x <= high and low <= y <= high):
+        doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
+    if max(x, y) > (1 + MAX_ANISOTROPY) * min(x, y):
+        doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
+    return tuple(doubts)
+
+
+def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
+    if found is None or found.is_estimate or abs(chosen.mpp[0] / found.mpp[0] - 1) <= 0.05:
+        return ()
+    return (f"the mpp given, {chosen.mpp[0]:.4g} um, overrides {found.mpp[0]:.4g} um from {found.source}",)
+
+
+def _positive(value: object) -> float:
+    """The number, which may be text with a decimal comma; 0 where it is none, not finite or not positive."""
+    try:
+        number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) and number > 0 else 0.0

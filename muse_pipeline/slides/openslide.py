@@ -1,0 +1,113 @@
+"""Slides that OpenSlide opens: Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, DICOM, pyramidal TIFF and others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, exact_downsamples
+from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.types import Bounds
+
+
+@READERS.register("openslide")
+class OpenSlideReader(SlideReader):
+    """A slide open in OpenSlide."""
+
+    name = "openslide"
+    priority = 1
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._handle = self._open()
+        # One read of the metadata: any error would latch the handle, and the properties never change.
+        self.properties = _read_properties(self._handle)
+        self._downsamples = self._handle.level_downsamples
+        if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
+            raise UnsuitedError(
+                "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
+            )
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(self.path)
+        except openslide.OpenSlideError as error:
+            raise UnsuitedError(f"OpenSlide: {error}") from error
+
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """See ``SlideReader``; at most half a level-0 pixel off where OpenSlide's own downsample is not whole."""
+        # OpenSlide divides by its mean downsample, and interpolates between pixels when the quotient is not whole.
+        x, y = (round(at * self._downsamples[level]) for at in xy_px)
+        try:
+            return _read_rgb(self._handle, (x, y), level, size)
+        except openslide.OpenSlideError:
+            return self._read_alone((x, y), level, size)
+
+    def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Try again on a handle of its own: a handle that failed once fails for ever, for every thread that shares it.
+
+        So one corrupt tile costs one tile. The old handle is closed when its last reader lets go of it.
+        """
+        self._handle = self._open()
+        try:
+            with self._open() as handle:
+                return _read_rgb(handle, xy_level0, level, size)
+        except openslide.OpenSlideError as error:
+            where = f"{self.path}: level {level} at {xy_level0}"
+            raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
+
+    def close(self) -> None:
+        """Release the file."""
+        self._handle.close()
+
+
+def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    pixels = handle.read_region(xy_level0, level, size)
+    if pixels.getextrema()[3][0] == 255:  # wholly opaque, as nearly always: several times faster than blending
+        return np.array(pixels.convert("RGB"))
+    white = Image.new("RGBA", size, (255, 255, 255, 255))
+    return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
+
+
+def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
+    values = dict(handle.properties)
+    sizes = handle.level_dimensions
+    return SlideProperties(
+        vendor=values.get("openslide.vendor", "unknown"),
+        level_sizes_px=sizes,
+        level_downsamples=_read_downsamples(handle.level_downsamples, sizes),
+        mpp_candidates=tuple(filter(None, _mpp_candidates(values))),
+        bounds=_read_bounds(values),
+    )
+
+
+def _read_downsamples(
+    reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
+) -> tuple[tuple[float, float], ...]:
+    """What OpenSlide knows from the vendor (levels padded to whole tiles, as Philips does), else what the sizes say."""
+    (width, height), exact = sizes[0], exact_downsamples(sizes)
+    from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
+    return tuple(
+        own if abs(said - computed) < 1e-6 * said else (said, said)
+        for own, said, computed in zip(exact, reported, from_sizes, strict=True)
+    )
+
+
+def _mpp_candidates(values: Mapping[str, str]):
+    if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide repeats the resolution tags
+        yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
+    tags = (values.get(f"tiff.{name}") for name in ("XResolution", "YResolution", "ResolutionUnit"))
+    yield mpp_from_resolution_tags(*tags)
+    yield mpp_from_objective(values.get("openslide.objective-power"))
+
+
+def _read_bounds(values: Mapping[str, str]) -> Bounds | None:
+    try:
+        return Bounds(*(int(values[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")))
+    except (KeyError, ValueError):
+        return None
