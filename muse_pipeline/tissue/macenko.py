@@ -42,8 +42,8 @@ def optical_density(pixels: np.ndarray) -> np.ndarray:
 def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
     """Estimate the stains of (N, 3) uint8 RGB pixels.
 
-    The plane of the stains is that of the two largest singular vectors of the optical densities, through the origin as in
-    the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
+    The plane of the stains is that of the two largest singular vectors of the optical densities, through the origin
+    as in the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
 
     Returns:
         The fit, or None where it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees

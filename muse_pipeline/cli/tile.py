@@ -1,0 +1,40 @@
+"""Write a slide's tissue as a sparse OME-Zarr image at one mpp.
+
+Glass is left out, what cannot be decoded is white and listed; the store appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse tile``."""
+    parser.add_argument("slide", type=Path, metavar="SLIDE")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
+    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of `muse tissue`")
+    parser.add_argument("--mpp", type=float, default=0.5, help="um per pixel of the image (default 0.5)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--max-corrupt", type=float, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="ZARR", help="image-500nm.zarr for 0.5 um/px")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, write."""
+    from contextlib import closing
+
+    from muse_pipeline.files import read_json
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.tiles.write import write_store
+    from muse_pipeline.tissue.mask import TissueMask
+    from muse_pipeline.types import SlideInfo
+
+    info, tissue = SlideInfo.from_dict(read_json(args.info)), TissueMask.load(args.tissue)
+    with closing(open_slide(args.slide)) as slide:
+        write_store(slide, info, tissue, args.output, mpp=args.mpp, threads=args.threads, max_corrupt=args.max_corrupt)

@@ -1,0 +1,99 @@
+"""A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
+
+The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
+white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/store.md`` says what lies in it and why.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from muse_pipeline.errors import StoreError
+
+CHUNK_PX = 512
+BACKGROUND = 255
+TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
+
+
+def store_name(mpp: float) -> str:
+    """``image-500nm.zarr`` for 0.5 um/px."""
+    return f"image-{round(mpp * 1000)}nm.zarr"
+
+
+def tissue_pixel_px(mpp: float) -> int:
+    """Side of a pixel of the tissue label in work pixels: 16 at 0.5 um/px."""
+    return max(1, round(TISSUE_UM / mpp))
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a store that ``muse tile`` wrote.
+
+    Raises:
+        StoreError: it is missing or not ours.
+    """
+    try:
+        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        attributes = dict(group.attrs["muse"])
+        return Store(Path(path), group["0"], group["labels/tissue/0"], attributes)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such store; run `muse tile` first") from error
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise StoreError(f"{path}: not a store of ours ({error!r}); run `muse tile` again") from error
+
+
+class Store:
+    """An image at one mpp, read by slicing; safe to read from several threads.
+
+    Attributes:
+        path: the folder.
+        attributes: what is known of the slide and of how it was read (group attribute ``muse``).
+        mpp: um per work pixel, in both directions.
+        slide_mpp: (x, y) um per level-0 pixel.
+        size_px: (width, height) of the work lattice.
+        slide_id: the slide's name in the sheet.
+        fingerprint: the slide's checksum.
+    """
+
+    def __init__(self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any]):
+        self.path, self.attributes = path, attributes
+        self._image, self._tissue = image, tissue
+        self.mpp = float(attributes["mpp"])
+        self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
+        self.size_px = (int(image.shape[2]), int(image.shape[1]))
+        self.slide_id = str(attributes["slide_id"])
+        self.fingerprint = str(attributes["fingerprint"])
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
+
+        Returns:
+            (h, w, 3) uint8, contiguous; white outside the image and where there is no tissue.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        (x, y), (width, height) = (tuple(map(int, pair)) for pair in (xy, size))
+        result = np.full((height, width, 3), BACKGROUND, np.uint8)
+        left, right = max(x, 0), min(x + width, self.size_px[0])
+        top, bottom = max(y, 0), min(y + height, self.size_px[1])
+        if left < right and top < bottom:
+            result[top - y : bottom - y, left - x : right - x] = self._planes(left, top, right, bottom).transpose(
+                1, 2, 0
+            )
+        return result
+
+    def _planes(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        try:
+            return self._image[:, top:bottom, left:right]
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: damaged near work pixel ({left}, {top}); run `muse tile` again") from error
+
+    @cached_property
+    def tissue(self) -> tuple[np.ndarray, float]:
+        """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
+        return self._tissue[:] > 0, float(tissue_pixel_px(self.mpp))

@@ -1,0 +1,88 @@
+"""Where tissue is: a mask of the whole slide at about 8 um a pixel, and the region of interest if there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from zipfile import BadZipFile
+
+import cv2
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.errors import StoreError
+from muse_pipeline.files import complete_file
+
+KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own border is no sharper
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMask:
+    """Tissue of one slide.
+
+    Attributes:
+        mask: (h, w) bool over the whole of level 0, its corner at level 0's; within the ROI, if there is one.
+        mask_mpp: (2,) float64, exact um per mask pixel in x and y.
+        roi: polygon or multipolygon in absolute level-0 px, or None.
+        area_mm2: area of the tissue within the ROI.
+    """
+
+    mask: np.ndarray
+    mask_mpp: np.ndarray
+    roi: BaseGeometry | None
+    area_mm2: float
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no tissue at all."""
+        return not self.mask.any()
+
+    @cached_property
+    def keep(self) -> np.ndarray:
+        """(h, w) bool, the mask dilated by 16 um."""
+        return dilate(self.mask, self.mask_mpp, KEEP_UM)
+
+    def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
+        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
+
+        Returns:
+            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one.
+        """
+        xy = np.asarray(xy_level0, float).reshape(-1, 2)
+        column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
+        height, width = self.mask.shape
+        on_slide = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+        kept = on_slide & self.keep[row.clip(0, height - 1), column.clip(0, width - 1)]
+        if self.roi is not None:
+            kept &= shapely.contains_xy(self.roi, xy[:, 0], xy[:, 1])
+        return kept
+
+    def save(self, path: Path | str) -> None:
+        """Write ``tissue.npz``."""
+        roi = np.frombuffer(b"" if self.roi is None else shapely.to_wkb(self.roi), np.uint8)
+        with complete_file(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2)
+
+    @classmethod
+    def load(cls, path: Path | str) -> TissueMask:
+        """Read ``tissue.npz``.
+
+        Raises:
+            StoreError: the file is missing or not a tissue mask.
+        """
+        try:
+            with np.load(path) as arrays:
+                roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
+                return cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]))
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
+            raise StoreError(f"{path}: not a readable tissue mask ({error}); run `muse tissue` again") from error
+
+
+def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarray:
+    """Grow a (h, w) bool mask by ``radius_um`` in every direction."""
+    reach = np.floor(radius_um / np.asarray(mask_mpp) + 1e-6).astype(int)
+    x, y = np.meshgrid(*(np.arange(-n, n + 1) for n in reach))
+    disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2 * (1 + 1e-6)
+    return cv2.dilate(mask.astype(np.uint8), disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
