@@ -55,3 +55,7 @@ class OutputError(MuseError, OSError):
 
 class CheckpointError(MuseError, ValueError):
     """A checkpoint does not fit the network or the run that it is loaded into."""
+
+
+class NucleiError(MuseError, ValueError):
+    """A table of nuclei is missing, incomplete or not ours."""

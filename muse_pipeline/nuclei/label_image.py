@@ -1,0 +1,78 @@
+"""Nuclei from an image of instance labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from muse_pipeline.coords import row_column_index_to_xy
+from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+_STEP_PX = 0.5
+
+
+def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
+    """The instances of a label image, in ascending order of their numbers.
+
+    Args:
+        label_image: (h, w) int, 0 is background; a number marks one nucleus.
+        mpp: (x, y) um per pixel.
+        n_rays: rays per nucleus.
+
+    Returns:
+        Nuclei in the window frame: centroids of their pixels (the innermost pixel where that lies outside), rays to the
+        place where the instance, interpolated between pixel centres, fades to one half; classes unknown.
+    """
+    numbers, ranks = np.unique(label_image, return_inverse=True)
+    ranks = ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
+    n = int(ranks.max(initial=0))
+    padded = np.pad(ranks, 1)
+    xy = _centres(ranks, padded, n)
+    return Nuclei(xy=xy, frame=Frame.WINDOW, rays=_march(padded, xy, mpp, n_rays))
+
+
+def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:
+    row_column = np.array(ndimage.center_of_mass(ranks > 0, ranks, np.arange(1, n + 1))).reshape(n, 2)
+    xy = row_column_index_to_xy(row_column)
+    outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
+    if len(outside):
+        same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
+        interior = np.logical_and.reduce(same)[1:-1, 1:-1]
+        depth = ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
+        innermost = ndimage.maximum_position(depth, ranks, outside + 1)
+        xy[outside] = row_column_index_to_xy(np.array(innermost))
+    return xy
+
+
+def _march(padded: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
+    """Rays (N, n_rays) um: walk all of them outwards together, each until its own nucleus ends."""
+    step_um = _STEP_PX * min(mpp)
+    steps_px = ray_directions(n_rays) * step_um / np.asarray(mpp, float)  # (R, 2)
+    owner, ray = np.divmod(np.arange(len(xy) * n_rays), n_rays)
+    rays = np.zeros(len(owner), np.float32)
+    walking, share = np.arange(len(owner)), _share(padded, xy, np.arange(1, len(xy) + 1))[owner]
+    n_steps = 0
+    while len(walking):
+        n_steps += 1
+        here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], owner[walking] + 1)
+        ended = here < 0.5
+        beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # of the last step
+        rays[walking[ended]] = (n_steps - 1 + beyond) * step_um
+        walking, share = walking[~ended], here[~ended]
+    return rays.reshape(len(xy), n_rays)
+
+
+def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """How much of instance ``rank`` (N,) there is at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # xy - 0.5, and 1 for the padding
+    corner = from_centre.astype(int)
+    right, down = (from_centre - corner).T
+    column, row = corner.T
+    return (
+        (padded[row, column] == rank) * (1 - right) * (1 - down)
+        + (padded[row, column + 1] == rank) * right * (1 - down)
+        + (padded[row + 1, column] == rank) * (1 - right) * down
+        + (padded[row + 1, column + 1] == rank) * right * down
+    )

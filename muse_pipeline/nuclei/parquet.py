@@ -1,0 +1,191 @@
+"""The table of a slide's nuclei: GeoParquet 1.1, written and read in batches of bounded size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from muse_pipeline.errors import NucleiError
+from muse_pipeline.files import complete_file
+from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+ROW_GROUP = 65_536
+PROVENANCE_KEY = b"muse"
+_NO_CLASS = -1
+
+
+class NucleiWriter:
+    """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends well.
+
+    Rows keep the order in which they come, and row groups are full, so the bytes do not depend on the batches.
+
+    Attributes:
+        provenance: what the file says of its making; may be completed until the block ends. ``n_nuclei`` and
+            ``n_by_class`` are added.
+    """
+
+    def __init__(self, path: Path | str, classes: Sequence[str], provenance: Mapping[str, Any], n_rays: int):
+        self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
+        # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
+        self.schema = nuclei_schema(self.classes, n_rays).with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
+        self._waiting: list[pa.Table] = []
+        self._n_by_label = np.zeros(len(self.classes), int)
+        self._n_nuclei = 0
+        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def __enter__(self) -> NucleiWriter:
+        with ExitStack() as stack:
+            partial = stack.enter_context(complete_file(self.path))
+            self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, compression="zstd"))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
+        """Append nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``."""
+        nuclei.require(Frame.LEVEL0)
+        if not len(nuclei):
+            return
+        bounds = shapely.bounds(polygons)
+        self._bounds[:2] = np.minimum(self._bounds[:2], bounds[:, :2].min(axis=0))
+        self._bounds[2:] = np.maximum(self._bounds[2:], bounds[:, 2:].max(axis=0))
+        self._n_nuclei += len(nuclei)
+        self._n_by_label += np.bincount(nuclei.label[nuclei.label >= 0], minlength=len(self.classes))
+        self._waiting.append(self._to_table(nuclei, polygons, shapes))
+        if sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._write_row_groups()
+
+    def __exit__(self, *error: Any) -> None:
+        with self._stack:  # closes the file and renames it, or removes it
+            if error[0] is not None:
+                self._stack.__exit__(*error)
+                return
+            self._write_row_groups(whole_only=False)
+            counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
+            provenance = {**self.provenance, "n_nuclei": self._n_nuclei, "n_by_class": counts}
+            geo = _geo_metadata(self._bounds if self._n_nuclei else None)
+            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)})
+
+    def _write_row_groups(self, whole_only: bool = True) -> None:
+        # One chunk: pages begin where chunks do, and would betray the batches.
+        table = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
+        stop = len(table) // ROW_GROUP * ROW_GROUP if whole_only else len(table)
+        self._file.write_table(table[:stop], row_group_size=ROW_GROUP)
+        self._waiting = [table[stop:]]
+
+    def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
+        indices = pa.array(nuclei.label.astype(np.int32), mask=nuclei.label == _NO_CLASS)
+        columns = [
+            pa.array(nuclei.xy[:, 0]),
+            pa.array(nuclei.xy[:, 1]),
+            pa.array(nuclei.label),
+            pa.DictionaryArray.from_arrays(indices, pa.array(self.classes, pa.string())),
+            pa.array(nuclei.score),
+            *(pa.array(np.ascontiguousarray(prob)) for prob in nuclei.prob.T),
+            *(pa.array(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
+            pa.FixedSizeListArray.from_arrays(pa.array(nuclei.rays.ravel()), type=self.schema.field("rays").type),
+            pa.array(shapely.to_wkb(polygons), pa.binary()),
+        ]
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def nuclei_schema(classes: Sequence[str], n_rays: int) -> pa.Schema:
+    """Columns of ``nuclei.parquet``."""
+    return pa.schema(
+        [
+            ("x", pa.float64()),
+            ("y", pa.float64()),
+            ("label", pa.int32()),
+            ("class", pa.dictionary(pa.int32(), pa.string())),
+            ("score", pa.float32()),
+            *((f"prob_{name}", pa.float32()) for name in classes),
+            *((name, pa.float32()) for name in SHAPE_COLUMNS),
+            ("rays", pa.list_(pa.float32(), n_rays)),
+            ("geometry", pa.binary()),
+        ]
+    )
+
+
+def _geo_metadata(bounds: np.ndarray | None) -> dict[str, Any]:
+    """GeoParquet's own metadata: pixels of an image, so no coordinate reference system."""
+    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "orientation": "counterclockwise"}
+    if bounds is not None:
+        column["bbox"] = bounds.tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def _to_json(values: Any) -> bytes:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
+
+
+def open_nuclei(path: Path | str) -> pq.ParquetFile:
+    """Open a table of nuclei.
+
+    Raises:
+        NucleiError: there is none, it is no Parquet file, or not one of ours.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NucleiError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+    if PROVENANCE_KEY not in file.metadata.metadata:
+        raise NucleiError(f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote")
+    return file
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """What a table says of its making: slide, model, card, settings, versions and counts."""
+    with open_nuclei(path) as file:
+        return json.loads(file.metadata.metadata[PROVENANCE_KEY])
+
+
+def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Tables of exactly ``batch_size`` rows (the last may be shorter), never an empty one, in the file's order."""
+    with open_nuclei(path) as file:
+        waiting = file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
+        for batch in file.iter_batches(min(batch_size, ROW_GROUP), columns=columns):
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).select(waiting.column_names)])
+            while len(waiting) >= batch_size:
+                yield waiting[:batch_size].combine_chunks()
+                waiting = waiting[batch_size:]
+        if len(waiting):
+            yield waiting.combine_chunks()
+
+
+def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
+    """The nuclei of a table in the level-0 frame, batch by batch."""
+    with open_nuclei(path) as file:
+        columns = [name for name in file.schema_arrow.names if name not in {"class", "geometry", *SHAPE_COLUMNS}]
+    for table in iterate_rows(path, batch_size, columns):
+        yield _to_nuclei(table)
+
+
+def read_nuclei(path: Path | str) -> Nuclei:
+    """All nuclei of a table, in the level-0 frame."""
+    with open_nuclei(path) as file:
+        empty = _to_nuclei(file.schema_arrow.empty_table())
+    return Nuclei.concatenate([empty, *iterate_nuclei(path)])
+
+
+def _to_nuclei(table: pa.Table) -> Nuclei:
+    probabilities = [name for name in table.column_names if name.startswith("prob_")]
+    rays = table["rays"].combine_chunks()
+    return Nuclei(
+        xy=np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=-1),
+        frame=Frame.LEVEL0,
+        rays=rays.flatten().to_numpy().reshape(len(table), table.schema.field("rays").type.list_size),
+        label=table["label"].to_numpy(),
+        score=table["score"].to_numpy(),
+        prob=np.stack([table[name].to_numpy() for name in probabilities], axis=-1) if probabilities else None,
+    )

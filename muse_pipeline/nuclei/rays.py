@@ -1,0 +1,160 @@
+"""Star-convex outlines: rays to rings to polygons, and back from polygons.
+
+Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
+rays, not closed. QuPath snaps what it reads to a grid of 0.01 px and refuses a file with one polygon that does not
+survive it, so polygons are judged as they will be written: after rounding, and after that grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+QUPATH_GRID_PX = 0.01
+_CLEARANCE_PX = 2 * QUPATH_GRID_PX  # farther apart than this, nothing meets when both ends move by half a cell
+_CIRCLE = np.array([(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)])
+_SMALLEST_RADIUS_PX = 0.5
+_EDGE_RAY_PAIRS = 4_000_000  # how many are held at once
+
+
+def ray_directions(n_rays: int) -> np.ndarray:
+    """Unit vectors (n_rays, 2) of the rays, in um."""
+    angles = 2 * np.pi * np.arange(n_rays) / n_rays
+    return np.stack([np.cos(angles), np.sin(angles)], -1)
+
+
+def rays_to_rings(xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, float]) -> np.ndarray:
+    """Ends (N, R, 2) of rays (N, R) in um around centres (N, 2), in pixels of ``mpp`` = (x, y)."""
+    directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
+    return np.asarray(xy_level0, float)[:, None] + np.asarray(rays_um, float)[..., None] * directions_px
+
+
+def rings_to_polygons(rings: np.ndarray, decimals: int = 1) -> tuple[np.ndarray, int]:
+    """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels.
+
+    Args:
+        rings: vertices, not closed.
+        decimals: digits after the point that are kept.
+
+    Returns:
+        (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and how many of the
+        rings did not stay simple and had to be repaired.
+    """
+    rounded = np.round(rings, decimals)
+    polygons = shapely.polygons(np.concatenate([rounded, rounded[:, :1]], axis=1))
+    doubtful = np.flatnonzero(~_are_clearly_simple(rounded))
+    broken = doubtful[~survive_qupath(polygons[doubtful])]
+    polygons[broken] = _repair(polygons[broken], rounded[broken], decimals)
+    return polygons, len(broken)
+
+
+def survive_qupath(polygons: np.ndarray) -> np.ndarray:
+    """Whether each polygon (N,) is valid, and still one valid polygon with an area on QuPath's grid."""
+    survives = shapely.is_valid(polygons) & (shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON)
+    snapped = shapely.set_precision(polygons[survives], QUPATH_GRID_PX)
+    is_polygon = shapely.get_type_id(snapped) == shapely.GeometryType.POLYGON
+    survives[survives] = is_polygon & shapely.is_valid(snapped) & (shapely.area(snapped) > 0)
+    return survives
+
+
+def _are_clearly_simple(rings: np.ndarray) -> np.ndarray:
+    """Whether each ring (N, R, 2) is simple, with clearance, by a test that is cheap and errs on the safe side.
+
+    A ring whose vertices turn once around their mean is simple. Each edge fills the wedge between its ends, so another
+    vertex is at least as far from it as from the ray through its own neighbour: large enough, and no grid joins them.
+    """
+    spokes = rings - rings.mean(axis=1, keepdims=True)
+    following = np.roll(spokes, -1, axis=1)
+    cross = spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]
+    length = np.hypot(spokes[..., 0], spokes[..., 1])
+    apart = (cross > _CLEARANCE_PX * np.maximum(length, np.roll(length, -1, axis=1))).all(axis=1)
+    turns = ((spokes[..., 1] < 0) & (following[..., 1] >= 0)).sum(axis=1)
+    return apart & (turns == 1)
+
+
+def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int) -> np.ndarray:
+    """The largest valid part of each broken polygon (N,), its holes filled; a circle of its mean radius if none is."""
+    parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-decimals)
+    repaired = _round(shapely.polygons(shapely.get_exterior_ring(largest_parts(parts))), decimals)
+    lost = np.flatnonzero(~survive_qupath(repaired))
+    repaired[lost] = _circles(rings[lost], decimals)
+    clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(repaired))
+    repaired[clockwise] = shapely.reverse(repaired[clockwise])
+    return repaired
+
+
+def largest_parts(geometries: np.ndarray) -> np.ndarray:
+    """The largest polygon within each geometry (N,); an empty polygon where there is none."""
+    members, geometry = shapely.get_parts(geometries, return_index=True)
+    parts, member = shapely.get_parts(members, return_index=True)  # a collection may hold multipolygons
+    owner = geometry[member]
+    area = np.where(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON, shapely.area(parts), 0.0)
+    ascending = np.lexsort((area, owner))
+    ascending = ascending[area[ascending] > 0]
+    largest = np.full(len(geometries), shapely.Polygon(), object)
+    largest[owner[ascending]] = parts[ascending]  # of several assignments to one place the last stays
+    return largest
+
+
+def _round(polygons: np.ndarray, decimals: int) -> np.ndarray:
+    return shapely.transform(polygons, lambda xy: np.round(xy, decimals))
+
+
+def _circles(rings: np.ndarray, decimals: int) -> np.ndarray:
+    centres = rings.mean(axis=1)
+    radii = np.maximum(np.linalg.norm(rings - centres[:, None], axis=-1).mean(axis=1), _SMALLEST_RADIUS_PX)
+    return shapely.polygons(np.round(np.round(centres, decimals)[:, None] + radii[:, None, None] * _CIRCLE, decimals))
+
+
+def polygons_to_rays(
+    polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rays of polygons (N,) whose coordinates are pixels of ``mpp``: how far each goes before it first leaves.
+
+    Args:
+        polygons: polygons or multipolygons, of which the largest part counts; holes are ignored.
+        n_rays: rays per nucleus.
+        mpp: (x, y) um per pixel.
+        centres: (N, 2) where the rays begin; by default ``interior_centres``.
+
+    Returns:
+        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 where a centre lies outside.
+    """
+    rings = shapely.get_exterior_ring(largest_parts(np.asarray(polygons, object)))
+    polygons = shapely.polygons(rings)
+    centres = interior_centres(polygons) if centres is None else np.asarray(centres, float).reshape(-1, 2)
+    xy, owner = shapely.get_coordinates(rings, return_index=True)
+    within = owner[1:] == owner[:-1]  # a pair of vertices of two polygons is no edge
+    spokes = (xy - centres[owner]) * np.asarray(mpp, float)
+    rays = np.full((len(polygons), n_rays), np.inf)
+    step = max(1, _EDGE_RAY_PAIRS // n_rays)
+    starts, ends, edge_owner = spokes[:-1][within], spokes[1:][within], owner[1:][within]
+    for first in range(0, len(starts), step):
+        chunk = slice(first, first + step)
+        _shorten(rays, starts[chunk], ends[chunk], edge_owner[chunk])
+    inside = shapely.contains_xy(polygons, centres[:, 0], centres[:, 1])
+    return centres, np.where(np.isfinite(rays) & inside[:, None], rays, 0).astype(np.float32)
+
+
+def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> None:
+    """Cut ``rays`` (N, R), in place, where they meet edges (E, 2) to (E, 2); ``owner`` (E,) ascends."""
+    directions = ray_directions(rays.shape[1])
+    start_side = directions[:, 0] * starts[:, 1:] - directions[:, 1] * starts[:, :1]  # (E, R)
+    end_side = directions[:, 0] * ends[:, 1:] - directions[:, 1] * ends[:, :1]
+    area = starts[:, 0] * ends[:, 1] - starts[:, 1] * ends[:, 0]  # (E,)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = area[:, None] / (end_side - start_side)
+    met = ((start_side <= 0) != (end_side <= 0)) & (distance > 0)
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    nearest = np.minimum.reduceat(np.where(met, distance, np.inf), first, axis=0)
+    rays[owner[first]] = np.minimum(rays[owner[first]], nearest)
+
+
+def interior_centres(polygons: np.ndarray) -> np.ndarray:
+    """Centroids (N, 2) of polygons (N,); the centre of the largest circle inside where the centroid lies outside."""
+    centroids = shapely.get_coordinates(shapely.centroid(polygons))
+    outside = np.flatnonzero(~shapely.contains_xy(polygons, centroids[:, 0], centroids[:, 1]))
+    if len(outside):
+        radius_lines = shapely.maximum_inscribed_circle(polygons[outside])
+        centroids[outside] = shapely.get_coordinates(shapely.get_point(radius_lines, 0))
+    return centroids

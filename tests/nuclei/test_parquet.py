@@ -1,0 +1,107 @@
+import gzip
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, write_example
+
+from muse_pipeline.errors import FrameError, NucleiError
+from muse_pipeline.nuclei.csv import write_csv
+from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_nuclei, iterate_rows, read_nuclei, read_provenance
+from muse_pipeline.nuclei.table import COLUMNS
+from muse_pipeline.types import Frame
+
+
+def test_round_trip(tmp_path):
+    nuclei = draw_nuclei(1000)
+    write_example(tmp_path / "nuclei.parquet", nuclei)
+    back = read_nuclei(tmp_path / "nuclei.parquet")
+    assert back.frame is Frame.LEVEL0
+    assert all(np.array_equal(getattr(back, name), getattr(nuclei, name)) for name in COLUMNS)
+
+
+def test_bytes_do_not_depend_on_the_batches(tmp_path):
+    nuclei = draw_nuclei(2000)
+    for name, batch in (("one", 2000), ("many", 77)):
+        write_example(tmp_path / name, nuclei, batch)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+
+
+def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
+    write_example(tmp_path / "nuclei.parquet", draw_nuclei(300), batch=50)
+    groups = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [128, 128, 44]
+    assert [len(part) for part in iterate_nuclei(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
+    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [150, 150]
+
+
+def test_geopandas_reads_it(tmp_path):
+    nuclei = draw_nuclei(200)
+    write_example(tmp_path / "nuclei.parquet", nuclei)
+    frame = geopandas.read_parquet(tmp_path / "nuclei.parquet")
+    assert frame.crs is None and len(frame) == 200
+    assert frame.geometry.is_valid.all() and (frame.geom_type == "Polygon").all()
+    named = frame["class"].astype(object).where(frame["class"].notna(), None).tolist()
+    assert named == [CLASSES[label] if label >= 0 else None for label in nuclei.label]
+    assert np.allclose(frame["area_um2"], frame.geometry.area * 0.25 * 0.25, rtol=0.05)
+    geo = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata.metadata[b"geo"]
+    assert b'"version": "1.1.0"' in geo and b'"crs": null' in geo
+    assert frame.total_bounds.tolist() == shapely.bounds(shapely.union_all(frame.geometry.values)).tolist()
+
+
+def test_provenance_counts_nuclei(tmp_path):
+    nuclei = draw_nuclei(200)
+    write_example(tmp_path / "nuclei.parquet", nuclei)
+    provenance = read_provenance(tmp_path / "nuclei.parquet")
+    counts = {name: int((nuclei.label == label).sum()) for label, name in enumerate(CLASSES)}
+    assert provenance == {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
+
+
+def test_a_slide_without_nuclei(tmp_path):
+    write_example(tmp_path / "nuclei.parquet", draw_nuclei(0))
+    nuclei = read_nuclei(tmp_path / "nuclei.parquet")
+    assert len(nuclei) == 0 and nuclei.rays.shape == (0, 32) and nuclei.prob.shape == (0, 3)
+    assert list(iterate_nuclei(tmp_path / "nuclei.parquet")) == []
+    assert geopandas.read_parquet(tmp_path / "nuclei.parquet").empty
+    write_csv(tmp_path / "nuclei.parquet", tmp_path / "nuclei.csv.gz")
+    assert pd.read_csv(tmp_path / "nuclei.csv.gz").empty
+
+
+def test_csv(tmp_path):
+    nuclei = draw_nuclei(300)
+    write_example(tmp_path / "nuclei.parquet", nuclei)
+    for name in ("a.csv.gz", "b.csv.gz"):
+        write_csv(tmp_path / "nuclei.parquet", tmp_path / name)
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).startswith(
+        b'"x","y","label","class","score","prob_Lymphocyte"'
+    )
+    frame = pd.read_csv(tmp_path / "a.csv.gz")
+    assert np.allclose(frame[["x", "y"]], nuclei.xy, atol=0.0051)
+    assert np.allclose(frame["score"], nuclei.score) and np.allclose(frame["prob_Tumour"], nuclei.prob[:, 1])
+    assert (frame["class"].isna() == (nuclei.label < 0)).all()
+
+
+def test_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, PROVENANCE, 32):
+        raise RuntimeError("stopped")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_level0_positions(tmp_path):
+    nuclei = draw_nuclei(1)
+    nuclei.frame = Frame.WORK
+    with pytest.raises(FrameError), NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, PROVENANCE, 32) as writer:
+        writer.write(nuclei, np.array([shapely.box(0, 0, 1, 1)]), {})
+
+
+def test_foreign_files_are_named(tmp_path):
+    (tmp_path / "text.parquet").write_text("no parquet")
+    pd.DataFrame({"x": [1.0]}).to_parquet(tmp_path / "other.parquet")
+    for name, reason in (("none", "no such file"), ("text", "not a readable Parquet"), ("other", "muse stitch")):
+        with pytest.raises(NucleiError, match=reason):
+            read_nuclei(tmp_path / f"{name}.parquet")
