@@ -75,10 +75,10 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     total = counts.sum(0)
     if not total.any():
         return []
-    median = np.median(total[total > 0])
+    median, upper = np.percentile(total[total > 0], [50, 75])
     wishes = {
         "densest": total,
-        "most mixed": np.where(total >= median, _entropy(counts) + 1e-6 * total / total.max(), 0),
+        "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }
     free = total > 0

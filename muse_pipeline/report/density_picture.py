@@ -32,9 +32,10 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: np.ndarray, path
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
     strength = np.clip(density / top, 0, 1)
-    opacity = np.clip(strength * 8, 0, 0.8)[..., None]
+    inside = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
+    opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
     picture = np.round(picture * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
-    _draw_outline(picture, mask)
+    _draw_outline(picture, inside)
     canvas, pen, left = add_strip(picture, um_per_px)
     _add_colour_bar(canvas, pen, left + 8, top)
     save_picture(canvas, path)
@@ -60,10 +61,8 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-def _draw_outline(picture: np.ndarray, mask: np.ndarray) -> None:
-    height, width = picture.shape[:2]
-    at_size = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(at_size, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
 
 

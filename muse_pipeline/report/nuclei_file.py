@@ -1,24 +1,16 @@
-"""What the report reads of ``nuclei.parquet``: its provenance, positions as a stream, outlines of one field."""
+"""What the report reads of ``nuclei.parquet``: positions as a stream, the outlines of one field, a checksum."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import shapely
 
-PROVENANCE_KEY = b"muse"
-_BATCH_ROWS = 65_536
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance in the schema metadata."""
-    return json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
+from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows
 
 
 def checksum(path: Path) -> str:
@@ -32,10 +24,8 @@ def checksum(path: Path) -> str:
 
 def stream_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (xy (n, 2) float64 in level-0 px, label (n,)) until the file ends; memory is that of one batch."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["x", "y", "label"], use_threads=False):
-            x, y, label = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("x", "y", "label"))
-            yield np.column_stack([x, y]).astype(float), label
+    for table in iterate_rows(path, ROW_GROUP, ["x", "y", "label"]):
+        yield np.column_stack([table["x"], table["y"]]), table["label"].to_numpy()
 
 
 def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,30 @@
+"""Tell what became of a cohort: report.html, cohort.tsv and pictures of every slide.
+
+Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed: saying so is the
+report's work, failing is the workflow's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse report``."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
+    parser.add_argument("--slides", type=Path, required=True, metavar="JSON", help="resolved sheet: a list of rows")
+    parser.add_argument("--output", type=Path, required=True, metavar="HTML")
+    parser.add_argument("--table", type=Path, required=True, metavar="TSV")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Gather, write, sum up."""
+    from muse_pipeline.report.cohort import gather_cohort, read_rows, summarise_cohort
+    from muse_pipeline.report.page import write_page
+    from muse_pipeline.report.table import write_table
+
+    slides = gather_cohort(args.results, read_rows(args.slides))
+    write_table(slides, args.table)
+    write_page(slides, args.output)
+    print(f"{summarise_cohort(slides)}; see {args.output}")

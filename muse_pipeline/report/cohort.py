@@ -1,0 +1,201 @@
+"""What became of every slide of the sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.errors import SheetError
+from muse_pipeline.files import read_json
+from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
+from muse_pipeline.report.slide_summary import summarise_slide
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.types import SlideInfo
+
+STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """The end of one slide's way.
+
+    Attributes:
+        slide_id: its name in the sheet.
+        path: its file, as the sheet says.
+        folder: where its results lie.
+        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with gaps that
+            ``reason`` names); "failed" (``step`` and ``reason`` say where and why).
+        step: the step that failed, else "".
+        reason: one sentence, "" if all is well.
+        progress: one record per step.
+        info: ``slide.json``, or None where ``inspect`` did not get so far.
+        tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
+        summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
+        warnings: sentences of the steps.
+    """
+
+    slide_id: str
+    path: str
+    folder: Path
+    status: str
+    step: str
+    reason: str
+    progress: list[StepRecord]
+    info: SlideInfo | None = None
+    tissue_mm2: float | None = None
+    summary: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def n_nuclei(self) -> int | None:
+        """Number of nuclei, None for a failed slide."""
+        return self.summary["n_nuclei"] if self.summary else None
+
+    @property
+    def nuclei_per_mm2(self) -> float | None:
+        """Nuclei per mm2 of tissue, None without tissue."""
+        return self.n_nuclei / self.tissue_mm2 if self.summary and self.tissue_mm2 else None
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(record.seconds or 0 for record in self.progress)
+
+    def finished(self, step: str) -> bool:
+        """Did ``step`` end well?"""
+        return any(record.step == step and record.status == "ok" for record in self.progress)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a resolved sheet.
+
+    Raises:
+        SheetError: the file is missing or not a list of rows with a ``slide_id`` each.
+    """
+    try:
+        rows = read_json(path)
+    except (OSError, ValueError) as error:
+        raise SheetError(f"{path}: not readable as JSON ({error}); `muse sheet --check` writes one") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("slide_id") for row in rows):
+        raise SheetError(f"{path}: expected a list of rows with a slide_id each; `muse sheet --check` writes one")
+    return rows
+
+
+def gather_cohort(results: Path, rows: Iterable[dict[str, Any]]) -> list[SlideResult]:
+    """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made."""
+    return [judge_slide(results, row) for row in rows]
+
+
+def judge_slide(results: Path, row: dict[str, Any]) -> SlideResult:
+    """Say what became of the slide of one ``row``; it is "ok" only if nothing speaks against it."""
+    folder = results / str(row["slide_id"])
+    progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None)
+    done = {record.step for record in progress if record.status == "ok"}
+    known = {
+        "slide_id": str(row["slide_id"]),
+        "path": str(row.get("path", "")),
+        "folder": folder,
+        "progress": progress,
+        "info": _read_info(folder) if "inspect" in done else None,
+        "tissue_mm2": _read_tissue_mm2(folder) if "tissue" in done else None,
+    }
+    known["warnings"] = _gather_warnings(folder, known["info"], "tissue" in done)
+    problem = first_problem(progress)
+    if problem:
+        return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)
+    if not (folder / "nuclei.geojson.gz").is_file():
+        return SlideResult(status="failed", step="geojson", reason=_missing("nuclei.geojson.gz"), **known)
+    try:
+        summary = summarise_slide(folder)
+    except _UNREADABLE as error:
+        reason = f"results in {folder} cannot be read ({' '.join(str(error).split())}); run the workflow again"
+        return SlideResult(status="failed", step="report", reason=reason, **known)
+    stale = _find_stale(known["info"], summary, known["path"])
+    if stale:
+        return SlideResult(status="failed", step="report", reason=stale, **known)
+    gaps, blank = _name_gaps(summary), _name_blank(known["tissue_mm2"], summary)
+    status = "partial" if gaps else "empty" if blank else "ok"
+    return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
+
+
+def summarise_cohort(slides: Sequence[SlideResult]) -> str:
+    """How many slides ended how, in words: "12 slides: 10 ok, 1 partial, 1 failed"."""
+    counts = Counter(slide.status for slide in slides)
+    ends = [f"{counts[status]} {status}" for status in reversed(STATUSES) if counts[status]]
+    return f"{_count(len(slides), 'slide')}: {', '.join(ends)}"
+
+
+def class_names(slides: Iterable[SlideResult]) -> list[str]:
+    """Every class of the cohort, in the order of the cards."""
+    return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
+
+
+def _read_info(folder: Path) -> SlideInfo | None:
+    try:
+        return SlideInfo.from_dict(read_json(folder / "slide.json"))
+    except _UNREADABLE:
+        return None
+
+
+def _read_tissue_mm2(folder: Path) -> float | None:
+    try:
+        return float(TissueMask.load(folder / "tissue.npz").area_mm2)
+    except _UNREADABLE:
+        return None
+
+
+def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) -> list[str]:
+    warnings = list(info.warnings) if info else []
+    if tissue_done:
+        try:
+            warnings += [str(warning) for warning in read_json(folder / "colour.json")["warnings"]]
+        except _UNREADABLE:
+            warnings.append("colour.json cannot be read")
+    return list(dict.fromkeys(warnings))
+
+
+def _missing(name: str) -> str:
+    return f"{name} is missing although its step ended well; run the workflow again"
+
+
+def _find_stale(info: SlideInfo | None, summary: dict[str, Any], path: str) -> str:
+    """Why results that look finished belong to something else, "" if they do not."""
+    if info is None:
+        return _missing("slide.json")
+    if summary["provenance"]["fingerprint"] != info.fingerprint:
+        return "its nuclei were found in another version of the slide's file; run the workflow again"
+    if path and Path(path).resolve() != Path(info.path).resolve():
+        return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
+    return ""
+
+
+def _name_gaps(summary: dict[str, Any]) -> str:
+    """What a finished slide lacks, as a sentence, "" if nothing."""
+    gaps = []
+    full = summary["provenance"].get("full_windows", [])
+    if full:
+        gaps.append(f"{_count(len(full), 'window')} held more nuclei than the model can return: {_first_few(full)}")
+    corrupt = summary["corrupt_work_px"]
+    if corrupt:
+        share = f"{100 * summary['corrupt_fraction']:.2g} % of the tissue"
+        gaps.append(f"{_count(len(corrupt), 'region')} could not be decoded ({share}): {_first_few(corrupt)}")
+    return "; ".join(gaps)
+
+
+def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
+    if not tissue_mm2:
+        return "no tissue was found; see tissue.png"
+    return "" if summary["n_nuclei"] else "no nuclei were found"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _first_few(places: Sequence[Any], n_shown: int = 5) -> str:
+    shown = ", ".join(str(place) for place in places[:n_shown])
+    return shown + (f" and {len(places) - n_shown} more" if len(places) > n_shown else "")

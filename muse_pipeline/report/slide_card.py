@@ -1,0 +1,136 @@
+"""One slide on the page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from muse_pipeline.report.class_bar import class_bar
+from muse_pipeline.report.cohort import SlideResult
+from muse_pipeline.report.markup import Markup, element, join
+from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.wording import area_text, count_text, density_text, memory_text, time_text
+
+_OVERVIEW_PX, _OVERLAY_PX = 640, 1068
+
+
+def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
+    """Everything about a slide: how it ended, figures, pictures, warnings, steps, provenance."""
+    return element(
+        "article",
+        element("header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status)),
+        element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
+        _facts(slide),
+        class_bar(slide.summary["classes"]) if slide.n_nuclei else None,
+        _warnings(slide.warnings),
+        _pictures(slide, album),
+        _files(slide, album),
+        _details("Steps: time and memory", _steps(slide)),
+        _details("Provenance", _provenance(slide.summary["provenance"])) if slide.summary else None,
+        id=anchor,
+        class_="slide",
+    )
+
+
+def status_pill(status: str) -> Markup:
+    """The status as a word with its colour."""
+    return element("span", status, class_=f"pill {status}")
+
+
+def definitions(pairs: dict[str, object], class_: str) -> Markup:
+    """A list of terms with their values; a value of None leaves its term out."""
+    rows = [element("div", element("dt", k), element("dd", v)) for k, v in pairs.items() if v is not None]
+    return element("dl", join(rows), class_=class_)
+
+
+def _ending(slide: SlideResult) -> str:
+    return f"{slide.step}: {slide.reason}" if slide.step else slide.reason
+
+
+def _facts(slide: SlideResult) -> Markup:
+    info = slide.info
+    pairs: dict[str, object] = {
+        "Nuclei": count_text(slide.n_nuclei) if slide.summary else None,
+        "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
+        "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
+    }
+    if info:
+        mpp = " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(info.mpp))
+        pairs["Pixel size"] = element("span", f"{mpp} µm ", element("small", f"from {info.mpp_source}"))
+        pairs["Size"] = element(
+            "span", " × ".join(f"{n:,}" for n in info.size_px), " px ", element("small", info.vendor)
+        )
+    pairs["Time"] = time_text(slide.seconds)
+    return definitions(pairs, "facts")
+
+
+def _warnings(warnings: list[str]) -> Markup | None:
+    return element("ul", *(element("li", warning) for warning in warnings), class_="warnings") if warnings else None
+
+
+def _pictures(slide: SlideResult, album: Album) -> Markup | None:
+    overview = (
+        [album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX)] if slide.finished("tissue") else []
+    )
+    fields = []
+    if slide.summary:
+        overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX))
+        fields = [
+            album.figure(slide.folder / field["picture"], _field_caption(field), _OVERLAY_PX)
+            for field in slide.summary["fields"]
+        ]
+    rows = [
+        element("div", *filter(None, figures), class_=class_)
+        for figures, class_ in ((overview, "overview"), (fields, "fields"))
+        if any(figures)
+    ]
+    if slide.n_nuclei and not slide.summary["has_pixels"]:
+        rows.append(element("p", "No overlays: the image store was removed before they could be drawn.", class_="note"))
+    return join(rows)
+
+
+def _field_caption(field: dict[str, Any]) -> str:
+    x, y = (round(position) for position in field["xy_level0"])
+    return f"{field['caption'].capitalize()}: {count_text(field['n_nuclei'])} nuclei at level-0 pixel {x}, {y}"
+
+
+def _files(slide: SlideResult, album: Album) -> Markup:
+    source = element("span", "Slide ", element("code", slide.path))
+    if not slide.summary:
+        return element("p", source, class_="files")
+    names = ("nuclei.geojson.gz", "nuclei.parquet", "tissue.geojson")
+    links = [
+        element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
+    ]
+    return element("p", source, element("br"), "Results ", join(links, " · "), class_="files")
+
+
+def _steps(slide: SlideResult) -> Markup:
+    head = element(
+        "tr", *(element("th", name, scope="col") for name in ("Step", "End", "Time", "Peak memory", "Reason"))
+    )
+    rows = [
+        element(
+            "tr",
+            element("th", record.step, scope="row"),
+            element("td", record.status),
+            element("td", time_text(record.seconds), class_="number"),
+            element("td", memory_text(record.peak_memory_mib), class_="number"),
+            element("td", record.reason),
+        )
+        for record in slide.progress
+    ]
+    return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll")
+
+
+def _provenance(provenance: dict[str, Any]) -> Markup:
+    pairs = {key: element("code", _plain(value)) for key, value in sorted(provenance.items()) if key != "card"}
+    return definitions(pairs, "provenance")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _details(summary: str, content: Markup) -> Markup:
+    return element("details", element("summary", summary), content)

@@ -1,0 +1,111 @@
+"""One finished slide in a nutshell: ``summary.json``, ``density.png`` and up to three overlays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import zarr
+
+from muse_pipeline import __version__
+from muse_pipeline.coords import work_to_level0
+from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.report.density import DensityGrid, choose_fields, count_nuclei
+from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
+from muse_pipeline.report.nuclei_file import checksum, stream_positions
+from muse_pipeline.report.overlays import draw_field
+from muse_pipeline.tiles.store import Store, open_store, store_name
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.types import SlideInfo
+
+
+def summarise_slide(folder: Path) -> dict[str, Any]:
+    """Give the summary of the finished slide in ``folder``; what is there is kept if it was made from these nuclei.
+
+    Pixels come from the image store. Where that was removed already, pictures of an earlier summary of the same nuclei
+    stay; otherwise the density is drawn on the tissue mask and there are no overlays.
+
+    Raises:
+        StoreError: the image store cannot be read.
+    """
+    nuclei = folder / "nuclei.parquet"
+    provenance = read_provenance(nuclei)
+    store_path = folder / store_name(provenance["card"]["mpp"])
+    made_from = {"nuclei": checksum(nuclei), "version": __version__}
+    known = _read_known(folder)
+    if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
+        return known
+    store = open_store(store_path) if store_path.exists() else None
+    summary = {"made_from": made_from, **_describe(folder, provenance, store)}
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _read_known(folder: Path) -> dict[str, Any] | None:
+    """An earlier summary, if its pictures are all there."""
+    try:
+        known = read_json(folder / "summary.json")
+        pictures = ["density.png", *(field["picture"] for field in known["fields"])]
+        complete = all((folder / picture).is_file() for picture in pictures) and {"made_from", "has_pixels"} <= set(
+            known
+        )
+        return known if complete else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> dict[str, Any]:
+    cv2.setNumThreads(1)
+    info = SlideInfo.from_dict(read_json(folder / "slide.json"))
+    classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
+    grid = count_nuclei(stream_positions(folder / "nuclei.parquet"), info.size_px, info.mpp, len(classes))
+    mask = TissueMask.load(folder / "tissue.npz").mask
+    draw_density(grid, mask, _read_backdrop(store) if store else _picture_mask(mask), folder / "density.png")
+    counts = grid.counts.sum((1, 2))
+    return {
+        "n_nuclei": int(counts.sum()),
+        "classes": [
+            {"name": each.name, "color": list(each.color), "n_nuclei": int(n)}
+            for each, n in zip(classes, counts, strict=False)
+        ],
+        "fields": _draw_fields(folder, store, grid, classes) if store else [],
+        "has_pixels": store is not None,
+        "corrupt_work_px": store.attributes.get("corrupt", []) if store else [],
+        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0) if store else 0.0,
+        "provenance": provenance,
+    }
+
+
+def _draw_fields(folder: Path, store: Store, grid: DensityGrid, classes: list[NucleusClass]) -> list[dict[str, Any]]:
+    """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
+    drawn = []
+    with complete_file(folder / "overlays") as partial:
+        partial.mkdir()
+        for number, field in enumerate(choose_fields(grid), 1):
+            counts = draw_field(store, folder / "nuclei.parquet", field, classes, partial / f"{number}.png")
+            drawn.append(
+                {
+                    "picture": f"overlays/{number}.png",
+                    "caption": field.caption,
+                    "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
+                    "side_um": field.side_um,
+                    "n_nuclei": sum(counts.values()),
+                }
+            )
+    return drawn
+
+
+def _read_backdrop(store: Store) -> np.ndarray:
+    """The whole slide from the smallest pyramid level that is large enough for the density picture."""
+    group = zarr.open_group(store.path, mode="r")
+    levels = [group[level["path"]] for level in group.attrs["ome"]["multiscales"][0]["datasets"]]
+    enough = [level for level in levels if max(level.shape[1:]) >= LONG_SIDE_PX]
+    return np.ascontiguousarray(np.moveaxis((enough[-1] if enough else levels[0])[:], 0, -1))
+
+
+def _picture_mask(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(np.where(mask, 215, 255).astype(np.uint8)[..., None], 3, axis=2)

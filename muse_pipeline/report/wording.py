@@ -1,0 +1,33 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def count_text(n: int | None) -> str:
+    """12,345, or a dash."""
+    return "–" if n is None else f"{n:,}"
+
+
+def area_text(mm2: float | None) -> str:
+    """An area in mm2, with the digits that it deserves."""
+    return "–" if mm2 is None else f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}"
+
+
+def density_text(per_mm2: float | None) -> str:
+    """Nuclei per mm2."""
+    return "–" if per_mm2 is None else f"{per_mm2:,.0f}"
+
+
+def time_text(seconds: float | None) -> str:
+    """3.2 s, 4 min 10 s or 2 h 5 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory_text(mib: int | None) -> str:
+    """Memory in MiB or GiB."""
+    return "–" if mib is None else f"{mib} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
