@@ -24,7 +24,7 @@ class OpenSlideReader(SlideReader):
 
     def __init__(self, path: Path):
         self.path = path
-        self._handle = self._open()
+        self._handle: openslide.OpenSlide | None = self._open()
         # One read of the metadata: any error would latch the handle, and the properties never change.
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
@@ -62,8 +62,8 @@ class OpenSlideReader(SlideReader):
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
 
     def close(self) -> None:
-        """Release the file."""
-        self._handle.close()
+        """Let go of the file; OpenSlide closes it when the last thread has finished reading."""
+        self._handle = None
 
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:

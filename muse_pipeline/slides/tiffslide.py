@@ -46,7 +46,7 @@ class TiffSlideReader(SlideReader):
             raise UnsuitedError("not a TIFF file")
         self._slide = _open(path)
         pages = _level_pages(self._slide)
-        _require_rgb_in_chunks(pages[0])
+        _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
         for page in pages:
             page.nodata = 255  # tiles that were never written are glass
@@ -113,10 +113,10 @@ def _level_pages(slide: TiffSlide) -> list[TiffPage]:
     return [level.keyframe for level in series.levels]
 
 
-def _require_rgb_in_chunks(page: TiffPage) -> None:
-    grey_or_rgb = page.photometric.name in {"MINISBLACK", "RGB", "YCBCR"} and page.axes in {"YX", "YXS"}
-    if page.dtype != np.uint8 or not grey_or_rgb:
-        raise UnsuitedError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {page.photometric.name} {page.axes}")
+def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
+    colours = page.photometric.name
+    if page.dtype != np.uint8 or axes not in {"YX", "YXS"} or colours not in {"MINISBLACK", "RGB", "YCBCR"}:
+        raise UnsuitedError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
     if np.prod(page.chunks) > MAX_CHUNK_BYTES:
         raise UnsuitedError("tiffslide: stored in one piece, not in tiles or strips")
 

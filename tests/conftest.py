@@ -1,0 +1,56 @@
+"""What every test may ask for: the real data beside the checkout, and slides drawn on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slide_files import draw_gradient, write_pyramid
+
+from muse_pipeline.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real slides and labels: ../shared/data, or data/ under $MUSE_SHARED."""
+    beside = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("MUSE_SHARED", beside)) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set MUSE_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture
+def muse(capsys):
+    """Run the command line in this process: ``muse("sheet", ...)`` gives (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def gradient() -> np.ndarray:
+    """(803, 1001, 3) uint8: red grows with x, green with y, so that every place has its own colour."""
+    return draw_gradient(1001, 803)
+
+
+@pytest.fixture(scope="session")
+def pyramid_path(tmp_path_factory, gradient) -> Path:
+    """The gradient as a pyramidal, tiled TIFF at 0.5 um with levels 1, 2 and 4: OpenSlide opens it."""
+    path = tmp_path_factory.mktemp("slides") / "pyramid.tif"
+    write_pyramid(path, gradient)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ome_path(tmp_path_factory, gradient) -> Path:
+    """The gradient as an OME-TIFF at 0.5 um, its levels in sub-directories: tiffslide opens it."""
+    path = tmp_path_factory.mktemp("slides") / "pyramid.ome.tif"
+    write_pyramid(path, gradient, ome=True)
+    return path

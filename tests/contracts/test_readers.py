@@ -1,0 +1,163 @@
+"""What every slide reader must do, whatever it is: a new one is tested the moment it is registered here."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from slide_files import shrink, spoil_tile, write_pyramid
+
+from muse_pipeline.errors import ConfigError, SlideError
+from muse_pipeline.slides.base import READERS, SlideReader, UnsuitedError, open_slide
+from muse_pipeline.types import Slide
+
+# For each reader, how to write an image so that this reader opens it.
+WRITERS = {
+    "openslide": write_pyramid,
+    "tiffslide": lambda path, image: write_pyramid(path, image, ome=True),
+    "image": lambda path, image: Image.fromarray(image).save(path.with_suffix(".png")),
+}
+SUFFIXES = {"openslide": ".tif", "tiffslide": ".ome.tif", "image": ".png"}
+
+
+@pytest.fixture(params=READERS.names())
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def path(name, tmp_path, gradient):
+    path = tmp_path / f"slide{SUFFIXES[name]}"
+    WRITERS[name](path, gradient)
+    return path
+
+
+@pytest.fixture
+def slide(name, path):
+    with open_slide(path) as slide:
+        assert slide.name == name
+        yield slide
+
+
+def test_is_a_slide(slide, path):
+    assert isinstance(slide, SlideReader)
+    assert isinstance(slide, Slide)
+    assert slide.path == path
+
+
+def test_reports_its_levels(slide, gradient):
+    sizes, downsamples = slide.properties.level_sizes_px, slide.properties.level_downsamples
+    assert sizes[0] == (gradient.shape[1], gradient.shape[0])
+    assert downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))[: len(sizes)]
+
+
+@pytest.mark.parametrize("xy", [(0, 0), (37, 411), (700, 500)])
+def test_level_0_is_exact(slide, gradient, xy):
+    pixels = slide.read_region(xy, 0, (200, 100))
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, gradient[xy[1] : xy[1] + 100, xy[0] : xy[0] + 200])
+
+
+def test_a_level_is_read_from_its_nearest_pixel(slide, gradient):
+    for level, (downsample, _) in enumerate(slide.properties.level_downsamples):
+        expected = shrink(gradient, int(downsample))
+        for k in (0, 55, 201):
+            pixels = slide.read_region((round(k * downsample), 0), level, (20, 10))
+            # OpenSlide's mean downsample is not whole here: half a level-0 pixel of interpolation, never a drift.
+            np.testing.assert_allclose(pixels[..., :2].astype(int), expected[:10, k : k + 20, :2], atol=1)
+
+
+def test_outside_is_white(slide, gradient):
+    height, width = gradient.shape[:2]
+    assert (slide.read_region((-500, -500), 0, (100, 80)) == 255).all()
+    assert (slide.read_region((width + 5, 0), 0, (100, 80)) == 255).all()
+    corner = slide.read_region((width - 10, height - 20), 0, (50, 40))
+    np.testing.assert_array_equal(corner[:20, :10], gradient[-20:, -10:])
+    assert (corner[20:] == 255).all()
+    assert (corner[:, 10:] == 255).all()
+    start = slide.read_region((-7, -3), 0, (16, 16))
+    np.testing.assert_array_equal(start[3:, 7:], gradient[:13, :9])
+    assert (start[:3] == 255).all()
+    assert (start[:, :7] == 255).all()
+
+
+def test_the_last_level_ends_where_its_image_ends(slide):
+    level = len(slide.properties.level_sizes_px) - 1
+    width, height = slide.properties.level_sizes_px[level]
+    pixels = slide.read_level((width - 4, height - 4), level, (8, 8))
+    assert (pixels[5:] == 255).all()  # OpenSlide may blend the last pixel with the one beyond
+    assert (pixels[:, 5:] == 255).all()
+    assert (pixels[:3, :3, 2] < 220).all()
+
+
+def test_threads_share_a_slide(slide, gradient):
+    places = [(x, y) for x in range(0, 900, 90) for y in range(0, 700, 70)]
+
+    def differs(xy):
+        x, y = xy
+        return (slide.read_region(xy, 0, (90, 70)) != gradient[y : y + 70, x : x + 90]).any()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(differs, places))
+
+
+def test_refuses_what_is_not_its_own(name, tmp_path):
+    path = tmp_path / "noise.svs"
+    path.write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(UnsuitedError):
+        READERS[name](path)
+
+
+@pytest.mark.parametrize("name", ["openslide", "tiffslide"], indirect=True)
+def test_a_corrupt_tile_costs_one_tile(slide, path, gradient):
+    slide.close()
+    spoil_tile(path, page=0, tile=1)
+    with open_slide(path) as slide:
+        for _ in range(2):
+            with pytest.raises(SlideError, match=r"level 0 at .* cannot be read"):
+                slide.read_region((300, 10), 0, (50, 50))
+            np.testing.assert_array_equal(slide.read_region((0, 0), 0, (200, 200)), gradient[:200, :200])
+
+
+@pytest.mark.parametrize("name", ["openslide", "tiffslide"], indirect=True)
+def test_a_corrupt_tile_fails_no_other_thread(slide, path, gradient):
+    slide.close()
+    spoil_tile(path, page=0, tile=1)
+    places = [(300, 10), (0, 0), (300, 300), (10, 520), (600, 300)] * 12
+
+    def read(slide, xy):
+        x, y = xy
+        try:
+            return bool((slide.read_region(xy, 0, (50, 50)) == gradient[y : y + 50, x : x + 50]).all())
+        except SlideError:
+            return None
+
+    with open_slide(path) as slide, ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda xy: read(slide, xy), places))
+    assert results == [None if xy == (300, 10) else True for xy in places]
+
+
+def test_asked_for_by_name(pyramid_path):
+    with open_slide(pyramid_path, "tiffslide") as slide:
+        assert slide.name == "tiffslide"
+    with pytest.raises(ConfigError, match="did you mean 'openslide'"):
+        open_slide(pyramid_path, "open-slide")
+
+
+def test_tiles_never_written_are_glass(tmp_path):
+    path = tmp_path / "sparse.ome.tif"
+
+    def tiles():
+        yield np.full((256, 256, 3), 90, np.uint8)
+        yield from [None] * 3
+
+    tifffile.imwrite(
+        path, tiles(), shape=(512, 512, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", compression="deflate"
+    )
+    with open_slide(path) as slide:
+        pixels = slide.read_region((0, 0), 0, (512, 512))
+    assert (pixels[:256, :256] == 90).all()
+    assert (pixels[256:] == 255).all()

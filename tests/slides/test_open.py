@@ -1,0 +1,162 @@
+"""Which reader opens what, and the one sentence for everything that is no slide."""
+
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from slide_files import draw_gradient, write_pyramid
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides import image
+from muse_pipeline.slides.base import exact_downsamples, open_slide
+
+
+def read_whole(path):
+    with open_slide(path) as slide:
+        return slide.name, slide.read_level((0, 0), 0, slide.properties.level_sizes_px[0])
+
+
+def test_the_reader_that_knows_the_levels_is_taken(tmp_path, gradient):
+    paged, hidden = tmp_path / "paged.tif", tmp_path / "hidden.tif"
+    write_pyramid(paged, gradient)
+    with tifffile.TiffWriter(hidden) as tiff:  # not an OME-TIFF, yet its second level lies in a sub-directory
+        options = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+        tiff.write(gradient, subifds=1, **options)
+        tiff.write(gradient[::2, ::2], subfiletype=1, **options)
+    for path, name, n_levels in ((paged, "openslide", 3), (hidden, "tiffslide", 2)):
+        with open_slide(path) as slide:
+            assert slide.name == name
+            assert len(slide.properties.level_sizes_px) == n_levels
+
+
+def test_downsamples_forgive_the_pixel_that_was_cut_off():
+    assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
+    assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("RGB", (10, 120, 230)),
+        ("L", (120, 120, 120)),
+        ("1", (255, 255, 255)),
+        ("P", (10, 120, 230)),
+        ("RGBA", (132, 187, 242)),
+        ("LA", (187, 187, 187)),
+        ("I;16", (120, 120, 120)),
+        ("CMYK", (10, 120, 230)),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, expected, suffix):
+    if (mode, suffix) in {("CMYK", ".png"), ("LA", ".tif")}:
+        pytest.skip("there is no such file")
+    colours = {"1": 255, "L": 120, "LA": (120, 128), "RGBA": (10, 120, 230, 128), "I;16": 120 * 257}
+    if mode in {"P", "CMYK"}:
+        picture = Image.new("RGB", (30, 20), (10, 120, 230)).convert(mode)
+        if mode == "P":
+            picture = Image.new("RGB", (30, 20), (10, 120, 230)).quantize(4)
+    else:
+        picture = Image.new(mode, (30, 20), colours.get(mode, (10, 120, 230)))
+    path = tmp_path / f"picture{suffix}"
+    picture.save(path)
+    _, pixels = read_whole(path)
+    assert pixels.shape == (20, 30, 3)
+    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(expected, (20, 30, 3)), atol=1)
+
+
+def test_jpeg_and_16_bit_tiff(tmp_path, gradient):
+    Image.fromarray(gradient).save(tmp_path / "picture.jpg", quality=95)
+    name, pixels = read_whole(tmp_path / "picture.jpg")
+    assert name == "image"
+    assert abs(pixels.astype(int) - gradient).mean() < 2
+    deep = gradient.astype(np.uint16) * 257
+    for planar in ("contig", "separate"):
+        stored = deep if planar == "contig" else np.moveaxis(deep, -1, 0)
+        path = tmp_path / f"{planar}.tif"
+        tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planar)
+        name, pixels = read_whole(path)
+        assert name == "image"
+        np.testing.assert_array_equal(pixels, gradient)
+
+
+def test_a_large_tiff_in_strips_is_not_held_in_memory(tmp_path, gradient, monkeypatch):
+    monkeypatch.setattr(image, "MAX_PIXELS", 1000)
+    path = tmp_path / "strips.tif"
+    tifffile.imwrite(path, gradient, rowsperstrip=16, compression="deflate", photometric="rgb")
+    assert read_whole(path)[0] == "tiffslide"
+
+
+def spoilt(folder, name, content):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def sentence(path) -> str:
+    with pytest.raises(SlideError) as raised:
+        open_slide(path)
+    message = str(raised.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+def test_missing_folder_empty_noise(tmp_path):
+    assert "no such file" in sentence(tmp_path / "nowhere.svs")
+    assert "is a folder" in sentence(tmp_path)
+    assert "is empty" in sentence(spoilt(tmp_path, "empty.svs", b""))
+    assert "not a slide" in sentence(spoilt(tmp_path, "noise.svs", bytes(range(256)) * 4))
+    assert "not a slide" in sentence(spoilt(tmp_path, "notes.tif", b"these are only words\n"))
+
+
+def test_mirax_without_its_folder_is_not_taken_for_a_thumbnail(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "thumbnail.jpg")
+    path = spoilt(tmp_path, "slide.mrxs", (tmp_path / "thumbnail.jpg").read_bytes())
+    assert "without its folder 'slide'" in sentence(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_truncated_picture(tmp_path, gradient, suffix):
+    whole = tmp_path / f"whole.{suffix}"
+    Image.fromarray(gradient).save(whole)
+    content = whole.read_bytes()
+    assert "cannot be decoded" in sentence(spoilt(tmp_path, f"half.{suffix}", content[: len(content) // 2]))
+
+
+@pytest.mark.parametrize("ome", [False, True])
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.95])
+def test_truncated_tiff(tmp_path, gradient, ome, kept, caplog):
+    whole = tmp_path / "whole.tif"
+    write_pyramid(whole, gradient, ome=ome)
+    content = whole.read_bytes()
+    path = spoilt(tmp_path, "cut.tif", content[: int(len(content) * kept)])
+    with caplog.at_level(logging.WARNING):
+        assert "truncated" in sentence(path)
+    assert not caplog.records  # one sentence, and nothing printed around it
+
+
+def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
+    assert "is truncated" in sentence(spoilt(tmp_path, "head.tif", b"II*\0\xff\xff\xff\0" + b"\0" * 100))
+    assert "is truncated" in sentence(
+        spoilt(tmp_path, "big.tif", b"MM\0+\0\x08\0\0" + b"\0\0\0\xff\0\0\0\0" + b"\0" * 99)
+    )
+
+
+def test_too_large_to_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(image, "MAX_PIXELS", 1000)
+    Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
+    assert "40 x 30 pixels in one piece are too many" in sentence(tmp_path / "large.png")
+
+
+def test_channels_are_not_colours(tmp_path):
+    tifffile.imwrite(tmp_path / "channels.ome.tif", draw_gradient(64, 64).transpose(2, 0, 1), metadata={"axes": "CYX"})
+    assert "3 planes of one channel" in sentence(tmp_path / "channels.ome.tif")
+
+
+def test_floating_point_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
+    assert "float32" in sentence(tmp_path / "float.tif")
