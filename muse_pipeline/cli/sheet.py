@@ -1,0 +1,56 @@
+"""Write a sheet from a folder of slides, or check one.
+
+muse sheet FOLDER --output slides.tsv     one row per slide under FOLDER
+muse sheet --check slides.tsv             name every mistake at once, each with its row
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
+    parser.add_argument(
+        "--output", type=Path, metavar="TSV", help="where to write the sheet (TSV, or CSV by its suffix)"
+    )
+    parser.add_argument("--mpp", type=float, metavar="UM", help="um per pixel of every slide; overrides the files")
+    parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check or write a sheet."""
+    from muse_pipeline.errors import ConfigError
+
+    if args.check:
+        check_sheet(args.check, args.resolved)
+    elif args.folder and args.output:
+        make_sheet(args.folder, args.output, args.mpp)
+    else:
+        raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
+
+
+def check_sheet(path: Path, resolved: Path | None) -> None:
+    """Check a sheet; write its rows as JSON if asked to."""
+    from dataclasses import asdict
+
+    from muse_pipeline.files import write_json
+    from muse_pipeline.slides.sheet import read_sheet
+
+    rows = read_sheet(path)
+    if resolved:
+        write_json(resolved, [asdict(row) for row in rows])
+    print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
+
+
+def make_sheet(folder: Path, output: Path, mpp: float | None) -> None:
+    """Write the sheet of a folder."""
+    from muse_pipeline.slides.collect import collect_slides, write_sheet
+    from muse_pipeline.slides.mpp import require_mpp
+
+    rows = collect_slides(folder, None if mpp is None else require_mpp(mpp))
+    write_sheet(output, rows)
+    print(f"{output}: {len(rows)} slide{'s' * (len(rows) != 1)}")

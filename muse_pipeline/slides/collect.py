@@ -1,0 +1,125 @@
+"""A sheet from a folder of slides: one row per slide, whatever files it is made of."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from muse_pipeline.errors import SheetError
+from muse_pipeline.files import complete_file
+from muse_pipeline.slides.sheet import ID_FORBIDDEN, ID_MAX_BYTES, SheetRow, id_problem
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+)
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
+
+
+def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
+    """Every slide under ``folder``, in the order of its path.
+
+    Hidden folders and result folders (which hold a slide.json) are passed over. A DICOM series is one row. Pictures
+    without an mpp of their own, PNG and JPEG, are taken only when ``mpp`` is given.
+
+    Raises:
+        SheetError: the folder is missing or holds no slide.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
+    suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
+    files = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+    slides = sorted(_one_per_series(files))
+    if not slides:
+        raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
+    names = _unique_names([path.relative_to(folder) for path in slides])
+    return [SheetRow(name, str(path.absolute()), mpp) for name, path in zip(names, slides, strict=True)]
+
+
+def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
+    """Write the columns that are in use; paths under the sheet's own folder become relative to it."""
+    path = Path(path)
+    rows = list(rows)
+    columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    home = path.parent.absolute()
+    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            slide = Path(row.path)
+            shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
+            writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
+
+
+def _walk(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        if "slide.json" in files:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return found
+
+
+def _one_per_series(files: Sequence[Path]) -> list[Path]:
+    """OpenSlide finds a DICOM series from any of its files; the largest holds level 0."""
+    series = defaultdict(list)
+    for path in files:
+        key = (path.parent, _series_uid(path)) if path.suffix.lower() == ".dcm" else path
+        series[key].append(path)
+    return [max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()]
+
+
+def _series_uid(path: Path) -> bytes | Path:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    match = _SERIES_UID.search(head)
+    return head[match.end() : match.end() + int.from_bytes(match[1], "little")] if match else path
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """A slide_id each: the file's name where that is unique, else with its folders, then its suffix, then a number."""
+    ways: tuple[Callable[[Path], str], ...] = (
+        _stem,
+        lambda path: "_".join([*path.parts[:-1], _stem(path)]),
+        lambda path: "_".join(path.parts),
+    )
+    names = [_safe_name(ways[0](path)) for path in paths]
+    for way in ways[1:]:
+        taken = Counter(name.casefold() for name in names)
+        names = [
+            _safe_name(way(path)) if taken[name.casefold()] > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return _number(names)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+
+
+def _safe_name(text: str) -> str:
+    """``text`` as a legal slide_id: what is forbidden becomes an underscore."""
+    text = unicodedata.normalize("NFC", text)
+    text = "".join("_" if char in ID_FORBIDDEN or not char.isprintable() else char for char in text)
+    while len(text.encode()) > ID_MAX_BYTES - 5:  # leaves room for a number
+        text = text[:-1]
+    text = re.sub(r"^[-. ]+|[. ]+$", "", text)
+    return text if id_problem(text) is None else f"slide_{text}"
+
+
+def _number(names: Sequence[str]) -> list[str]:
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidates = (name if n == 1 else f"{name}-{n}" for n in range(1, len(names) + 2))
+        result.append(next(candidate for candidate in candidates if candidate.casefold() not in taken))
+        taken.add(result[-1].casefold())
+    return result

@@ -1,0 +1,176 @@
+"""The sheet of slides: one row each, as TSV or CSV. Read, checked as a whole, and written from a folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from muse_pipeline.errors import SheetError
+
+COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
+REQUIRED = COLUMNS[:2]
+
+# A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
+ID_MAX_BYTES = 120
+ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
+# What stands beside the folders of the slides.
+ID_RESERVED = frozenset(
+    {"cohort.tsv", "report.html", "sheet.json", "run_config.yaml", "logs", "benchmarks", "training"}
+)
+MAX_SHARDS = 10_000
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A slide of the cohort.
+
+    Attributes:
+        slide_id: its name, unique in the sheet also where a file system does not tell A from a.
+        path: absolute path of the slide.
+        mpp: um per level-0 pixel, overriding the file; or None.
+        patient: the case that it belongs to.
+        roi: absolute path of a GeoJSON that limits the analysis; or None.
+        split: train, val or whatever the user calls it.
+        shards: into how many jobs its detection is cut; or None for the config's number.
+    """
+
+    slide_id: str
+    path: str
+    mpp: float | None = None
+    patient: str | None = None
+    roi: str | None = None
+    split: str | None = None
+    shards: int | None = None
+
+
+def read_sheet(path: Path | str) -> list[SheetRow]:
+    """Read and check a sheet; relative paths in it start at its own folder.
+
+    Raises:
+        SheetError: with everything that is wrong, each with its row as a spreadsheet counts it (the header is row 1).
+    """
+    path = Path(path)
+    header, records = _read_table(path)
+    problems = list(_header_problems(header))
+    if problems:
+        raise _sheet_error(path, problems)
+    rows, seen = [], {}
+    for number, cells in records:
+        values = dict(zip(header, cells, strict=False))
+        found = list(_row_problems(values, path.parent))
+        if len(cells) > len(header):
+            found.append(f"{len(cells)} cells where the header has {len(header)}")
+        key = _folder_key(values.get("slide_id", ""))
+        if key and seen.setdefault(key, number) != number:
+            found.append(f"slide_id '{values['slide_id']}' names the same folder as that of row {seen[key]}")
+        problems += [f"row {number}: {problem}" for problem in found]
+        if not found:
+            rows.append(_parse_row(values, path.parent))
+    if not records:
+        problems.append("no slide in it; add a row per slide, or write one with `muse sheet FOLDER`")
+    if problems:
+        raise _sheet_error(path, problems)
+    return rows
+
+
+def id_problem(slide_id: str) -> str | None:
+    """What keeps a name from being a slide_id; None if nothing does."""
+    forbidden = sorted(ID_FORBIDDEN.intersection(slide_id))
+    checks = (
+        (not slide_id, "is empty"),
+        (not slide_id.isprintable(), "has characters that cannot be printed"),
+        (forbidden, f"has {' '.join(forbidden)} in it, which folders and shells do not take"),
+        (slide_id.startswith(("-", ".", " ")), "begins with a dash, a dot or a space"),
+        (slide_id.endswith((".", " ")), "ends with a dot or a space"),
+        (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
+        (slide_id.casefold() in ID_RESERVED, "is taken by a file among the results"),
+    )
+    shown = repr(slide_id if len(slide_id) <= 60 else f"{slide_id[:60]}...")
+    return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
+
+
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and every row that is not blank with its number; all cells stripped."""
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
+    except OSError as error:
+        raise SheetError(f"{path}: cannot be read ({error.strerror}); give the path of a sheet of slides") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SheetError(f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one") from error
+    filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
+    if not filled:
+        raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
+    return filled[0][1], filled[1:]
+
+
+def _header_problems(header: list[str]) -> Iterator[str]:
+    for name in sorted(set(header), key=header.index):
+        if header.count(name) > 1:
+            yield f"row 1: column '{name}' is there {header.count(name)} times"
+        if name not in COLUMNS:
+            near = get_close_matches(name, COLUMNS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COLUMNS)}"
+            yield f"row 1: unknown column '{name}'; {hint}"
+    for name in REQUIRED:
+        if name not in header:
+            yield f"row 1: column '{name}' is missing"
+
+
+def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
+    if problem := id_problem(values.get("slide_id", "")):
+        yield problem
+    if not values.get("path"):
+        yield "path is empty"
+    for column in ("path", "roi"):
+        if (cell := values.get(column)) and not _absolute(cell, folder).is_file():
+            kind = "is a folder, not a file" if _absolute(cell, folder).is_dir() else "no such file"
+            yield f"{column} '{cell}': {kind} ({_absolute(cell, folder)})"
+    if (cell := values.get("mpp")) and not _parse_mpp(cell):
+        yield f"mpp '{cell}' is not a positive number of um per pixel, as in 0.25"
+    if (cell := values.get("shards")) and not _parse_shards(cell):
+        yield f"shards '{cell}' is not a whole number from 1 to {MAX_SHARDS:,}"
+
+
+def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
+    filled = {name: cell for name, cell in values.items() if cell}
+    return SheetRow(
+        slide_id=filled["slide_id"],
+        path=str(_absolute(filled["path"], folder)),
+        mpp=_parse_mpp(filled.get("mpp", "")),
+        patient=filled.get("patient"),
+        roi=str(_absolute(filled["roi"], folder)) if "roi" in filled else None,
+        split=filled.get("split"),
+        shards=_parse_shards(filled.get("shards", "")),
+    )
+
+
+def _absolute(cell: str, folder: Path) -> Path:
+    """Links are kept as they are: a MIRAX slide needs the folder beside its link."""
+    return (folder / Path(cell).expanduser()).absolute()
+
+
+def _parse_mpp(cell: str) -> float | None:
+    positive = re.fullmatch(r"\d*\.?\d+(e-?\d+)?", cell, re.ASCII | re.IGNORECASE)
+    return (float(cell) or None) if positive and float(cell) < float("inf") else None
+
+
+def _parse_shards(cell: str) -> int | None:
+    return int(cell) if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS else None
+
+
+def _folder_key(slide_id: str) -> str:
+    """The same for names that some file system takes for one folder."""
+    return unicodedata.normalize("NFC", slide_id).casefold()
+
+
+def _sheet_error(path: Path, problems: list[str]) -> SheetError:
+    if len(problems) == 1:
+        return SheetError(f"{path}: {problems[0]}")
+    return SheetError("\n  ".join([f"{path}: {len(problems)} problems:", *problems]))

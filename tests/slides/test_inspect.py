@@ -1,0 +1,165 @@
+"""slide.json of drawn slides and of every real one."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from slide_files import write_pyramid
+
+from muse_pipeline.errors import MppError, SlideError
+from muse_pipeline.slides.fingerprint import BLOCK_BYTES, fingerprint_file
+from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.types import Bounds, SlideInfo
+
+
+def test_drawn_pyramid(pyramid_path):
+    info = inspect_slide(pyramid_path, "drawn")
+    assert (info.reader, info.vendor, info.mpp, info.mpp_source) == (
+        "openslide",
+        "generic-tiff",
+        (0.5, 0.5),
+        "TIFF resolution tags",
+    )
+    assert info.size_px == (1001, 803)
+    assert info.level_sizes_px == ((1001, 803), (500, 401), (250, 200))
+    assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert info.bounds is None
+    assert info.warnings == ()
+
+
+def test_drawn_ome_tiff(ome_path):
+    info = inspect_slide(ome_path, "drawn")
+    assert (info.reader, info.mpp, info.mpp_source) == ("tiffslide", (0.5, 0.5), "OME-XML PhysicalSizeX")
+    assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+
+
+def test_aperio_with_objective_power_only(tmp_path, gradient):
+    path = tmp_path / "scan.svs"
+    write_pyramid(path, gradient, mpp=None, description="Aperio Image Library v1\n1001x803|AppMag = 20")
+    info = inspect_slide(path, "scan")
+    assert (info.vendor, info.mpp, info.mpp_source) == ("aperio", (0.5, 0.5), "objective power 20x")
+    assert "only an estimate" in info.warnings[0]
+
+
+def test_aperio_mpp(tmp_path, gradient):
+    path = tmp_path / "scan.svs"
+    write_pyramid(path, gradient, description="Aperio Image Library v1\n1001x803|AppMag = 20|MPP = 0.4")
+    info = inspect_slide(path, "scan")
+    assert (info.mpp, info.mpp_source, info.warnings) == ((0.4, 0.4), "openslide.mpp-x", ())
+
+
+def test_no_mpp_is_a_refusal_that_says_how_to_give_it(tmp_path, gradient):
+    path = tmp_path / "picture.png"
+    Image.fromarray(gradient).save(path, dpi=(72, 72))
+    with pytest.raises(MppError, match=r"picture.png: .*sheet's mpp column or with --mpp"):
+        inspect_slide(path, "picture")
+    assert inspect_slide(path, "picture", mpp=0.5).mpp == (0.5, 0.5)
+
+
+def test_bounds_are_reported_and_not_subtracted(tmp_path, gradient):
+    """Only MIRAX and Leica state bounds: read them from the properties that OpenSlide would give."""
+    from muse_pipeline.slides.openslide import _read_bounds
+
+    values = {"x": "137", "y": "291", "width": "600", "height": "400"}
+    assert _read_bounds({f"openslide.bounds-{k}": v for k, v in values.items()}) == Bounds(137, 291, 600, 400)
+    assert _read_bounds({"openslide.bounds-x": "137"}) is None
+
+
+def test_black_background_is_named(tmp_path):
+    path = tmp_path / "dark.png"
+    Image.fromarray(np.full((50, 50, 3), 3, np.uint8)).save(path)
+    assert "fluorescence" in inspect_slide(path, "dark", mpp=0.5).warnings[0]
+
+
+def test_there_and_back(tmp_path, pyramid_path):
+    info = inspect_slide(pyramid_path, "drawn")
+    path = tmp_path / "slide.json"
+    path.write_text(json.dumps(info.to_dict()))
+    assert read_info(path) == info
+    assert isinstance(info, SlideInfo)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"slide_id": "x"}', "not json", "\udcff"])
+def test_a_wrong_slide_json(tmp_path, content):
+    path = tmp_path / "slide.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SlideError, match=r"is not a slide.json of this version; make it with `muse inspect`"):
+        read_info(path)
+    with pytest.raises(SlideError, match=r"nowhere.json: cannot be read"):
+        read_info(tmp_path / "nowhere.json")
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    content = bytearray(np.random.default_rng(0).bytes(4 * BLOCK_BYTES))
+    path, copy = tmp_path / "a.svs", tmp_path / "b.svs"
+    path.write_bytes(content)
+    copy.write_bytes(content)
+    first = fingerprint_file(path)
+    assert first == fingerprint_file(copy)
+    assert len(first) == 64
+    for place in (0, 2 * BLOCK_BYTES, len(content) - 1):
+        changed = content.copy()
+        changed[place] ^= 1
+        copy.write_bytes(changed)
+        assert fingerprint_file(copy) != first
+    copy.write_bytes(content + b"\0")
+    assert fingerprint_file(copy) != first
+
+
+def test_the_fingerprint_of_a_mirax_slide_covers_its_folder(tmp_path):
+    path = tmp_path / "slide.mrxs"
+    path.write_bytes(b"thumbnail")
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "Data0001.dat").write_bytes(b"pixels")
+    first = fingerprint_file(path)
+    (tmp_path / "slide" / "Data0001.dat").write_bytes(b"others")
+    assert fingerprint_file(path) != first
+
+
+def test_the_command(muse, tmp_path, pyramid_path):
+    output, ledger = tmp_path / "out" / "slide.json", tmp_path / "ledger.json"
+    arguments = ("inspect", pyramid_path, "--slide-id", "a slide", "--output", output, "--ledger", ledger)
+    assert muse(*arguments)[0] == 0
+    assert read_info(output).slide_id == "a slide"
+    assert json.loads(ledger.read_text())["status"] == "ok"
+    assert muse("inspect", tmp_path / "nowhere.svs", "--output", output)[::2] == (
+        2,
+        f"muse inspect: {tmp_path / 'nowhere.svs'}: no such file; check the path\n",
+    )
+
+
+REAL = {
+    "wsi-cmu-small-region/CMU-1-Small-Region.svs": ("openslide", "aperio", (2220, 2967), 0.499, 1),
+    "wsi-openslide-crops/OS-1-detail.ome.tif": ("tiffslide", "ome-tiff", (1101, 1101), 0.2271, 1),
+    "wsi-openslide-crops/OS-2-ndpi.ome.tif": ("tiffslide", "ome-tiff", (2202, 2202), 0.2271, 1),
+    "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm": ("openslide", "dicom", (1152, 700), 28.969, 1),
+    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": ("openslide", "hamamatsu", (3968, 4864), 0.22818, 7),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_slides(shared_data, name):
+    reader, vendor, size_px, mpp, n_levels = REAL[name]
+    info = inspect_slide(shared_data / name, "real")
+    assert (info.reader, info.vendor, info.size_px) == (reader, vendor, size_px)
+    assert info.mpp == pytest.approx((mpp, mpp), abs=1.1e-3)
+    assert len(info.level_sizes_px) == n_levels
+    assert info.level_downsamples == tuple((float(2**k), float(2**k)) for k in range(n_levels))
+    words = {"dicom": "implausible", "hamamatsu": "fluorescence"}.get(vendor)
+    assert all(words in warning for warning in info.warnings) if words else not info.warnings
+
+
+def test_real_random_bytes(shared_data):
+    with pytest.raises(SlideError, match=r"broken.svs: is not a slide"):
+        inspect_slide(shared_data / "wsi-awkward/broken.svs", "broken")
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_real_slide_cut_off(shared_data, tmp_path, kept):
+    """Each of these is refused, or read with its missing tiles as errors: never as pixels that are not there."""
+    content = (shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs").read_bytes()
+    path = tmp_path / "cut.svs"
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(SlideError, match="truncated"):
+        inspect_slide(path, "cut")
