@@ -27,14 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
-    from contextlib import closing
-
-    from muse_pipeline.files import read_json
     from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tiles.write import write_store
     from muse_pipeline.tissue.mask import TissueMask
-    from muse_pipeline.types import SlideInfo
 
-    info, tissue = SlideInfo.from_dict(read_json(args.info)), TissueMask.load(args.tissue)
-    with closing(open_slide(args.slide)) as slide:
+    info, tissue = read_info(args.info), TissueMask.load(args.tissue)
+    with open_slide(args.slide, info.reader) as slide:
         write_store(slide, info, tissue, args.output, mpp=args.mpp, threads=args.threads, max_corrupt=args.max_corrupt)

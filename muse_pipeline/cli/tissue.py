@@ -1,0 +1,45 @@
+"""Find a slide's tissue, its outline for QuPath and its stains.
+
+A slide without tissue is finished, not failed: the mask is empty and the warnings say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse tissue``."""
+    parser.add_argument("slide", type=Path, metavar="SLIDE")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
+    parser.add_argument("--mask", type=Path, required=True, metavar="NPZ", help="tissue.npz, for the steps to come")
+    parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="the outline on the slide")
+    parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="the outline for QuPath")
+    parser.add_argument("--colour", type=Path, required=True, metavar="JSON", help="how the slide is stained")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find, measure, write."""
+    from muse_pipeline.files import write_json
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.colour import measure_colour
+    from muse_pipeline.tissue.find import find_tissue
+    from muse_pipeline.tissue.outline import write_outline, write_picture
+    from muse_pipeline.tissue.roi import read_roi
+
+    info = read_info(args.info)
+    roi = read_roi(args.roi, info) if args.roi else None
+    with open_slide(args.slide, info.reader) as slide:
+        found = find_tissue(slide, info, roi)
+        colour = measure_colour(slide, info, found.tissue)
+    colour["warnings"] = [*found.warnings, *colour["warnings"]]
+    write_picture(args.picture, found.overview, found.tissue, info)
+    write_outline(args.outline, found.tissue, info)
+    write_json(args.colour, colour)
+    found.tissue.save(args.mask)

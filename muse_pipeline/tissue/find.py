@@ -1,0 +1,84 @@
+"""Find the tissue of a slide: what is stained, is no ink, and is no speck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.tissue.glass import absorbed, estimate_glass
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.overview import Overview, read_overview
+from muse_pipeline.tissue.pen import find_pen
+from muse_pipeline.tissue.specks import tidy
+from muse_pipeline.tissue.stained import find_stained, is_fluorescence
+from muse_pipeline.types import Slide, SlideInfo
+
+
+@dataclass(frozen=True, eq=False)
+class FoundTissue:
+    """What ``muse tissue`` knows of a slide: the mask, the picture that it was found in, and warnings in words."""
+
+    tissue: TissueMask
+    overview: Overview
+    warnings: tuple[str, ...]
+
+
+def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) -> FoundTissue:
+    """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px; None: everywhere).
+
+    A slide without tissue has an empty mask and a warning.
+
+    Raises:
+        SlideError: nothing of the slide can be decoded.
+    """
+    cv2.setNumThreads(1)
+    overview = read_overview(slide, info)
+    mask, warnings = find_mask(overview.pixels, overview.mpp)
+    area_mm2 = float(mask.sum() * np.prod(overview.mpp) / 1e6)
+    if roi is not None:
+        inside = roi_coverage(roi, mask.shape, overview.mpp / np.array(info.mpp))
+        area_mm2 = float((inside * mask).sum() * np.prod(overview.mpp) / 1e6)
+        mask &= inside > 0
+        if not mask.any() and not warnings:
+            warnings = ("no tissue within the region of interest",)
+    tissue = TissueMask(mask, overview.mpp, roi, round(area_mm2, 6))
+    return FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+
+
+def find_mask(pixels: np.ndarray, mpp: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings."""
+    if is_fluorescence(pixels):
+        return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
+    density = absorbed(pixels, estimate_glass(pixels))
+    pen = find_pen(density, mpp)
+    mask = tidy(find_stained(pixels, density) & ~pen, mpp) & ~pen
+    warnings = []
+    if pen.mean() > 1e-3:
+        warnings.append(f"pen marks on {pen.mean():.1%} of the slide were left out")
+    if not mask.any():
+        warnings.append("no tissue found")
+    return mask, tuple(warnings)
+
+
+def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
+    """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    left, top, right, bottom = roi.bounds
+    columns, rows = (
+        np.arange(max(int(low // size), 0), min(int(high // size) + 1, n))
+        for low, high, size, n in ((left, right, mask_px[0], shape[1]), (top, bottom, mask_px[1], shape[0]))
+    )
+    coverage = np.zeros(shape, np.float32)
+    if not columns.size or not rows.size:
+        return coverage
+    shapely.prepare(roi)
+    x, y = columns * mask_px[0], rows * mask_px[1]
+    cells = shapely.box(x[None], y[:, None], x[None] + mask_px[0], y[:, None] + mask_px[1])
+    part = shapely.contains_properly(roi, cells).astype(np.float32)
+    border = shapely.intersects(roi, cells) & (part == 0)
+    part[border] = np.maximum(shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6)
+    coverage[np.ix_(rows, columns)] = part
+    return coverage

@@ -1,0 +1,95 @@
+"""The tissue as polygons for QuPath and as a picture for the eye."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+import shapely
+from PIL import Image
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.files import complete_file
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.overview import Overview
+from muse_pipeline.types import SlideInfo
+
+PICTURE_PX = 1500
+TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
+_NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
+
+
+def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
+    """The mask's outline along its pixels' edges, within the ROI and the slide: valid polygons with holes.
+
+    Returns:
+        Multipolygon in absolute level-0 px, rounded to 0.1 px; empty if there is no tissue.
+    """
+    pixel_px = tissue.mask_mpp / np.asarray(info.mpp)
+    outline = shapely.transform(_union_of_rows(tissue.mask), lambda xy: xy * pixel_px)
+    outline = outline.intersection(shapely.box(0, 0, *info.size_px))
+    if tissue.roi is not None:
+        outline = outline.intersection(tissue.roi)
+    outline = shapely.normalize(shapely.set_precision(outline, 0.1))
+    parts = [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]
+    return MultiPolygon(parts)
+
+
+def _union_of_rows(mask: np.ndarray) -> BaseGeometry:
+    """The union of a mask's true pixels as unit squares, from one box per run of a row."""
+    change = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
+    rows, starts = np.nonzero(change == 1)
+    _, stops = np.nonzero(change == -1)
+    return shapely.union_all(shapely.box(starts, rows, stops, rows + 1))
+
+
+def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None:
+    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does."""
+    outline = trace_outline(tissue, info)
+    if info.bounds is not None:
+        outline = shapely.set_precision(translate(outline, -info.bounds.x, -info.bounds.y), 0.1)
+    features = [] if outline.is_empty else [_annotation(outline, info)]
+    collection = {"type": "FeatureCollection", "features": features}
+    with complete_file(path) as partial:
+        partial.write_text(json.dumps(collection, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|tissue")),
+        "geometry": json.loads(shapely.to_geojson(outline)),
+        "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
+    }
+
+
+def write_picture(path: Path | str, overview: Overview, tissue: TissueMask, info: SlideInfo) -> None:
+    """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500 px wide and high."""
+    height, width = overview.pixels.shape[:2]
+    um = overview.mpp * (width, height)
+    scale = PICTURE_PX / max(um) if max(width, height) > PICTURE_PX else 1 / overview.mpp.min()
+    size = tuple(int(side) for side in np.maximum(np.round(um * scale), 1))
+    picture = cv2.resize(overview.pixels, size, interpolation=cv2.INTER_AREA)
+    to_picture = np.asarray(info.mpp) * scale
+    thickness = 1 + max(size) // 600
+    _draw(picture, trace_outline(tissue, info), to_picture, TISSUE_RGB, thickness)
+    if tissue.roi is not None:
+        _draw(picture, tissue.roi, to_picture, ROI_RGB, thickness)
+    with complete_file(path) as partial:
+        Image.fromarray(picture).save(partial, format="PNG")
+
+
+def _draw(picture: np.ndarray, shape: BaseGeometry, scale_xy: np.ndarray, colour, thickness: int) -> None:
+    rings = [
+        shapely.get_coordinates(ring) * scale_xy
+        for part in shapely.get_parts(shape)
+        if part.geom_type == "Polygon"
+        for ring in (part.exterior, *part.interiors)
+    ]
+    points = [np.round(ring * 16).astype(np.int32) for ring in rings]
+    cv2.polylines(picture, points, True, colour, thickness, cv2.LINE_AA, shift=4)

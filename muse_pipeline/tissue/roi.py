@@ -1,0 +1,68 @@
+"""A region of interest drawn in QuPath: annotations in a GeoJSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.types import SlideInfo
+
+_AREAL = ("Polygon", "MultiPolygon")
+
+
+def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
+    """Read the union of all polygons of a QuPath GeoJSON file.
+
+    QuPath counts from the corner of the scanner's bounds; they are added here.
+
+    Returns:
+        Polygon or multipolygon in absolute level-0 px.
+
+    Raises:
+        GeoJSONError: the file is not GeoJSON, holds no valid area, or lies outside the slide.
+    """
+    values = _read_json(path)
+    try:
+        shapes = [shapely.from_geojson(json.dumps(geometry)) for geometry in _geometries(values)]
+    except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
+        raise GeoJSONError(f"{path}: a geometry cannot be read ({error}); export the ROI from QuPath again") from error
+    shapes = [shape for shape in shapes if shape.geom_type in _AREAL and not shape.is_empty]
+    if not shapes:
+        raise GeoJSONError(f"{path}: holds no polygon; draw the region of interest as a closed area")
+    for number, shape in enumerate(shapes, 1):
+        if not shape.is_valid:
+            why = shapely.is_valid_reason(shape)
+            raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
+    roi = shapely.union_all(shapes)
+    if info.bounds is not None:
+        roi = translate(roi, info.bounds.x, info.bounds.y)
+    if not roi.intersects(shapely.box(0, 0, *info.size_px)):
+        raise GeoJSONError(
+            f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
+        )
+    return roi
+
+
+def _read_json(path: Path | str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path in the sheet") from error
+    except ValueError as error:
+        raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
+
+
+def _geometries(values: Any) -> list[dict]:
+    """The geometries of a FeatureCollection, a bare list, a Feature, a collection of geometries or a geometry."""
+    if isinstance(values, list):
+        return [geometry for value in values for geometry in _geometries(value)]
+    for inner in ("features", "geometries", "geometry"):
+        if values.get(inner) is not None:
+            return _geometries(values[inner])
+    return [values] if "coordinates" in values else []
