@@ -1,0 +1,125 @@
+"""The config and the sheet, checked before anything runs, and what rules ask of them.
+
+Takes the config and the sheet that it names; gives OUTPUT/run_config.yaml (the config with every default filled in) and
+OUTPUT/sheet.json (the sheet with absolute paths), both rewritten only when their content changes.
+
+A row of the sheet enters the rules as params, cell by cell, and the sheet is no rule's input: so editing one row reruns
+one slide. The workflow knows the package by its command line only.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+# The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def write_if_changed(path, text):
+    """Keep the file's time when its content stays, so that nothing reruns for it."""
+    try:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+    except OSError as error:
+        raise WorkflowError(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
+
+
+def resolve_sheet(sheet):
+    """The sheet's rows with absolute paths; all that is wrong with them is reported at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        resolved = Path(folder, "sheet.json")
+        command = ["muse", "sheet", "--check", sheet, "--resolved", resolved]
+        check = subprocess.run(command, capture_output=True, text=True)
+        if check.returncode:
+            raise WorkflowError(check.stderr.strip())
+        return json.loads(resolved.read_text(encoding="utf-8"))
+
+
+def of_every_slide(*names):
+    """An input function: the files called ``names`` in the folder of every slide."""
+    return lambda wildcards: [f"{OUTPUT}/{slide}/{name}" for slide in SLIDES for name in names]
+
+
+def row(wildcards):
+    """The slide's row of the sheet."""
+    if wildcards.slide not in ROWS:
+        raise WorkflowError(f"{wildcards.slide}: no such slide in {config['sheet']}")
+    return ROWS[wildcards.slide]
+
+
+def cell(column):
+    """A params function: what the slide's row says in ``column``."""
+    return lambda wildcards: row(wildcards).get(column)
+
+
+def option(flag, value):
+    """A flag with its value as arguments of a command, or nothing where there is no value."""
+    return [] if value is None else [flag, value]
+
+
+def row_option(flag, column):
+    """A params function: the flag with what the slide's row says in ``column``, or nothing where the cell is empty."""
+    return lambda wildcards: option(flag, row(wildcards).get(column))
+
+
+def row_file(column):
+    """An input function: the file that the slide's row names in ``column``, if there is one.
+
+    Snakemake would take a name with {} or <> for a pattern: such a file enters as a param only.
+    """
+    return lambda wildcards: [path for path in [row(wildcards).get(column)] if path and not re.search("[{}<>]", path)]
+
+
+def store_name(mpp):
+    """Name of the image store of a slide at ``mpp``: 0.5 um/px is image-500nm.zarr."""
+    return f"image-{round(mpp * 1000)}nm.zarr"
+
+
+def intermediate(path):
+    """``path``, deleted as soon as nothing needs it if the config says so."""
+    return path if config["keep_stores"] else temp(path)
+
+
+def shards(wildcards):
+    """Names of the shards that detection of a slide is cut into: 1-of-n to n-of-n."""
+    n_shards = row(wildcards)["shards"]
+    return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
+
+
+validate(config, "../schemas/config.schema.yaml")
+OUTPUT = config["output"]
+
+
+pathvars:
+    results=OUTPUT,
+
+
+SHEET = Path(OUTPUT, "sheet.json")
+if workflow.is_main_process:  # the jobs of a cluster read what the main process found
+    write_if_changed(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
+    rows = [{**each, "shards": each.get("shards") or config["shards"]} for each in resolve_sheet(config["sheet"])]
+    write_if_changed(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
+
+ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
+SLIDES = list(ROWS)
+STORE = store_name(config["mpp"])
+MPP_OF_STORE = {store_name(mpp): mpp for mpp in [config["mpp"], *config["extra_mpps"]]}
+EXTRA_STORES = [name for name in MPP_OF_STORE if name != STORE] if config["keep_stores"] else []
+
+
+# A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; `row` objects.
+wildcard_constraints:
+    slide="[^/]+",
+    store="|".join(map(re.escape, MPP_OF_STORE)),
+    shard=r"\d+-of-\d+",
