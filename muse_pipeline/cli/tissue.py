@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.colour import measure_colour
     from muse_pipeline.tissue.find import find_tissue
-    from muse_pipeline.tissue.outline import write_outline, write_picture
+    from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
     from muse_pipeline.tissue.roi import read_roi
 
     info = read_info(args.info)
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> None:
     with open_slide(args.slide, info.reader) as slide:
         found = find_tissue(slide, info, roi)
         colour = measure_colour(slide, info, found.tissue)
+        thumbnail = read_thumbnail(slide, info, found.overview)
     colour["warnings"] = [*found.warnings, *colour["warnings"]]
-    write_picture(args.picture, found.overview, found.tissue, info)
+    write_picture(args.picture, thumbnail, found.tissue, info)
     write_outline(args.outline, found.tissue, info)
     write_json(args.colour, colour)
     found.tissue.save(args.mask)

@@ -12,6 +12,8 @@ import numpy as np
 
 MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
 MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
+MAX_RED_TO_GREEN = 1.3  # more is ink, or a pigment: haematoxylin lies at 0.6 to 1.1, eosin far below
+MAX_BLUE_TO_GREEN = 1.2  # more is bile, haemosiderin or a fringe of colour; eosin lies at 0.5 to 0.85
 MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
 ANGLE_PERCENTILE = 1.0  # Macenko's alpha
 STRONG_PERCENTILE = 99.0
@@ -50,8 +52,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
         between the stains, or directions that are not blue-purple and pink.
     """
     density = optical_density(pixels)
-    size = np.linalg.norm(density, axis=1)
-    density = density[(size > MIN_DENSITY) & (size < MAX_DENSITY)]
+    density = density[is_stained(density)]
     if len(density) < min_pixels:
         return None
     stains = _extreme_directions(density)
@@ -59,6 +60,13 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
         return None
     concentration = density @ np.linalg.pinv(stains)
     return MacenkoFit(stains, np.percentile(concentration, STRONG_PERCENTILE, axis=0))
+
+
+def is_stained(density: np.ndarray) -> np.ndarray:
+    """Which optical densities (N, 3) can be a mixture of haematoxylin and eosin, neither too pale nor too dark to tell."""
+    size, (red, green, blue) = np.linalg.norm(density, axis=1), density.T
+    hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
+    return hue & (size > MIN_DENSITY) & (size < MAX_DENSITY)
 
 
 def _extreme_directions(density: np.ndarray) -> np.ndarray:

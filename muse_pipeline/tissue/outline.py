@@ -16,10 +16,11 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.files import complete_file
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.overview import Overview
-from muse_pipeline.types import SlideInfo
+from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview
+from muse_pipeline.types import Slide, SlideInfo
 
 PICTURE_PX = 1500
+MAX_REREAD_PX = 50_000_000  # a second of reading
 TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
@@ -68,13 +69,25 @@ def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
     }
 
 
-def write_picture(path: Path | str, overview: Overview, tissue: TissueMask, info: SlideInfo) -> None:
+def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
+    """A picture of about 1,500 px: the ``overview`` itself, or, of a small slide, one with more detail.
+
+    Raises:
+        SlideError: nothing of the slide can be decoded.
+    """
+    target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
+    level, _ = choose_overview_level(info, target_um)
+    small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX
+    return read_overview(slide, info, target_um) if small and target_um < overview.mpp.min() else overview
+
+
+def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, info: SlideInfo) -> None:
     """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500 px wide and high."""
-    height, width = overview.pixels.shape[:2]
-    um = overview.mpp * (width, height)
-    scale = PICTURE_PX / max(um) if max(width, height) > PICTURE_PX else 1 / overview.mpp.min()
+    height, width = thumbnail.pixels.shape[:2]
+    um = thumbnail.mpp * (width, height)
+    scale = PICTURE_PX / max(um) if max(width, height) > PICTURE_PX else 1 / thumbnail.mpp.min()
     size = tuple(int(side) for side in np.maximum(np.round(um * scale), 1))
-    picture = cv2.resize(overview.pixels, size, interpolation=cv2.INTER_AREA)
+    picture = cv2.resize(thumbnail.pixels, size, interpolation=cv2.INTER_AREA)
     to_picture = np.asarray(info.mpp) * scale
     thickness = 1 + max(size) // 600
     _draw(picture, trace_outline(tissue, info), to_picture, TISSUE_RGB, thickness)
