@@ -1,0 +1,1 @@
+"""What training reads: labelled images, their outlines, augmented windows, dense targets."""

@@ -1,0 +1,1 @@
+"""Scores of nuclei against labels: detection and class F1, outlines, with intervals over patients."""

@@ -1,0 +1,1 @@
+"""Losses, one per file, named for their paper; they import torch and nothing of ours."""

@@ -1,0 +1,98 @@
+"""Leave-one-site-out on BRCA-M2C: train without a site, export, score that site through the ONNX graph.
+
+    python benchmarks/leave_one_site_out.py config/train/compact.yaml --data ../shared/data --output runs/loso
+
+Labels without a known site (NuCLS) are left out of training here, so that no picture of the left-out site can slip in.
+Detection and class F1 at 3 um, counts summed over the site's pictures; intervals by bootstrap over patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
+from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.finetune import FinetuneConfig, finetune, image_colour, load_finetune_config
+
+SITES = ("A7", "A8", "AC")
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+SITED = "TCGA-"
+
+
+def main() -> None:
+    """Train and score every fold, then print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sites", nargs="+", default=list(SITES))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity")
+    parser.add_argument("--accelerator", default="auto")
+    args = parser.parse_args()
+    config = change(load_finetune_config(args.config, args.data), args.set)
+    for site in args.sites:
+        scores = run_fold(config, site, args.output / site, args.accelerator)
+        (args.output / f"{site}.json").write_text(json.dumps(scores, indent=1))
+        print(site, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
+
+
+def change(config: FinetuneConfig, settings: list[str]) -> FinetuneConfig:
+    """Apply ``a.b=value`` settings."""
+    import yaml
+
+    for setting in settings:
+        key, value = setting.split("=", 1)
+        head, _, tail = key.partition(".")
+        new = yaml.safe_load(value)
+        if tail:
+            new = dataclasses.replace(getattr(config, head), **{tail: new})
+        config = dataclasses.replace(config, **{head: new})
+    return config
+
+
+def run_fold(config: FinetuneConfig, site: str, folder: Path, accelerator: str) -> dict:
+    """Train without ``site``, score on it."""
+    sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
+    train = dataclasses.replace(
+        config,
+        sources=tuple(dataclasses.replace(source, exclude=(*source.exclude, f"TCGA-{site}-")) for source in sited),
+        export=dataclasses.replace(config.export, threshold=0.1),
+    )
+    checkpoint = finetune(train, folder, accelerator)
+    export_onnx(checkpoint, folder / "model.onnx")
+    predictor = Predictor(folder / "model.onnx")
+    others = tuple(f"TCGA-{other}-" for other in SITES if other != site)
+    held = tuple(dataclasses.replace(source, exclude=(*source.exclude, *others)) for source in sited)
+    names = [one.name for one in config.classes]
+    pictures = read_labelled_images(held, tuple(names), config.mpp, config.n_rays)
+    predictions = [detect_image(predictor, p.pixels, image_colour(p, predictor.card.colour)) for p in pictures]
+    by_threshold = {}
+    for threshold in THRESHOLDS:
+        counts = [score_picture(n[n.score >= threshold], p.nuclei, len(names), config.mpp) for n, p in zip(predictions, pictures, strict=True)]
+        patients = [p.name[:12] for p in pictures]
+        spread = np.percentile(bootstrap_f1(counts, patients), [2.5, 97.5], axis=0)
+        total = sum(counts[1:], counts[0])
+        by_threshold[str(threshold)] = {
+            **{name: round(float(value), 2) for name, value in total.scores(names).items()},
+            "mean class interval": spread[:, 0].round(1).tolist(),
+            "detection interval": spread[:, 1].round(1).tolist(),
+        }
+    return {"site": site, "n_pictures": len(pictures), "by_threshold": by_threshold}
+
+
+def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
+    """Counts of one picture, whose frame is the window's for labels and the work lattice's for predictions."""
+    return count_detections(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp)
+
+
+if __name__ == "__main__":
+    main()

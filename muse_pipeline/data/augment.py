@@ -1,0 +1,136 @@
+"""Random windows of labelled images: geometry, stain and sharpness, batched on the training device.
+
+Geometry moves pixels, centres and rays by one affine map per window. Colour is varied in optical density along the
+reference stains, because sites differ in stain first of all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+WHITE = 255.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far windows are varied.
+
+    Attributes:
+        scale: magnification drawn log-uniformly between 1 / scale and scale.
+        free_rotation: share of windows turned by any angle; the others turn by quarter turns and stay sharp.
+        stain_gain: standard deviation of the log of either stain's strength.
+        stain_mix: standard deviation added to every entry of the colour matrix.
+        shift: standard deviation added to every density.
+        blur: share of windows blurred, sigma up to ``blur_um`` um.
+        blur_um: see ``blur``.
+        noise: largest standard deviation of pixel noise, in grey levels.
+    """
+
+    scale: float = 1.25
+    free_rotation: float = 0.5
+    stain_gain: float = 0.2
+    stain_mix: float = 0.05
+    shift: float = 0.03
+    blur: float = 0.3
+    blur_um: float = 0.6
+    noise: float = 6.0
+
+
+class LabelledBatch(NamedTuple):
+    """B windows and their nuclei, padded to the fullest window.
+
+    Attributes:
+        pixels: (B, 3, H, W) float, 0 to 255.
+        colour: (B, 3, 4) map in optical density.
+        xy: (B, M, 2) window px; padding lies at -1e6.
+        label: (B, M) class index, -1 unknown.
+        rays: (B, M, R) um, NaN unknown.
+    """
+
+    pixels: Tensor
+    colour: Tensor
+    xy: Tensor
+    label: Tensor
+    rays: Tensor
+
+
+def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """(n, 2, 2) maps from picture to window: scale, turn and mirror."""
+    uniform = torch.rand(4, n, generator=generator)
+    scale = augmentation.scale ** (2 * uniform[0] - 1)
+    quarter = (4 * uniform[1]).floor() * (math.pi / 2)
+    angle = torch.where(uniform[2] < augmentation.free_rotation, 2 * math.pi * uniform[1], quarter)
+    mirror = torch.where(uniform[3] < 0.5, -1.0, 1.0)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    return torch.stack([cos * mirror, -sin, sin * mirror, cos], 1).view(n, 2, 2)
+
+
+def warp_windows(pictures: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
+    """Cut windows whose centre lies at ``centre`` of the picture; outside is white.
+
+    Args:
+        pictures: (B, 3, h, w) float, 0 to 255.
+        centre: (B, 2) picture px.
+        linear: (B, 2, 2) picture -> window.
+        size_px: side of a window.
+    """
+    height, width = pictures.shape[-2:]
+    axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
+    source = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(linear), grid) + centre[:, None, None]
+    source = 2 * source / source.new_tensor([width, height]) - 1
+    return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
+
+
+def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
+    """Take centres (B, M, 2) and rays (B, M, R) along with ``warp_windows``."""
+    moved = torch.einsum("bij,bmj->bmi", linear, xy - centre[:, None]) + size_px / 2
+    n_rays = rays.shape[-1]
+    angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays
+    direction = torch.stack([angle.cos(), angle.sin()])  # (2, R)
+    back = torch.linalg.inv(linear) @ direction  # (B, 2, R): where each new ray pointed before
+    position = torch.atan2(back[:, 1], back[:, 0]) * (n_rays / (2 * math.pi)) % n_rays
+    below = position.floor()
+    share = (position - below)[:, None]
+    index = below.long()[:, None].expand(-1, rays.shape[1], -1) % n_rays
+    turned = rays.gather(2, index) * (1 - share) + rays.gather(2, (index + 1) % n_rays) * share
+    scale = torch.linalg.det(linear).abs().sqrt()
+    return moved, turned * scale[:, None, None]
+
+
+def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Follow each map (B, 3, 4) by a random one near the identity, along the reference ``stains`` (2, 3)."""
+    n = len(colour)
+    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: stains and normal
+    gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
+    mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
+    shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
+    change = basis @ torch.diag_embed(gain).to(basis) @ torch.linalg.inv(basis) + mix.to(basis)
+    linear, constant = change @ colour[..., :3], change @ colour[..., 3:] + shift.to(basis)
+    return torch.cat([linear, constant], 2)
+
+
+def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Blur some windows (B, 3, H, W), add noise to all."""
+    n = len(pixels)
+    chosen = torch.rand(n, generator=generator) < augmentation.blur
+    sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp * chosen + 1e-3
+    offset = torch.arange(-3, 4, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels).repeat_interleave(3, 0)  # (3B, 7)
+    flat = functional.pad(pixels.reshape(1, 3 * n, *pixels.shape[2:]), (3, 3, 3, 3), mode="reflect")
+    flat = functional.conv2d(flat, kernel[:, None, :, None], groups=3 * n)
+    flat = functional.conv2d(flat, kernel[:, None, None, :], groups=3 * n)
+    level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
+    noise = (
+        torch.randn(pixels.shape, generator=generator).to(pixels)
+        if pixels.device.type == "cpu"
+        else torch.randn_like(pixels)
+    )
+    return (flat.view_as(pixels) + level * noise).clamp(0, 255)

@@ -1,0 +1,33 @@
+"""The ``colour`` input of a model for one slide: from the slide's stain statistics and the card's reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.errors import ModelError
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.tissue.stain_map import IDENTITY, stain_map
+
+
+def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> np.ndarray:
+    """(3, 4) float32 map in optical density; identity where the slide's stains could not be fitted.
+
+    Args:
+        reference: the card's.
+        statistics: content of ``colour.json``.
+
+    Raises:
+        ModelError: the card names a method that this version does not know.
+    """
+    if reference.method == "identity":
+        return IDENTITY.copy()
+    if reference.method != "macenko":
+        raise ModelError(
+            f"the model's card asks for colour method '{reference.method}', which this version does not know; update"
+        )
+    fit = statistics.get("macenko")
+    if fit is None:
+        return IDENTITY.copy()
+    return stain_map(fit["stains"], fit["strong"], reference.stains, reference.strong)

@@ -1,0 +1,38 @@
+"""Detection on one picture in memory, by the same windows and seams as on a slide."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.ownership import SeamResolver, report_window
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.grid import WindowGrid
+from muse_pipeline.types import Frame
+
+
+def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
+    """Nuclei (frame: work, which is the picture's) of (h, w, 3) uint8 ``pixels`` at the card's mpp."""
+    card = predictor.card
+    height, width = pixels.shape[:2]
+    grid = WindowGrid((width, height), card.input_px, card.halo_px)
+    seams = SeamResolver(grid, card.mpp)
+    found = []
+    for row in range(grid.shape[0]):
+        windows = row * grid.shape[1] + np.arange(grid.shape[1])
+        reports = [_run_window(predictor, grid, pixels, colour, int(window)) for window in windows]
+        owners = np.repeat(windows, [len(report) for report in reports])
+        found.append(seams.add_row(row, Nuclei.concatenate(reports), owners))
+    found.append(seams.finish())
+    nuclei = Nuclei.concatenate([part for part in found if part is not None])
+    return nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
+
+
+def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
+    card = predictor.card
+    batch = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
+    x, y = grid.origin_xy(window)
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + card.input_px, width), min(y + card.input_px, height)
+    batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
+    return report_window(predictor(batch, colour)[0], window, grid, card.mpp).require(Frame.WORK)

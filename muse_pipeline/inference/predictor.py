@@ -1,0 +1,132 @@
+"""A model file in ONNX Runtime: windows of pixels in, nuclei out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.errors import ModelError, ProviderError
+from muse_pipeline.inference.card import METADATA_KEY, ModelCard
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+BUILT_IN = Path(__file__).parent / "built_in"
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+def find_model(model: str) -> Path:
+    """The file of a built-in model's name or of a path.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    named = BUILT_IN / f"{model}.onnx"
+    if named.is_file():
+        return named
+    path = Path(model)
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.onnx")))
+    raise ModelError(f"model '{model}': neither a file nor a built-in model ({known}); correct the name or path")
+
+
+class Predictor:
+    """Runs one model; safe to call from several threads, each call on one thread of its own on a CPU.
+
+    One thread per call, whatever the number of callers, keeps results identical for any number of threads.
+
+    Args:
+        path: an ONNX file with a card.
+        provider: "cpu", "cuda", "tensorrt" or "openvino".
+
+    Raises:
+        ModelError: the file is not ONNX or has no card.
+        ProviderError: the provider is not installed.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu"):
+        import onnxruntime
+
+        self.path, self.provider = Path(path), provider
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[_provider_name(provider)])
+        except ProviderError:
+            raise
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
+            raise ModelError(f"{path}: not usable as an ONNX model ({_first_line(error)}); export it again") from error
+        self._refuse_silent_fallback()
+        self.card = self._read_card()
+        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
+        """Find nuclei in windows.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``.
+            colour: (3, 4) float32.
+
+        Returns:
+            For each window its nuclei (frame: window), by descending score.
+        """
+        inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
+        xy, score, prob, rays = self.session.run(["xy", "score", "prob", "rays"], inputs)
+        return [
+            Nuclei(
+                xy[b, :n],
+                Frame.WINDOW,
+                rays=rays[b, :n],
+                label=prob[b, :n].argmax(1),
+                score=score[b, :n],
+                prob=prob[b, :n],
+            )
+            for b, n in enumerate((score > 0).sum(1))
+        ]
+
+    def _refuse_silent_fallback(self) -> None:
+        if _provider_name(self.provider) not in self.session.get_providers():
+            raise ProviderError(
+                f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) or "
+                "choose provider 'cpu'"
+            )
+
+    def _read_card(self) -> ModelCard:
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise ModelError(f"{self.path}: this ONNX file carries no model card; export it with `muse export`")
+        card = ModelCard.from_json(metadata[METADATA_KEY], str(self.path))
+        outputs = {output.name for output in self.session.get_outputs()}
+        missing = {"xy", "score", "prob", "rays"} - outputs
+        if missing:
+            raise ModelError(
+                f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
+            )
+        return card
+
+
+def _provider_name(provider: str) -> str:
+    import onnxruntime
+
+    name = PROVIDERS.get(provider)
+    if name is None:
+        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}")
+    if name not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"provider '{provider}' was asked for and is not in this installation of ONNX Runtime; install the extra "
+            "`gpu` (or the provider's own package) or choose provider 'cpu'"
+        )
+    return name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

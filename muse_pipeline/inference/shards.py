@@ -1,0 +1,107 @@
+"""The file between ``detect`` and ``stitch``: reports of a run of windows, in window order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muse_pipeline.errors import StoreError
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+METADATA_KEY = b"muse_shard"
+ROWS_PER_GROUP = 16_384
+
+
+class ShardWriter:
+    """Collects reports and writes them in groups of rows; use as a context manager.
+
+    Args:
+        path: the file.
+        n_classes: columns of ``prob``.
+        n_rays: columns of ``rays``.
+    """
+
+    def __init__(self, path: Path, n_classes: int, n_rays: int):
+        self.schema = pa.schema(
+            [
+                ("window", pa.int32()),
+                ("x", pa.float64()),
+                ("y", pa.float64()),
+                ("score", pa.float32()),
+                ("prob", pa.list_(pa.float32(), n_classes)),
+                ("rays", pa.list_(pa.float32(), n_rays)),
+            ]
+        )
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._tables: list[pa.Table] = []
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, nuclei: Nuclei, window: int) -> None:
+        """Add the reports (frame: work) of one window; windows come in ascending order."""
+        x, y = nuclei.require(Frame.WORK).xy.T
+        columns = [pa.array(np.full(len(nuclei), window, np.int32)), pa.array(x), pa.array(y), pa.array(nuclei.score)]
+        columns += [
+            pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self.schema.field(name).type)
+            for name, values in (("prob", nuclei.prob), ("rays", nuclei.rays))
+        ]
+        self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
+        if sum(map(len, self._tables)) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write what is left and ``facts`` (see ``detect``)."""
+        self._flush()
+        self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(facts, sort_keys=True)})
+
+    def _flush(self) -> None:
+        if self._tables:
+            self._writer.write_table(pa.concat_tables(self._tables))
+            self._tables = []
+
+
+def read_shard_facts(path: Path) -> dict[str, Any]:
+    """What ``detect`` wrote about a shard.
+
+    Raises:
+        StoreError: the file is missing or no shard of ours.
+    """
+    try:
+        return json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such shard; run `muse detect` for it") from error
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not a complete shard of `muse detect`; delete it and run that again") from error
+
+
+def iterate_reports(path: Path) -> Iterator[tuple[Nuclei, np.ndarray]]:
+    """Groups of rows in window order: nuclei (frame: work) and the window of each."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            prob, rays = (_matrix(table.column(name)) for name in ("prob", "rays"))
+            nuclei = Nuclei(
+                np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1),
+                Frame.WORK,
+                rays=rays,
+                label=prob.argmax(1) if prob.shape[1] else None,
+                score=table.column("score").to_numpy(),
+                prob=prob,
+            )
+            yield nuclei, table.column("window").to_numpy()
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    width = column.type.list_size
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), width)

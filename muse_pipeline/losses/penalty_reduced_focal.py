@@ -1,0 +1,29 @@
+"""Penalty-reduced focal loss of CornerNet (Law and Deng, ECCV 2018, arXiv 1808.01244, equation 1)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def penalty_reduced_focal(
+    logit: Tensor, target: Tensor, weight: Tensor, alpha: float = 2.0, beta: float = 4.0
+) -> Tensor:
+    """Focal loss on a map of bumps: cells near a centre are punished less for firing.
+
+    Args:
+        logit: (B, 1, h, w).
+        target: (B, 1, h, w) bumps in [0, 1], 1 exactly at the centre cells.
+        weight: (B, 1, h, w), 0 where nothing is known.
+        alpha: focusing exponent.
+        beta: how fast the penalty returns with distance from a centre.
+
+    Returns:
+        Scalar, divided by the number of centres (at least 1).
+    """
+    prob = logit.sigmoid()
+    positive = (target >= 1).to(logit.dtype) * weight
+    negative = (target < 1).to(logit.dtype) * weight
+    hit = positive * (1 - prob) ** alpha * logsigmoid(logit)
+    miss = negative * (1 - target) ** beta * prob**alpha * logsigmoid(-logit)
+    return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

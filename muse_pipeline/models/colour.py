@@ -1,0 +1,24 @@
+"""Optical density and the slide's colour map, the first layer of every network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
+    """Take RGB to optical density and through an affine map.
+
+    Args:
+        pixels: (B, 3, H, W), 0 to 255.
+        colour: (3, 4) for all, or (B, 3, 4): columns 0-2 multiply the density, column 3 is added.
+
+    Returns:
+        (B, 3, H, W) float; density is -ln((pixel + 1) / 256).
+    """
+    density = -torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
+    if colour.ndim == 2:
+        mapped = torch.nn.functional.conv2d(density, colour[:, :3, None, None], colour[:, 3])
+    else:
+        mapped = torch.einsum("bij,bjhw->bihw", colour[..., :3], density) + colour[..., 3, None, None]
+    return mapped.clamp(-1.0, 5.0)

@@ -1,0 +1,191 @@
+"""From labelled images to a detector: what ``muse finetune CONFIG`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.labels import LabelledImage, LabelSource, read_labelled_images
+from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.config import load_config
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.files import write_json
+from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.methods import METHODS
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.checkpoint import save_checkpoint
+from muse_pipeline.training.loop import Schedule, train
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What the card says about running the model (see ``ModelCard``)."""
+
+    input_px: int = 1024
+    halo_px: int = 64
+    batch: int = 1
+    capacity: int = 8192
+    threshold: float = 0.4
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """A training run.
+
+    Attributes:
+        name: of the model.
+        backbone: registered name.
+        mpp: um per pixel the network works at.
+        classes: what it tells apart, in order.
+        sources: labelled images.
+        schedule: how long and how fast.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        method: registered name of the way of training.
+        n_rays: rays per outline.
+        colour: "macenko" or "identity": how a slide's colour is taken to the reference.
+        window_px: side of a training window.
+        batch: windows per step.
+        seed: of weights and windows.
+        precision: as Lightning Fabric names it.
+        augmentation: how far windows are varied.
+        export: how the model will be run.
+        metrics: measured elsewhere, for the card.
+    """
+
+    name: str
+    backbone: str
+    mpp: float
+    classes: tuple[NucleusClass, ...]
+    sources: tuple[LabelSource, ...]
+    schedule: Schedule
+    licence: str
+    training_data: str
+    limits: str = ""
+    method: str = "detector"
+    n_rays: int = 32
+    colour: str = "macenko"
+    window_px: int = 256
+    batch: int = 16
+    seed: int = 0
+    precision: str = "32-true"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def load_finetune_config(path: Path, data: Path | None = None) -> FinetuneConfig:
+    """Read a config; its paths are relative to ``data``, or to its own folder.
+
+    Raises:
+        ConfigError: see ``config.load_config``.
+    """
+    config = load_config(path, FinetuneConfig)
+    root = (data or Path(path).parent).resolve()
+    sources = tuple(
+        dataclasses.replace(
+            source,
+            **{
+                name: root / value
+                for name in ("images", "labels", "points", "split")
+                if (value := getattr(source, name)) is not None
+            },
+        )
+        for source in config.sources
+    )
+    return dataclasses.replace(config, sources=sources)
+
+
+def finetune(
+    config: FinetuneConfig,
+    folder: Path,
+    accelerator: str = "auto",
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> Path:
+    """Train and write ``checkpoint.pt``; the resolved config and the loss log lie beside it.
+
+    Raises:
+        ConfigError: a name in the config is not registered, or no nucleus has a known class.
+        LabelError: a label file is missing or broken.
+    """
+    torch.manual_seed(config.seed)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+    fabric.launch()
+    write_json(folder / "config.json", _plain(config))
+    names = tuple(one.name for one in config.classes)
+    images = read_labelled_images(config.sources, names, config.mpp, config.n_rays)
+    reference = colour_reference(images, config.colour)
+    windows = LabelledWindows(
+        images,
+        np.stack([image_colour(image, reference) for image in images]),
+        np.array(reference.stains or REFERENCE_STAINS),
+        config.mpp,
+        config.window_px,
+        config.batch,
+        config.augmentation,
+        config.seed,
+        fabric.device,
+    )
+    network = NucleusDetector(config.backbone, len(names), config.n_rays)
+    method = METHODS[config.method](network, config.mpp, class_weights(images, len(names)))
+    train(method, windows, config.schedule, folder, fabric, progress)
+    checkpoint = folder / "checkpoint.pt"
+    meta = {
+        "config": _plain(config),
+        "colour": dataclasses.asdict(reference),
+        "kind": "detector",
+        "images": sorted(i.name for i in images),
+    }
+    save_checkpoint(checkpoint, {"detector": method.trained().state_dict()}, meta)
+    return checkpoint
+
+
+REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
+
+
+def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
+    """The reference that slides are taken to: the mean stains and the median strong end of the training images."""
+    if method == "identity":
+        return ColourReference()
+    if method != "macenko":
+        raise ConfigError(f"colour method '{method}' is unknown; choose 'macenko' or 'identity'")
+    fits = [image.stain for image in images if image.stain is not None]
+    if not fits:
+        raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
+    stains = np.mean([fit.stains for fit in fits], 0)
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    strong = np.median([fit.strong for fit in fits], 0)
+    return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
+
+
+def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
+    """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
+    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
+    return colour_for_slide(reference, {"macenko": fit})
+
+
+def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
+    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei."""
+    labels = np.concatenate([image.nuclei.label for image in images])
+    counts = np.bincount(labels[labels >= 0], minlength=n_classes).astype(float)
+    if not counts.all():
+        raise ConfigError(
+            "at least one class has no labelled nucleus in the training images; correct `classes` or `sources`"
+        )
+    weights = counts**-0.5
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+
+def _plain(config: FinetuneConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
