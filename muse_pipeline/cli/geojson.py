@@ -1,0 +1,33 @@
+"""Write a slide's nuclei as GeoJSON for QuPath, with a sidecar that says where they came from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse geojson``."""
+    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the same slide")
+    parser.add_argument(
+        "--frame",
+        choices=("qupath", "openslide"),
+        default="qupath",
+        help="count from the corner of the scanner's bounds, as QuPath does, or of level 0 (default: qupath)",
+    )
+    parser.add_argument("--max-features", type=int, metavar="N", help="also write parts of at most N nuclei")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="nuclei.geojson.gz")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the files."""
+    from muse_pipeline.files import read_json
+    from muse_pipeline.nuclei.geojson import write_geojson
+    from muse_pipeline.types import SlideInfo
+
+    info = SlideInfo.from_dict(read_json(args.info))
+    write_geojson(args.nuclei, info, args.output, frame=args.frame, max_features=args.max_features)

@@ -1,0 +1,69 @@
+"""Numbers as text, a whole column at once: matrices of ASCII in which the byte 0 stands for nothing.
+
+Every row has the same width; whoever joins such matrices into lines deletes the zero bytes at the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BLANK = 0
+
+
+def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
+    """Finite values (N,) with ``decimals`` >= 1 digits after the point, as (N, W) uint8."""
+    scaled = np.rint(np.abs(values) * 10.0**decimals).astype(np.int64)
+    digits = render_integers(scaled, max(decimals + 1, len(str(scaled.max(initial=0)))))
+    shown = np.logical_or.accumulate(digits != ord("0"), axis=1)
+    shown[:, -decimals - 1 :] = True
+    sign = np.where((values < 0) & (scaled > 0), ord("-"), BLANK).astype(np.uint8)[:, None]
+    point = np.full((len(values), 1), ord("."), np.uint8)
+    digits = np.where(shown, digits, BLANK).astype(np.uint8)
+    return np.concatenate([sign, digits[:, :-decimals], point, digits[:, -decimals:]], axis=1)
+
+
+def render_integers(values: np.ndarray, width: int) -> np.ndarray:
+    """Values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
+    digits = np.empty((len(values), width), np.uint8)
+    for column in range(width - 1, -1, -1):
+        values, digits[:, column] = np.divmod(values, 10)
+    return digits + np.uint8(ord("0"))
+
+
+def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
+    """Positions of rings as the inside of a GeoJSON polygon, to one decimal.
+
+    Args:
+        xy: (M, 2), absolute value below 1e6.
+        is_last: (M,) bool, the positions that end their ring.
+
+    Returns:
+        (M, 32) uint8: ``x,y],[`` each, and ``x,y]]]`` at the end of a ring.
+    """
+    tenths = np.rint(xy * 10).astype(np.int32)
+    high, low = np.divmod(np.abs(tenths), _HALF)
+    words = np.empty((len(xy), 4), _HIGH.dtype)
+    end = np.stack([np.zeros_like(low[:, 0]), np.where(is_last, 2, 1)], axis=-1)
+    words[:, 0::2] = _HIGH[high + _NEGATIVE * (tenths < 0)]
+    words[:, 1::2] = _LOW[low + _HALF * ((high == 0) + 2 * end)]
+    return words.view(np.uint8)
+
+
+# A number in tenths is looked up in two halves of up to four digits, each a word of eight bytes.
+_HALF = 10_000
+_NEGATIVE = 1_000
+
+
+def _words(texts: list[str]) -> np.ndarray:
+    return np.array(texts, "S8").view(np.uint64)
+
+
+def _tenths(low: int, padded: bool) -> str:
+    whole, tenth = divmod(low, 10)
+    return (f"{whole:03d}" if padded else f"{whole}") + (f".{tenth}" if tenth else "")
+
+
+_HIGH = _words([sign + (str(high) if high else "") for sign in ("", "-") for high in range(_NEGATIVE)])
+_LOW = _words(
+    [_tenths(low, padded) + end for end in (",", "],[", "]]]") for padded in (True, False) for low in range(_HALF)]
+)

@@ -1,0 +1,122 @@
+"""Nuclei as lines of GeoJSON, a batch at a time.
+
+A batch is drawn as one matrix of bytes: every feature is a row, every part of it some columns, unused bytes are 0.
+Deleting the zeros leaves the text. No nucleus is handled by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+
+from muse_pipeline.nuclei.digits import render_coordinates, render_decimals, render_integers
+from muse_pipeline.nuclei.feature_file import SEPARATOR
+from muse_pipeline.nuclei.uuid5 import uuid5
+
+NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
+COLUMNS = ("x", "y", "label", "score", "area_um2", "eccentricity", "geometry")
+# Name in QuPath, column of the table, digits after the point.
+MEASUREMENTS = (
+    ("Detection probability", "score", 3),
+    ("Area um^2", "area_um2", 2),
+    ("Eccentricity", "eccentricity", 3),
+)
+_CENTROID_DIGITS = 12
+
+
+class FeatureRenderer:
+    """Renders tables with ``COLUMNS`` as features, joined by ``SEPARATOR``.
+
+    Args:
+        classes: name and color by label, as in the model card; other labels are written without classification.
+        run: whatever names slide and model; the same run and centroid give the same id.
+        offset_px: (x, y) subtracted from every position.
+    """
+
+    def __init__(self, classes: Sequence[Mapping[str, Any]], run: str, offset_px: tuple[int, int]):
+        self._namespace = uuid.uuid5(NAMESPACE, run)
+        self._offset_px = np.asarray(offset_px, float)
+        self._classifications = np.array([_classification(entry) for entry in classes] + [b""])
+
+    def render(self, table: pa.Table) -> bytes:
+        """The features of one batch, one or more, in its order."""
+        n = len(table)
+        rings = self._render_rings(table["geometry"])
+        matrix = np.concatenate(
+            [
+                _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
+                uuid5(self._namespace, _centroid_names(table["x"].to_numpy(), table["y"].to_numpy())),
+                _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
+                rings,
+                _constant(b'},"properties":{"objectType":"detection"', n),
+                self._render_classifications(table["label"].to_numpy()),
+                _constant(b',"measurements":{', n),
+                *_render_measurements(table),
+                _constant(b"}}}", n),
+            ],
+            axis=1,
+        )
+        return matrix.tobytes().translate(None, b"\0")[len(SEPARATOR) :]
+
+    def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
+        polygons = shapely.from_wkb(geometry.to_numpy())
+        xy, owner = shapely.get_coordinates(polygons, return_index=True)
+        n_positions = np.bincount(owner, minlength=len(polygons))
+        position = np.arange(len(owner)) - (np.cumsum(n_positions) - n_positions)[owner]
+        text = render_coordinates(xy - self._offset_px, is_last=position == n_positions[owner] - 1)
+        rings = np.zeros((len(polygons), n_positions.max(), text.shape[1]), np.uint8)
+        rings[owner, position] = text
+        return rings.reshape(len(polygons), -1)
+
+    def _render_classifications(self, label: np.ndarray) -> np.ndarray:
+        unknown = len(self._classifications) - 1
+        text = self._classifications[np.where((label >= 0) & (label < unknown), label, unknown)]
+        return text.view(np.uint8).reshape(len(label), -1)
+
+
+def _classification(entry: Mapping[str, Any]) -> bytes:
+    value = {"name": entry["name"], "color": list(entry["color"])}
+    return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch are told apart by a running number."""
+    hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
+    place = hundredths[0] << 32 | hundredths[1]
+    order = np.argsort(place, kind="stable")
+    rank = np.arange(len(place))
+    begins = np.diff(place[order], prepend=-1) != 0
+    repeat = np.empty_like(rank)  # stitch leaves no two nuclei in one place: zeros
+    repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
+    columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
+    return np.concatenate(columns, axis=1)
+
+
+def _render_measurements(table: pa.Table) -> list[np.ndarray]:
+    """The finite ones; QuPath 0.4 breaks on NaN."""
+    parts, is_first = [], np.ones(len(table), bool)
+    for name, column, decimals in MEASUREMENTS:
+        values = table[column].to_numpy()
+        finite = np.isfinite(values)
+        text = np.concatenate(
+            [
+                _constant(f',"{name}":'.encode(), len(table)),
+                render_decimals(np.where(finite, values, 0), decimals),
+            ],
+            axis=1,
+        )
+        text[is_first, 0] = 0
+        text[~finite] = 0
+        is_first &= ~finite
+        parts.append(text)
+    return parts
+
+
+def _constant(text: bytes, n: int) -> np.ndarray:
+    return np.tile(np.frombuffer(text, np.uint8), (n, 1))
