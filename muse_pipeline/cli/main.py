@@ -20,6 +20,7 @@ VERBS = (
     "detect",
     "stitch",
     "geojson",
+    "overlay",
     "report",
     "run",
     "evaluate",

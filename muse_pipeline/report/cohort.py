@@ -175,14 +175,12 @@ def _find_stale(info: SlideInfo | None, summary: dict[str, Any], path: str) -> s
 
 def _name_gaps(summary: dict[str, Any]) -> str:
     """What a finished slide lacks, as a sentence, "" if nothing."""
+    full, corrupt = summary["full_windows_level0"], summary["corrupt_level0"]
     gaps = []
-    full = summary["provenance"].get("full_windows", [])
     if full:
-        gaps.append(f"{_count(len(full), 'window')} held more nuclei than the model can return: {_first_few(full)}")
-    corrupt = summary["corrupt_work_px"]
+        gaps.append(f"{_count(len(full), 'window')} held more nuclei than the model can return, {_name_places(full)}")
     if corrupt:
-        share = f"{100 * summary['corrupt_fraction']:.2g} % of the tissue"
-        gaps.append(f"{_count(len(corrupt), 'region')} could not be decoded ({share}): {_first_few(corrupt)}")
+        gaps.append(f"{_count(len(corrupt), 'region')} could not be decoded, {_name_places(corrupt)}")
     return "; ".join(gaps)
 
 
@@ -196,6 +194,7 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _first_few(places: Sequence[Any], n_shown: int = 5) -> str:
-    shown = ", ".join(str(place) for place in places[:n_shown])
-    return shown + (f" and {len(places) - n_shown} more" if len(places) > n_shown else "")
+def _name_places(rectangles: Sequence[Sequence[int]], n_shown: int = 5) -> str:
+    shown = "; ".join(f"{width} x {height} at {x}, {y}" for x, y, width, height in rectangles[:n_shown])
+    more = f" and {len(rectangles) - n_shown} more" if len(rectangles) > n_shown else ""
+    return f"in level-0 pixels ({shown}{more})"

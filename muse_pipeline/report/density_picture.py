@@ -21,7 +21,7 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: np.ndarray, path
     """Write the heat map of a slide as PNG.
 
     Args:
-        grid: nuclei counted over the whole slide.
+        grid: nuclei counted over the whole slide; there may be none.
         mask: (h, w) bool tissue mask that covers the whole slide.
         backdrop: (h, w, 3) uint8 picture of the whole slide at any size.
         path: where the PNG goes.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from muse_pipeline.report.markup import Markup, element
 
-EMBEDDED_SLIDES = 30  # about 0.9 MB per slide: a larger cohort would give a page that no browser likes
-_QUALITY = 80
+EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
+_QUALITY = 78
 
 
 class Album:
@@ -27,17 +27,24 @@ class Album:
     def __init__(self, page: Path, embedded: bool):
         self.folder, self.embedded = page.parent, embedded
 
-    def figure(self, file: Path, caption: str, longest_px: int) -> Markup | None:
-        """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture."""
+    def figure(self, file: Path, caption: str, longest_px: int, anchor: str) -> Markup | None:
+        """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture.
+
+        Pressed, it fills the window: the style sheet does that for the figure named in the address (``anchor``), whose
+        other link leads back to its slide.
+        """
         try:
             with Image.open(file) as picture:
-                picture.load()
+                size = picture.size
                 source = _as_jpeg(picture.convert("RGB"), longest_px) if self.embedded else self.link(file)
-                width, height = picture.size
         except (OSError, ValueError, SyntaxError):
             return None
-        image = element("img", src=source, alt=caption, width=width, height=height, loading="lazy")
-        return element("figure", element("a", image, href=self.link(file)), element("figcaption", caption))
+        image = element("img", src=source, alt=caption, width=size[0], height=size[1], loading="lazy")
+        name = f"{anchor}-{file.stem}"
+        back = element("a", "Close", href=f"#{anchor}", class_="close")
+        original = element("a", "PNG", href=self.link(file))
+        text = element("figcaption", f"{caption} ", original)
+        return element("figure", element("a", image, href=f"#{name}", class_="open"), back, text, id=name)
 
     def link(self, file: Path) -> str:
         """The address of ``file`` relative to the page."""
@@ -47,5 +54,5 @@ class Album:
 def _as_jpeg(picture: Image.Image, longest_px: int) -> str:
     picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)  # outlines keep their colour
+    picture.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -23,7 +23,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         _facts(slide),
         class_bar(slide.summary["classes"]) if slide.n_nuclei else None,
         _warnings(slide.warnings),
-        _pictures(slide, album),
+        _pictures(slide, anchor, album),
         _files(slide, album),
         _details("Steps: time and memory", _steps(slide)),
         _details("Provenance", _provenance(slide.summary["provenance"])) if slide.summary else None,
@@ -60,7 +60,7 @@ def _facts(slide: SlideResult) -> Markup:
         pairs["Size"] = element(
             "span", " × ".join(f"{n:,}" for n in info.size_px), " px ", element("small", info.vendor)
         )
-    pairs["Time"] = time_text(slide.seconds)
+    pairs["Time"] = time_text(slide.seconds) if slide.seconds else None
     return definitions(pairs, "facts")
 
 
@@ -68,25 +68,22 @@ def _warnings(warnings: list[str]) -> Markup | None:
     return element("ul", *(element("li", warning) for warning in warnings), class_="warnings") if warnings else None
 
 
-def _pictures(slide: SlideResult, album: Album) -> Markup | None:
-    overview = (
-        [album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX)] if slide.finished("tissue") else []
-    )
-    fields = []
-    if slide.summary:
-        overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX))
-        fields = [
-            album.figure(slide.folder / field["picture"], _field_caption(field), _OVERLAY_PX)
-            for field in slide.summary["fields"]
-        ]
-    rows = [
-        element("div", *filter(None, figures), class_=class_)
-        for figures, class_ in ((overview, "overview"), (fields, "fields"))
-        if any(figures)
-    ]
+def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
+    overview, fields = [], []
+    if slide.finished("tissue"):
+        overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
+    if slide.n_nuclei:
+        overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
+        for field in slide.summary["fields"]:
+            fields.append(album.figure(slide.folder / field["picture"], _field_caption(field), _OVERLAY_PX, anchor))
+    rows = [_picture_row(overview, "overview"), _picture_row(fields, "fields")]
     if slide.n_nuclei and not slide.summary["has_pixels"]:
         rows.append(element("p", "No overlays: the image store was removed before they could be drawn.", class_="note"))
     return join(rows)
+
+
+def _picture_row(figures: list[Markup | None], class_: str) -> Markup:
+    return element("div", *figures, class_=class_) if any(figures) else Markup()
 
 
 def _field_caption(field: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from muse_pipeline import __version__
-from muse_pipeline.coords import work_to_level0
+from muse_pipeline.coords import work_size_px, work_to_level0
 from muse_pipeline.files import complete_file, read_json, write_json
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -18,6 +18,7 @@ from muse_pipeline.report.density import DensityGrid, choose_fields, count_nucle
 from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import checksum, stream_positions
 from muse_pipeline.report.overlays import draw_field
+from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
@@ -74,10 +75,28 @@ def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> 
         ],
         "fields": _draw_fields(folder, store, grid, classes) if store else [],
         "has_pixels": store is not None,
-        "corrupt_work_px": store.attributes.get("corrupt", []) if store else [],
-        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0) if store else 0.0,
+        "full_windows_level0": _locate_windows(provenance, info),
+        "corrupt_level0": _locate_regions(store) if store else [],
         "provenance": provenance,
     }
+
+
+def _locate_windows(provenance: dict[str, Any], info: SlideInfo) -> list[list[int]]:
+    """(x, y, width, height) in level-0 px of the cores of windows that held more nuclei than the model can return."""
+    card = provenance["card"]
+    grid = WindowGrid(work_size_px(info.size_px, info.mpp, card["mpp"]), card["input_px"], card["halo_px"])
+    corners = grid.core_xy(np.array(provenance.get("full_windows", []), int)).reshape(-1, 2)
+    return _to_level0(np.hstack([corners, np.full_like(corners, grid.core_px)]), info.mpp, card["mpp"])
+
+
+def _locate_regions(store: Store) -> list[list[int]]:
+    """(x, y, width, height) in level-0 px of what could not be decoded."""
+    return _to_level0(np.array(store.attributes.get("corrupt", [])).reshape(-1, 4), store.slide_mpp, store.mpp)
+
+
+def _to_level0(rectangles: np.ndarray, slide_mpp: tuple[float, float], mpp: float) -> list[list[int]]:
+    corner, size = (work_to_level0(part, slide_mpp, mpp) for part in (rectangles[:, :2], rectangles[:, 2:]))
+    return np.round(np.hstack([corner, size])).astype(int).tolist()
 
 
 def _draw_fields(folder: Path, store: Store, grid: DensityGrid, classes: list[NucleusClass]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def _row(anchor: str, slide: SlideResult, names: Iterable[str]) -> Markup:
         _number(count_text(slide.n_nuclei), slide.n_nuclei),
         _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
         *(_number(count_text(counts.get(name)), counts.get(name)) for name in names),
-        _number(time_text(slide.seconds), slide.seconds),
+        _number(time_text(slide.seconds or None), slide.seconds),
     )
 
 

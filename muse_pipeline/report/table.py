@@ -19,7 +19,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     names = class_names(slides)
     columns = [*_LEADING, *map(_class_column, names)]
     columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n")
         writer.writeheader()
         writer.writerows(_row(slide) for slide in slides)

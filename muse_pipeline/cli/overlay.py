@@ -1,0 +1,25 @@
+"""Draw a finished slide: its density, three fields with outlines, and a summary for the report.
+
+`muse report` draws what is missing; as a step of its own this runs for many slides at once, and before their image
+stores are removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse overlay``."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, sum up."""
+    from muse_pipeline.report.slide_summary import summarise_slide
+
+    summarise_slide(args.folder)

@@ -1,0 +1,37 @@
+import json
+import shutil
+
+import pytest
+from finished_slide import row, write_ledger, write_slide
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Results of one finished slide, written once; copy them before changing anything."""
+    results = tmp_path_factory.mktemp("finished")
+    return write_slide(results, "one")
+
+
+@pytest.fixture
+def slide_folder(finished, tmp_path):
+    """A finished slide that a test may change."""
+    return shutil.copytree(finished, tmp_path / "results" / "one")
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory):
+    """A results folder and its resolved sheet: slides of every status, a hostile name among them."""
+    results = tmp_path_factory.mktemp("cohort") / "results"
+    write_slide(results, "good", warnings=["the pixel is <odd>"], colour_warnings=["few stained pixels"])
+    write_slide(results, "with gaps", full_windows=[0, 4], corrupt=[(1100, 1100, 300, 300)])
+    hostile = write_slide(results, HOSTILE)
+    write_ledger(hostile, "detect", "failed", "model </script><b>: has no card; export it again", "detect-1-of-1")
+    for step in ("stitch", "geojson"):
+        (hostile / "ledger" / f"{step}.json").unlink()
+    write_ledger(results / "noise", "inspect", "failed", "noise.svs: no reader opens it; check the file")
+    sheet = results / "sheet.json"
+    sheet.write_text(json.dumps([row(name) for name in ("good", "with gaps", HOSTILE, "noise")]), encoding="utf-8")
+    return results, sheet
+
+
+HOSTILE = "<script>alert(1)<\u2215script>\"'&amp;\u202egvs 肿瘤"

@@ -1,0 +1,128 @@
+import csv
+
+import numpy as np
+import pytest
+from conftest import HOSTILE
+from finished_slide import CLASSES, GLASS, row, write_ledger, write_slide
+
+from muse_pipeline.errors import SheetError
+from muse_pipeline.files import read_json, write_json
+from muse_pipeline.report.cohort import gather_cohort, judge_slide, read_rows, summarise_cohort
+from muse_pipeline.report.progress import STEPS
+from muse_pipeline.report.table import write_table
+
+
+@pytest.fixture(scope="module")
+def slides(cohort):
+    results, sheet = cohort
+    return {slide.slide_id: slide for slide in gather_cohort(results, read_rows(sheet))}
+
+
+def test_every_slide_is_judged_in_the_order_of_the_sheet(slides):
+    assert {name: slide.status for name, slide in slides.items()} == {
+        "good": "ok",
+        "with gaps": "partial",
+        HOSTILE: "failed",
+        "noise": "failed",
+    }
+    assert summarise_cohort(list(slides.values())) == "4 slides: 1 ok, 1 partial, 2 failed"
+
+
+def test_gaps_are_named(slides):
+    reason = slides["with gaps"].reason
+    assert reason.startswith(
+        "2 windows held more nuclei than the model can return, in level-0 pixels (1024 x 1024 at 0, 0;"
+    )
+    assert "could not be decoded, in level-0 pixels (1024 x 1024 at 1024, 1024" in reason
+
+
+def test_a_failed_slide_names_step_and_reason_and_shows_no_nuclei(slides):
+    failed = slides[HOSTILE]
+    assert (failed.step, failed.reason) == ("detect", "model </script><b>: has no card; export it again")
+    assert (failed.n_nuclei, failed.summary) == (None, None)
+
+
+def test_warnings_of_slide_and_colour_are_gathered(slides):
+    assert slides["good"].warnings == ["the pixel is <odd>", "few stained pixels"]
+
+
+def test_no_tissue_is_a_finished_slide(tmp_path):
+    glass = np.full((600, 700, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
+    write_slide(tmp_path, "glass", glass)
+    slide = judge_slide(tmp_path, row("glass"))
+    assert (slide.status, slide.n_nuclei, slide.tissue_mm2) == ("empty", 0, 0.0)
+    assert slide.reason == "no tissue was found; see tissue.png"
+
+
+def test_a_slide_without_a_record_never_started(tmp_path):
+    slide = judge_slide(tmp_path, row("one"))
+    assert (slide.status, slide.step, slide.reason) == ("failed", "inspect", "not started; run the workflow again")
+
+
+def test_old_results_do_not_hide_a_new_failure(slide_folder):
+    write_ledger(slide_folder, "tile", "failed", "3 % of the tissue cannot be decoded; copy the slide again")
+    slide = judge_slide(slide_folder.parent, row("one"))
+    assert (slide.status, slide.step, slide.n_nuclei) == ("failed", "tile", None)
+
+
+def test_good_records_do_not_replace_the_result(slide_folder):
+    (slide_folder / "nuclei.geojson.gz").unlink()
+    slide = judge_slide(slide_folder.parent, row("one"))
+    assert (slide.status, slide.step) == ("failed", "geojson")
+
+
+def test_nuclei_of_another_version_of_the_slide_are_refused(slide_folder):
+    info = read_json(slide_folder / "slide.json")
+    write_json(slide_folder / "slide.json", {**info, "fingerprint": "another"})
+    slide = judge_slide(slide_folder.parent, row("one"))
+    assert slide.status == "failed"
+    assert "another version" in slide.reason
+
+
+def test_results_of_another_slide_are_refused(slide_folder):
+    slide = judge_slide(slide_folder.parent, row("one", path="/slides/two.svs"))
+    assert slide.status == "failed"
+    assert "/slides/one.svs" in slide.reason
+    assert "/slides/two.svs" in slide.reason
+
+
+@pytest.mark.parametrize("name", ["nuclei.parquet", "tissue.npz", "slide.json", "image-500nm.zarr/zarr.json"])
+def test_one_unreadable_file_costs_one_slide(slide_folder, name):
+    (slide_folder / name).write_bytes(b"not what it says")
+    slide = judge_slide(slide_folder.parent, row("one"))
+    assert (slide.status, slide.step) == ("failed", "report")
+    assert "run the workflow again" in slide.reason
+
+
+def test_table_reads_back_with_stable_columns(slides, tmp_path):
+    write_table(list(slides.values()), tmp_path / "cohort.tsv")
+    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    assert [each["slide_id"] for each in rows] == list(slides)
+    expected = [
+        "slide_id",
+        "status",
+        "step",
+        "reason",
+        "path",
+        "mpp_x",
+        "mpp_y",
+        "tissue_mm2",
+        "nuclei",
+        "nuclei_per_mm2",
+    ]
+    expected += [f"nuclei_{name}" for name in CLASSES]
+    expected += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
+    assert list(rows[0]) == expected
+    good, failed = rows[0], rows[2]
+    assert int(good["nuclei"]) == slides["good"].n_nuclei == sum(int(good[f"nuclei_{name}"]) for name in CLASSES)
+    assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
+    assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
+    assert failed["step"] == "detect"
+
+
+def test_a_sheet_that_is_none_is_refused(tmp_path):
+    (tmp_path / "sheet.json").write_text('[{"path": "x"}]', encoding="utf-8")
+    for name in ("sheet.json", "absent.json"):
+        with pytest.raises(SheetError, match="muse sheet"):
+            read_rows(tmp_path / name)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from finished_slide import CLASSES, MPP, draw_tissue
+from PIL import Image
+
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.report.density import Field
+from muse_pipeline.report.drawing import STRIP_PX, LegendEntry, add_legend, add_strip, nice_length
+from muse_pipeline.report.overlays import ENLARGEMENT, draw_field, draw_outlines
+from muse_pipeline.tiles.store import open_store
+
+ALL = [NucleusClass(name, color) for name, color in CLASSES.items()]
+
+
+@pytest.fixture(scope="module")
+def drawn_field(finished, tmp_path_factory):
+    path = tmp_path_factory.mktemp("field") / "1.png"
+    store = open_store(finished / "image-500nm.zarr")
+    counts = draw_field(store, finished / "nuclei.parquet", Field("x", (256.0, 128.0)), ALL, path)
+    return np.asarray(Image.open(path)), counts
+
+
+def test_counts_are_of_the_nuclei_centred_in_the_field(drawn_field):
+    _, xy, label = draw_tissue()
+    inside = ((xy >= np.array([256, 128]) / MPP) & (xy < np.array([512, 384]) / MPP)).all(1)
+    assert drawn_field[1] == {name: int((label[inside] == i).sum()) for i, name in enumerate(CLASSES)}
+    assert sum(drawn_field[1].values()) > 50
+
+
+def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
+    """Around a drawn disc, the outline's pixels have the disc's centre as their mean, to a fifth of a store pixel."""
+    picture, _ = drawn_field
+    _, xy, label = draw_tissue()
+    alone = _alone(xy)
+    offsets = []
+    for place, i in zip(xy[alone], label[alone], strict=True):
+        middle = (place - np.array([256, 128]) / MPP) * ENLARGEMENT
+        if not (40 < middle[0] < 984 and 40 < middle[1] < 984):
+            continue
+        left, top = (middle - 26).astype(int)
+        crop = picture[top : top + 52, left : left + 52].astype(int)
+        rows, columns = np.nonzero(np.abs(crop - ALL[i].color).max(-1) < 40)
+        assert len(rows) > 20
+        offsets.append([columns.mean() + 0.5 + left - middle[0], rows.mean() + 0.5 + top - middle[1]])
+    assert len(offsets) >= 5
+    assert np.abs(np.mean(offsets, 0)).max() < 0.2 * ENLARGEMENT
+
+
+def _alone(xy):
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + 1e9 * np.eye(len(xy))
+    return distance.min(1) > 26
+
+
+def test_outlines_of_unknown_class_are_black_and_no_nuclei_draw_nothing():
+    pixels = np.full((40, 40, 3), 200, np.uint8)
+    draw_outlines(pixels, [], np.zeros(0, int), ALL)
+    assert (pixels == 200).all()
+    draw_outlines(pixels, [np.array([[10, 10], [30, 10], [30, 30], [10, 30]])], np.array([-1]), ALL)
+    assert pixels.min() < 20
+
+
+@pytest.mark.parametrize(("longest", "nice"), [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)])
+def test_scale_bars_have_nice_lengths(longest, nice):
+    assert nice_length(longest) == pytest.approx(nice)
+
+
+def test_scale_bar_is_as_long_as_it_says():
+    canvas, _, _ = add_strip(np.full((100, 800, 3), 255, np.uint8), um_per_px=0.25)
+    row = np.asarray(canvas)[100 + STRIP_PX // 2, :300]
+    bar = np.flatnonzero((row < 60).all(-1) & (np.arange(300) <= 12 + 200))
+    assert abs(np.ptp(bar) + 1 - 50 / 0.25) <= 1
+
+
+def test_a_legend_that_does_not_fit_says_so():
+    entries = [LegendEntry(f"a class with a long name {i}", (200, 0, 0)) for i in range(9)]
+    canvas, pen, left = add_strip(np.full((10, 700, 3), 255, np.uint8), 0.25)
+    add_legend(pen, left, 10 + STRIP_PX // 2, entries, 700)
+    pixels = np.asarray(canvas)[10:]
+    assert (pixels[:, -2:] == 255).all()
+    assert (pixels == (200, 0, 0)).all(-1).any()

@@ -1,0 +1,157 @@
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import HOSTILE
+from PIL import Image
+
+from muse_pipeline.report import page
+from muse_pipeline.report.cohort import gather_cohort, read_rows
+from muse_pipeline.report.markup import Markup, element
+from muse_pipeline.report.page import write_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Outline(HTMLParser):
+    """Elements, texts and addresses of a page, as a browser would find them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.addresses, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def slides(cohort):
+    results, sheet = cohort
+    return gather_cohort(results, read_rows(sheet))
+
+
+@pytest.fixture(scope="module")
+def page_path(cohort, slides):
+    path = cohort[0] / "report.html"
+    write_page(slides, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outline(page_path):
+    return Outline(page_path.read_text(encoding="utf-8"))
+
+
+def test_the_page_is_well_formed_and_needs_no_network(outline):
+    assert outline.open == []
+    assert outline.tags.count("script") == 1
+    assert not [address for address in outline.addresses if re.match(r"(https?:)?//", address)]
+
+
+def test_hostile_names_stay_text(outline):
+    shown = HOSTILE.replace("\u202e", "\ufffd")
+    assert shown in outline.texts
+    assert "b" in outline.tags  # ours, in the model's figures
+    assert not any("\u202e" in text for text in outline.texts)
+    assert any("</script><b>: has no card" in text for text in outline.texts)
+
+
+def test_failures_come_first(outline):
+    names = [text for text in outline.texts if text in {"good", "with gaps", "noise"} or "gvs" in text]
+    table = names[3 : 3 + 4]  # behind the three that need attention
+    assert ["gvs" in table[0], *table[1:]] == [True, "noise", "with gaps", "good"]
+
+
+def test_links_lead_to_files_and_places_that_exist(page_path, outline):
+    text = page_path.read_text(encoding="utf-8")
+    for address in outline.addresses:
+        if address.startswith("#"):
+            assert f'id="{address[1:]}"' in text
+    files = [address for address in outline.addresses if not address.startswith(("#", "data:"))]
+    assert any(address.endswith("nuclei.geojson.gz") for address in files)
+    for address in files:
+        assert (page_path.parent / address.replace("%20", " ")).exists() or "%3C" in address
+
+
+def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, slides, outline, monkeypatch):
+    assert sum(address.startswith("data:image/jpeg") for address in outline.addresses) == 3 + 2 * 4
+    monkeypatch.setattr(page, "EMBEDDED_SLIDES", 3)
+    write_page(slides, cohort[0] / "linked.html")
+    linked = Outline((cohort[0] / "linked.html").read_text(encoding="utf-8"))
+    assert not [address for address in linked.addresses if address.startswith("data:")]
+    assert "with%20gaps/overlays/1.png" in linked.addresses
+
+
+def test_same_results_same_page(slides, page_path, tmp_path):
+    again = page_path.with_name("again.html")
+    write_page(slides, again)
+    assert again.read_bytes() == page_path.read_bytes()
+
+
+def test_facts_of_model_and_slide_are_on_the_page(outline):
+    text = " ".join(outline.texts)
+    for fact in ("0.25 µm", "from drawn so", "the pixel is <odd>", "Apache-2.0", "not for diagnosis", "BRCA-M2C"):
+        assert fact in text
+
+
+def test_text_is_escaped_and_markup_is_not():
+    assert (
+        element("p", "<&>", Markup("<b>x</b>"), None, title='"<') == '<p title="&quot;&lt;">&lt;&amp;&gt;<b>x</b></p>'
+    )
+    assert element("img", src="a", alt=None, hidden=True) == '<img src="a" hidden>'
+    assert element("p", "a\ud800b\x07c") == "<p>a\ufffdb\ufffdc</p>"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
+def test_a_browser_shows_the_page_and_sorts_the_table(page_path, tmp_path):
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --hide-scrollbars --user-data-dir={tmp_path / 'profile'}"
+    picture = tmp_path / "page.png"
+    command = [CHROMIUM, *flags.split(), f"--screenshot={picture}", "--window-size=1200,2400", page_path.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    assert pixels.shape[:2] == (2400, 1200)
+    assert (np.ptp(pixels, axis=-1) > 60).mean() > 0.01  # tissue is drawn, not broken pictures
+    dump = subprocess.run([*command[:-3], "--dump-dom", command[-1]], check=True, capture_output=True, timeout=120)
+    assert dump.stdout.decode().count("<button") == 9  # the page's own script ran: one button per column
+
+
+def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, tmp_path):
+    results, sheet = cohort
+    status, out, _ = muse(
+        "report", results, "--slides", sheet, "--output", tmp_path / "r.html", "--table", tmp_path / "c.tsv"
+    )
+    assert status == 0
+    assert out.strip() == f"4 slides: 1 ok, 1 partial, 2 failed; see {tmp_path / 'r.html'}"
+    assert (tmp_path / "c.tsv").is_file()
+
+
+def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, tmp_path):
+    assert muse("overlay", slide_folder, "--ledger", tmp_path / "overlay.json")[0] == 0
+    assert json.loads((tmp_path / "overlay.json").read_text())["status"] == "ok"
+    assert (slide_folder / "summary.json").is_file()
+
+
+def test_a_missing_sheet_is_one_sentence(tmp_path, muse):
+    status, _, err = muse(
+        "report", tmp_path, "--slides", "none.json", "--output", tmp_path / "r", "--table", tmp_path / "t"
+    )
+    assert status == 2
+    assert err.startswith("muse report: none.json: not readable as JSON")
+    assert err.count("\n") == 1

@@ -1,0 +1,89 @@
+import numpy as np
+from finished_slide import draw_tissue, provenance, slide_path, write_nuclei
+from PIL import Image
+
+from muse_pipeline.files import read_json, write_json
+from muse_pipeline.report.slide_summary import summarise_slide
+from muse_pipeline.types import SlideInfo
+
+
+def files_of(folder):
+    return {path.name: path.stat().st_mtime_ns for path in [folder / "summary.json", *sorted(folder.rglob("*.png"))]}
+
+
+def test_summary_counts_and_draws(slide_folder):
+    summary = summarise_slide(slide_folder)
+    _, xy, label = draw_tissue()
+    assert summary["n_nuclei"] == len(xy)
+    assert [each["n_nuclei"] for each in summary["classes"]] == np.bincount(label).tolist()
+    assert [field["picture"] for field in summary["fields"]] == [f"overlays/{i}.png" for i in (1, 2, 3)]
+    assert summary == read_json(slide_folder / "summary.json")
+    assert max(Image.open(slide_folder / "density.png").size) <= 900
+    for field in summary["fields"]:
+        assert Image.open(slide_folder / field["picture"]).size[0] == 1024
+
+
+def test_what_is_current_is_kept_and_what_is_not_is_made_again(slide_folder):
+    summarise_slide(slide_folder)
+    before = files_of(slide_folder)
+    summarise_slide(slide_folder)
+    assert files_of(slide_folder) == before
+    _, xy, label = draw_tissue()
+    info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
+    write_nuclei(slide_folder, info, 2 * xy[:100], label[:100])
+    assert summarise_slide(slide_folder)["n_nuclei"] == 100
+
+
+def test_a_missing_picture_is_drawn_again_with_the_same_bytes(slide_folder):
+    summarise_slide(slide_folder)
+    picture = slide_folder / "overlays" / "2.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    summarise_slide(slide_folder)
+    assert picture.read_bytes() == before
+
+
+def test_without_a_store_known_pictures_stay(slide_folder):
+    known = summarise_slide(slide_folder)
+    (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
+    assert summarise_slide(slide_folder) == known
+
+
+def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
+    (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
+    summary = summarise_slide(slide_folder)
+    assert (summary["fields"], summary["has_pixels"]) == ([], False)
+    assert (slide_folder / "density.png").is_file()
+    (slide_folder / "away").rename(slide_folder / "image-500nm.zarr")
+    assert len(summarise_slide(slide_folder)["fields"]) == 3
+
+
+def test_dense_places_are_darker(slide_folder):
+    """The drawing is denser to the right; so the right half of the heat map is darker than the left."""
+    summarise_slide(slide_folder)
+    picture = np.asarray(Image.open(slide_folder / "density.png").convert("L")).astype(float)
+    height, width = picture.shape
+    band = picture[height // 3 : height // 2]
+    assert band[:, width * 3 // 4 : width * 7 // 8].mean() < band[:, width // 8 : width // 4].mean() - 40
+
+
+def test_full_windows_are_named_in_level0_pixels(slide_folder):
+    """Cores are 640 - 2 * 64 = 512 work px = 1,024 level-0 px; a row of the grid has 3 of them."""
+    info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
+    _, xy, label = draw_tissue()
+    write_nuclei(slide_folder, info, 2 * xy, label, full_windows=[4])
+    assert summarise_slide(slide_folder)["full_windows_level0"] == [[1024, 1024, 1024, 1024]]
+
+
+def test_provenance_travels(slide_folder):
+    info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
+    written = summarise_slide(slide_folder)["provenance"]
+    assert written["fingerprint"] == info.fingerprint
+    assert written["model"] == provenance(info)["model"]
+    assert info.path == slide_path("one")
+
+
+def test_a_broken_summary_is_made_again(slide_folder):
+    summarise_slide(slide_folder)
+    write_json(slide_folder / "summary.json", {"made_from": 3})
+    assert len(summarise_slide(slide_folder)["fields"]) == 3
