@@ -1,0 +1,132 @@
+"""What is installed and usable on this machine; nothing is loaded that is not asked about, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the pipeline may use.
+
+    Attributes:
+        topic: what it is.
+        usable: whether it can be used here.
+        found: versions and amounts, or what is missing and how to get it.
+    """
+
+    topic: str
+    usable: bool
+    found: str
+
+
+def examine_surroundings() -> list[Finding]:
+    """Every finding, in a fixed order."""
+    return [
+        Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        _find_openslide(),
+        *(
+            _find_package(topic, name)
+            for topic, name in (("reader tiffslide", "tiffslide"), ("reader image", "pillow"))
+        ),
+        *_find_runtimes(),
+        _find_gpus(),
+        _find_package("training", "torch", remedy="not installed; pip install 'muse-pipeline[train]' to train models"),
+        _find_package("workflow", "snakemake"),
+        Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
+        Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
+        _find_memory(),
+        _find_scratch(),
+    ]
+
+
+def count_cores() -> int:
+    """The cores that this process may use: its affinity, and the quota of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000", or "max 100000"
+    if len(quota) == 2 and quota[0].isdigit():
+        allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))
+    return allowed
+
+
+def _find_package(topic: str, name: str, remedy: str = "missing; install muse-pipeline again") -> Finding:
+    version = _version(name)
+    return Finding(topic, version is not None, f"{name} {version}" if version else f"{name} {remedy}")
+
+
+def _find_openslide() -> Finding:
+    topic = "reader openslide"
+    try:
+        import openslide
+    except (ImportError, OSError) as error:  # the wheel is there and the library is not, or the other way round
+        return Finding(topic, False, f"cannot be loaded ({error}); pip install openslide-python openslide-bin")
+    return Finding(topic, True, f"openslide-python {openslide.__version__}, library {openslide.__library_version__}")
+
+
+def _find_runtimes() -> Iterator[Finding]:
+    topic = "model runtime"
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if len(installed) > 1:
+        yield Finding(topic, False, "onnxruntime and onnxruntime-gpu exclude each other; uninstall one of them")
+        return
+    try:
+        import onnxruntime
+    except ImportError:
+        yield Finding(topic, False, "onnxruntime is not installed; pip install 'muse-pipeline[cpu]', or [gpu]")
+        return
+    providers = [name.removesuffix("ExecutionProvider").lower() for name in onnxruntime.get_available_providers()]
+    yield Finding(topic, True, f"onnxruntime {onnxruntime.__version__} with {', '.join(providers)}")
+
+
+def _find_gpus() -> Finding:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except FileNotFoundError:
+        return Finding("gpu", False, "none found (there is no nvidia-smi); everything runs on the CPU as well")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("gpu", False, f"nvidia-smi fails ({error}); check the driver")
+    return Finding("gpu", bool(listed.strip()), "; ".join(listed.split("\n")).strip("; ") or "none listed")
+
+
+def _find_memory() -> Finding:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    limit = _read_text("/sys/fs/cgroup/memory.max").strip()
+    usable = min(total, int(limit)) if limit.isdigit() else total
+    return Finding("memory", True, f"{usable / 2**30:.1f} GiB usable of {total / 2**30:.1f}")
+
+
+def _find_scratch() -> Finding:
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x")
+    except OSError as error:
+        return Finding("scratch", False, f"{folder} cannot be written ({error.strerror}); set TMPDIR to another folder")
+    return Finding("scratch", True, f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""

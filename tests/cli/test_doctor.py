@@ -1,0 +1,47 @@
+import json
+import os
+
+import openslide
+
+from muse_pipeline import surroundings
+from muse_pipeline.surroundings import count_cores, examine_surroundings
+
+
+def test_plain_lines(muse):
+    status, out, err = muse("doctor")
+    assert (status, err) == (0, "")
+    assert f"library {openslide.__library_version__}" in out
+    lines = out.splitlines()[1:]
+    assert len(lines) == len(examine_surroundings())
+    assert all(line[2:4] in {"ok", "--"} for line in lines)
+
+
+def test_json(muse):
+    findings = json.loads(muse("doctor", "--json")[1])["findings"]
+    usable = {finding["topic"]: finding["usable"] for finding in findings}
+    assert usable["reader openslide"]
+    assert usable["reader tiffslide"]
+    assert usable["workflow"]
+    assert usable["scratch"]
+
+
+def test_cores_are_those_that_are_granted(monkeypatch):
+    granted = {0} & os.sched_getaffinity(0) or {min(os.sched_getaffinity(0))}
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, granted)
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    monkeypatch.setattr(surroundings, "_read_text", lambda path: "100000 100000\n" if path.endswith("cpu.max") else "")
+    assert count_cores() == 1
+
+
+def test_what_is_missing_is_said_with_its_remedy(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(surroundings.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    findings = {finding.topic: finding for finding in examine_surroundings()}
+    assert not findings["gpu"].usable
+    assert "no nvidia-smi" in findings["gpu"].found
+    assert not findings["scratch"].usable
+    assert "set TMPDIR" in findings["scratch"].found

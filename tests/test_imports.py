@@ -1,0 +1,149 @@
+"""Who may import whom, in three sentences, each with a made-up breach that proves it would be caught.
+
+1. Imports only point down, and torch lives in data, models, losses, methods, training, export and proposals alone.
+2. Plug-ins of one kind never import each other.
+3. The workflow knows only the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "muse_pipeline"
+
+# From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
+LAYERS = (
+    {"errors"},
+    {"types", "coords", "registry", "files", "config", "surroundings"},
+    {"slides"},
+    {"tissue"},
+    {"tiles"},
+    {"nuclei"},
+    {"data", "models", "losses"},
+    {"inference"},
+    {"evaluation", "methods"},
+    {"report", "export", "training", "proposals", "demo"},
+    {"cli"},
+)
+NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:6] for part in layer)}
+ALLOWED = {("export", "training")}  # what training leaves behind, export takes up: the checkpoint and its config
+
+WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
+LOADS_ON_DEMAND = "cli"  # a verb imports what it needs inside its `run`
+
+
+def part_of(module: str) -> str | None:
+    """``slides`` for ``muse_pipeline.slides.base``; None for what is not ours."""
+    names = module.split(".")
+    return names[1] if names[0] == PACKAGE and len(names) > 1 else None
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Every module that the source imports, at any depth; ``from a import b`` gives both a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point to"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def height(part: str) -> int:
+    return next(index for index, layer in enumerate(LAYERS) if part in layer)
+
+
+def breaches_of_direction(module: str, source: str) -> list[str]:
+    """Sentence 1 for one module."""
+    part, breaches = part_of(module), []
+    for imported in sorted(set(imported_modules(source))):
+        target = part_of(imported)
+        if imported.split(".")[0] == "torch" and part not in WITH_TORCH:
+            breaches.append(f"{module} imports torch, which has no place in {part}")
+        if target is None or target == part or target.startswith("__"):
+            continue
+        if (height(target) >= height(part) or (part, target) in NEVER) and (part, target) not in ALLOWED:
+            breaches.append(f"{module} imports {imported}: from {part} that arrow does not point down")
+        if target in WITH_TORCH and part not in WITH_TORCH | {LOADS_ON_DEMAND}:
+            breaches.append(f"{module} imports {imported}, and torch with it")
+    return breaches
+
+
+def plug_in_kind(module: str, source: str) -> str | None:
+    """The registry that a module enters itself into (every loss is a plug-in, though none is registered)."""
+    if part_of(module) == "losses" and not module.endswith("losses"):
+        return "losses"
+    found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
+    return found and found[1]
+
+
+def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
+    """Sentence 2 for a package given as its sources by module."""
+    kinds = {module: plug_in_kind(module, source) for module, source in sources.items()}
+    return [
+        f"{module} imports {imported}: plug-ins of one kind"
+        for module, source in sources.items()
+        for imported in sorted(set(imported_modules(source)))
+        if kinds[module] and imported != module and kinds.get(imported) == kinds[module]
+    ]
+
+
+def breaches_in_workflow(names_and_texts: Iterable[tuple[str, str]]) -> list[str]:
+    """Sentence 3: Snakemake files are not Python, so their lines are searched."""
+    pattern = re.compile(rf"^\s*(from|import)\s+{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
+    return [f"{name} imports {PACKAGE}" for name, text in names_and_texts if pattern.search(text)]
+
+
+def read_package() -> dict[str, str]:
+    sources = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        sources[module] = path.read_text(encoding="utf-8")
+    return sources
+
+
+def test_every_part_has_its_layer():
+    parts = {part_of(module) for module in read_package()} - {None}
+    unknown = parts - set().union(*LAYERS)
+    assert not unknown, f"say in LAYERS where {unknown} belong"
+
+
+def test_imports_point_down_and_torch_stays_where_it_belongs():
+    sources = {module: source for module, source in read_package().items() if part_of(module)}
+    assert not [breach for module, source in sources.items() for breach in breaches_of_direction(module, source)]
+
+
+def test_plug_ins_of_one_kind_do_not_import_each_other():
+    sources = read_package()
+    assert {plug_in_kind(module, source) for module, source in sources.items()} >= {"READERS"}
+    assert not breaches_between_plug_ins(sources)
+
+
+def test_the_workflow_knows_only_the_command_line():
+    files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk"), *(ROOT / "workflow").rglob("*.py")]
+    assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files if path.is_file())
+
+
+def test_a_breach_of_each_sentence_is_caught():
+    up = "def run():\n    from muse_pipeline.report.page import write_page\n"
+    assert breaches_of_direction("muse_pipeline.nuclei.made_up", up)
+    assert breaches_of_direction("muse_pipeline.types", "import muse_pipeline.cli.main")
+    assert breaches_of_direction("muse_pipeline.nuclei.made_up", "from muse_pipeline import slides")
+    assert breaches_of_direction("muse_pipeline.training.made_up", "from muse_pipeline.report import page")
+    assert breaches_of_direction("muse_pipeline.losses.made_up", "from muse_pipeline.types import Frame")
+    assert breaches_of_direction("muse_pipeline.inference.made_up", "from torch.nn import Module")
+    assert breaches_of_direction("muse_pipeline.inference.made_up", "import muse_pipeline.models.compact")
+    assert not breaches_of_direction("muse_pipeline.tiles.made_up", "from muse_pipeline.slides.base import open_slide")
+    assert not breaches_of_direction("muse_pipeline.cli.made_up", "import muse_pipeline.training.loop")
+
+    plug_in = "@READERS.register('a')\nclass A: pass\n"
+    pair = {f"{PACKAGE}.slides.a": plug_in, f"{PACKAGE}.slides.b": f"import {PACKAGE}.slides.a\n" + plug_in}
+    assert breaches_between_plug_ins(pair)
+    assert breaches_between_plug_ins({f"{PACKAGE}.losses.a": "", f"{PACKAGE}.losses.b": f"import {PACKAGE}.losses.a"})
+
+    assert breaches_in_workflow([("slides.smk", "rule a:\n    run:\n        from muse_pipeline.coords import x\n")])
+    assert not breaches_in_workflow([("slides.smk", '# muse_pipeline\nshell: "muse tile"\n')])
