@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from muse_pipeline.errors import MuseError
@@ -19,7 +19,14 @@ def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def record_step(path: Path | None, step: str) -> Iterator[None]:
-    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends."""
+    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends.
+
+    An older entry goes first, so that a step killed from outside is not taken for the one before it.
+    """
+    if path is not None:
+        with suppress(OSError):  # what cannot be removed cannot be written either, and that is said at the end
+            path.unlink()
+    _forget_peak_memory()
     started = time.monotonic()
     status, reason = "ok", ""
     try:
@@ -48,8 +55,14 @@ def _write_quietly_after_failure(path: Path, entry: dict) -> None:
             raise
 
 
+def _forget_peak_memory() -> None:
+    """Let the peak start anew, for steps that share a process (Linux; elsewhere it grows from step to step)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mib() -> int:
-    """The largest resident memory of this process so far."""
+    """The largest resident memory of this process since the step began."""
     import resource
     import sys
 

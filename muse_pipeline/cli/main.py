@@ -34,19 +34,23 @@ VERBS = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; the exit status is 0, or 2 for a mistake that the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = build_parser(arguments)
-    args = parser.parse_args(arguments)
     try:
-        with record_step(getattr(args, "ledger", None), args.verb):
-            return args.run(args) or 0
+        return run_verb(arguments)
     except MuseError as error:
         if os.environ.get("MUSE_DEBUG"):
             raise
-        print(f"muse {args.verb}: {error}", file=sys.stderr)
+        print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"muse {args.verb}: interrupted; run it again to finish", file=sys.stderr)
+        print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
+
+
+def run_verb(arguments: list[str]) -> int:
+    """Parse and run one verb, its ledger included; errors come out as exceptions."""
+    args = build_parser(arguments).parse_args(arguments)
+    with record_step(getattr(args, "ledger", None), args.verb):
+        return args.run(args) or 0
 
 
 def build_parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -42,6 +42,13 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     return [SheetRow(name, str(path.absolute()), mpp) for name, path in zip(names, slides, strict=True)]
 
 
+def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+    """A row for each of ``files``, all with the same ``mpp`` and ``roi``."""
+    paths = [Path(file).absolute() for file in files]
+    rows = zip(_unique_names(paths), paths, strict=True)
+    return [SheetRow(name, str(path), mpp, roi=str(roi.absolute()) if roi else None) for name, path in rows]
+
+
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write the columns that are in use; paths under the sheet's own folder become relative to it."""
     path = Path(path)

@@ -54,7 +54,7 @@ def of_every_slide(*names):
 def row(wildcards):
     """The slide's row of the sheet."""
     if wildcards.slide not in ROWS:
-        raise WorkflowError(f"{wildcards.slide}: no such slide in {config['sheet']}")
+        raise WorkflowError(f"{wildcards.slide}: no such slide in {config['slides']}")
     return ROWS[wildcards.slide]
 
 
@@ -108,7 +108,7 @@ pathvars:
 SHEET = Path(OUTPUT, "sheet.json")
 if workflow.is_main_process:  # the jobs of a cluster read what the main process found
     write_if_changed(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
-    rows = [{**each, "shards": each.get("shards") or config["shards"]} for each in resolve_sheet(config["sheet"])]
+    rows = [{**each, "shards": each.get("shards") or config["shards"]} for each in resolve_sheet(config["slides"])]
     write_if_changed(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
 
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}

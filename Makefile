@@ -1,0 +1,48 @@
+# `make demo` and `make test` each set up what they need in .venv, quickly when it is there already.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+TORCH := torch==2.13.0
+
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint clean
+
+help:  ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/run.stamp  ## draw a slide, find its nuclei, say how well that went
+	muse demo-slide demo --threads $(CORES)
+	snakemake --cores $(CORES) --configfile demo/config.yaml --quiet progress rules
+	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
+	@echo "Report:     demo/results/report.html"
+	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
+
+test: $(VENV)/develop.stamp  ## run the tests that take minutes
+	pytest
+
+test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
+	pytest -m slow
+
+lint: $(VENV)/develop.stamp  ## check style
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+
+clean:  ## remove what the demo wrote
+	rm -rf demo
+
+# Running a model needs no torch; training and the tests do. The torch named here goes first: a later resolution
+# would otherwise choose another build.
+$(VENV)/run.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet -e ".[cpu]"
+	@touch $@
+
+$(VENV)/develop.stamp: pyproject.toml $(VENV)/run.stamp
+	python -m pip install --quiet $(TORCH)
+	python -m pip install --quiet -e ".[cpu,train,dev]"
+	@touch $@

@@ -1,0 +1,36 @@
+"""Find the nuclei of slides or images, all steps at once, without Snakemake.
+
+Writes the same files with the same bytes as the workflow, a folder per slide. A slide that fails is reported and the
+others go on; the exit status is then 2. For many slides, or to resume where a run stopped, use the workflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="slides or plain images")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results")
+    parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel; overrides what the files say")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
+    parser.add_argument("--model", default="compact", help="a built-in model or an .onnx file (default: compact)")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="pieces that detection is cut into")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Name the slides, run them, say where the results are."""
+    from muse_pipeline.cli.steps import Plan, run_slides
+    from muse_pipeline.errors import SlideError
+    from muse_pipeline.inference.predictor import Predictor, find_model
+    from muse_pipeline.slides.collect import name_slides
+
+    card = Predictor(find_model(args.model)).card
+    rows = name_slides(args.slides, args.mpp, args.roi)
+    failed = run_slides(rows, Plan(args.output, args.model, card.mpp, args.shards, args.threads))
+    if failed:
+        names = ", ".join(failed)
+        raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

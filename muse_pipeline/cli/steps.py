@@ -1,0 +1,127 @@
+"""From glass to GeoJSON as command lines: what the rules of the workflow run, one slide after the other."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from muse_pipeline.cli.main import run_verb
+from muse_pipeline.errors import MuseError
+from muse_pipeline.files import write_json
+from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.tiles.store import store_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How slides are run.
+
+    Attributes:
+        output: folder of the results, laid out as the workflow's.
+        model: a built-in model's name or an ONNX file.
+        mpp: um per pixel that the model reads.
+        n_shards: pieces that detection of a slide is cut into.
+        threads: threads of the steps that use them.
+    """
+
+    output: Path
+    model: str
+    mpp: float
+    n_shards: int = 1
+    threads: int = 1
+
+
+def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
+    """Take every slide along its path; a slide that fails is reported and the others go on.
+
+    Returns:
+        the ids of the slides that failed.
+
+    Raises:
+        OutputError: the output folder cannot be written to.
+    """
+    from tqdm import tqdm
+
+    sheet = plan.output / "sheet.json"
+    write_json(sheet, [{**asdict(row), "shards": plan.n_shards} for row in rows])
+    failed = []
+    with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step") as bar:
+        for number, row in enumerate(rows, 1):
+            if problem := run_slide(row, plan, bar):
+                bar.write(f"{row.slide_id}: {problem}")
+                failed.append(row.slide_id)
+            bar.update(number * bar.total // len(rows) - bar.n)
+    page, table = plan.output / "report.html", plan.output / "cohort.tsv"
+    run_verb(["report", str(plan.output), "--slides", str(sheet), "--output", str(page), "--table", str(table)])
+    return failed
+
+
+def run_slide(row: SheetRow, plan: Plan, bar) -> str:
+    """Take one slide along its path; returns why it failed, or "" if it did not."""
+    withdraw_results(plan.output / row.slide_id)
+    for step in slide_steps(row, plan):
+        bar.set_description(f"{row.slide_id}: {step[0]}")
+        try:
+            run_verb(step)
+        except MuseError as error:
+            return f"{step[0]}: {error}"
+        except Exception:  # a defect of ours: show it whole, and spare the other slides
+            return f"{step[0]}:\n{traceback.format_exc()}"
+        bar.update()
+    return ""
+
+
+def withdraw_results(folder: Path) -> None:
+    """Remove what an earlier run found and noted: nothing of it may pass for this run's."""
+    for outdated in [*folder.glob("nuclei.*"), *folder.glob("ledger/*.json")]:
+        outdated.unlink()
+
+
+def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
+    """The arguments of ``muse`` for every step of a slide, in order; the same as in the rules of ``workflow/``."""
+    folder = plan.output / row.slide_id
+    store = folder / store_name(plan.mpp)
+    shards = [f"{number}-of-{plan.n_shards}" for number in range(1, plan.n_shards + 1)]
+
+    yield _step(
+        *["inspect", row.path, "--slide-id", row.slide_id, *_option("--mpp", row.mpp)],
+        *["--output", folder / "slide.json"],
+        *["--ledger", folder / "ledger/inspect.json"],
+    )
+    yield _step(
+        *["tissue", row.path, "--info", folder / "slide.json", *_option("--roi", row.roi)],
+        *["--mask", folder / "tissue.npz", "--picture", folder / "tissue.png"],
+        *["--outline", folder / "tissue.geojson", "--colour", folder / "colour.json"],
+        *["--ledger", folder / "ledger/tissue.json"],
+    )
+    yield _step(
+        *["tile", row.path, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"],
+        *["--mpp", plan.mpp, "--threads", plan.threads, "--output", store],
+        *["--ledger", folder / f"ledger/tile-{store.name}.json"],
+    )
+    for shard in shards:
+        yield _step(
+            *["detect", store, "--model", plan.model, "--colour", folder / "colour.json"],
+            *["--shard", shard, "--threads", plan.threads, "--output", folder / f"shards/{shard}.parquet"],
+            *["--ledger", folder / f"ledger/detect-{shard}.json"],
+        )
+    yield _step(
+        *["stitch", *[folder / f"shards/{shard}.parquet" for shard in shards]],
+        *["--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", folder / "nuclei.parquet"],
+        *["--ledger", folder / "ledger/stitch.json"],
+    )
+    yield _step(
+        *["geojson", folder / "nuclei.parquet", "--info", folder / "slide.json"],
+        *["--output", folder / "nuclei.geojson.gz"],
+        *["--ledger", folder / "ledger/geojson.json"],
+    )
+
+
+def _step(*arguments: object) -> list[str]:
+    return [str(argument) for argument in arguments]
+
+
+def _option(flag: str, value: object) -> list[object]:
+    return [] if value is None else [flag, value]
