@@ -30,7 +30,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     Raises:
         SheetError: the folder is missing or holds no slide.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
     if not folder.is_dir():
         raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
@@ -39,7 +39,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     if not slides:
         raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
     names = _unique_names([path.relative_to(folder) for path in slides])
-    return [SheetRow(name, str(path.absolute()), mpp) for name, path in zip(names, slides, strict=True)]
+    return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
 
 
 def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
@@ -54,7 +54,7 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     path = Path(path)
     rows = list(rows)
     columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
-    home = path.parent.absolute()
+    home = path.parent.resolve()
     with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
         writer.writerow(columns)

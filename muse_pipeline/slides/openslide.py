@@ -68,7 +68,7 @@ class OpenSlideReader(SlideReader):
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if pixels.getextrema()[3][0] == 255:  # wholly opaque, as nearly always: several times faster than blending
+    if pixels.getchannel("A").getextrema()[0] == 255:  # wholly opaque, as nearly always: blending costs four times more
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
