@@ -77,9 +77,8 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
             _require_size(path, page.imagewidth, page.imagelength)
-            if page.samplesperpixel == 1 and page.photometric.name != "PALETTE" and len(tiff.series[0].pages) > 1:
-                n = len(tiff.series[0].pages)
-                raise SlideError(f"{path}: has {n} planes of one channel, not colours; export it as RGB")
+            if (n := len(tiff.series[0].pages)) > 1:
+                raise SlideError(f"{path}: has {n} planes (channels, depths or times); export one as an RGB image")
             return _tiff_pixels(page, path), _resolution_candidates(page)
     except SlideError:
         raise
@@ -89,7 +88,8 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:
     kind = page.photometric.name
-    if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB", "YCBCR"}:
+    decoded_to_rgb = kind == "YCBCR" and "JP" in page.compression.name  # by the codec; Pillow converts the others
+    if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path)
     pixels = page.asarray()
     if page.axes == "SYX":

@@ -115,7 +115,9 @@ def _level_pages(slide: TiffSlide) -> list[TiffPage]:
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = page.photometric.name
-    if page.dtype != np.uint8 or axes not in {"YX", "YXS"} or colours not in {"MINISBLACK", "RGB", "YCBCR"}:
+    decoded_to_rgb = colours == "YCBCR" and "JP" in page.compression.name  # JPEG and JPEG 2000: by the codec
+    understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
+    if page.dtype != np.uint8 or axes not in {"YX", "YXS"} or not understood:
         raise UnsuitedError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
     if np.prod(page.chunks) > MAX_CHUNK_BYTES:
         raise UnsuitedError("tiffslide: stored in one piece, not in tiles or strips")

@@ -1,6 +1,7 @@
 """Which reader opens what, and the one sentence for everything that is no slide."""
 
 import logging
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,29 +39,21 @@ def test_downsamples_forgive_the_pixel_that_was_cut_off():
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"),
+    ("mode", "suffix", "expected"),
     [
-        ("RGB", (10, 120, 230)),
-        ("L", (120, 120, 120)),
-        ("1", (255, 255, 255)),
-        ("P", (10, 120, 230)),
-        ("RGBA", (132, 187, 242)),
-        ("LA", (187, 187, 187)),
-        ("I;16", (120, 120, 120)),
-        ("CMYK", (10, 120, 230)),
+        *product(["RGB", "P"], [".png", ".tif"], [(10, 120, 230)]),
+        *product(["L", "I;16"], [".png", ".tif"], [(120, 120, 120)]),
+        *product(["1"], [".png", ".tif"], [(255, 255, 255)]),
+        *product(["RGBA"], [".png", ".tif"], [(132, 187, 242)]),
+        ("LA", ".png", (187, 187, 187)),
+        ("CMYK", ".tif", (10, 120, 230)),
     ],
 )
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, expected, suffix):
-    if (mode, suffix) in {("CMYK", ".png"), ("LA", ".tif")}:
-        pytest.skip("there is no such file")
+def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected):
     colours = {"1": 255, "L": 120, "LA": (120, 128), "RGBA": (10, 120, 230, 128), "I;16": 120 * 257}
-    if mode in {"P", "CMYK"}:
-        picture = Image.new("RGB", (30, 20), (10, 120, 230)).convert(mode)
-        if mode == "P":
-            picture = Image.new("RGB", (30, 20), (10, 120, 230)).quantize(4)
-    else:
-        picture = Image.new(mode, (30, 20), colours.get(mode, (10, 120, 230)))
+    plain = Image.new("RGB", (30, 20), (10, 120, 230))
+    converted = {"RGB": plain, "P": plain.quantize(4), "CMYK": plain.convert("CMYK")}
+    picture = converted[mode] if mode in converted else Image.new(mode, (30, 20), colours[mode])
     path = tmp_path / f"picture{suffix}"
     picture.save(path)
     _, pixels = read_whole(path)
@@ -154,7 +147,17 @@ def test_too_large_to_hold(tmp_path, monkeypatch):
 
 def test_channels_are_not_colours(tmp_path):
     tifffile.imwrite(tmp_path / "channels.ome.tif", draw_gradient(64, 64).transpose(2, 0, 1), metadata={"axes": "CYX"})
-    assert "3 planes of one channel" in sentence(tmp_path / "channels.ome.tif")
+    assert "3 planes (channels" in sentence(tmp_path / "channels.ome.tif")
+    depths = np.stack([draw_gradient(64, 64)] * 4)
+    tifffile.imwrite(tmp_path / "depths.tif", depths, tile=(16, 16), photometric="rgb")
+    assert "4 planes (channels" in sentence(tmp_path / "depths.tif")
+
+
+def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
+    for name, options in (("lzw", {"compression": "tiff_lzw"}), ("jpeg", {"compression": "jpeg", "quality": 95})):
+        path = tmp_path / f"{name}.tif"
+        Image.fromarray(gradient).convert("YCbCr").save(path, **options)
+        assert abs(read_whole(path)[1].astype(int) - gradient).mean() < 2
 
 
 def test_floating_point_is_refused(tmp_path):
