@@ -102,10 +102,8 @@ def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
     """
     path = Path(path)
     require_file(path)
-    if reader is not None:
-        return READERS[reader](path)
-    reason = ""
-    for candidate in sorted((READERS[name] for name in READERS.names()), key=lambda kind: kind.priority):
+    reason, names = "", READERS.names() if reader is None else [reader]
+    for candidate in sorted((READERS[name] for name in names), key=lambda kind: kind.priority):
         try:
             return candidate(path)
         except UnsuitedError as error:
