@@ -13,6 +13,7 @@ from muse_pipeline.report.drawing import FAINT, STRIP_PX, add_strip, save_pictur
 
 LONG_SIDE_PX = 900
 _OUTLINE = (74, 84, 98)
+_GLASS_GREY = 236
 # Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
 
@@ -42,8 +43,9 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: np.ndarray, path
 
 
 def _pale_grey(picture: np.ndarray) -> np.ndarray:
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return np.repeat((255 - (255 - grey.astype(float)) * 0.6)[..., None], 3, axis=2)
+    """Tissue in pale grey; glass white, whether the store holds it or not."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float)
+    return np.repeat((255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None))[..., None], 3, axis=2)
 
 
 def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float) -> np.ndarray:

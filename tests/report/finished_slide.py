@@ -116,7 +116,7 @@ def provenance(info: SlideInfo, full_windows=()) -> dict:
             "metrics": {"val detection F1": 0.85},
             "limits": "not for diagnosis",
         },
-        "packages": {"muse-pipeline": "0.1.0"},
+        "versions": {"muse-pipeline": "0.1.0"},
         "full_windows": list(full_windows),
     }
 
