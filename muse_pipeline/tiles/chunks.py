@@ -57,6 +57,11 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
     return (rows[:, right] - rows[:, left]) > 0
 
 
+def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
+    """(h, w) bool reduced ``factor`` times: whether anything in each block is true."""
+    return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
+
+
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
     """Where nuclei are kept, as (h, w) bool pixels of ``tissue_pixel_px(mpp)`` work pixels."""
     side_px = tissue_pixel_px(mpp)

@@ -20,11 +20,11 @@ def image_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str,
     }
 
 
-def label_metadata(name: str, mpp: float, factor: int) -> dict[str, Any]:
-    """Attribute ``ome`` of a label image ``(y, x)`` whose pixels are ``factor`` pixels of its image wide."""
+def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as ``factors[k]`` of its image."""
     return {
         "version": OME_VERSION,
-        "multiscales": [_multiscale(name, ("y", "x"), mpp, (factor,))],
+        "multiscales": [_multiscale(name, ("y", "x"), mpp, factors)],
         "image-label": {"source": {"image": "../../"}, "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}]},
     }
 

@@ -124,9 +124,9 @@ class Stretch:
         overlap[(columns < 0) | (columns >= self.n_source) | (overlap < 0)] = 0
         total = overlap.sum(1, keepdims=True)
         share = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > _ALIGNED)
-        rows = np.repeat(np.arange(self.n), columns.shape[1])
-        columns = columns.clip(0, max(self.n_source - 1, 0)).ravel()
-        return csr_array((share.ravel().astype(np.float32), (rows, columns)), (self.n, max(self.n_source, 1)))
+        row_ends = np.arange(0, columns.size + 1, columns.shape[1])
+        columns = columns.clip(0, self.n_source - 1).ravel()
+        return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
 
 
 _ALIGNED = 1e-3  # level px: closer than this counts as on the edge
@@ -138,28 +138,28 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
         return np.ascontiguousarray(pixels)
     if across.whole_ratio and down.whole_ratio:
         return cv2.resize(pixels, (across.n, down.n), interpolation=cv2.INTER_AREA)
-    result = np.empty((down.n, across.n, 3), np.uint8)
-    for rows in down.pieces():
-        for columns in across.pieces():
-            top, left = rows.first - down.first, columns.first - across.first
-            under = pixels[top : top + rows.n_source, left : left + columns.n_source]
-            target = result[rows.start - down.start :, columns.start - across.start :][: rows.n, : columns.n]
-            _weigh(under, columns.weights(), rows.weights(), target)
+    result = np.full((down.n, across.n, 3), WHITE, np.uint8)
+    columns = [(piece, piece.weights()) for piece in across.pieces() if piece.n_source > 0]
+    for row in (piece for piece in down.pieces() if piece.n_source > 0):
+        row_weights = row.weights()
+        for column, column_weights in columns:
+            top, left = row.first - down.first, column.first - across.first
+            under = pixels[top : top + row.n_source, left : left + column.n_source]
+            target = result[row.start - down.start :, column.start - across.start :]
+            target[: row.n, : column.n] = _weigh(under, column_weights, row_weights)
     return result
 
 
-def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array, result: np.ndarray) -> None:
+def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
     """Weigh rows by ``down`` and columns by ``across``; round half up once; white where there is no weight."""
-    if not pixels.size:
-        result[:] = WHITE
-        return
     height, width, _ = pixels.shape
-    weighed = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
-    weighed = across @ np.ascontiguousarray(weighed.transpose(1, 0, 2)).reshape(width, -1)
-    mean = weighed.reshape(across.shape[0], -1, 3).transpose(1, 0, 2)
-    np.add(mean, 0.5, out=result, casting="unsafe")
+    rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
+    columns = across @ cv2.transpose(rows).reshape(width, -1)
+    columns += 0.5
+    result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))
     result[down.sum(1) == 0] = WHITE
     result[:, across.sum(1) == 0] = WHITE
+    return result
 
 
 def choose_level(info: SlideInfo, mpp: float) -> int:

@@ -15,6 +15,7 @@ from muse_pipeline.files import complete_file
 from muse_pipeline.tiles.chunks import (
     SHARD_PX,
     Rectangle,
+    any_within,
     blocks_of,
     chunks_with_tissue,
     shards_with_tissue,
@@ -75,7 +76,7 @@ def create_levels(path: Path, size_px: tuple[int, int]) -> list[zarr.Array]:
             dtype="uint8",
             chunks=(3, *[min(CHUNK_PX, SHARD_PX // factor)] * 2),
             shards=(3, *[SHARD_PX // factor] * 2),
-            compressors=[ZstdCodec(level=3)],
+            compressors=[ZstdCodec(level=1)],
             fill_value=BACKGROUND,
             dimension_names=("c", "y", "x"),
         )
@@ -133,13 +134,17 @@ def write_shard(levels: list[zarr.Array], shard: tuple[int, int], image: np.ndar
 
 
 def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
-    """Write ``labels/tissue``: 1 where nuclei are kept."""
+    """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as viewers expect."""
     labels = zarr.create_group(store=str(path / "labels"), zarr_format=3)
     labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissue"]}
     tissue = labels.create_group("tissue")
-    tissue.attrs["ome"] = label_metadata("tissue", mpp, tissue_pixel_px(mpp))
-    array = tissue.create_array("0", shape=label.shape, dtype="uint8", chunks=(1024, 1024), dimension_names=("y", "x"))
-    array[:] = label.astype(np.uint8)
+    tissue.attrs["ome"] = label_metadata("tissue", mpp, tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID))
+    for level, factor in enumerate(PYRAMID):
+        pixels = any_within(label, factor).astype(np.uint8)
+        array = tissue.create_array(
+            str(level), shape=pixels.shape, dtype="uint8", chunks=(1024, 1024), dimension_names=("y", "x")
+        )
+        array[:] = pixels
 
 
 def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptRegions) -> None:

@@ -63,7 +63,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
 
 
 def is_stained(density: np.ndarray) -> np.ndarray:
-    """Which optical densities (N, 3) can be a mixture of haematoxylin and eosin, neither too pale nor too dark to tell."""
+    """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark to tell."""
     size, (red, green, blue) = np.linalg.norm(density, axis=1), density.T
     hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
     return hue & (size > MIN_DENSITY) & (size < MAX_DENSITY)

@@ -5,7 +5,7 @@ import pytest
 
 from muse_pipeline.errors import MppError
 from muse_pipeline.tiles.resample import AreaReader, choose_level
-from tests.drawn import ArraySlide, discs, draw
+from drawn import ArraySlide, discs, draw
 
 
 @pytest.mark.parametrize(
@@ -24,35 +24,35 @@ def test_rectangles_agree_wherever_they_are_cut(mpp):
 
 @pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.2527, 0.2527), (0.31, 0.26), (0.503, 0.503)])
 def test_ramp_stays_within_one_grey_level(mpp):
-    slide = draw(lambda x, y: np.stack([20 + x / 4, 20 + y / 4, 20 + (x + y) / 8], -1), (1600, 1500), mpp)
+    slide = draw(lambda x, y: np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1), (800, 700), mpp, oversampling=1)
     reader = AreaReader(slide, slide.info(mpp), 0.5)
     width, height = reader.size_px
     got = reader.read((0, 0), (width - 1, height - 1)).astype(float)
     x, y = np.meshgrid((np.arange(width - 1) + 0.5) * 0.5, (np.arange(height - 1) + 0.5) * 0.5)
-    expected = np.stack([20 + x / 4, 20 + y / 4, 20 + (x + y) / 8], -1)
+    expected = np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1)
     assert np.abs(got - expected).max() <= 1.0
 
 
 @pytest.mark.parametrize(
     ("mpp", "level_sizes"),
     [
-        ((0.25, 0.25), [(800, 600), (400, 300)]),
-        ((0.25, 0.25), [(400, 300), (100, 75)]),
-        ((0.25, 0.25), [(801, 599)]),
-        ((0.2, 0.2), [(640, 480)]),
-        ((0.1213, 0.1213), [(400, 300)]),
-        ((0.25, 0.21), [(800, 600)]),
+        ((0.25, 0.25), [(400, 300), (200, 150)]),
+        ((0.25, 0.25), [(200, 150), (50, 37)]),
+        ((0.25, 0.25), [(401, 299)]),
+        ((0.2, 0.2), [(320, 240)]),
+        ((0.1213, 0.1213), [(200, 150)]),
+        ((0.25, 0.21), [(400, 300)]),
         ((0.503, 0.503), []),
     ],
     ids=["1-2-4", "aperio-1-4-16", "odd-size", "ratio-2.5", "read-at-4", "anisotropic", "near-1"],
 )
 def test_discs_stay_where_they_are(mpp, level_sizes):
     rng = np.random.default_rng(1)
-    size_px = (1600, 1200)
-    cells = np.stack(np.meshgrid(np.arange(6), np.arange(4)), -1).reshape(-1, 2)
-    pitch = np.array(size_px) * mpp / (6, 4)
+    size_px = (800, 600)
+    cells = np.stack(np.meshgrid(np.arange(3), np.arange(2)), -1).reshape(-1, 2)
+    pitch = np.array(size_px) * mpp / (3, 2)
     centres_um = (cells + 0.5) * pitch + rng.uniform(-3, 3, cells.shape)
-    slide = draw(discs(centres_um, 5.0), size_px, mpp, level_sizes)
+    slide = draw(discs(centres_um, 5.0), size_px, mpp, level_sizes, oversampling=3)
     reader = AreaReader(slide, slide.info(mpp), 0.5)
     dark = 255.0 - reader.read((0, 0), reader.size_px).mean(-1)
     y, x = np.mgrid[: dark.shape[0], : dark.shape[1]] + 0.5

@@ -1,0 +1,202 @@
+"""From a slide to a store: the right pixels, the right files, nothing half-written."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import zarr
+from ome_zarr_models.v05 import Image
+from ome_zarr_models.v05.image_label import ImageLabel
+from shapely.geometry import box
+
+from muse_pipeline.errors import SlideError, StoreError
+from muse_pipeline.tiles.resample import AreaReader
+from muse_pipeline.tiles.store import open_store, store_name
+from muse_pipeline.tiles.write import write_store
+from muse_pipeline.tissue.mask import TissueMask
+from drawn import ArraySlide
+
+MPP = (0.25, 0.2504)
+
+
+def noise_slide(width=2900, height=2300, **kw):
+    return ArraySlide([np.random.default_rng(0).integers(0, 250, (height, width, 3), np.uint8)], **kw)
+
+
+def mask_with(info, *rectangles, roi=None):
+    """A mask at 8 um a pixel with rectangles (left, top, right, bottom) in um."""
+    shape = tuple(int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0))
+    mask = np.zeros(shape, bool)
+    for left, top, right, bottom in rectangles:
+        mask[int(top // 8) : int(bottom // 8), int(left // 8) : int(right // 8)] = True
+    return TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6)
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (300, 300, 400, 310)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    expected = AreaReader(slide, info, 0.5).read((0, 0), store.size_px)
+    expected[:512] = 255  # work row 512 lies at 256 um, tissue and margin at 268 to 342 um
+    expected[:, :512] = 255
+    expected[1024:] = 255
+    expected[:, 1024:] = 255
+    np.testing.assert_array_equal(store.read((0, 0), store.size_px), expected)
+    assert store.size_px == (1450, 1152)
+    assert (store.mpp, store.slide_mpp, store.slide_id) == (0.5, MPP, "drawn")
+
+
+def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    whole = store.read((0, 0), store.size_px)
+    around = store.read((-70, -30), (store.size_px[0] + 100, store.size_px[1] + 100))
+    np.testing.assert_array_equal(around[30:-70, 70:-30], whole)
+    assert (around[:30] == 255).all() and (around[-70:] == 255).all() and (around[:, :70] == 255).all()
+    assert around.flags.c_contiguous
+    assert (store.read((5000, -900), (8, 4)) == 255).all()
+
+
+def test_glass_takes_no_room(tmp_path):
+    slide = ArraySlide([np.zeros((600, 9000, 3), np.uint8)])
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (4400, 0, 4440, 40)), tmp_path / "a.zarr")
+    assert [name for name in files_of(tmp_path / "a.zarr") if name.startswith("0/c")] == ["0/c/0/0/2"]
+    index = np.frombuffer((tmp_path / "a.zarr/0/c/0/0/2").read_bytes()[-64 * 16 - 4 : -4], "<u8").reshape(64, 2)
+    assert (index[:, 0] != 2**64 - 1).sum() == 1
+
+
+def test_no_tissue_is_a_valid_empty_store(tmp_path):
+    slide = noise_slide(300, 200)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    assert (store.read((0, 0), store.size_px) == 255).all() and not store.tissue[0].any()
+    assert not [name for name in files_of(tmp_path / "a.zarr") if "/c/" in name]
+
+
+def test_viewers_can_read_it(tmp_path):
+    slide = ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)])
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 320, 248)), tmp_path / "a.zarr")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
+    image, label = Image.from_zarr(group), ImageLabel.from_zarr(group["labels/tissue"])
+    assert [axis.name for axis in image.ome_attributes.multiscales[0].axes] == ["c", "y", "x"]
+    assert [axis.name for axis in label.ome_attributes.multiscales[0].axes] == ["y", "x"]
+    assert [group[str(level)].shape for level in range(3)] == [(3, 501, 650), (3, 126, 163), (3, 32, 41)]
+    for level in range(3):
+        assert (group[str(level)][:, :30, :30] == 90).all()
+
+
+def test_every_level_shows_the_same_place(tmp_path):
+    image = np.full((2048, 2048, 3), 250, np.uint8)
+    image[320:448, 640:896] = 20  # um: y 160 to 224, x 320 to 448
+    slide = ArraySlide([image])
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (0, 0, 1024, 1024)), tmp_path / "a.zarr")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
+    for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
+        scale, shift = (
+            step[kind]
+            for step, kind in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True)
+        )
+        rows, columns = np.nonzero(group[dataset["path"]][0] < 100)
+        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # of pixel centres
+        np.testing.assert_allclose(centre_um, [192, 384], atol=0.3)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.25, 0.3])
+def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
+    slide = ArraySlide([np.full((800, 800, 3), 90, np.uint8)])
+    info = slide.info((0.25, 0.25))
+    write_store(slide, info, mask_with(info, (64, 80, 96, 120)), tmp_path / "a.zarr", mpp=mpp)
+    tissue, tissue_px = open_store(tmp_path / "a.zarr").tissue
+    rows, columns = np.nonzero(tissue)
+    found_um = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * tissue_px * mpp
+    np.testing.assert_allclose(found_um, [48, 64, 112, 136], atol=8.2 if mpp == 0.3 else 1e-9)
+    assert tissue_px == {0.5: 16, 0.25: 32, 0.3: 27}[mpp]
+
+
+def test_threads_change_nothing(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 400, 400), (600, 300, 700, 500))
+    for threads in (1, 3):
+        write_store(slide, info, tissue, tmp_path / f"{threads}.zarr", threads=threads)
+    assert files_of(tmp_path / "1.zarr") == files_of(tmp_path / "3.zarr")
+
+
+def test_a_corrupt_region_costs_one_chunk_and_is_listed(tmp_path):
+    slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 725, 575))
+    write_store(slide, info, tissue, tmp_path / "a.zarr", max_corrupt=0.5)
+    store = open_store(tmp_path / "a.zarr")
+    assert store.attributes["corrupt"] == [[512, 0, 512, 512]]
+    assert store.attributes["corrupt_fraction"] == pytest.approx(512 * 512 / (1450 * 1152), rel=0.05)
+    pixels = store.read((0, 0), (1450, 512))
+    assert (pixels[:, 512:1024] == 255).all() and (pixels[:, :512] < 255).all() and (pixels[:, 1024:] < 255).all()
+
+
+def test_too_much_corruption_fails_the_slide_and_leaves_nothing(tmp_path):
+    slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
+    info = slide.info(MPP)
+    with pytest.raises(
+        SlideError, match=r"'drawn': at least 1\d\.\d% of the tissue cannot be decoded, more than the 1\.0%"
+    ):
+        write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr", max_corrupt=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_store_is_replaced_whole(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    assert not open_store(tmp_path / "a.zarr").tissue[0].any()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_what_is_no_store_is_said(tmp_path):
+    with pytest.raises(StoreError, match="no such store"):
+        open_store(tmp_path / "none.zarr")
+    zarr.create_group(store=str(tmp_path / "other.zarr"), zarr_format=3)
+    with pytest.raises(StoreError, match="not a store of ours"):
+        open_store(tmp_path / "other.zarr")
+
+
+def test_a_damaged_chunk_is_said(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr/0/c/0/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-40])
+    with pytest.raises(StoreError, match="damaged"):
+        open_store(tmp_path / "a.zarr").read((0, 0), (64, 64))
+
+
+def test_a_roi_does_not_change_pixels(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100), roi=box(0, 0, 80, 80)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(store.read((0, 0), (200, 200)), AreaReader(slide, info, 0.5).read((0, 0), (200, 200)))
+
+
+def test_names():
+    assert [store_name(mpp) for mpp in (0.5, 0.25, 0.1213)] == [
+        "image-500nm.zarr",
+        "image-250nm.zarr",
+        "image-121nm.zarr",
+    ]
