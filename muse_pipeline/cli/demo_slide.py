@@ -1,0 +1,27 @@
+"""Draw a slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
+
+Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), slides.tsv and config.yaml, with
+which `snakemake --configfile OUT_DIR/config.yaml` runs. The same seed is the same tissue at every mpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write to; made if need be")
+    parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
+    parser.add_argument("--mpp", type=float, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another tissue (default 0)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="blocks painted at a time (default 1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw."""
+    from muse_pipeline.demo.write import write_demo
+
+    n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads)
+    print(f"{args.folder / 'demo.svs'}: drawn, {n_nuclei:,} nuclei in {args.folder / 'truth.csv'}")

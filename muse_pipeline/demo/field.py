@@ -1,0 +1,173 @@
+"""One periodic field of tissue: where glands, lumina, vessels, fat and crowds of lymphocytes lie, and how fibres run.
+
+Islands of any size are cut out of it, so a slide can be as large as one likes while its plan stays a few megabytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from muse_pipeline.demo.texture import Texture, smooth_noise, smoothstep
+
+PERIOD_UM, RASTER_UM = 3072.0, 2.0
+SIDE = int(PERIOD_UM / RASTER_UM)
+FLOW_SLOPE = 0.5  # of the fibres' texture, a whole number of periods goes into this part of a field
+SOLID_UM = 1e3  # deeper than any gland is wide: a nest without a lumen
+
+
+@dataclass(frozen=True)
+class Field:
+    """Maps of the tissue, all periodic.
+
+    Attributes:
+        shape: channels ``depth`` (um inside a gland, negative outside), ``hollow`` (um inside any empty space),
+            ``flow`` (um; fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (0 dense collagen
+            to 1 loose stroma).
+        state: channels ``crowd`` (0 to 1, lymphocytes), ``vessel`` (um inside a vessel), ``unevenness``
+            (noise, deviation 1) and ``focus`` (0 sharp to 1 out of focus).
+    """
+
+    shape: Texture
+    state: Texture
+
+
+def plan_field(rng: np.random.Generator) -> Field:
+    """Draw the maps."""
+    noise = {um: smooth_noise(SIDE, um / RASTER_UM, rng) for um in (50.0, 130.0, 420.0)}
+    tumour = smooth_noise(SIDE, 900 / RASTER_UM, rng)
+    glands, wall = _glands(tumour, rng)
+    depth = _blurred(signed_distance_um(glands), 2.5) + 1.2 * noise[50.0]
+    vessel = _blurred(signed_distance_um(_vessels(depth, rng)), 2)
+    loose = smoothstep(smooth_noise(SIDE, 300 / RASTER_UM, rng) + 0.5 * noise[130.0], -0.6, 1.2)
+    crowd = _crowds(depth, noise[130.0], rng)
+    lumen = np.minimum(_blurred(depth, 9) - wall + 4 * noise[50.0], depth - 11)
+    hollow = np.maximum.reduce([lumen, vessel, _fat(np.maximum(depth, vessel), tumour, rng)])
+    around = -45 * np.exp(_blurred(np.maximum(depth, vessel), 6) / 45)  # fibres make way for glands and vessels
+    flow = around + 48 * noise[420.0] + 11 * noise[130.0] + 3.5 * noise[50.0]
+    focus = smoothstep(smooth_noise(SIDE, 800 / RASTER_UM, rng), 1.3, 2.2)
+    return Field(
+        Texture(_stack(depth, hollow, flow, loose), RASTER_UM),
+        Texture(_stack(crowd, vessel, noise[420.0], focus), RASTER_UM),
+    )
+
+
+def signed_distance_um(mask: np.ndarray) -> np.ndarray:
+    """Distance from the rim of a periodic mask, positive inside, in um."""
+    pad = 200
+    wide = np.pad(mask.astype(np.uint8), pad, mode="wrap")
+    inside = cv2.distanceTransform(wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = cv2.distanceTransform(1 - wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return (np.where(wide > 0, inside - 0.5, 0.5 - outside) * RASTER_UM)[pad:-pad, pad:-pad].astype(np.float32)
+
+
+def _stack(*maps: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.stack(maps, -1), np.float32)
+
+
+def _blurred(values: np.ndarray, sigma_um: float) -> np.ndarray:
+    pad = 64
+    wide = cv2.GaussianBlur(np.pad(values, pad, mode="wrap"), (0, 0), sigma_um / RASTER_UM)
+    return wide[pad:-pad, pad:-pad]
+
+
+def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mask of the glands, and the thickness of their epithelium in um (``SOLID_UM`` where there is no lumen)."""
+    centres, radii = _pack(rng, n_tries=9000, radius_um=(20, 90), gap_um=(3, 18))
+    inside = tumour[tuple((centres / RASTER_UM).astype(int).T[::-1])] + 0.25 * rng.standard_normal(len(centres)) > -0.35
+    centres, radii = centres[inside], radii[inside]
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    wall = np.full((SIDE, SIDE), SOLID_UM, np.float32)
+    open_ = rng.random(len(radii)) < np.where(radii > 38, 0.72, 0.15)
+    walls = np.where(
+        open_, np.maximum(rng.uniform(17, 25, len(radii)), radii * rng.uniform(0.3, 0.7, len(radii))), SOLID_UM
+    )
+    for centre, radius, thickness in zip(centres, radii, walls, strict=True):
+        polygon = centre + _wobbly(radius, 0.16, rng)
+        for shift in _copies(polygon):
+            points = np.round((polygon + shift) / RASTER_UM * 16).astype(np.int32)
+            cv2.fillPoly(mask, [points], 1, shift=4)
+            cv2.fillPoly(wall, [points], float(thickness), shift=4)
+    return _warped(mask, wall, rng)
+
+
+def _warped(mask: np.ndarray, wall: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    dx, dy = (9 / RASTER_UM * smooth_noise(SIDE, 90 / RASTER_UM, rng) for _ in range(2))
+    column, row = np.meshgrid(np.arange(SIDE, dtype=np.float32), np.arange(SIDE, dtype=np.float32))
+    return tuple(
+        cv2.remap(values, column + dx, row + dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_WRAP)
+        for values in (mask, wall)
+    )
+
+
+def _pack(
+    rng: np.random.Generator, n_tries: int, radius_um: tuple[float, float], gap_um: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Throw discs, large ones first, and keep those that touch no earlier one: centres (N, 2) and radii (N,) in um."""
+    radii = np.sort(np.exp(rng.uniform(*np.log(radius_um), n_tries)))[::-1]
+    tries, gaps = rng.uniform(0, PERIOD_UM, (n_tries, 2)), rng.uniform(*gap_um, n_tries)
+    kept = np.zeros(n_tries, bool)
+    for i in range(n_tries):
+        away = np.abs(tries[kept] - tries[i])
+        away = np.hypot(*np.minimum(away, PERIOD_UM - away).T)
+        kept[i] = (away > radii[kept] + radii[i] + gaps[i]).all()
+    return tries[kept], radii[kept]
+
+
+def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
+    """A closed uneven outline of about this radius, (90, 2) um around 0."""
+    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    stretch, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
+    length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / stretch)
+    for order in range(2, 8):
+        length *= 1 + wobble * 2 / (order + 1) * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 6.28))
+    return np.stack([np.cos(angles), np.sin(angles)], -1) * np.minimum(length, 1.3 * radius)[:, None]
+
+
+def _copies(polygon: np.ndarray) -> list[np.ndarray]:
+    """The shifts by whole periods at which a polygon shows on the raster."""
+    low, high = polygon.min(0), polygon.max(0)
+    shifts = [np.array([i, j]) * PERIOD_UM for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return [shift for shift in shifts if ((low + shift < PERIOD_UM) & (high + shift > 0)).all()]
+
+
+def _vessels(depth: np.ndarray, rng: np.random.Generator, n: int = 260) -> np.ndarray:
+    """Mask of the lumina of capillaries and small veins, in the stroma."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    for centre, radius in zip(rng.uniform(0, PERIOD_UM, (n, 2)), rng.gamma(3, 3.2, n) + 4, strict=True):
+        column, row = (centre / RASTER_UM).astype(int)
+        if depth[row, column] < -radius - 12:
+            polygon = centre + _wobbly(radius, 0.14, rng) * rng.choice([[1, 0.55], [0.55, 1]])
+            for shift in _copies(polygon):
+                cv2.fillPoly(mask, [np.round((polygon + shift) / RASTER_UM * 16).astype(np.int32)], 1, shift=4)
+    return mask
+
+
+def _crowds(depth: np.ndarray, ragged: np.ndarray, rng: np.random.Generator, n: int = 34) -> np.ndarray:
+    """How crowded with lymphocytes the stroma is, 0 to 1."""
+    centres = rng.uniform(0, SIDE, (n, 2)) * RASTER_UM
+    radii = rng.uniform(45, 170, n)
+    grid = (np.indices((SIDE // 4, SIDE // 4)).reshape(2, -1).T[:, ::-1] + 0.5) * 4 * RASTER_UM
+    best = np.full(len(grid), -1e3)
+    for centre, radius in zip(centres, radii, strict=True):
+        away = np.abs(grid - centre)
+        best = np.maximum(best, radius - np.hypot(*np.minimum(away, PERIOD_UM - away).T))
+    best = cv2.resize(best.reshape(SIDE // 4, SIDE // 4).astype(np.float32), (SIDE, SIDE))
+    return smoothstep(best + 28 * ragged, -20, 25) * smoothstep(-depth, -1, 3)
+
+
+def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Um inside a fat cell's vacuole; fat lies far from the tumour and from vessels."""
+    lobule = smooth_noise(SIDE, 500 / RASTER_UM, rng) - 0.7 * tumour - 1.35
+    cells, _ = _pack(rng, n_tries=6000, radius_um=(24, 40), gap_um=(0, 3))
+    column, row = (cells / RASTER_UM).astype(int).T
+    cells = cells[(lobule[row, column] > 0) & (solid[row, column] < -48)]
+    rows, columns = np.nonzero((lobule > -0.5) & (solid < -2))
+    points = (np.stack([columns, rows], -1) + 0.5) * RASTER_UM
+    distance, _ = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
+    fat = np.full((SIDE, SIDE), -8, np.float32)  # a short slope: what lies outside a fat cell is ordinary stroma
+    fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, 45 - distance[:, 0])
+    return _blurred(np.maximum(fat, -8), 2)

@@ -1,0 +1,143 @@
+"""What lies where on the glass: islands of tissue, each stained a little differently, a fold and a stroke of a pen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from muse_pipeline.demo.texture import Texture, Window
+
+# Optical density (natural logarithm) per unit of stain, red, green, blue.
+HAEMATOXYLIN = np.array([0.585, 0.716, 0.380])
+EOSIN = np.array([0.130, 0.830, 0.540])
+MARGIN_UM, GAP_UM, RAG_UM = 500.0, 380.0, 75.0
+N_ANGLES = 1024
+
+
+@dataclass(frozen=True)
+class Island:
+    """One piece of tissue: an outline through which the periodic field shows.
+
+    Attributes:
+        centre_um: on the glass.
+        radius_um: (N_ANGLES,) outline at angles 2 pi k / N_ANGLES.
+        shift_um: where in the field the origin of the glass falls.
+        stains: (2, 3) optical density per unit of haematoxylin and eosin.
+    """
+
+    centre_um: np.ndarray
+    radius_um: np.ndarray
+    shift_um: np.ndarray
+    stains: np.ndarray
+
+    def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
+        """About how far inside the ragged outline positions on the glass lie (negative: outside), in um."""
+        x, y = np.broadcast_arrays(x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1]))
+        return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
+
+    def extent_um(self, window: Window) -> tuple[float, float]:
+        """Bounds, with room for the rag, of ``inside_um`` over a window: below 0 it is glass, above 0 tissue."""
+        x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
+        steps = np.linspace(0, 1, 9, dtype=np.float32)
+        x, y = x + steps * window.span_um[0], y + steps[:, None] * window.span_um[1]
+        inside = self._inside_smooth(*np.broadcast_arrays(x - self.centre_um[0], y - self.centre_um[1]))
+        room = RAG_UM + max(window.span_um) / 8
+        return float(inside.min() - room), float(inside.max() + room)
+
+    def may_show(self, window: Window) -> bool:
+        """Whether any of it can lie in a window."""
+        return self.extent_um(window)[1] > 0
+
+    def _inside_smooth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        place = np.arctan2(y, x) * np.float32(N_ANGLES / (2 * np.pi))
+        low = np.floor(place)
+        part, low = place - low, low.astype(np.int32)
+        radius = self.radius_um[low % N_ANGLES] * (1 - part) + self.radius_um[(low + 1) % N_ANGLES] * part
+        return radius - np.hypot(x, y)
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A wavy band across the glass: a fold in the tissue, or ink.
+
+    Attributes:
+        start_um: (x, y).
+        end_um: (x, y).
+        width_um: from side to side.
+        sway_um: how far it swings to either side.
+    """
+
+    start_um: np.ndarray
+    end_um: np.ndarray
+    width_um: float
+    sway_um: float
+
+    def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
+        """How far inside the band positions lie (negative: outside), in um."""
+        along = self.end_um - self.start_um
+        length = np.hypot(*along)
+        ux, uy = (along / length).astype(np.float32)
+        x, y = x_um - np.float32(self.start_um[0]), y_um - np.float32(self.start_um[1])
+        travelled, aside = x * ux + y * uy, y * ux - x * uy
+        bend = self.sway_um * np.sin(travelled * np.float32(5.3 / length)) + self.sway_um / 4 * np.sin(travelled / 61)
+        taper = self.width_um / 2 * (1 + 0.15 * np.sin(travelled / 83))
+        ends = np.minimum(travelled, length - travelled)
+        return np.minimum(taper - np.abs(aside - bend), ends).astype(np.float32)
+
+    def may_show(self, window: Window) -> bool:
+        """Whether any of it can lie in a window."""
+        reach = self.width_um + 1.5 * self.sway_um
+        low, high = np.minimum(self.start_um, self.end_um) - reach, np.maximum(self.start_um, self.end_um) + reach
+        corner, span = np.array([window.x_um, window.y_um]), np.array(window.span_um)
+        return bool(((corner < high) & (corner + span > low)).all())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The glass: (width, height) in um and all that lies on it."""
+
+    size_um: tuple[float, float]
+    islands: tuple[Island, ...]
+    fold: Stroke
+    pen: Stroke
+
+
+def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
+    """Two rows of two islands of ``area_mm2`` together, a fold through the third, a pen stroke on the glass."""
+    parts = np.array([0.30, 0.22, 0.27, 0.21])
+    outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
+    low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
+    spans = (high - low).reshape(2, 2, 2)
+    rows, columns = spans[..., 1].max(1), spans[..., 0].max(0)
+    x = MARGIN_UM + np.array([0, columns[0] + GAP_UM])
+    y = MARGIN_UM + np.array([0, rows[0] + GAP_UM])
+    size = np.array([x[1] + columns[1], y[1] + rows[1]]) + MARGIN_UM
+    islands = []
+    for i, (_, radius) in enumerate(outlines):
+        free = np.array([columns[i % 2], rows[i // 2]]) - (high - low)[i]
+        centre = np.array([x[i % 2], y[i // 2]]) + free * rng.uniform(0.2, 0.8, 2) - low[i]
+        islands.append(
+            Island(centre.astype(np.float32), radius.astype(np.float32), rng.uniform(0, period_um, 2), _stains(i, rng))
+        )
+    third, reach = islands[2].centre_um, np.sqrt(area_mm2 * 1e6 * parts[2] / np.pi)
+    fold = Stroke(third + reach * np.array([-1.5, -0.35]), third + reach * np.array([1.5, 0.45]), 46.0, 0.08 * reach)
+    pen = Stroke(np.array([x[1] - 150, 0.04 * size[1]]), np.array([x[1] - 250, 0.40 * size[1]]), 230.0, 40.0)
+    return Layout(tuple(size), tuple(islands), fold, pen)
+
+
+def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
+    turn, stretch = rng.uniform(-0.5, 0.5), rng.uniform(0.6, 0.8)
+    radius = 1 / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / stretch)
+    for order in range(2, 14):
+        radius *= 1 + 0.17 / order * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+    radius *= np.sqrt(area_um2 / (np.pi * np.mean(radius**2)))
+    return np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None], radius
+
+
+def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
+    """Stain vectors of island ``i``: each a little off, one pale, one strong in eosin, one strong in haematoxylin."""
+    strength = ((1.0, 1.0), (0.86, 1.18), (1.12, 0.92), (0.84, 0.82))[i % 4]
+    vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.022, (2, 3))
+    return (vectors * np.array(strength)[:, None]).astype(np.float32)

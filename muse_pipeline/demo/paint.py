@@ -1,0 +1,107 @@
+"""From the plan to pixels: any block of the slide, at any pixel size, always the same.
+
+Everything is mixed as amounts of haematoxylin and eosin, and becomes light at the very end.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from muse_pipeline.demo.ground import stain_ground, survey
+from muse_pipeline.demo.layout import Island
+from muse_pipeline.demo.stamps import DENSITY_STEP, RED_CELL
+from muse_pipeline.demo.texture import Window, smoothstep
+from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
+
+FINEST_MPP = 0.25  # coarser slides are painted at least this finely and averaged, as a camera does
+HALO_UM, FOLD_HALO_UM = 4.0, 28.0
+OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # blur, as deviations
+GLASS = (243, 243, 245)
+PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
+CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # within the cells of each kind
+
+
+def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
+    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8."""
+    times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
+    fine = Window(window.x_um, window.y_um, window.mpp / times, (window.size[0] * times, window.size[1] * times))
+    density = np.zeros((*fine.size[::-1], 3), np.float32)
+    for island in tissue.layout.islands:
+        if island.may_show(fine):
+            density += _paint_island(tissue, island, fine)
+    if tissue.layout.pen.may_show(fine):
+        density += _paint_pen(tissue, fine)
+    light = cv2.exp(-density) * np.array(GLASS, np.float32)
+    if times > 1:
+        light = cv2.resize(light, window.size, interpolation=cv2.INTER_AREA)
+    return np.clip(np.rint(light + _camera_noise(tissue.noise, window)), 0, 255).astype(np.uint8)
+
+
+def is_blank(tissue: Tissue, window: Window) -> bool:
+    """Whether a window shows nothing but glass."""
+    return not any(thing.may_show(window) for thing in (*tissue.layout.islands, tissue.layout.pen))
+
+
+def _paint_island(tissue: Tissue, island: Island, window: Window) -> np.ndarray:
+    """Optical density of one island: (h, w, 3) float32. A halo feeds blur and fold and is cut off again."""
+    folded = tissue.layout.fold.may_show(window)
+    halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
+    wide = window.widened(halo)
+    ground = survey(tissue, wide.moved(*island.shift_um))
+    stain = stain_ground(ground)
+    _press_cells(tissue, island, stain, wide)
+    if island.extent_um(wide)[0] < 0:
+        stain *= smoothstep(island.inside_um(*wide.centres(), tissue.rag), -1.5, 1.5)[..., None]
+    if folded:
+        stain = _fold(tissue, stain, wide)
+    stain = _focus(stain, ground.defocus, window.mpp)[halo:-halo, halo:-halo]
+    return cv2.transform(stain, np.ascontiguousarray(island.stains.T))
+
+
+def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Window) -> None:
+    cells = cells_in(tissue, island, window, CELL_REACH_UM)
+    rows, columns = stain.shape[:2]
+    strength = np.where(cells.kind == RED_CELL, 1, cells.strength) * DENSITY_STEP
+    places = zip(cells.stamp, *cells.xy_um.T, cells.angle, cells.mirror, cells.scale, strength, cells.kind, strict=True)
+    for stamp, x, y, angle, mirror, scale, amount, kind in places:
+        (row, column), pressed = tissue.stamps.press(stamp, x, y, angle, mirror, scale, window)
+        top, left = max(row, 0), max(column, 0)
+        pressed = pressed[top - row : max(rows - row, 0), left - column : max(columns - column, 0)]
+        under = stain[top : top + pressed.shape[0], left : left + pressed.shape[1]]
+        pressed = pressed * np.array([1 / 255, amount], np.float32)
+        cover = pressed[..., :1]
+        under *= 1 - 0.8 * cover
+        under[..., 0] += pressed[..., 1]
+        under[..., 1] += CELL_EOSIN[kind] * cover[..., 0]
+
+
+def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
+    """Within the fold a second layer, displaced and out of focus, lies on the first."""
+    shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
+    second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
+    second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
+    inside = tissue.layout.fold.inside_um(*window.centres())
+    ridge = 0.85 + 0.35 * np.exp(-((inside - 3) ** 2) / 12)
+    return stain + (smoothstep(inside, -1.5, 1.5) * ridge)[..., None] * second
+
+
+def _focus(stain: np.ndarray, defocus: np.ndarray, mpp: float) -> np.ndarray:
+    sharp = cv2.GaussianBlur(stain, (0, 0), OPTICS_UM / mpp)
+    if not defocus.any():
+        return sharp
+    return sharp + defocus[..., None] * (cv2.GaussianBlur(stain, (0, 0), DEFOCUS_UM / mpp) - sharp)
+
+
+def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
+    inside = tissue.layout.pen.inside_um(*window.centres())
+    inside += 9 * tissue.rag.view(window)
+    streaks = 0.9 + 0.08 * tissue.rag.view(Window(window.x_um * 3, 0.2 * window.y_um, window.mpp * 2, window.size))
+    return (smoothstep(inside, -6, 10) * streaks)[..., None] * PEN_DENSITY
+
+
+def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
+    """The camera's noise in grey levels, (h, w, 3), the same for a pixel however the slide is cut."""
+    column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
+    rows = noise.take(np.arange(row, row + window.size[1]), axis=0, mode="wrap")
+    return rows.take(np.arange(column, column + window.size[0]), axis=1, mode="wrap")
