@@ -1,0 +1,25 @@
+"""Say whether QuPath would import GeoJSON files, and as what; ours or anybody's.
+
+The exit status is 0 if QuPath 0.4 to 0.7 import every object of every file as it is meant, else 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse check-geojson``."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".geojson or .json, either with .gz")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a verdict for each file."""
+    from muse_pipeline.nuclei.geojson_check import check_geojson
+
+    verdicts = []
+    for path in args.files:
+        verdicts.append(check_geojson(path))
+        print(verdicts[-1], flush=True)
+    return 0 if all(verdict.is_good for verdict in verdicts) else 2

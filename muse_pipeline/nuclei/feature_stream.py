@@ -1,0 +1,123 @@
+"""The features of any GeoJSON file, one at a time and in bounded memory where every feature has its own line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from muse_pipeline.errors import GeoJSONError
+
+GEOMETRIES = frozenset(
+    {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
+)
+_LONGEST_HEAD = 1 << 16
+
+
+def iterate_features(path: Path | str) -> Iterator[Any]:
+    """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry; whatever they are.
+
+    Raises:
+        GeoJSONError: the file is missing, its compression is damaged, or it is no such JSON; with the number, from 1,
+            of the feature where reading ended.
+    """
+    try:
+        with _open(Path(path)) as file:
+            head, has_lines = _read_head(file)
+            if has_lines:
+                yield from _iterate_lines(file, head, path)
+            else:
+                yield from _iterate_document(head + file.read(), path)
+    except FileNotFoundError as error:
+        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error})") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_compressed else path.open("rb")
+
+
+def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
+    """What stands before the first feature, up to ``[``, and True if features have lines of their own.
+
+    Otherwise the first lines of the file and False.
+    """
+    head = b""
+    while len(head) < _LONGEST_HEAD and (line := file.readline()):
+        head += line
+        if line.rstrip().endswith(b"["):
+            begin = file.tell()
+            first = file.readline().strip()
+            file.seek(begin)
+            return head, first.startswith(b"]") or _is_object(first.removesuffix(b","))
+    return head, False
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(_loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[Any]:
+    number, comma = 0, True
+    for line in file:
+        text = line.strip()
+        if text.startswith(b"]"):
+            if number and comma:
+                raise GeoJSONError(f"{path}: after feature {number}: a comma before ']'; remove it")
+            _loads_whole(head + text + file.read(), path)
+            return
+        if not text:
+            continue
+        number += 1
+        if not comma:
+            raise GeoJSONError(f"{path}: feature {number}: no comma before it")
+        comma = text.endswith(b",")
+        try:
+            yield _loads(text.removesuffix(b","))
+        except ValueError as error:
+            raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
+    raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
+
+
+def _iterate_document(text: bytes, path: Path | str) -> Iterator[Any]:
+    document = _loads_whole(text, path)
+    kind = document.get("type") if isinstance(document, dict) else None
+    if isinstance(document, list):
+        yield from document
+    elif kind == "FeatureCollection" and isinstance(document.get("features"), list):
+        yield from document["features"]
+    elif kind == "Feature" or kind in GEOMETRIES:
+        yield document
+    else:
+        raise GeoJSONError(f"{path}: neither a FeatureCollection nor a list of features, a Feature or a geometry")
+
+
+def _loads_whole(text: bytes, path: Path | str) -> Any:
+    try:
+        return _loads(text)
+    except ValueError as error:
+        position = getattr(error, "pos", len(text))
+        before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
+        comma = re.search(r",\s*[\]}]$", before[-100:])
+        reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error})"
+        raise GeoJSONError(f"{path}: {reason}") from error
+
+
+def _loads(text: bytes) -> Any:
+    """Parse JSON; NaN and Infinity, which Gson reads as well, become floats."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)

@@ -1,0 +1,115 @@
+"""GeoJSON from QuPath and its peers as labels: outlines or points with a class, in absolute level-0 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import shapely
+
+from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.nuclei.feature_stream import GEOMETRIES, iterate_features
+from muse_pipeline.nuclei.qupath_rules import read_object_type
+from muse_pipeline.nuclei.rays import polygons_to_rays
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+_BATCH = 8_192
+
+
+@dataclass
+class GeoJSONObjects:
+    """What a GeoJSON file holds.
+
+    Attributes:
+        geometry: (N,) shapely geometries in absolute level-0 pixels.
+        class_name: (N,) str, or None where an object has no classification.
+        object_type: (N,) str, what QuPath makes of them: "detection", "annotation" ...
+    """
+
+    geometry: np.ndarray
+    class_name: np.ndarray
+    object_type: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:
+        """Every polygon, and every single point, as a nucleus in the level-0 frame; lines are left out.
+
+        Args:
+            classes: names in the order of the labels; an object without classification gets the label -1.
+            mpp: (x, y) um per level-0 pixel.
+            n_rays: rays of outlines; points get rays of 0.
+
+        Raises:
+            LabelError: a class is not among ``classes``.
+        """
+        unknown = sorted({name for name in self.class_name if name is not None} - set(classes))
+        if unknown:
+            raise LabelError(f"unknown class '{unknown[0]}'; declare it or use one of {', '.join(classes)}")
+        label_of = {None: -1, **{name: label for label, name in enumerate(classes)}}
+        labels = np.array([label_of[name] for name in self.class_name], np.int32)
+        parts, owner = shapely.get_parts(self.geometry, return_index=True)
+        kind = shapely.get_type_id(parts)
+        is_polygon, is_point = kind == shapely.GeometryType.POLYGON, kind == shapely.GeometryType.POINT
+        kept = is_polygon | is_point
+        xy = np.zeros((len(parts), 2))
+        rays = np.zeros((len(parts), n_rays), np.float32)
+        xy[is_polygon], rays[is_polygon] = polygons_to_rays(parts[is_polygon], n_rays, mpp)
+        xy[is_point] = shapely.get_coordinates(parts[is_point])
+        return Nuclei(xy=xy[kept], frame=Frame.LEVEL0, rays=rays[kept], label=labels[owner[kept]])
+
+
+def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJSONObjects:
+    """Read what QuPath, a peer or we ourselves wrote.
+
+    Args:
+        path: ``.geojson``, ``.json``, either with ``.gz``.
+        offset_px: added to every position: ``geojson.find_offset(info, "qupath")`` for files in QuPath's frame.
+
+    Raises:
+        GeoJSONError: the file is no GeoJSON, or an outline cannot be built.
+    """
+    geometries, class_names, object_types = [np.zeros(0, object)], [], []
+    items = iterate_features(path)
+    while features := [_to_feature(item) for item in islice(items, _BATCH)]:
+        geometries.append(_build_geometries(features, path, n_before=len(class_names)))
+        properties = [feature.get("properties") or {} for feature in features]
+        class_names += [read_class_name(entry.get("classification")) for entry in properties]
+        object_types += [read_object_type(feature) for feature in features]
+    geometry = np.concatenate(geometries)
+    present = ~shapely.is_missing(geometry)
+    geometry = shapely.transform(geometry[present], lambda xy: xy + np.asarray(offset_px, float))
+    return GeoJSONObjects(geometry, np.array(class_names, object)[present], np.array(object_types, object)[present])
+
+
+def read_class_name(classification: Any) -> str | None:
+    """The name of a QuPath classification: a string, or an object with ``name`` or a list of ``names``."""
+    if isinstance(classification, dict):
+        names = classification.get("names")
+        classification = classification.get("name") or (": ".join(map(str, names)) if names else None)
+    return str(classification) if classification else None
+
+
+def _to_feature(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        return {}
+    return {"geometry": item} if item.get("type") in GEOMETRIES else item
+
+
+def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
+    texts = np.array([orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object)
+    geometry = shapely.from_geojson(texts, on_invalid="ignore")
+    failed = np.flatnonzero(shapely.is_missing(geometry) & (texts != None))  # noqa: E711 (element by element)
+    if len(failed):
+        raise GeoJSONError(
+            f"{path}: feature {n_before + failed[0] + 1}: the geometry cannot be built; rings must be closed and have "
+            "four positions or more; correct it or export it again"
+        )
+    return geometry

@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+import shapely
+from nuclei_example import CLASSES, MPP, draw_nuclei, slide_info, write_example
+
+from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.nuclei.geojson import find_offset, write_geojson
+from muse_pipeline.nuclei.geojson_reader import read_geojson
+from muse_pipeline.nuclei.parquet import iterate_rows
+from muse_pipeline.types import Frame
+
+
+@pytest.mark.parametrize("frame", ["qupath", "openslide"])
+def test_our_own_files_come_back(tmp_path, frame):
+    nuclei, info = draw_nuclei(500), slide_info(bounds=(137, 291, 40_000, 40_000))
+    table = write_example(tmp_path / "nuclei.parquet", nuclei)
+    write_geojson(table, info, tmp_path / "nuclei.geojson.gz", frame=frame)
+    objects = read_geojson(tmp_path / "nuclei.geojson.gz", find_offset(info, frame))
+    polygons = shapely.from_wkb(next(iterate_rows(table, 500))["geometry"].to_numpy())
+    assert shapely.equals_exact(objects.geometry, polygons, 1e-9).all()
+    assert set(objects.object_type) == {"detection"}
+    back = objects.to_nuclei(CLASSES, MPP, n_rays=32)
+    assert back.frame is Frame.LEVEL0
+    assert np.array_equal(back.label, nuclei.label)
+    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # centroid of the outline, not origin of the rays
+    assert np.allclose(back.rays.mean(axis=1), nuclei.rays.mean(axis=1), atol=0.1)
+
+
+def write(path, *features):
+    path.write_text(json.dumps([{"type": "Feature", **feature} for feature in features]))
+    return path
+
+
+def test_points_polygons_and_names_in_every_form(tmp_path):
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
+    points = {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}
+    path = write(
+        tmp_path / "a.geojson",
+        {"geometry": square, "properties": {"classification": "Tumour"}},
+        {"geometry": points, "properties": {"classification": {"names": ["Stroma", "Positive"]}}},
+        {"geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}, "properties": None},
+        {"geometry": None, "properties": {}},
+    )
+    objects = read_geojson(path, offset_px=(100, 200))
+    assert list(objects.class_name) == ["Tumour", "Stroma: Positive", None]
+    nuclei = objects.to_nuclei(["Stroma: Positive", "Tumour"], (0.5, 0.5), n_rays=4)
+    assert nuclei.xy.tolist() == [[104, 204], [101, 202], [103, 204]]
+    assert nuclei.label.tolist() == [1, 0, 0]
+    assert nuclei.rays.tolist() == [[2] * 4, [0] * 4, [0] * 4]
+    with pytest.raises(LabelError, match="unknown class 'Stroma: Positive'"):
+        objects.to_nuclei(["Tumour"], (0.5, 0.5), n_rays=4)
+
+
+def test_an_outline_that_cannot_be_built(tmp_path):
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
+    unclosed = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8]]]}
+    path = write(tmp_path / "a.geojson", {"geometry": square}, {"geometry": unclosed})
+    with pytest.raises(GeoJSONError, match="feature 2: the geometry cannot be built"):
+        read_geojson(path)
+
+
+def test_empty_file(tmp_path):
+    path = write(tmp_path / "a.geojson")
+    assert len(read_geojson(path)) == 0
+    assert len(read_geojson(path).to_nuclei(CLASSES, MPP, 8)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "n_objects", "n_nuclei"),
+    [
+        ("dlup_qupath05", 3, 3),
+        ("cellvit_JP2K-33003-2_cell_detection", 3, 37_927),
+        ("insitupy_demo_points", 1, 24),
+        ("insitupy_annotations-mixed_types", 7, 10),
+        ("insitupy_annotations-Tumor2", 33, 33),
+        ("histoqc_holed", 1, 1),
+        ("segmentation_results_first400", 400, 400),
+    ],
+)
+def test_files_from_qupath_and_peers(shared_data, name, n_objects, n_nuclei):
+    objects = read_geojson(shared_data / "geojson-reference" / f"{name}.geojson")
+    assert len(objects) == n_objects
+    classes = sorted({name for name in objects.class_name if name})
+    assert len(objects.to_nuclei(classes, (0.25, 0.25), n_rays=16)) == n_nuclei
