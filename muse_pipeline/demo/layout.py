@@ -133,7 +133,7 @@ def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.
     for order in range(2, 14):
         radius *= 1 + 0.17 / order * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
     radius *= np.sqrt(area_um2 / (np.pi * np.mean(radius**2)))
-    return np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None], radius
+    return np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None], radius.astype(np.float32)
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:

@@ -103,5 +103,5 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
     """The camera's noise in grey levels, (h, w, 3), the same for a pixel however the slide is cut."""
     column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
-    rows = noise.take(np.arange(row, row + window.size[1]), axis=0, mode="wrap")
-    return rows.take(np.arange(column, column + window.size[0]), axis=1, mode="wrap")
+    rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
+    return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

@@ -108,7 +108,7 @@ def _to_table(nuclei: Nuclei) -> pa.Table:
 
 def _painter(blocks: Blocks):
     """Paint a block; one that shows nothing but glass is painted once, since the camera's noise repeats with it."""
-    glass = paint_block(blocks.tissue, Window(-1e6 * blocks.mpp * BLOCK_PX, 0, blocks.mpp, (BLOCK_PX, BLOCK_PX)))
+    glass = paint_block(blocks.tissue, Window(-1e3 * blocks.mpp * BLOCK_PX, 0, blocks.mpp, (BLOCK_PX, BLOCK_PX)))
 
     def paint(column: int, row: int) -> np.ndarray:
         window = blocks.window(column, row)
