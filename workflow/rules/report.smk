@@ -1,7 +1,8 @@
-"""One page about the cohort.
+"""Pictures of every slide, and one page about the cohort.
 
-Takes everything that the other rules wrote; gives <results>/report.html and cohort.tsv. The rule runs when every slide
-went well; when one did not, `onerror` calls the same command over what there is.
+Takes everything that the other rules wrote; gives <results>/{slide}/summary.json, density.png and overlays, and
+<results>/report.html and cohort.tsv. The rule `report` runs when every slide went well; when one did not, `onerror` calls
+the same command over what there is.
 """
 
 import csv
@@ -24,11 +25,39 @@ def report_failures():
             outdated.unlink()
 
 
+rule overlay:
+    """Draw the density of the nuclei and three places at full resolution, and sum the slide up."""
+    input:
+        nuclei="<results>/{slide}/nuclei.parquet",
+        store=f"<results>/{{slide}}/{STORE}",
+        info="<results>/{slide}/slide.json",
+        tissue="<results>/{slide}/tissue.npz",
+    output:
+        summary="<results>/{slide}/summary.json",
+        density="<results>/{slide}/density.png",
+        overlays=directory("<results>/{slide}/overlays"),
+    log:
+        text="<results>/{slide}/logs/overlay.log",
+        ledger="<results>/{slide}/ledger/overlay.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/overlay.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        folder=subpath(output.summary, parent=True),
+    shell:
+        r"""
+        muse overlay {params.folder:q} \
+            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+        """
+
+
 rule report:
     """Say of every slide what became of it, failures first."""
     input:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
+        summaries=of_every_slide("summary.json"),
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",

@@ -18,11 +18,13 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
+        data=option("--data", config["train_data"]),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
-        muse finetune {input.run:q} \
-            -o {params.folder:q} 2>&1 | tee {log:q}
+        muse finetune {input.run:q} {params.data:q} \
+            --threads {threads} \
+            --output {params.folder:q} 2>&1 | tee {log:q}
         """
 
 
@@ -41,5 +43,5 @@ rule export:
     shell:
         r"""
         muse export {input.checkpoint:q} \
-            -o {output.model:q} 2>&1 | tee {log:q}
+            --output {output.model:q} 2>&1 | tee {log:q}
         """
