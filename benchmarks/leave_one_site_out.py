@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sites", nargs="+", default=list(SITES))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity"
+    )
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
     config = change(load_finetune_config(args.config, args.data), args.set)
@@ -77,7 +79,10 @@ def run_fold(config: FinetuneConfig, site: str, folder: Path, accelerator: str) 
     predictions = [detect_image(predictor, p.pixels, image_colour(p, predictor.card.colour)) for p in pictures]
     by_threshold = {}
     for threshold in THRESHOLDS:
-        counts = [score_picture(n[n.score >= threshold], p.nuclei, len(names), config.mpp) for n, p in zip(predictions, pictures, strict=True)]
+        counts = [
+            score_picture(n[n.score >= threshold], p.nuclei, len(names), config.mpp)
+            for n, p in zip(predictions, pictures, strict=True)
+        ]
         patients = [p.name[:12] for p in pictures]
         spread = np.percentile(bootstrap_f1(counts, patients), [2.5, 97.5], axis=0)
         total = sum(counts[1:], counts[0])

@@ -74,7 +74,12 @@ def detect_shard(
                 writer.add(report_window(nuclei, window, grid, card.mpp), window)
             if progress:
                 progress(done, len(batches))
-        facts = _facts(store, predictor, grid, shard, sum(map(len, batches)), full)
+        facts = {
+            "shard": str(shard),
+            "n_windows": sum(map(len, batches)),
+            "full_windows": full,
+            "common": _common_facts(store, predictor, grid, colour),
+        }
         writer.finish(facts)
     return facts
 
@@ -91,23 +96,17 @@ def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -
             yield waiting.popleft().result()
 
 
-def _facts(
-    store: Store, predictor: Predictor, grid: WindowGrid, shard: Shard, n_windows: int, full: list[int]
-) -> dict[str, Any]:
-    """What stitch and the report must know; the same for every shard but for ``shard`` and what was found in it."""
+def _common_facts(store: Store, predictor: Predictor, grid: WindowGrid, colour: np.ndarray) -> dict[str, Any]:
+    """What every shard of a slide must say alike before they may be stitched."""
     return {
-        "shard": str(shard),
-        "n_windows": n_windows,
-        "full_windows": full,
-        "common": {
-            "slide_id": store.slide_id,
-            "fingerprint": store.fingerprint,
-            "size_px": list(store.size_px),
-            "slide_mpp": list(store.slide_mpp),
-            "offset_px": grid.offset_px,
-            "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
-            "model_sha256": predictor.sha256,
-            "provider": predictor.provider,
-            "card": predictor.card.to_json(),
-        },
+        "slide_id": store.slide_id,
+        "fingerprint": store.fingerprint,
+        "size_px": list(store.size_px),
+        "slide_mpp": list(store.slide_mpp),
+        "offset_px": grid.offset_px,
+        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+        "model_sha256": predictor.sha256,
+        "provider": predictor.provider,
+        "colour": colour.tolist(),
+        "card": predictor.card.to_json(),
     }

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from muse_pipeline.config import load_config
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.labels import LabelledImage, LabelSource, read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.config import load_config
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.files import write_json
 from muse_pipeline.inference.card import ColourReference, NucleusClass
@@ -111,6 +111,7 @@ def finetune(
     config: FinetuneConfig,
     folder: Path,
     accelerator: str = "auto",
+    threads: int = 1,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Train and write ``checkpoint.pt``; the resolved config and the loss log lie beside it.
@@ -120,6 +121,7 @@ def finetune(
         LabelError: a label file is missing or broken.
     """
     torch.manual_seed(config.seed)
+    torch.set_num_threads(threads)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
     fabric.launch()
     write_json(folder / "config.json", _plain(config))

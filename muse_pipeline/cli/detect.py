@@ -1,0 +1,44 @@
+"""Find the nuclei of one shard of a slide with an ONNX model.
+
+Reads the store that `muse tile` wrote, in fixed windows; writes a shard for `muse stitch`. The result does not depend on
+the number of shards or threads.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse detect``."""
+    parser.add_argument("store", type=Path, help="image store at the model's mpp")
+    parser.add_argument("--model", default="compact", help="built-in name or path of an .onnx file with a card")
+    parser.add_argument(
+        "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
+    )
+    parser.add_argument(
+        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="windows run at the same time (default: %(default)s)")
+    parser.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt or openvino (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Detect one shard."""
+    from muse_pipeline.cli.progress import show_progress
+    from muse_pipeline.files import read_json
+    from muse_pipeline.inference.colour import colour_for_slide
+    from muse_pipeline.inference.detect import detect_shard
+    from muse_pipeline.inference.predictor import Predictor, find_model
+    from muse_pipeline.tiles.grid import Shard
+    from muse_pipeline.tiles.store import open_store
+
+    shard = Shard.parse(args.shard)
+    predictor = Predictor(find_model(args.model), args.provider)
+    store = open_store(args.store)
+    colour = colour_for_slide(predictor.card.colour, read_json(args.colour))
+    with show_progress("windows") as progress:
+        detect_shard(store, predictor, colour, shard, args.output, args.threads, progress)

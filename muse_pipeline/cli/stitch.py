@@ -1,0 +1,32 @@
+"""Join the shards of a slide into one table of nuclei.
+
+Resolves the seams between windows, keeps what lies in tissue (and in the ROI, if there is one), draws the outlines and
+measures them.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse stitch``."""
+    parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
+    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="mask of `muse tissue`")
+    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Stitch one slide."""
+    from muse_pipeline.inference.stitch import stitch_shards
+    from muse_pipeline.nuclei.csv import write_csv
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
+
+    stitch_shards(args.shards, read_info(args.info), TissueMask.load(args.tissue), args.output)
+    if args.csv:
+        write_csv(args.output, args.csv)

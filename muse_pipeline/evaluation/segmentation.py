@@ -1,0 +1,77 @@
+"""Outlines against instance masks: Dice of matched nuclei and the aggregated Jaccard index (AJI)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+SUBPIXEL = 4  # bits of sub-pixel position that the rasteriser keeps
+
+
+@dataclass(frozen=True)
+class OutlineScores:
+    """Scores of one picture.
+
+    Attributes:
+        dice: (M,) Dice of each matched pair.
+        aji: aggregated Jaccard index of the picture (Kumar et al., IEEE TMI 2017).
+    """
+
+    dice: np.ndarray
+    aji: float
+
+
+def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
+
+    A pixel belongs to a ring that holds its centre, to within the rasteriser's sixteenth of a pixel.
+    """
+    labels = np.zeros(shape, np.int32)
+    fixed = np.round((np.asarray(rings, float) - 0.5) * (1 << SUBPIXEL)).astype(np.int32)
+    for index, ring in enumerate(fixed, 1):
+        cv2.fillPoly(labels, [ring], index, lineType=cv2.LINE_8, shift=SUBPIXEL)
+    return labels
+
+
+def score_outlines(predicted: np.ndarray, true: np.ndarray) -> OutlineScores:
+    """Compare two label pictures (h, w), 0 background.
+
+    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch.
+    """
+    overlap = _overlaps(predicted, true)  # (P, T)
+    predicted_area, true_area = overlap.sum(1), overlap.sum(0)
+    inner = overlap[1:, 1:]
+    union = predicted_area[1:, None] + true_area[None, 1:] - inner
+    iou = inner / np.maximum(union, 1)
+    rows, columns = linear_sum_assignment(-iou)
+    touching = inner[rows, columns] > 0
+    rows, columns = rows[touching], columns[touching]
+    dice = 2 * inner[rows, columns] / (predicted_area[1:][rows] + true_area[1:][columns])
+    return OutlineScores(dice, _aggregated_jaccard(inner, union, iou, predicted_area[1:], true_area[1:]))
+
+
+def _overlaps(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Pixel counts of every pair of labels, background included: (P + 1, T + 1), labels renumbered without gaps."""
+    _, first = np.unique(np.append(0, predicted.ravel()), return_inverse=True)
+    _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
+    counts = np.zeros((first.max() + 1, second.max() + 1), int)
+    np.add.at(counts, (first[1:], second[1:]), 1)
+    return counts
+
+
+def _aggregated_jaccard(
+    inner: np.ndarray, union: np.ndarray, iou: np.ndarray, predicted_area: np.ndarray, true_area: np.ndarray
+) -> float:
+    """Each true nucleus takes the prediction of largest IoU; predictions never taken count in full against."""
+    if not len(true_area) or not len(predicted_area):
+        return 1.0 if len(true_area) == len(predicted_area) else 0.0
+    best = iou.argmax(0)
+    found = iou.max(0) > 0
+    columns = np.arange(len(true_area))
+    shared = inner[best, columns][found].sum()
+    together = union[best, columns][found].sum() + true_area[~found].sum()
+    unused = np.setdiff1d(np.arange(len(predicted_area)), best[found])
+    return float(shared / (together + predicted_area[unused].sum()))

@@ -1,0 +1,153 @@
+"""From the shards of a slide to its table of nuclei: seams, tissue, outlines, measurements, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.coords import work_to_level0
+from muse_pipeline.errors import StoreError
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.shards import iterate_reports, read_shard_facts
+from muse_pipeline.nuclei.ownership import SeamResolver
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.grid import Shard, WindowGrid
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.types import Frame, SlideInfo
+
+PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "shapely", "zarr", "openslide-python")
+
+
+def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output: Path) -> dict[str, Any]:
+    """Join all shards of a slide into ``nuclei.parquet``.
+
+    Args:
+        paths: every shard of the slide, in any order.
+        info: the slide.
+        tissue: where nuclei are kept.
+        output: the table.
+
+    Returns:
+        The provenance that is written into the table.
+
+    Raises:
+        StoreError: a shard is missing, doubled, or of another slide, model or cut.
+    """
+    shards = gather_shards(paths, info)
+    card = ModelCard.from_json(shards.common["card"], str(paths[0]))
+    grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
+    n_repaired = 0
+    with NucleiWriter(output, [c.name for c in card.classes], provenance(shards, card, info), card.n_rays) as writer:
+        for nuclei in resolve_stream(shards.paths, grid, card.mpp):
+            level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
+            level0 = level0[tissue.contains(level0.xy, info.mpp)]
+            rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
+            polygons, repaired = rings_to_polygons(rings)
+            writer.write(level0, polygons, measure_shapes(rings, info.mpp))
+            n_repaired += repaired
+        writer.provenance["n_repaired_outlines"] = n_repaired
+    return writer.provenance
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """All shards of one slide, in order, with what they say."""
+
+    paths: list[Path]
+    facts: list[dict[str, Any]]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every shard says alike."""
+        return self.facts[0]["common"]
+
+
+def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
+    """Check that ``paths`` are all shards of one cut of this slide, by one model."""
+    facts = {path: read_shard_facts(path) for path in paths}
+    ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
+    shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
+    if [shard.index for shard in shards] != list(range(1, shards[0].count + 1)) or len({s.count for s in shards}) != 1:
+        found = ", ".join(map(str, shards))
+        raise StoreError(f"{paths[0].parent}: found shards {found}; give each of the {shards[0].count} exactly once")
+    first = facts[ordered[0]]["common"]
+    for path in ordered:
+        if facts[path]["common"] != first:
+            raise StoreError(
+                f"{path}: made from another store or model than {ordered[0].name}; detect this slide again"
+            )
+    if first["fingerprint"] != info.fingerprint:
+        raise StoreError(f"{ordered[0]}: made from another version of slide '{info.slide_id}'; detect it again")
+    return ShardSet(ordered, [facts[path] for path in ordered])
+
+
+def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
+    """Final nuclei (frame: work) of shards in order, row of windows by row of windows; never an empty part."""
+    seams = SeamResolver(grid, mpp)
+    for row, nuclei, window in _window_rows(paths, grid.shape[1]):
+        final = seams.add_row(row, nuclei, window)
+        if final is not None and len(final):
+            yield final
+    final = seams.finish()
+    if final is not None and len(final):
+        yield final
+
+
+def _window_rows(paths: list[Path], n_columns: int) -> Iterator[tuple[int, Nuclei, np.ndarray]]:
+    """Gather the reports of each row of windows; a row may be spread over several groups of rows and shards."""
+    waiting: list[tuple[Nuclei, np.ndarray]] = []
+    current = -1
+    for path in paths:
+        for nuclei, window in iterate_reports(path):
+            rows = window // n_columns
+            for row in np.unique(rows).tolist():
+                if row != current and waiting:
+                    yield current, *_join(waiting)
+                    waiting = []
+                current = row
+                waiting.append((nuclei[rows == row], window[rows == row]))
+    if waiting:
+        yield current, *_join(waiting)
+
+
+def _join(parts: list[tuple[Nuclei, np.ndarray]]) -> tuple[Nuclei, np.ndarray]:
+    return Nuclei.concatenate([nuclei for nuclei, _ in parts]), np.concatenate([window for _, window in parts])
+
+
+def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
+    """Where a table comes from: slide, model, settings and versions; nothing that differs between equal runs."""
+    common = shards.common
+    return {
+        "slide_id": info.slide_id,
+        "fingerprint": info.fingerprint,
+        "slide_mpp": list(info.mpp),
+        "mpp_source": info.mpp_source,
+        "bounds": None if info.bounds is None else vars(info.bounds),
+        "model": {"name": card.name, "sha256": common["model_sha256"]},
+        "card": json.loads(common["card"]),
+        "provider": common["provider"],
+        "colour": common["colour"],
+        "n_windows": sum(facts["n_windows"] for facts in shards.facts),
+        "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
+        "corrupt_fraction": common["corrupt_fraction"],
+        "versions": {name: version(name) for name in PACKAGES if _is_installed(name)},
+    }
+
+
+def _is_installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""Pixels, centres and rays move together: drawn discs and ellipses are found where the moved labels say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from muse_pipeline.data.augment import Augmentation, move_nuclei, random_linear, vary_colour, vary_sharpness, warp_windows
+
+N_RAYS = 32
+
+
+def ellipse_picture(size, centre, axes, angle):
+    """White but for a black ellipse; and its rays, at mpp 1."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
+    v = -(x - centre[0]) * np.sin(angle) + (y - centre[1]) * np.cos(angle)
+    inside = (u / axes[0]) ** 2 + (v / axes[1]) ** 2 < 1
+    theta = 2 * np.pi * np.arange(N_RAYS) / N_RAYS - angle
+    rays = 1 / np.sqrt((np.cos(theta) / axes[0]) ** 2 + (np.sin(theta) / axes[1]) ** 2)
+    return torch.tensor(np.where(inside, 0.0, 255.0), dtype=torch.float32).expand(1, 3, -1, -1), torch.tensor(rays).float()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_moved_ellipse_is_where_its_moved_label_says(seed):
+    generator = torch.Generator().manual_seed(seed)
+    picture, rays = ellipse_picture(128, (70.3, 58.6), (22, 11), 0.6)
+    linear = random_linear(1, Augmentation(free_rotation=1.0), generator)
+    centre = torch.tensor([[64.0, 62.0]])
+    window = warp_windows(picture, centre, linear, 128)[0, 0]
+    xy, moved = move_nuclei(torch.tensor([[[70.3, 58.6]]]), rays[None, None], centre, linear, 128)
+    weight = 255 - window
+    y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(128) + 0.5, indexing="ij")
+    found = torch.stack([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+    assert torch.allclose(found, xy[0, 0], atol=0.1)
+    for k in range(0, N_RAYS, 4):
+        direction = torch.tensor([math.cos(2 * math.pi * k / N_RAYS), math.sin(2 * math.pi * k / N_RAYS)])
+        for factor, expected in ((0.85, 255), (1.18, 0)):
+            point = (xy[0, 0] + factor * moved[0, 0, k] * direction).floor().long()
+            assert abs(float(weight[point[1], point[0]]) - expected) < 128
+
+
+def test_unknown_rays_stay_unknown():
+    linear = random_linear(1, Augmentation(), torch.Generator().manual_seed(1))
+    _, rays = move_nuclei(torch.zeros(1, 2, 2), torch.full((1, 2, 8), math.nan), torch.zeros(1, 2), linear, 64)
+    assert rays.isnan().all()
+
+
+def test_outside_of_a_picture_is_white():
+    window = warp_windows(torch.zeros(1, 3, 32, 32), torch.tensor([[16.0, 16.0]]), torch.eye(2)[None], 64)
+    assert (window[..., :14, :] == 255).all()
+    assert (window[..., 20:44, 20:44] == 0).all()
+
+
+def test_colour_without_variation_is_left_alone():
+    still = Augmentation(stain_gain=0, stain_mix=0, shift=0)
+    colour = torch.randn(3, 3, 4)
+    stains = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+    assert torch.allclose(vary_colour(colour, stains, still, torch.Generator().manual_seed(0)), colour, atol=1e-5)
+
+
+def test_sharpness_keeps_flat_pictures_flat_and_in_range():
+    flat = torch.full((4, 3, 32, 32), 200.0)
+    quiet = Augmentation(blur=1.0, noise=0.0)
+    assert torch.allclose(vary_sharpness(flat, 0.5, quiet, torch.Generator().manual_seed(0)), flat, atol=1e-3)
+    noisy = vary_sharpness(flat, 0.5, Augmentation(noise=500.0), torch.Generator().manual_seed(0))
+    assert noisy.min() >= 0
+    assert noisy.max() <= 255

@@ -1,0 +1,41 @@
+"""Dice and AJI of squares whose overlaps are known."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.evaluation.segmentation import rings_to_labels, score_outlines
+
+
+def squares(*corners, side=10, shape=(60, 60)):
+    labels = np.zeros(shape, int)
+    for index, (x, y) in enumerate(corners, 1):
+        labels[y : y + side, x : x + side] = index
+    return labels
+
+
+def test_equal_pictures_score_one():
+    labels = squares((0, 0), (20, 20))
+    scores = score_outlines(labels, labels[..., ::1] * 3)  # other numbers, same nuclei
+    assert scores.dice.tolist() == [1, 1]
+    assert scores.aji == 1
+
+
+def test_a_shifted_square():
+    scores = score_outlines(squares((5, 0)), squares((0, 0)))
+    assert scores.dice.tolist() == [0.5]
+    assert scores.aji == pytest.approx(50 / 150)
+
+
+def test_aji_counts_what_is_missed_and_what_is_too_much():
+    assert score_outlines(squares((0, 0), (40, 40)), squares((0, 0), (20, 20))).aji == pytest.approx(100 / 300)
+    assert score_outlines(squares(), squares((0, 0))).aji == 0
+    assert score_outlines(squares(), squares()).aji == 1
+
+
+def test_rings_cover_the_pixels_whose_centres_they_hold():
+    ring = np.array([[(10, 10), (20, 10), (20, 20), (10, 20)]], float)
+    labels = rings_to_labels(ring + 0.01, (40, 40))
+    rows, columns = np.nonzero(labels)
+    assert abs(rows.mean() + 0.5 - 15) < 0.51
+    assert abs(columns.mean() + 0.5 - 15) < 0.51
+    assert 100 <= len(rows) <= 121

@@ -1,0 +1,87 @@
+"""Seams: nuclei seen by one, two and four windows."""
+
+import numpy as np
+
+from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, report_window
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.grid import WindowGrid
+from muse_pipeline.types import Frame
+
+MPP = 0.5
+GRID = WindowGrid((768, 768), input_px=320, halo_px=32)  # 3 x 3 cores of 256 px
+SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
+
+
+def resolve(true_xy, jitter=0.0, missed_by=(), seed=0):
+    """Let every window report what it sees of ``true_xy``, each with its own error, and resolve row by row."""
+    generator = np.random.default_rng(seed)
+    seams, found = SeamResolver(GRID, MPP), []
+    for row in range(GRID.shape[0]):
+        reports, owners = [], []
+        for window in range(row * GRID.shape[1], (row + 1) * GRID.shape[1]):
+            seen = np.array([xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]).reshape(-1, 2)
+            seen = seen + generator.uniform(-jitter, jitter, seen.shape) - GRID.origin_xy(window)
+            report = report_window(Nuclei(seen, Frame.WINDOW), window, GRID, MPP)
+            reports.append(report)
+            owners += [window] * len(report)
+        found.append(seams.add_row(row, Nuclei.concatenate(reports), np.array(owners)))
+    found.append(seams.finish())
+    return Nuclei.concatenate([part for part in found if part is not None])
+
+
+def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_place_it():
+    for seed in range(50):
+        assert len(resolve([(256, 100), (100, 256), (512, 600)], jitter=SAME_PX / 3, seed=seed)) == 3
+
+
+def test_a_nucleus_in_the_corner_of_four_cores_is_one_nucleus():
+    for seed in range(50):
+        assert len(resolve([(256, 256), (512, 256)], jitter=SAME_PX / 3, seed=seed)) == 2
+
+
+def test_two_nuclei_further_apart_than_the_radius_stay_two():
+    apart = 2 * SAME_PX + 1
+    assert len(resolve([(255, 100), (255 + apart, 100), (400, 256 - apart / 2), (400, 256 + apart / 2)], jitter=0.5)) == 4
+
+
+def test_two_close_nuclei_of_one_window_are_never_united():
+    assert len(resolve([(100, 100), (102, 100)])) == 2
+    assert len(resolve([(256, 100), (256, 102.5)])) == 2
+
+
+def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
+    # The owner of (250, 100) is window 0; window 1 sees it inside its slack.
+    assert len(resolve([(250.0, 100.0)])) == 1
+    assert len(resolve([(250.0, 100.0)], missed_by={(0, 0)})) == 0
+    assert len(resolve([(250.0, 100.0)], missed_by={(0, 1)})) == 1
+
+
+def test_the_report_deeper_inside_its_core_stays():
+    found = resolve([(257.0, 100.0)])
+    assert found.xy.tolist() == [[257, 100]]
+    seams = SeamResolver(GRID, MPP)
+    reports = Nuclei(np.array([(254.0, 100.0), (256.5, 100.0)]), Frame.WORK, score=np.array([0.5, 0.9]))
+    seams.add_row(0, reports, np.array([0, 1]))
+    assert seams.finish().xy.tolist() == [[254, 100]]  # 2 px deep against 0.5
+
+
+def test_random_nuclei_all_come_back_once_and_in_a_fixed_order():
+    generator = np.random.default_rng(1)
+    cells = np.stack(np.meshgrid(np.arange(76), np.arange(76)), -1).reshape(-1, 2)
+    true = cells * 10 + 4 + generator.uniform(-1, 1, cells.shape)
+    found = resolve(true)
+    assert len(found) == len(true)
+    order = np.lexsort((found.xy[:, 0], found.xy[:, 1]))
+    expected = true[np.lexsort((true[:, 0], true[:, 1]))]
+    assert np.allclose(found.xy[order], expected, atol=1e-9)
+    assert np.array_equal(resolve(true).xy, found.xy)
+
+
+def test_rows_without_windows_are_no_seam():
+    seams = SeamResolver(GRID, MPP)
+    one = Nuclei(np.array([(100.0, 100.0)]), Frame.WORK)
+    assert seams.add_row(0, one, np.array([0])) is None
+    far = Nuclei(np.array([(100.0, 600.0)]), Frame.WORK)
+    assert len(seams.add_row(2, far, np.array([6]))) == 1
+    assert len(seams.finish()) == 1
+    assert seams.finish() is None

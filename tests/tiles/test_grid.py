@@ -1,0 +1,66 @@
+"""Windows, cores and shards: a plane cut so that every position has one owner."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.tiles.grid import Shard, WindowGrid
+
+GRID = WindowGrid((1000, 700), input_px=320, halo_px=32)
+
+
+def test_every_position_has_exactly_one_owner():
+    xy = np.random.default_rng(0).uniform((0, 0), (1000, 700), (2000, 2))
+    xy[:4] = (0, 0), (256, 256), (512, 255.999), (999.999, 699.999)
+    n_windows = np.prod(GRID.shape)
+    owners = np.stack([GRID.owns(xy, window) for window in range(n_windows)])
+    assert (owners.sum(0) == 1).all()
+
+
+def test_windows_are_numbered_row_by_row_with_halo_outside_the_core():
+    assert GRID.shape == (3, 4)
+    assert GRID.core_xy(5).tolist() == [256, 256]
+    assert GRID.origin_xy(0).tolist() == [-32, -32]
+    assert GRID.origin_xy(np.array([0, 5])).tolist() == [[-32, -32], [224, 224]]
+
+
+def test_depth_is_positive_inside_and_negative_outside_by_the_largest_distance():
+    depth = GRID.depth_px(np.array([(10.0, 100.0), (-3.0, 100.0), (-3.0, 260.0), (128.0, 128.0)]), 0)
+    assert depth.tolist() == [10, -3, -4, 128]
+
+
+def test_only_windows_whose_core_touches_tissue_are_visited():
+    tissue = np.zeros((44, 63), bool)
+    tissue[16, 16] = True  # work pixels 256 to 272: the corner of window 5
+    assert GRID.windows_with_tissue(tissue, 16).tolist() == [5]
+    tissue[15, 16] = True
+    assert GRID.windows_with_tissue(tissue, 16).tolist() == [1, 5]
+    assert GRID.windows_with_tissue(np.zeros((44, 63), bool), 16).tolist() == []
+
+
+def test_an_offset_moves_every_core():
+    moved = WindowGrid((1000, 700), 320, 32, offset_px=128)
+    assert moved.core_xy(0).tolist() == [-128, -128]
+    assert moved.shape == (4, 5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_shards_partition_the_fixed_batches(count):
+    windows = np.arange(3, 40)
+    batches = [batch for index in range(1, count + 1) for batch in Shard(index, count).batches(windows, 4)]
+    whole = Shard(1, 1).batches(windows, 4)
+    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in whole]
+
+
+def test_a_shard_may_be_empty():
+    assert Shard(1, 5).batches(np.array([7]), 4) == []
+
+
+@pytest.mark.parametrize("text", ["0-of-3", "4-of-3", "1of3", "a-of-b", "-1-of-3"])
+def test_a_shard_that_cannot_be_is_refused(text):
+    with pytest.raises(ConfigError, match="i-of-n"):
+        Shard.parse(text)
+
+
+def test_a_shard_reads_as_it_is_written():
+    assert str(Shard.parse("2-of-7")) == "2-of-7"
