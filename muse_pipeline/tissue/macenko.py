@@ -14,6 +14,7 @@ MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera 
 MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
 MAX_RED_TO_GREEN = 1.3  # more is ink, or a pigment: haematoxylin lies at 0.6 to 1.1, eosin far below
 MAX_BLUE_TO_GREEN = 1.2  # more is bile, haemosiderin or a fringe of colour; eosin lies at 0.5 to 0.85
+MAX_GREYNESS = 0.85  # weakest over strongest channel: more is dust or black ink; both stains lie below 0.65
 MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
 ANGLE_PERCENTILE = 1.0  # Macenko's alpha
 STRONG_PERCENTILE = 99.0
@@ -66,6 +67,7 @@ def is_stained(density: np.ndarray) -> np.ndarray:
     """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark to tell."""
     size, (red, green, blue) = np.linalg.norm(density, axis=1), density.T
     hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
+    hue &= density.min(1) < MAX_GREYNESS * density.max(1)
     return hue & (size > MIN_DENSITY) & (size < MAX_DENSITY)
 
 

@@ -76,13 +76,14 @@ class TissueMask:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
                 return cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]))
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise StoreError(f"{path}: not a readable tissue mask ({error}); run `muse tissue` again") from error
 
 
 def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarray:
-    """Grow a (h, w) bool mask by ``radius_um`` in every direction."""
-    reach = np.floor(radius_um / np.asarray(mask_mpp) + 1e-6).astype(int)
+    """Grow a (h, w) bool mask by ``radius_um`` in every direction, to the nearest pixel."""
+    radius_um = radius_um + np.min(mask_mpp) / 4
+    reach = np.floor(radius_um / np.asarray(mask_mpp)).astype(int)
     x, y = np.meshgrid(*(np.arange(-n, n + 1) for n in reach))
-    disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2 * (1 + 1e-6)
+    disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
     return cv2.dilate(mask.astype(np.uint8), disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0

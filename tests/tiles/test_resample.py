@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from drawn import ArraySlide, discs, draw
 
 from muse_pipeline.errors import MppError
 from muse_pipeline.tiles.resample import AreaReader, choose_level
-from drawn import ArraySlide, discs, draw
 
 
 @pytest.mark.parametrize(

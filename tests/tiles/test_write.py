@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import zarr
+from drawn import ArraySlide
 from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from shapely.geometry import box
@@ -14,7 +15,6 @@ from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.store import open_store, store_name
 from muse_pipeline.tiles.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
-from drawn import ArraySlide
 
 MPP = (0.25, 0.2504)
 

@@ -1,0 +1,166 @@
+"""Tissue is found, faint and wall to wall; ink, dust, black and glass are not."""
+
+import numpy as np
+import pytest
+from drawn import ArraySlide
+from PIL import Image
+from shapely.geometry import box
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue.find import find_mask, find_tissue
+from muse_pipeline.tissue.overview import BLOCK_PX, read_overview
+
+PINK, PURPLE, FAINT = (225, 150, 190), (120, 70, 150), (236, 224, 232)
+MPP = np.array([8.0, 8.0])
+
+
+def slide_of(glass=(243, 243, 243), shape=(250, 300), seed=0):
+    noise = np.random.default_rng(seed).integers(-2, 3, (*shape, 3))
+    return (np.array(glass) + noise).clip(0, 255).astype(np.uint8)
+
+
+def paint(pixels, colour, left, top, right, bottom):
+    noise = np.random.default_rng(1).integers(-9, 10, (bottom - top, right - left, 1))
+    pixels[top:bottom, left:right] = (np.array(colour) + noise).clip(0, 255)
+    return pixels
+
+
+@pytest.mark.parametrize("glass", [(243, 243, 243), (255, 255, 255), (222, 222, 224), (240, 238, 218), (226, 222, 232)])
+@pytest.mark.parametrize("colour", [PINK, PURPLE])
+def test_a_piece_on_glass_is_found_to_the_pixel(glass, colour):
+    mask, warnings = find_mask(paint(slide_of(glass), colour, 100, 80, 200, 180), MPP)
+    expected = np.zeros(mask.shape, bool)
+    expected[80:180, 100:200] = True
+    assert (mask == expected).mean() > 0.999 and warnings == ()
+
+
+def test_faint_tissue_is_found_when_some_of_it_is_certain():
+    pixels = paint(slide_of(), FAINT, 50, 50, 200, 200)
+    mask, _ = find_mask(paint(pixels, PURPLE, 90, 90, 100, 100), MPP)
+    assert mask[55:195, 55:195].mean() > 0.97
+
+
+@pytest.mark.parametrize("colour", [PINK, PURPLE, (205, 185, 205), (232, 205, 225)])
+def test_wall_to_wall_tissue_is_whole(colour):
+    mask, _ = find_mask(paint(slide_of(shape=(64, 64)), colour, 0, 0, 64, 64), MPP)
+    assert mask.mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "ink", [(60, 150, 120), (40, 80, 190), (200, 40, 45), (25, 25, 28)], ids=["green", "blue", "red", "black"]
+)
+def test_pen_is_left_out_and_said(ink):
+    pixels = paint(slide_of(), PINK, 20, 20, 120, 230)
+    mask, warnings = find_mask(paint(pixels, ink, 180, 10, 200, 240), MPP)
+    assert mask[25:225, 25:115].all() and not mask[:, 170:].any()
+    assert "pen marks" in warnings[0]
+
+
+@pytest.mark.parametrize("grey", [200, 150, 90, 40, 0])
+def test_dust_shadow_and_black_borders_are_no_tissue(grey):
+    pixels = paint(slide_of(), (grey, grey, grey), 0, 0, 300, 12)
+    pixels = paint(pixels, (grey, grey, grey), 30, 100, 36, 104)
+    mask, _ = find_mask(pixels, MPP)
+    assert not mask.any()
+
+
+def test_black_around_the_scan_does_not_hide_tissue():
+    pixels = np.zeros((400, 400, 3), np.uint8)
+    pixels[100:300, 100:300] = slide_of(shape=(200, 200))
+    mask, _ = find_mask(paint(pixels, PINK, 150, 150, 220, 220), MPP)
+    assert mask[152:218, 152:218].all() and mask.sum() < 1.1 * 70 * 70
+
+
+def test_specks_go_and_small_holes_close_but_large_ones_stay():
+    pixels = paint(slide_of(), PINK, 40, 40, 240, 200)
+    pixels = paint(pixels, PINK, 10, 10, 14, 14)
+    pixels[60:70, 60:70], pixels[100:160, 100:160] = 243, 243
+    mask, _ = find_mask(pixels, MPP)
+    assert not mask[:20, :20].any() and mask[60:70, 60:70].all() and not mask[105:155, 105:155].any()
+
+
+def test_no_tissue_is_a_warning():
+    mask, warnings = find_mask(slide_of(), MPP)
+    assert not mask.any() and warnings == ("no tissue found",)
+
+
+def test_fluorescence_is_a_warning():
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[30:60, 30:60, 2] = 180
+    mask, warnings = find_mask(pixels, MPP)
+    assert not mask.any() and "fluorescence" in warnings[0]
+
+
+def test_one_level_and_a_pyramid_give_the_same_mask():
+    image = np.repeat(np.repeat(paint(slide_of(shape=(120, 150)), PINK, 30, 30, 90, 90), 16, 0), 16, 1)
+    single, pyramid = ArraySlide([image]), ArraySlide([image, image[::4, ::4]])
+    masks = [find_tissue(slide, slide.info((0.5, 0.5))).tissue for slide in (single, pyramid)]
+    np.testing.assert_array_equal(masks[0].mask, masks[1].mask)
+    assert masks[0].area_mm2 == pytest.approx(60 * 60 * 64e-6, rel=0.01)
+
+
+def test_the_mask_covers_level_0_whole_at_its_exact_mpp():
+    slide = ArraySlide([np.full((1001, 1505, 3), PINK, np.uint8)])
+    tissue = find_tissue(slide, slide.info((0.499, 0.502))).tissue
+    assert tissue.mask.shape == (63, 95) and tissue.mask.all()
+    np.testing.assert_allclose(tissue.mask_mpp, [16 * 0.499, 16 * 0.502])
+
+
+def test_reading_is_bounded_and_a_corrupt_block_is_said():
+    image = np.full((BLOCK_PX + 300, BLOCK_PX + 300, 3), PINK, np.uint8)
+    slide = ArraySlide([image], corrupt=[(BLOCK_PX + 10, BLOCK_PX + 10, 5, 5)])
+    overview = read_overview(slide, slide.info((0.5, 0.5)))
+    assert "1 of 4 blocks" in overview.warnings[0]
+    assert (overview.pixels[260:, 260:] == 255).all() and (overview.pixels[:256] == PINK).all()
+    ruined = ArraySlide([image[:100, :100]], corrupt=[(0, 0, 100, 100)])
+    with pytest.raises(SlideError):
+        read_overview(ruined, ruined.info((0.5, 0.5)))
+
+
+def test_a_roi_limits_mask_and_area():
+    slide = ArraySlide([np.full((1600, 1600, 3), PINK, np.uint8)])
+    info = slide.info((0.5, 0.5))
+    tissue = find_tissue(slide, info, box(100, 200, 900, 1000)).tissue
+    assert tissue.area_mm2 == pytest.approx(400 * 400e-6, rel=1e-3)
+    assert tissue.contains(np.array([[101, 201], [99, 500], [899, 999], [901, 500]]), info.mpp).tolist() == [1, 0, 1, 0]
+    missed = find_tissue(slide, info, box(2000, 2000, 2100, 2100))
+    assert missed.tissue.is_empty and missed.warnings == ("no tissue within the region of interest",)
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp", "low", "high"),
+    [
+        ("artefact-tiles/almost-white-2.png", 0.5, 0.02, 0.12),
+        ("artefact-tiles/high-nuclei-score-level0.png", 0.5, 0.99, 1),
+        ("artefact-tiles/medium-nuclei-score-level0.png", 0.5, 0.99, 1),
+        ("artefact-tiles/low-nuclei-score-level0.png", 0.5, 0.7, 1),
+        ("artefact-tiles/very-low-nuclei-score-level0.png", 0.5, 0.99, 1),
+        ("artefact-tiles/tcga-lung-rgb.png", 0.5, 0.99, 1),
+        ("artefact-tiles/no-tissue.png", 0.5, 0, 0),
+        ("artefact-tiles/no-tissue-green-pen.png", 0.5, 0, 0),
+        ("artefact-tiles/tcga-green-pen.png", 4.0, 0.7, 0.85),
+        ("artefact-tiles/wsi-blue-pen.png", 4.0, 0.35, 0.5),
+        ("wsi-cmu-small-region/CMU-1-Small-Region.svs", None, 0.35, 0.45),
+        ("wsi-openslide-crops/OS-1-detail.ome.tif", None, 0.99, 1),
+        ("wsi-openslide-crops/OS-2-ndpi.ome.tif", None, 0.8, 0.95),
+        ("wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm", None, 0.25, 0.4),
+        ("wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi", None, 0, 0),
+    ],
+)
+def test_real_slides(shared_data, name, mpp, low, high):
+    info = inspect_slide(shared_data / name, "real", mpp)
+    with open_slide(shared_data / name) as slide:
+        assert low <= find_tissue(slide, info).tissue.mask.mean() <= high
+
+
+def test_real_crops_are_kept_whole(shared_data):
+    for folder, pattern, mpp in (("brca-m2c/images", "*.png", 0.5), ("camelyon16-patches", "*.png", 0.25)):
+        paths = sorted((shared_data / folder).rglob(pattern))[::6]
+        shares = []
+        for path in paths:
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            slide = ArraySlide([pixels])
+            shares.append(find_tissue(slide, slide.info((mpp, mpp))).tissue.mask.mean())
+        assert min(shares) > 0.9 and np.median(shares) == 1

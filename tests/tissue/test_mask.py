@@ -1,0 +1,60 @@
+"""What a tissue mask keeps, and that it comes back from its file."""
+
+import numpy as np
+import pytest
+from shapely.geometry import Polygon, box
+
+from muse_pipeline.errors import StoreError
+from muse_pipeline.tissue.mask import TissueMask
+
+
+def a_mask(roi=None):
+    mask = np.zeros((20, 30), bool)
+    mask[5:10, 10:20] = True
+    return TissueMask(mask, np.array([7.984, 8.016]), roi, 0.0032)
+
+
+def test_kept_within_16_um_of_tissue():
+    tissue, slide_mpp = a_mask(), (0.499, 0.501)
+    left_px, top_px = 10 * 7.984 / 0.499, 5 * 8.016 / 0.501  # the first true pixel's corner: (160, 80)
+    xy = np.array(
+        [[left_px - 31, top_px + 10], [left_px - 33, top_px + 10], [left_px + 10, top_px - 31], [left_px, top_px]]
+    )
+    assert tissue.contains(xy, slide_mpp).tolist() == [True, False, True, True]
+
+
+def test_nothing_off_the_slide_is_kept():
+    tissue = TissueMask(np.ones((4, 4), bool), np.array([8.0, 8.0]), None, 0.0)
+    assert tissue.contains(np.array([[-0.1, 3], [3, -0.1], [128, 3], [3, 127.9]]), (0.25, 0.25)).tolist() == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    assert tissue.contains(np.empty((0, 2)), (0.25, 0.25)).shape == (0,)
+
+
+def test_inside_the_roi_exactly():
+    roi = Polygon([(160, 80), (300, 80), (160, 150)], [[(165, 85), (175, 85), (165, 95)]])
+    tissue = a_mask(roi)
+    xy = np.array([[161, 81], [159.9, 90], [167, 86], [290, 84], [290, 86]])
+    assert tissue.contains(xy, (0.499, 0.501)).tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("roi", [None, box(3, 4, 500, 600)])
+def test_comes_back_from_its_file_and_is_the_same_bytes_again(tmp_path, roi):
+    a_mask(roi).save(tmp_path / "a.npz")
+    back = TissueMask.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(back.mask, a_mask().mask)
+    np.testing.assert_array_equal(back.mask_mpp, a_mask().mask_mpp)
+    assert back.area_mm2 == 0.0032 and back.roi == roi
+    back.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
+def test_what_is_no_mask_is_said(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(StoreError, match="run `muse tissue` again"):
+        TissueMask.load(tmp_path / "a.npz")
