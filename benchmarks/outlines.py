@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from muse_pipeline.data.labels import LabelSource, image_paths
-from muse_pipeline.data.outlines import rays_of_instances
 from muse_pipeline.evaluation.segmentation import rings_to_labels, score_outlines
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.tissue.macenko import fit_macenko
 
@@ -38,7 +38,7 @@ def main() -> None:
     predictor = Predictor(args.model)
     paths = image_paths(LabelSource(args.data / "images", args.data / "instances", "instances", args.mpp))
     masks = [cv2.imread(str(args.data / "instances" / path.name), cv2.IMREAD_UNCHANGED) for path in paths]
-    radius = [rays_of_instances(mask, args.mpp, predictor.card.n_rays).rays.mean(1) for mask in masks]
+    radius = [label_image_to_nuclei(mask, (args.mpp, args.mpp), predictor.card.n_rays).rays.mean(1) for mask in masks]
     scores = {"outlines": ([], []), "circles": ([], [])}
     for index, (path, mask) in enumerate(zip(paths, masks, strict=True)):
         others = np.concatenate([r for other, r in enumerate(radius) if other % FOLDS != index % FOLDS])

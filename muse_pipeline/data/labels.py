@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import cv2
 import numpy as np
 
 from muse_pipeline.coords import row_column_index_to_xy, xy_index_to_xy
-from muse_pipeline.data.outlines import outline_points, rays_of_instances
+from muse_pipeline.data.outlines import outline_points
 from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
 from muse_pipeline.types import Frame
@@ -119,16 +121,10 @@ def _read_rgb(path: Path) -> np.ndarray:
 
 
 def _label_file(folder: Path, stem: str) -> Path:
-    found = sorted(folder.glob(f"{_escape(stem)}.*")) or sorted(folder.glob(f"{_escape(stem)}_*"))
+    found = sorted(folder.glob(f"{glob.escape(stem)}.*")) or sorted(folder.glob(f"{glob.escape(stem)}_*"))
     if not found:
         raise LabelError(f"{folder}: no label file for image '{stem}'; add it or exclude the image")
     return found[0]
-
-
-def _escape(stem: str) -> str:
-    import glob
-
-    return glob.escape(stem)
 
 
 def _read_points(source: LabelSource, path: Path, classes: tuple[str, ...]) -> Nuclei:
@@ -165,7 +161,7 @@ def _read_instances(source: LabelSource, stem: str, classes: tuple[str, ...], n_
     instances = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if instances is None or instances.ndim != 2:
         raise LabelError(f"{path}: expected a single-channel label image; convert it")
-    nuclei = rays_of_instances(instances, source.mpp, n_rays)
+    nuclei = label_image_to_nuclei(instances, (source.mpp, source.mpp), n_rays)
     if source.points is None or not len(nuclei):
         return nuclei
     points = _read_points(replace(source, format="x y class"), _label_file(source.points, stem), classes)

@@ -1,4 +1,4 @@
-"""Outlines as rays: measured on instance masks, or grown from points by a watershed on haematoxylin."""
+"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin."""
 
 from __future__ import annotations
 
@@ -7,51 +7,14 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from muse_pipeline.nuclei.label_image import march_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
-from muse_pipeline.types import Frame
 
 MAX_RADIUS_UM = 12.0
-STEP_PX = 0.25
 SMOOTHING = np.array([1, 2, 3, 2, 1]) / 9
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
-
-
-def march_rays(labels: np.ndarray, xy: np.ndarray, ids: np.ndarray, mpp: float, n_rays: int) -> np.ndarray:
-    """Distance from each centre to where its own label ends.
-
-    Args:
-        labels: (h, w) int label image, 0 background.
-        xy: (N, 2) centres in its pixels.
-        ids: (N,) the label of each centre's nucleus.
-        mpp: um per pixel.
-        n_rays: rays, from +x towards +y.
-
-    Returns:
-        (N, n_rays) float32 um: the first step outside, half a step back; ``MAX_RADIUS_UM`` at most.
-    """
-    angle = 2 * np.pi * np.arange(n_rays) / n_rays
-    radius = np.arange(STEP_PX, MAX_RADIUS_UM / mpp + STEP_PX, STEP_PX)
-    reach = radius[:, None] * np.cos(angle), radius[:, None] * np.sin(angle)  # (T, R) each
-    columns = np.floor(xy[:, 0, None, None] + reach[0]).astype(int)
-    rows = np.floor(xy[:, 1, None, None] + reach[1]).astype(int)
-    height, width = labels.shape
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    own = labels[rows.clip(0, height - 1), columns.clip(0, width - 1)] == np.asarray(ids)[:, None, None]
-    outside = ~(own & inside)
-    first = np.where(outside.any(1), outside.argmax(1), len(radius) - 1)  # (N, R)
-    return ((radius[first] - STEP_PX / 2) * mpp).astype(np.float32)
-
-
-def rays_of_instances(labels: np.ndarray, mpp: float, n_rays: int) -> Nuclei:
-    """Nuclei (frame: window) of a label image: centroids and rays; classes unknown."""
-    ids = np.unique(labels)
-    ids = ids[ids > 0]
-    if not len(ids):
-        return Nuclei(np.zeros((0, 2)), Frame.WINDOW, rays=np.zeros((0, n_rays)))
-    xy = np.array(ndimage.center_of_mass(labels > 0, labels, ids))[:, ::-1] + 0.5
-    return Nuclei(xy, Frame.WINDOW, rays=march_rays(labels, xy, ids, mpp, n_rays))
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
@@ -83,8 +46,7 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     landscape = near * mpp / 4 - amount / max(np.percentile(amount, 99), 1e-6)
     regions = watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp))
     regions = _open_each(regions, mpp)
-    ids = np.arange(1, len(nuclei) + 1)
-    rays = march_rays(regions, nuclei.xy, ids, mpp, n_rays)
+    rays = march_rays(regions, nuclei.xy, (mpp, mpp), n_rays)
     area_um2 = np.bincount(regions.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
     rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # watershed lines are ragged, nuclei are not
     implausible = (area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1]) | (rays.mean(1) < 1.2)

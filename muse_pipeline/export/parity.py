@@ -44,7 +44,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path) -> Parity:
     """Run both on the pictures of a folder.
 
     Raises:
-        ModelError: there is no picture, or the two differ by more than the tolerances.
+        ModelError: there is no picture, no nucleus on them, or the two differ by more than the tolerances.
     """
     graph, card = load_detector(checkpoint)
     predictor = Predictor(model)
@@ -55,6 +55,8 @@ def check_parity(checkpoint: Path, model: Path, images: Path) -> Parity:
         Nuclei.concatenate([_run_torch(graph, window) for window in windows]),
         Nuclei.concatenate([predictor(_batch(window, card.batch), IDENTITY)[0] for window in windows]),
     )
+    if not parity.n_nuclei:
+        raise ModelError(f"{images}: the network finds no nucleus on these pictures; check on tissue at its own mpp")
     far = parity.xy_px > XY_TOLERANCE_PX or parity.score > SCORE_TOLERANCE or parity.rays_um > RAY_TOLERANCE_UM
     if far or parity.n_unmatched > 0.001 * parity.n_nuclei:
         raise ModelError(f"{model}: the exported graph differs from its checkpoint ({parity}); do not use it")

@@ -17,7 +17,7 @@ from muse_pipeline.models.detector import CELL_PX, NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM
 
 BUMP_UM = 1.25
-EMA_DECAY = 0.998
+EMA_DECAY = 0.998  # approached from below, so that a short run does not keep its random start
 
 
 @METHODS.register("detector")
@@ -34,6 +34,7 @@ class DetectorTraining(Method):
         super().__init__()
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
+        self.register_buffer("n_steps", torch.tensor(0))
         self.sigma_px = BUMP_UM / mpp
         self.register_buffer("class_weights", class_weights)
 
@@ -64,11 +65,13 @@ class DetectorTraining(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the averaged weights a little towards the trained ones; statistics of norms are copied."""
+        """Move the averaged weights a little towards the trained ones, with the statistics of the norms."""
+        self.n_steps += 1
+        share = 1 - min(EMA_DECAY, (1 + int(self.n_steps)) / (10 + int(self.n_steps)))
         for average, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            average.lerp_(current, 1 - EMA_DECAY)
+            average.lerp_(current, share)
         for average, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            average.lerp_(current, 1 - EMA_DECAY) if average.is_floating_point() else average.copy_(current)
+            average.lerp_(current, share) if average.is_floating_point() else average.copy_(current)
 
     def trained(self) -> nn.Module:
         """The averaged network."""

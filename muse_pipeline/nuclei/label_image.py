@@ -30,7 +30,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
     n = int(ranks.max(initial=0))
     padded = np.pad(ranks, 1)
     xy = _centres(ranks, padded, n)
-    return Nuclei(xy=xy, frame=Frame.WINDOW, rays=_march(padded, xy, mpp, n_rays))
+    return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
 
 
 def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:
@@ -46,17 +46,38 @@ def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:
     return xy
 
 
-def _march(padded: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays (N, n_rays) um: walk all of them outwards together, each until its own nucleus ends."""
+def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
+    """Rays from given centres: walk all of them outwards together, each until its own nucleus ends.
+
+    Args:
+        label_image: (h, w) int, 0 is background; number i + 1 marks the nucleus of centre i.
+        xy: (N, 2) centres.
+        mpp: (x, y) um per pixel.
+        n_rays: rays per nucleus.
+
+    Returns:
+        (N, n_rays) float32 um; NaN for a centre that lies outside its own nucleus.
+    """
+    padded = np.pad(label_image, 1)
+    at_centre = _share(padded, xy, np.arange(1, len(xy) + 1))
+    rays = np.full((len(xy), n_rays), np.nan, np.float32)
+    inside = np.flatnonzero(at_centre >= 0.5)
+    rays[inside] = _walk(padded, xy[inside], inside + 1, at_centre[inside], mpp, n_rays)
+    return rays
+
+
+def _walk(
+    padded: np.ndarray, xy: np.ndarray, rank: np.ndarray, at_centre: np.ndarray, mpp: tuple[float, float], n_rays: int
+) -> np.ndarray:
     step_um = _STEP_PX * min(mpp)
     steps_px = ray_directions(n_rays) * step_um / np.asarray(mpp, float)  # (R, 2)
     owner, ray = np.divmod(np.arange(len(xy) * n_rays), n_rays)
     rays = np.zeros(len(owner), np.float32)
-    walking, share = np.arange(len(owner)), _share(padded, xy, np.arange(1, len(xy) + 1))[owner]
+    walking, share = np.arange(len(owner)), at_centre[owner]
     n_steps = 0
     while len(walking):
         n_steps += 1
-        here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], owner[walking] + 1)
+        here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], rank[owner[walking]])
         ended = here < 0.5
         beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # of the last step
         rays[walking[ended]] = (n_steps - 1 + beyond) * step_um
