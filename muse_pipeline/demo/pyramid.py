@@ -61,10 +61,10 @@ class PyramidPainter:
         with ThreadPoolExecutor(self.threads) as pool:
             for row in range(rows):
                 blocks = list(pool.map(lambda column, row=row: self._block(column, row), range(columns)))
+                self._set_aside(row, blocks)
                 for line in range(BLOCK_PX // TILE_PX):
                     for tiles, *_ in blocks:
                         yield from tiles[line]
-                self._set_aside(row, blocks)
 
     def _block(self, column: int, row: int) -> tuple[list[list[bytes]], bytes, np.ndarray]:
         pixels = self.paint(column, row)
