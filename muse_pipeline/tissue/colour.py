@@ -14,8 +14,9 @@ from muse_pipeline.tissue.overview import choose_overview_level
 from muse_pipeline.types import Slide, SlideInfo
 
 SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
-FIELD_UM = 64.0
-MAX_PIXELS = 2_000_000
+FIELD_UM = 128.0
+SEED = 0
+MAX_PIXELS = 1_000_000
 NEAR_BLACK, NEAR_WHITE = 25, 250  # brightest, darkest channel: dirt and holes
 
 
@@ -33,7 +34,7 @@ def measure_colour(slide: Slide, info: SlideInfo, tissue: TissueMask) -> dict[st
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[np.ndarray, float, list[str]]:
-    """Up to about 2 MP of tissue, at about 0.5 um a pixel, in fields spread evenly over the slide.
+    """Up to about 1 MP of tissue, at about 0.5 um a pixel, in fields drawn at random over the slide.
 
     Returns:
         (N, 3) uint8 pixels, their mpp, and warnings.
@@ -52,11 +53,13 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[np
 
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
-    """Corners (N, 2), in um, of fields of 64 um that touch tissue: every k-th, so that about 2 MP remain."""
+    """Corners (N, 2), in um, of fields of 128 um that touch tissue; some of them, drawn, where all are over 1 MP."""
     rows, columns = np.nonzero(tissue.mask)
     fields = np.unique(np.stack([columns, rows], 1) * tissue.mask_mpp // FIELD_UM, axis=0)
     n_pixels = len(rows) * np.prod(tissue.mask_mpp) / np.prod(mpp)
-    return fields[:: max(1, int(np.ceil(n_pixels / MAX_PIXELS)))] * FIELD_UM
+    n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
+    drawn = np.random.default_rng(SEED).permutation(len(fields))[:n_fields]
+    return fields[np.sort(drawn)] * FIELD_UM
 
 
 def _read_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um) -> np.ndarray:

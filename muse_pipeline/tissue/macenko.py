@@ -65,9 +65,11 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
 
 def is_stained(density: np.ndarray) -> np.ndarray:
     """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark to tell."""
-    size, (red, green, blue) = np.linalg.norm(density, axis=1), density.T
+    red, green, blue = density.T
+    size = np.sqrt(np.einsum("ij,ij->i", density, density))
     hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
-    hue &= density.min(1) < MAX_GREYNESS * density.max(1)
+    weakest, strongest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    hue &= weakest < MAX_GREYNESS * strongest
     return hue & (size > MIN_DENSITY) & (size < MAX_DENSITY)
 
 

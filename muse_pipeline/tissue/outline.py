@@ -85,7 +85,7 @@ def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, inf
     """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500 px wide and high."""
     height, width = thumbnail.pixels.shape[:2]
     um = thumbnail.mpp * (width, height)
-    scale = PICTURE_PX / max(um) if max(width, height) > PICTURE_PX else 1 / thumbnail.mpp.min()
+    scale = min(PICTURE_PX / max(um), 1 / thumbnail.mpp.min())
     size = tuple(int(side) for side in np.maximum(np.round(um * scale), 1))
     picture = cv2.resize(thumbnail.pixels, size, interpolation=cv2.INTER_AREA)
     to_picture = np.asarray(info.mpp) * scale

@@ -37,23 +37,44 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
         SlideError: nothing of the slide can be decoded.
     """
     level, factors = choose_overview_level(info, target_um)
-    level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))
     pixels = np.full((height, width, 3), WHITE, np.uint8)
-    steps = [max(BLOCK_PX // factor, 1) for factor in factors]
-    corners = [(x, y) for y in range(0, height, steps[1]) for x in range(0, width, steps[0])]
-    failed: list[SlideError] = []
-    for x, y in corners:
-        block = pixels[y : y + steps[1], x : x + steps[0]]
+    corrupt = np.zeros((height, width), bool)
+
+    def fill(columns: range, rows: range) -> SlideError | None:
+        """Read a block; where that fails, its quarters; what cannot be divided further is corrupt."""
+        part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         try:
-            block[:] = _read_block(slide, info, level, factors, (x, y), (block.shape[1], block.shape[0]))
+            pixels[part] = _read_block(slide, info, level, factors, (columns, rows))
+            return None
         except SlideError as error:
-            failed.append(error)
-    if failed and len(failed) == len(corners):
-        raise failed[0]
-    counted = f"{len(failed)} of {len(corners)} blocks of level {level} cannot be decoded"
-    warnings = tuple(f"{counted}: {error}" for error in failed[:1])
+            halves = _halve(columns, BLOCK_PX // 16 // factors[0]), _halve(rows, BLOCK_PX // 16 // factors[1])
+            if halves == ([columns], [rows]):
+                corrupt[part] = True
+                return error
+        failures = [fill(columns, rows) for rows in halves[1] for columns in halves[0]]
+        return next(filter(None, failures), None)
+
+    steps = [max(BLOCK_PX // factor, 1) for factor in factors]
+    failures = [fill(columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])]
+    failure = next(filter(None, failures), None)
+    if corrupt.all():
+        raise failure
+    warnings = (f"{corrupt.mean():.1%} of level {level} cannot be decoded: {failure}",) if failure else ()
+    level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     return Overview(pixels, level_mpp * factors, warnings)
+
+
+def _cut(n: int, step: int) -> list[range]:
+    return [range(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _halve(pixels: range, least: int) -> list[range]:
+    """Two halves, unless they would be shorter than ``least``."""
+    middle = (pixels.start + pixels.stop) // 2
+    if len(pixels) < 2 * max(least, 1):
+        return [pixels]
+    return [range(pixels.start, middle), range(middle, pixels.stop)]
 
 
 def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple[int, int]]:
@@ -67,12 +88,12 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
     return level, (int(x), int(y))
 
 
-def _read_block(slide: Slide, info: SlideInfo, level: int, factors, xy, size) -> np.ndarray:
-    """The overview's pixels ``xy`` to ``xy + size``; the last ones average what there is of the level."""
-    first = [at * factor for at, factor in zip(xy, factors, strict=True)]
-    whole = [n * factor for n, factor in zip(size, factors, strict=True)]
+def _read_block(slide: Slide, info: SlideInfo, level: int, factors, block: tuple[range, range]) -> np.ndarray:
+    """The overview's pixels in ``block`` = (columns, rows); the last ones average what there is of the level."""
+    first = [pixels.start * factor for pixels, factor in zip(block, factors, strict=True)]
+    whole = [len(pixels) * factor for pixels, factor in zip(block, factors, strict=True)]
     there = [min(n, end - at) for n, end, at in zip(whole, info.level_sizes_px[level], first, strict=True)]
     corner = tuple(round(at * d) for at, d in zip(first, info.level_downsamples[level], strict=True))
     pixels = slide.read_region(corner, level, tuple(there))
     pixels = cv2.copyMakeBorder(pixels, 0, whole[1] - there[1], 0, whole[0] - there[0], cv2.BORDER_REPLICATE)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, (len(block[0]), len(block[1])), interpolation=cv2.INTER_AREA)

@@ -31,7 +31,9 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
     try:
         shapes = [shapely.from_geojson(json.dumps(geometry)) for geometry in _geometries(values)]
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
-        raise GeoJSONError(f"{path}: a geometry cannot be read ({error}); export the ROI from QuPath again") from error
+        raise GeoJSONError(
+            f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
+        ) from error
     shapes = [shape for shape in shapes if shape.geom_type in _AREAL and not shape.is_empty]
     if not shapes:
         raise GeoJSONError(f"{path}: holds no polygon; draw the region of interest as a closed area")
@@ -62,6 +64,8 @@ def _geometries(values: Any) -> list[dict]:
     """The geometries of a FeatureCollection, a bare list, a Feature, a collection of geometries or a geometry."""
     if isinstance(values, list):
         return [geometry for value in values for geometry in _geometries(value)]
+    if not isinstance(values, dict):
+        raise TypeError(f"found {values!r} where a feature is expected")
     for inner in ("features", "geometries", "geometry"):
         if values.get(inner) is not None:
             return _geometries(values[inner])

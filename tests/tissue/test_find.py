@@ -1,5 +1,7 @@
 """Tissue is found, faint and wall to wall; ink, dust, black and glass are not."""
 
+import re
+
 import numpy as np
 import pytest
 from drawn import ArraySlide
@@ -112,8 +114,9 @@ def test_reading_is_bounded_and_a_corrupt_block_is_said():
     image = np.full((BLOCK_PX + 300, BLOCK_PX + 300, 3), PINK, np.uint8)
     slide = ArraySlide([image], corrupt=[(BLOCK_PX + 10, BLOCK_PX + 10, 5, 5)])
     overview = read_overview(slide, slide.info((0.5, 0.5)))
-    assert "1 of 4 blocks" in overview.warnings[0]
-    assert (overview.pixels[260:, 260:] == 255).all() and (overview.pixels[:256] == PINK).all()
+    assert re.search(r"0\.\d% of level 0 cannot be decoded", overview.warnings[0])
+    white = (overview.pixels == 255).all(-1)
+    assert white[256:260, 256:260].all() and white.sum() < 20 * 20
     ruined = ArraySlide([image[:100, :100]], corrupt=[(0, 0, 100, 100)])
     with pytest.raises(SlideError):
         read_overview(ruined, ruined.info((0.5, 0.5)))

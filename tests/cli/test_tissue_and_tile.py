@@ -1,0 +1,90 @@
+"""``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import zarr
+from drawn import discs, draw
+from PIL import Image
+from slide_files import spoil_tile, write_pyramid
+
+from muse_pipeline.tiles.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
+
+CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])
+
+
+@pytest.fixture(scope="module")
+def slide_path(tmp_path_factory):
+    """Three purple discs of 30 um on pink, 0.25 um/px, levels 1, 4 and 16 as Aperio has them."""
+    path = tmp_path_factory.mktemp("slides") / "discs.tif"
+
+    def colour_at(x, y):
+        tissue = (x > 60) & (x < 480) & (y > 50) & (y < 380)
+        ground = np.where(tissue[..., None], (225, 160, 195), (243, 243, 243))
+        on = discs(CENTRES_UM, 30.0, colour=(1, 0, 0), background=(0, 0, 0))(x, y)[..., :1]
+        return np.where(on > 0, (110, 60, 140), ground)
+
+    image = draw(colour_at, (2300, 1900), (0.25, 0.25), oversampling=1).levels[0]
+    write_pyramid(path, image, factors=(4, 16), mpp=0.25, compression="jpeg")
+    return path
+
+
+def run_steps(muse, slide, out, *tile_arguments, roi=None):
+    """inspect, tissue, tile; the last exit status and what it said."""
+    info = out / "slide.json"
+    assert muse("inspect", slide, "--slide-id", "discs", "--output", info)[0] == 0
+    limits = ["--roi", roi] if roi else []
+    outputs = ["--mask", out / "tissue.npz", "--picture", out / "tissue.png"]
+    outputs += ["--outline", out / "tissue.geojson", "--colour", out / "colour.json"]
+    status, _, said = muse("tissue", slide, "--info", info, *limits, *outputs, "--ledger", out / "tissue-ledger.json")
+    assert status == 0, said
+    store = out / "image-500nm.zarr"
+    return muse("tile", slide, "--info", info, "--tissue", out / "tissue.npz", "--output", store, *tile_arguments)
+
+
+def test_discs_are_where_they_were_drawn(muse, slide_path, tmp_path):
+    assert run_steps(muse, slide_path, tmp_path, "--threads", "2")[0] == 0
+    store = open_store(tmp_path / "image-500nm.zarr")
+    pixels = store.read((0, 0), store.size_px)
+    dark = (pixels[..., 1] < 110).astype(np.uint8)
+    _, _, _, centres = cv2.connectedComponentsWithStats(dark)
+    found_um = (centres[1:] + 0.5) * store.mpp
+    np.testing.assert_allclose(
+        found_um[np.argsort(found_um[:, 0])], CENTRES_UM[np.argsort(CENTRES_UM[:, 0])], atol=0.05
+    )
+    tissue, tissue_px = store.tissue
+    assert tissue.sum() * (tissue_px * 0.5) ** 2 == pytest.approx((420 + 32) * (330 + 32), rel=0.05)
+    assert TissueMask.load(tmp_path / "tissue.npz").area_mm2 == pytest.approx(0.420 * 0.330, rel=0.05)
+    assert json.loads((tmp_path / "tissue-ledger.json").read_text())["status"] == "ok"
+    assert max(Image.open(tmp_path / "tissue.png").size) <= 1500
+    assert len(json.loads((tmp_path / "tissue.geojson").read_text())["features"]) == 1
+
+
+def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):
+    square = {"type": "Polygon", "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]]}
+    (tmp_path / "roi.geojson").write_text(json.dumps(square))
+    assert run_steps(muse, slide_path, tmp_path, roi=tmp_path / "roi.geojson")[0] == 0
+    tissue = TissueMask.load(tmp_path / "tissue.npz")
+    assert tissue.area_mm2 == pytest.approx(0.1 * 0.075, rel=0.01)
+    assert (zarr.open_array(str(tmp_path / "image-500nm.zarr/0"), mode="r")[:, 600:, 600:] == 255).all()
+
+
+def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path):
+    spoiled = tmp_path / "spoiled.tif"
+    spoiled.write_bytes(slide_path.read_bytes())
+    spoil_tile(spoiled, 0, 2 * 9 + 2)  # level 0, px (512, 512): work (256, 256), in chunk (0, 0)
+    assert run_steps(muse, spoiled, tmp_path, "--max-corrupt", "0.5")[0] == 0
+    attributes = open_store(tmp_path / "image-500nm.zarr").attributes
+    assert attributes["corrupt"] == [[0, 0, 512, 512]] and 0.1 < attributes["corrupt_fraction"] < 0.5
+    (tmp_path / "strict").mkdir()
+    status, _, said = run_steps(muse, spoiled, tmp_path / "strict")
+    assert status == 2 and "of the tissue cannot be decoded" in said
+    assert not list((tmp_path / "strict").glob("*.zarr")) and not list((tmp_path / "strict").glob(".*partial"))
+
+
+def test_a_slide_too_coarse_is_said(muse, slide_path, tmp_path):
+    status, _, said = run_steps(muse, slide_path, tmp_path, "--mpp", "0.2")
+    assert status == 2 and "0.25 um/px, too coarse for an image at 0.2 um/px" in said

@@ -1,0 +1,62 @@
+"""The stains of a slide, from its tissue alone."""
+
+import numpy as np
+import pytest
+from drawn import ArraySlide
+from test_macenko import STAINS, degrees_between, mix
+
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue import colour
+from muse_pipeline.tissue.colour import choose_fields, measure_colour
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.mask import TissueMask
+
+
+def stained_slide(**kw):
+    """A quarter is tissue, the rest green ink."""
+    image = np.full((1024, 1024, 3), (30, 160, 120), np.uint8)
+    image[:512, :512] = mix(512 * 512).reshape(512, 512, 3)
+    mask = np.zeros((64, 64), bool)
+    mask[:32, :32] = True
+    return ArraySlide([image], **kw), TissueMask(mask, np.array([8.0, 8.0]), None, 0.065536)
+
+
+def test_only_tissue_counts():
+    slide, tissue = stained_slide()
+    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert degrees_between(np.array(values["macenko"]["stains"]), STAINS).max() < 3
+    assert values["n_pixels"] <= 512 * 512 and values["mpp"] == 0.5 and values["warnings"] == []
+    assert values == measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+
+
+def test_the_sample_is_bounded_and_spread(monkeypatch):
+    tissue = TissueMask(np.ones((100, 200), bool), np.array([8.0, 8.0]), None, 1.28)
+    everything = choose_fields(tissue, np.array([0.5, 0.5]))
+    assert len(everything) == 18  # 1 of the 5.1 MP of tissue in 13 x 7 fields
+    monkeypatch.setattr(colour, "MAX_PIXELS", 100_000)
+    few = choose_fields(tissue, np.array([0.5, 0.5]))
+    assert len(few) == 2 and np.ptp(everything[:, 0]) > 1000 and np.ptp(everything[:, 1]) > 500
+
+
+def test_corrupt_fields_are_left_out_and_counted():
+    slide, tissue = stained_slide(corrupt=[(0, 0, 100, 100)])
+    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert values["macenko"] and "1 of 4 fields" in values["warnings"][0]
+
+
+@pytest.mark.parametrize("grey", [240, 120])
+def test_an_implausible_fit_is_none_and_a_warning(grey):
+    slide = ArraySlide([np.full((256, 256, 3), grey, np.uint8)])
+    tissue = TissueMask(np.ones((16, 16), bool), np.array([8.0, 8.0]), None, 0.016)
+    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert values["macenko"] is None and "colours are left as they are" in values["warnings"][0]
+
+
+def test_a_real_slide_with_green_ink_in_it(shared_data):
+    path = shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs"
+    info = inspect_slide(path, "cmu")
+    with open_slide(path) as slide:
+        values = measure_colour(slide, info, find_tissue(slide, info).tissue)
+    haematoxylin, eosin = np.array(values["macenko"]["stains"])
+    assert haematoxylin[0] < 0.75 < eosin[1] and values["n_pixels"] > 1e6

@@ -1,0 +1,149 @@
+"""The outline as QuPath reads it, and the picture of it."""
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+from drawn import ArraySlide
+from PIL import Image
+from shapely.geometry import box
+
+from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_outline, write_picture
+from muse_pipeline.tissue.overview import read_overview
+from muse_pipeline.tissue.roi import read_roi
+from muse_pipeline.types import Bounds
+
+
+def holed_mask(roi=None):
+    """A ring, a piece that touches it by a corner, and a piece at the border."""
+    mask = np.zeros((50, 60), bool)
+    mask[5:25, 5:25] = True
+    mask[10:15, 10:15] = False
+    mask[25:30, 25:30] = True
+    mask[40:, 50:] = True
+    return TissueMask(mask, np.array([8.0, 8.0]), roi, 0.0)
+
+
+def slide_and_info(bounds=None):
+    slide = ArraySlide([np.full((795, 955, 3), 200, np.uint8)])
+    return slide, slide.info((0.5, 0.5), bounds=bounds)
+
+
+def test_outline_is_valid_and_covers_the_mask_exactly():
+    _, info = slide_and_info()
+    outline = trace_outline(holed_mask(), info)
+    assert outline.is_valid and len(outline.geoms) == 3
+    expected_px2 = (20 * 20 - 25 + 25) * 256 + (955 - 800) * (795 - 640)
+    assert outline.area == pytest.approx(expected_px2)
+    assert sum(len(part.interiors) for part in outline.geoms) == 1
+    assert outline.contains(shapely.Point(100, 100)) and not outline.contains(shapely.Point(200, 200))
+
+
+def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
+    _, info = slide_and_info(Bounds(64, 32, 800, 700))
+    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
+    assert feature["properties"] == {
+        "objectType": "annotation",
+        "name": "Tissue",
+        "color": [0, 150, 60],
+        "isLocked": True,
+    }
+    shape = shapely.from_geojson(json.dumps(feature["geometry"]))
+    assert shape.is_valid and shape.bounds[:2] == (80 - 64, 80 - 32)
+    first = (tmp_path / "t.geojson").read_bytes()
+    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    assert (tmp_path / "t.geojson").read_bytes() == first
+
+
+def test_what_we_write_we_read_as_a_roi(tmp_path):
+    _, info = slide_and_info(Bounds(64, 32, 800, 700))
+    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    assert read_roi(tmp_path / "t.geojson", info).equals(trace_outline(holed_mask(), info))
+
+
+def test_outline_stays_within_the_roi():
+    _, info = slide_and_info()
+    roi = box(90.55, 90.55, 300, 300)
+    outline = trace_outline(holed_mask(roi), info)
+    assert roi.buffer(0.1).contains(outline) and outline.is_valid
+
+
+def test_no_tissue_is_an_empty_collection(tmp_path):
+    _, info = slide_and_info()
+    write_outline(tmp_path / "t.geojson", TissueMask(np.zeros((50, 60), bool), np.array([8.0, 8.0]), None, 0.0), info)
+    assert json.loads((tmp_path / "t.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
+    image = np.full((1600, 4000, 3), 240, np.uint8)
+    slide = ArraySlide([image])
+    info = slide.info((0.5, 0.25))
+    tissue = TissueMask(np.zeros((50, 250), bool), np.array([8.0, 8.0]), box(1000, 200, 3000, 1400), 0.0)
+    tissue.mask[20:30, 100:150] = True
+    write_picture(tmp_path / "t.png", read_thumbnail(slide, info, read_overview(slide, info)), tissue, info)
+    picture = np.asarray(Image.open(tmp_path / "t.png"))
+    assert picture.shape == (300, 1500, 3)
+    rows, columns = np.nonzero((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30))
+    scale = 1500 / 2000  # px per um
+    found = [columns.min(), columns.max(), rows.min(), rows.max()]
+    np.testing.assert_allclose(found, np.array([800, 1200, 160, 240]) * scale, atol=3)
+
+
+def feature_of(*shapes):
+    features = [
+        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": {}} for shape in shapes
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+SQUARE = json.loads(shapely.to_geojson(box(10, 10, 50, 60)))
+
+
+@pytest.mark.parametrize(
+    ("content", "area"),
+    [
+        (SQUARE, 2000),
+        ({"type": "Feature", "geometry": SQUARE, "properties": {"objectType": "annotation"}}, 2000),
+        ([{"type": "Feature", "geometry": SQUARE}], 2000),
+        (feature_of(box(10, 10, 50, 60), box(40, 10, 90, 60)), 4000),
+        (feature_of(shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)]), shapely.Point(3, 4)), 162),
+        ({"type": "GeometryCollection", "geometries": [SQUARE]}, 2000),
+    ],
+)
+def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
+    _, info = slide_and_info(Bounds(100, 200, 700, 500))
+    (tmp_path / "roi.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
+    roi = read_roi(tmp_path / "roi.geojson", info)
+    assert roi.area == pytest.approx(area) and roi.bounds[0] >= 100 and roi.bounds[1] >= 200
+
+
+BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("3", "is not GeoJSON that can be read"),
+        ("{}", "holds no polygon"),
+        (json.dumps(feature_of()), "holds no polygon"),
+        (json.dumps(feature_of(shapely.Point(1, 1))), "holds no polygon"),
+        (json.dumps({"type": "Polygon", "coordinates": []}), "holds no polygon"),
+        (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}), "is not GeoJSON"),
+        (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "is not GeoJSON"),
+        (json.dumps(BOW_TIE), "polygon 1 is not valid"),
+        (json.dumps(feature_of(box(9000, 9000, 9100, 9100))), "outside slide 'drawn'"),
+    ],
+)
+def test_what_is_no_roi_is_said_in_one_sentence(tmp_path, text, reason):
+    _, info = slide_and_info()
+    if text is not None:
+        (tmp_path / "roi.geojson").write_text(text)
+    with pytest.raises(GeoJSONError, match=reason) as caught:
+        read_roi(tmp_path / "roi.geojson", info)
+    assert "\n" not in str(caught.value)
