@@ -51,6 +51,7 @@ def write_geojson(
     parts = _write_files(nuclei_path, renderer, output, provenance["n_nuclei"], max_features)
     sidecar = {
         "slide_id": info.slide_id,
+        "slide_file": Path(info.path).name,
         "frame": frame,
         "offset_px": list(offset_px),
         "measurements": [name for name, _, _ in MEASUREMENTS],

@@ -46,7 +46,8 @@ class NucleiWriter:
     def __enter__(self) -> NucleiWriter:
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, compression="zstd"))
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # other columns repeat nothing
+            self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
         return self
 

@@ -1,0 +1,95 @@
+"""Speed and memory of everything between detected rays and the files of a slide, on one core.
+
+Run by hand: ``python benchmarks/writers.py [N_NUCLEI]``. Nuclei are drawn: 32 rays, outlines smooth as real ones are.
+Seconds are the process' own, so that a busy machine disturbs little.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.nuclei.csv import write_csv
+from muse_pipeline.nuclei.feature_text import COLUMNS, FeatureRenderer
+from muse_pipeline.nuclei.geojson import BATCH, write_geojson
+from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_rows
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame, SlideInfo
+
+N_RAYS, MPP, WINDOW = 32, (0.25, 0.25), 2_000
+CLASSES = [
+    {"name": name, "color": color}
+    for name, color in (("Lymphocyte", [0, 128, 255]), ("Tumour", [200, 0, 0]), ("Stroma", [0, 200, 0]))
+]
+PROVENANCE = {"slide_id": "drawn", "fingerprint": "0", "model": {"sha256": "0"}, "card": {"classes": CLASSES}}
+INFO = SlideInfo(
+    "drawn", "drawn.tif", "drawn", "drawn", (10**5, 10**5), MPP, "drawn", ((10**5, 10**5),), ((1, 1),), "0"
+)
+
+
+def draw_nuclei(n: int, random: np.random.Generator) -> Nuclei:
+    """Nuclei of one region of a slide; outlines are ellipses with a few waves."""
+    turn = 2 * np.pi * np.arange(N_RAYS) / N_RAYS - random.uniform(0, np.pi, (n, 1))
+    a, b = random.uniform(2.5, 5, (2, n, 1))
+    waves = 1 + 0.05 * np.sin(3 * turn + random.uniform(0, 6, (n, 1)))
+    return Nuclei(
+        xy=random.uniform(100, 99_000, 2) + random.uniform(0, 900, (n, 2)),
+        frame=Frame.LEVEL0,
+        rays=waves / np.hypot(np.cos(turn) / a, np.sin(turn) / b),
+        label=random.integers(0, 3, n),
+        score=random.uniform(0.3, 1, n),
+        prob=random.dirichlet([1, 1, 1], n),
+    )
+
+
+def main(n: int) -> None:
+    """Print a line for each stage."""
+    random, seconds = np.random.default_rng(0), Counter()
+
+    def timed(stage, function, *arguments, **options):
+        begin = time.process_time()
+        result = function(*arguments, **options)
+        seconds[stage] += time.process_time() - begin
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "nuclei.parquet"
+        with NucleiWriter(table, [entry["name"] for entry in CLASSES], PROVENANCE, N_RAYS) as writer:
+            for first in range(0, n, WINDOW):
+                nuclei = draw_nuclei(min(WINDOW, n - first), random)
+                rings = timed("polygons", rays_to_rings, nuclei.xy, nuclei.rays, MPP)
+                polygons, _ = timed("polygons", rings_to_polygons, rings)
+                shapes = timed("shapes", measure_shapes, rings, MPP)
+                timed("parquet", writer.write, nuclei, polygons, shapes)
+        for name in ("nuclei.geojson", "nuclei.geojson.gz"):
+            timed(name, write_geojson, table, INFO, Path(folder) / name)
+        timed("csv", write_csv, table, Path(folder) / "nuclei.csv.gz")
+        for stage, spent in seconds.items():
+            print(f"{stage:20} {n / spent:12,.0f} nuclei/s {1e6 * spent / n:8.2f} us")
+        for path in sorted(Path(folder).iterdir()):
+            print(f"{path.name:20} {path.stat().st_size / n:12.0f} bytes a nucleus")
+        print(f"peak memory          {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:12.0f} MiB")
+        compare_levels(table)
+
+
+def compare_levels(table: Path) -> None:
+    """What each level of zlib costs and saves on one batch."""
+    text = FeatureRenderer(CLASSES, "drawn", (0, 0)).render(next(iterate_rows(table, BATCH, COLUMNS)))
+    for level in range(1, 10):
+        member = zlib.compressobj(level, zlib.DEFLATED, wbits=31)
+        begin = time.process_time()
+        size = len(member.compress(text) + member.flush())
+        print(f"zlib level {level}: {1e6 * (time.process_time() - begin) / BATCH:6.1f} us, {size / BATCH:4.0f} bytes")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
