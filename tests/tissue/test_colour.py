@@ -59,4 +59,4 @@ def test_a_real_slide_with_green_ink_in_it(shared_data):
     with open_slide(path) as slide:
         values = measure_colour(slide, info, find_tissue(slide, info).tissue)
     haematoxylin, eosin = np.array(values["macenko"]["stains"])
-    assert haematoxylin[0] < 0.75 < eosin[1] and values["n_pixels"] > 1e6
+    assert haematoxylin[0] < 0.75 < eosin[1] and values["n_pixels"] > 9e5

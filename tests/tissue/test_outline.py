@@ -85,7 +85,7 @@ def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
     tissue = TissueMask(np.zeros((50, 250), bool), np.array([8.0, 8.0]), box(1000, 200, 3000, 1400), 0.0)
     tissue.mask[20:30, 100:150] = True
     write_picture(tmp_path / "t.png", read_thumbnail(slide, info, read_overview(slide, info)), tissue, info)
-    picture = np.asarray(Image.open(tmp_path / "t.png"))
+    picture = np.asarray(Image.open(tmp_path / "t.png")).astype(int)
     assert picture.shape == (300, 1500, 3)
     rows, columns = np.nonzero((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30))
     scale = 1500 / 2000  # px per um
