@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files."""
-    from muse_pipeline.files import read_json
     from muse_pipeline.nuclei.geojson import write_geojson
-    from muse_pipeline.types import SlideInfo
+    from muse_pipeline.slides.inspect import read_info
 
-    info = SlideInfo.from_dict(read_json(args.info))
-    write_geojson(args.nuclei, info, args.output, frame=args.frame, max_features=args.max_features)
+    write_geojson(args.nuclei, read_info(args.info), args.output, frame=args.frame, max_features=args.max_features)

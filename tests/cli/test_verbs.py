@@ -1,0 +1,83 @@
+"""What holds for every verb: it explains itself at once, and bad input costs one sentence and exit status 2."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from muse_pipeline.cli.main import VERBS, main
+
+HEAVY = {"numpy", "pandas", "pyarrow", "shapely", "zarr", "cv2", "scipy", "torch", "onnxruntime", "openslide"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"usage: muse {verb}" in capsys.readouterr().out
+
+
+def test_help_lists_every_verb_without_loading_the_libraries():
+    script = f"""
+import sys
+from muse_pipeline.cli.main import build_parser
+print(build_parser([]).format_help())
+sys.exit(f"loaded {{loaded}}" if (loaded := {HEAVY} & set(sys.modules)) else 0)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert [verb for verb in VERBS if f"\n    {verb}" not in run.stdout] == []
+
+
+def test_help_is_quick():
+    """Against the start of Python itself, so that a busy machine does not matter: 0.5 s where that takes 0.03 s."""
+    help_seconds, bare_seconds = (
+        min(_seconds([sys.executable, *arguments]) for _ in range(3))
+        for arguments in (["-m", "muse_pipeline.cli.main", "--help"], ["-c", ""])
+    )
+    assert help_seconds < 15 * bare_seconds
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+BAD_INPUT = {
+    "inspect": ["{noise}", "--output", "{out}"],
+    "tissue": [
+        *["{noise}", "--info", "{missing}", "--mask", "{out}"],
+        *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
+    ],
+    "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "finetune": ["{missing}", "-o", "{out}"],
+    "export": ["{missing}", "-o", "{out}"],
+    "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
+    "stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
+    "overlay": ["{missing}"],
+    "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
+    "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
+    "evaluate": ["{noise}", "--truth", "{missing}"],
+    "sheet": ["{missing}", "--output", "{out}"],
+    "demo-slide": ["{out}", "--area-mm2", "-1"],
+}
+JUDGES = {"check-geojson", "doctor"}  # what they find is their output, not their error
+
+
+def test_bad_input_is_given_to_every_verb():
+    assert set(BAD_INPUT) == set(VERBS) - JUDGES
+
+
+@pytest.mark.parametrize("verb", BAD_INPUT)
+def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
+    places = {"noise": tmp_path / "noise.svs", "missing": tmp_path / "missing", "out": tmp_path / "out"}
+    places["noise"].write_bytes(bytes(range(256)) * 4)
+    status, _, errors = muse(verb, *(argument.format(**places) for argument in BAD_INPUT[verb]))
+    assert status == 2
+    assert errors.startswith(f"muse {verb}: ")
+    assert errors.count("\n") == 1
+    assert not places["out"].exists()

@@ -1,0 +1,75 @@
+"""Run the workflow as its users do: Snakemake as a process of its own, in a folder with a sheet and a config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from slide_files import write_pyramid
+
+SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+
+
+def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
+    """A pyramid at 0.5 um: a pink round of tissue on glass with dark violet nuclei in it."""
+    rng = np.random.default_rng(seed)
+    image = np.full((size_px, size_px, 3), 244, np.uint8)
+    middle, radius = size_px // 2, size_px * 0.42
+    cv2.circle(image, (middle, middle), int(radius), (226, 170, 205), -1)
+    angle, reach = rng.uniform(0, 2 * np.pi, n_nuclei), radius * 0.95 * np.sqrt(rng.uniform(size=n_nuclei))
+    xy = np.stack([middle + reach * np.cos(angle), middle + reach * np.sin(angle)], 1)
+    for x, y in xy:
+        axes = rng.uniform(6, 10, 2)
+        cv2.ellipse(image, ((float(x), float(y)), tuple(2 * axes), float(rng.uniform(0, 180))), (92, 50, 130), -1)
+    grain = rng.normal(0, 6, (*image.shape[:2], 1))
+    image = np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + grain, 0, 255).astype(np.uint8)
+    write_pyramid(path, image)
+
+
+def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a sheet with the columns of its first row."""
+    lines = [list(rows[0]), *([str(row[column]) for column in rows[0]] for row in rows)]
+    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_config(folder: Path, **settings: object) -> None:
+    """Write the config of the cohort in ``folder``."""
+    (folder / "config.yaml").write_text(yaml.safe_dump({"slides": "slides.tsv", **settings}), encoding="utf-8")
+
+
+def snakemake_command(*arguments: str, cores: int = 2) -> list[str]:
+    """The command that a user types in the cohort's folder."""
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--cores", str(cores)]
+    return [*program, "--configfile", "config.yaml", *arguments]
+
+
+def run_snakemake(folder: Path, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run the workflow in ``folder``; stderr is in stdout, in order."""
+    command = snakemake_command(*arguments, cores=cores)
+    environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+def planned_jobs(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the table that Snakemake prints before it starts."""
+    lines = iter(output.splitlines())
+    for line in lines:
+        if line.startswith("job ") and line.split() == ["job", "count"]:
+            break
+    next(lines, None)
+    jobs = {}
+    for line in lines:
+        if not line.strip():
+            break
+        rule, count = line.split()
+        jobs[rule] = int(count)
+    jobs.pop("total", None)
+    return jobs
