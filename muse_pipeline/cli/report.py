@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Gather, write, sum up."""
+    """Gather, write, sum up; lay the import script for QuPath beside the results."""
+    from muse_pipeline.nuclei.qupath import copy_import_script
     from muse_pipeline.report.cohort import gather_cohort, read_rows, summarise_cohort
     from muse_pipeline.report.page import write_page
     from muse_pipeline.report.table import write_table
@@ -27,4 +28,5 @@ def run(args: argparse.Namespace) -> None:
     slides = gather_cohort(args.results, read_rows(args.slides))
     write_table(slides, args.table)
     write_page(slides, args.output)
+    copy_import_script(args.results / "qupath")
     print(f"{summarise_cohort(slides)}; see {args.output}")

@@ -72,15 +72,16 @@ class NucleiWriter:
                 return
             self._write_row_groups(whole_only=False)
             counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
-            provenance = {**self.provenance, "n_nuclei": self._n_nuclei, "n_by_class": counts}
+            self.provenance |= {"n_nuclei": self._n_nuclei, "n_by_class": counts}
             geo = _geo_metadata(self._bounds if self._n_nuclei else None)
-            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)})
+            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
         # One chunk: pages begin where chunks do, and would betray the batches.
         table = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
         stop = len(table) // ROW_GROUP * ROW_GROUP if whole_only else len(table)
-        self._file.write_table(table[:stop], row_group_size=ROW_GROUP)
+        if stop:
+            self._file.write_table(table[:stop], row_group_size=ROW_GROUP)
         self._waiting = [table[stop:]]
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
