@@ -1,0 +1,67 @@
+"""What is written down twice in the project says the same in both places."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from muse_pipeline import __version__
+from muse_pipeline.cli.main import VERBS
+from muse_pipeline.slides.sheet import COLUMNS
+
+TOP = Path(__file__).parents[1]
+PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RULES = "".join(path.read_text(encoding="utf-8") for path in sorted((TOP / "workflow/rules").glob("*.smk")))
+
+
+def load(path: str):
+    return yaml.safe_load((TOP / path).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "extras"), [("infer", ["cpu"]), ("train", ["cpu", "train"])])
+def test_environments_mirror_the_extras(name, extras):
+    wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    pip = next(entry["pip"] for entry in load(f"envs/{name}.yaml")["dependencies"] if isinstance(entry, dict))
+    assert pip == wanted
+
+
+def test_the_config_shows_the_defaults():
+    properties = load("workflow/schemas/config.schema.yaml")["properties"]
+    assert load("config/config.yaml") == {name: setting["default"] for name, setting in properties.items()}
+    text = (TOP / "config/README.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(\w+)` \|", text.split("## The settings")[1], re.M)
+    assert described == list(properties)
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(load("workflow/schemas/config.schema.yaml"))
+
+
+def test_the_example_sheet_has_every_column():
+    assert tuple((TOP / "config/slides.tsv").read_text(encoding="utf-8").split()) == COLUMNS
+
+
+@pytest.mark.parametrize("profile", ["default", "slurm"])
+def test_profiles_name_rules_that_exist(profile):
+    settings = load(f"profiles/{profile}/config.yaml")
+    named = {*settings["set-threads"], *settings["set-resources"]}
+    assert named <= set(re.findall(r"^rule (\w+):", RULES, re.M))
+    assert settings["keep-going"]
+
+
+def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
+    for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", RULES, re.M | re.S):
+        assert body.lstrip().startswith('"""'), name
+        assert name in VERBS
+        assert f"muse {name} " in body or name == "report"
+        assert {"log:", "benchmark:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
+
+
+def test_citations():
+    citation = load("CITATION.cff")
+    assert citation["version"] == __version__ == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert len(citation["references"]) == 5
