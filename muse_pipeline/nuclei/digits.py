@@ -34,7 +34,7 @@ def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
     """Positions of rings as the inside of a GeoJSON polygon, to one decimal.
 
     Args:
-        xy: (M, 2), absolute value below 1e6.
+        xy: (M, 2), absolute value below 1e7, which is metres of glass.
         is_last: (M,) bool, the positions that end their ring.
 
     Returns:
@@ -44,14 +44,13 @@ def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
     high, low = np.divmod(np.abs(tenths), _HALF)
     words = np.empty((len(xy), 4), _HIGH.dtype)
     end = np.stack([np.zeros_like(low[:, 0]), np.where(is_last, 2, 1)], axis=-1)
-    words[:, 0::2] = _HIGH[high + _NEGATIVE * (tenths < 0)]
+    words[:, 0::2] = _HIGH[high + _HALF * (tenths < 0)]
     words[:, 1::2] = _LOW[low + _HALF * ((high == 0) + 2 * end)]
     return words.view(np.uint8)
 
 
 # A number in tenths is looked up in two halves of up to four digits, each a word of eight bytes.
 _HALF = 10_000
-_NEGATIVE = 1_000
 
 
 def _words(texts: list[str]) -> np.ndarray:
@@ -63,7 +62,7 @@ def _tenths(low: int, padded: bool) -> str:
     return (f"{whole:03d}" if padded else f"{whole}") + (f".{tenth}" if tenth else "")
 
 
-_HIGH = _words([sign + (str(high) if high else "") for sign in ("", "-") for high in range(_NEGATIVE)])
+_HIGH = _words([sign + (str(high) if high else "") for sign in ("", "-") for high in range(_HALF)])
 _LOW = _words(
     [_tenths(low, padded) + end for end in (",", "],[", "]]]") for padded in (True, False) for low in range(_HALF)]
 )

@@ -41,6 +41,8 @@ def rings_to_polygons(rings: np.ndarray, decimals: int = 1) -> tuple[np.ndarray,
         rings did not stay simple and had to be repaired.
     """
     rounded = np.round(rings, decimals)
+    if not np.isfinite(rounded).all():
+        raise ValueError("a nucleus has a position or ray that is not finite; it should never have been detected")
     polygons = shapely.polygons(np.concatenate([rounded, rounded[:, :1]], axis=1))
     doubtful = np.flatnonzero(~_are_clearly_simple(rounded))
     broken = doubtful[~survive_qupath(polygons[doubtful])]

@@ -22,9 +22,7 @@ def test_integers():
 
 def test_coordinates():
     xy = np.random.default_rng(3).uniform(-1, 1, (4000, 2)) * 10.0 ** np.arange(-1, 7).repeat(500)[:, None]
-    xy = np.concatenate(
-        [np.clip(xy, -99_999, 999_999), [[0, -0.04], [-0.1, 1000], [999.96, 99_999.9], [-1000, 100_000]]]
-    )
+    xy = np.concatenate([xy, [[0, -0.04], [-0.1, 1000], [999.96, 99_999.9], [-1000, 100_000]]])
     is_last = np.arange(len(xy)) % 3 == 0
     expected = [
         ",".join(f"{np.round(value, 1) + 0:.1f}".removesuffix(".0") for value in position) + ("]]]" if last else "],[")

@@ -57,6 +57,11 @@ def test_a_bow_tie_keeps_its_larger_part():
     assert shapely.area(polygons[0]) == pytest.approx(48, abs=1)
 
 
+def test_nothing_infinite_is_written():
+    with pytest.raises(ValueError, match="not finite"):
+        rings_to_polygons(np.array([[[0.0, 0], [1, np.nan], [1, 1]]]))
+
+
 def test_no_rings_no_polygons():
     polygons, n_repaired = rings_to_polygons(np.zeros((0, N_RAYS, 2)))
     assert polygons.shape == (0,) and n_repaired == 0
