@@ -64,7 +64,7 @@ def place_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells
 
 
 def _epithelium(field: Field, rng: np.random.Generator):
-    xy = rng.uniform(0, PERIOD_UM, (240_000, 2))
+    xy = _jittered_lattice(5.6, 2.0, rng)
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)

@@ -167,7 +167,8 @@ def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.
     cells = cells[(lobule[row, column] > 0) & (solid[row, column] < -48)]
     rows, columns = np.nonzero((lobule > -0.5) & (solid < -2))
     points = (np.stack([columns, rows], -1) + 0.5) * RASTER_UM
-    distance, _ = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
+    distance, nearest = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
+    reach = rng.uniform(27, 46, len(cells))[nearest[:, 0]]
     fat = np.full((SIDE, SIDE), -8, np.float32)  # a short slope: what lies outside a fat cell is ordinary stroma
-    fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, 45 - distance[:, 0])
+    fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, reach - distance[:, 0])
     return _blurred(np.maximum(fat, -8), 2)

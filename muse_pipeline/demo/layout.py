@@ -10,7 +10,7 @@ from muse_pipeline.demo.texture import Texture, Window
 
 # Optical density (natural logarithm) per unit of stain, red, green, blue.
 HAEMATOXYLIN = np.array([0.585, 0.716, 0.380])
-EOSIN = np.array([0.130, 0.830, 0.540])
+EOSIN = np.array([0.140, 0.810, 0.570])
 MARGIN_UM, GAP_UM, RAG_UM = 500.0, 380.0, 75.0
 N_ANGLES = 1024
 
@@ -82,8 +82,8 @@ class Stroke:
         travelled, aside = x * ux + y * uy, y * ux - x * uy
         bend = self.sway_um * np.sin(travelled * np.float32(5.3 / length)) + self.sway_um / 4 * np.sin(travelled / 61)
         taper = self.width_um / 2 * (1 + 0.15 * np.sin(travelled / 83))
-        ends = np.minimum(travelled, length - travelled)
-        return np.minimum(taper - np.abs(aside - bend), ends).astype(np.float32)
+        beyond = np.maximum(np.abs(travelled - length / 2) - length / 2 + taper, 0)  # ends are round
+        return (taper - np.hypot(aside - bend, beyond)).astype(np.float32)
 
     def may_show(self, window: Window) -> bool:
         """Whether any of it can lie in a window."""
@@ -122,7 +122,7 @@ def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> 
         )
     third, reach = islands[2].centre_um, np.sqrt(area_mm2 * 1e6 * parts[2] / np.pi)
     fold = Stroke(third + reach * np.array([-1.5, -0.35]), third + reach * np.array([1.5, 0.45]), 46.0, 0.08 * reach)
-    pen = Stroke(np.array([x[1] - 150, 0.04 * size[1]]), np.array([x[1] - 250, 0.40 * size[1]]), 230.0, 40.0)
+    pen = Stroke(np.array([x[1] - 130, 0.05 * size[1]]), np.array([x[1] - 250, 0.40 * size[1]]), 170.0, 45.0)
     return Layout(tuple(size), tuple(islands), fold, pen)
 
 

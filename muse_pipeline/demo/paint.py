@@ -108,10 +108,10 @@ def _focus(stain: np.ndarray, defocus: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
-    inside = tissue.layout.pen.inside_um(*window.centres())
-    inside += 9 * tissue.rag.view(window)
-    streaks = 0.9 + 0.08 * tissue.rag.view(Window(window.x_um * 3, 0.2 * window.y_um, window.mpp * 2, window.size))
-    return (smoothstep(inside, -6, 10) * streaks)[..., None] * PEN_DENSITY
+    x, y = np.broadcast_arrays(*window.centres())
+    inside = tissue.layout.pen.inside_um(x, y) + 5 * tissue.rag.at(x, y)
+    streaks = 0.85 + 0.07 * tissue.rag.at(6 * x, 0.3 * y)
+    return (smoothstep(inside, -5, 8) * streaks)[..., None] * PEN_DENSITY
 
 
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:

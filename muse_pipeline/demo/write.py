@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+import yaml
 
 from muse_pipeline.demo.paint import is_blank, paint_block
 from muse_pipeline.demo.pyramid import BLOCK_PX, write_pyramid
@@ -65,7 +66,10 @@ def write_demo(folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int
         write_pyramid(partial, _painter(blocks), blocks.n, mpp, threads)
     n_nuclei = write_truth(folder, blocks)
     _write_text(folder / "slides.tsv", "slide_id\tpath\ndemo\tdemo.svs\n")
-    _write_text(folder / "config.yaml", f"slides: {folder / 'slides.tsv'}\noutput: {folder / 'results'}\n")
+    _write_text(
+        folder / "config.yaml",
+        yaml.safe_dump({"slides": str(folder / "slides.tsv"), "output": str(folder / "results")}),
+    )
     return n_nuclei
 
 

@@ -1,0 +1,18 @@
+import pytest
+
+from muse_pipeline.demo.tissue import plan_tissue
+from muse_pipeline.demo.write import write_demo
+
+AREA_MM2 = 0.06
+
+
+@pytest.fixture(scope="session")
+def tissue():
+    return plan_tissue(AREA_MM2, seed=0)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, AREA_MM2, threads=1)
+    return folder

@@ -1,0 +1,102 @@
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import yaml
+from openslide import OpenSlide
+from tiffslide import TiffSlide
+
+from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, PyramidPainter
+from muse_pipeline.demo.stamps import CLASSES
+from muse_pipeline.demo.write import write_demo
+from muse_pipeline.errors import ConfigError
+
+
+def read(slide, xy, level, size):
+    return np.asarray(slide.read_region(xy, level, size).convert("RGB"))
+
+
+def test_openslide_knows_vendor_mpp_and_levels(demo):
+    with OpenSlide(demo / "demo.svs") as slide:
+        assert OpenSlide.detect_format(demo / "demo.svs") == "aperio"
+        assert float(slide.properties["openslide.mpp-x"]) == float(slide.properties["openslide.mpp-y"]) == 0.25
+        assert slide.properties["openslide.objective-power"] == "40"
+        assert slide.level_downsamples == (1, 4, 16)
+        assert "thumbnail" in slide.associated_images
+
+
+def test_tiffslide_agrees(demo):
+    with OpenSlide(demo / "demo.svs") as one, TiffSlide(demo / "demo.svs") as other:
+        assert one.level_dimensions == tuple(other.level_dimensions)
+        assert other.properties["tiffslide.mpp-x"] == 0.25
+        xy = tuple(pd.read_csv(demo / "truth.csv")[["x", "y"]].median().astype(int))
+        difference = read(one, xy, 0, (300, 200)).astype(int) - read(other, xy, 0, (300, 200))
+        assert np.abs(difference).max() <= 2
+
+
+def test_levels_show_the_same_tissue(demo):
+    with OpenSlide(demo / "demo.svs") as slide:
+        whole = read(slide, (0, 0), 0, slide.dimensions)
+        for level, times in ((1, 4), (2, 16)):
+            small = read(slide, (0, 0), level, slide.level_dimensions[level])
+            expected = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+            assert np.abs(small.astype(int) - expected).mean() < 3, times
+
+
+def test_nuclei_of_the_truth_are_darker_than_what_lies_around_them(demo):
+    truth = pd.read_csv(demo / "truth.csv")
+    with OpenSlide(demo / "demo.svs") as slide:
+        red = cv2.GaussianBlur(read(slide, (0, 0), 0, slide.dimensions)[..., 0], (0, 0), 2.0)
+    row, column = truth[["y", "x"]].to_numpy().astype(int).T
+    background = np.median([red[row + dy, column + dx] for dx, dy in ((40, 0), (-40, 0), (0, 40), (0, -40))], axis=0)
+    darker = background - red[row, column].astype(float)
+    assert len(truth) > 100
+    for name in CLASSES:
+        of_class = darker[truth["class"] == name]
+        assert len(of_class) > 5
+        assert np.median(of_class) > 40, name
+    assert (darker > 10).mean() > 0.9
+
+
+def test_tables_of_the_truth_agree(demo):
+    csv, table = pd.read_csv(demo / "truth.csv"), pyarrow.parquet.read_table(demo / "truth.parquet")
+    assert table.select(["x", "y", "class"]).to_pandas().equals(csv)
+    assert [CLASSES[label] for label in table["label"].to_pylist()] == csv["class"].tolist()
+    rays = np.stack(table["rays"].to_numpy())
+    assert rays.shape == (len(csv), 32)
+    assert (rays > 1.0).all() and (rays < 11).all()
+
+
+def test_sheet_and_config_lead_to_the_slide(demo):
+    config = yaml.safe_load((demo / "config.yaml").read_text())
+    sheet = pd.read_csv(config["slides"], sep="\t")
+    assert (demo / sheet["path"].item()).is_file()
+
+
+def test_threads_and_repetition_change_no_byte(demo, tmp_path):
+    write_demo(tmp_path, 0.06, threads=2)
+    for name in ("demo.svs", "truth.csv", "truth.parquet"):
+        assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"area_mm2": 0}, {"mpp": 0.01}, {"mpp": float("nan")}])
+def test_impossible_slides_are_refused(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="choose within"):
+        write_demo(tmp_path, **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pixels_are_painted_one_row_of_blocks_at_a_time():
+    painted = []
+
+    def paint(column, row):
+        painted.append((column, row))
+        return np.zeros((BLOCK_PX, BLOCK_PX, 3), np.uint8)
+
+    tiles = PyramidPainter(paint, (3, 50), threads=1).tiles()
+    per_row = 3 * (BLOCK_PX // TILE_PX) ** 2
+    for row in range(3):
+        for _ in range(per_row):
+            next(tiles)
+        assert len(painted) == 3 * (row + 1)
