@@ -14,8 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: $(VENV)/run.stamp  ## draw a slide, find its nuclei, say how well that went
-	muse demo-slide demo --threads $(CORES)
+demo: demo/config.yaml  ## draw a slide, find its nuclei, say how well that went
 	snakemake --cores $(CORES) --configfile demo/config.yaml --quiet progress rules
 	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
 	@echo "Report:     demo/results/report.html"
@@ -34,6 +33,9 @@ lint: $(VENV)/develop.stamp  ## check style
 
 clean:  ## remove what the demo wrote
 	rm -rf demo
+
+demo/config.yaml: | $(VENV)/run.stamp
+	muse demo-slide demo --threads $(CORES)
 
 # Running a model needs no torch; training and the tests do. The torch named here goes first: a later resolution
 # would otherwise choose another build.
