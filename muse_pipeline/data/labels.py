@@ -134,15 +134,24 @@ def _read_points(source: LabelSource, path: Path, classes: tuple[str, ...]) -> N
             f"label format '{source.format}' is unknown; use 'row column class', 'x y class' or 'instances'"
         )
     indices, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_read_lines(path), 1):
         words = line.replace(",", " ").split()
-        if not words or (number == 1 and not words[0].replace(".", "").lstrip("-").isdigit()):
+        if not words or (number == 1 and words[0].isalpha()):  # a header
             continue
-        if len(words) < 3:
-            raise LabelError(f"{path}, line {number}: expected three values ({source.format}), found '{line}'")
-        indices.append((float(words[0]), float(words[1])))
-        labels.append(_class_index(words[2], source, classes, f"{path}, line {number}"))
+        try:
+            first, second, word = float(words[0]), float(words[1]), words[2]
+        except (ValueError, IndexError) as error:
+            raise LabelError(f"{path}, line {number}: expected {source.format}, found '{line[:80]}'") from error
+        indices.append((first, second))
+        labels.append(_class_index(word, source, classes, f"{path}, line {number}"))
     return Nuclei(convert(np.array(indices, float).reshape(-1, 2)), Frame.WINDOW, label=np.array(labels, np.int32))
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise LabelError(f"{path}: not readable as text; give one nucleus a line") from error
 
 
 def _class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:

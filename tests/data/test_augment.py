@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.data.augment import Augmentation, move_nuclei, random_linear, vary_colour, vary_sharpness, warp_windows
+from muse_pipeline.data.augment import (
+    Augmentation,
+    move_nuclei,
+    random_linear,
+    vary_colour,
+    vary_sharpness,
+    warp_windows,
+)
 
 N_RAYS = 32
 
@@ -19,7 +26,9 @@ def ellipse_picture(size, centre, axes, angle):
     inside = (u / axes[0]) ** 2 + (v / axes[1]) ** 2 < 1
     theta = 2 * np.pi * np.arange(N_RAYS) / N_RAYS - angle
     rays = 1 / np.sqrt((np.cos(theta) / axes[0]) ** 2 + (np.sin(theta) / axes[1]) ** 2)
-    return torch.tensor(np.where(inside, 0.0, 255.0), dtype=torch.float32).expand(1, 3, -1, -1), torch.tensor(rays).float()
+    return torch.tensor(np.where(inside, 0.0, 255.0), dtype=torch.float32).expand(1, 3, -1, -1), torch.tensor(
+        rays
+    ).float()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -33,6 +33,8 @@ def test_equal_to_a_loop():
 
 
 def test_a_window_without_nuclei_has_no_targets():
-    empty = dense_targets(torch.full((1, 1, 2), -1e6), torch.full((1, 1), -1), torch.full((1, 1, 4), math.nan), (4, 4), 4, 2.5)
+    empty = dense_targets(
+        torch.full((1, 1, 2), -1e6), torch.full((1, 1), -1), torch.full((1, 1, 4), math.nan), (4, 4), 4, 2.5
+    )
     assert empty.centre.max() == 0
     assert empty.weight.max() == 0

@@ -12,7 +12,9 @@ from muse_pipeline.types import Frame
 
 def test_counts_by_class_and_over_all():
     true = Nuclei([(10, 10), (50, 50), (90, 90)], Frame.WORK, label=[0, 1, 1])
-    found = Nuclei([(11, 10), (50, 55), (90, 97), (200, 200)], Frame.WORK, label=[0, 0, 1, 1], score=[0.9, 0.8, 0.7, 0.6])
+    found = Nuclei(
+        [(11, 10), (50, 55), (90, 97), (200, 200)], Frame.WORK, label=[0, 0, 1, 1], score=[0.9, 0.8, 0.7, 0.6]
+    )
     counts = count_detections(found, true, 2, mpp=0.5)  # 3 um are 6 px: the third is 7 px off
     assert counts.values.tolist() == [[2, 2, 1], [1, 1, 0], [0, 2, 2]]
     scores = counts.scores(["a", "b"])
@@ -37,7 +39,10 @@ def test_mixed_frames_are_an_error():
 
 
 def test_the_bootstrap_draws_whole_patients():
-    good, bad = DetectionCounts(np.array([[10, 0, 0], [10, 0, 0]])), DetectionCounts(np.array([[0, 10, 10], [0, 10, 10]]))
+    good, bad = (
+        DetectionCounts(np.array([[10, 0, 0], [10, 0, 0]])),
+        DetectionCounts(np.array([[0, 10, 10], [0, 10, 10]])),
+    )
     alone = bootstrap_f1([good, bad], ["p", "p"], repeats=50)
     assert np.allclose(alone, 50)
     apart = bootstrap_f1([good, bad], ["p", "q"], repeats=200)

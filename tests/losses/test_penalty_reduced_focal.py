@@ -25,7 +25,9 @@ def test_equals_the_equation():
     target = torch.rand(2, 1, 7, 5, generator=generator)
     target[0, 0, 2, 2] = target[1, 0, 4, 1] = 1
     weight = (torch.rand(2, 1, 7, 5, generator=generator) > 0.2).float()
-    assert math.isclose(float(penalty_reduced_focal(logit, target, weight)), literal(logit, target, weight), rel_tol=1e-5)
+    assert math.isclose(
+        float(penalty_reduced_focal(logit, target, weight)), literal(logit, target, weight), rel_tol=1e-5
+    )
 
 
 def test_a_picture_without_nuclei_has_a_finite_loss():

@@ -41,7 +41,9 @@ def test_a_nucleus_in_the_corner_of_four_cores_is_one_nucleus():
 
 def test_two_nuclei_further_apart_than_the_radius_stay_two():
     apart = 2 * SAME_PX + 1
-    assert len(resolve([(255, 100), (255 + apart, 100), (400, 256 - apart / 2), (400, 256 + apart / 2)], jitter=0.5)) == 4
+    assert (
+        len(resolve([(255, 100), (255 + apart, 100), (400, 256 - apart / 2), (400, 256 + apart / 2)], jitter=0.5)) == 4
+    )
 
 
 def test_two_close_nuclei_of_one_window_are_never_united():

@@ -1,0 +1,115 @@
+"""A trained network leaves as ONNX and finds the same nuclei there."""
+
+import json
+
+import numpy as np
+import pytest
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.errors import CheckpointError, ModelError
+from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.export.parity import check_parity
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a checkpoint and the model made from it, by the command line."""
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("export"))
+    config = write_config(folder, steps=60, capacity=30)
+    assert main(["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]) == 0
+    assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0
+    return folder
+
+
+def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
+    parity = check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", run / "images")
+    assert parity.n_nuclei > 20
+    assert parity.n_unmatched == 0
+    assert parity.xy_px < 0.001
+
+
+def test_parity_notices_another_network(run, tmp_path):
+    state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
+    state["detector"]["head.out.bias"] = state["detector"]["head.out.bias"] + 0.05
+    save_checkpoint(tmp_path / "other.pt", {"detector": state["detector"]}, meta)
+    with pytest.raises(ModelError, match="differs from its checkpoint"):
+        check_parity(tmp_path / "other.pt", run / "model.onnx", run / "images")
+
+
+def test_parity_without_nuclei_is_no_parity(run, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
+    with pytest.raises(ModelError, match="finds no nucleus"):
+        check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
+
+
+def test_the_card_travels_in_the_file_and_names_no_folder(run):
+    predictor = Predictor(run / "model.onnx")
+    card = predictor.card
+    assert (card.name, card.mpp, card.n_rays, card.stride_px) == ("tiny", 0.5, 8, 16)
+    assert [one.name for one in card.classes] == ["Dark", "Pale"]
+    assert len(card.source["checkpoint_sha256"]) == 64
+    assert str(run).encode() not in (run / "model.onnx").read_bytes()
+
+
+def test_exporting_twice_gives_the_same_bytes(run, tmp_path):
+    export_onnx(run / "run" / "checkpoint.pt", tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (run / "model.onnx").read_bytes()
+
+
+def test_windows_of_one_picture_join_without_doubles(run):
+    """A picture wider than a window: nuclei of a repeated picture come back in every repeat."""
+    import cv2
+    from scipy.spatial import cKDTree
+
+    predictor = Predictor(run / "model.onnx")
+    tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
+    wide = np.ascontiguousarray(np.tile(tile, (2, 3, 1)))
+    nuclei = detect_image(predictor, wide, IDENTITY)
+    assert len(nuclei) > 60
+    assert not cKDTree(nuclei.xy).query_pairs(3.0)
+    assert (nuclei.xy < (480, 320)).all()
+
+
+def test_a_full_window_is_named(run, tmp_path):
+    from muse_pipeline.inference.detect import detect_shard
+    from muse_pipeline.tiles.grid import Shard
+
+    class Picture:
+        """A store in memory: white ground, every window dense."""
+
+        path, mpp, size_px, slide_mpp = run, 0.5, (256, 128), (0.5, 0.5)
+        slide_id, fingerprint, attributes = "p", "f", {}
+        tissue = np.ones((8, 16), bool), 16.0
+
+        def read(self, xy, size):
+            import cv2
+
+            tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
+            return np.tile(tile, (2, 2, 1))[: size[1], : size[0]]
+
+    predictor = Predictor(run / "model.onnx")
+    facts = detect_shard(Picture(), predictor, IDENTITY, Shard(1, 1), tmp_path / "s.parquet")
+    assert facts["full_windows"] == [0, 1]  # 36 nuclei a tile and 30 slots
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
+    state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
+    meta["config"]["n_rays"] = 16
+    save_checkpoint(tmp_path / "c.pt", {"detector": state["detector"]}, meta)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
+    save_checkpoint(tmp_path / "c.pt", {}, {"kind": "backbone"})
+    with pytest.raises(CheckpointError, match="holds no detector"):
+        export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
+
+
+def test_the_run_has_its_curves_and_config(run):
+    assert (run / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((run / "run" / "config.json").read_text())["name"] == "tiny"

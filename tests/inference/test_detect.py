@@ -1,0 +1,121 @@
+"""Detection and stitching of a drawn slide: the cut of the work never shows in the result."""
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from muse_pipeline.errors import ModelError, StoreError
+from muse_pipeline.evaluation.detection import count_detections
+from muse_pipeline.evaluation.truth import read_truth
+from muse_pipeline.inference.detect import detect_shard, map_in_order
+from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.tiles.grid import Shard
+
+
+def test_the_slide_is_many_windows_and_many_nuclei(whole):
+    provenance = read_provenance(whole)
+    assert provenance["n_windows"] >= 4
+    assert provenance["n_nuclei"] > 500
+    assert provenance["full_windows"] == []
+
+
+def test_most_drawn_nuclei_are_found(tiled_slide, whole):
+    """The drawing was made for no model: this only shows that positions and scale are right from end to end."""
+    classes = [one.name for one in tiled_slide.predictor.card.classes]
+    truth = read_truth(tiled_slide.folder / "truth.csv", classes)
+    counts = count_detections(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp)
+    assert counts.scores(classes)["detection"] > 60
+
+
+def test_found_positions_are_not_shifted(tiled_slide, whole):
+    truth = read_truth(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"])
+    found = read_nuclei(whole)
+    distance, nearest = cKDTree(truth.xy).query(found.xy)
+    close = distance * 0.25 < 2
+    shift_um = (found.xy - truth.xy[nearest])[close].mean(0) * 0.25
+    assert np.abs(shift_um).max() < 0.2
+
+
+@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (16, 2), (1, 2)])
+def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whole, tmp_path, n_shards, threads):
+    again = tiled_slide.nuclei(tmp_path, n_shards=n_shards, threads=threads)
+    assert again.read_bytes() == whole.read_bytes()
+
+
+def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
+    """Half a window further: of the nuclei well above the threshold, 99 % come back within 0.5 um."""
+    card = tiled_slide.predictor.card
+    half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
+    first, second = read_nuclei(whole), read_nuclei(tiled_slide.nuclei(tmp_path, offset_px=half))
+    for one, other in ((first, second), (second, first)):
+        sure = one[one.score > card.threshold + 0.1]
+        distance, _ = cKDTree(other.xy).query(sure.xy)
+        assert (distance * tiled_slide.info.mpp[0] <= 0.5).mean() >= 0.99
+
+
+def test_no_nucleus_is_there_twice(tiled_slide, whole):
+    pairs = cKDTree(read_nuclei(whole).xy * tiled_slide.info.mpp[0]).query_pairs(1.0)
+    assert not pairs
+
+
+def test_nuclei_lie_in_tissue(tiled_slide, whole):
+    assert tiled_slide.tissue.contains(read_nuclei(whole).xy, tiled_slide.info.mpp).all()
+
+
+def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
+    paths = tiled_slide.detect(tmp_path, n_shards=16)
+    for wrong in (paths[1:], [*paths, paths[0]]):
+        with pytest.raises(StoreError, match="exactly once"):
+            stitch_shards(wrong, tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
+    assert not (tmp_path / "n.parquet").exists()
+
+
+def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path):
+    from dataclasses import replace
+
+    mixed = tmp_path / "2-of-2.parquet"
+    first = tmp_path / "1-of-2.parquet"
+    where = (tiled_slide.store, tiled_slide.predictor)
+    detect_shard(*where, tiled_slide.colour, Shard(1, 2), first)
+    detect_shard(*where, tiled_slide.colour * 1.1, Shard(2, 2), mixed)
+    with pytest.raises(StoreError, match="another store or model"):
+        stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
+    detect_shard(*where, tiled_slide.colour, Shard(2, 2), mixed)
+    other = replace(tiled_slide.info, fingerprint="another")
+    with pytest.raises(StoreError, match="another version"):
+        stitch_shards([first, mixed], other, tiled_slide.tissue, tmp_path / "n.parquet")
+
+
+def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
+    path = tmp_path / "1-of-1.parquet"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(StoreError, match="not a complete shard"):
+        stitch_shards([path], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
+
+
+def test_a_model_of_another_mpp_is_refused(tiled_slide, tmp_path):
+    from dataclasses import replace
+
+    predictor = tiled_slide.predictor
+    card = predictor.card
+    try:
+        predictor.card = replace(card, mpp=0.25)
+        with pytest.raises(ModelError, match=r"stored at 0.5 um/px.*works at 0.25"):
+            detect_shard(tiled_slide.store, predictor, tiled_slide.colour, Shard(1, 1), tmp_path / "s.parquet")
+    finally:
+        predictor.card = card
+    assert not list(tmp_path.iterdir())
+
+
+def test_map_in_order_keeps_the_order_and_never_runs_ahead():
+    started = []
+
+    def note(item):
+        started.append(item)
+        return item
+
+    results = map_in_order(note, range(50), threads=3)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert max(started) <= 4 + 3 + 1
+    assert list(results) == list(range(5, 50))

@@ -1,0 +1,97 @@
+"""Models that cannot be used are refused in one sentence."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from muse_pipeline.errors import ModelError, ProviderError
+from muse_pipeline.inference.card import METADATA_KEY, ModelCard, NucleusClass
+from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.tissue.stain_map import IDENTITY
+
+
+def foreign_model(path, **metadata):
+    """A small valid ONNX file that is not ours."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    ])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+def test_the_built_in_model_has_a_complete_card():
+    card = Predictor(find_model("compact")).card
+    assert card.mpp == 0.5
+    assert [one.name for one in card.classes] == ["Lymphocyte", "Tumour", "Stroma"]
+    assert card.capacity >= 30_000 * (card.input_px * card.mpp / 1000) ** 2
+    assert card.licence
+    assert card.training_data
+    assert ModelCard.from_json(card.to_json(), "here") == card
+
+
+def test_an_unknown_name_names_the_built_in_ones():
+    with pytest.raises(ModelError, match="compact"):
+        find_model("compcat")
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(ModelError, match="not usable as an ONNX model"):
+        Predictor(path)
+
+
+def test_a_model_without_a_card_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no model card"):
+        Predictor(foreign_model(tmp_path / "m.onnx"))
+
+
+def test_a_card_that_is_no_card_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="card is not usable"):
+        Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: "{"}))
+    with pytest.raises(ModelError, match="'mpp' is missing|unknown setting"):
+        Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: '{"name": "x"}'}))
+
+
+def test_a_card_on_another_graph_is_refused(tmp_path):
+    card = Predictor(find_model("compact")).card
+    with pytest.raises(ModelError, match="lacks the outputs"):
+        Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: card.to_json()}))
+
+
+def test_a_provider_that_is_not_there_is_an_error():
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is there")
+    with pytest.raises(ProviderError, match="cuda"):
+        Predictor(find_model("compact"), "cuda")
+    with pytest.raises(ProviderError, match="unknown"):
+        Predictor(find_model("compact"), "gpu")
+
+
+def test_a_window_that_does_not_suit_the_stride_is_refused():
+    with pytest.raises(ValueError, match="stride"):
+        ModelCard("m", 0.5, 1000, 64, 32, 1, 10, (NucleusClass("a", (0, 0, 0)),), 0.4, 32, "x/4-0.5", "MIT", "none")
+
+
+def test_white_glass_holds_no_nuclei():
+    predictor = Predictor(find_model("compact"))
+    side = predictor.card.input_px
+    found = predictor(np.full((1, side, side, 3), 255, np.uint8), IDENTITY)
+    assert [len(nuclei) for nuclei in found] == [0]
+
+
+def test_the_colour_map_takes_a_slide_to_the_reference():
+    reference = Predictor(find_model("compact")).card.colour
+    own = {"stains": [[0.6, 0.7, 0.39], [0.2, 0.9, 0.38]], "strong": [1.2, 0.8]}
+    matrix = colour_for_slide(reference, {"macenko": own})
+    for stain, strong, to, to_strong in zip(
+        own["stains"], own["strong"], reference.stains, reference.strong, strict=True
+    ):
+        assert np.allclose(matrix[:, :3] @ (np.array(stain) * strong), np.array(to) * to_strong, atol=1e-5)
+    assert np.array_equal(colour_for_slide(reference, {"macenko": None}), IDENTITY)

@@ -1,0 +1,93 @@
+"""Training on drawn pictures: it learns, it stops and goes on exactly, it says what is wrong."""
+
+import json
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.finetune import finetune, load_finetune_config
+from muse_pipeline.training.loop import Schedule
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
+    config = load_finetune_config(write_config(folder, steps=40))
+    state, meta = load_checkpoint(finetune(config, tmp_path, "cpu"))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert meta["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert meta["images"] == ["P0", "P1", "P2"]
+    assert all(torch.isfinite(value).all() for value in state["detector"].values())
+
+
+def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
+    config = load_finetune_config(write_config(folder, steps=12))
+    whole, _ = load_checkpoint(finetune(config, tmp_path / "whole", "cpu"))
+
+    def stop(step, _):
+        if step == 7:  # two steps after the last resume point
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, tmp_path / "parts", "cpu", progress=stop)
+    assert not (tmp_path / "parts" / "checkpoint.pt").exists()
+    parts, _ = load_checkpoint(finetune(config, tmp_path / "parts", "cpu"))
+    for name, value in whole["detector"].items():
+        assert torch.equal(value, parts["detector"][name]), name
+    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+def test_resuming_another_network_is_refused(folder, tmp_path):
+    finetune(load_finetune_config(write_config(folder, steps=5)), tmp_path, "cpu")
+    text = write_config(folder, steps=10).read_text().replace("n_rays: 8", "n_rays: 16")
+    (folder / "tiny.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        finetune(load_finetune_config(folder / "tiny.yaml"), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
+        ("compact_16", "compact_1", ConfigError, "did you mean 'compact_16'"),
+        ('"2": Pale', '"3": Pale', LabelError, r"_points.txt, line \d+: class '2' is not in class_map"),
+        ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
+        ("images: images", "images: pictures", LabelError, "no such folder"),
+        ("labels: labels", "labels: images", LabelError, "expected three values|no label file|not readable"),
+        ("row column class", "column row", LabelError, "format 'column row' is unknown"),
+        ("mpp: 0.5\nclasses", "classes", ConfigError, "'mpp' is missing"),
+        ("colour: identity", "colour: reinhard", ConfigError, "'reinhard' is unknown"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(folder, tmp_path, old, new, error, message):
+    path = write_config(folder)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(error, match=message) as caught:
+        finetune(load_finetune_config(path), tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_rate_rises_and_falls():
+    schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=0.01)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not readable"):
+        load_checkpoint(tmp_path / "c.pt")
+    torch.save({"x": 1}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "c.pt")
