@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from muse_pipeline.tiles.store import CHUNK_PX, tissue_pixel_px
+from muse_pipeline.tiles.store import CHUNK_PX, CHUNKS_PER_SHARD, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask, dilate
 
-SHARD_PX = 4096
-CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-BLOCK_CHUNKS = 4  # read at once; see docs/store.md
+BLOCK_CHUNKS = 2  # read at once; see docs/store.md
 
 
 @dataclass(frozen=True)

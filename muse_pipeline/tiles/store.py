@@ -10,12 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import zarr
 
 from muse_pipeline.errors import StoreError
+from muse_pipeline.tiles.shard_files import ShardFiles
 
 CHUNK_PX = 512
+SHARD_PX = 4096
+CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
 
@@ -61,7 +65,8 @@ class Store:
 
     def __init__(self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any]):
         self.path, self.attributes = path, attributes
-        self._image, self._tissue = image, tissue
+        self._tissue = tissue
+        self._shards = ShardFiles(path / image.path, CHUNK_PX, CHUNKS_PER_SHARD)
         self.mpp = float(attributes["mpp"])
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
         self.size_px = (int(image.shape[2]), int(image.shape[1]))
@@ -81,17 +86,25 @@ class Store:
         result = np.full((height, width, 3), BACKGROUND, np.uint8)
         left, right = max(x, 0), min(x + width, self.size_px[0])
         top, bottom = max(y, 0), min(y + height, self.size_px[1])
-        if left < right and top < bottom:
-            result[top - y : bottom - y, left - x : right - x] = self._planes(left, top, right, bottom).transpose(
-                1, 2, 0
-            )
+        for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
+            for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
+                self._copy_chunk(row, column, (left, top, right, bottom), result, (x, y))
         return result
 
-    def _planes(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    def _copy_chunk(self, row: int, column: int, box: tuple[int, int, int, int], result: np.ndarray, xy) -> None:
+        """Copy what lies in ``box`` = (left, top, right, bottom) of a chunk to ``result``, whose corner is ``xy``."""
         try:
-            return self._image[:, top:bottom, left:right]
+            planes = self._shards.read_chunk(row, column)
         except (ValueError, OSError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: damaged near work pixel ({left}, {top}); run `muse tile` again") from error
+            where = f"chunk ({row}, {column})"
+            raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
+        if planes is None:
+            return
+        x, y = column * CHUNK_PX, row * CHUNK_PX
+        left, top = max(box[0], x), max(box[1], y)
+        right, bottom = min(box[2], x + CHUNK_PX), min(box[3], y + CHUNK_PX)
+        part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
+        result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:

@@ -13,7 +13,6 @@ from zarr.codecs import ZstdCodec
 from muse_pipeline.errors import SlideError
 from muse_pipeline.files import complete_file
 from muse_pipeline.tiles.chunks import (
-    SHARD_PX,
     Rectangle,
     any_within,
     blocks_of,
@@ -24,7 +23,7 @@ from muse_pipeline.tiles.chunks import (
 from muse_pipeline.tiles.corrupt import CorruptRegions
 from muse_pipeline.tiles.ome import OME_VERSION, image_metadata, label_metadata
 from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, tissue_pixel_px
+from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, SHARD_PX, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Slide, SlideInfo
 
@@ -76,7 +75,7 @@ def create_levels(path: Path, size_px: tuple[int, int]) -> list[zarr.Array]:
             dtype="uint8",
             chunks=(3, *[min(CHUNK_PX, SHARD_PX // factor)] * 2),
             shards=(3, *[SHARD_PX // factor] * 2),
-            compressors=[ZstdCodec(level=1)],
+            compressors=[ZstdCodec(level=1, checksum=True)],
             fill_value=BACKGROUND,
             dimension_names=("c", "y", "x"),
         )
@@ -123,14 +122,13 @@ def read_block(reader: AreaReader, block: Rectangle, corrupt: CorruptRegions) ->
 
 def write_shard(levels: list[zarr.Array], shard: tuple[int, int], image: np.ndarray) -> None:
     """Write a shard's ``image`` (3, SHARD_PX, SHARD_PX), and what it becomes at every level of the pyramid."""
-    planes = list(image)
     for array, factor in zip(levels, PYRAMID, strict=True):
         side_px = SHARD_PX // factor
-        planes = [cv2.resize(plane, (side_px, side_px), interpolation=cv2.INTER_AREA) for plane in planes]
+        if factor > 1:
+            image = np.stack([cv2.resize(plane, (side_px, side_px), interpolation=cv2.INTER_AREA) for plane in image])
         top, left = (index * side_px for index in shard)
         _, height, width = array.shape
-        stacked = np.stack(planes)[:, : height - top, : width - left]
-        array[:, top : top + side_px, left : left + side_px] = stacked
+        array[:, top : top + side_px, left : left + side_px] = image[:, : height - top, : width - left]
 
 
 def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
