@@ -19,7 +19,7 @@ from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
-ROW_GROUP = 65_536
+ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 _NO_CLASS = -1
 
