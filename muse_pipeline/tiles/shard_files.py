@@ -1,8 +1,8 @@
 """Read chunks straight from a store's shard files, in the caller's thread.
 
 zarr reads the same files, but decodes in a pool of its own, sized by the machine and not by the job, and takes twice as
-long for pieces of a few chunks. The layout is that of zarr's ``sharding_indexed`` codec: chunks one after the other, then
-a table of (offset, length) as little-endian uint64, row by row, and its CRC-32C.
+long for pieces of a few chunks. The layout is that of zarr's ``sharding_indexed`` codec: chunks one after the other,
+then a table of (offset, length) as little-endian uint64, row by row, and its CRC-32C.
 """
 
 from __future__ import annotations
