@@ -2,8 +2,8 @@
 
     python benchmarks/outlines.py MODEL.onnx --data ../shared/data/nucls-cc0
 
-The control draws, at the very same centres, circles of the mean radius of the true nuclei of the other folds (five folds
-by picture), so that both use the same detections and differ in outline alone.
+The control draws, at the very same centres, circles of the mean radius of the true nuclei of the other folds (five
+folds by picture), so that both use the same detections and differ in outline alone.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _PUBLIC = {
     "check_geojson": "muse_pipeline.nuclei.geojson_check",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
 
 
 def __getattr__(name: str):

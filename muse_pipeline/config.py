@@ -54,7 +54,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

@@ -1,8 +1,8 @@
 """The one rule of coordinates, and every conversion between frames.
 
-Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, arrays are
-``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice of
-a store, one mpp in both directions) and **window** (a crop of work). No half-pixel shift happens anywhere but in the
+Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, arrays
+``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice
+of a store, one mpp in both directions) and **window** (a crop of work). No half-pixel shift happens anywhere but in the
 functions of this module that are named for one.
 """
 

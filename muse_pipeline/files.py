@@ -36,7 +36,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError) or error.errno not in _FULL_OR_READ_ONLY:
             raise
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or change the folder") from error
     finally:
         remove(partial)
 

@@ -22,7 +22,7 @@ FAR = -1e6
 
 
 class LabelledWindows:
-    """Draws batches; the same ``step`` always gives the same batch on a CPU, so a resumed run sees what it would have seen.
+    """Draws batches; one ``step`` always gives one batch on a CPU, so a resumed run sees what it would have seen.
 
     Args:
         images: labelled images at one mpp.
@@ -90,7 +90,7 @@ def _stack_pictures(images: list[LabelledImage]) -> Tensor:
 
 
 def _stack_nuclei(images: list[LabelledImage]) -> tuple[Tensor, Tensor, Tensor]:
-    n, most = len(images), max(max(len(image.nuclei) for image in images), 1)
+    n, most = len(images), max(1, *(len(image.nuclei) for image in images))
     n_rays = images[0].nuclei.rays.shape[1]
     xy = torch.full((n, most, 2), FAR)
     label = torch.full((n, most), -1)

@@ -1,4 +1,4 @@
-"""Detection and class F1 by the protocol of the point-detection papers: one-to-one within 3 um, counts over all images."""
+"""Detection and class F1 by the protocol of the point-detection papers: one-to-one within 3 um, counts summed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DetectionCounts:
 def count_detections(
     predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float | tuple[float, float]
 ) -> DetectionCounts:
-    """Counts of one image; both in one frame, ``mpp`` um per pixel of it. Nuclei of unknown class count for detection only."""
+    """Counts of one image; both in one frame, ``mpp`` um per pixel of it. Unknown classes count for detection only."""
     predicted.require(true.frame)
     rows = []
     for chosen in (None, *range(n_classes)):

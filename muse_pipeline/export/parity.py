@@ -36,7 +36,7 @@ class Parity:
     def __str__(self) -> str:
         return (
             f"{self.n_nuclei} nuclei, {self.n_unmatched} found by one only; largest differences: position "
-            f"{self.xy_px:.2g} px, score {self.score:.2g}, class probability {self.prob:.2g}, rays {self.rays_um:.2g} um"
+            f"{self.xy_px:.2g} px, score {self.score:.2g}, probability {self.prob:.2g}, rays {self.rays_um:.2g} um"
         )
 
 
@@ -83,7 +83,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _compare(expected: Nuclei, found: Nuclei) -> Parity:
-    """Slots are sorted by score, so equal scores may change places: match by position within each score's neighbourhood."""
+    """Slots are sorted by score and near-equal scores may change places: match by position and score together."""
     from scipy.spatial import cKDTree
 
     if not len(expected) or not len(found):

@@ -82,8 +82,8 @@ class ModelCard:
         core_px = self.input_px - 2 * self.halo_px
         if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
             raise ConfigError(
-                f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does not suit a stride of "
-                f"{self.stride_px} px; core and halo must be multiples of it"
+                f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does not suit a stride "
+                f"of {self.stride_px} px; core and halo must be multiples of it"
             )
 
     def to_json(self) -> str:

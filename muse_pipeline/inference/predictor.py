@@ -96,8 +96,8 @@ class Predictor:
     def _refuse_silent_fallback(self) -> None:
         if _provider_name(self.provider) not in self.session.get_providers():
             raise ProviderError(
-                f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) or "
-                "choose provider 'cpu'"
+                f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) "
+                "or choose provider 'cpu'"
             )
 
     def _read_card(self) -> ModelCard:

@@ -22,7 +22,7 @@ EMA_DECAY = 0.998  # approached from below, so that a short run does not keep it
 
 @METHODS.register("detector")
 class DetectorTraining(Method):
-    """Focal centre map, L1 offsets and rays, weighted cross-entropy on classes; an average of the weights leaves the run.
+    """Focal centre map, L1 offsets and rays, weighted cross-entropy on classes; averaged weights leave the run.
 
     Args:
         network: the detector.

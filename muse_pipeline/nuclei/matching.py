@@ -9,9 +9,9 @@ from scipy.spatial import cKDTree
 def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float) -> np.ndarray:
     """By descending score, each prediction takes the nearest true point within ``radius`` that is still free.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions alike, by
-    score, so the sequence has one stable outcome, and it is found by deferred acceptance: every unplaced prediction asks
-    its nearest point that has not refused it, and every point keeps its best-scored asker.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions
+    alike, by score, so the sequence has one stable outcome, and deferred acceptance finds it: every unplaced prediction
+    asks its nearest point that has not refused it, and every point keeps its best-scored asker.
 
     Args:
         predicted_xy: (P, 2).

@@ -57,7 +57,7 @@ def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> 
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Unite reports of one nucleus by two windows, again and again until none are left (four cores meet in a corner)."""
+    """Unite reports of one nucleus by two windows, until none are left (four cores meet in a corner)."""
     alive = np.ones(len(reports.window), bool)
     merged = reports.merged.copy()
     depth = grid.depth_px(reports.nuclei.xy, reports.window)

@@ -1,8 +1,8 @@
 """Windows, batches and shards: how a store is cut, from slide and card alone.
 
-A window of ``input_px`` has a central core that it owns; the rest is halo. Cores tile the plane half-open, so a position
-lies in exactly one. Windows that hold tissue are numbered row by row and fall into fixed batches; a shard is a run of
-whole batches. Nothing here depends on how many shards, cores or machines the work is spread over.
+A window of ``input_px`` has a central core that it owns; the rest is halo. Cores tile the plane half-open, so a
+position lies in exactly one. Windows that hold tissue are numbered row by row and fall into fixed batches; a shard is a
+run of whole batches. Nothing here depends on how many shards, cores or machines the work is spread over.
 """
 
 from __future__ import annotations

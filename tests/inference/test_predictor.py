@@ -55,7 +55,7 @@ def test_a_model_without_a_card_is_refused(tmp_path):
 def test_a_card_that_is_no_card_is_refused(tmp_path):
     with pytest.raises(ModelError, match="card is not usable"):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: "{"}))
-    with pytest.raises(ModelError, match="'mpp' is missing|unknown setting"):
+    with pytest.raises(ModelError, match="is missing"):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: '{"name": "x"}'}))
 
 
