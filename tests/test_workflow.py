@@ -19,6 +19,8 @@ from workflow_runs import (
     write_sheet,
 )
 
+pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
+
 IDS = ("S 12 [a]", "Ä-(2)")  # names that shells and patterns could trip over
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
 PER_SLIDE = {"inspect": 1, "tissue": 1, "tile": 1, "stitch": 1, "geojson": 1, "overlay": 1}
