@@ -30,7 +30,8 @@ class LabelSource:
         labels: folder of label files; a file's stem begins with its picture's.
         format: "row column class" or "x y class" (text, one nucleus a line) or "instances" (label PNG).
         mpp: um per pixel of the pictures.
-        class_map: word in the label file -> class name of the model. A word that is missing is an error.
+        class_map: word in the label file -> class name of the model, or null for a nucleus whose class is not used. A
+            word that is missing is an error.
         points: for "instances", a folder of "x,y,class" CSV files that name the classes.
         split: text file naming the pictures to use; all when absent.
         exclude: pictures whose name contains one of these are left out (a patient, a site).
@@ -41,7 +42,7 @@ class LabelSource:
     labels: Path
     format: str
     mpp: float
-    class_map: dict[str, str] = field(default_factory=dict)
+    class_map: dict[str, str | None] = field(default_factory=dict)
     points: Path | None = None
     split: Path | None = None
     exclude: tuple[str, ...] = ()
@@ -155,9 +156,11 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
-    name = source.class_map.get(word)
-    if name is None:
+    if word not in source.class_map:
         raise LabelError(f"{where}: class '{word}' is not in class_map ({', '.join(source.class_map)}); add it there")
+    name = source.class_map[word]
+    if name is None:
+        return -1
     if name not in classes:
         raise LabelError(
             f"{where}: class_map sends '{word}' to '{name}', which is not a class of the model ({', '.join(classes)})"

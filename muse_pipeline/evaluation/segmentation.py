@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 SUBPIXEL = 4  # bits of sub-pixel position that the rasteriser keeps
@@ -36,10 +37,11 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return labels
 
 
-def score_outlines(predicted: np.ndarray, true: np.ndarray) -> OutlineScores:
+def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
     """Compare two label pictures (h, w), 0 background.
 
-    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch.
+    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
+    and their centroids lie within ``radius_px``.
     """
     overlap = _overlaps(predicted, true)  # (P, T)
     predicted_area, true_area = overlap.sum(1), overlap.sum(0)
@@ -47,10 +49,17 @@ def score_outlines(predicted: np.ndarray, true: np.ndarray) -> OutlineScores:
     union = predicted_area[1:, None] + true_area[None, 1:] - inner
     iou = inner / np.maximum(union, 1)
     rows, columns = linear_sum_assignment(-iou)
-    touching = inner[rows, columns] > 0
-    rows, columns = rows[touching], columns[touching]
+    apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
+    matched = (inner[rows, columns] > 0) & (apart <= radius_px)
+    rows, columns = rows[matched], columns[matched]
     dice = 2 * inner[rows, columns] / (predicted_area[1:][rows] + true_area[1:][columns])
     return OutlineScores(dice, _aggregated_jaccard(inner, union, iou, predicted_area[1:], true_area[1:]))
+
+
+def _centroids(labels: np.ndarray) -> np.ndarray:
+    """(N, 2) as (row, column), in ascending order of the labels."""
+    ids = np.unique(labels[labels > 0])
+    return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
 def _overlaps(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

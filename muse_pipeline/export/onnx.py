@@ -15,7 +15,7 @@ from muse_pipeline.files import complete_file
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.finetune import FinetuneConfig
+from muse_pipeline.training.finetune import FinetuneConfig, load_network
 
 OPSET = 18
 
@@ -32,10 +32,7 @@ def load_detector(path: Path) -> tuple[DetectionGraph, ModelCard]:
     config = parse_config(meta["config"], FinetuneConfig, str(path))
     reference = parse_config(meta["colour"], ColourReference, str(path))
     detector = NucleusDetector(config.backbone, len(config.classes), config.n_rays)
-    try:
-        detector.load_state_dict(state["detector"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit backbone '{config.backbone}'; train it again") from error
+    load_network(detector, path)
     card = ModelCard(
         name=config.name,
         mpp=config.mpp,

@@ -17,13 +17,13 @@ from muse_pipeline.config import load_config
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.labels import LabelledImage, LabelSource, read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.files import write_json
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.methods import METHODS
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.checkpoint import save_checkpoint
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.loop import Schedule, train
 
 
@@ -52,6 +52,7 @@ class FinetuneConfig:
         licence: of the weights.
         training_data: for the card, in words.
         limits: for the card, in words.
+        initial: checkpoint to start from; its network and classes must be these. Random weights without one.
         method: registered name of the way of training.
         n_rays: rays per outline.
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.
@@ -73,6 +74,7 @@ class FinetuneConfig:
     licence: str
     training_data: str
     limits: str = ""
+    initial: Path | None = None
     method: str = "detector"
     n_rays: int = 32
     colour: str = "macenko"
@@ -93,6 +95,8 @@ def load_finetune_config(path: Path, data: Path | None = None) -> FinetuneConfig
     """
     config = load_config(path, FinetuneConfig)
     root = (data or Path(path).parent).resolve()
+    if config.initial is not None:
+        config = dataclasses.replace(config, initial=(Path(path).parent / config.initial).resolve())
     sources = tuple(
         dataclasses.replace(
             source,
@@ -140,6 +144,8 @@ def finetune(
         fabric.device,
     )
     network = NucleusDetector(config.backbone, len(names), config.n_rays)
+    if config.initial is not None:
+        load_network(network, config.initial)
     method = METHODS[config.method](network, config.mpp, class_weights(images, len(names)))
     train(method, windows, config.schedule, folder, fabric, progress)
     checkpoint = folder / "checkpoint.pt"
@@ -151,6 +157,21 @@ def finetune(
     }
     save_checkpoint(checkpoint, {"detector": method.trained().state_dict()}, meta)
     return checkpoint
+
+
+def load_network(network: NucleusDetector, path: Path) -> None:
+    """Take over the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: it holds no detector or one of another shape.
+    """
+    state, _ = load_checkpoint(path)
+    try:
+        network.load_state_dict(state["detector"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit this config's backbone, classes and rays; change either"
+        ) from error
 
 
 REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001

@@ -15,21 +15,27 @@ def squares(*corners, side=10, shape=(60, 60)):
 
 def test_equal_pictures_score_one():
     labels = squares((0, 0), (20, 20))
-    scores = score_outlines(labels, labels[..., ::1] * 3)  # other numbers, same nuclei
+    scores = score_outlines(labels, labels * 3, 6)  # other numbers, same nuclei
     assert scores.dice.tolist() == [1, 1]
     assert scores.aji == 1
 
 
 def test_a_shifted_square():
-    scores = score_outlines(squares((5, 0)), squares((0, 0)))
+    scores = score_outlines(squares((5, 0)), squares((0, 0)), 6)
     assert scores.dice.tolist() == [0.5]
     assert scores.aji == pytest.approx(50 / 150)
 
 
+def test_a_pair_too_far_apart_is_no_match_but_counts_for_aji():
+    scores = score_outlines(squares((5, 0)), squares((0, 0)), 4)
+    assert scores.dice.tolist() == []
+    assert scores.aji == pytest.approx(50 / 150)
+
+
 def test_aji_counts_what_is_missed_and_what_is_too_much():
-    assert score_outlines(squares((0, 0), (40, 40)), squares((0, 0), (20, 20))).aji == pytest.approx(100 / 300)
-    assert score_outlines(squares(), squares((0, 0))).aji == 0
-    assert score_outlines(squares(), squares()).aji == 1
+    assert score_outlines(squares((0, 0), (40, 40)), squares((0, 0), (20, 20)), 6).aji == pytest.approx(100 / 300)
+    assert score_outlines(squares(), squares((0, 0)), 6).aji == 0
+    assert score_outlines(squares(), squares(), 6).aji == 1
 
 
 def test_rings_cover_the_pixels_whose_centres_they_hold():

@@ -103,7 +103,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
     state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
     meta["config"]["n_rays"] = 16
     save_checkpoint(tmp_path / "c.pt", {"detector": state["detector"]}, meta)
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="does not fit"):
         export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
     save_checkpoint(tmp_path / "c.pt", {}, {"kind": "backbone"})
     with pytest.raises(CheckpointError, match="holds no detector"):

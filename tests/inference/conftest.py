@@ -1,85 +1,9 @@
-"""A small drawn slide, taken to its store once, by the real steps."""
+"""A small drawn slide, taken to its store and to its nuclei once."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from muse_pipeline.cli.main import main
-from muse_pipeline.files import read_json
-from muse_pipeline.inference.colour import colour_for_slide
-from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.predictor import Predictor, find_model
-from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import Store, open_store
-from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import SlideInfo
-
-
-@dataclass
-class TiledSlide:
-    """A slide after `tile`, and the two steps that follow."""
-
-    folder: Path
-    info: SlideInfo
-    tissue: TissueMask
-    store: Store
-    colour: np.ndarray
-    predictor: Predictor
-
-    def detect(self, folder: Path, n_shards: int = 1, threads: int = 1, offset_px: int = 0) -> list[Path]:
-        """Every shard of the slide."""
-        paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
-        for index, path in enumerate(paths, 1):
-            shard = Shard(index, n_shards)
-            detect_shard(self.store, self.predictor, self.colour, shard, path, threads, offset_px=offset_px)
-        return paths
-
-    def nuclei(self, folder: Path, **how) -> Path:
-        """The stitched table."""
-        output = folder / "nuclei.parquet"
-        stitch_shards(self.detect(folder, **how), self.info, self.tissue, output)
-        return output
-
-
-def take_to_store(folder: Path, mpp: float, area_mm2: float = 0.6) -> Path:
-    """Draw a slide and run the steps up to `tile`; the folder that holds their files."""
-    assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
-    slide, info = str(folder / "demo.svs"), ["--info", str(folder / "slide.json")]
-    tissue = [
-        "--mask",
-        "tissue.npz",
-        "--picture",
-        "tissue.png",
-        "--outline",
-        "tissue.geojson",
-        "--colour",
-        "colour.json",
-    ]
-    tissue = [word if word.startswith("--") else str(folder / word) for word in tissue]
-    assert main(["inspect", slide, "--slide-id", "drawn", "--output", str(folder / "slide.json")]) == 0
-    assert main(["tissue", slide, *info, *tissue]) == 0
-    store = str(folder / "image-500nm.zarr")
-    assert main(["tile", slide, *info, "--tissue", str(folder / "tissue.npz"), "--mpp", "0.5", "--output", store]) == 0
-    return folder
-
-
-def open_tiled(folder: Path) -> TiledSlide:
-    """What `take_to_store` left, with the built-in model."""
-    predictor = Predictor(find_model("compact"))
-    return TiledSlide(
-        folder,
-        read_info(folder / "slide.json"),
-        TissueMask.load(folder / "tissue.npz"),
-        open_store(folder / "image-500nm.zarr"),
-        colour_for_slide(predictor.card.colour, read_json(folder / "colour.json")),
-        predictor,
-    )
+from inference_slides import TiledSlide, open_tiled, take_to_store
 
 
 @pytest.fixture(scope="session")
