@@ -54,18 +54,6 @@ def compact_48() -> CompactNetwork:
     return CompactNetwork((48, 96, 160, 160), (1, 2, 2, 2))
 
 
-@BACKBONES.register("compact_48_s16")
-def compact_48_s16() -> CompactNetwork:
-    """Strides 4 to 16 only: a smaller field of view, hence steadier at window borders."""
-    return CompactNetwork((48, 96, 192), (1, 2, 4))
-
-
-@BACKBONES.register("compact_64")
-def compact_64() -> CompactNetwork:
-    """A wider one for machines with time."""
-    return CompactNetwork((64, 128, 192, 192), (2, 2, 3, 2))
-
-
 @BACKBONES.register("compact_16")
 def compact_16() -> CompactNetwork:
     """A very small one for tests."""

@@ -169,9 +169,7 @@ def load_network(network: NucleusDetector, path: Path) -> None:
     try:
         network.load_state_dict(state["detector"])
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: does not fit this config's backbone, classes and rays; change either"
-        ) from error
+        raise CheckpointError(f"{path}: does not fit the config's backbone, classes and rays; change either") from error
 
 
 REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
