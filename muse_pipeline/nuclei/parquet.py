@@ -136,7 +136,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         NucleiError: there is none, it is no Parquet file, or not one of ours.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read until the end
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -155,14 +155,17 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Tables of exactly ``batch_size`` rows (the last may be shorter), never an empty one, in the file's order."""
     with open_nuclei(path) as file:
-        waiting = file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
-        for batch in file.iter_batches(min(batch_size, ROW_GROUP), columns=columns):
-            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).select(waiting.column_names)])
-            while len(waiting) >= batch_size:
-                yield waiting[:batch_size].combine_chunks()
-                waiting = waiting[batch_size:]
-        if len(waiting):
-            yield waiting.combine_chunks()
+        order = list(columns or file.schema_arrow.names)
+        waiting: list[pa.Table] = []
+        for batch in file.iter_batches(min(batch_size, ROW_GROUP), columns=order):
+            waiting.append(pa.Table.from_batches([batch]).select(order))
+            while sum(map(len, waiting)) >= batch_size:
+                table = pa.concat_tables(waiting).combine_chunks()
+                yield table[:batch_size]
+                # An empty slice would keep the memory of all that it was cut from.
+                waiting = [table[batch_size:]] if len(table) > batch_size else []
+        if waiting:
+            yield pa.concat_tables(waiting).combine_chunks()
 
 
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
