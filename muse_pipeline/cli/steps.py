@@ -47,7 +47,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     sheet = plan.output / "sheet.json"
     write_json(sheet, [{**asdict(row), "shards": plan.n_shards} for row in rows])
     failed = []
-    with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step") as bar:
+    with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             if problem := run_slide(row, plan, bar):
                 bar.write(f"{row.slide_id}: {problem}")
