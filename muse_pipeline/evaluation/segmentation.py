@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import shapely
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
-
-SUBPIXEL = 4  # bits of sub-pixel position that the rasteriser keeps
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,16 @@ class OutlineScores:
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
 
-    A pixel belongs to a ring that holds its centre, to within the rasteriser's sixteenth of a pixel.
+    A pixel belongs to a ring that holds its centre. Drawing libraries paint every pixel that an outline touches: half a
+    pixel too much all around, an eighth of the area of a nucleus of 16 px.
     """
     labels = np.zeros(shape, np.int32)
-    fixed = np.round((np.asarray(rings, float) - 0.5) * (1 << SUBPIXEL)).astype(np.int32)
-    for index, ring in enumerate(fixed, 1):
-        cv2.fillPoly(labels, [ring], index, lineType=cv2.LINE_8, shift=SUBPIXEL)
+    height, width = shape
+    for index, ring in enumerate(np.asarray(rings, float), 1):
+        left, top = np.floor(ring.min(0)).astype(int).clip(0, (width, height))
+        right, bottom = np.ceil(ring.max(0)).astype(int).clip(0, (width, height))
+        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        labels[top:bottom, left:right][shapely.contains_xy(shapely.Polygon(ring), x, y)] = index
     return labels
 
 

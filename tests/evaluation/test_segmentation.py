@@ -39,9 +39,22 @@ def test_aji_counts_what_is_missed_and_what_is_too_much():
 
 
 def test_rings_cover_the_pixels_whose_centres_they_hold():
-    ring = np.array([[(10, 10), (20, 10), (20, 20), (10, 20)]], float)
-    labels = rings_to_labels(ring + 0.01, (40, 40))
-    rows, columns = np.nonzero(labels)
-    assert abs(rows.mean() + 0.5 - 15) < 0.51
-    assert abs(columns.mean() + 0.5 - 15) < 0.51
-    assert 100 <= len(rows) <= 121
+    square = np.array([(10, 12), (20, 12), (20, 22), (10, 22)], float)
+    expected = squares((10, 12), shape=(40, 40))
+    for shift in (0.0, 0.4, -0.4):
+        np.testing.assert_array_equal(rings_to_labels(square[None] + shift, (40, 40)), expected)
+
+
+def test_a_disc_has_its_area_and_may_reach_over_the_edge():
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    disc = 8 * np.stack([np.cos(angles), np.sin(angles)], -1)
+    centres = np.array([(20.3, 20.6), (0.0, 40.0), (-30.0, 5.0)])
+    labels = rings_to_labels(centres[:, None] + disc, (60, 60))
+    areas = np.bincount(labels.ravel(), minlength=4)[1:]
+    assert areas == pytest.approx([np.pi * 64, np.pi * 32, 0], rel=0.03)
+
+
+def test_a_later_ring_lies_above():
+    square = np.array([(10, 10), (20, 10), (20, 20), (10, 20)], float)
+    labels = rings_to_labels(np.stack([square, square + 5]), (40, 40))
+    assert np.bincount(labels.ravel())[1:].tolist() == [75, 100]
