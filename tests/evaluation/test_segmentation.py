@@ -51,7 +51,7 @@ def test_a_disc_has_its_area_and_may_reach_over_the_edge():
     centres = np.array([(20.3, 20.6), (0.0, 40.0), (-30.0, 5.0)])
     labels = rings_to_labels(centres[:, None] + disc, (60, 60))
     areas = np.bincount(labels.ravel(), minlength=4)[1:]
-    assert areas == pytest.approx([np.pi * 64, np.pi * 32, 0], rel=0.03)
+    assert areas == pytest.approx([np.pi * 64, np.pi * 32, 0], rel=0.05)
 
 
 def test_a_later_ring_lies_above():

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from labelled import draw_labelled_folder, write_config
 
@@ -33,12 +34,34 @@ def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
     assert parity.xy_px < 0.001
 
 
-def test_parity_notices_another_network(run, tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "by"),
+    [
+        (slice(0, 1), 0.05),  # centre
+        (slice(1, 2), 0.5),  # offset in x: no position is where it was
+        (slice(3, 4), 20.0),  # the first class, in which so small a network is sure of itself
+        (slice(-8, None), 0.05),  # rays
+    ],
+)
+def test_parity_notices_another_network(run, tmp_path, rows, by):
     state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
-    state["detector"]["head.out.bias"] = state["detector"]["head.out.bias"] + 0.05
+    state["detector"]["head.out.bias"][rows] += by
     save_checkpoint(tmp_path / "other.pt", {"detector": state["detector"]}, meta)
     with pytest.raises(ModelError, match="differs from its checkpoint"):
         check_parity(tmp_path / "other.pt", run / "model.onnx", run / "images")
+
+
+def test_parity_notices_a_graph_that_lost_its_colour(run, tmp_path):
+    """Every use of the input is replaced by the identity."""
+    model = onnx.load(run / "model.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(IDENTITY, "constant_colour"))
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "colour":
+                node.input[index] = "constant_colour"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="differs from its checkpoint"):
+        check_parity(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", run / "images")
 
 
 def test_parity_without_nuclei_is_no_parity(run, tmp_path):
