@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     config = load_finetune_config(args.config, args.data)
-    schedule = dataclasses.replace(config.schedule, steps=args.steps, learning_rate=5e-4)
+    schedule = dataclasses.replace(config.schedule, steps=args.steps, learning_rate=1e-3)
     config = dataclasses.replace(config, initial=args.initial, schedule=schedule)
     masked = next(source for source in config.sources if source.format == "instances")
     scores: dict[str, list[OutlineScores]] = {"outlines": [], "circles": []}

@@ -12,6 +12,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
 
 MAX_RADIUS_UM = 12.0
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 3, 2, 1]) / 9
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
@@ -32,9 +33,9 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
 
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
-    amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), 0.5 / mpp)
+    amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), BLUR_UM / mpp)
     local = threshold_local(amount, 2 * round(25 / mpp) + 1, method="gaussian")
-    dark = amount > np.maximum(local, 0.6 * threshold_otsu(amount))
+    dark = amount > np.maximum(local, OTSU_SHARE * threshold_otsu(amount))
     height, width = amount.shape
     seeds = np.zeros((height, width), np.int32)
     rows = np.floor(nuclei.xy[:, 1]).astype(int).clip(0, height - 1)
