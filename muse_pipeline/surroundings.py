@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +50,11 @@ def examine_surroundings() -> list[Finding]:
     ]
 
 
+def find_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions by name, of those distributions that are installed."""
+    return {name: version for name in names if (version := _version(name))}
+
+
 def count_cores() -> int:
     """The cores that this process may use: its affinity, and the quota of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -75,8 +80,7 @@ def _find_openslide() -> Finding:
 
 def _find_runtimes() -> Iterator[Finding]:
     topic = "model runtime"
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
-    if len(installed) > 1:
+    if len(find_versions(("onnxruntime", "onnxruntime-gpu"))) > 1:
         yield Finding(topic, False, "onnxruntime and onnxruntime-gpu exclude each other; uninstall one of them")
         return
     try:

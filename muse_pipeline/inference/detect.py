@@ -16,8 +16,11 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.shards import ShardWriter
 from muse_pipeline.nuclei.ownership import report_window
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tiles.store import Store
+
+PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -109,4 +112,5 @@ def _common_facts(store: Store, predictor: Predictor, grid: WindowGrid, colour: 
         "provider": predictor.provider,
         "colour": colour.tolist(),
         "card": predictor.card.to_json(),
+        "versions": find_versions(PACKAGES),
     }

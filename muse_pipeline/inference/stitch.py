@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Frame, SlideInfo
 
-PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "shapely", "zarr", "openslide-python")
+READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
 
 
 def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output: Path) -> dict[str, Any]:
@@ -83,10 +84,16 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     for path in ordered:
         if facts[path]["common"] != first:
             raise StoreError(
-                f"{path}: made from another store or model than {ordered[0].name}; detect this slide again"
+                f"{path}: made from another store or model, or by another version, than {ordered[0].name}; "
+                "detect this slide again"
             )
     if first["fingerprint"] != info.fingerprint:
         raise StoreError(f"{ordered[0]}: made from another version of slide '{info.slide_id}'; detect it again")
+    if first["slide_mpp"] != list(info.mpp):
+        raise StoreError(
+            f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
+            f"{list(info.mpp)}; tile and detect it again"
+        )
     return ShardSet(ordered, [facts[path] for path in ordered])
 
 
@@ -131,6 +138,7 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "fingerprint": info.fingerprint,
         "slide_mpp": list(info.mpp),
         "mpp_source": info.mpp_source,
+        "reader": info.reader,
         "bounds": None if info.bounds is None else vars(info.bounds),
         "model": {"name": card.name, "sha256": common["model_sha256"]},
         "card": json.loads(common["card"]),
@@ -139,15 +147,5 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
-        "versions": {name: version(name) for name in PACKAGES if _is_installed(name)},
+        "versions": find_versions(PACKAGES) | common["versions"],
     }
-
-
-def _is_installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True

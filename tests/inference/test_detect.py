@@ -85,6 +85,19 @@ def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path)
     other = replace(tiled_slide.info, fingerprint="another")
     with pytest.raises(StoreError, match="another version"):
         stitch_shards([first, mixed], other, tiled_slide.tissue, tmp_path / "n.parquet")
+    other = replace(tiled_slide.info, mpp=(0.26, 0.26))
+    with pytest.raises(StoreError, match=r"taken to have \[0.25, 0.25\] um/px, now \[0.26, 0.26\]"):
+        stitch_shards([first, mixed], other, tiled_slide.tissue, tmp_path / "n.parquet")
+
+
+def test_a_table_says_what_it_was_made_from_and_by(tiled_slide, whole):
+    provenance = read_provenance(whole)
+    assert provenance["fingerprint"] == tiled_slide.info.fingerprint
+    assert provenance["model"] == {"name": "compact", "sha256": tiled_slide.predictor.sha256}
+    assert provenance["reader"] == tiled_slide.info.reader == "openslide"
+    versions = provenance["versions"]
+    assert {"muse-pipeline", "numpy", "shapely", "zarr", "openslide-python", "openslide-bin"} <= set(versions)
+    assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
 
 
 def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
