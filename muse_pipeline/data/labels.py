@@ -26,7 +26,7 @@ class LabelSource:
     """One folder of labelled images, as a training config names it.
 
     Attributes:
-        images: folder of pictures, or a pattern ``folder/*.png``.
+        images: folder of pictures.
         labels: folder of label files; a file's stem begins with its picture's.
         format: "row column class" or "x y class" (text, one nucleus a line) or "instances" (label PNG).
         mpp: um per pixel of the pictures.

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from muse_pipeline.config import load_config
+from muse_pipeline.config import load_config, parse_config
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.labels import LabelledImage, LabelSource, read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import CheckpointError, ConfigError
-from muse_pipeline.files import write_json
+from muse_pipeline.files import read_json, write_json
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.methods import METHODS
@@ -87,6 +87,9 @@ class FinetuneConfig:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
+
+
 def load_finetune_config(path: Path, data: Path | None = None) -> FinetuneConfig:
     """Read a config; its paths are relative to ``data``, or to its own folder.
 
@@ -121,9 +124,11 @@ def finetune(
     """Train and write ``checkpoint.pt``; the resolved config and the loss log lie beside it.
 
     Raises:
+        CheckpointError: the folder holds a run of another config.
         ConfigError: a name in the config is not registered, or no nucleus has a known class.
         LabelError: a label file is missing or broken.
     """
+    _require_same_run(config, folder)
     torch.manual_seed(config.seed)
     torch.set_num_threads(threads)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
@@ -157,6 +162,22 @@ def finetune(
     }
     save_checkpoint(checkpoint, {"detector": method.trained().state_dict()}, meta)
     return checkpoint
+
+
+def _require_same_run(config: FinetuneConfig, folder: Path) -> None:
+    """A run goes on under the config that it began with; what the card says may change at any time."""
+    if not (folder / "resume.pt").is_file():
+        return
+    described = {name: getattr(config, name) for name in CARD_ONLY}
+    begun = dataclasses.replace(
+        parse_config(read_json(folder / "config.json"), FinetuneConfig, str(folder)), **described
+    )
+    changed = [one.name for one in dataclasses.fields(config) if getattr(begun, one.name) != getattr(config, one.name)]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: holds a run of another configuration ({', '.join(changed)} changed); choose another run folder "
+            "or delete it"
+        )
 
 
 def load_network(network: NucleusDetector, path: Path) -> None:

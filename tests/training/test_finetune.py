@@ -46,12 +46,24 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
     assert lines[0] == lines[1]
 
 
-def test_resuming_another_network_is_refused(folder, tmp_path):
-    finetune(load_finetune_config(write_config(folder, steps=5)), tmp_path, "cpu")
-    text = write_config(folder, steps=10).read_text().replace("n_rays: 8", "n_rays: 16")
-    (folder / "tiny.yaml").write_text(text)
-    with pytest.raises(CheckpointError, match="another configuration"):
-        finetune(load_finetune_config(folder / "tiny.yaml"), tmp_path, "cpu")
+@pytest.mark.parametrize(
+    ("old", "new"), [("n_rays: 8", "n_rays: 16"), ("rate: 0.005", "rate: 0.001"), ("steps: 5", "steps: 10")]
+)
+def test_a_folder_is_for_one_config(folder, tmp_path, old, new):
+    """Otherwise old weights would leave under a new description."""
+    path = write_config(folder, steps=5)
+    finetune(load_finetune_config(path), tmp_path, "cpu")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=r"another configuration \(\w+ changed\)"):
+        finetune(load_finetune_config(path), tmp_path, "cpu")
+
+
+def test_what_the_card_says_may_change_without_training_again(folder, tmp_path):
+    first, _ = load_checkpoint(finetune(load_finetune_config(write_config(folder, steps=5)), tmp_path, "cpu"))
+    path = write_config(folder, steps=5, threshold=0.6)
+    again, meta = load_checkpoint(finetune(load_finetune_config(path), tmp_path, "cpu"))
+    assert meta["config"]["export"]["threshold"] == 0.6
+    assert all(torch.equal(first["detector"][name], value) for name, value in again["detector"].items())
 
 
 @pytest.mark.parametrize(
