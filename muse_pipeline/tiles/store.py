@@ -86,6 +86,8 @@ class Store:
         result = np.full((height, width, 3), BACKGROUND, np.uint8)
         left, right = max(x, 0), min(x + width, self.size_px[0])
         top, bottom = max(y, 0), min(y + height, self.size_px[1])
+        if left >= right or top >= bottom:
+            return result
         for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
             for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
                 self._copy_chunk(row, column, (left, top, right, bottom), result, (x, y))
