@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from muse_pipeline.errors import OutputError
 def complete_file(path: Path | str) -> Iterator[Path]:
     """Give a temporary neighbour to write to; rename it to ``path`` when the block ends well, else remove it.
 
-    Works for files and for folders (an existing folder of that name is replaced).
+    Works for files and for folders (an existing folder of that name is replaced, but never by a file).
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
@@ -28,20 +28,37 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(partial)
         yield partial
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        _make_way(path, partial)
         partial.replace(path)
     except PermissionError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
     except OSError as error:
-        if isinstance(error, OutputError) or error.errno not in _FULL_OR_READ_ONLY:
+        if isinstance(error, OutputError) or not (
+            error.errno in _NO_PLACE or error.filename in {str(partial), str(path.parent)}
+        ):
             raise
         raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or change the folder") from error
     finally:
-        remove(partial)
+        with suppress(OSError):  # where nothing can be removed, nothing was written
+            remove(partial)
 
 
-_FULL_OR_READ_ONLY = {13, 20, 28, 30, 122}  # EACCES, ENOTDIR, ENOSPC, EROFS, EDQUOT
+_NO_PLACE = {
+    13,
+    17,
+    20,
+    28,
+    30,
+    122,
+}  # EACCES, EEXIST (a file where a folder should be), ENOTDIR, ENOSPC, EROFS, EDQUOT
+
+
+def _make_way(path: Path, partial: Path) -> None:
+    if not path.is_dir() or path.is_symlink():
+        return
+    if not partial.is_dir():
+        raise OutputError(f"{path}: is a folder, not the name of a file; add a name to it")
+    shutil.rmtree(path)
 
 
 def remove(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.errors import OutputError, SlideError
 from muse_pipeline.files import complete_file
 from muse_pipeline.tiles.chunks import (
     Rectangle,
@@ -49,7 +49,9 @@ def write_store(
     Raises:
         MppError: the slide is too coarse for ``mpp``.
         SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
+        OutputError: ``path`` is a folder of something else, or cannot be written.
     """
+    require_store_name(Path(path))
     cv2.setNumThreads(1)
     reader = AreaReader(slide, info, mpp)
     label = tissue_on_lattice(tissue, mpp, reader.size_px)
@@ -63,6 +65,12 @@ def write_store(
             write_shard(levels, shard, read_shard(reader, shard, blocks, corrupt, pool))
         write_label(partial, label, mpp)
         write_attributes(partial, info, mpp, corrupt)
+
+
+def require_store_name(path: Path) -> None:
+    """Spare a folder that is no image: an older store of that name is replaced, with all that lies in it."""
+    if path.is_dir() and any(path.iterdir()) and not (path / "zarr.json").is_file():
+        raise OutputError(f"{path}: is a folder with something else in it; name a new one, as image-500nm.zarr")
 
 
 def create_levels(path: Path, size_px: tuple[int, int]) -> list[zarr.Array]:

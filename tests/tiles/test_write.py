@@ -10,7 +10,7 @@ from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from shapely.geometry import box
 
-from muse_pipeline.errors import SlideError, StoreError
+from muse_pipeline.errors import OutputError, SlideError, StoreError
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.store import open_store, store_name
 from muse_pipeline.tiles.write import write_store
@@ -204,3 +204,18 @@ def test_names():
         "image-250nm.zarr",
         "image-121nm.zarr",
     ]
+
+
+def test_a_store_never_takes_the_place_of_something_else(tmp_path):
+    slide = noise_slide(200, 200)
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 48, 48))
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/a.svs").write_bytes(b"years of work")
+    with pytest.raises(OutputError, match="something else"):
+        write_store(slide, info, tissue, tmp_path / "slides")
+    assert files_of(tmp_path).keys() == {"slides/a.svs"}
+    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    before = files_of(tmp_path)
+    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    assert files_of(tmp_path) == before

@@ -1,0 +1,31 @@
+"""Files under their final name are complete, and nothing that stood there before is lost by mistake."""
+
+import pytest
+
+from muse_pipeline.errors import OutputError
+from muse_pipeline.files import complete_file, write_json
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="half way"), complete_file(path) as partial:
+        partial.write_text("half")
+        raise ValueError("half way")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "1\n"
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/a.svs").write_bytes(b"years of work")
+    with pytest.raises(OutputError, match="is a folder"):
+        write_json(tmp_path / "slides", 1)
+    assert (tmp_path / "slides/a.svs").read_bytes() == b"years of work"
+    assert [file.name for file in tmp_path.iterdir()] == ["slides"]
+
+
+@pytest.mark.parametrize("name", ["file/a.json", "file/folder/a.json"])
+def test_a_file_where_a_folder_should_be(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_json(tmp_path / name, 1)
