@@ -73,9 +73,12 @@ def _read_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, 
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
+    # A coarse level, of which the mask was made, may lack some of the last pixels of a finer one.
     column, row = (
-        ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i]).astype(int)
-        for i in range(2)
+        ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i])
+        .astype(int)
+        .clip(max=last)
+        for i, last in enumerate((tissue.mask.shape[1] - 1, tissue.mask.shape[0] - 1))
     )
     usable = tissue.mask[row[:, None], column] & (pixels.max(-1) > NEAR_BLACK) & (pixels.min(-1) < NEAR_WHITE)
     return pixels[usable]

@@ -60,3 +60,11 @@ def test_a_real_slide_with_green_ink_in_it(shared_data):
         values = measure_colour(slide, info, find_tissue(slide, info).tissue)
     haematoxylin, eosin = np.array(values["macenko"]["stains"])
     assert haematoxylin[0] < 0.75 < eosin[1] and values["n_pixels"] > 9e5
+
+
+def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
+    image = mix(1024 * 1024).reshape(1024, 1024, 3)
+    slide = ArraySlide([image, image[:1022:7, :1022:7]])
+    slide.downsamples = [(1.0, 1.0), (7.0, 7.0)]
+    tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # 1,022 of 1,024 pixels
+    assert measure_colour(slide, slide.info((0.5, 0.5)), tissue)["n_pixels"] > 5e5
