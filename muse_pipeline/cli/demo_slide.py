@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -16,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
     parser.add_argument("--mpp", type=float, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another tissue (default 0)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="blocks painted at a time (default 1)")
+    parser.add_argument(
+        "--threads", type=at_least_one, default=1, metavar="N", help="blocks painted at a time (default 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ on the number of shards or threads.
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="windows run at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=at_least_one, default=1, help="windows run at the same time (default: %(default)s)"
+    )
     parser.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt or openvino (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
     add_ledger_argument(parser)
@@ -29,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
     from muse_pipeline.cli.progress import show_progress
-    from muse_pipeline.files import read_json
-    from muse_pipeline.inference.colour import colour_for_slide
+    from muse_pipeline.inference.colour import colour_for_slide, read_colour
     from muse_pipeline.inference.detect import detect_shard
     from muse_pipeline.inference.predictor import Predictor, find_model
     from muse_pipeline.tiles.grid import Shard
@@ -39,6 +41,6 @@ def run(args: argparse.Namespace) -> None:
     shard = Shard.parse(args.shard)
     predictor = Predictor(find_model(args.model), args.provider)
     store = open_store(args.store)
-    colour = colour_for_slide(predictor.card.colour, read_json(args.colour))
+    colour = colour_for_slide(predictor.card.colour, read_colour(args.colour))
     with show_progress("windows") as progress:
         detect_shard(store, predictor, colour, shard, args.output, args.threads, progress)

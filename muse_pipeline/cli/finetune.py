@@ -7,13 +7,15 @@ goes on from its last resume point when the same command is given again.
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse finetune``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/compact.yaml")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="qupath",
         help="count from the corner of the scanner's bounds, as QuPath does, or of level 0 (default: qupath)",
     )
-    parser.add_argument("--max-features", type=int, metavar="N", help="also write parts of at most N nuclei")
+    parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="nuclei.geojson.gz")
     add_ledger_argument(parser)
 

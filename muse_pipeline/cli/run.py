@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one, positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="slides or plain images")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results")
-    parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel; overrides what the files say")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the files say")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument("--model", default="compact", help="a built-in model or an .onnx file (default: compact)")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="pieces that detection is cut into")
-    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
 
 
 def run(args: argparse.Namespace) -> None:

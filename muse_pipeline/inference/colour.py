@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from muse_pipeline.errors import ModelError
+from muse_pipeline.errors import ModelError, StoreError
+from muse_pipeline.files import read_json
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.stain_map import IDENTITY, stain_map
+
+
+def read_colour(path: Path | str) -> dict[str, Any]:
+    """The content of a ``colour.json``.
+
+    Raises:
+        StoreError: the file is missing or was not written by ``muse tissue``.
+    """
+    try:
+        statistics = read_json(path)
+        fit = statistics["macenko"]
+        if fit is None or (np.shape(fit["stains"]), np.shape(fit["strong"])) == ((2, 3), (2,)):
+            return statistics
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
 
 
 def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> np.ndarray:
