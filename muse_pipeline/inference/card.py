@@ -35,6 +35,13 @@ class ColourReference:
     stains: tuple[tuple[float, float, float], ...] = ()
     strong: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.method == "macenko" and (len(self.stains), len(self.strong)) != (2, 2):
+            raise ConfigError(
+                f"colour: method 'macenko' needs two stains and their two strong ends, not {len(self.stains)} and "
+                f"{len(self.strong)}"
+            )
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -79,6 +86,10 @@ class ModelCard:
     limits: str = ""
 
     def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
+        for name, value in {"mpp": self.mpp, **counts, "classes": len(self.classes)}.items():
+            if not value > 0:
+                raise ConfigError(f"card of '{self.name}': {name} is {value}, which no model has")
         core_px = self.input_px - 2 * self.halo_px
         if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
             raise ConfigError(

@@ -47,7 +47,7 @@ class Predictor:
         provider: "cpu", "cuda", "tensorrt" or "openvino".
 
     Raises:
-        ModelError: the file is not ONNX or has no card.
+        ModelError: the file is not ONNX, has no card, or its card speaks of another graph.
         ProviderError: the provider is not installed.
     """
 
@@ -111,7 +111,29 @@ class Predictor:
             raise ModelError(
                 f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
             )
+        self._require_shapes(card)
         return card
+
+    def _require_shapes(self, card: ModelCard) -> None:
+        """Whether the graph is of the sizes that its card states; sizes that the graph leaves open suit any."""
+        side, slots, n_classes = card.input_px, card.capacity, len(card.classes)
+        stated = {
+            "pixels": (card.batch, 3, side, side),
+            "xy": (card.batch, slots, 2),
+            "score": (card.batch, slots),
+            "prob": (card.batch, slots, n_classes),
+            "rays": (card.batch, slots, card.n_rays),
+        }
+        for port in (*self.session.get_inputs(), *self.session.get_outputs()):
+            sizes, expected = port.shape, stated.get(port.name, port.shape)
+            fits = len(sizes) == len(expected) and all(
+                size == n for size, n in zip(sizes, expected, strict=True) if isinstance(size, int)
+            )
+            if not fits:
+                raise ModelError(
+                    f"{self.path}: its card says that '{port.name}' is {tuple(expected)}, while the graph has "
+                    f"{tuple(sizes)}; export it with `muse export`"
+                )
 
 
 def _provider_name(provider: str) -> str:

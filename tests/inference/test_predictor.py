@@ -1,13 +1,16 @@
 """Models that cannot be used are refused in one sentence."""
 
+import dataclasses
+import json
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from muse_pipeline.errors import ModelError, ProviderError
-from muse_pipeline.inference.card import METADATA_KEY, ModelCard, NucleusClass
+from muse_pipeline.errors import ConfigError, ModelError, ProviderError
+from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.tissue.stain_map import IDENTITY
@@ -95,3 +98,27 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
     ):
         assert np.allclose(matrix[:, :3] @ (np.array(stain) * strong), np.array(to) * to_strong, atol=1e-5)
     assert np.array_equal(colour_for_slide(reference, {"macenko": None}), IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("stated", "port"), [({"input_px": 512}, "pixels"), ({"batch": 2}, "pixels"), ({"n_rays": 16}, "rays")]
+)
+def test_a_card_that_speaks_of_another_graph_is_refused(tmp_path, stated, port):
+    model = onnx.load(find_model("compact"))
+    card = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    card.value = json.dumps(json.loads(card.value) | stated)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=f"its card says that '{port}' is"):
+        Predictor(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("name", ["mpp", "batch", "stride_px"])
+def test_a_card_without_a_size_is_refused(name):
+    card = Predictor(find_model("compact")).card
+    with pytest.raises(ConfigError, match=f"{name} is 0"):
+        dataclasses.replace(card, **{name: 0})
+
+
+def test_a_reference_without_its_stains_is_refused():
+    with pytest.raises(ConfigError, match="needs two stains"):
+        ColourReference("macenko")
