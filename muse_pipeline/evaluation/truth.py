@@ -22,8 +22,9 @@ def read_truth(path: Path, classes: list[str]) -> Nuclei:
         table = pd.read_csv(path)
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise LabelError(f"{path}: not readable as CSV ({error}); give columns x, y, class") from error
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise LabelError(f"{path}: not readable as CSV ({reason}); give columns x, y, class") from error
     missing = {"x", "y", "class"} - set(table.columns)
     if missing:
         raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")
@@ -31,6 +32,8 @@ def read_truth(path: Path, classes: list[str]) -> Nuclei:
     if unknown:
         raise LabelError(f"{path}: class '{unknown[0]}' is not one of the model's ({', '.join(classes)}); rename it")
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if np.isnan(xy).any():
-        raise LabelError(f"{path}, line {int(np.isnan(xy).any(1).argmax()) + 2}: x or y is not a number; correct it")
+    if not np.isfinite(xy).all():
+        raise LabelError(
+            f"{path}, line {int((~np.isfinite(xy)).any(1).argmax()) + 2}: x or y is not a number; correct it"
+        )
     return Nuclei(xy, Frame.LEVEL0, label=table["class"].map(classes.index).to_numpy(np.int32))

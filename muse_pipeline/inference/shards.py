@@ -81,7 +81,7 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
         return json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such shard; run `muse detect` for it") from error
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not a complete shard of `muse detect`; delete it and run that again") from error
 
 

@@ -20,6 +20,11 @@ GEOMETRIES = frozenset(
 _LONGEST_HEAD = 1 << 16
 
 
+def is_geometry(item: Any) -> bool:
+    """Whether this is an object with the type of a geometry."""
+    return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
+
+
 def iterate_features(path: Path | str) -> Iterator[Any]:
     """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry; whatever they are.
 
@@ -93,7 +98,7 @@ def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[An
 
 def _iterate_document(text: bytes, path: Path | str) -> Iterator[Any]:
     document = _loads_whole(text, path)
-    kind = document.get("type") if isinstance(document, dict) else None
+    kind = str(document.get("type")) if isinstance(document, dict) else None
     if isinstance(document, list):
         yield from document
     elif kind == "FeatureCollection" and isinstance(document.get("features"), list):
@@ -120,4 +125,7 @@ def _loads(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text)
+        try:
+            return json.loads(text.decode("utf-8-sig"))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error

@@ -15,7 +15,7 @@ import orjson
 import shapely
 
 from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.nuclei.feature_stream import GEOMETRIES, iterate_features
+from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
 from muse_pipeline.nuclei.qupath_rules import VERSIONS, Fault, is_uuid, judge_feature, read_object_type
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
 
@@ -150,14 +150,14 @@ def _judge_geometries(batch: Iterable[Any]) -> Iterator[tuple[Fault, int]]:
 def _find_geometries(feature: Any) -> list[Any]:
     if not isinstance(feature, dict):
         return []
-    if feature.get("type") in GEOMETRIES:
+    if is_geometry(feature):
         return [feature]
     return [feature.get("geometry"), *([feature["nucleusGeometry"]] if feature.get("nucleusGeometry") else [])]
 
 
 def _judge_rings(geometry: Any) -> Fault | None:
     """What JTS says before it builds anything: rings must be closed; three positions pass and collapse later."""
-    if not isinstance(geometry, dict) or geometry.get("type") not in GEOMETRIES:
+    if not is_geometry(geometry):
         return Fault("has no geometry")
     coordinates = geometry.get("coordinates")
     try:

@@ -13,7 +13,7 @@ import orjson
 import shapely
 
 from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.nuclei.feature_stream import GEOMETRIES, iterate_features
+from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
 from muse_pipeline.nuclei.qupath_rules import read_object_type
 from muse_pipeline.nuclei.rays import polygons_to_rays
 from muse_pipeline.nuclei.table import Nuclei
@@ -100,7 +100,7 @@ def read_class_name(classification: Any) -> str | None:
 def _to_feature(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {}
-    return {"geometry": item} if item.get("type") in GEOMETRIES else item
+    return {"geometry": item} if is_geometry(item) else item
 
 
 def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:

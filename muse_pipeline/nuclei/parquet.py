@@ -22,6 +22,7 @@ from muse_pipeline.types import Frame
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 _NO_CLASS = -1
+_STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
 
 class NucleiWriter:
@@ -147,9 +148,20 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:
-    """What a table says of its making: slide, model, card, settings, versions and counts."""
+    """What a table says of its making: slide, model, card, settings, versions and counts.
+
+    Raises:
+        NucleiError: it is not one of our tables, or of another version.
+    """
     with open_nuclei(path) as file:
-        return json.loads(file.metadata.metadata[PROVENANCE_KEY])
+        text = file.metadata.metadata[PROVENANCE_KEY]
+    try:
+        provenance = json.loads(text)
+        if provenance.keys() >= _STATED:
+            return provenance
+    except (ValueError, AttributeError):
+        pass
+    raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
 
 
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

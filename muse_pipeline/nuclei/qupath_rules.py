@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from muse_pipeline.nuclei.feature_stream import GEOMETRIES
+from muse_pipeline.nuclei.feature_stream import is_geometry
 
 VERSIONS = ("0.4", "0.5", "0.6", "0.7")
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
@@ -42,7 +42,7 @@ def judge_feature(feature: Any) -> Iterator[Fault]:
     """Everything that is wrong with a feature apart from its positions and the uniqueness of its id."""
     if not isinstance(feature, dict):
         yield Fault("a feature is not an object", VERSIONS)
-    elif feature.get("type") in GEOMETRIES:
+    elif is_geometry(feature):
         yield Fault("a geometry without a feature becomes an annotation")
     else:
         properties = _properties(feature)

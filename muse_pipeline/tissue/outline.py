@@ -104,5 +104,5 @@ def _draw(picture: np.ndarray, shape: BaseGeometry, scale_xy: np.ndarray, colour
         if part.geom_type == "Polygon"
         for ring in (part.exterior, *part.interiors)
     ]
-    points = [np.round(ring * 16).astype(np.int32) for ring in rings]
+    points = [np.round(ring * 16).clip(-1e9, 1e9).astype(np.int32) for ring in rings]
     cv2.polylines(picture, points, True, colour, thickness, cv2.LINE_AA, shift=4)

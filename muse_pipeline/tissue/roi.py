@@ -56,7 +56,7 @@ def _read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path in the sheet") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
 
 

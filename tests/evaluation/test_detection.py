@@ -59,6 +59,15 @@ def test_the_truth_is_read_and_its_faults_are_named(tmp_path):
     path.write_text("x,y,class\n1,2,a\noops,2,a\n")
     with pytest.raises(LabelError, match="line 3"):
         read_truth(path, ["a"])
+    path.write_text("x,y,class\n1,2,a\n1,2,a\ninf,2,a\n")
+    with pytest.raises(LabelError, match="line 4"):
+        read_truth(path, ["a"])
+    path.write_text("x,y,class\n1,2,a,4\n1,2,3,4,5,6\n")
+    with pytest.raises(LabelError, match="not readable as CSV") as error:
+        read_truth(path, ["a"])
+    assert "\n" not in str(error.value)
+    with pytest.raises(LabelError, match="not readable as CSV"):
+        read_truth(tmp_path, ["a"])
     path.write_text("x,y\n1,2\n")
     with pytest.raises(LabelError, match="class"):
         read_truth(path, ["a"])

@@ -142,6 +142,11 @@ def test_ids_used_twice(tmp_path):
 def test_names_and_text_that_qupath_does_not_read(tmp_path):
     assert "ends in none of" in str(check_geojson(write(tmp_path / "a.zip", feature())))
     assert "not JSON" in str(check_geojson(write(tmp_path / "a.geojson", text="{")))
+    assert "nested too deeply" in str(check_geojson(write(tmp_path / "a.geojson", text="[" * 100_000)))
+    (tmp_path / "a.geojson").write_bytes("[]".encode("utf-16"))
+    assert "not JSON" in str(check_geojson(tmp_path / "a.geojson"))
+    odd = feature(geometry={"type": ["Polygon"], "coordinates": [square()]})
+    assert "has no geometry" in str(check_geojson(write(tmp_path / "a.geojson", odd)))
     with pytest.raises(GeoJSONError, match="no such file"):
         check_geojson(tmp_path / "none.geojson")
 

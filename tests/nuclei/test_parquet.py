@@ -3,6 +3,7 @@ import gzip
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -105,3 +106,11 @@ def test_foreign_files_are_named(tmp_path):
     for name, reason in (("none", "no such file"), ("text", "not a readable Parquet"), ("other", "muse stitch")):
         with pytest.raises(NucleiError, match=reason):
             read_nuclei(tmp_path / f"{name}.parquet")
+
+
+@pytest.mark.parametrize("metadata", ["{}", "[]", "not JSON", '{"slide_id": "a"}'])
+def test_provenance_of_another_kind_is_refused(tmp_path, metadata):
+    table = pa.table({"x": [1.0]}).replace_schema_metadata({"muse": metadata})
+    pq.write_table(table, tmp_path / "n.parquet")
+    with pytest.raises(NucleiError, match="not those of this version"):
+        read_provenance(tmp_path / "n.parquet")

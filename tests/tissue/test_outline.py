@@ -129,6 +129,7 @@ BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("3", "is not GeoJSON that can be read"),
         ("{}", "holds no polygon"),
         (json.dumps(feature_of()), "holds no polygon"),
