@@ -45,7 +45,8 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
 def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
     """A row for each of ``files``, all with the same ``mpp`` and ``roi``."""
     paths = [Path(file).absolute() for file in files]
-    rows = zip(_unique_names(paths), paths, strict=True)
+    home = os.path.commonpath([path.parent for path in paths])
+    rows = zip(_unique_names([path.relative_to(home) for path in paths]), paths, strict=True)
     return [SheetRow(name, str(path), mpp, roi=str(roi.absolute()) if roi else None) for name, path in rows]
 
 
@@ -76,12 +77,17 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """OpenSlide finds a DICOM series from any of its files; the largest holds level 0."""
-    series = defaultdict(list)
+    """OpenSlide finds a DICOM series from any of its files; the largest holds level 0.
+
+    A link that leads nowhere is kept: it is for the check of the sheet to name it.
+    """
+    series, alone = defaultdict(list), []
     for path in files:
-        key = (path.parent, _series_uid(path)) if path.suffix.lower() == ".dcm" else path
-        series[key].append(path)
-    return [max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()]
+        if path.suffix.lower() == ".dcm" and path.is_file():
+            series[path.parent, _series_uid(path)].append(path)
+        else:
+            alone.append(path)
+    return alone + [max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()]
 
 
 def _series_uid(path: Path) -> bytes | Path:

@@ -61,7 +61,7 @@ def _read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             _require_size(path, *picture.size)
             if picture.mode.startswith(("I", "F")):
-                return rgb_on_white(_to_uint8(np.asarray(picture)))
+                return rgb_on_white(_to_uint8(np.asarray(picture), path))
             mode = "RGBA" if picture.has_transparency_data else "RGB"
             return rgb_on_white(np.asarray(picture.convert(mode)))
     except SlideError:
@@ -95,8 +95,8 @@ def _tiff_pixels(page, path: Path) -> np.ndarray:
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     if kind == "PALETTE":
-        return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap), 0, -1)[pixels])
-    pixels = _to_uint8(pixels)
+        return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap, path), 0, -1)[pixels])
+    pixels = _to_uint8(pixels, path)
     return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels)
 
 
@@ -106,11 +106,11 @@ def _resolution_candidates(page) -> tuple[MppCandidate, ...]:
     return (candidate,) if candidate else ()
 
 
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
     """Integers of 8 or 16 bits (or truth values) as 8 bits.
 
     Raises:
-        ValueError: the pixels are of another kind, whose white is unknown.
+        SlideError: the pixels are of another kind, whose white is unknown.
     """
     if pixels.dtype == bool:
         return pixels * np.uint8(255)
@@ -118,7 +118,7 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
         return (pixels >> 8).astype(np.uint8)
-    raise ValueError(f"{pixels.dtype} pixels, where 8 or 16 bits are expected")
+    raise SlideError(f"{path}: has {pixels.dtype} pixels, where 8 or 16 bits are expected; export it as 8-bit RGB")
 
 
 def _require_size(path: Path, width: int, height: int) -> None:

@@ -162,4 +162,4 @@ def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
 
 def test_floating_point_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
-    assert "float32" in sentence(tmp_path / "float.tif")
+    assert "float32" in sentence(tmp_path / "float.tif") and "8-bit RGB" in sentence(tmp_path / "float.tif")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from muse_pipeline.errors import SheetError
-from muse_pipeline.slides.collect import collect_slides, write_sheet
+from muse_pipeline.slides.collect import collect_slides, name_slides, write_sheet
 from muse_pipeline.slides.sheet import SheetRow, id_problem, read_sheet
 
 
@@ -145,6 +145,24 @@ def test_names_that_collide_to_the_last_are_numbered(tmp_path):
     names = [row.slide_id for row in collect_slides(tmp_path)]
     assert len({name.casefold() for name in names}) == 5
     assert all(id_problem(name) is None for name in names)
+
+
+def test_slides_by_name_are_called_as_briefly_as_they_can_be(tmp_path):
+    def names(*places):
+        return [row.slide_id for row in name_slides([tmp_path / place for place in places])]
+
+    assert names("a/x.svs", "b/y.svs") == ["x", "y"]
+    assert names("a/x.svs", "b/x.svs") == ["a_x", "b_x"]
+    assert names("a/x.png", "a/x.jpg") == ["x.png", "x.jpg"]
+    assert names("a/x.png", "a/x.png") == ["x.png", "x.png-2"]
+
+
+def test_a_link_that_leads_nowhere_is_named_by_the_check(tmp_path):
+    for name in ("a.svs", "b.dcm"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    write_sheet(tmp_path / "slides.tsv", collect_slides(tmp_path))
+    with pytest.raises(SheetError, match=r"(?s)'a.svs': no such file.*'b.dcm': no such file"):
+        read_sheet(tmp_path / "slides.tsv")
 
 
 def test_a_dicom_series_is_one_slide(tmp_path):
