@@ -220,3 +220,13 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
     victim.symlink_to(slides / victim.name)
     assert run_snakemake(tmp_path).returncode == 0
     assert exported(tmp_path, IDS[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"), [({"mdel": "x"}, "'mdel' was unexpected"), ({"mpp": "a"}, "mpp: 'a'")]
+)
+def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sentence):
+    run = run_snakemake(make_cohort(tmp_path, slides, sheet_rows(), **setting), "--dry-run")
+    assert run.returncode != 0 and not (tmp_path / "results").exists()
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("config: "))
+    assert sentence in line and "schema" not in run.stdout

@@ -46,6 +46,18 @@ def resolve_sheet(sheet):
         return json.loads(resolved.read_text(encoding="utf-8"))
 
 
+def check_config():
+    """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema."""
+    try:
+        validate(config, "../schemas/config.schema.yaml")
+    except WorkflowError as error:
+        wrong = error.__context__
+        setting = ".".join(map(str, wrong.absolute_path))
+        raise WorkflowError(
+            f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings"
+        )
+
+
 def of_every_slide(*names):
     """An input function: the files called ``names`` in the folder of every slide."""
     return lambda wildcards: [f"{OUTPUT}/{slide}/{name}" for slide in SLIDES for name in names]
@@ -97,7 +109,7 @@ def shards(wildcards):
     return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
 
-validate(config, "../schemas/config.schema.yaml")
+check_config()
 OUTPUT = config["output"]
 
 
