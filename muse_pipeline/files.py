@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -43,14 +44,8 @@ def complete_file(path: Path | str) -> Iterator[Path]:
             remove(partial)
 
 
-_NO_PLACE = {
-    13,
-    17,
-    20,
-    28,
-    30,
-    122,
-}  # EACCES, EEXIST (a file where a folder should be), ENOTDIR, ENOSPC, EROFS, EDQUOT
+# EEXIST: a file where a folder should be.
+_NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 
 
 def _make_way(path: Path, partial: Path) -> None:
