@@ -68,18 +68,20 @@ class WindowGrid:
             tissue: (h, w) bool.
             tissue_px: side of a mask pixel in work pixels; the mask's corner is the lattice's.
         """
-        rows, columns = np.nonzero(tissue)
-        n_rows, n_columns = self.shape
         touched = np.zeros(self.shape, bool)
-        ends = []
-        for index, n in ((rows, n_rows), (columns, n_columns)):
-            first = np.floor((index * tissue_px + self.offset_px) / self.core_px).astype(int)
-            last = np.floor(((index + 1) * tissue_px + self.offset_px - 1e-6) / self.core_px).astype(int)
-            ends.append((np.clip(first, 0, n - 1), np.clip(last, 0, n - 1)))
-        for r in ends[0]:
-            for c in ends[1]:
-                touched[r, c] = True
+        vertical = self._mask_spans(self.shape[0], tissue.shape[0], tissue_px)
+        left, right = self._mask_spans(self.shape[1], tissue.shape[1], tissue_px)
+        for row, (top, bottom) in enumerate(zip(*vertical, strict=True)):
+            n_before = np.append(0, tissue[top:bottom].any(0).cumsum())
+            touched[row] = n_before[right] > n_before[left]
         return np.flatnonzero(touched)
+
+    def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
+        """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""
+        start_px = np.arange(n_windows) * self.core_px - self.offset_px
+        first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
+        stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
+        return first.clip(0, n_mask), stop.clip(0, n_mask)
 
 
 @dataclass(frozen=True)

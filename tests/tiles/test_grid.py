@@ -1,5 +1,7 @@
 """Windows, cores and shards: a plane cut so that every position has one owner."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,26 @@ def test_only_windows_whose_core_touches_tissue_are_visited():
     tissue[15, 16] = True
     assert GRID.windows_with_tissue(tissue, 16).tolist() == [1, 5]
     assert GRID.windows_with_tissue(np.zeros((44, 63), bool), 16).tolist() == []
+
+
+@pytest.mark.parametrize(("offset_px", "mask_px"), [(0, 16), (128, 16), (100, 13), (96, 27)])
+def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px):
+    grid = WindowGrid((1000, 700), 320, 32, offset_px)
+    tissue = np.random.default_rng(mask_px).random((-(-700 // mask_px), -(-1000 // mask_px))) < 0.003
+    pixels = np.repeat(np.repeat(tissue, mask_px, 0), mask_px, 1)[:700, :1000]
+    y, x = np.nonzero(pixels)
+    expected = (y + offset_px) // grid.core_px * grid.shape[1] + (x + offset_px) // grid.core_px
+    assert grid.windows_with_tissue(tissue, mask_px).tolist() == np.unique(expected).tolist()
+
+
+def test_choosing_windows_needs_little_more_than_the_mask():
+    """An index of every tissue pixel would be a gigabyte on a slide that is all tissue."""
+    tissue = np.ones((2000, 3000), bool)
+    tracemalloc.start()
+    WindowGrid((48_000, 32_000), 1024, 64).windows_with_tissue(tissue, 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < tissue.nbytes
 
 
 def test_an_offset_moves_every_core():
