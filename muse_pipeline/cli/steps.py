@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -46,16 +47,15 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
 
     sheet = plan.output / "sheet.json"
     write_json(sheet, [{**asdict(row), "shards": plan.n_shards} for row in rows])
-    failed = []
     with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             if problem := run_slide(row, plan, bar):
                 bar.write(f"{row.slide_id}: {problem}")
-                failed.append(row.slide_id)
             bar.update(number * bar.total // len(rows) - bar.n)
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     run_verb(["report", str(plan.output), "--slides", str(sheet), "--output", str(page), "--table", str(table)])
-    return failed
+    with table.open(encoding="utf-8", newline="") as file:
+        return [slide["slide_id"] for slide in csv.DictReader(file, dialect="excel-tab") if slide["status"] == "failed"]
 
 
 def run_slide(row: SheetRow, plan: Plan, bar) -> str:
