@@ -1,7 +1,7 @@
 # `make demo` and `make test` each set up what they need in .venv, quickly when it is there already.
 
 PYTHON ?= python3
-CORES ?= $(shell nproc)
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 TORCH := torch==2.13.0
 
 VENV := .venv

@@ -59,3 +59,7 @@ class CheckpointError(MuseError, ValueError):
 
 class NucleiError(MuseError, ValueError):
     """A table of nuclei is missing, incomplete or not ours."""
+
+
+class DivergedError(MuseError, ArithmeticError):
+    """The loss of a training run is no longer a number."""

@@ -19,6 +19,8 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+# cuDNN's exhaustive search times its kernels and may choose others at the next start: other last digits, other bytes.
+OPTIONS = {"cuda": {"cudnn_conv_algo_search": "DEFAULT"}}
 
 
 def find_model(model: str) -> Path:
@@ -60,7 +62,9 @@ class Predictor:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[_provider_name(provider)])
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=[(_provider_name(provider), OPTIONS.get(provider, {}))]
+            )
         except ProviderError:
             raise
         except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes

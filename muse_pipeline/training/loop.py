@@ -11,13 +11,9 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from muse_pipeline.errors import CheckpointError, MuseError
+from muse_pipeline.errors import CheckpointError, DivergedError
 from muse_pipeline.files import complete_file
 from muse_pipeline.methods.base import Method
-
-
-class DivergedError(MuseError, ArithmeticError):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +117,12 @@ def _save(folder: Path, step: int, method: Method, optimiser: torch.optim.Optimi
 def _resume(folder: Path, method: Method, optimiser: torch.optim.Optimizer, fabric: Fabric) -> int:
     path = folder / "resume.pt"
     if not path.is_file():
+        _forget_after(folder, 0)
         return 0
-    state = torch.load(path, map_location=fabric.device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=fabric.device, weights_only=True)
+    except Exception as error:  # torch raises many unrelated classes on damaged bytes
+        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
     try:
         method.load_state_dict(state["method"])
         optimiser.load_state_dict(state["optimiser"])
@@ -143,7 +143,9 @@ def _log(folder: Path, step: int, rate: float, values: dict[str, float]) -> None
 def _forget_after(folder: Path, step: int) -> None:
     """Drop the log lines of steps that will be run again."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if json.loads(line)["step"] < step]
     with complete_file(path) as partial:
         partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
