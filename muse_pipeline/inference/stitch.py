@@ -26,6 +26,7 @@ from muse_pipeline.types import Frame, SlideInfo
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
+PIECE = 8192  # nuclei whose outlines are held at once
 
 
 def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     n_repaired = 0
     with NucleiWriter(output, [c.name for c in card.classes], provenance(shards, card, info), card.n_rays) as writer:
-        for nuclei in resolve_stream(shards.paths, grid, card.mpp):
+        for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
             level0 = level0[tissue.contains(level0.xy, info.mpp)]
             rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
@@ -95,6 +96,13 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
             f"{list(info.mpp)}; tile and detect it again"
         )
     return ShardSet(ordered, [facts[path] for path in ordered])
+
+
+def in_pieces(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
+    """The same nuclei in parts of bounded size: a row of windows is as wide as the slide."""
+    for part in parts:
+        for start in range(0, len(part), PIECE):
+            yield part[start : start + PIECE]
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:

@@ -32,7 +32,7 @@ class ExportSettings:
     """What the card says about running the model (see ``ModelCard``)."""
 
     input_px: int = 1024
-    halo_px: int = 64
+    halo_px: int = 32
     batch: int = 1
     capacity: int = 8192
     threshold: float = 0.4
