@@ -22,7 +22,8 @@ from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.finetune import FinetuneConfig, finetune, image_colour, load_finetune_config
+from muse_pipeline.training.census import image_colour
+from muse_pipeline.training.finetune import FinetuneConfig, finetune, load_finetune_config
 
 SITES = ("A7", "A8", "AC")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)

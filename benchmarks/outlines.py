@@ -41,12 +41,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--initial", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--weight", type=float, default=12.0, help="how often a picture with masks is drawn")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     config = load_finetune_config(args.config, args.data)
     schedule = dataclasses.replace(config.schedule, steps=args.steps, learning_rate=1e-3)
-    config = dataclasses.replace(config, initial=args.initial, schedule=schedule)
+    sources = tuple(
+        dataclasses.replace(source, weight=args.weight) if source.format == "instances" else source
+        for source in config.sources
+    )
+    config = dataclasses.replace(config, initial=args.initial, schedule=schedule, sources=sources)
     masked = next(source for source in config.sources if source.format == "instances")
     scores: dict[str, list[OutlineScores]] = {"outlines": [], "circles": []}
     for fold in range(FOLDS):

@@ -15,14 +15,14 @@ from lightning_fabric import Fabric
 
 from muse_pipeline.config import load_config, parse_config
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.labels import LabelledImage, LabelSource, read_labelled_images
+from muse_pipeline.data.labels import LabelSource, read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import read_json, write_json
-from muse_pipeline.inference.card import ColourReference, NucleusClass
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.methods import METHODS
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.census import REFERENCE_STAINS, class_weights, colour_reference, image_colour
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.loop import Schedule, train
 
@@ -191,42 +191,6 @@ def load_network(network: NucleusDetector, path: Path) -> None:
         network.load_state_dict(state["detector"])
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not fit the config's backbone, classes and rays; change either") from error
-
-
-REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
-
-
-def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference that slides are taken to: the mean stains and the median strong end of the training images."""
-    if method == "identity":
-        return ColourReference()
-    if method != "macenko":
-        raise ConfigError(f"colour method '{method}' is unknown; choose 'macenko' or 'identity'")
-    fits = [image.stain for image in images if image.stain is not None]
-    if not fits:
-        raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
-    stains = np.mean([fit.stains for fit in fits], 0)
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    strong = np.median([fit.strong for fit in fits], 0)
-    return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
-
-
-def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
-    """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
-    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
-    return colour_for_slide(reference, {"macenko": fit})
-
-
-def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
-    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei."""
-    labels = np.concatenate([image.nuclei.label for image in images])
-    counts = np.bincount(labels[labels >= 0], minlength=n_classes).astype(float)
-    if not counts.all():
-        raise ConfigError(
-            "at least one class has no labelled nucleus in the training images; correct `classes` or `sources`"
-        )
-    weights = counts**-0.5
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
 
 def _plain(config: FinetuneConfig) -> dict[str, Any]:
