@@ -24,12 +24,13 @@ include: "workflow/rules/report.smk"
 rule all:
     """Everything that the config asks for."""
     default_target: True
-    # The nuclei by name: the report alone would not bring back a slide's when they are missing.
+    # Every file that stays, by name: the report alone would not bring back what a killed job left missing behind it.
     input:
         report="<results>/report.html",
-        nuclei=of_every_slide("nuclei.geojson.gz"),
+        steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz"),
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
-        images=of_every_slide(*EXTRA_STORES),
+        images=of_every_slide(*MPP_OF_STORE) if config["keep_stores"] else [],
+        shards=every_shard if config["keep_stores"] else [],
 
 
 onsuccess:

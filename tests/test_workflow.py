@@ -155,6 +155,27 @@ def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
     assert planned == {**jobs, "report": 1, "all": 1}
 
 
+@pytest.mark.parametrize("lost", ["shards/1-of-1.parquet", "colour.json", "image-500nm.zarr"])
+def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost):
+    """A job that is killed has lost its outputs, and what an older run made of them still lies there."""
+    path, aside = finished / "results" / IDS[0] / lost, finished / "aside"
+    path.rename(aside)
+    try:
+        planned = planned_jobs(run_snakemake(finished, "--dry-run").stdout)
+    finally:
+        aside.rename(path)
+    assert {"detect", "stitch", "geojson"} <= planned.keys()
+
+
+def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
+    (finished / "other.onnx").touch()
+    settings = ["--config", "model=other.onnx", "keep_stores=False"]
+    run = run_snakemake(finished, "--dry-run", *settings)
+    planned = planned_jobs(run.stdout)
+    assert planned.get("detect") == 3, run.stdout
+    assert planned["stitch"] == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

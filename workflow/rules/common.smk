@@ -103,6 +103,25 @@ def intermediate(path):
     return path if config["keep_stores"] else temp(path)
 
 
+def every_shard(wildcards):
+    """The shards of every slide."""
+    return [
+        f"{OUTPUT}/{slide}/shards/{number}-of-{ROWS[slide]['shards']}.parquet"
+        for slide in SLIDES
+        for number in range(1, ROWS[slide]["shards"] + 1)
+    ]
+
+
+def made_from(wildcards):
+    """A params function: all settings that a slide's nuclei depend on.
+
+    A run with other settings that is killed leaves old nuclei beside missing shards. Snakemake does not bring back what
+    a file needs that is up to date itself; a param that differs says that it is not.
+    """
+    cells = [row(wildcards).get(column) for column in ("path", "mpp", "roi", "shards")]
+    return [*cells, *(config[name] for name in ("model", "train", "provider", "mpp", "max_corrupt"))]
+
+
 def shards(wildcards):
     """Names of the shards that detection of a slide is cut into: 1-of-n to n-of-n."""
     n_shards = row(wildcards)["shards"]
@@ -127,7 +146,6 @@ ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])
 MPP_OF_STORE = {store_name(mpp): mpp for mpp in [config["mpp"], *config["extra_mpps"]]}
-EXTRA_STORES = [name for name in MPP_OF_STORE if name != STORE] if config["keep_stores"] else []
 
 
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; `row` objects.

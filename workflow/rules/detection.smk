@@ -61,6 +61,7 @@ rule stitch:
         "../../envs/infer.yaml"
     params:
         csv=lambda wildcards, output: option("--csv", output.csv or None),
+        made_from=made_from,
     shell:
         r"""
         muse stitch {input.shards:q} {params.csv:q} \

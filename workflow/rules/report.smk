@@ -26,9 +26,16 @@ def report_failures():
 
 
 def says_it_failed(slide):
-    """Whether a step of the slide noted its own failure; where no ledger says so, nothing is withdrawn."""
-    ledgers = Path(OUTPUT, slide).glob("ledger/*.json")
-    return any(json.loads(path.read_text(encoding="utf-8"))["status"] == "failed" for path in ledgers)
+    """Whether a step of the slide noted its failure or was killed; where there are no ledgers nothing is withdrawn."""
+    return any(status(path) != "ok" for path in Path(OUTPUT, slide).glob("ledger/*.json"))
+
+
+def status(ledger):
+    """How a step says that it ended."""
+    try:
+        return json.loads(ledger.read_text(encoding="utf-8"))["status"]
+    except (ValueError, KeyError, TypeError):
+        return "killed"
 
 
 rule overlay:
