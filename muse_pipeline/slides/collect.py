@@ -51,9 +51,15 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
-    """Write the columns that are in use; paths under the sheet's own folder become relative to it."""
+    """Write the columns that are in use; paths under the sheet's own folder become relative to it.
+
+    Raises:
+        SheetError: a sheet with rows is there already; somebody may have edited it.
+    """
     path = Path(path)
     rows = list(rows)
+    if path.is_file() and len(path.read_bytes().strip().splitlines()) > 1:
+        raise SheetError(f"{path}: is there already and has rows; choose another name or delete the old sheet")
     columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
     home = path.parent.resolve()
     with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:

@@ -208,3 +208,14 @@ def test_checking_loads_nothing_heavy(folder):
         "sys.exit(not {'numpy', 'pandas', 'zarr', 'openslide'}.isdisjoint(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\tpath\n")  # a header alone may go
+    assert muse("sheet", pyramid_path.parent, "--output", sheet)[0] == 0
+    before = sheet.read_bytes()
+    status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
+    assert status == 2
+    assert "is there already and has rows" in complaint
+    assert sheet.read_bytes() == before
