@@ -32,7 +32,7 @@ def test_the_config_shows_the_defaults():
     properties = load("workflow/schemas/config.schema.yaml")["properties"]
     assert load("config/config.yaml") == {name: setting["default"] for name, setting in properties.items()}
     text = (TOP / "config/README.md").read_text(encoding="utf-8")
-    described = re.findall(r"^\| `(\w+)` \|", text.split("## The settings")[1], re.M)
+    described = re.findall(r"^\| `(\w+)` \|", text.split("## The settings")[1].split("\n## ")[0], re.M)
     assert described == list(properties)
 
 
