@@ -45,8 +45,3 @@ def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
 def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
     """Positions (..., 2) as fractional pixel indices (x, y), the way drawing libraries count."""
     return np.asarray(xy, float) - 0.5
-
-
-def stride_cell_to_xy(column_row: np.ndarray, stride: int) -> np.ndarray:
-    """Cells (..., 2) of a map at ``stride``, as (column, row), as the positions of the cells' centres in its input."""
-    return (np.asarray(column_row, float) + 0.5) * stride

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
+from muse_pipeline.coords import window_to_work
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.types import Frame
@@ -51,7 +52,7 @@ class Reports:
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> Nuclei:
     """The nuclei (frame: window) that ``window`` reports, in work: its core and the slack around it."""
-    xy = nuclei.require(Frame.WINDOW).xy + grid.origin_xy(window)
+    xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.origin_xy(window))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
@@ -66,19 +67,13 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
         candidates = np.flatnonzero(alive & near_seam)
         first, second = _mutually_nearest(reports.nuclei.xy[candidates], reports.window[candidates], SAME_UM / mpp)
         if not len(first):
-            kept = replace_merged(reports, merged)
-            return kept[np.flatnonzero(alive)]
+            return replace(reports, merged=merged)[np.flatnonzero(alive)]
         first, second = candidates[first], candidates[second]
         second_deeper = (depth[second] > depth[first]) | (
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
         merged[np.where(second_deeper, second, first)] = True
-
-
-def replace_merged(reports: Reports, merged: np.ndarray) -> Reports:
-    """The same reports with another ``merged``."""
-    return Reports(reports.nuclei, reports.window, merged)
 
 
 def _mutually_nearest(xy: np.ndarray, window: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:

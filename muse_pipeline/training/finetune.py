@@ -91,7 +91,7 @@ CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics") 
 
 
 def load_finetune_config(path: Path, data: Path | None = None) -> FinetuneConfig:
-    """Read a config; its paths are relative to ``data``, or to its own folder.
+    """Read a config; the paths of its sources start at ``data``, else at its own folder, where ``initial`` always does.
 
     Raises:
         ConfigError: see ``config.load_config``.
