@@ -30,7 +30,7 @@ def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> 
 
 CONFIG = """
 name: tiny
-backbone: compact_16
+backbone: muse_compact_16
 mpp: 0.5
 classes:
   - {{ name: Dark, color: [10, 20, 30] }}

@@ -31,7 +31,7 @@ def load_detector(path: Path) -> tuple[DetectionGraph, ModelCard]:
         raise CheckpointError(f"{path}: holds no detector (kind: {meta.get('kind')}); finetune one first")
     config = parse_config(meta["config"], FinetuneConfig, str(path))
     reference = parse_config(meta["colour"], ColourReference, str(path))
-    detector = NucleusDetector(config.backbone, len(config.classes), config.n_rays)
+    detector = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     load_network(detector, path)
     card = ModelCard(
         name=config.name,

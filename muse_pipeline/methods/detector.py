@@ -13,8 +13,9 @@ from muse_pipeline.data.targets import dense_targets
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
-from muse_pipeline.models.detector import CELL_PX, NucleusDetector
+from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM
+from muse_pipeline.models.readout import CELL_PX
 
 BUMP_UM = 1.25
 RAY_WEIGHT = 2.0

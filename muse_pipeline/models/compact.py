@@ -9,11 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.layers import ResidualBlock, UpAdd, conv_norm
 
 
-class CompactNetwork(nn.Module):
-    """(B, 3, H, W) optical densities -> (B, widths[0], H / 4, W / 4).
+class CompactNetwork(Backbone):
+    """Reads optical densities; the image vector is the mean of the deepest stage.
 
     Args:
         widths: channels at stride 4, 8, 16, ...; the total stride is ``2 ** (len(widths) + 1)``.
@@ -33,28 +34,28 @@ class CompactNetwork(nn.Module):
             channels = width
         pairs = list(zip(widths[1:], widths[:-1], strict=True))
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
-        self.out_channels = widths[0]
+        self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """H and W must be multiples of the total stride."""
+    def forward(self, image: Tensor) -> Features:
+        """(B, 3, H, W) -> features; nothing that enters the dense map looks at the whole window."""
         skips = []
-        x = self.stem(x)
+        x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
             skips.append(x)
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             x = up(x, skip)
-        return x
+        return Features(x, skips[-1].mean((2, 3)))
 
 
-@BACKBONES.register("compact_48")
-def compact_48() -> CompactNetwork:
+@BACKBONES.register("muse_compact_48")
+def muse_compact_48() -> CompactNetwork:
     """Strides 4 to 32; about 42 kFLOP per pixel."""
     return CompactNetwork((48, 96, 160, 160), (1, 2, 2, 2))
 
 
-@BACKBONES.register("compact_16")
-def compact_16() -> CompactNetwork:
+@BACKBONES.register("muse_compact_16")
+def muse_compact_16() -> CompactNetwork:
     """A very small one for tests."""
     return CompactNetwork((16, 16, 32), (1, 1, 1))

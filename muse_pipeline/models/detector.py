@@ -5,24 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.colour import optical_density
-from muse_pipeline.models.heads import DenseNuclei, DenseNucleusHead
-
-CELL_PX = 4  # the dense map is at stride 4
+from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.readout import CELL_PX
 
 
 class NucleusDetector(nn.Module):
-    """Pixels and colour map -> dense nuclei."""
+    """Pixels and colour map -> nuclei at every cell.
 
-    def __init__(self, backbone: str, n_classes: int, n_rays: int):
+    Args:
+        backbone: registered name.
+        head: registered name.
+        n_classes: C.
+        n_rays: R.
+    """
+
+    def __init__(self, backbone: str, head: str, n_classes: int, n_rays: int):
         super().__init__()
         self.backbone = BACKBONES[backbone]()
-        self.head = DenseNucleusHead(self.backbone.out_channels, n_classes, n_rays)
+        self.head = HEADS[head](self.backbone.channels, n_classes, n_rays)
 
-    def forward(self, pixels: Tensor, colour: Tensor) -> DenseNuclei:
+    def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
+        """(B, D, h, w) dense map, as the backbone's own lattice has it."""
+        return self.backbone(self.backbone.prepare(pixels, colour)).dense
+
+    def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:
         """(B, 3, H, W) in 0..255 and (3, 4) or (B, 3, 4) -> maps at stride 4."""
-        return self.head(self.backbone(optical_density(pixels, colour)))
+        return self.head(self.backbone.lattice.at_cells(self.features(pixels, colour)))
 
 
 class DetectionGraph(nn.Module):
@@ -50,14 +59,12 @@ class DetectionGraph(nn.Module):
         """
         maps = self.detector(pixels, colour)
         rows, columns = maps.centre.shape[-2:]
-        peak = maps.centre == nn.functional.max_pool2d(maps.centre, 3, stride=1, padding=1)
-        score = torch.where(peak, maps.centre.sigmoid(), torch.zeros_like(maps.centre)).flatten(1)
+        score = self.detector.head.scores(maps).flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, rows * columns), dim=1)  # (B, K)
         at_cell = torch.cat((maps.offset, maps.label, maps.rays), 1).flatten(2)  # (B, 2 + C + R, h * w)
         values = at_cell.gather(2, cell[:, None].expand(-1, at_cell.shape[1], -1)).transpose(1, 2)  # (B, K, ...)
-        n_classes = maps.label.shape[1]
-        offset, label, rays = values.split((2, n_classes, maps.rays.shape[1]), 2)
+        offset, label, rays = values.split((2, maps.label.shape[1], maps.rays.shape[1]), 2)
         row = torch.div(cell, columns, rounding_mode="floor")
         centre = torch.stack((cell - row * columns, row), 2).to(offset.dtype) + 0.5
         return (centre + offset) * CELL_PX, score, label.softmax(2), rays

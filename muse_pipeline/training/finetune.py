@@ -54,6 +54,7 @@ class FinetuneConfig:
         limits: for the card, in words.
         initial: checkpoint to start from; its network and classes must be these. Random weights without one.
         method: registered name of the way of training.
+        head: registered name.
         n_rays: rays per outline.
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.
         window_px: side of a training window.
@@ -76,6 +77,7 @@ class FinetuneConfig:
     limits: str = ""
     initial: Path | None = None
     method: str = "detector"
+    head: str = "dense"
     n_rays: int = 32
     colour: str = "macenko"
     window_px: int = 256
@@ -148,7 +150,7 @@ def finetune(
         config.seed,
         fabric.device,
     )
-    network = NucleusDetector(config.backbone, len(names), config.n_rays)
+    network = NucleusDetector(config.backbone, config.head, len(names), config.n_rays)
     if config.initial is not None:
         load_network(network, config.initial)
     method = METHODS[config.method](network, config.mpp, class_weights(images, len(names)))

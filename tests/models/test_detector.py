@@ -1,36 +1,11 @@
 """The network and the graph around it."""
 
-import pytest
 import torch
 
-from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.colour import optical_density
+from muse_pipeline.models.dense_head import DenseHead
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.heads import DenseNuclei
-
-
-@pytest.mark.parametrize("name", BACKBONES.names())
-def test_every_backbone_gives_a_map_at_stride_four(name):
-    torch.manual_seed(0)
-    backbone = BACKBONES[name]().eval()
-    side = 4 * backbone.stride_px
-    with torch.no_grad():
-        features = backbone(torch.rand(1, 3, side, 2 * side))
-    assert features.shape == (1, backbone.out_channels, side // 4, side // 2)
-
-
-@pytest.mark.parametrize("name", BACKBONES.names())
-def test_every_backbone_moves_with_its_input(name):
-    """A shift by the total stride moves the map and changes nothing far from the border."""
-    torch.manual_seed(0)
-    backbone = BACKBONES[name]().eval()
-    stride = backbone.stride_px
-    picture = torch.rand(1, 3, 832 + stride, 832 + stride)
-    with torch.no_grad():
-        first, second = backbone(picture[..., :832, :832]), backbone(picture[..., stride:, stride:])
-    cells, middle = stride // 4, slice(96, 112)
-    moved = first[..., 96 + cells : 112 + cells, 96 + cells : 112 + cells]
-    assert torch.allclose(moved, second[..., middle, middle], atol=1e-4)
+from muse_pipeline.models.heads import NucleusMaps
 
 
 def test_optical_density_is_the_one_of_the_stain_fit():
@@ -54,9 +29,9 @@ def test_the_colour_map_may_differ_by_window():
 class KnownMaps(torch.nn.Module):
     """Stands where the network stands and says what it was told."""
 
-    def __init__(self, maps: DenseNuclei):
+    def __init__(self, maps: NucleusMaps):
         super().__init__()
-        self.maps = maps
+        self.maps, self.head = maps, DenseHead(4, 1, 1)
 
     def forward(self, pixels, colour):
         return self.maps
@@ -68,7 +43,7 @@ def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
     offset[0, :, 2, 3] = torch.tensor([0.25, -0.5])
     label[0, 1, 2, 3], rays[0, 2, 2, 3] = 5.0, 7.0
-    graph = DetectionGraph(KnownMaps(DenseNuclei(centre, offset, label, rays)), threshold=0.4, capacity=10)
+    graph = DetectionGraph(KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10)
     xy, score, prob, found = graph(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.eye(3, 4))
     assert (score > 0).sum() == 2
     assert xy[0, 0].tolist() == [(3.5 + 0.25) * 4, (2.5 - 0.5) * 4]
@@ -80,7 +55,7 @@ def test_the_graph_reads_positions_classes_and_rays_at_peaks():
 
 def test_a_full_window_fills_every_slot():
     generator = torch.Generator().manual_seed(0)
-    maps = NucleusDetector("compact_16", 2, 8)(torch.zeros(1, 3, 64, 64), torch.eye(3, 4))
+    maps = NucleusDetector("muse_compact_16", "dense", 2, 8)(torch.zeros(1, 3, 64, 64), torch.eye(3, 4))
     noisy = maps._replace(centre=torch.randn(maps.centre.shape, generator=generator) + 5)
     _, score, _, _ = DetectionGraph(KnownMaps(noisy), 0.4, 5)(torch.zeros(1), torch.eye(3, 4))
     assert (score > 0).sum() == 5

@@ -70,7 +70,7 @@ def test_what_the_card_says_may_change_without_training_again(folder, tmp_path):
     ("old", "new", "error", "message"),
     [
         ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
-        ("compact_16", "compact_1", ConfigError, "did you mean 'compact_16'"),
+        ("muse_compact_16", "muse_compact_1", ConfigError, "did you mean 'muse_compact_16'"),
         ('"2": Pale', '"3": Pale', LabelError, r"_points.txt, line \d+: class '2' is not in class_map"),
         ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
         ("images: images", "images: pictures", LabelError, "no such folder"),

@@ -1,0 +1,36 @@
+"""What every registered backbone keeps: shapes, strides, gradients everywhere, and positions that follow pixels."""
+
+import pytest
+import torch
+
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.readout import HALF_PIXEL
+
+OURS = [name for name in BACKBONES.names() if BACKBONES[name]().lattice is HALF_PIXEL]
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_the_map_is_at_stride_four_and_the_window_has_one_vector(name):
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().eval()
+    side = max(2 * backbone.stride_px, 64)
+    pixels = torch.randint(0, 256, (2, 3, side, 2 * side)).float()
+    with torch.no_grad():
+        features = backbone(backbone.prepare(pixels, torch.eye(3, 4)))
+    assert features.dense.shape == (2, backbone.channels, side // 4, side // 2)
+    assert features.image.shape == (2, backbone.image_channels)
+    assert features.dense.isfinite().all()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_move_with_their_input(name):
+    """A shift by the total stride moves the map and changes nothing far from the border."""
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().eval()
+    stride = backbone.stride_px
+    picture = torch.rand(1, 3, 832 + stride, 832 + stride)
+    with torch.no_grad():
+        first, second = backbone(picture[..., :832, :832]).dense, backbone(picture[..., stride:, stride:]).dense
+    cells, middle = stride // 4, slice(96, 112)
+    moved = first[..., 96 + cells : 112 + cells, 96 + cells : 112 + cells]
+    assert torch.allclose(moved, second[..., middle, middle], atol=1e-4)
