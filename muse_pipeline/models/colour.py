@@ -16,9 +16,16 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float; density is -ln((pixel + 1) / 256).
     """
+    return _mapped_density(pixels, colour).clamp(-1.0, 5.0)
+
+
+def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
+    """The same map for networks that read RGB: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
+
+
+def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
     density = -torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     if colour.ndim == 2:
-        mapped = torch.nn.functional.conv2d(density, colour[:, :3, None, None], colour[:, 3])
-    else:
-        mapped = torch.einsum("bij,bjhw->bihw", colour[..., :3], density) + colour[..., 3, None, None]
-    return mapped.clamp(-1.0, 5.0)
+        return torch.nn.functional.conv2d(density, colour[:, :3, None, None], colour[:, 3])
+    return torch.einsum("bij,bjhw->bihw", colour[..., :3], density) + colour[..., 3, None, None]
