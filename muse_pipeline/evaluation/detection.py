@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -15,7 +16,11 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 of any class, rows 1.. of each class; (C + 1, 3)."""
+    """True positives, false positives and false negatives: row 0 of any class, rows 1.. of each class.
+
+    Attributes:
+        values: (..., C + 1, 3); leading axes are draws of the bootstrap.
+    """
 
     values: np.ndarray
 
@@ -23,31 +28,131 @@ class DetectionCounts:
         return DetectionCounts(self.values + other.values)
 
     @property
+    def precision(self) -> np.ndarray:
+        """(..., C + 1) in percent; NaN where nothing was found."""
+        tp, fp, _ = np.moveaxis(self.values.astype(float), -1, 0)
+        return _percent(tp, tp + fp)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(..., C + 1) in percent; NaN where nothing is there."""
+        tp, _, fn = np.moveaxis(self.values.astype(float), -1, 0)
+        return _percent(tp, tp + fn)
+
+    @property
     def f1(self) -> np.ndarray:
-        """(C + 1,) F1 in percent; NaN where a class is neither there nor predicted."""
-        tp, fp, fn = self.values.T.astype(float)
-        with np.errstate(invalid="ignore"):
-            return 100 * 2 * tp / (2 * tp + fp + fn)
+        """(..., C + 1) F1 in percent; NaN where a class is neither there nor predicted."""
+        tp, fp, fn = np.moveaxis(self.values.astype(float), -1, 0)
+        return _percent(2 * tp, 2 * tp + fp + fn)
+
+    @property
+    def mean_class_f1(self) -> np.ndarray:
+        """(...) unweighted mean over the classes that are there or predicted; NaN where none is."""
+        by_class = self.f1[..., 1:]
+        known = np.isfinite(by_class)
+        return _percent(np.where(known, by_class, 0).sum(-1), known.sum(-1)) / 100
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" over the classes."""
         f1 = self.f1
-        return {"detection": f1[0], "mean class": float(np.nanmean(f1[1:])), **dict(zip(classes, f1[1:], strict=True))}
+        return {"detection": f1[0], "mean class": float(self.mean_class_f1), **dict(zip(classes, f1[1:], strict=True))}
+
+
+def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100 * np.asarray(part) / whole
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Who took whom on one slide.
+
+    Attributes:
+        predicted_label: (P,) class index, -1 unknown.
+        true_label: (T,) class index, -1 unknown.
+        taken: (C + 1, P) index of the true nucleus taken, -1 none: row 0 whatever its class, row 1 + c among class c.
+        judged: (P,) whether the prediction lies where the truth is complete, so that it may be false.
+    """
+
+    predicted_label: np.ndarray
+    true_label: np.ndarray
+    taken: np.ndarray
+    judged: np.ndarray
+
+    @property
+    def counts(self) -> DetectionCounts:
+        """A prediction that found a true nucleus of unknown class is neither right nor wrong about its class."""
+        rows = []
+        of_unknown_class = (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
+        for index, taken in enumerate(self.taken):
+            mine = self.predicted_label == index - 1 if index else np.ones(len(taken), bool)
+            n_true = (self.true_label == index - 1).sum() if index else len(self.true_label)
+            hits = (taken >= 0).sum()
+            false = mine & (taken < 0) & self.judged & (~of_unknown_class if index else True)
+            rows.append((hits, false.sum(), n_true - hits))
+        return DetectionCounts(np.array(rows, int))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(C + 1, C + 1) counts, true class by predicted class; last row spurious, last column missed.
+
+        Pairs are those of detection (row 0 of ``taken``); nuclei of unknown class, true or predicted, are left out.
+        """
+        n_classes = len(self.taken) - 1
+        matrix = np.zeros((n_classes + 1, n_classes + 1), int)
+        taken = self.taken[0]
+        found = taken >= 0
+        pairs = np.stack([self.true_label[taken[found]], self.predicted_label[found]])
+        np.add.at(matrix, tuple(pairs[:, (pairs >= 0).all(0)]), 1)
+        missed = np.delete(self.true_label, taken[found])
+        spurious = self.predicted_label[~found & self.judged]
+        np.add.at(matrix, (missed[missed >= 0], n_classes), 1)
+        np.add.at(matrix, (n_classes, spurious[spurious >= 0]), 1)
+        return matrix
+
+    @property
+    def n_set_aside(self) -> int:
+        """Predictions that are neither right nor wrong: outside the annotated region and matched to nothing in it."""
+        return int((~self.judged & (self.taken[0] < 0)).sum())
+
+
+def match_nuclei(
+    predicted: Nuclei,
+    true: Nuclei,
+    n_classes: int,
+    mpp: float | tuple[float, float],
+    radius_um: float = RADIUS_UM,
+    judged: np.ndarray | None = None,
+) -> Matches:
+    """Match one slide or picture, over all classes and class by class.
+
+    Args:
+        predicted: found nuclei, with scores.
+        true: in the same frame.
+        n_classes: labels go from 0 to this, -1 is unknown.
+        mpp: um per pixel of the frame, or (x, y).
+        radius_um: largest distance of a match.
+        judged: see ``Matches``; everywhere by default.
+
+    Raises:
+        FrameError: the frames differ.
+    """
+    predicted.require(true.frame)
+    taken = np.full((n_classes + 1, len(predicted)), -1)
+    for index, row in enumerate(taken):
+        mine = np.flatnonzero(predicted.label == index - 1) if index else np.arange(len(predicted))
+        theirs = np.flatnonzero(true.label == index - 1) if index else np.arange(len(true))
+        chosen = match_points(predicted.xy[mine] * mpp, predicted.score[mine], true.xy[theirs] * mpp, radius_um)
+        row[mine[chosen >= 0]] = theirs[chosen[chosen >= 0]]
+    judged = np.ones(len(predicted), bool) if judged is None else judged
+    return Matches(predicted.label, true.label, taken, judged)
 
 
 def count_detections(
     predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float | tuple[float, float]
 ) -> DetectionCounts:
     """Counts of one image; both in one frame, ``mpp`` um per pixel of it. Unknown classes count for detection only."""
-    predicted.require(true.frame)
-    rows = []
-    for chosen in (None, *range(n_classes)):
-        mine = slice(None) if chosen is None else predicted.label == chosen
-        theirs = slice(None) if chosen is None else true.label == chosen
-        taken = match_points(predicted.xy[mine] * mpp, predicted.score[mine], true.xy[theirs] * mpp, RADIUS_UM)
-        hits = int((taken >= 0).sum())
-        rows.append((hits, len(taken) - hits, len(true.xy[theirs]) - hits))
-    return DetectionCounts(np.array(rows))
+    return match_nuclei(predicted, true, n_classes, mpp).counts
 
 
 def bootstrap_f1(
@@ -58,9 +163,5 @@ def bootstrap_f1(
     Returns:
         (repeats, 2).
     """
-    names = sorted(set(groups))
-    stacked = np.stack([sum(c.values for c, g in zip(counts, groups, strict=True) if g == name) for name in names])
-    generator = np.random.default_rng(seed)
-    drawn = stacked[generator.integers(len(names), size=(repeats, len(names)))].sum(1)  # (repeats, C + 1, 3)
-    f1 = np.stack([DetectionCounts(values).f1 for values in drawn])
-    return np.stack([np.nanmean(f1[:, 1:], 1), f1[:, 0]], 1)
+    drawn = DetectionCounts(resample_sums(np.stack([one.values for one in counts]), groups, repeats, seed))
+    return np.stack([drawn.mean_class_f1, drawn.f1[:, 0]], 1)

@@ -1,4 +1,4 @@
-"""Outlines against instance masks: Dice of matched nuclei and the aggregated Jaccard index (AJI)."""
+"""Outlines against true outlines: Dice of matched nuclei and the aggregated Jaccard index (AJI)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
+
+from muse_pipeline.evaluation.overlap import Overlaps, overlap_labels
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,12 @@ def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) ->
     Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
     and their centroids lie within ``radius_px``.
     """
-    overlap = _overlaps(predicted, true)  # (P, T)
-    predicted_area, true_area = overlap.sum(1), overlap.sum(0)
-    inner = overlap[1:, 1:]
-    union = predicted_area[1:, None] + true_area[None, 1:] - inner
-    iou = inner / np.maximum(union, 1)
-    rows, columns = linear_sum_assignment(-iou)
+    overlaps = overlap_labels(predicted, true)
+    pairs = overlaps.match()
+    rows, columns = overlaps.found[pairs], overlaps.true[pairs]
     apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
-    matched = (inner[rows, columns] > 0) & (apart <= radius_px)
-    rows, columns = rows[matched], columns[matched]
-    dice = 2 * inner[rows, columns] / (predicted_area[1:][rows] + true_area[1:][columns])
-    return OutlineScores(dice, _aggregated_jaccard(inner, union, iou, predicted_area[1:], true_area[1:]))
+    dice = 2 * overlaps.shared[pairs] / (overlaps.found_area[rows] + overlaps.true_area[columns])
+    return OutlineScores(dice[apart <= radius_px], jaccard_ratio(jaccard_areas(overlaps)))
 
 
 def _centroids(labels: np.ndarray) -> np.ndarray:
@@ -64,25 +60,23 @@ def _centroids(labels: np.ndarray) -> np.ndarray:
     return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
-def _overlaps(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Pixel counts of every pair of labels, background included: (P + 1, T + 1), labels renumbered without gaps."""
-    _, first = np.unique(np.append(0, predicted.ravel()), return_inverse=True)
-    _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    counts = np.zeros((first.max() + 1, second.max() + 1), int)
-    np.add.at(counts, (first[1:], second[1:]), 1)
-    return counts
+def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
+    """The two areas whose ratio is the AJI: what is shared, and what is covered in all; they add up over slides.
+
+    Each true nucleus takes the found one of largest IoU; found ones that nobody took count in full against, if they are
+    ``judged`` (P,), see ``detection.Matches``.
+    """
+    order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays
+    best = np.full(len(overlaps.true_area), -1)
+    best[overlaps.true[order]] = order  # of several assignments to one place the last stays
+    pairs = best[best >= 0]
+    unused = np.ones(len(overlaps.found_area), bool) if judged is None else judged.copy()
+    unused[overlaps.found[pairs]] = False
+    covered = overlaps.union[pairs].sum() + overlaps.true_area[best < 0].sum() + overlaps.found_area[unused].sum()
+    return np.array([overlaps.shared[pairs].sum(), covered], float)
 
 
-def _aggregated_jaccard(
-    inner: np.ndarray, union: np.ndarray, iou: np.ndarray, predicted_area: np.ndarray, true_area: np.ndarray
-) -> float:
-    """Each true nucleus takes the prediction of largest IoU; predictions never taken count in full against."""
-    if not len(true_area) or not len(predicted_area):
-        return 1.0 if len(true_area) == len(predicted_area) else 0.0
-    best = iou.argmax(0)
-    found = iou.max(0) > 0
-    columns = np.arange(len(true_area))
-    shared = inner[best, columns][found].sum()
-    together = union[best, columns][found].sum() + true_area[~found].sum()
-    unused = np.setdiff1d(np.arange(len(predicted_area)), best[found])
-    return float(shared / (together + predicted_area[unused].sum()))
+def jaccard_ratio(areas: np.ndarray) -> np.ndarray:
+    """AJI (...) of areas (..., 2); 1 where nothing is there and nothing was found."""
+    shared, covered = np.moveaxis(np.asarray(areas, float), -1, 0)
+    return np.divide(shared, covered, out=np.ones_like(shared), where=covered > 0)

@@ -30,7 +30,13 @@ def test_distances_are_um_whatever_the_pixel():
 
 def test_unknown_classes_count_for_detection_alone():
     true, found = Nuclei([(0, 0)], Frame.WORK, label=[-1]), Nuclei([(0, 0)], Frame.WORK, label=[0])
-    assert count_detections(found, true, 1, 0.5).values.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert count_detections(found, true, 1, 0.5).values.tolist() == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_a_prediction_on_a_nucleus_of_unknown_class_is_not_wrong_but_one_beside_it_is():
+    true = Nuclei([(0, 0)], Frame.WORK, label=[-1])
+    found = Nuclei([(0, 0), (50, 0)], Frame.WORK, label=[0, 0])
+    assert count_detections(found, true, 1, 0.5).values.tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_mixed_frames_are_an_error():
