@@ -1,5 +1,6 @@
-"""Ways of training, one per file, under one contract (``methods.base``)."""
+"""Ways of training, one per file (``methods.base``), and what heads learn from labels (``methods.criterion``)."""
 
 from muse_pipeline.registry import Registry
 
 METHODS: Registry = Registry("method", "muse_pipeline.methods")
+CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods")

@@ -1,0 +1,51 @@
+"""Dense supervision of a centre map: focal loss on bumps, L1 offsets and rays, weighted cross-entropy on classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.targets import dense_targets
+from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
+from muse_pipeline.methods import CRITERIA
+from muse_pipeline.methods.criterion import Criterion, mean_over
+from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
+from muse_pipeline.models.readout import CELL_PX
+
+BUMP_UM = 1.25
+RAY_WEIGHT = 2.0
+
+
+@CRITERIA.register("dense")
+class DenseCriterion(Criterion):
+    """Every cell within a cell of a centre speaks for it; the others are background.
+
+    Args:
+        mpp: um per pixel of the windows.
+        class_weights: (C,) weights of the classes in the cross-entropy.
+    """
+
+    def __init__(self, mpp: float, class_weights: Tensor):
+        super().__init__()
+        self.sigma_px = BUMP_UM / mpp
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Four terms; rays count double, all others once."""
+        cells = tuple(maps.centre.shape[-2:])
+        target = dense_targets(batch.xy, batch.label, batch.rays, cells, CELL_PX, self.sigma_px)
+        known = target.weight[:, 0] * (target.label >= 0)
+        cross_entropy = functional.cross_entropy(
+            maps.label, target.label.clamp(min=0), self.class_weights, reduction="none"
+        )
+        has_rays = target.weight * target.rays[:, :1].isfinite()
+        rays = (maps.rays - target.rays.nan_to_num()).abs() / MEAN_RADIUS_UM
+        terms = {
+            "centre": penalty_reduced_focal(maps.centre, target.centre, torch.ones_like(target.centre)),
+            "offset": mean_over((maps.offset - target.offset).abs().mean(1, keepdim=True), target.weight),
+            "label": mean_over(cross_entropy, known),
+            "rays": mean_over(rays.mean(1, keepdim=True), has_rays),
+        }
+        return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
