@@ -27,6 +27,8 @@ class Augmentation:
         stain_gain: standard deviation of the log of either stain's strength.
         stain_mix: standard deviation added to every entry of the colour matrix.
         shift: standard deviation added to every density.
+        partial_colour: each window goes a share, drawn between this and 1, of the way from its raw colour to its
+            picture's colour map. A stain fit on a crop errs; a network that never saw it err relies on it.
         blur: share of windows blurred, sigma up to ``blur_um`` um.
         blur_um: see ``blur``.
         noise: largest standard deviation of pixel noise, in grey levels.
@@ -37,6 +39,7 @@ class Augmentation:
     stain_gain: float = 0.2
     stain_mix: float = 0.05
     shift: float = 0.03
+    partial_colour: float = 0.3
     blur: float = 0.3
     blur_um: float = 0.6
     noise: float = 6.0
@@ -102,6 +105,12 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
     turned = rays.gather(2, index) * (1 - share) + rays.gather(2, (index + 1) % n_rays) * share
     scale = torch.linalg.det(linear).abs().sqrt()
     return moved, turned * scale[:, None, None]
+
+
+def part_way(colour: Tensor, share: Tensor) -> Tensor:
+    """The maps (B, 3, 4) after ``share`` (B,) of the way from the identity to ``colour``."""
+    share = share.to(colour)[:, None, None]
+    return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
 
 def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from muse_pipeline.data.augment import (
     Augmentation,
     LabelledBatch,
     move_nuclei,
+    part_way,
     random_linear,
     vary_colour,
     vary_sharpness,
@@ -68,13 +69,14 @@ class LabelledWindows:
         chosen, linear, centre = chosen.to(self.device), linear.to(self.device), centre.to(self.device)
         pixels = warp_windows(self.pictures[chosen].float(), centre, linear, self.window_px)
         pixels = vary_sharpness(pixels, self.mpp, self.augmentation, generator)
+        share = torch.empty(self.batch).uniform_(self.augmentation.partial_colour, 1, generator=generator)
         xy, rays = move_nuclei(self.xy[chosen], self.rays[chosen], centre, linear, self.window_px)
         inside = ((xy > -8) & (xy < self.window_px + 8)).all(2)
         order = (~inside).int().argsort(dim=1, stable=True)[:, : max(int(inside.sum(1).max()), 1)]
         xy = torch.where(inside[..., None], xy, torch.full_like(xy, FAR))
         return LabelledBatch(
             pixels,
-            vary_colour(self.colours[chosen], self.stains, self.augmentation, generator),
+            vary_colour(part_way(self.colours[chosen], share), self.stains, self.augmentation, generator),
             xy.gather(1, order[..., None].expand(-1, -1, 2)),
             self.label[chosen].gather(1, order),
             rays.gather(1, order[..., None].expand(-1, -1, rays.shape[2])),

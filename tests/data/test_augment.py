@@ -9,6 +9,7 @@ import torch
 from muse_pipeline.data.augment import (
     Augmentation,
     move_nuclei,
+    part_way,
     random_linear,
     vary_colour,
     vary_sharpness,
@@ -67,6 +68,14 @@ def test_colour_without_variation_is_left_alone():
     colour = torch.randn(3, 3, 4)
     stains = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
     assert torch.allclose(vary_colour(colour, stains, still, torch.Generator().manual_seed(0)), colour, atol=1e-5)
+
+
+def test_a_part_of_the_way_to_a_colour_map_lies_on_the_line_to_it():
+    colour, identity = torch.randn(3, 3, 4), torch.eye(3, 4)
+    moved = part_way(colour, torch.tensor([0.0, 0.3, 1.0]))
+    assert torch.allclose(moved[0], identity)
+    assert torch.allclose(moved[1], identity + 0.3 * (colour[1] - identity), atol=1e-6)
+    assert torch.allclose(moved[2], colour[2])
 
 
 def test_sharpness_keeps_flat_pictures_flat_and_in_range():
