@@ -1,7 +1,8 @@
 """The vision transformer of DINO, read after four of its blocks, for inputs of any grid of patches.
 
-Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it: pre-norm
-blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Names of parameters are DINO's.
+Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it:
+pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Names of parameters are
+DINO's.
 """
 
 from __future__ import annotations
@@ -71,11 +72,10 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mixed tokens; the scale is one over the square root of the width of a head."""
-        batch, n_tokens, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, n_tokens, 3, self.n_heads, dim // self.n_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, C / heads)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, n_tokens, dim))
+        parts = self.qkv(tokens).chunk(3, 2)
+        query, key, value = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, N, C / heads)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,108 @@
+"""Weights from checkpoint files laid out as the MUSE authors lay theirs out, which are also ours.
+
+A file's ``teacher`` is a flat dictionary; what begins with ``module.backbone.`` is the network, the rest (projectors,
+heads) belongs to its training and is left alone. Names and shapes must agree exactly, but for the grid of positions.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.models.architecture import POSITIONS, describe_misfit, matching_backbones
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.vit import resample_positions, square_grid
+
+PREFIX = "module.backbone."
+
+
+def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
+    """The dictionary that a file holds; without ``trust_pickle`` nothing but tensors and plain values is unpickled.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or needs more than that.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of protocols; whether the file can be read is said below
+            state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .pt file") from error
+    except Exception as error:  # torch and pickle raise many unrelated classes on foreign bytes
+        if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path}: holds {code[1]}, which is code and no weights, and reading it could run anything; if you "
+                "trust its source, take it over once with `muse import-checkpoint --trust-pickle`"
+            ) from error
+        reason = f" ({type(error).__name__}: {error})" if trust_pickle else ""
+        raise CheckpointError(
+            f"{path}: not readable as a PyTorch checkpoint{reason}; download or copy it again"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__} and no dictionary; give a training checkpoint")
+    return state
+
+
+def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The backbone's tensors by their names without prefix.
+
+    Raises:
+        CheckpointError: there are none, or one is no tensor or not finite.
+    """
+    teacher = state.get("teacher")
+    if not isinstance(teacher, dict):
+        raise CheckpointError(
+            f"{path}: has no dictionary `teacher` (it has {_some(state)}); give a released MUSE file or one of ours"
+        )
+    weights = {name.removeprefix(PREFIX): value for name, value in teacher.items() if str(name).startswith(PREFIX)}
+    if not weights:
+        raise CheckpointError(
+            f"{path}: nothing in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
+            "give a released MUSE file or one of ours"
+        )
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__} and no tensor; write the file again")
+        if not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise CheckpointError(
+                f"{path}: {bad} of {value.numel()} values of `{name}` are not finite; take an earlier checkpoint"
+            )
+    return weights
+
+
+def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
+    """Put weights into a backbone, in place.
+
+    Args:
+        backbone: of any registered kind.
+        weights: as ``backbone_weights`` gives them.
+        path: for messages.
+        always_resample: take the positional table through ``resample_positions`` even where its grid is the network's
+            own. The authors' loader does, and their figures were computed so: yes for files of theirs, no for ours.
+
+    Raises:
+        CheckpointError: other names or shapes than the network's; a file of another network is named as such.
+    """
+    own = backbone.state_dict()
+    if misfit := describe_misfit(weights, own):
+        wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
+        if found := matching_backbones(weights):
+            raise CheckpointError(f"{path}: holds {' or '.join(found)}, not {wanted}; name that as the backbone")
+        raise CheckpointError(f"{path}: is not exactly {wanted}: {misfit}; give a checkpoint of this network")
+    if POSITIONS in own:
+        grid = square_grid(own[POSITIONS])
+        if always_resample or square_grid(weights[POSITIONS]) != grid:
+            weights = {**weights, POSITIONS: resample_positions(weights[POSITIONS].float(), (grid, grid))}
+    backbone.load_state_dict(weights)
+
+
+def _some(names: dict[Any, Any]) -> str:
+    shown = [f"`{name}`" for name in list(names)[:4]]
+    return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
