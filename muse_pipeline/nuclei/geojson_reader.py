@@ -30,11 +30,15 @@ class GeoJSONObjects:
         geometry: (N,) shapely geometries in absolute level-0 pixels.
         class_name: (N,) str, or None where an object has no classification.
         object_type: (N,) str, what QuPath makes of them: "detection", "annotation" ...
+        name: (N,) str, or None where an object has no name of its own.
+        number: (N,) int, which feature of the file it is, from 1.
     """
 
     geometry: np.ndarray
     class_name: np.ndarray
     object_type: np.ndarray
+    name: np.ndarray
+    number: np.ndarray
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -76,17 +80,19 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJS
     Raises:
         GeoJSONError: the file is no GeoJSON, or an outline cannot be built.
     """
-    geometries, class_names, object_types = [np.zeros(0, object)], [], []
+    geometries, class_names, object_types, names = [np.zeros(0, object)], [], [], []
     items = iterate_features(path)
     while features := [_to_feature(item) for item in islice(items, _BATCH)]:
         geometries.append(_build_geometries(features, path, n_before=len(class_names)))
-        properties = [feature.get("properties") or {} for feature in features]
+        properties = [p if isinstance(p := feature.get("properties"), dict) else {} for feature in features]
         class_names += [read_class_name(entry.get("classification")) for entry in properties]
         object_types += [read_object_type(feature) for feature in features]
+        names += [entry.get("name") for entry in properties]
     geometry = np.concatenate(geometries)
     present = ~shapely.is_missing(geometry)
     geometry = shapely.transform(geometry[present], lambda xy: xy + np.asarray(offset_px, float))
-    return GeoJSONObjects(geometry, np.array(class_names, object)[present], np.array(object_types, object)[present])
+    columns = (np.array(column, object)[present] for column in (class_names, object_types, names))
+    return GeoJSONObjects(geometry, *columns, np.flatnonzero(present) + 1)
 
 
 def read_class_name(classification: Any) -> str | None:

@@ -1,0 +1,79 @@
+"""Nuclei from masks of instances, with classes from points beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from muse_pipeline.data.annotations import Annotations
+from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+
+POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
+
+
+def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
+    """Read a mask (PNG, TIFF or NPY): 0 is background, every other number is one nucleus; classes are unknown.
+
+    Args:
+        path: the mask.
+        size_px: (width, height) of its picture.
+        mpp: um per pixel.
+        n_rays: rays per nucleus.
+
+    Raises:
+        LabelError: the file cannot be read, is no mask or has another size.
+    """
+    mask = _read_mask(path)
+    if mask.shape[::-1] != size_px:
+        raise LabelError(
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
+            "give masks of the pictures' size"
+        )
+    nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
+    numbers = np.unique(mask)
+    return Annotations(path, nuclei, numbers[numbers > 0], "instance", np.zeros(0, object))
+
+
+def name_instances(instances: Annotations, points: Annotations, mpp: float) -> None:
+    """Give instances, in place, the class of the nearest point within 2 um of their centroid.
+
+    Raises:
+        LabelError: there are points and not one lies on an instance.
+    """
+    nuclei = instances.nuclei
+    if not len(nuclei) or not len(points.nuclei):
+        return
+    distance, nearest = cKDTree(points.nuclei.xy).query(nuclei.xy)
+    close = distance * mpp <= POINT_TO_INSTANCE_UM
+    if not close.any():
+        raise LabelError(
+            f"{points.path}: no point lies within {POINT_TO_INSTANCE_UM:g} um of a nucleus of {instances.path.name}; "
+            "is it another picture's, or rows and columns in the wrong order?"
+        )
+    nuclei.label = np.where(close, points.nuclei.label[nearest], -1).astype(np.int32)
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    try:
+        if path.suffix.lower() == ".npy":
+            mask = np.load(path, allow_pickle=False)
+        elif path.suffix.lower() in {".tif", ".tiff"}:
+            import tifffile
+
+            mask = tifffile.imread(path)
+        else:
+            with Image.open(path) as picture:
+                mask = np.asarray(picture)
+    except Exception as error:  # whatever the decoders raise on foreign bytes
+        raise LabelError(f"{path}: not readable as a mask ({' '.join(str(error).split())}); make it again") from error
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise LabelError(
+            f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape {mask.shape}; convert it"
+        )
+    if mask.min(initial=0) < 0:
+        raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
+    return mask

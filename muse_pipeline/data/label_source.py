@@ -1,0 +1,132 @@
+"""Where labels come from, as a training config names it; which picture is whose patient's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muse_pipeline.errors import LabelError
+
+FORMATS = ("row column class", "x y class", "geojson", "instances")
+_TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """A folder of labels and the pictures or the slides that they belong to (``docs/labels.md``).
+
+    Attributes:
+        labels: folder of label files; a file's name begins with its picture's stem or its slide's id.
+        format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
+            QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only).
+        images: folder of pictures.
+        slides: in place of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
+        mpp: um per pixel. Plain pictures need it; slides know theirs, and what a file says must agree with it.
+        class_map: word in the label file -> class name of the model, or null for a nucleus whose class is not used. A
+            word that is missing is an error. Without a map the words are the class names themselves.
+        region_class: class or name of the annotations that bound what was annotated (QuPath's "Region*" is "Region").
+        regions: folder of GeoJSON files with these annotations, where ``labels`` holds none itself.
+        outside: "refuse" nuclei that lie outside every region, or "leave out": they are counted and not used.
+        ignore: classes or names of GeoJSON annotations that are no nuclei.
+        allow_empty: whether label files and regions without a nucleus are meant so.
+        points: for "instances", a folder of "x y class" text files that name the classes.
+        split: text file naming the pictures or slides to use, or a value of the sheet's split column; all without it.
+        exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
+        weight: how often a picture is drawn, relative to those of other sources.
+        patient: how a name tells the patient: a number of leading characters, or a regular expression whose first group
+            (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name.
+    """
+
+    labels: Path
+    format: str
+    images: Path | None = None
+    slides: Path | None = None
+    mpp: float | None = None
+    class_map: dict[str, str | None] = field(default_factory=dict)
+    region_class: str = "Region"
+    regions: Path | None = None
+    outside: str = "refuse"
+    ignore: tuple[str, ...] = ("Tissue", "Ignore")
+    allow_empty: bool = False
+    points: Path | None = None
+    split: Path | None = None
+    exclude: tuple[str, ...] = ()
+    weight: float = 1.0
+    patient: str | int | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where the pictures or slides are."""
+        return self.slides if self.images is None else self.images
+
+    def is_used(self, name: str) -> bool:
+        """Whether ``exclude`` lets a picture or slide in."""
+        return not any(word in name for word in self.exclude)
+
+    def patient_of(self, name: str) -> str:
+        """The patient of the picture or slide ``name`` (without suffix).
+
+        Raises:
+            LabelError: the rule does not suit the name.
+        """
+        if isinstance(self.patient, int):
+            return name[: self.patient]
+        if self.patient is None:
+            found = _TCGA_PATIENT.match(name)
+            return found[0] if found else name
+        found = re.search(self.patient, name)
+        if not found:
+            raise LabelError(f"{self.place}: '{name}' does not match the patient rule '{self.patient}'; correct either")
+        return found[1] if found.re.groups else found[0]
+
+
+def check_source(source: LabelSource) -> None:
+    """Whether the settings of a source go together.
+
+    Raises:
+        LabelError: the first that does not.
+    """
+    problems = (
+        (
+            (source.images is None) == (source.slides is None),
+            f"{source.labels}: give either `images` or `slides` for these labels",
+        ),
+        (
+            source.format not in FORMATS,
+            f"label format '{source.format}' is unknown; use {', '.join(map(repr, FORMATS[:-1]))} or '{FORMATS[-1]}'",
+        ),
+        (
+            source.mpp is not None and not 0 < source.mpp < float("inf"),
+            f"{source.place}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
+        ),
+        (not source.weight > 0, f"{source.place}: weight {source.weight} draws nothing; give a positive number"),
+        (
+            source.outside not in {"refuse", "leave out"},
+            f"{source.place}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
+        ),
+        (
+            source.format == "instances" and source.images is None,
+            f"{source.slides}: label masks go with pictures, not with slides; use geojson",
+        ),
+        (
+            isinstance(source.patient, int) and source.patient < 1,
+            f"{source.place}: patient {source.patient} is no number of leading characters; give 1 or more",
+        ),
+        (
+            isinstance(source.patient, str) and not _is_pattern(source.patient),
+            f"{source.place}: patient '{source.patient}' is not a regular expression; correct it",
+        ),
+        (not source.labels.is_dir(), f"{source.labels}: no such folder of labels; correct `labels` in the config"),
+    )
+    for wrong, sentence in problems:
+        if wrong:
+            raise LabelError(sentence)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True

@@ -1,0 +1,161 @@
+"""Labelled pictures: one file of pixels, one of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import shapely
+
+from muse_pipeline.data.annotations import Annotations
+from muse_pipeline.data.geojson_labels import read_annotated
+from muse_pipeline.data.instance_labels import name_instances, read_instances
+from muse_pipeline.data.label_files import (
+    GEOJSON_SUFFIXES,
+    SUFFIXES,
+    TEXT_SUFFIXES,
+    LabelFiles,
+    all_pictures,
+    image_paths,
+)
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labelled_image import LabelledImage, complete_outlines
+from muse_pipeline.data.regions import fill_polygon
+from muse_pipeline.data.text_labels import read_text
+from muse_pipeline.errors import LabelError, SlideError
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.types import Frame
+
+MPP_TOLERANCE = 0.05  # shares of what the file says
+
+
+def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
+    """Every picture of a source, resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
+
+    Raises:
+        LabelError: see ``labels.read_labelled_images``.
+    """
+    stems = [path.stem for path in all_pictures(source)]
+    folders = {"labels": LabelFiles(source.labels, stems, SUFFIXES.get(source.format, TEXT_SUFFIXES))}
+    if source.points is not None:
+        folders["points"] = LabelFiles(source.points, stems, TEXT_SUFFIXES)
+    if source.regions is not None:
+        folders["regions"] = LabelFiles(source.regions, stems, GEOJSON_SUFFIXES)
+    for path in image_paths(source):
+        pixels, picture_mpp = read_picture(path, source.mpp)
+        stain = fit_macenko(pixels.reshape(-1, 3))
+        files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
+        annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
+        inside = annotations.in_regions(source)
+        nuclei = annotations.nuclei[inside]
+        if not len(nuclei) and not source.allow_empty:
+            raise LabelError(
+                f"{annotations.path}: holds no nucleus of {path.name}; exclude the picture, or set `allow_empty: true` "
+                "if there is none in it"
+            )
+        region = _fill(annotations, pixels.shape[1::-1])
+        pixels, nuclei, region = _resample(pixels, nuclei, region, picture_mpp / mpp)
+        nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
+        yield LabelledImage(
+            path.stem,
+            pixels,
+            nuclei,
+            stain,
+            source.weight,
+            region,
+            source.patient_of(path.stem),
+            str(source.images),
+            source.mpp,
+            int((~inside).sum()),
+        )
+
+
+def read_picture(path: Path, mpp: float | None) -> tuple[np.ndarray, float]:
+    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with what the file says.
+
+    Raises:
+        LabelError: the picture cannot be decoded, nobody states its mpp, or two do and disagree.
+    """
+    try:
+        with open_slide(path, "image") as picture:
+            known = next(iter(picture.properties.mpp_candidates), None)
+            pixels = picture.read_level((0, 0), 0, picture.properties.level_sizes_px[0])
+    except SlideError as error:
+        raise LabelError(str(error)) from error
+    if mpp is None and known is None:
+        raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
+    if mpp is not None and known is not None:
+        require_agreement(path, mpp, known.mpp, known.source)
+    return pixels, float(known.mpp[0] if mpp is None else mpp)
+
+
+def require_agreement(path: Path | str, stated: float, known: tuple[float, float], known_source: str) -> None:
+    """Refuse a stated mpp more than 5 % from what the file says.
+
+    Raises:
+        LabelError: it is; both are named.
+    """
+    if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
+        raise LabelError(
+            f"{path}: the config states {stated:g} um/px and the file {known[0]:.4g} um/px ({known_source}); "
+            "correct or remove `mpp` of this source"
+        )
+
+
+def _read(
+    files: dict[str, Path],
+    source: LabelSource,
+    classes: tuple[str, ...],
+    size_px: tuple[int, int],
+    mpp: float,
+    n_rays: int,
+) -> Annotations:
+    path = files["labels"]
+    if source.format == "instances":
+        annotations = read_instances(path, size_px, mpp, n_rays)
+        if "points" in files:
+            points = read_text(files["points"], source, classes, Frame.WINDOW, n_rays, "x y class")
+            points.require_within(size_px, "the picture")
+            name_instances(annotations, points, mpp)
+    elif source.format == "geojson":
+        annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+    else:
+        annotations = read_text(path, source, classes, Frame.WINDOW, n_rays)
+    annotations.require_within(size_px, "the picture")
+    if "regions" in files:
+        drawn = read_annotated(files["regions"], source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+        annotations = replace(annotations, regions=drawn.regions)
+    return annotations
+
+
+def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | None:
+    """(h, w) bool where there are regions.
+
+    Raises:
+        LabelError: they lie outside the picture.
+    """
+    if not len(annotations.regions):
+        return None
+    region = fill_polygon(shapely.union_all(annotations.regions), (0, 0), size_px)
+    if not region.any():
+        raise LabelError(f"{annotations.path}: its regions hold no pixel of the picture; are they another picture's?")
+    return region
+
+
+def _resample(
+    pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
+) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
+    if abs(factor - 1) < 1e-6:
+        return pixels, nuclei, region
+    height, width = pixels.shape[:2]
+    size = round(width * factor), round(height * factor)
+    scale = np.array(size) / (width, height)
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    if region is not None:
+        region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return pixels, replace(nuclei, xy=nuclei.xy * scale), region

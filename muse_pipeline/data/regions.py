@@ -1,0 +1,107 @@
+"""The annotated region, Omega: which pixels it holds, and how a slide's regions become pictures with context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+
+@dataclass(frozen=True)
+class RegionWindow:
+    """A picture around one cell of a region; the cells of a region tile it, so that a nucleus is in one of them.
+
+    Attributes:
+        region: polygon in work px.
+        cell: left, top, right, bottom of the cell in work px; of the region only what is inside it counts here.
+        origin: (x, y) of the picture in work px.
+        size: (width, height) of the picture.
+    """
+
+    region: BaseGeometry
+    cell: tuple[int, int, int, int]
+    origin: tuple[int, int]
+    size: tuple[int, int]
+
+    def contains(self, xy: np.ndarray) -> np.ndarray:
+        """(N,) bool: which positions (N, 2) in work px lie in the region's part of this cell; borders are half open."""
+        left, top, right, bottom = self.cell
+        x, y = np.asarray(xy, float).T
+        within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        return within & shapely.intersects_xy(self.region, x, y)
+
+    def mask(self) -> np.ndarray:
+        """(height, width) bool of the picture: pixels whose centre lies in the region's part of this cell."""
+        filled = fill_polygon(self.region, self.origin, self.size)
+        left, top, right, bottom = (edge - self.origin[i % 2] for i, edge in enumerate(self.cell))
+        inside = np.zeros_like(filled)
+        inside[max(top, 0) : bottom, max(left, 0) : right] = True
+        return filled & inside
+
+
+def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
+    """Windows over every polygon of ``area``, from top to bottom.
+
+    A cell is at most ``context_px`` wide and high. Around it there is so much context that a window of that side which
+    holds the whole cell can lie anywhere around it, as far as the slide goes.
+
+    Args:
+        area: polygon or multipolygon in work px, within the slide.
+        work_size_px: (width, height) of the slide in work px.
+        context_px: side of the largest window that training will cut.
+    """
+    polygons = [part for part in shapely.get_parts(area) if part.area > 0]
+    for region in sorted(polygons, key=lambda part: part.bounds[1::-1]):
+        edges = [_edges(region.bounds[i], region.bounds[i + 2], context_px) for i in (0, 1)]
+        for top, bottom in pairwise(edges[1]):
+            for left, right in pairwise(edges[0]):
+                if region.intersects(shapely.box(left, top, right, bottom)):
+                    yield _window(region, (left, top, right, bottom), work_size_px, context_px)
+
+
+def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool: the pixels whose centre lies in a polygon or multipolygon, holes left out.
+
+    Along each row of pixel centres, every edge that is crossed turns inside into outside from there on (even-odd rule).
+
+    Args:
+        polygon: in the frame that ``origin`` = (x, y) of the picture's corner is given in, same pixels.
+        origin: see above.
+        size: (width, height).
+    """
+    rings = shapely.get_rings(shapely.get_parts(polygon))
+    turns = np.zeros((size[1], size[0] + 1), np.int32)
+    rows_of_centres = np.arange(size[1]) + 0.5
+    for ring in rings:
+        xy = shapely.get_coordinates(ring) - origin
+        for (x0, y0), (x1, y1) in pairwise(xy):
+            first, last = np.searchsorted(rows_of_centres, sorted((y0, y1)))
+            if first == last:
+                continue
+            crossing = x0 + (rows_of_centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
+            turns[np.arange(first, last), np.ceil(crossing - 0.5).clip(0, size[0]).astype(int)] += 1
+    return turns.cumsum(1)[:, :-1] % 2 == 1
+
+
+def _edges(low: float, high: float, longest: int) -> np.ndarray:
+    """Whole numbers that cut [low, high] into equal cells; half open, so the last lies beyond ``high``."""
+    first, last = int(np.floor(low)), int(np.floor(high)) + 1
+    n_cells = -(-(last - first) // longest)
+    return np.linspace(first, last, n_cells + 1).round().astype(int)
+
+
+def _window(
+    region: BaseGeometry, cell: tuple[int, int, int, int], work_size_px: tuple[int, int], context_px: int
+) -> RegionWindow:
+    origin, size = [], []
+    for i in (0, 1):
+        low, high = cell[i], cell[i + 2]
+        margin = max(context_px - (high - low), 0)
+        start, stop = max(low - margin, 0), min(high + margin, work_size_px[i])
+        origin.append(int(start))
+        size.append(int(stop - start))
+    return RegionWindow(region, tuple(int(edge) for edge in cell), tuple(origin), tuple(size))
