@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.data.labels import LabelSource, image_paths, read_labelled_images
+from muse_pipeline.data.label_files import image_paths
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.image import detect_image

@@ -18,7 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.labels import LabelSource, image_paths
+from muse_pipeline.data.label_files import image_paths
+from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.evaluation.detection import RADIUS_UM
 from muse_pipeline.evaluation.segmentation import OutlineScores, rings_to_labels, score_outlines
 from muse_pipeline.export.onnx import export_onnx

@@ -49,9 +49,8 @@ def read_slides(
     regions = LabelFiles(source.regions, ids, GEOJSON_SUFFIXES) if source.regions is not None else None
     for row in choose_slides(rows, source):
         info = _inspect(row, source)
-        annotations = _read(
-            labels.of(row.slide_id), regions and regions.of(row.slide_id), source, classes, info, n_rays
-        )
+        region_path = regions.of(row.slide_id) if regions is not None else None
+        annotations = _read(labels.of(row.slide_id), region_path, source, classes, info, n_rays)
         with open_slide(row.path, info.reader) as slide:
             yield from _read_regions(slide, info, row, annotations, source, mpp, n_rays, context_px)
 
