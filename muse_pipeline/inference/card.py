@@ -29,11 +29,13 @@ class ColourReference:
         method: "identity" or "macenko".
         stains: for "macenko", the reference unit vectors in optical density, haematoxylin first.
         strong: for "macenko", the reference's strong end (99th percentile) of either stain's concentration.
+        share: how far a slide is taken to the reference: 0 leaves its colours, 1 goes all the way.
     """
 
     method: str = "identity"
     stains: tuple[tuple[float, float, float], ...] = ()
     strong: tuple[float, ...] = ()
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method == "macenko" and (len(self.stains), len(self.strong)) != (2, 2):
@@ -41,6 +43,8 @@ class ColourReference:
                 f"colour: method 'macenko' needs two stains and their two strong ends, not {len(self.stains)} and "
                 f"{len(self.strong)}"
             )
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"colour: share is {self.share}; give a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class ModelCard:
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
-        readout: rule that ties cells of the dense map to positions, "x/4-0.5" for our own networks.
+        readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
         colour: how the ``colour`` input is fitted.
+        precision: of weights and activations inside the graph, "fp32" or "fp16".
+        embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
         licence: SPDX name of the weights' licence.
         training_data: what the weights were trained on, with licences.
         source: checkpoint's checksum, command and package versions.
@@ -81,6 +87,8 @@ class ModelCard:
     licence: str
     training_data: str
     colour: ColourReference = field(default_factory=ColourReference)
+    precision: str = "fp32"
+    embedding_dim: int = 0
     source: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""

@@ -34,6 +34,8 @@ def read_colour(path: Path | str) -> dict[str, Any]:
 def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> np.ndarray:
     """(3, 4) float32 map in optical density; identity where the slide's stains could not be fitted.
 
+    Lies the reference's share of the way from the identity to the map that takes the slide's stains to the reference's.
+
     Args:
         reference: the card's.
         statistics: content of ``colour.json``.
@@ -50,4 +52,6 @@ def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> 
     fit = statistics.get("macenko")
     if fit is None:
         return IDENTITY.copy()
-    return stain_map(fit["stains"], fit["strong"], reference.stains, reference.strong)
+    whole_way = stain_map(fit["stains"], fit["strong"], reference.stains, reference.strong)
+    share = np.float32(reference.share)
+    return (1 - share) * IDENTITY + share * whole_way

@@ -69,7 +69,8 @@ def detect_shard(
         return windows, predictor(pixels, colour)[: len(windows)]
 
     full: list[int] = []
-    with complete_file(output) as partial, ShardWriter(partial, len(card.classes), card.n_rays) as writer:
+    columns = len(card.classes), card.n_rays, card.embedding_dim
+    with complete_file(output) as partial, ShardWriter(partial, *columns) as writer:
         for done, (windows, found) in enumerate(map_in_order(run_batch, batches, threads), 1):
             for window, nuclei in zip(windows.tolist(), found, strict=True):
                 if len(nuclei) >= card.capacity:

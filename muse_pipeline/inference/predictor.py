@@ -12,6 +12,7 @@ from muse_pipeline.inference.card import METADATA_KEY, ModelCard
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
+OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
 BUILT_IN = Path(__file__).parent / "built_in"
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -71,6 +72,7 @@ class Predictor:
             raise ModelError(f"{path}: not usable as an ONNX model ({_first_line(error)}); export it again") from error
         self._refuse_silent_fallback()
         self.card = self._read_card()
+        self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
@@ -84,7 +86,7 @@ class Predictor:
             For each window its nuclei (frame: window), by descending score.
         """
         inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
-        xy, score, prob, rays = self.session.run(["xy", "score", "prob", "rays"], inputs)
+        xy, score, prob, rays, *embedding = self.session.run(self.outputs, inputs)
         return [
             Nuclei(
                 xy[b, :n],
@@ -93,6 +95,7 @@ class Predictor:
                 label=prob[b, :n].argmax(1),
                 score=score[b, :n],
                 prob=prob[b, :n],
+                embedding=embedding[0][b, :n] if embedding else None,
             )
             for b, n in enumerate((score > 0).sum(1))
         ]
@@ -110,7 +113,7 @@ class Predictor:
             raise ModelError(f"{self.path}: this ONNX file carries no model card; export it with `muse export`")
         card = ModelCard.from_json(metadata[METADATA_KEY], str(self.path))
         outputs = {output.name for output in self.session.get_outputs()}
-        missing = {"xy", "score", "prob", "rays"} - outputs
+        missing = {*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])} - outputs
         if missing:
             raise ModelError(
                 f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
@@ -127,6 +130,7 @@ class Predictor:
             "score": (card.batch, slots),
             "prob": (card.batch, slots, n_classes),
             "rays": (card.batch, slots, card.n_rays),
+            EMBEDDING: (card.batch, slots, card.embedding_dim),
         }
         for port in (*self.session.get_inputs(), *self.session.get_outputs()):
             sizes, expected = port.shape, stated.get(port.name, port.shape)

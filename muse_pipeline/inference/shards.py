@@ -26,17 +26,18 @@ class ShardWriter:
         path: the file.
         n_classes: columns of ``prob``.
         n_rays: columns of ``rays``.
+        embedding_dim: columns of ``embedding``, which is left out where there are none.
     """
 
-    def __init__(self, path: Path, n_classes: int, n_rays: int):
+    def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0):
+        self.lists = {"prob": n_classes, "rays": n_rays} | ({"embedding": embedding_dim} if embedding_dim else {})
         self.schema = pa.schema(
             [
                 ("window", pa.int32()),
                 ("x", pa.float64()),
                 ("y", pa.float64()),
                 ("score", pa.float32()),
-                ("prob", pa.list_(pa.float32(), n_classes)),
-                ("rays", pa.list_(pa.float32(), n_rays)),
+                *((name, pa.list_(pa.float32(), width)) for name, width in self.lists.items()),
             ]
         )
         self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
@@ -53,8 +54,8 @@ class ShardWriter:
         x, y = nuclei.require(Frame.WORK).xy.T
         columns = [pa.array(np.full(len(nuclei), window, np.int32)), pa.array(x), pa.array(y), pa.array(nuclei.score)]
         columns += [
-            pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self.schema.field(name).type)
-            for name, values in (("prob", nuclei.prob), ("rays", nuclei.rays))
+            pa.FixedSizeListArray.from_arrays(pa.array(getattr(nuclei, name).ravel()), width)
+            for name, width in self.lists.items()
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
         if sum(map(len, self._tables)) >= ROWS_PER_GROUP:
@@ -98,6 +99,7 @@ def iterate_reports(path: Path) -> Iterator[tuple[Nuclei, np.ndarray]]:
                 label=prob.argmax(1) if prob.shape[1] else None,
                 score=table.column("score").to_numpy(),
                 prob=prob,
+                embedding=_matrix(table.column("embedding")) if "embedding" in table.column_names else None,
             )
             yield nuclei, table.column("window").to_numpy()
 

@@ -48,7 +48,8 @@ def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     n_repaired = 0
-    with NucleiWriter(output, [c.name for c in card.classes], provenance(shards, card, info), card.n_rays) as writer:
+    names, said = [one.name for one in card.classes], provenance(shards, card, info)
+    with NucleiWriter(output, names, said, card.n_rays, card.embedding_dim) as writer:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
             level0 = level0[tissue.contains(level0.xy, info.mpp)]

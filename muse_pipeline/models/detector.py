@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.heads import NucleusMaps
-from muse_pipeline.models.readout import CELL_PX
+from muse_pipeline.models.readout import CELL_PX, read_at
 
 
 class NucleusDetector(nn.Module):
@@ -31,7 +31,11 @@ class NucleusDetector(nn.Module):
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:
         """(B, 3, H, W) in 0..255 and (3, 4) or (B, 3, 4) -> maps at stride 4."""
-        return self.head(self.backbone.lattice.at_cells(self.features(pixels, colour)))
+        return self.read_maps(self.features(pixels, colour))
+
+    def read_maps(self, dense: Tensor) -> NucleusMaps:
+        """What the head says of a dense map of ``features``."""
+        return self.head(self.backbone.lattice.at_cells(dense))
 
 
 class DetectionGraph(nn.Module):
@@ -41,13 +45,14 @@ class DetectionGraph(nn.Module):
         detector: the trained network.
         threshold: score below which a slot stays empty.
         capacity: slots per window.
+        embed: whether every nucleus also gets its vector of the dense map.
     """
 
-    def __init__(self, detector: NucleusDetector, threshold: float, capacity: int):
+    def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):
         super().__init__()
-        self.detector, self.threshold, self.capacity = detector, threshold, capacity
+        self.detector, self.threshold, self.capacity, self.embed = detector, threshold, capacity, embed
 
-    def forward(self, pixels: Tensor, colour: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, colour: Tensor) -> tuple[Tensor, ...]:
         """Find nuclei.
 
         Args:
@@ -56,8 +61,10 @@ class DetectionGraph(nn.Module):
 
         Returns:
             xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R) um.
+            With ``embed`` also embedding (B, K, D), the dense map read where the nucleus lies.
         """
-        maps = self.detector(pixels, colour)
+        dense = self.detector.features(pixels, colour)
+        maps = self.detector.read_maps(dense)
         rows, columns = maps.centre.shape[-2:]
         score = self.detector.head.scores(maps).flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
@@ -67,4 +74,6 @@ class DetectionGraph(nn.Module):
         offset, label, rays = values.split((2, maps.label.shape[1], maps.rays.shape[1]), 2)
         row = torch.div(cell, columns, rounding_mode="floor")
         centre = torch.stack((cell - row * columns, row), 2).to(offset.dtype) + 0.5
-        return (centre + offset) * CELL_PX, score, label.softmax(2), rays
+        xy = (centre + offset) * CELL_PX
+        found = (xy, score, label.softmax(2), rays)
+        return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found

@@ -16,7 +16,7 @@ from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, open_nuclei
 def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
     """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions to 0.01 px, the rest as it is."""
     with open_nuclei(nuclei_path) as file:
-        columns = [name for name in file.schema_arrow.names if name not in {"rays", "geometry"}]
+        columns = [name for name in file.schema_arrow.names if name not in {"rays", "embedding", "geometry"}]
         empty = _printable(file.schema_arrow.empty_table().select(columns))
     with (
         complete_file(output) as partial,

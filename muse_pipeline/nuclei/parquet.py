@@ -35,10 +35,18 @@ class NucleiWriter:
             ``n_by_class`` are added.
     """
 
-    def __init__(self, path: Path | str, classes: Sequence[str], provenance: Mapping[str, Any], n_rays: int):
+    def __init__(
+        self,
+        path: Path | str,
+        classes: Sequence[str],
+        provenance: Mapping[str, Any],
+        n_rays: int,
+        embedding_dim: int = 0,
+    ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
-        self.schema = nuclei_schema(self.classes, n_rays).with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim)
+        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_nuclei = 0
@@ -95,14 +103,18 @@ class NucleiWriter:
             pa.array(nuclei.score),
             *(pa.array(np.ascontiguousarray(prob)) for prob in nuclei.prob.T),
             *(pa.array(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
-            pa.FixedSizeListArray.from_arrays(pa.array(nuclei.rays.ravel()), type=self.schema.field("rays").type),
+            *(
+                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self.schema.field(name).type)
+                for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
+                if name in self.schema.names
+            ),
             pa.array(shapely.to_wkb(polygons), pa.binary()),
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def nuclei_schema(classes: Sequence[str], n_rays: int) -> pa.Schema:
-    """Columns of ``nuclei.parquet``."""
+def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0) -> pa.Schema:
+    """Columns of ``nuclei.parquet``; ``embedding`` only where the model gives one."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -113,6 +125,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int) -> pa.Schema:
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
             ("rays", pa.list_(pa.float32(), n_rays)),
+            *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
             ("geometry", pa.binary()),
         ]
     )
@@ -197,12 +210,17 @@ def read_nuclei(path: Path | str) -> Nuclei:
 
 def _to_nuclei(table: pa.Table) -> Nuclei:
     probabilities = [name for name in table.column_names if name.startswith("prob_")]
-    rays = table["rays"].combine_chunks()
     return Nuclei(
         xy=np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=-1),
         frame=Frame.LEVEL0,
-        rays=rays.flatten().to_numpy().reshape(len(table), table.schema.field("rays").type.list_size),
+        rays=_matrix(table, "rays"),
         label=table["label"].to_numpy(),
         score=table["score"].to_numpy(),
         prob=np.stack([table[name].to_numpy() for name in probabilities], axis=-1) if probabilities else None,
+        embedding=_matrix(table, "embedding") if "embedding" in table.column_names else None,
     )
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    width = table.schema.field(name).type.list_size
+    return table[name].combine_chunks().flatten().to_numpy().reshape(len(table), width)

@@ -1,13 +1,15 @@
 """A slide's stains on their way to the model."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import StoreError
+from muse_pipeline.errors import ConfigError, StoreError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_for_slide, read_colour
+from muse_pipeline.tissue.stain_map import stain_map
 
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
 
@@ -34,3 +36,15 @@ def test_what_is_no_colour_json_is_refused(tmp_path, text):
 def test_a_complete_fit_is_read(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT}))
     assert read_colour(tmp_path / "colour.json")["macenko"] == FIT
+
+
+def test_a_share_goes_that_far_from_the_slides_own_colours():
+    reference = ColourReference("macenko", ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.4, 1.0))
+    maps = {
+        share: colour_for_slide(dataclasses.replace(reference, share=share), {"macenko": FIT}) for share in (0, 0.25, 1)
+    }
+    np.testing.assert_array_equal(maps[0], np.eye(3, 4))
+    np.testing.assert_allclose(maps[0.25], np.eye(3, 4) + 0.25 * (maps[1] - np.eye(3, 4)), atol=1e-6)
+    np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))
+    with pytest.raises(ConfigError, match=r"share is 1.5"):
+        dataclasses.replace(reference, share=1.5)

@@ -24,6 +24,15 @@ def test_round_trip(tmp_path):
     assert all(np.array_equal(getattr(back, name), getattr(nuclei, name)) for name in COLUMNS)
 
 
+def test_embeddings_come_back_where_a_model_gave_them_and_stay_out_of_the_csv(tmp_path):
+    nuclei = draw_nuclei(50)
+    nuclei.embedding = np.random.default_rng(1).normal(size=(50, 12)).astype(np.float32)
+    table = write_example(tmp_path / "nuclei.parquet", nuclei, batch=20)
+    np.testing.assert_array_equal(read_nuclei(table).embedding, nuclei.embedding)
+    write_csv(table, tmp_path / "nuclei.csv.gz")
+    assert "embedding" not in pd.read_csv(tmp_path / "nuclei.csv.gz").columns
+
+
 def test_bytes_do_not_depend_on_the_batches(tmp_path):
     nuclei = draw_nuclei(2000)
     for name, batch in (("one", 2000), ("many", 77)):
