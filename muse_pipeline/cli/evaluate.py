@@ -1,34 +1,78 @@
-"""Score a table of nuclei against true nuclei: detection and class F1 at 3 um.
+"""Score found nuclei against true ones: detection, classes and outlines, of one slide or a cohort.
 
-One-to-one matching by descending score, as the point-detection papers do. The truth is a CSV with columns x, y (level-0
-pixels) and class.
+    muse evaluate results/a/nuclei.parquet --truth a.csv
+    muse evaluate results --truth truths                     truths/<slide>.csv, .tsv, .geojson, .png ...
+    muse evaluate results --sheet slides.tsv                 columns slide_id, truth; patient and region if known
+
+Truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the whole
+slide. One-to-one matching within 3 um by descending score, as the point-detection papers do; counts are summed over
+slides. See docs/evaluation.md.
 """
 
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one, fraction, positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse evaluate``."""
-    parser.add_argument("nuclei", type=Path, help="nuclei.parquet of `muse stitch`")
-    parser.add_argument("--truth", type=Path, required=True, metavar="CSV", help="x,y,class in level-0 pixels")
-    parser.add_argument("--json", type=Path, metavar="JSON", help="also write the scores here")
+    parser.add_argument(
+        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, or a folder of <slide>/nuclei.parquet"
+    )
+    parser.add_argument("--truth", type=Path, metavar="PATH", help="the slide's truth, or a folder of <slide>.<suffix>")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="TSV", help="slides of a folder: slide_id, patient, truth, region"
+    )
+    parser.add_argument(
+        "--region", type=Path, metavar="PATH", help="where the truth is complete: GeoJSON or mask picture, or a folder"
+    )
+    parser.add_argument(
+        "--patient", metavar="PATTERN", help="what this regular expression finds in a slide's name is its patient"
+    )
+    parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance (default: %(default)g)")
+    parser.add_argument("--score", type=fraction, help="leave out nuclei below it (default: keep what the model kept)")
+    parser.add_argument(
+        "--frame",
+        choices=("qupath", "openslide"),
+        default="qupath",
+        help="GeoJSON counts from the corner of the scanner's bounds, as QuPath does, or of level 0 (default: qupath)",
+    )
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all scores and counts here")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score one slide."""
-    from muse_pipeline.evaluation.detection import count_detections
-    from muse_pipeline.evaluation.truth import read_truth
+    """Pair, score, print."""
+    from muse_pipeline.evaluation.score import Rules, score_slide
+    from muse_pipeline.evaluation.summary import summarise
+    from muse_pipeline.evaluation.summary_text import render_summary
     from muse_pipeline.files import write_json
-    from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 
-    provenance = read_provenance(args.nuclei)
-    classes = [one["name"] for one in provenance["card"]["classes"]]
-    predicted, true = read_nuclei(args.nuclei), read_truth(args.truth, classes)
-    counts = count_detections(predicted, true, len(classes), tuple(provenance["slide_mpp"]))
-    scores = counts.scores(classes)
-    print(f"{len(predicted)} nuclei found, {len(true)} true; F1 at 3 um in percent:")
-    for name, value in scores.items():
-        print(f"  {name:<12} {value:5.1f}")
+    pairing = _pair(args)
+    rules = Rules(args.radius_um, args.score, args.frame)
+    summary = summarise([score_slide(pair, rules) for pair in pairing.pairs], pairing, rules, args.repeats)
+    print(render_summary(summary))
     if args.json:
-        write_json(args.json, {"n_found": len(predicted), "n_true": len(true), "f1": scores})
+        write_json(args.json, summary)
+
+
+def _pair(args: argparse.Namespace):
+    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.evaluation.slides import pair_folder, pair_one
+    from muse_pipeline.nuclei.parquet import read_provenance
+
+    if args.nuclei.is_dir():
+        if args.truth is None and args.sheet is None:
+            raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")
+        return pair_folder(args.nuclei, args.truth, args.sheet, args.region, args.patient)
+    for option in ("sheet", "patient"):
+        if getattr(args, option) is not None:
+            raise ConfigError(
+                f"--{option} tells slides of a folder apart, and {args.nuclei} is one table; leave it out"
+            )
+    if args.truth is None:
+        raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")
+    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei)["slide_id"], args.region)

@@ -83,7 +83,9 @@ class Matches:
     def counts(self) -> DetectionCounts:
         """A prediction that found a true nucleus of unknown class is neither right nor wrong about its class."""
         rows = []
-        of_unknown_class = (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
+        of_unknown_class = (
+            (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
+        )
         for index, taken in enumerate(self.taken):
             mine = self.predicted_label == index - 1 if index else np.ones(len(taken), bool)
             n_true = (self.true_label == index - 1).sum() if index else len(self.true_label)

@@ -1,25 +1,85 @@
-"""True nuclei of a slide, as points with classes."""
+"""True nuclei of a slide: points, outlines or an instance mask, with the region where they are complete."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, REGION, split_regions
+from muse_pipeline.nuclei.geojson_reader import read_geojson
+from muse_pipeline.nuclei.label_image import label_image_to_polygons
+from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
+TABLES = (".csv", ".tsv")
+OBJECTS = (".geojson", ".json", ".geojson.gz", ".json.gz")
+MASKS = (".png", ".tif", ".tiff")
+SUFFIXES = (*TABLES, *OBJECTS, *MASKS)
+UNKNOWN = -1
 
-def read_truth(path: Path, classes: list[str]) -> Nuclei:
-    """Nuclei (frame: level0) of a CSV with columns x, y and class.
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of a slide.
+
+    Attributes:
+        nuclei: T nuclei (frame: level0); label -1 where the class is unknown.
+        outlines: (T,) polygons in level-0 px, or None where at least one nucleus is a point.
+        region: where the truth is complete, in level-0 px; None for the whole slide.
+    """
+
+    nuclei: Nuclei
+    outlines: np.ndarray | None = None
+    region: BaseGeometry | None = None
+
+    def __getitem__(self, chosen: np.ndarray) -> Truth:
+        """The nuclei chosen by a mask (T,)."""
+        outlines = None if self.outlines is None else self.outlines[chosen]
+        return Truth(self.nuclei[chosen], outlines, self.region)
+
+
+def read_truth(
+    path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int] = (0, 0)
+) -> Truth:
+    """Read whatever the suffix says: a table of points, GeoJSON, or a label image of the whole slide at level 0.
+
+    Args:
+        path: the file.
+        classes: names in the order of the labels.
+        mpp: (x, y) um per level-0 pixel.
+        offset_px: level-0 position of what a GeoJSON file calls (0, 0).
+
+    Raises:
+        LabelError: the file is missing, broken or of no known kind, or names a class that is not the model's.
+        GeoJSONError: the file is no GeoJSON.
+    """
+    if path.is_file() and not path.name.lower().endswith(SUFFIXES):
+        raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
+    if path.name.lower().endswith(MASKS):
+        return _read_mask(path)
+    if path.name.lower().endswith(OBJECTS):
+        return _read_objects(path, classes, mpp, offset_px)
+    return Truth(read_points(path, classes))
+
+
+def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
+    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class; an empty class is an unknown one.
 
     Raises:
         LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
     """
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
     except (ValueError, OSError) as error:
@@ -28,7 +88,7 @@ def read_truth(path: Path, classes: list[str]) -> Nuclei:
     missing = {"x", "y", "class"} - set(table.columns)
     if missing:
         raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")
-    unknown = sorted(set(table["class"].astype(str)) - set(classes))
+    unknown = sorted(set(table["class"]) - set(classes) - {""})
     if unknown:
         raise LabelError(f"{path}: class '{unknown[0]}' is not one of the model's ({', '.join(classes)}); rename it")
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
@@ -36,4 +96,43 @@ def read_truth(path: Path, classes: list[str]) -> Nuclei:
         raise LabelError(
             f"{path}, line {int((~np.isfinite(xy)).any(1).argmax()) + 2}: x or y is not a number; correct it"
         )
-    return Nuclei(xy, Frame.LEVEL0, label=table["class"].map(classes.index).to_numpy(np.int32))
+    label_of = {"": UNKNOWN, **{name: label for label, name in enumerate(classes)}}
+    return Nuclei(xy, Frame.LEVEL0, label=np.array([label_of[name] for name in table["class"]], np.int32))
+
+
+def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int]) -> Truth:
+    objects, region = split_regions(read_geojson(path, offset_px))
+    too_large = np.flatnonzero(shapely.area(objects.geometry) * mpp[0] * mpp[1] > LARGEST_NUCLEUS_UM2)
+    if len(too_large):
+        raise LabelError(
+            f"{path}, feature {objects.number[too_large[0]]}: covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of "
+            f"any nucleus; give it the class '{REGION}' if it bounds what was annotated, else delete it"
+        )
+    try:
+        nuclei = objects.to_nuclei(classes, mpp, n_rays=1)
+    except LabelError as error:
+        raise LabelError(f"{path}: {error}") from error
+    parts = shapely.get_parts(objects.geometry)
+    kind = shapely.get_type_id(parts)
+    outlines = shapely.make_valid(parts[kind == shapely.GeometryType.POLYGON])  # as many and in the order of `nuclei`
+    return Truth(nuclei, outlines if len(outlines) and len(outlines) == len(nuclei) else None, region)
+
+
+def _read_mask(path: Path) -> Truth:
+    """An instance mask names no classes."""
+    outlines = label_image_to_polygons(read_label_image(path))
+    return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
+
+
+def read_label_image(path: Path) -> np.ndarray:
+    """(h, w) whole numbers, 0 background.
+
+    Raises:
+        LabelError: the file is no picture of one channel of whole numbers.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if picture is None:
+        raise LabelError(f"{path}: not readable as a picture; give a PNG or TIFF")
+    if picture.ndim != 2 or not np.issubdtype(picture.dtype, np.integer):
+        raise LabelError(f"{path}: has colours or fractions; a mask has one channel of whole numbers, 0 the background")
+    return picture

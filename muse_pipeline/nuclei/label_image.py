@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import shapely
 from scipy import ndimage
 
 from muse_pipeline.coords import row_column_index_to_xy
@@ -31,6 +32,24 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
     padded = np.pad(ranks, 1)
     xy = _centres(ranks, padded, n)
     return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
+
+
+def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
+    """The instances of a label image (h, w) as they are, pixel edges and all, in ascending order of their numbers.
+
+    Returns:
+        (N,) polygons or multipolygons in its pixels.
+    """
+    padded = np.pad(label_image, ((0, 0), (1, 1))).astype(np.int64)
+    row, left = np.nonzero(np.diff(padded, axis=1))  # where a run of equal pixels begins or ends
+    number = padded[row, left + 1]
+    begins = np.flatnonzero(number)  # a run goes to the next change of its row, which its end in the padding is at last
+    boxes = shapely.box(left[begins], row[begins], left[begins + 1], row[begins] + 1)
+    order = np.argsort(number[begins], kind="stable")
+    _, first = np.unique(number[begins][order], return_index=True)
+    return np.array(
+        [shapely.union_all(part) for part in np.split(boxes[order], first[1:])] if len(order) else [], object
+    )
 
 
 def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:

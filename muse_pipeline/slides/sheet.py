@@ -55,7 +55,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
         SheetError: with everything that is wrong, each with its row as a spreadsheet counts it (the header is row 1).
     """
     path = Path(path)
-    header, records = _read_table(path)
+    header, records = read_table(path)
     problems = list(_header_problems(header))
     if problems:
         raise _sheet_error(path, problems)
@@ -94,7 +94,7 @@ def id_problem(slide_id: str) -> str | None:
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every row that is not blank with its number; all cells stripped."""
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     try:

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import FrameError, LabelError
-from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
-from muse_pipeline.evaluation.truth import read_truth
+from muse_pipeline.errors import FrameError
+from muse_pipeline.evaluation.detection import count_detections, match_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -44,38 +43,32 @@ def test_mixed_frames_are_an_error():
         count_detections(Nuclei([(0, 0)], Frame.WORK), Nuclei([(0, 0)], Frame.LEVEL0), 1, 0.5)
 
 
-def test_the_bootstrap_draws_whole_patients():
-    good, bad = (
-        DetectionCounts(np.array([[10, 0, 0], [10, 0, 0]])),
-        DetectionCounts(np.array([[0, 10, 10], [0, 10, 10]])),
-    )
-    alone = bootstrap_f1([good, bad], ["p", "p"], repeats=50)
-    assert np.allclose(alone, 50)
-    apart = bootstrap_f1([good, bad], ["p", "q"], repeats=200)
-    assert set(apart[:, 1].round(6)) == {0, 50, 100}
+def test_confusion_of_the_matched_with_what_was_missed_and_what_is_spurious():
+    true = Nuclei([(0, 0), (50, 0), (100, 0), (150, 0)], Frame.WORK, label=[0, 1, 1, -1])
+    found = Nuclei([(0, 0), (50, 0), (300, 0), (150, 0)], Frame.WORK, label=[0, 0, 1, 1])
+    matches = match_nuclei(found, true, 2, 0.5)
+    assert matches.confusion.tolist() == [[1, 0, 0], [1, 0, 1], [0, 1, 0]]
+    assert matches.counts.values.tolist() == [[3, 1, 1], [1, 1, 0], [0, 1, 2]]
 
 
-def test_the_truth_is_read_and_its_faults_are_named(tmp_path):
-    path = tmp_path / "truth.csv"
-    path.write_text("x,y,class\n1.5,2,a\n3,4,b\n")
-    assert read_truth(path, ["b", "a"]).label.tolist() == [1, 0]
-    path.write_text("x,y,class\n1,2,c\n")
-    with pytest.raises(LabelError, match="class 'c'"):
-        read_truth(path, ["a"])
-    path.write_text("x,y,class\n1,2,a\noops,2,a\n")
-    with pytest.raises(LabelError, match="line 3"):
-        read_truth(path, ["a"])
-    path.write_text("x,y,class\n1,2,a\n1,2,a\ninf,2,a\n")
-    with pytest.raises(LabelError, match="line 4"):
-        read_truth(path, ["a"])
-    path.write_text("x,y,class\n1,2,a,4\n1,2,3,4,5,6\n")
-    with pytest.raises(LabelError, match="not readable as CSV") as error:
-        read_truth(path, ["a"])
-    assert "\n" not in str(error.value)
-    with pytest.raises(LabelError, match="not readable as CSV"):
-        read_truth(tmp_path, ["a"])
-    path.write_text("x,y\n1,2\n")
-    with pytest.raises(LabelError, match="class"):
-        read_truth(path, ["a"])
-    with pytest.raises(LabelError, match="no such file"):
-        read_truth(tmp_path / "none.csv", ["a"])
+def test_outside_the_region_a_prediction_may_be_right_but_never_wrong():
+    true = Nuclei([(10, 0)], Frame.WORK, label=[0])
+    found = Nuclei([(11, 0), (90, 0), (40, 0)], Frame.WORK, label=[0, 0, 0])
+    matches = match_nuclei(found, true, 1, 0.5, judged=np.array([False, False, True]))
+    assert matches.counts.values.tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert matches.confusion.tolist() == [[1, 0], [1, 0]]
+    assert matches.n_set_aside == 1
+
+
+def test_the_surest_prediction_takes_the_nearest_nucleus_and_the_next_one_what_is_left():
+    true = Nuclei([(0, 0), (4, 0)], Frame.WORK, label=[0, 0])
+    found = Nuclei([(3, 0), (4, 0)], Frame.WORK, label=[0, 0], score=[0.9, 0.5])
+    assert match_nuclei(found, true, 1, 0.5).taken[0].tolist() == [1, 0]
+
+
+def test_no_nuclei_at_all():
+    nothing = Nuclei(np.zeros((0, 2)), Frame.WORK)
+    matches = match_nuclei(nothing, nothing, 2, 0.5)
+    assert not matches.counts.values.any()
+    assert not matches.confusion.any()
+    assert np.isnan(matches.counts.mean_class_f1)

@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.evaluation.detection import count_detections
-from muse_pipeline.evaluation.truth import read_truth
+from muse_pipeline.evaluation.truth import read_points
 from muse_pipeline.inference.detect import detect_shard, map_in_order
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -23,13 +23,13 @@ def test_the_slide_is_many_windows_and_many_nuclei(whole):
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
     """The drawing was made for no model: this only shows that positions and scale are right from end to end."""
     classes = [one.name for one in tiled_slide.predictor.card.classes]
-    truth = read_truth(tiled_slide.folder / "truth.csv", classes)
+    truth = read_points(tiled_slide.folder / "truth.csv", classes)
     counts = count_detections(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp)
     assert counts.scores(classes)["detection"] > 60
 
 
 def test_found_positions_are_not_shifted(tiled_slide, whole):
-    truth = read_truth(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"])
+    truth = read_points(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"])
     found = read_nuclei(whole)
     distance, nearest = cKDTree(truth.xy).query(found.xy)
     close = distance * 0.25 < 2

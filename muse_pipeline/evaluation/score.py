@@ -1,0 +1,158 @@
+"""One slide's nuclei against its truth: every count that the scores of a cohort are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from muse_pipeline.errors import NucleiError
+from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
+from muse_pipeline.evaluation.overlap import overlap_polygons
+from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
+from muse_pipeline.evaluation.region import read_region
+from muse_pipeline.evaluation.segmentation import jaccard_areas
+from muse_pipeline.evaluation.slides import SlidePair
+from muse_pipeline.evaluation.truth import Truth, read_truth
+from muse_pipeline.files import read_json
+from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, read_nuclei, read_provenance
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How slides are scored.
+
+    Attributes:
+        radius_um: largest distance of a match.
+        min_score: found nuclei below it are left out; None keeps all that the model kept.
+        frame: "qupath" if GeoJSON counts from the corner of the scanner's bounds, else "openslide".
+    """
+
+    radius_um: float = RADIUS_UM
+    min_score: float | None = None
+    frame: str = "qupath"
+
+
+@dataclass(frozen=True, eq=False)
+class SlideScore:
+    """Counts of one slide.
+
+    Attributes:
+        slide_id: its name.
+        patient: whose it is.
+        model: name of the model that found the nuclei.
+        classes: its class names.
+        mpp: (x, y) um per level-0 pixel.
+        threshold: the model's own score cut, if its card says.
+        n_found: nuclei in the table at the score cut.
+        n_true: true nuclei that count.
+        n_unknown: of these, how many have no class.
+        matches: who took whom.
+        panoptic: sums of PQ, or None where the truth has no outlines.
+        jaccard: (2,) areas of AJI, or None likewise.
+        region_mm2: area of the annotated region, or None where the whole slide counts.
+        outside_region: true nuclei outside it, which do not count.
+        outside_slide: (n, 2) positions of true nuclei that lie outside the slide, which do not count.
+        checked_against_slide: whether the size of the slide was known.
+    """
+
+    slide_id: str
+    patient: str
+    model: str
+    classes: tuple[str, ...]
+    mpp: tuple[float, float]
+    threshold: float | None
+    n_found: int
+    n_true: int
+    n_unknown: int
+    matches: Matches
+    panoptic: PanopticCounts | None
+    jaccard: np.ndarray | None
+    region_mm2: float | None
+    outside_region: int
+    outside_slide: np.ndarray
+    checked_against_slide: bool
+
+
+def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
+    """Read and score one slide.
+
+    Raises:
+        LabelError: the truth cannot be read or names an unknown class.
+        GeoJSONError: the truth or region is no GeoJSON.
+        NucleiError: the table is not ours, or was made with a higher score cut than is asked for.
+    """
+    provenance = read_provenance(pair.nuclei)
+    classes = tuple(one["name"] for one in provenance["card"]["classes"])
+    mpp, size_px, offset_px = _geometry(pair.nuclei, provenance, rules.frame)
+    threshold = provenance["card"].get("threshold")
+    if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
+        raise NucleiError(
+            f"{pair.nuclei}: holds nuclei from a score of {threshold:g} only, which is above --score "
+            f"{rules.min_score:g}; raise it, or export the model with a lower threshold and detect again"
+        )
+    truth = read_truth(pair.truth, classes, mpp, offset_px)
+    region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
+    on_slide = _inside_slide(truth.nuclei.xy, size_px)
+    in_region = on_slide & _inside(region, truth.nuclei.xy)
+    counted = truth[in_region]
+
+    found = read_nuclei(pair.nuclei)
+    kept = np.ones(len(found), bool) if rules.min_score is None else found.score >= rules.min_score
+    found = found[kept]
+    judged = _inside(region, found.xy)
+    matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+    panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
+    return SlideScore(
+        pair.slide_id,
+        pair.patient,
+        provenance["model"]["name"],
+        classes,
+        mpp,
+        threshold,
+        len(found),
+        len(counted.nuclei),
+        int((counted.nuclei.label < 0).sum()),
+        matches,
+        panoptic,
+        jaccard,
+        None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
+        int((on_slide & ~in_region).sum()),
+        truth.nuclei.xy[~on_slide],
+        size_px is not None,
+    )
+
+
+def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, float], tuple[int, int] | None, tuple]:
+    """The slide's mpp, its size if ``slide.json`` lies beside the table, and where GeoJSON counts from."""
+    info = nuclei.with_name("slide.json")
+    size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
+    bounds = provenance.get("bounds") if frame == "qupath" else None
+    return tuple(provenance["slide_mpp"]), size_px, (bounds["x"], bounds["y"]) if bounds else (0, 0)
+
+
+def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
+    if region is None:
+        return np.ones(len(xy), bool)
+    shapely.prepare(region)
+    return shapely.contains_xy(region, xy[:, 0], xy[:, 1])
+
+
+def _inside_slide(xy: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
+    return (xy >= 0).all(1) & (xy <= (np.inf if size_px is None else size_px)).all(1)
+
+
+def _score_outlines(
+    nuclei: Path, kept: np.ndarray, truth: Truth, matches: Matches, n_classes: int, mpp: tuple[float, float]
+) -> tuple[PanopticCounts | None, np.ndarray | None]:
+    if truth.outlines is None:
+        return None, None
+    columns = [
+        table["geometry"].to_numpy(zero_copy_only=False) for table in iterate_rows(nuclei, ROW_GROUP, ["geometry"])
+    ]
+    outlines = shapely.from_wkb(np.concatenate([np.zeros(0, object), *columns]))[kept]
+    overlaps = overlap_polygons(outlines, truth.outlines, mpp)
+    labels = matches.predicted_label, matches.true_label
+    return count_panoptic(overlaps, *labels, n_classes, matches.judged), jaccard_areas(overlaps, matches.judged)

@@ -1,0 +1,189 @@
+"""Which result goes with which truth, and who is whose patient."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_pipeline.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.evaluation.truth import SUFFIXES
+from muse_pipeline.slides.sheet import read_table
+
+NUCLEI = "nuclei.parquet"
+REGION_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in {".csv", ".tsv"})
+
+
+@dataclass(frozen=True)
+class SlidePair:
+    """A slide to score.
+
+    Attributes:
+        slide_id: its name.
+        nuclei: its table of found nuclei.
+        truth: its true nuclei.
+        region: where they are complete, if a file of its own says so.
+        patient: whom it is drawn with in the bootstrap.
+    """
+
+    slide_id: str
+    nuclei: Path
+    truth: Path
+    region: Path | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """All slides to score, and all that cannot be.
+
+    Attributes:
+        pairs: one or more.
+        grouping: what a patient is, in words.
+        without_truth: slides with a result and no truth.
+        without_result: slides with a truth and no result.
+        beyond_sheet: slides with a result that the sheet leaves out.
+    """
+
+    pairs: tuple[SlidePair, ...]
+    grouping: str
+    without_truth: tuple[str, ...] = ()
+    without_result: tuple[str, ...] = ()
+    beyond_sheet: tuple[str, ...] = ()
+
+
+def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:
+    """One table with one file of truth."""
+    if truth.is_dir():
+        raise LabelError(
+            f"{truth}: is a folder, while {nuclei} is one table; give that slide's file, or a results folder"
+        )
+    return Pairing((SlidePair(slide_id, nuclei, truth, region, slide_id),), "the slide itself")
+
+
+def pair_folder(
+    results: Path,
+    truth: Path | None = None,
+    sheet: Path | None = None,
+    region: Path | None = None,
+    patient: str | None = None,
+) -> Pairing:
+    """Pair every slide of a results folder with its truth, by name or as a sheet says.
+
+    Args:
+        results: ``<slide>/nuclei.parquet`` below it.
+        truth: folder of ``<slide>.csv``, ``.tsv``, ``.geojson`` ...; not needed if the sheet has a column ``truth``.
+        sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; it chooses the slides.
+        region: folder of ``<slide>.geojson`` or ``.png``.
+        patient: regular expression found in a slide's name; what it finds (its first group, if any) is the patient.
+
+    Raises:
+        NucleiError: there is no result.
+        LabelError: no slide has both, or a slide has two truths.
+        SheetError: the sheet is broken.
+        ConfigError: the expression is none, or does not suit a name.
+    """
+    found = {path.parent.name: path for path in sorted(results.glob(f"*/{NUCLEI}"))}
+    if not found:
+        raise NucleiError(f"{results}: holds no <slide>/{NUCLEI}; give the output folder of a run, or one table")
+    rows = read_evaluation_sheet(sheet) if sheet else {}
+    truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
+    regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)
+    wanted = rows or found | truths
+    paired = [name for name in sorted(wanted) if name in found and name in truths]
+    if not paired:
+        raise LabelError(
+            f"no slide has both a result and a truth: results of {_some(found)}, truths of {_some(truths)}; name "
+            "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
+        )
+    patients, grouping = find_patients(paired, rows, patient)
+    return Pairing(
+        tuple(SlidePair(name, found[name], truths[name], regions.get(name), patients[name]) for name in paired),
+        grouping,
+        tuple(name for name in sorted(wanted) if name in found and name not in truths),
+        tuple(name for name in sorted(wanted) if name not in found),
+        tuple(name for name in sorted(found) if name not in wanted),
+    )
+
+
+def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
+    """Rows by slide; the workflow's own sheet will do, columns that are not needed are not looked at.
+
+    Raises:
+        SheetError: it cannot be read, has no column ``slide_id`` or names a slide twice.
+    """
+    header, records = read_table(path)
+    if "slide_id" not in header:
+        raise SheetError(f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it")
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in records:
+        row = dict(zip(header, cells, strict=False))
+        if row["slide_id"] in rows:
+            raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' is there twice; remove one")
+        rows[row["slide_id"]] = row
+    if not rows:
+        raise SheetError(f"{path}: no slide in it; add a row per slide")
+    return rows
+
+
+def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
+    """The patient of each slide, and in words what that is: by expression, else by the sheet, else the slide itself.
+
+    Raises:
+        ConfigError: the expression is none, or finds nothing in a name.
+    """
+    if pattern is not None:
+        return {
+            name: match_patient(name, pattern) for name in names
+        }, f"what --patient '{pattern}' finds in a slide's name"
+    patients = {name: rows.get(name, {}).get("patient", "") for name in names}
+    if not any(patients.values()):
+        return {name: name for name in names}, "each slide its own, as no patients are known"
+    nameless = sum(not patient for patient in patients.values())
+    own = f", and {nameless} of {len(names)} slides, which it gives none, each its own" if nameless else ""
+    return {name: patient or name for name, patient in patients.items()}, f"as the sheet says{own}"
+
+
+def match_patient(name: str, pattern: str) -> str:
+    """What ``pattern`` finds in a name: its first group if it has one.
+
+    Raises:
+        ConfigError: it is no regular expression, or finds nothing.
+    """
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise ConfigError(f"--patient '{pattern}': is no regular expression ({error}); correct it") from error
+    if match is None:
+        raise ConfigError(f"--patient '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
+    return match[1] if match.re.groups else match[0]
+
+
+def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise LabelError(f"{folder}: no such folder; with a results folder, {option} is a folder of <slide>.<suffix>")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((one for one in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(one)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        name = path.name[: -len(suffix)]
+        if name in files:
+            raise LabelError(f"{folder}: '{files[name].name}' and '{path.name}' are both slide '{name}'; keep one")
+        files[name] = path
+    return files
+
+
+def _named_files(rows: dict[str, dict[str, str]], column: str, sheet: Path | None) -> dict[str, Path]:
+    files = {name: sheet.parent / row[column] for name, row in rows.items() if row.get(column)}
+    for name, path in files.items():
+        if not path.is_file():
+            raise SheetError(f"{sheet}: {column} of slide '{name}' is no file ({path}); correct it")
+    return files
+
+
+def _some(names: dict[str, Path]) -> str:
+    shown = sorted(names)[:3]
+    return f"{', '.join(shown) or 'none'}{' ...' * (len(names) > 3)}"

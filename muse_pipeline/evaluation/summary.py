@@ -1,0 +1,163 @@
+"""The scores of a cohort, as a dictionary that is written as JSON: counts summed over slides, then scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.errors import NucleiError
+from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.evaluation.panoptic import MIN_IOU, PanopticCounts
+from muse_pipeline.evaluation.score import Rules, SlideScore
+from muse_pipeline.evaluation.segmentation import jaccard_ratio
+from muse_pipeline.evaluation.slides import Pairing
+
+
+def summarise(scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS) -> dict[str, Any]:
+    """All that ``muse evaluate`` says.
+
+    Raises:
+        NucleiError: the slides were not detected with the same classes.
+    """
+    classes = scores[0].classes
+    for score in scores:
+        if score.classes != classes:
+            raise NucleiError(
+                f"slide '{score.slide_id}' has the classes {', '.join(score.classes)}, '{scores[0].slide_id}' has "
+                f"{', '.join(classes)}; evaluate results of different models apart"
+            )
+    patients = [score.patient for score in scores]
+    summary = {
+        "rules": {
+            "radius_um": rules.radius_um,
+            "min_score": rules.min_score,
+            "model_threshold": sorted({score.threshold for score in scores if score.threshold is not None}),
+            "mpp": sorted({score.mpp for score in scores}),
+            "min_iou": MIN_IOU,
+            "interval": f"95 %, bootstrap over patients, {repeats} draws",
+            "patient": pairing.grouping,
+        },
+        "models": sorted({score.model for score in scores}),
+        "classes": list(classes),
+        "n_slides": len(scores),
+        "n_patients": len(set(patients)),
+        "n_found": sum(score.n_found for score in scores),
+        "n_true": sum(score.n_true for score in scores),
+        "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
+        **_detection(scores, patients, repeats),
+        "outlines": _outlines(scores, repeats),
+        "set_aside": {
+            "found_outside_region": sum(score.matches.n_set_aside for score in scores),
+            "true_outside_region": sum(score.outside_region for score in scores),
+            "true_outside_slide": sum(len(score.outside_slide) for score in scores),
+            "slides_with_region": [score.slide_id for score in scores if score.region_mm2 is not None],
+        },
+        "not_scored": {
+            "without_truth": list(pairing.without_truth),
+            "without_result": list(pairing.without_result),
+            "beyond_sheet": list(pairing.beyond_sheet),
+        },
+        "slides": [_slide(score) for score in scores],
+    }
+    return _without_nan(summary)
+
+
+def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
+    """Detection, and unless no true nucleus has a class, the classes, their mean and who was taken for whom."""
+    classes = scores[0].classes
+    by_slide = np.stack([score.matches.counts.values for score in scores])
+    total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
+
+    def row(index: int) -> dict[str, Any]:
+        tp, fp, fn = total.values[index].tolist()
+        return {
+            "f1": float(total.f1[index]),
+            "f1_interval": percentile_interval(drawn.f1[:, index], patients),
+            "precision": float(total.precision[index]),
+            "recall": float(total.recall[index]),
+            "true_positives": tp,
+            "false_positives": fp,
+            "false_negatives": fn,
+        }
+
+    if not any(score.n_true > score.n_unknown for score in scores):
+        return {"detection": row(0), "by_class": None, "mean_class": None, "confusion": None}
+    return {
+        "detection": row(0),
+        "by_class": {name: row(index) for index, name in enumerate(classes, 1)},
+        "mean_class": {
+            "f1": float(total.mean_class_f1),
+            "f1_interval": percentile_interval(drawn.mean_class_f1, patients),
+        },
+        "confusion": {
+            "rows": [*classes, "spurious"],
+            "columns": [*classes, "missed"],
+            "counts": sum(score.matches.confusion for score in scores).tolist(),
+        },
+    }
+
+
+def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
+    """PQ and AJI over the slides whose truth has outlines; None where none has."""
+    outlined = [score for score in scores if score.panoptic is not None]
+    if not outlined:
+        return None
+    patients = [score.patient for score in outlined]
+    values = np.stack([score.panoptic.values for score in outlined])
+    areas = np.stack([score.jaccard for score in outlined])
+    total, drawn = PanopticCounts(values.sum(0)), PanopticCounts(resample_sums(values, patients, repeats))
+
+    def measured(of: Callable[[PanopticCounts], np.ndarray]) -> dict[str, Any]:
+        return {"pq": float(of(total)), "pq_interval": percentile_interval(of(drawn), patients)}
+
+    def row(index: int) -> dict[str, Any]:
+        return {
+            **measured(lambda counts: counts.quality[..., index]),
+            "sq": float(total.segmentation_quality[index]),
+            "dq": float(total.detection_quality[index]),
+        }
+
+    classed = any(score.n_true > score.n_unknown for score in outlined)
+    return {
+        "n_slides": len(outlined),
+        "any_class": row(0),
+        "by_class": {name: row(index) for index, name in enumerate(scores[0].classes, 1)} if classed else None,
+        "mean_class": measured(lambda counts: counts.mean_class_quality) if classed else None,
+        "aji": float(jaccard_ratio(areas.sum(0))),
+        "aji_interval": percentile_interval(jaccard_ratio(resample_sums(areas, patients, repeats)), patients),
+    }
+
+
+def _slide(score: SlideScore) -> dict[str, Any]:
+    counts = score.matches.counts
+    return {
+        "slide_id": score.slide_id,
+        "patient": score.patient,
+        "model": score.model,
+        "mpp": score.mpp,
+        "n_found": score.n_found,
+        "n_true": score.n_true,
+        "f1": counts.scores(score.classes),
+        "counts": counts.values.tolist(),
+        "region_mm2": score.region_mm2,
+        "found_outside_region": score.matches.n_set_aside,
+        "true_outside_region": score.outside_region,
+        "true_outside_slide": score.outside_slide.tolist(),
+        "checked_against_slide": score.checked_against_slide,
+        "outlines": score.panoptic is not None,
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a score that does not exist is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

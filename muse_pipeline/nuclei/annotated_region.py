@@ -1,0 +1,38 @@
+"""Where labels are complete: region annotations told from nuclei in one GeoJSON file.
+
+A pathologist marks nuclei within an area and draws that area too. QuPath keeps both as objects of one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects
+
+REGION = "Region"  # QuPath's own class is "Region*"
+IGNORED = ("Tissue", "Ignore")
+LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
+
+
+def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
+    """(N,) bool: objects of one of these classes, and annotations of one of these names; a ``*`` at the end is none."""
+    named = np.where(objects.object_type == "annotation", objects.name, None)
+    pairs = zip(objects.class_name, named, strict=True)
+    return np.array([any(str(word).rstrip("*") in words for word in pair) for pair in pairs], bool)
+
+
+def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:
+    """Separate nuclei from the annotated region; annotations called "Tissue" or "Ignore" are neither.
+
+    Returns:
+        The nuclei; the union of all areas called "Region" in level-0 px, or None where none is drawn.
+    """
+    is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
+    is_nucleus = ~is_region & ~are_called(objects, IGNORED)
+    nuclei = GeoJSONObjects(*(column[is_nucleus] for column in vars(objects).values()))
+    drawn = shapely.make_valid(objects.geometry[is_region])
+    return nuclei, shapely.union_all(drawn) if len(drawn) else None

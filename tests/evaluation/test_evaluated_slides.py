@@ -1,0 +1,230 @@
+"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is said, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+
+from muse_pipeline.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.evaluation.slides import find_patients, pair_folder
+from muse_pipeline.files import read_json, write_json
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+CLASSES = ("Dark", "Pale")
+MPP = (0.25, 0.25)
+XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
+TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # two right, one class wrong, one missed
+
+
+def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None):
+    """A table of found nuclei, radius 3 um, and its slide.json."""
+    nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
+    provenance = {
+        "slide_id": slide_id,
+        "fingerprint": "ab",
+        "slide_mpp": MPP,
+        "bounds": bounds,
+        "model": {"name": "drawn"},
+        "card": {"classes": [{"name": name} for name in CLASSES], "threshold": 0.4},
+    }
+    path = folder / slide_id / "nuclei.parquet"
+    nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
+    with NucleiWriter(path, CLASSES, provenance, 32) as writer:
+        rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
+        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
+    if size_px:
+        write_json(path.with_name("slide.json"), {"size_px": size_px})
+    return path
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Results of a, b and c; truth of a, b and d."""
+    for name in "abc":
+        write_result(tmp_path / "results", name)
+    (tmp_path / "truth").mkdir()
+    for name in "abd":
+        (tmp_path / "truth" / f"{name}.csv").write_text(TRUTH)
+    return tmp_path
+
+
+def test_one_table(muse, tmp_path):
+    path = write_result(tmp_path, "a")
+    (tmp_path / "t.csv").write_text(TRUTH + "5000,1,Dark\n")
+    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json")
+    assert status == 0
+    for words in (
+        "within 3 um",
+        "mpp 0.25",
+        "score cut 0.4 (the model's own)",
+        "intervals: none, as there is one patient",
+    ):
+        assert words in out
+    assert "a: 1 true nucleus lies outside the slide (first at x 5000, y 1)" in out
+    scores = read_json(tmp_path / "s.json")
+    assert scores["detection"]["f1"] == 75
+    assert scores["detection"]["f1_interval"] is None
+    assert [scores["by_class"][name]["f1"] for name in CLASSES] == [50, 50]
+    assert scores["mean_class"]["f1"] == 50
+    assert scores["confusion"]["counts"] == [[1, 0, 1], [1, 1, 0], [0, 1, 0]]
+    assert scores["n_true"] == 4
+    assert scores["outlines"] is None
+    assert scores["rules"]["mpp"] == [[0.25, 0.25]]
+
+
+def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
+    path = write_result(tmp_path, "a")
+    (tmp_path / "t.csv").write_text(TRUTH)
+    arguments = ["evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json"]
+    _, out, _ = muse(*arguments, "--radius-um", "0.5", "--score", "0.7")
+    assert "within 0.5 um; mpp 0.25; score cut 0.7\n" in out
+    assert read_json(tmp_path / "s.json")["detection"]["true_positives"] == 1
+    assert read_json(tmp_path / "s.json")["n_found"] == 2
+    status, _, errors = muse(*arguments, "--score", "0.2")
+    assert status == 2
+    assert "from a score of 0.4" in errors
+
+
+def test_a_folder_names_what_it_cannot_score(muse, cohort):
+    status, out, _ = muse("evaluate", cohort / "results", "--truth", cohort / "truth", "--json", cohort / "s.json")
+    assert status == 0
+    assert "not scored, no truth: c\n" in out
+    assert "not scored, no result: d\n" in out
+    assert "bootstrap over 2 patients (each slide its own, as no patients are known)" in out
+    scores = read_json(cohort / "s.json")
+    assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
+    assert [slide["slide_id"] for slide in scores["slides"]] == ["a", "b"]
+    assert scores["detection"]["true_positives"] == 6
+    assert scores["detection"]["f1_interval"] == [75, 75]
+
+
+def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
+    write_result(cohort / "results", "e")
+    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250)))}
+    (cohort / "r.geojson").write_text(json.dumps(region))
+    (cohort / "s.tsv").write_text(
+        "slide_id\tpath\tpatient\ttruth\tregion\n"
+        "a\ta.svs\tp1\ttruth/a.csv\tr.geojson\nb\tb.svs\tp1\ttruth/b.csv\t\nc\tc.svs\tp2\ttruth/d.csv\t\n"
+    )
+    status, out, _ = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json")
+    assert status == 0
+    assert "bootstrap over 2 patients (as the sheet says)" in out
+    assert "not scored, not in the sheet: e" in out
+    assert (
+        "1 slide scored within annotated regions (0.0025 mm2): outside them 2 found nuclei and 2 true set aside" in out
+    )
+    scores = read_json(cohort / "s.json")
+    assert scores["slides"][0]["counts"][0] == [2, 0, 0]
+    assert scores["n_patients"] == 2
+
+
+def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
+    """Two nuclei inside: one outline is right, one moved by a third of its width; two found ones lie outside."""
+    path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})
+    angles = 2 * np.pi * np.arange(32) / 32
+    circle = 12 * np.stack([np.cos(angles), np.sin(angles)], -1)
+
+    def detection(x, y, name):
+        geometry = json.loads(shapely.to_geojson(shapely.Polygon(circle + np.array([x - 50, y - 20]))))
+        return {
+            "type": "Feature",
+            "geometry": geometry,
+            "properties": {"objectType": "detection", "classification": name},
+        }
+
+    region = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shapely.box(0, 0, 200, 200))),
+        "properties": {"objectType": "annotation", "classification": {"name": "Region*"}},
+    }
+    features = [region, detection(100, 100, "Dark"), detection(204, 100, "Pale")]
+    (tmp_path / "t.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json")
+    assert status == 0
+    assert "2 found nuclei and 0 true set aside" in out
+    scores = read_json(tmp_path / "s.json")
+    assert scores["detection"]["f1"] == 100
+    polygon = shapely.Polygon(circle)
+    moved = shapely.Polygon(circle + np.array([4, 0]))
+    iou = polygon.intersection(moved).area / polygon.union(moved).area
+    outlines = scores["outlines"]
+    assert outlines["any_class"]["pq"] == pytest.approx((1 + iou) / 2, abs=0.01)
+    assert outlines["mean_class"]["pq"] == pytest.approx((1 + iou) / 2, abs=0.01)
+    shared = polygon.area + polygon.intersection(moved).area
+    assert outlines["aji"] == pytest.approx(shared / (polygon.area + polygon.union(moved).area), abs=0.01)
+    assert "mean class (mPQ)" in out
+
+
+def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
+    path = write_result(tmp_path, "a", size_px=None)
+    (tmp_path / "t.csv").write_text("x,y,class\n100,100,\n")
+    _, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json")
+    assert "the truth names no classes" in out
+    assert "no slide.json beside the nuclei" in out
+    assert read_json(tmp_path / "s.json")["by_class"] is None
+
+
+def test_mistakes_are_one_sentence(muse, cohort):
+    table, truth = cohort / "results" / "a" / "nuclei.parquet", cohort / "truth" / "a.csv"
+    unknown = cohort / "unknown.csv"
+    unknown.write_text("x,y,class\n1,2,Blue\n")
+    (cohort / "s.tsv").write_text("slide_id\ttruth\na\ttruth/a.csv\n")
+    mistakes = {
+        (table,): "give --truth FILE",
+        (table, "--truth", cohort / "truth"): "is a folder, while",
+        (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet tells slides of a folder apart",
+        (table, "--truth", truth, "--patient", "."): "--patient tells slides of a folder apart",
+        (table, "--truth", unknown): "unknown.csv: class 'Blue'",
+        (cohort / "results",): "give --truth FOLDER, or --sheet",
+        (cohort / "results", "--truth", truth): "no such folder",
+        (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
+    }
+    for arguments, message in mistakes.items():
+        status, out, errors = muse("evaluate", *arguments)
+        assert (status, out) == (2, "")
+        assert message in errors
+        assert errors.count("\n") == 1
+
+
+def test_patients_by_rule(cohort):
+    pairing = pair_folder(cohort / "results", cohort / "truth", patient="^(.)")
+    assert [pair.patient for pair in pairing.pairs] == ["a", "b"]
+    names = ["TCGA-A7-A0D9-01Z", "TCGA-A7-A0D9-02Z"]
+    patients, grouping = find_patients(names, {}, r"TCGA-..-....")
+    assert set(patients.values()) == {"TCGA-A7-A0D9"}
+    assert "--patient" in grouping
+    with pytest.raises(ConfigError, match="finds nothing in 'TCGA"):
+        find_patients(names, {}, "xyz")
+    with pytest.raises(ConfigError, match="no regular expression"):
+        find_patients(names, {}, "(")
+    rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
+    assert find_patients(names, rows, None) == (
+        {names[0]: "p", names[1]: names[1]},
+        "as the sheet says, and 1 of 2 slides, which it gives none, each its own",
+    )
+
+
+def test_pairs_that_cannot_be_made(cohort):
+    (cohort / "truth" / "a.tsv").write_text(TRUTH)
+    with pytest.raises(LabelError, match="both slide 'a'"):
+        pair_folder(cohort / "results", cohort / "truth")
+    (cohort / "other").mkdir()
+    with pytest.raises(LabelError, match="no slide has both a result and a truth: results of a, b, c, truths of none"):
+        pair_folder(cohort / "results", cohort / "other")
+    with pytest.raises(NucleiError):
+        pair_folder(cohort / "truth", cohort / "truth")
+    sheet = cohort / "s.tsv"
+    for text, message in {
+        "name\ttruth\na\tx\n": "column 'slide_id' is missing",
+        "slide_id\ttruth\na\tx.csv\n": "truth of slide 'a' is no file",
+        "slide_id\na\na\n": "row 3: slide_id 'a' is there twice",
+        "slide_id\ttruth\n": "no slide in it",
+    }.items():
+        sheet.write_text(text)
+        with pytest.raises(SheetError, match=message):
+            pair_folder(cohort / "results", sheet=sheet)

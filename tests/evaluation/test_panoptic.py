@@ -1,0 +1,106 @@
+"""Overlaps, PQ and AJI: pictures against polygons, and against slow re-derivations."""
+
+import numpy as np
+import pytest
+import shapely
+from scipy.optimize import linear_sum_assignment
+
+from muse_pipeline.evaluation.overlap import overlap_labels, overlap_polygons
+from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
+from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio
+from muse_pipeline.nuclei.label_image import label_image_to_polygons
+
+
+def draw(n, seed, side=80):
+    """A label picture of n rectangles, later ones above."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((side, side), int)
+    for number in range(1, n + 1):
+        (y, x), (h, w) = random.integers(0, side - 15, 2), random.integers(4, 15, 2)
+        picture[y : y + h, x : x + w] = number * 3
+    return picture
+
+
+def dense_iou(found, true):
+    a, b = (np.array([picture == n for n in np.unique(picture) if n]) for picture in (found, true))
+    shared = np.einsum("phw,thw->pt", a.astype(int), b.astype(int))
+    return shared, shared / (a.sum((1, 2))[:, None] + b.sum((1, 2)) - shared)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_areas_and_matching_are_those_of_the_full_matrix(seed):
+    found, true = draw(25, seed), draw(25, seed + 100)
+    overlaps = overlap_labels(found, true)
+    shared, iou = dense_iou(found, true)
+    assert sorted(zip(overlaps.found, overlaps.true, strict=True)) == [tuple(pair) for pair in np.argwhere(shared)]
+    assert np.allclose(overlaps.iou, iou[overlaps.found, overlaps.true])
+    rows, columns = linear_sum_assignment(-iou)
+    assert overlaps.iou[overlaps.match()].sum() == pytest.approx(iou[rows, columns].sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_polygons_of_the_same_pictures_give_the_same_overlaps(seed):
+    found, true = draw(20, seed), draw(20, seed + 100)
+    painted = overlap_labels(found, true)
+    drawn = overlap_polygons(label_image_to_polygons(found), label_image_to_polygons(true), (0.5, 0.25))
+    order = np.lexsort((drawn.true, drawn.found))
+    assert drawn.found[order].tolist() == painted.found.tolist()
+    assert drawn.true[order].tolist() == painted.true.tolist()
+    assert np.allclose(drawn.shared[order], painted.shared * 0.125)
+    assert np.allclose(jaccard_ratio(jaccard_areas(drawn)), jaccard_ratio(jaccard_areas(painted)))
+
+
+def test_polygons_of_a_label_picture_are_its_pixels():
+    picture = draw(12, 7)
+    polygons = label_image_to_polygons(picture)
+    numbers = np.unique(picture)[1:]
+    assert shapely.area(polygons).tolist() == [(picture == n).sum() for n in numbers]
+    y, x = np.mgrid[: len(picture), : len(picture)] + 0.5
+    for number, polygon in zip(numbers, polygons, strict=True):
+        assert np.array_equal(shapely.contains_xy(polygon, x, y), picture == number)
+    assert len(label_image_to_polygons(np.zeros((3, 3), int))) == 0
+    assert shapely.area(label_image_to_polygons(np.ones((3, 4), int))).tolist() == [12]
+
+
+def test_panoptic_quality_of_squares():
+    """One true nucleus is covered by 2/3, one missed; one found is spurious; classes agree on the hit."""
+    true = shapely.box([0, 100], 0, [10, 110], 10)
+    found = shapely.box([2, 200], 0, [12, 210], 10)
+    counts = count_panoptic(
+        overlap_polygons(found, true, (1, 1)), np.array([0, 1]), np.array([0, 0]), 2, np.ones(2, bool)
+    )
+    assert counts.values.tolist() == [pytest.approx([2 / 3, 1, 1, 1]), pytest.approx([2 / 3, 1, 0, 1]), [0, 0, 1, 0]]
+    assert counts.quality.tolist() == pytest.approx([1 / 3, 4 / 9, 0])
+    assert counts.segmentation_quality[0] == pytest.approx(2 / 3)
+    assert counts.detection_quality[0] == 0.5
+    assert counts.mean_class_quality == pytest.approx(2 / 9)
+
+
+def test_half_an_overlap_is_none_and_other_classes_are_not_matched():
+    true = shapely.box([0], 0, [10], 10)
+    half = count_panoptic(
+        overlap_polygons(shapely.box([0], 0, [5], 10), true, (1, 1)), np.array([0]), np.array([0]), 1, np.ones(1, bool)
+    )
+    assert half.values.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    other = count_panoptic(overlap_polygons(true, true, (1, 1)), np.array([1]), np.array([0]), 2, np.ones(1, bool))
+    assert other.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+def test_unknown_classes_and_places_that_are_not_judged():
+    true = shapely.box([0], 0, [10], 10)
+    unknown = count_panoptic(overlap_polygons(true, true, (1, 1)), np.array([0]), np.array([-1]), 1, np.ones(1, bool))
+    assert unknown.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    beside = overlap_polygons(shapely.box([50], 0, [60], 10), true, (1, 1))
+    unjudged = count_panoptic(beside, np.array([0]), np.array([0]), 1, np.zeros(1, bool))
+    assert unjudged.values.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+    assert jaccard_areas(beside, np.zeros(1, bool)).tolist() == [0, 100]
+    assert jaccard_areas(beside).tolist() == [0, 200]
+
+
+def test_nothing_there():
+    nothing = np.zeros(0, object)
+    overlaps = overlap_polygons(nothing, nothing, (1, 1))
+    counts = count_panoptic(overlaps, np.zeros(0, int), np.zeros(0, int), 1, np.zeros(0, bool))
+    assert isinstance(counts, PanopticCounts)
+    assert np.isnan(counts.quality).all()
+    assert jaccard_ratio(jaccard_areas(overlaps)) == 1

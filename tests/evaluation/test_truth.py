@@ -1,0 +1,126 @@
+"""Truth from tables, GeoJSON and masks; every fault names its file."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+
+from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.evaluation.region import read_region
+from muse_pipeline.evaluation.truth import read_points, read_truth
+
+MPP = (0.5, 0.5)
+
+
+def feature(geometry, class_name=None, kind="detection", **properties):
+    classification = {"classification": {"name": class_name, "color": [1, 2, 3]}} if class_name else {}
+    properties = {"objectType": kind, **classification, **properties}
+    return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(geometry)), "properties": properties}
+
+
+def write_features(path, *features):
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_a_table_is_read_and_its_faults_are_named(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text("x,y,class\n1.5,2,a\n3,4,b\n5,6,\n")
+    assert read_points(path, ["b", "a"]).label.tolist() == [1, 0, -1]
+    faults = {
+        "x,y,class\n1,2,c\n": "class 'c'",
+        "x,y,class\n1,2,NA\n": "class 'NA'",
+        "x,y,class\n1,2,a\noops,2,a\n": "line 3",
+        "x,y,class\n1,2,a\n1,2,a\ninf,2,a\n": "line 4",
+        "x,y,class\n1,2,a,4\n1,2,3,4,5,6\n": "not readable as CSV",
+        "x,y\n1,2\n": "class",
+        "": "not readable as CSV",
+    }
+    for text, message in faults.items():
+        path.write_text(text)
+        with pytest.raises(LabelError, match=message) as error:
+            read_points(path, ["a"])
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(LabelError, match="not readable as CSV"):
+        read_points(tmp_path, ["a"])
+    with pytest.raises(LabelError, match="no such file"):
+        read_truth(tmp_path / "none.csv", ["a"], MPP)
+
+
+def test_tabs_and_a_suffix_that_nobody_knows(tmp_path):
+    path = tmp_path / "truth.tsv"
+    path.write_text("class\ty\tx\na\t1\t2\n")
+    truth = read_truth(path, ["a"], MPP)
+    assert truth.nuclei.xy.tolist() == [[2, 1]]
+    assert truth.outlines is None
+    other = tmp_path / "truth.xlsx"
+    other.write_bytes(b"PK")
+    with pytest.raises(LabelError, match=r"truth\.xlsx: no kind of truth"):
+        read_truth(other, ["a"], MPP)
+
+
+def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
+    square = shapely.box(10, 10, 20, 20)
+    path = write_features(
+        tmp_path / "s.geojson",
+        feature(shapely.box(0, 0, 400, 400), "Region*", "annotation"),
+        feature(shapely.box(500, 0, 600, 100), None, "annotation", name="Region"),
+        feature(shapely.box(0, 0, 900, 900), "Tissue", "annotation"),
+        feature(square, "a"),
+        feature(shapely.box(100, 100, 110, 110)),
+    )
+    truth = read_truth(path, ["a"], MPP, offset_px=(1000, 0))
+    assert truth.nuclei.xy.tolist() == [[1015, 15], [1105, 105]]
+    assert truth.nuclei.label.tolist() == [0, -1]
+    assert shapely.area(truth.outlines).tolist() == [100, 100]
+    assert truth.region.area == 400 * 400 + 100 * 100
+    assert truth.region.bounds[0] == 1000
+    mixed = write_features(
+        tmp_path / "m.geojson", feature(square, "a"), feature(shapely.Point(5, 6), "a", "annotation")
+    )
+    truth = read_truth(mixed, ["a"], MPP)
+    assert truth.outlines is None
+    assert truth.nuclei.xy.tolist() == [[15, 15], [5, 6]]
+    assert truth.region is None
+
+
+def test_an_unknown_class_or_an_area_that_is_no_nucleus_names_the_file(tmp_path):
+    path = write_features(tmp_path / "s.geojson", feature(shapely.Point(1, 2), "c"))
+    with pytest.raises(LabelError, match=r"s\.geojson: unknown class 'c'"):
+        read_truth(path, ["a"], MPP)
+    write_features(path, feature(shapely.box(0, 0, 400, 400), None, "annotation"))
+    with pytest.raises(LabelError, match=r"s\.geojson, feature 1: covers more .* class 'Region'"):
+        read_truth(path, ["a"], MPP)
+
+
+def test_a_mask_gives_outlines_without_classes(tmp_path):
+    picture = np.zeros((40, 60), np.uint16)
+    picture[10:20, 30:40] = 7
+    picture[25:31, 5:9] = 300
+    cv2.imwrite(str(tmp_path / "s.png"), picture)
+    truth = read_truth(tmp_path / "s.png", ["a"], MPP)
+    assert truth.nuclei.xy.tolist() == [[35, 15], [7, 28]]
+    assert truth.nuclei.label.tolist() == [-1, -1]
+    assert shapely.area(truth.outlines).tolist() == [100, 24]
+    cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(LabelError, match=r"colour\.png: has colours"):
+        read_truth(tmp_path / "colour.png", ["a"], MPP)
+    with pytest.raises(LabelError, match=r"none\.png: not readable"):
+        read_truth(tmp_path / "none.png", ["a"], MPP)
+
+
+def test_a_region_from_a_file_of_its_own(tmp_path):
+    path = write_features(tmp_path / "r.geojson", feature(shapely.box(0, 0, 10, 20), "whatever", "annotation"))
+    assert read_region(path, None, (5, 0)).bounds == (5, 0, 15, 20)
+    mask = np.zeros((10, 20), np.uint8)
+    mask[5:, :10] = 255
+    cv2.imwrite(str(tmp_path / "r.png"), mask)
+    assert read_region(tmp_path / "r.png", (200, 100)).bounds == (0, 50, 100, 100)
+    with pytest.raises(LabelError, match=r"slide\.json"):
+        read_region(tmp_path / "r.png", None)
+    write_features(path, feature(shapely.Point(1, 2)))
+    with pytest.raises(GeoJSONError, match="holds no area"):
+        read_region(path, None)
