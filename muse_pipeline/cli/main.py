@@ -15,6 +15,7 @@ VERBS = (
     "inspect",
     "tissue",
     "tile",
+    "import-checkpoint",
     "finetune",
     "export",
     "detect",

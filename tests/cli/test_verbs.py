@@ -53,6 +53,7 @@ BAD_INPUT = {
         *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
     ],
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "import-checkpoint": ["{noise}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],

@@ -1,0 +1,28 @@
+"""Take over a released MUSE checkpoint as one of ours: a backbone to fine-tune from or to probe.
+
+The backbone is told from the file: names and shapes say which network it is, the end of the file's name (224 or 512) or
+its table of positions which window it was trained with.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse import-checkpoint``."""
+    parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="checkpoint.pt to write")
+    parser.add_argument("--backbone", metavar="NAME", help="which one it is, where the file does not tell")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="read a file that holds more than tensors, which can run any code: only from a source you trust",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Import one checkpoint."""
+    from muse_pipeline.training.imported import import_checkpoint
+
+    name = import_checkpoint(args.checkpoint, args.output, args.backbone, args.trust_pickle)
+    print(f"{args.output}: {name}")

@@ -1,0 +1,83 @@
+"""Taking over a checkpoint of the MUSE authors as one of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.architecture import describe_misfit, matching_backbones, nearest_backbone, positions_grid
+from muse_pipeline.models.official import backbone_weights, load_weights, read_pickle
+from muse_pipeline.models.vit import PATCH_PX
+from muse_pipeline.training.checkpoint import FORMAT, Checkpoint, save_checkpoint
+
+
+def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
+    """Write a released file as a checkpoint of ours that holds a backbone alone.
+
+    The positional table is stored as the authors' loader makes it, resampled to the network's grid, so that reading our
+    file resamples nothing.
+
+    Args:
+        path: the released file.
+        output: of ours.
+        name: of the backbone; told from names, shapes, positions and the file's name without it.
+        trust_pickle: see ``initial.load_backbone``.
+
+    Returns:
+        The backbone's name.
+
+    Raises:
+        CheckpointError: the file cannot be read, is ours already, or fits no registered backbone, or two.
+    """
+    state = read_pickle(path, trust_pickle)
+    if state.get("format") == FORMAT:
+        raise CheckpointError(f"{path}: is a checkpoint of this pipeline already; use it as it is")
+    weights = backbone_weights(state, path)
+    name = name or recognise_backbone(weights, path)
+    backbone = BACKBONES[name]()
+    with path.open("rb") as content:
+        checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    load_weights(backbone, weights, path, always_resample=True)
+    meta = {
+        "kind": "backbone",
+        "backbone": name,
+        "positions": "resampled as the authors' loader does",
+        "source": {"file": path.name, "sha256": checksum},
+    }
+    save_checkpoint(output, Checkpoint(backbone.state_dict(), {}, meta))
+    return name
+
+
+def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
+    """The registered name that the weights belong to.
+
+    Networks of one architecture differ in the window they were trained with (224 or 512 px): the end of the file's name
+    says which (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
+
+    Raises:
+        CheckpointError: no network fits exactly, or several do.
+    """
+    names = matching_backbones(weights)
+    if not names:
+        near = nearest_backbone(weights)
+        misfit = describe_misfit(weights, BACKBONES[near]().state_dict())
+        raise CheckpointError(
+            f"{path}: fits no known backbone; against the nearest, {near}, it is {misfit}; known: "
+            f"{', '.join(BACKBONES.names())}"
+        )
+    grid = positions_grid(weights)
+    by_name = re.search(r"[-_](\d+)$", path.stem)
+    sides = [by_name[1]] if by_name else []
+    sides += [str(grid * PATCH_PX)] if grid else []
+    for side in sides:
+        if chosen := [name for name in names if name.endswith(f"_{side}")]:
+            names = chosen
+            break
+    if len(names) > 1:
+        raise CheckpointError(f"{path}: fits {' and '.join(names)}; say which with --backbone")
+    return names[0]
