@@ -10,12 +10,12 @@ import shapely
 from muse_pipeline.data.annotations import Annotations, class_index
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, are_called
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects, read_geojson
 from muse_pipeline.nuclei.rays import polygons_to_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
-LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
 
 
@@ -49,7 +49,7 @@ def read_annotated(
         objects = read_geojson(path, offset_px)
     except (GeoJSONError, OSError) as error:
         raise LabelError(str(error)) from error
-    is_region, is_ignored = _are_called(objects, (source.region_class,)), _are_called(objects, source.ignore)
+    is_region, is_ignored = are_called(objects, (source.region_class,)), are_called(objects, source.ignore)
     chosen = np.flatnonzero(~is_region & ~is_ignored)
     labels = [_label(objects, i, path, source, classes) for i in chosen]
     parts, owner = shapely.get_parts(objects.geometry[chosen], return_index=True)
@@ -57,15 +57,6 @@ def read_annotated(
     xy, rays = _measure(parts, places, path, source, mpp, n_rays)
     nuclei = Nuclei(xy, frame, rays=rays, label=np.array(labels, np.int32)[owner])
     return Annotations(path, nuclei, places, "feature", _regions(objects, is_region, path))
-
-
-def _are_called(objects: GeoJSONObjects, words: tuple[str, ...]) -> np.ndarray:
-    """Which objects have one of these classes or are annotations of such a name; QuPath ends some with ``*``."""
-    named = np.where(objects.object_type == "annotation", objects.name, None)
-    return np.array(
-        [any(str(word).rstrip("*") in words for word in pair) for pair in zip(objects.class_name, named, strict=True)],
-        bool,
-    )
 
 
 def _label(objects: GeoJSONObjects, index: int, path: Path, source: LabelSource, classes: tuple[str, ...]) -> int:
@@ -102,7 +93,7 @@ def _measure(
 def _regions(objects: GeoJSONObjects, is_region: np.ndarray, path: Path) -> np.ndarray:
     """The polygons of the regions."""
     for geometry, number in zip(objects.geometry[is_region], objects.number[is_region], strict=True):
-        if geometry.geom_type not in {"Polygon", "MultiPolygon"} or not geometry.area:
+        if geometry.geom_type not in {"Polygon", "MultiPolygon"} or geometry.is_empty:
             raise LabelError(f"{path}, feature {number}: a region must be a closed area; draw it again")
         if not geometry.is_valid:
             why = shapely.is_valid_reason(geometry)
