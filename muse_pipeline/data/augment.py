@@ -54,6 +54,8 @@ class LabelledBatch(NamedTuple):
         xy: (B, M, 2) window px; padding lies at -1e6.
         label: (B, M) class index, -1 unknown.
         rays: (B, M, R) um, NaN unknown.
+        region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region, 0
+            outside it; None: every window is annotated everywhere.
     """
 
     pixels: Tensor
@@ -61,6 +63,7 @@ class LabelledBatch(NamedTuple):
     xy: Tensor
     label: Tensor
     rays: Tensor
+    region: Tensor | None = None
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

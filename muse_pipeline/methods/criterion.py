@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.models.heads import NucleusMaps
+
+RIM_UM = 3.0  # nuclei cut by the border of an annotated region have no label: nothing so near to it is background
 
 
 class Criterion(nn.Module):
     """Built from (mpp, class_weights): um per pixel of the windows, and (C,) weights of the classes."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """``"loss"`` and its terms by name."""
+        """``"loss"`` and its terms by name; none has a gradient where nothing is known (``batch.region``)."""
         raise NotImplementedError
+
+
+def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+    """Two (B, 1, h, w) of 0 and 1: where nuclei are known, and where what is no nucleus is known to be background."""
+    if batch.region is None:
+        everywhere = torch.ones_like(maps.centre)
+        return everywhere, everywhere
+    depth_um = batch.region[:, None]
+    return (depth_um > 0).to(maps.centre), (depth_um >= RIM_UM).to(maps.centre)
 
 
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.data.targets import dense_targets
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.methods import CRITERIA
-from muse_pipeline.methods.criterion import Criterion, mean_over
+from muse_pipeline.methods.criterion import Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 from muse_pipeline.models.readout import CELL_PX
 
@@ -36,15 +36,19 @@ class DenseCriterion(Criterion):
         """Four terms; rays count double, all others once."""
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, batch.label, batch.rays, cells, CELL_PX, self.sigma_px)
-        known = target.weight[:, 0] * (target.label >= 0)
+        inside, background = known_cells(maps, batch)
+        weight = target.weight * inside
+        known = weight[:, 0] * (target.label >= 0)
         cross_entropy = functional.cross_entropy(
             maps.label, target.label.clamp(min=0), self.class_weights, reduction="none"
         )
-        has_rays = target.weight * target.rays[:, :1].isfinite()
+        has_rays = weight * target.rays[:, :1].isfinite()
         rays = (maps.rays - target.rays.nan_to_num()).abs() / MEAN_RADIUS_UM
         terms = {
-            "centre": penalty_reduced_focal(maps.centre, target.centre, torch.ones_like(target.centre)),
-            "offset": mean_over((maps.offset - target.offset).abs().mean(1, keepdim=True), target.weight),
+            "centre": penalty_reduced_focal(
+                maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
+            ),
+            "offset": mean_over((maps.offset - target.offset).abs().mean(1, keepdim=True), weight),
             "label": mean_over(cross_entropy, known),
             "rays": mean_over(rays.mean(1, keepdim=True), has_rays),
         }
