@@ -1,0 +1,83 @@
+"""A small picture of drawn nuclei, and label files of every format that say where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.labels import read_labelled_images
+
+CLASSES = ("Dark", "Pale")
+GROUND, NUCLEUS = (235, 190, 215), (90, 60, 130)
+RADIUS_PX = 6
+
+
+def draw_nuclei(size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RADIUS_PX) -> np.ndarray:
+    """(h, w, 3) uint8: a disc around every position (N, 2), edges smooth, ground and grain of H&E."""
+    y, x = np.mgrid[: size_px[1], : size_px[0]] + 0.5
+    nearest, _ = cKDTree(xy).query(np.stack([x, y], -1))
+    share = np.clip(radius_px + 0.5 - nearest, 0, 1)[..., None]
+    grain = np.random.default_rng(0).normal(0, 3, (size_px[1], size_px[0], 3))
+    return np.clip(np.array(GROUND) * (1 - share) + np.array(NUCLEUS) * share + grain, 0, 255).astype(np.uint8)
+
+
+def grid_xy(size_px: tuple[int, int], step_px: int = 40, first_px: int = 20) -> np.ndarray:
+    """(N, 2) centres of pixels, evenly spread."""
+    x, y = np.meshgrid(np.arange(first_px, size_px[0] - 10, step_px), np.arange(first_px, size_px[1] - 10, step_px))
+    return np.stack([x.ravel(), y.ravel()], 1) + 0.5
+
+
+def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y class", **settings) -> LabelSource:
+    """Folders ``images`` (one picture, P.png, 120 x 90 px) and ``labels`` (one file, ``name``)."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    size = (120, 90)
+    cv2.imwrite(str(folder / "images" / "P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
+    (folder / "labels" / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return LabelSource(folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings})
+
+
+def read(*sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings) -> list[LabelledImage]:
+    """The images of sources, as a model with the classes Dark and Pale reads them."""
+    return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
+
+
+def disc(x: float, y: float, radius: float = RADIUS_PX, n: int = 32) -> dict:
+    """A polygon as GeoJSON."""
+    angles = 2 * np.pi * np.arange(n + 1) / n
+    ring = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1).tolist()
+    return {"type": "Polygon", "coordinates": [[*ring[:-1], ring[0]]]}
+
+
+def box(left: float, top: float, right: float, bottom: float) -> dict:
+    """A rectangle as GeoJSON."""
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def point(x: float, y: float) -> dict:
+    """A point as GeoJSON."""
+    return {"type": "Point", "coordinates": [x, y]}
+
+
+def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str:
+    """A FeatureCollection of (geometry, class name) as QuPath writes it."""
+    return json.dumps(
+        {
+            "type": "FeatureCollection",
+            "features": [
+                {
+                    "type": "Feature",
+                    "geometry": geometry,
+                    "properties": {"objectType": kind, **({"classification": {"name": word}} if word else {})},
+                }
+                for geometry, word in features
+            ],
+        }
+    )
