@@ -127,6 +127,7 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.register_buffer("baked_positions", None, persistent=False)
+        self.baked_grid: tuple[int, int] | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -139,21 +140,23 @@ class VisionTransformer(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """The positional table for a (rows, columns) grid of patches."""
+        if grid == self.baked_grid:
+            return self.baked_positions
         own = square_grid(self.pos_embed)
         return self.pos_embed if grid == (own, own) else resample_positions(self.pos_embed, grid)
 
     @torch.no_grad()
     def bake_positions(self, grid: tuple[int, int]) -> None:
         """Fix the table for one grid, as a constant: an exported graph then holds no resampling of it."""
-        self.baked_positions = self.positions(grid).detach().clone()
+        self.baked_grid = None
+        self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """The one final LayerNorm is applied to every tap, and the class token is that of the last."""
         patches = self.patch_embed(image)
         rows, columns = patches.shape[-2:]
         tokens = torch.cat((self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)
-        positions = self.baked_positions
-        tokens = tokens + (self.positions((rows, columns)) if positions is None else positions)
+        tokens = tokens + self.positions((rows, columns))
         taps = []
         for index, block in enumerate(self.blocks):
             tokens = block(tokens)
