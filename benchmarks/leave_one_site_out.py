@@ -25,7 +25,8 @@ from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour
-from muse_pipeline.training.finetune import FinetuneConfig, finetune, load_finetune_config
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 
 SITES = ("A7", "A8", "AC")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
@@ -45,25 +46,11 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
-    config = change(load_finetune_config(args.config, args.data), args.set)
+    config = load_finetune_config(args.config, args.data, args.set)
     for fold in args.folds:
         scores = run_fold(config, fold, args.output / fold, args.accelerator)
         (args.output / f"{fold}.json").write_text(json.dumps(scores, indent=1))
         print(fold, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
-
-
-def change(config: FinetuneConfig, settings: list[str]) -> FinetuneConfig:
-    """Apply ``a.b=value`` settings."""
-    import yaml
-
-    for setting in settings:
-        key, value = setting.split("=", 1)
-        head, _, tail = key.partition(".")
-        new = yaml.safe_load(value)
-        if tail:
-            new = dataclasses.replace(getattr(config, head), **{tail: new})
-        config = dataclasses.replace(config, **{head: new})
-    return config
 
 
 def split_sources(config: FinetuneConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:

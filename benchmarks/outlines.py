@@ -30,7 +30,8 @@ from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.finetune import FinetuneConfig, finetune, load_finetune_config
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 
 FOLDS = 5
 
@@ -52,7 +53,7 @@ def main() -> None:
         dataclasses.replace(source, weight=args.weight) if source.format == "instances" else source
         for source in config.sources
     )
-    config = dataclasses.replace(config, initial=args.initial, schedule=schedule, sources=sources)
+    config = dataclasses.replace(config, checkpoint=args.initial, schedule=schedule, sources=sources)
     masked = next(source for source in config.sources if source.format == "instances")
     scores: dict[str, list[OutlineScores]] = {"outlines": [], "circles": []}
     for fold in range(FOLDS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -14,8 +15,13 @@ from muse_pipeline.errors import ConfigError
 C = TypeVar("C")
 
 
-def load_config(path: Path | str, kind: type[C]) -> C:
+def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) -> C:
     """Read ``path`` (YAML) into the frozen dataclass ``kind``.
+
+    Args:
+        path: of the file.
+        kind: what its settings are.
+        changes: ``key=value`` that replace what the file says; ``a.b`` is setting b of a, ``a.0`` the first of a list.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type.
@@ -28,7 +34,29 @@ def load_config(path: Path | str, kind: type[C]) -> C:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
-    return parse_config(values or {}, kind, where=str(path))
+    values = values or {}
+    for change in changes:
+        _apply(change, values)
+    return parse_config(values, kind, where=str(path))
+
+
+def _apply(change: str, values: Any) -> None:
+    """Make one ``a.b=value`` in nested dictionaries and lists; what is no setting is found when they are parsed."""
+    import yaml
+
+    key, equals, text = change.partition("=")
+    *outer, last = key.split(".")
+    try:
+        if not equals:
+            raise ValueError("there is no '='")
+        for name in outer:
+            values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
+        values[int(last) if isinstance(values, list) else last] = yaml.safe_load(text)
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"change '{change}': not usable ({reason}); write key=value, as in schedule.steps=100"
+        ) from error
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
@@ -61,7 +89,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one l
     if origin in (typing.Union, UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), where)
+        kinds = [a for a in arguments if a is not type(None)]
+        return _convert(value, type(value) if type(value) in kinds else kinds[0], where)
     if dataclasses.is_dataclass(hint):
         return parse_config(value, hint, where)
     if origin is tuple and isinstance(value, (list, tuple)):

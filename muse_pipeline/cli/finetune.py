@@ -1,7 +1,7 @@
 """Train a nucleus detector on labelled images, as a config describes.
 
-Writes checkpoint.pt, the resolved config.json, metrics.jsonl and curves.png into the run folder. A run that was stopped
-goes on from its last resume point when the same command is given again.
+Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png. A
+run that was stopped goes on from its last resume point when the same command is given again.
 """
 
 import argparse
@@ -16,22 +16,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    parser.add_argument(
+        "--accelerator",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="what computes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings of the config, as in schedule.steps=100",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Train one detector."""
-    from muse_pipeline.cli.progress import show_progress
-    from muse_pipeline.training.curves import draw_curves
-    from muse_pipeline.training.finetune import finetune, load_finetune_config
+    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.training.finetune import finetune
+    from muse_pipeline.training.finetune_config import load_finetune_config
 
-    config = load_finetune_config(args.config, args.data)
-    with show_progress("steps") as progress:
-        finetune(
-            config,
-            args.output,
-            args.accelerator,
-            args.threads,
-            lambda step, _: progress(step + 1, config.schedule.steps),
-        )
-    draw_curves(args.output / "metrics.jsonl", args.output / "curves.png")
+    config = load_finetune_config(args.config, args.data, args.set)
+    with show_steps(config.schedule.steps) as (say, progress):
+        finetune(config, args.output, args.accelerator, args.threads, args.devices, say, progress)

@@ -19,3 +19,28 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield show
+
+
+@contextmanager
+def show_steps(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, dict[str, float]], None]]]:
+    """Give a function that says a sentence and one that takes (steps done, losses).
+
+    On a terminal the losses stand beside a bar; in a log file each call is a line.
+    """
+    from tqdm import tqdm
+
+    on_terminal = sys.stderr.isatty()
+    with tqdm(total=total, unit=" steps", disable=not on_terminal) as bar:
+
+        def say(sentence: str) -> None:
+            bar.write(sentence, file=sys.stderr)
+
+        def show(done: int, losses: dict[str, float]) -> None:
+            words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            if on_terminal:
+                bar.set_postfix_str(words)
+                bar.update(done - bar.n)
+            else:
+                say(f"step {done} of {total}: {words}")
+
+        yield say, show

@@ -14,8 +14,8 @@ from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.finetune import FinetuneConfig, load_network
+from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
+from muse_pipeline.training.finetune_config import FinetuneConfig
 
 OPSET = 18
 
@@ -26,13 +26,13 @@ def load_detector(path: Path) -> tuple[DetectionGraph, ModelCard]:
     Raises:
         CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
     """
-    state, meta = load_checkpoint(path)
-    if "detector" not in state:
-        raise CheckpointError(f"{path}: holds no detector (kind: {meta.get('kind')}); finetune one first")
-    config = parse_config(meta["config"], FinetuneConfig, str(path))
-    reference = parse_config(meta["colour"], ColourReference, str(path))
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.head:
+        raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
+    config = parse_config(checkpoint.meta["config"], FinetuneConfig, str(path))
+    reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     detector = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-    load_network(detector, path)
+    load_detector_weights(detector, checkpoint, path)
     card = ModelCard(
         name=config.name,
         mpp=config.mpp,

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 class Method(nn.Module):
     """Owns the networks and the losses; the loop owns devices, optimiser, schedule and checkpoints."""
 
+    def forward(self, batch: tuple, turn: int, progress: float) -> dict[str, Tensor]:
+        """``losses``, by the way that precision and processes are arranged on."""
+        return self.losses(batch, turn, progress)
+
     def losses(self, batch: tuple, turn: int, progress: float) -> dict[str, Tensor]:
         """Losses of one batch: ``"loss"`` is minimised, every other entry is logged under its name.
 

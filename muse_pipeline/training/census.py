@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from muse_pipeline.data.labels import LabelledImage
+from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_for_slide
@@ -36,11 +36,25 @@ def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
     """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei."""
-    labels = np.concatenate([image.nuclei.label for image in images])
-    counts = np.bincount(labels[labels >= 0], minlength=n_classes).astype(float)
-    if not counts.all():
-        raise ConfigError(
-            "at least one class has no labelled nucleus in the training images; correct `classes` or `sources`"
-        )
+    counts = count_classes(images, n_classes).astype(float)
     weights = counts**-0.5
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+
+def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
+    """(C,) nuclei of each class."""
+    labels = np.concatenate([image.nuclei.label for image in images])
+    return np.bincount(labels[labels >= 0], minlength=n_classes)
+
+
+def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
+    """A class without nuclei can neither be learnt nor scored.
+
+    Raises:
+        ConfigError: there is one; it and the ``split`` are named.
+    """
+    missing = [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
+    if missing:
+        raise ConfigError(
+            f"the {split} images hold no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
+        )

@@ -1,26 +1,28 @@
-"""The losses of a run as a picture."""
+"""The losses and scores of a run as a picture."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from muse_pipeline.files import complete_file
+from muse_pipeline.training.metrics import Row
 
 
-def draw_curves(metrics: Path, output: Path) -> None:
-    """Draw every column of ``metrics.jsonl`` over the steps."""
-    import matplotlib
+def draw_curves(rows: list[Row], output: Path) -> None:
+    """Draw every column of ``rows`` over the steps at which it is given."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in rows[0] if name != "step"]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(3 * len(names), 2.6), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.plot([row["step"] for row in rows], [row[name] for row in rows], linewidth=0.8)
-        axis.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
+    n_columns = min(len(names), 5)
+    n_rows = -(-len(names) // max(n_columns, 1))
+    figure = Figure(figsize=(3 * max(n_columns, 1), 2.6 * max(n_rows, 1)))
+    FigureCanvasAgg(figure)
+    for index, name in enumerate(names, 1):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axis = figure.add_subplot(n_rows, n_columns, index)
+        axis.plot(*zip(*points, strict=True), linewidth=0.8, marker="." if len(points) < 20 else None)
+        axis.set(title=name, xlabel="step", ylim=(0, None))
+    figure.tight_layout()
     with complete_file(output) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
-    pyplot.close(figure)

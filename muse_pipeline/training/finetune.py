@@ -3,117 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
-from muse_pipeline.config import load_config, parse_config
-from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.labels import LabelSource, read_labelled_images
+from muse_pipeline.data.label_summary import check_leaks, summarise_labels
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import read_json, write_json
-from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.methods import METHODS
+from muse_pipeline.methods.base import Method
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.census import REFERENCE_STAINS, class_weights, colour_reference, image_colour
-from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from muse_pipeline.training.loop import Schedule, train
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What the card says about running the model (see ``ModelCard``)."""
-
-    input_px: int = 1024
-    halo_px: int = 32
-    batch: int = 1
-    capacity: int = 8192
-    threshold: float = 0.4
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """A training run.
-
-    Attributes:
-        name: of the model.
-        backbone: registered name.
-        mpp: um per pixel the network works at.
-        classes: what it tells apart, in order.
-        sources: labelled images.
-        schedule: how long and how fast.
-        licence: of the weights.
-        training_data: for the card, in words.
-        limits: for the card, in words.
-        initial: checkpoint to start from; its network and classes must be these. Random weights without one.
-        method: registered name of the way of training.
-        head: registered name.
-        n_rays: rays per outline.
-        colour: "macenko" or "identity": how a slide's colour is taken to the reference.
-        window_px: side of a training window.
-        batch: windows per step.
-        seed: of weights and windows.
-        precision: as Lightning Fabric names it.
-        augmentation: how far windows are varied.
-        export: how the model will be run.
-        metrics: measured elsewhere, for the card.
-    """
-
-    name: str
-    backbone: str
-    mpp: float
-    classes: tuple[NucleusClass, ...]
-    sources: tuple[LabelSource, ...]
-    schedule: Schedule
-    licence: str
-    training_data: str
-    limits: str = ""
-    initial: Path | None = None
-    method: str = "detector"
-    head: str = "dense"
-    n_rays: int = 32
-    colour: str = "macenko"
-    window_px: int = 256
-    batch: int = 16
-    seed: int = 0
-    precision: str = "32-true"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    export: ExportSettings = field(default_factory=ExportSettings)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
-
-
-def load_finetune_config(path: Path, data: Path | None = None) -> FinetuneConfig:
-    """Read a config; the paths of its sources start at ``data``, else at its own folder, where ``initial`` always does.
-
-    Raises:
-        ConfigError: see ``config.load_config``.
-    """
-    config = load_config(path, FinetuneConfig)
-    root = (data or Path(path).parent).resolve()
-    if config.initial is not None:
-        config = dataclasses.replace(config, initial=(Path(path).parent / config.initial).resolve())
-    sources = tuple(
-        dataclasses.replace(
-            source,
-            **{
-                name: root / value
-                for name in ("images", "labels", "points", "split")
-                if (value := getattr(source, name)) is not None
-            },
-        )
-        for source in config.sources
-    )
-    return dataclasses.replace(config, sources=sources)
+from muse_pipeline.training.census import (
+    REFERENCE_STAINS,
+    class_weights,
+    colour_reference,
+    image_colour,
+    require_every_class,
+)
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.finetune_config import CARD_ONLY, FinetuneConfig, require_known_names
+from muse_pipeline.training.loop import train
+from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.run_folder import RunFolder, plain_settings
+from muse_pipeline.training.start import take_over
+from muse_pipeline.training.validation import Validation
 
 
 def finetune(
@@ -121,25 +40,91 @@ def finetune(
     folder: Path,
     accelerator: str = "auto",
     threads: int = 1,
+    devices: int = 1,
+    say: Callable[[str], None] = lambda sentence: None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train and write ``checkpoint.pt``; the resolved config and the loss log lie beside it.
+    """Train and write ``checkpoint.pt``; settings, provenance and metrics lie beside it (``run_folder``).
+
+    Args:
+        config: of the run.
+        folder: of the run; one that was stopped goes on there.
+        accelerator: one of ``devices.ACCELERATORS``.
+        threads: of each process on a CPU.
+        devices: GPUs, or processes on a CPU; each trains on batches of its own.
+        say: called with sentences about the run by its first process.
+        progress: see ``loop.train``.
 
     Raises:
-        CheckpointError: the folder holds a run of another config.
-        ConfigError: a name in the config is not registered, or no nucleus has a known class.
+        CheckpointError: the folder holds a run of another config, or the checkpoint to start from does not fit.
+        ConfigError: a name in the config is not registered, or a class has no nucleus.
+        DivergedError: a loss is no longer a number.
         LabelError: a label file is missing or broken.
+        ProviderError: the devices are not there.
     """
-    _require_same_run(config, folder)
-    torch.manual_seed(config.seed)
+    require_known_names(config)
+    run = RunFolder(Path(folder))
+    provenance = describe_run(plain_settings(config, portable=True), (*config.sources, *config.validation))
+    run.require_same_run(config, provenance, CARD_ONLY)
     torch.set_num_threads(threads)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
-    fabric.launch()
-    write_json(folder / "config.json", _plain(config))
-    names = tuple(one.name for one in config.classes)
-    images = read_labelled_images(config.sources, names, config.mpp, config.n_rays)
+    images = _read_images(config.sources, config)
+    held = _read_images(config.validation, config) if config.validation else []
+    check_leaks(images, held)
+    require_every_class(images, config.class_names, "training")
     reference = colour_reference(images, config.colour)
-    windows = LabelledWindows(
+    method, origin = _build_method(config, images)
+    # All that a user may have got wrong is known by now: from here on there may be several processes.
+    fabric = open_fabric(accelerator, devices, config.precision)
+    windows = _make_windows(config, images, reference, fabric.device)
+    meta = _describe(config, images, reference)
+    validate = None
+    if held:
+        validate = Validation(
+            method.trained(),
+            held,
+            reference,
+            config,
+            lambda step, scores: save_checkpoint(run.best, _trained(method, {**meta, "step": step, "scores": scores})),
+        )
+    if fabric.is_global_zero:
+        run.describe(config, provenance)
+        _tell_labels(images, "training", config, run, say)
+        if held:
+            _tell_labels(held, "validation", config, run, say)
+        say(f"{len(images)} images, {len(held)} for validation; {config.backbone}, {config.head} head, from {origin}")
+    train(method, windows, config.schedule, run, fabric, config.seed, config.backbone_rate, validate, progress)
+    if fabric.is_global_zero:
+        end = _trained(method, {**meta, "step": config.schedule.steps})
+        save_checkpoint(run.checkpoint, _redescribed(load_checkpoint(run.best), meta) if held else end)
+    return run.checkpoint
+
+
+def _tell_labels(
+    images: list[LabelledImage], split: str, config: FinetuneConfig, run: RunFolder, say: Callable[[str], None]
+) -> None:
+    """Say what the labels hold, patient by patient; ``labels-<split>.tsv`` has a row per picture."""
+    summary = summarise_labels(images, config.class_names)
+    say(f"{split} labels:\n{summary.text()}")
+    summary.write(run.path / f"labels-{split}.tsv")
+
+
+def _read_images(sources: tuple, config: FinetuneConfig) -> list[LabelledImage]:
+    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays)
+
+
+def _build_method(config: FinetuneConfig, images: list[LabelledImage]) -> tuple[Method, str]:
+    """What is trained, from the weights that the config names, and these in words."""
+    torch.manual_seed(config.seed)
+    network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
+    origin = take_over(network, config) if config.checkpoint else "random weights"
+    weights = class_weights(images, len(config.classes))
+    return METHODS[config.method](network, config.head, config.mpp, weights), origin
+
+
+def _make_windows(
+    config: FinetuneConfig, images: list[LabelledImage], reference: ColourReference, device: torch.device
+) -> LabelledWindows:
+    return LabelledWindows(
         images,
         np.stack([image_colour(image, reference) for image in images]),
         np.array(reference.stains or REFERENCE_STAINS),
@@ -148,52 +133,28 @@ def finetune(
         config.batch,
         config.augmentation,
         config.seed,
-        fabric.device,
+        device,
     )
-    network = NucleusDetector(config.backbone, config.head, len(names), config.n_rays)
-    if config.initial is not None:
-        load_network(network, config.initial)
-    method = METHODS[config.method](network, config.mpp, class_weights(images, len(names)))
-    train(method, windows, config.schedule, folder, fabric, progress)
-    checkpoint = folder / "checkpoint.pt"
-    meta = {
-        "config": _plain(config),
-        "colour": dataclasses.asdict(reference),
+
+
+def _describe(config: FinetuneConfig, images: list[LabelledImage], reference: ColourReference) -> dict[str, Any]:
+    return {
         "kind": "detector",
-        "images": sorted(i.name for i in images),
+        "backbone": config.backbone,
+        "window_px": config.window_px,
+        "mpp": config.mpp,
+        "positions": "as trained",  # a positional table is read as it is, see ``models.official``
+        "config": plain_settings(config, portable=True),
+        "colour": dataclasses.asdict(reference),
+        "images": sorted(image.name for image in images),
     }
-    save_checkpoint(checkpoint, {"detector": method.trained().state_dict()}, meta)
-    return checkpoint
 
 
-def _require_same_run(config: FinetuneConfig, folder: Path) -> None:
-    """A run goes on under the config that it began with; what the card says may change at any time."""
-    if not (folder / "resume.pt").is_file():
-        return
-    described = {name: getattr(config, name) for name in CARD_ONLY}
-    begun = dataclasses.replace(
-        parse_config(read_json(folder / "config.json"), FinetuneConfig, str(folder)), **described
-    )
-    changed = [one.name for one in dataclasses.fields(config) if getattr(begun, one.name) != getattr(config, one.name)]
-    if changed:
-        raise CheckpointError(
-            f"{folder}: holds a run of another configuration ({', '.join(changed)} changed); choose another run folder "
-            "or delete it"
-        )
+def _trained(method: Method, meta: dict[str, Any]) -> Checkpoint:
+    network = method.trained()
+    return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
 
-def load_network(network: NucleusDetector, path: Path) -> None:
-    """Take over the weights of a checkpoint.
-
-    Raises:
-        CheckpointError: it holds no detector or one of another shape.
-    """
-    state, _ = load_checkpoint(path)
-    try:
-        network.load_state_dict(state["detector"])
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: does not fit the config's backbone, classes and rays; change either") from error
-
-
-def _plain(config: FinetuneConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+def _redescribed(checkpoint: Checkpoint, meta: dict[str, Any]) -> Checkpoint:
+    """The same weights under what the config says now."""
+    return dataclasses.replace(checkpoint, meta={**checkpoint.meta, **meta})

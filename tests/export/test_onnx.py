@@ -1,6 +1,6 @@
 """A trained network leaves as ONNX and finds the same nuclei there."""
 
-import json
+import dataclasses
 
 import numpy as np
 import onnx
@@ -44,9 +44,9 @@ def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
     ],
 )
 def test_parity_notices_another_network(run, tmp_path, rows, by):
-    state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
-    state["detector"]["head.out.bias"][rows] += by
-    save_checkpoint(tmp_path / "other.pt", {"detector": state["detector"]}, meta)
+    checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
+    checkpoint.head["out.bias"][rows] += by
+    save_checkpoint(tmp_path / "other.pt", checkpoint)
     with pytest.raises(ModelError, match="differs from its checkpoint"):
         check_parity(tmp_path / "other.pt", run / "model.onnx", run / "images")
 
@@ -123,16 +123,16 @@ def test_a_full_window_is_named(run, tmp_path):
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
-    state, meta = load_checkpoint(run / "run" / "checkpoint.pt")
-    meta["config"]["n_rays"] = 16
-    save_checkpoint(tmp_path / "c.pt", {"detector": state["detector"]}, meta)
+    checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
+    checkpoint.meta["config"]["n_rays"] = 16
+    save_checkpoint(tmp_path / "c.pt", checkpoint)
     with pytest.raises(CheckpointError, match="does not fit"):
         export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
-    save_checkpoint(tmp_path / "c.pt", {}, {"kind": "backbone"})
+    save_checkpoint(tmp_path / "c.pt", dataclasses.replace(checkpoint, head={}, meta={"kind": "backbone"}))
     with pytest.raises(CheckpointError, match="holds no detector"):
         export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
 
 
 def test_the_run_has_its_curves_and_config(run):
     assert (run / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((run / "run" / "config.json").read_text())["name"] == "tiny"
+    assert (run / "run" / "config.yaml").read_text().startswith("name: tiny")

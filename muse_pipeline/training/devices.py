@@ -1,0 +1,36 @@
+"""Where a run computes: one processor, one GPU, or several processes that share every step."""
+
+from __future__ import annotations
+
+from lightning_fabric import Fabric
+
+from muse_pipeline.errors import ProviderError
+
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+
+
+def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
+    """A launched Fabric; with more than one device this command starts itself again, once for each of the others.
+
+    Args:
+        accelerator: one of ``ACCELERATORS``.
+        devices: GPUs, or processes on a CPU.
+        precision: as Lightning Fabric names it.
+
+    Raises:
+        ProviderError: the devices are not there.
+    """
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            precision=precision,
+        )
+    except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
+        raise ProviderError(
+            f"{devices} x accelerator '{accelerator}' cannot be used here ({' '.join(str(error).split())}); see "
+            "`muse doctor`, or choose --accelerator cpu"
+        ) from error
+    fabric.launch()
+    return fabric

@@ -1,0 +1,41 @@
+"""How a trained model will be run: what the card says beyond the training itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muse_pipeline.errors import ConfigError
+
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """See ``inference.card.ModelCard``.
+
+    Attributes:
+        input_px: side of a window.
+        halo_px: border of a window whose nuclei belong to its neighbours.
+        batch: windows per call.
+        capacity: slots for nuclei per window.
+        threshold: score below which a slot stays empty.
+        precision: "fp32" or "fp16".
+        embedding: whether the graph also gives every nucleus its vector of the dense map.
+        colour_share: share of the way that a slide's stains are taken to the reference at run time, 0 to 1.
+    """
+
+    input_px: int = 1024
+    halo_px: int = 32
+    batch: int = 1
+    capacity: int = 8192
+    threshold: float = 0.4
+    precision: str = "fp32"
+    embedding: bool = False
+    colour_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"export: precision '{self.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+        for name in ("threshold", "colour_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"export: {name} is {getattr(self, name)}; give a number from 0 to 1")

@@ -1,0 +1,131 @@
+"""The settings of a fine-tuning run, from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muse_pipeline.config import load_config
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.predictor import BUILT_IN
+from muse_pipeline.methods import METHODS
+from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.training.export_settings import ExportSettings
+from muse_pipeline.training.schedule import Schedule
+
+PRECISIONS = ("32-true", "bf16-mixed")
+CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """A training run.
+
+    Attributes:
+        name: of the model.
+        backbone: registered name.
+        mpp: um per pixel the network works at.
+        classes: what it tells apart, in order.
+        sources: labelled images.
+        schedule: how long and how fast.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        checkpoint: what to start from: a file of ours, an official one or a built-in model's name. Its head is taken
+            too where it is of the same kind, classes and rays. Random weights without one.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        validation: labelled images of other patients; the run then keeps the weights that do best on them.
+        method: registered name of the way of training.
+        head: registered name.
+        n_rays: rays per outline.
+        colour: "macenko" or "identity": how a slide's colour is taken to the reference.
+        window_px: side of a training window.
+        region_px: side of the square that keeps its labels, for trials with labels of less than a window.
+        batch: windows per batch (and device).
+        backbone_rate: factor of the learning rate on the backbone.
+        seed: of weights and windows.
+        precision: "32-true" or "bf16-mixed".
+        augmentation: how far windows are varied.
+        export: how the model will be run.
+        metrics: measured elsewhere, for the card.
+    """
+
+    name: str
+    backbone: str
+    mpp: float
+    classes: tuple[NucleusClass, ...]
+    sources: tuple[LabelSource, ...]
+    schedule: Schedule
+    licence: str
+    training_data: str
+    limits: str = ""
+    checkpoint: Path | None = None
+    trust_pickle: bool = False
+    validation: tuple[LabelSource, ...] = ()
+    method: str = "detector"
+    head: str = "dense"
+    n_rays: int = 32
+    colour: str = "macenko"
+    window_px: int = 256
+    region_px: int | None = None
+    batch: int = 16
+    backbone_rate: float = 1.0
+    seed: int = 0
+    precision: str = "32-true"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return tuple(one.name for one in self.classes)
+
+
+def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> FinetuneConfig:
+    """Read a config.
+
+    Args:
+        path: of the YAML file; a ``checkpoint`` that is a path starts at its folder.
+        data: where the paths of label sources start; the config's own folder when not given.
+        changes: ``key=value``, see ``config.load_config``.
+
+    Raises:
+        ConfigError: see ``config.load_config``; or a name is not registered.
+    """
+    config = load_config(path, FinetuneConfig, changes)
+    root = (data or Path(path).parent).resolve()
+    if config.checkpoint is not None and not (BUILT_IN / f"{config.checkpoint}.pt").is_file():
+        config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
+    return dataclasses.replace(
+        config,
+        sources=tuple(_from_root(source, root) for source in config.sources),
+        validation=tuple(_from_root(source, root) for source in config.validation),
+    )
+
+
+def require_known_names(config: FinetuneConfig) -> None:
+    """Refuse what this version does not have, before any data is read.
+
+    Raises:
+        ConfigError: the nearest name is given.
+    """
+    for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head), (METHODS, config.method)):
+        registry[name]
+    if config.precision not in PRECISIONS:
+        raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+    names = config.class_names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+
+
+def _from_root(source: LabelSource, root: Path) -> LabelSource:
+    values = {one.name: getattr(source, one.name) for one in dataclasses.fields(source)}
+    return dataclasses.replace(
+        source, **{name: root / value for name, value in values.items() if isinstance(value, Path)}
+    )

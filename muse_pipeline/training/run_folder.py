@@ -1,0 +1,105 @@
+"""The folder of a run: what lies where, and whether a second start means the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.config import load_config
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.files import complete_file, read_json, write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings; ``muse finetune`` reads them again."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, command and checksums, see ``provenance``."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """See ``metrics.MetricsLog``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics drawn."""
+        return self.path / "curves.png"
+
+    @property
+    def resume(self) -> Path:
+        """See ``resume``."""
+        return self.path / "resume.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best validation so far."""
+        return self.path / "best.pt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What leaves the run: the best of the validations, or the end of a run without any."""
+        return self.path / "checkpoint.pt"
+
+    def require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
+        """A run goes on under the settings and the labels that it began with; where data lie does not matter.
+
+        Args:
+            config: the dataclass of settings given now.
+            provenance: as ``provenance.describe_run`` gives it now.
+            free: settings that train nothing and may change.
+
+        Raises:
+            CheckpointError: something else changed; it is named.
+        """
+        if not self.resume.is_file():
+            return
+        try:
+            begun = plain_settings(load_config(self.config, type(config)), portable=True)
+            labels = read_json(self.provenance)["labels"]
+        except (ValueError, OSError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
+            ) from error
+        given = plain_settings(config, portable=True)
+        changed = [f"setting '{name}'" for name in given if name not in free and given[name] != begun[name]]
+        found = provenance["labels"]
+        changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
+        if changed:
+            listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise CheckpointError(
+                f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder or "
+                "delete it"
+            )
+
+    def describe(self, config: Any, provenance: dict[str, Any]) -> None:
+        """Write the resolved settings and the provenance."""
+        import yaml
+
+        with complete_file(self.config) as partial:
+            partial.write_text(yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True))
+        write_json(self.provenance, provenance)
+
+
+def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
+    """A dataclass of settings as JSON has it; ``portable`` leaves the last name of each path, for other machines."""
+    return json.loads(
+        json.dumps(dataclasses.asdict(config), default=lambda value: value.name if portable else str(value))
+    )

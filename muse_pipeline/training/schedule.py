@@ -1,0 +1,56 @@
+"""How long a run lasts, how fast it learns and how often it is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from muse_pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Counts are optimiser steps.
+
+    Attributes:
+        steps: of the whole run.
+        learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
+        warmup: share of the steps spent rising.
+        weight_decay: AdamW's, on matrices and kernels only.
+        clip: largest norm of the gradient.
+        accumulate: batches whose mean gradient makes one step.
+        save_every: steps between resume points.
+        log_every: steps between lines of ``metrics.jsonl``.
+        validate_every: steps between validations, where the config names validation sources.
+    """
+
+    steps: int
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip: float = 5.0
+    accumulate: int = 1
+    save_every: int = 500
+    log_every: int = 50
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and value < 1:
+                raise ConfigError(f"schedule: {field.name} is {value}; give a whole number of 1 or more")
+            if field.type == "float" and not 0 <= value < math.inf:
+                raise ConfigError(f"schedule: {field.name} is {value}; give a finite number that is not negative")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of ``step``."""
+        rise = self.warmup * self.steps
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        done = (step - rise) / max(self.steps - rise, 1)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether what happens ``every`` so many steps, and at the end, happens after ``done`` steps."""
+        return done % every == 0 or done == self.steps

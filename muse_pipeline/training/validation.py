@@ -1,0 +1,119 @@
+"""How well the averaged network finds nuclei on pictures that it is not trained on, and which weights did best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
+from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.census import image_colour, require_every_class
+from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.metrics import MetricsLog
+from muse_pipeline.types import Frame
+
+SCORE = "validation mean class F1"  # at 3 um; what "best" means
+
+
+class Validation:
+    """Scores a network as it will be run, at the threshold of the card.
+
+    Args:
+        network: whose weights at the time of a call are scored.
+        images: labelled pictures at the config's mpp.
+        reference: of the run.
+        config: of the run.
+        keep: called with the step and the scores whenever they are better than all before.
+
+    Raises:
+        ConfigError: a class has no nucleus on the pictures.
+    """
+
+    def __init__(
+        self,
+        network: NucleusDetector,
+        images: list[LabelledImage],
+        reference: ColourReference,
+        config: FinetuneConfig,
+        keep: Callable[[int, dict[str, float]], None],
+    ):
+        require_every_class(images, config.class_names, "validation")
+        self.images, self.keep, self.classes = images, keep, config.class_names
+        self.colours = [image_colour(image, reference) for image in images]
+        self.predictor = NetworkPredictor(network, config, max(max(image.pixels.shape[:2]) for image in images))
+
+    def __call__(self, step: int, log: MetricsLog) -> None:
+        """Score, keep the weights if they are the best, log."""
+        best = max((row[SCORE] for row in log.read() if SCORE in row), default=-np.inf)
+        scores = self.scores()
+        if scores[SCORE] > best:
+            self.keep(step, scores)
+        log.append(step - 1, scores)
+
+    def scores(self) -> dict[str, float]:
+        """F1 in percent at 3 um: of any nucleus, of each class, and the mean over classes."""
+        network, was_training = self.predictor.network, self.predictor.network.training
+        network.eval()
+        counts = [
+            self._count(image, detect_image(self.predictor, image.pixels, colour))
+            for image, colour in zip(self.images, self.colours, strict=True)
+        ]
+        network.train(was_training)
+        scores = sum(counts[1:], counts[0]).scores(self.classes)
+        return {f"validation {name} F1": round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
+
+    def _count(self, image: LabelledImage, found: Nuclei) -> DetectionCounts:
+        true = replace(image.nuclei, frame=found.frame)
+        if image.region is not None:
+            column, row = found.xy.astype(int).T
+            found = found[image.region[row, column]]
+        return count_detections(found, true, len(self.classes), self.predictor.card.mpp)
+
+
+class NetworkPredictor:
+    """A network in torch behind the call of ``inference.predictor.Predictor``.
+
+    Args:
+        network: on any device.
+        config: of the run.
+        side_px: of the largest picture; windows are no larger than it takes.
+    """
+
+    def __init__(self, network: NucleusDetector, config: FinetuneConfig, side_px: int):
+        export, stride_px = config.export, network.backbone.stride_px
+        self.network = network
+        self.graph = DetectionGraph(network, export.threshold, export.capacity)
+        needed = -(-side_px // stride_px) * stride_px + 2 * export.halo_px
+        self.card = ModelCard(
+            name=config.name,
+            mpp=config.mpp,
+            input_px=min(export.input_px, needed),
+            halo_px=export.halo_px,
+            stride_px=stride_px,
+            batch=1,
+            capacity=export.capacity,
+            classes=config.classes,
+            threshold=export.threshold,
+            n_rays=config.n_rays,
+            readout=network.backbone.lattice.name,
+            licence=config.licence,
+            training_data=config.training_data,
+        )
+
+    @torch.no_grad()
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
+        """(1, S, S, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
+        device = next(self.network.parameters()).device
+        windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+        outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
+        xy, score, prob, rays = (values[0].float().cpu().numpy() for values in outputs[:4])
+        n = int((score > 0).sum())
+        label = prob[:n].argmax(1)
+        return [Nuclei(xy[:n], Frame.WINDOW, rays=rays[:n], label=label, score=score[:n], prob=prob[:n])]
