@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.annotated_region import IGNORED, REGION
 
 FORMATS = ("row column class", "x y class", "geojson", "instances")
 _TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
@@ -44,10 +45,10 @@ class LabelSource:
     slides: Path | None = None
     mpp: float | None = None
     class_map: dict[str, str | None] = field(default_factory=dict)
-    region_class: str = "Region"
+    region_class: str = REGION
     regions: Path | None = None
     outside: str = "refuse"
-    ignore: tuple[str, ...] = ("Tissue", "Ignore")
+    ignore: tuple[str, ...] = IGNORED
     allow_empty: bool = False
     points: Path | None = None
     split: Path | None = None
