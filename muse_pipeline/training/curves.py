@@ -22,7 +22,7 @@ def draw_curves(rows: list[Row], output: Path) -> None:
         points = [(row["step"], row[name]) for row in rows if name in row]
         axis = figure.add_subplot(n_rows, n_columns, index)
         axis.plot(*zip(*points, strict=True), linewidth=0.8, marker="." if len(points) < 20 else None)
-        axis.set(title=name, xlabel="step", ylim=(0, None))
-    figure.tight_layout()
+        axis.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))
+    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.2 / n_rows, top=1 - 0.12 / n_rows, wspace=0.3, hspace=0.6)
     with complete_file(output) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,177 @@
+"""The loop alone, on a method of a few numbers."""
+
+import math
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from muse_pipeline.errors import CheckpointError, ConfigError, DivergedError
+from muse_pipeline.methods.base import Method
+from muse_pipeline.training.loop import train
+from muse_pipeline.training.metrics import MetricsLog
+from muse_pipeline.training.optimiser import build_optimiser, set_rate
+from muse_pipeline.training.run_folder import RunFolder
+from muse_pipeline.training.schedule import Schedule
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+
+
+class Line(Method):
+    """Fits a line through a layer that drops inputs at random; diverges at a step of choice."""
+
+    def __init__(self, drop=0.0, diverges_at=-1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone, self.head = nn.Linear(4, 3), nn.Linear(3, 1)
+        self.drop, self.diverges_at = drop, diverges_at
+        self.register_buffer("n_steps", torch.tensor(0))
+
+    def losses(self, batch, turn, progress):
+        x, y = batch
+        hidden = self.backbone(nn.functional.dropout(x, self.drop))
+        self.seen_dtype = hidden.dtype
+        loss = (self.head(hidden).float() - y).square().mean()
+        return {"loss": loss * math.nan if turn == self.diverges_at else loss, "other": 2 * loss}
+
+    def after_step(self, progress):
+        self.n_steps += 1
+
+    def trained(self):
+        return self
+
+
+def batch_of(number, size=4):
+    generator = torch.Generator().manual_seed(number)
+    x = torch.randn(size, 4, generator=generator)
+    return x, x.sum(1, keepdim=True)
+
+
+def batch_of_three(number):
+    """What batches 3 n, 3 n + 1 and 3 n + 2 hold."""
+    return tuple(torch.cat(parts) for parts in zip(*(batch_of(3 * number + i) for i in range(3)), strict=True))
+
+
+def run(folder, method, batches=batch_of, precision="32-true", steps=12, **settings):
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric.launch()
+    folder.mkdir(exist_ok=True)
+    schedule = Schedule(steps, **{"save_every": 100, "log_every": 1, **settings})
+    train(method, batches, schedule, RunFolder(folder), fabric)
+    return MetricsLog(folder / "metrics.jsonl").read()
+
+
+def test_three_accumulated_batches_are_one_of_three_times_the_size(tmp_path):
+    parts, whole = Line(), Line()
+    rows = run(tmp_path / "parts", parts, accumulate=3)
+    expected = run(tmp_path / "whole", whole, batch_of_three)
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert parts.n_steps == 12
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 6, 11])
+def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
+    whole, parts = Line(drop=0.3), Line(drop=0.3)
+    run(tmp_path / "whole", whole, save_every=3)
+
+    def stops(number):
+        if number == killed_at:
+            raise KeyboardInterrupt
+        return batch_of(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", parts, stops, save_every=3)
+    torch.rand(7)  # another process would be elsewhere in its random numbers
+    again = Line(drop=0.3)
+    run(tmp_path / "parts", again, save_every=3)
+    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_it_stops_at_the_very_step_that_diverges_and_saves_nothing_there(tmp_path):
+    """Step 7 is not logged and would be saved."""
+    with pytest.raises(DivergedError, match=r"'loss' is no finite number at step 7.*lower `learning_rate`"):
+        run(tmp_path / "r", Line(diverges_at=7), save_every=4, log_every=5)
+    state = torch.load(tmp_path / "r" / "resume.pt", weights_only=True)
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["method"].values())
+    assert [row["step"] for row in MetricsLog(tmp_path / "r" / "metrics.jsonl").read()] == [0, 5]
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(tmp_path):
+    class Breaks(Line):
+        def after_step(self, progress):
+            self.n_steps += 1
+            if self.n_steps == 4:
+                self.head.bias.data.fill_(math.inf)
+
+    with pytest.raises(DivergedError, match=r"'head.bias' is no finite number at step 3"):
+        run(tmp_path / "r", Breaks(), save_every=4)
+    assert not (tmp_path / "r" / "resume.pt").exists()
+
+
+def test_half_precision_reaches_the_method(tmp_path):
+    """Fabric arranges precision on ``forward`` alone."""
+    method = Line()
+    run(tmp_path / "r", method, precision="bf16-mixed")
+    assert method.seen_dtype == torch.bfloat16
+    assert method.backbone.weight.dtype == torch.float32
+
+
+def test_the_backbone_has_a_rate_of_its_own_and_biases_do_not_decay():
+    method = Line()
+    optimiser = build_optimiser(method, Schedule(10, weight_decay=0.1), backbone_rate=0.25)
+    set_rate(optimiser, 0.4)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    }
+    assert found[id(method.backbone.weight)] == (0.1, 0.1)
+    assert found[id(method.backbone.bias)] == (0.1, 0.0)
+    assert found[id(method.head.weight)] == (0.4, 0.1)
+    assert found[id(method.head.bias)] == (0.4, 0.0)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", "list", "foreign", "other devices", "other network"])
+def test_a_resume_point_that_is_none_is_one_sentence(tmp_path, content):
+    run(tmp_path, Line(), steps=2)
+    path = tmp_path / "resume.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        state = torch.load(path, weights_only=True)
+        changed = {
+            "list": [1],
+            "foreign": {"step": 1},
+            "other devices": {**state, "processes": 2},
+            "other network": {**state, "method": {}},
+        }
+        torch.save(changed[content], path)
+    with pytest.raises(CheckpointError, match="resume.pt: ") as caught:
+        run(tmp_path, Line(), steps=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_off_last_line_is_forgotten(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for step in range(4):
+        log.append(step, {"loss": 1.0})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.forget_from(3)
+    assert [row["step"] for row in log.read()] == [0, 1, 2]
+    assert log.path.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}])
+def test_a_schedule_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Schedule(**{"steps": 5, **wrong})
