@@ -25,6 +25,7 @@ VERBS = (
     "report",
     "run",
     "evaluate",
+    "probe",
     "sheet",
     "demo-slide",
     "check-geojson",

@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification as DINO's authors and MUSE's do it: cosine, weights exp(similarity / 0.07)."""
+"""Weighted nearest neighbours as the authors of DINO and MUSE use them: cosine, weights exp(similarity / 0.07)."""
 
 from __future__ import annotations
 

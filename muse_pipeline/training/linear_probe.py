@@ -1,4 +1,4 @@
-"""One linear layer on frozen features, trained as MUSE's authors do; every epoch is kept, so that a split may choose."""
+"""A linear layer on frozen features, trained as MUSE's authors do; every epoch is kept, so that a split may choose."""
 
 from __future__ import annotations
 

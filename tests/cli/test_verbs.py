@@ -63,6 +63,7 @@ BAD_INPUT = {
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
     "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
+    "probe": ["{missing}"],
     "sheet": ["{missing}", "--output", "{out}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
 }

@@ -1,0 +1,64 @@
+"""Probe a backbone: how well its features tell classes at given points, by the MUSE authors' protocols.
+
+    muse probe config.yaml --checkpoint vit_s_16-224.pth --backbone muse_vit_s_16_224
+    muse probe config.yaml --checkpoint runs/mine/checkpoint.pt --finetune
+
+The config is that of a training run: its sources are learnt from, its validation chooses k and epochs. What is reported
+are the sources of --test; without it, each half of the validation's patients is reported with what the other chose. See
+docs/evaluation.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse probe``."""
+    parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
+    parser.add_argument("--backbone", help="registered name, in place of the config's")
+    parser.add_argument("--checkpoint", type=Path, help="ours or the authors', in place of the config's")
+    parser.add_argument("--window-px", type=at_least_one, default=224, help="around points (default: %(default)s)")
+    parser.add_argument("--finetune", action="store_true", help="also train the whole network, for ten epochs")
+    parser.add_argument("--finetune-rate", type=positive, default=1e-5, help="(default: %(default)g; ResNet-50: 4e-5)")
+    parser.add_argument(
+        "--allow-shared-patients", action="store_true", help="official splits may have patients on both sides: say so"
+    )
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="what computes")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the config, as in mpp=0.25"
+    )
+    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all accuracies here")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read features, train what is trained on them, print."""
+    import dataclasses
+    import sys
+
+    from muse_pipeline.files import write_json
+    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
+    from muse_pipeline.training.probe_text import render_probe
+    from muse_pipeline.training.probing import ProbeSettings, probe
+
+    config = load_finetune_config(args.config, args.data, args.set)
+    given = {"backbone": args.backbone, "checkpoint": args.checkpoint}
+    config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    require_known_names(config)
+    test = load_finetune_config(args.test, args.data).sources if args.test else ()
+    settings = ProbeSettings(
+        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats
+    )
+    result = probe(
+        config, test, settings, args.accelerator, args.threads, lambda sentence: print(sentence, file=sys.stderr)
+    )
+    print(render_probe(result))
+    if args.json:
+        write_json(args.json, result)

@@ -1,0 +1,92 @@
+"""Labelled points of pictures, read through a backbone in batches of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.readout import read_at
+from muse_pipeline.training.point_windows import cut_point_windows, read_window
+
+BATCH = 10  # the authors'
+
+
+@dataclass(frozen=True, eq=False)
+class PointBatch:
+    """B windows with at most M points each.
+
+    Attributes:
+        pixels: (B, 3, S, S) float, 0 to 255.
+        colour: (B, 3, 4).
+        xy: (B, M, 2) window px.
+        label: (B, M) class index, -1 where there is no point.
+    """
+
+    pixels: Tensor
+    colour: Tensor
+    xy: Tensor
+    label: Tensor
+
+    def features(self, backbone: Backbone) -> Tensor:
+        """(n, D) of the points that are there, window by window."""
+        dense = backbone(backbone.prepare(self.pixels, self.colour)).dense
+        return read_at(dense, self.xy, backbone.lattice)[self.label >= 0]
+
+
+class PointSet:
+    """The points of a split, in the order of their windows.
+
+    Args:
+        images: with nuclei of known class.
+        colours: (N, 3, 4) colour map of each image.
+        window_px: side of a window.
+
+    Attributes:
+        windows: W of them.
+        label: (P,) class index of every point.
+        patient: (P,) whose it is.
+    """
+
+    def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
+        self.images, self.colours, self.window_px = images, colours, window_px
+        self.windows = cut_point_windows(images, window_px)
+        self.label = torch.from_numpy(np.concatenate([np.zeros(0, int), *(w.label for w in self.windows)])).long()
+        patients = [np.repeat(images[window.image].patient, len(window.label)) for window in self.windows]
+        self.patient = np.concatenate([np.zeros(0, str), *patients])
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batches(self, size: int, device: torch.device, order: Sequence[int] | None = None) -> Iterator[PointBatch]:
+        """Windows in ``order``, by default their own, ``size`` at a time."""
+        order = range(len(self.windows)) if order is None else order
+        for first in range(0, len(order), size):
+            yield self._batch(order[first : first + size], device)
+
+    def _batch(self, chosen: Sequence[int], device: torch.device) -> PointBatch:
+        windows = [self.windows[index] for index in chosen]
+        most = max(len(window.label) for window in windows)
+        xy = np.zeros((len(windows), most, 2), np.float32)
+        label = np.full((len(windows), most), -1)
+        for row, window in enumerate(windows):
+            xy[row, : len(window.label)], label[row, : len(window.label)] = window.xy, window.label
+        pixels = np.stack([read_window(self.images[window.image], window, self.window_px) for window in windows])
+        colour = np.stack([self.colours[window.image] for window in windows]).astype(np.float32)
+        return PointBatch(
+            torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float(),
+            *(torch.from_numpy(values).to(device) for values in (colour, xy, label)),
+        )
+
+
+@torch.no_grad()
+def point_features(backbone: Backbone, points: PointSet, device: torch.device) -> Tensor:
+    """(P, D) float32 on the CPU, of the frozen backbone in eval mode."""
+    backbone.eval()
+    parts = [batch.features(backbone).float().cpu() for batch in points.batches(BATCH, device)]
+    return torch.cat([torch.zeros(0, backbone.channels), *parts])
