@@ -155,7 +155,7 @@ def test_a_resume_point_that_is_none_is_one_sentence(tmp_path, content):
             "other network": {**state, "method": {}},
         }
         torch.save(changed[content], path)
-    with pytest.raises(CheckpointError, match="resume.pt: ") as caught:
+    with pytest.raises(CheckpointError, match=r"resume\.pt: ") as caught:
         run(tmp_path, Line(), steps=4)
     assert "\n" not in str(caught.value)
 
