@@ -45,6 +45,30 @@ class Augmentation:
     noise: float = 6.0
 
 
+class WeakView(NamedTuple):
+    """The same windows as a teacher sees them: neither colour nor sharpness is varied.
+
+    Attributes:
+        pixels: (B, 3, H, W) float, 0 to 255.
+        colour: (B, 3, 4) half way of what ``partial_colour`` allows.
+    """
+
+    pixels: Tensor
+    colour: Tensor
+
+
+class HiddenNuclei(NamedTuple):
+    """Nuclei that no loss may read.
+
+    Attributes:
+        xy: (B, M, 2) window px; padding lies at -1e6.
+        label: (B, M) class index, -1 unknown.
+    """
+
+    xy: Tensor
+    label: Tensor
+
+
 class LabelledBatch(NamedTuple):
     """B windows and their nuclei, padded to the fullest window.
 
@@ -56,6 +80,8 @@ class LabelledBatch(NamedTuple):
         rays: (B, M, R) um, NaN unknown.
         region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region, 0
             outside it; None: every window is annotated everywhere.
+        weak: for a teacher, where the method has one.
+        hidden: in trials that hide labels.
     """
 
     pixels: Tensor
@@ -64,6 +90,8 @@ class LabelledBatch(NamedTuple):
     label: Tensor
     rays: Tensor
     region: Tensor | None = None
+    weak: WeakView | None = None
+    hidden: HiddenNuclei | None = None
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -25,6 +25,7 @@ class LabelledImage:
         patient: whose it is.
         source: folder or sheet that it is from.
         stated_mpp: um per pixel as the config states it; None where the file knew.
+        hidden: nuclei whose labels a trial keeps from training, to compare pseudo-labels with.
         n_left_out: nuclei of the same label file outside every region, left out as the config says; counted once.
     """
 
@@ -38,6 +39,7 @@ class LabelledImage:
     source: str = ""
     stated_mpp: float | None = None
     n_left_out: int = 0
+    hidden: Nuclei | None = None
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from muse_pipeline.data.augment import (
-    WHITE,
     Augmentation,
+    HiddenNuclei,
     LabelledBatch,
-    move_nuclei,
+    WeakView,
     part_way,
     random_linear,
     vary_colour,
     vary_sharpness,
-    warp_windows,
 )
-from muse_pipeline.data.labels import LabelledImage
+from muse_pipeline.data.crops import cut_windows, place_windows, read_cells
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.nuclei_stack import NucleiStack
 
-FAR = -1e6
+CELL_PX = 4  # regions are given at the resolution of the maps that heads make
+DEEP = 255  # px inside a region, or more
 
 
 class LabelledWindows:
@@ -35,6 +37,7 @@ class LabelledWindows:
         augmentation: how far windows are varied.
         seed: of the run.
         device: where pictures live and windows are made.
+        weak_view: whether a batch carries the windows of a teacher too.
     """
 
     def __init__(
@@ -48,13 +51,19 @@ class LabelledWindows:
         augmentation: Augmentation,
         seed: int,
         device: torch.device,
+        weak_view: bool = False,
     ):
         self.mpp, self.window_px, self.batch = mpp, window_px, batch
-        self.augmentation, self.seed, self.device = augmentation, seed, device
+        self.augmentation, self.seed, self.device, self.weak_view = augmentation, seed, device, weak_view
         self.sizes = torch.tensor([image.pixels.shape[1::-1] for image in images], dtype=torch.float32)
+        self.regions = torch.tensor([_bounds(image) for image in images], dtype=torch.float32)
         self.weights = torch.tensor([image.weight for image in images])
-        self.pictures = _stack_pictures(images).to(device)
-        self.xy, self.label, self.rays = (column.to(device) for column in _stack_nuclei(images))
+        self.pictures = [torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous().to(device) for image in images]
+        has_regions = any(image.region is not None for image in images)
+        self.depths = [torch.from_numpy(_depth(image)).to(device) for image in images] if has_regions else None
+        self.nuclei = NucleiStack([image.nuclei for image in images], device)
+        hidden = [image.hidden for image in images]
+        self.hidden = NucleiStack(hidden, device) if all(nuclei is not None for nuclei in hidden) else None
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
 
@@ -64,42 +73,38 @@ class LabelledWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        low = torch.minimum(reach, self.sizes[chosen] / 2)
-        centre = low + torch.rand(self.batch, 2, generator=generator) * (self.sizes[chosen] - 2 * low)
-        chosen, linear, centre = chosen.to(self.device), linear.to(self.device), centre.to(self.device)
-        pixels = warp_windows(self.pictures[chosen].float(), centre, linear, self.window_px)
-        pixels = vary_sharpness(pixels, self.mpp, self.augmentation, generator)
-        share = torch.empty(self.batch).uniform_(self.augmentation.partial_colour, 1, generator=generator)
-        xy, rays = move_nuclei(self.xy[chosen], self.rays[chosen], centre, linear, self.window_px)
-        inside = ((xy > -8) & (xy < self.window_px + 8)).all(2)
-        order = (~inside).int().argsort(dim=1, stable=True)[:, : max(int(inside.sum(1).max()), 1)]
-        xy = torch.where(inside[..., None], xy, torch.full_like(xy, FAR))
-        return LabelledBatch(
-            pixels,
-            vary_colour(part_way(self.colours[chosen], share), self.stains, self.augmentation, generator),
-            xy.gather(1, order[..., None].expand(-1, -1, 2)),
-            self.label[chosen].gather(1, order),
-            rays.gather(1, order[..., None].expand(-1, -1, rays.shape[2])),
-        )
+        centre = place_windows(self.sizes[chosen], self.regions[chosen], reach, generator)
+        sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
+        pixels = vary_sharpness(sharp, self.mpp, self.augmentation, generator)
+        least = self.augmentation.partial_colour
+        share = torch.empty(self.batch).uniform_(least, 1, generator=generator)
+        own_colour = self.colours[chosen.to(self.device)]
+        colour = vary_colour(part_way(own_colour, share), self.stains, self.augmentation, generator)
+        view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
+        batch = LabelledBatch(pixels, colour, *self.nuclei.move(*view, self.window_px))
+        if self.depths is not None:
+            depths = [self.depths[i] for i in chosen]
+            depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
+            batch = batch._replace(region=depth * self.mpp)
+        if self.weak_view:
+            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, (share * 0 + 1 + least) / 2)))
+        if self.hidden is not None:
+            batch = batch._replace(hidden=HiddenNuclei(*self.hidden.move(*view, self.window_px)[:2]))
+        return batch
 
 
-def _stack_pictures(images: list[LabelledImage]) -> Tensor:
-    height, width = (max(image.pixels.shape[axis] for image in images) for axis in (0, 1))
-    stack = np.full((len(images), height, width, 3), int(WHITE), np.uint8)
-    for picture, image in zip(stack, images, strict=True):
-        picture[: image.pixels.shape[0], : image.pixels.shape[1]] = image.pixels
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+def _bounds(image: LabelledImage) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what was annotated."""
+    height, width = image.pixels.shape[:2]
+    if image.region is None or not image.region.any():
+        return 0, 0, width, height
+    columns, rows = (np.flatnonzero(image.region.any(axis)) for axis in (0, 1))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
-def _stack_nuclei(images: list[LabelledImage]) -> tuple[Tensor, Tensor, Tensor]:
-    n, most = len(images), max(1, *(len(image.nuclei) for image in images))
-    n_rays = images[0].nuclei.rays.shape[1]
-    xy = torch.full((n, most, 2), FAR)
-    label = torch.full((n, most), -1)
-    rays = torch.full((n, most, n_rays), float("nan"))
-    for i, image in enumerate(images):
-        m = len(image.nuclei)
-        xy[i, :m] = torch.from_numpy(image.nuclei.xy).float()
-        label[i, :m] = torch.from_numpy(image.nuclei.label).long()
-        rays[i, :m] = torch.from_numpy(image.nuclei.rays)
-    return xy, label, rays
+def _depth(image: LabelledImage) -> np.ndarray:
+    """(h, w) uint8: px inwards from the border of the region, at least 1 inside; not from that of the picture."""
+    if image.region is None or image.region.all():
+        return np.full(image.pixels.shape[:2], DEEP, np.uint8)
+    distance = cv2.distanceTransform(image.region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return distance.clip(0, DEEP).astype(np.uint8)

@@ -18,6 +18,10 @@ class Criterion(nn.Module):
         """``"loss"`` and its terms by name; none has a gradient where nothing is known (``batch.region``)."""
         raise NotImplementedError
 
+    def probability(self, maps: NucleusMaps) -> Tensor:
+        """(B, 1, h, w): the probability that each cell speaks for a nucleus, as this criterion teaches it."""
+        return maps.centre.sigmoid()
+
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
     """Two (B, 1, h, w) of 0 and 1: where nuclei are known, and where what is no nucleus is known to be background."""

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.data.targets import dense_targets
-from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
+from muse_pipeline.losses.penalty_reduced_focal import focal_posterior, penalty_reduced_focal
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.criterion import Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
@@ -53,3 +53,7 @@ class DenseCriterion(Criterion):
             "rays": mean_over(rays.mean(1, keepdim=True), has_rays),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
+
+    def probability(self, maps: NucleusMaps) -> Tensor:
+        """What the heat of the centre map stands for: the focal loss keeps it nearer to 0.5 than the probability is."""
+        return focal_posterior(maps.centre)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods import CRITERIA, METHODS
 from muse_pipeline.methods.averaged import AveragedNetwork
 from muse_pipeline.methods.base import Method
+from muse_pipeline.methods.consistency import ConsistencySettings, ConsistencyTerm, Teacher
 from muse_pipeline.models.detector import NucleusDetector
 
 
@@ -20,17 +22,37 @@ class DetectorTraining(Method):
         criterion: registered name; that of the network's head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
+        consistency: how the averaged network teaches where nobody annotated; None: it does not.
     """
 
-    def __init__(self, network: NucleusDetector, criterion: str, mpp: float, class_weights: Tensor):
+    def __init__(
+        self,
+        network: NucleusDetector,
+        criterion: str,
+        mpp: float,
+        class_weights: Tensor,
+        consistency: ConsistencySettings | None = None,
+    ):
         super().__init__()
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
 
+        self.consistency = ConsistencyTerm(consistency, len(class_weights), mpp) if consistency else None
+
     def losses(self, batch: LabelledBatch, turn: int, progress: float) -> dict[str, Tensor]:
-        """The criterion's terms."""
-        return self.criterion(self.network(batch.pixels, batch.colour), batch)
+        """The criterion's terms inside the annotated regions and, if asked for, consistency outside."""
+        maps = self.network(batch.pixels, batch.colour)
+        terms = self.criterion(maps, batch)
+        if self.consistency is None:
+            return terms
+        more = self.consistency(maps, self._teach(batch), batch)
+        return {**terms, **more, "loss": terms["loss"] + self.consistency.weight(progress) * more["consistency"]}
+
+    @torch.no_grad()
+    def _teach(self, batch: LabelledBatch) -> Teacher:
+        maps = self.average.network(batch.weak.pixels, batch.weak.colour)
+        return Teacher(maps, self.criterion.probability(maps), self.average.network.head.scores(maps) > 0)
 
     def after_step(self, progress: float) -> None:
         """The average follows."""
