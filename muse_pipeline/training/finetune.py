@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from muse_pipeline.data.hidden_labels import hide_labels
 from muse_pipeline.data.label_summary import check_leaks, summarise_labels
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
@@ -67,7 +69,7 @@ def finetune(
     provenance = describe_run(plain_settings(config, portable=True), (*config.sources, *config.validation))
     run.require_same_run(config, provenance, CARD_ONLY)
     torch.set_num_threads(threads)
-    images = _read_images(config.sources, config)
+    images = _read_training_images(config)
     held = _read_images(config.validation, config) if config.validation else []
     check_leaks(images, held)
     require_every_class(images, config.class_names, "training")
@@ -112,13 +114,25 @@ def _read_images(sources: tuple, config: FinetuneConfig) -> list[LabelledImage]:
     return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays)
 
 
+def _read_training_images(config: FinetuneConfig) -> list[LabelledImage]:
+    images = _read_images(config.sources, config)
+    if config.region_px is not None:
+        images = hide_labels(images, config.region_px, config.seed)
+    if config.consistency is not None and all(image.region is None for image in images):
+        raise ConfigError(
+            "`consistency` learns outside of annotated regions, and every training picture is annotated everywhere; "
+            "give regions of slides as labels, or set `region_px` for a trial"
+        )
+    return images
+
+
 def _build_method(config: FinetuneConfig, images: list[LabelledImage]) -> tuple[Method, str]:
     """What is trained, from the weights that the config names, and these in words."""
     torch.manual_seed(config.seed)
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     origin = take_over(network, config) if config.checkpoint else "random weights"
     weights = class_weights(images, len(config.classes))
-    return METHODS[config.method](network, config.head, config.mpp, weights), origin
+    return METHODS[config.method](network, config.head, config.mpp, weights, config.consistency), origin
 
 
 def _make_windows(
@@ -134,6 +148,7 @@ def _make_windows(
         config.augmentation,
         config.seed,
         device,
+        weak_view=config.consistency is not None,
     )
 
 

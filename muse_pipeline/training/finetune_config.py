@@ -14,6 +14,7 @@ from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.methods import METHODS
+from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.training.export_settings import ExportSettings
 from muse_pipeline.training.schedule import Schedule
@@ -46,6 +47,7 @@ class FinetuneConfig:
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.
         window_px: side of a training window.
         region_px: side of the square that keeps its labels, for trials with labels of less than a window.
+        consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
         batch: windows per batch (and device).
         backbone_rate: factor of the learning rate on the backbone.
         seed: of weights and windows.
@@ -73,6 +75,7 @@ class FinetuneConfig:
     colour: str = "macenko"
     window_px: int = 256
     region_px: int | None = None
+    consistency: ConsistencySettings | None = None
     batch: int = 16
     backbone_rate: float = 1.0
     seed: int = 0
