@@ -29,7 +29,7 @@ from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 
 SITES = ("A7", "A8", "AC")
-THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 SITED = "TCGA-"
 VALIDATION = "val"
 
