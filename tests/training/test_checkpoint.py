@@ -1,0 +1,122 @@
+"""What leaves a run: read by us, by the authors' loader, and by the next run."""
+
+import dataclasses
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
+from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.run_folder import plain_settings
+from muse_pipeline.training.start import take_over
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return load_finetune_config(write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled"))))
+
+
+def build(config):
+    return NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
+
+
+def write(path, config, with_head=True):
+    network = build(config)
+    meta = {"kind": "detector", "config": plain_settings(config, portable=True)}
+    head = network.head.state_dict() if with_head else {}
+    save_checkpoint(path, Checkpoint(network.backbone.state_dict(), head, meta))
+    return network
+
+
+def equal(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
+    """Spec G11."""
+    network, again = write(tmp_path / "c.pt", config).eval(), build(config).eval()
+    load_detector_weights(again, load_checkpoint(tmp_path / "c.pt"), tmp_path / "c.pt")
+    pixels = torch.randint(0, 256, (1, 3, 64, 64)).float()
+    with torch.no_grad():
+        for one, other in zip(network(pixels, torch.eye(3, 4)), again(pixels, torch.eye(3, 4)), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_the_authors_loader_takes_our_backbone(config, tmp_path):
+    """What it does: ``teacher``, keys that begin with ``module.backbone.``, strict."""
+    network, again = write(tmp_path / "c.pt", config), build(config).backbone
+    teacher = torch.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)["teacher"]
+    prefix = "module.backbone."
+    again.load_state_dict(
+        {name[len(prefix) :]: v for name, v in teacher.items() if name.startswith(prefix)}, strict=True
+    )
+    assert equal(network.backbone, again)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken", "head_is_taken"),
+    [
+        ({}, "c.pt, backbone and head", True),
+        ({"n_rays": 16}, "its head is of other classes, rays or kind", False),
+        ({"head": "point"}, "its head is of other classes, rays or kind", False),
+    ],
+)
+def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_path, change, taken, head_is_taken):
+    begun = write(tmp_path / "c.pt", config)
+    config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", **change)
+    network = build(config)
+    assert taken in take_over(network, config)
+    assert equal(begun.backbone, network.backbone)
+    if head_is_taken:
+        assert equal(begun.head, network.head)
+
+
+def test_classes_of_another_name_get_a_new_head(config, tmp_path):
+    write(tmp_path / "c.pt", config)
+    classes = (config.classes[0], dataclasses.replace(config.classes[1], name="Other"))
+    config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", classes=classes)
+    assert "a new one is trained" in take_over(build(config), config)
+
+
+def test_a_backbone_alone_is_enough(config, tmp_path):
+    write(tmp_path / "c.pt", config, with_head=False)
+    config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt")
+    assert take_over(build(config), config) == "the backbone of c.pt"
+
+
+def test_another_backbone_is_refused_by_name(config, tmp_path):
+    write(tmp_path / "c.pt", config)
+    config = dataclasses.replace(config, backbone="muse_compact_48", checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="muse_compact_16"):
+        take_over(build(config), config)
+
+
+def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
+    network = build(config)
+    network.backbone.stem[0][0].weight.data[0] = float("nan")
+    save_checkpoint(tmp_path / "c.pt", Checkpoint(network.backbone.state_dict(), {}, {"kind": "backbone"}))
+    with pytest.raises(CheckpointError, match=r"stem\.0\.0\.weight.* not finite"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"nothing", "not readable"),
+        ({"x": 1}, "not a checkpoint of ours"),
+        ({"format": "muse_pipeline 1"}, "written by version 0.1, which this version does not read; train it again"),
+        (None, "no such checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
+    path = tmp_path / "c.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)

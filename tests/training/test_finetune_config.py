@@ -1,0 +1,117 @@
+"""Settings of a run: what is unknown is named with its nearest neighbour, before anything is read."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.errors import CheckpointError, ConfigError, ProviderError
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.run_folder import plain_settings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+def test_changes_replace_what_the_file_says(folder):
+    changes = ("schedule.steps=7", "sources.0.weight=2", "name=other", "validation=[]", "augmentation.noise=0")
+    config = load_finetune_config(write_config(folder), changes=changes)
+    assert (config.schedule.steps, config.sources[0].weight, config.name) == (7, 2.0, "other")
+    assert (config.validation, config.augmentation.noise) == ((), 0.0)
+    assert config.schedule.learning_rate == 0.005  # what is not named stays
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("schedule.step=7", "unknown setting 'step'; did you mean 'steps'"),
+        ("schedul.steps=7", "unknown setting 'schedul'; did you mean 'schedule'"),
+        ("backbone_rates=7", "did you mean 'backbone_rate'"),
+        ("sources.0.label=x", "did you mean 'labels'"),
+        ("export.embeding=true", "did you mean 'embedding'"),
+        ("augmentation.nois=1", "did you mean 'noise'"),
+        ("initial=x.pt", "unknown setting 'initial'; known: .*checkpoint"),
+        ("schedule.steps=many", "schedule: steps: expected int, found 'many'"),
+        ("schedule.steps=0", "steps is 0; give a whole number"),
+        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32 or fp16"),
+        ("export.colour_share=2", r"colour_share is 2\.0; give a number from 0 to 1"),
+        ("schedule.steps", "there is no '='"),
+        ("sources.5.weight=1", "not usable"),
+        ("sources.first.weight=1", "not usable"),
+        ("name.x=1", "not usable"),
+        ("schedule=[", "not usable"),
+    ],
+)
+def test_a_wrong_change_is_one_sentence(folder, change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_finetune_config(write_config(folder), changes=[change])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
+        ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
+        ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
+        ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
+        ("classes.1.name=Dark", "Dark is named more than once"),
+    ],
+)
+def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, message):
+    config = load_finetune_config(write_config(folder), data=tmp_path / "nowhere", changes=[change])
+    with pytest.raises(ConfigError, match=message):
+        finetune(config, tmp_path, "cpu")
+
+
+def test_devices_that_are_not_there_are_one_sentence():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ProviderError, match=r"accelerator 'cuda' cannot be used here .*muse doctor") as caught:
+        open_fabric("cuda", 1, "32-true")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder, tmp_path):
+    config = load_finetune_config(write_config(folder, steps=2))
+    finetune(config, tmp_path / "run", "cpu")
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", "cpu")
+    with (moved / "labels" / "P1_points.txt").open("a") as file:
+        file.write("3 3 1\n")
+    with pytest.raises(CheckpointError, match=r"labels 0/labels/P1_points.txt changed"):
+        finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", "cpu")
+    (tmp_path / "run" / "config.yaml").write_text("name: [")
+    with pytest.raises(CheckpointError, match="settings cannot be read") as caught:
+        finetune(config, tmp_path / "run", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"])
+    config = load_finetune_config(write_config(folder, steps=1))
+    path = finetune(config, tmp_path, "cpu")
+    assert str(folder) not in (tmp_path / "provenance.json").read_text()
+    assert '"tiny.yaml"' in (tmp_path / "provenance.json").read_text()
+    assert str(folder).encode() not in path.read_bytes()
+    assert load_checkpoint(path).meta["config"]["sources"][0]["images"] == "images"
+
+
+def test_provenance_follows_settings_and_labels(folder):
+    config = load_finetune_config(write_config(folder))
+    plain = plain_settings(config, portable=True)
+    one = describe_run(plain, config.sources)
+    assert one == describe_run(plain, config.sources)
+    assert set(one["labels"]) >= {f"0/labels/P{i}_points.txt" for i in range(3)}
+    other = plain_settings(dataclasses.replace(config, seed=1), portable=True)
+    assert describe_run(other, config.sources)["config_sha256"] != one["config_sha256"]
+    assert {"torch", "numpy"} <= one["packages"].keys()

@@ -1,0 +1,89 @@
+"""A training that is killed without warning, and one that runs in two processes."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.training.checkpoint import load_checkpoint
+
+STEPS, SAVE_EVERY = 16, 4
+MUSE = (sys.executable, "-m", "muse_pipeline.cli.main", "finetune")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled")), steps=STEPS)
+
+
+def command(config, folder, *options):
+    settings = (f"schedule.save_every={SAVE_EVERY}", "window_px=64")
+    return [*MUSE, str(config), "--output", str(folder), "--accelerator", "cpu", *options, "--set", *settings]
+
+
+def same(one, other):
+    one, other = (load_checkpoint(folder / "checkpoint.pt") for folder in (one, other))
+    return all(
+        torch.equal(a[name], b[name])
+        for a, b in ((one.backbone, other.backbone), (one.head, other.head))
+        for name in a.keys() | b.keys()
+    )
+
+
+def kill_at(command, metrics, n_lines):
+    """Start, wait until so many steps are logged, kill without warning."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(config, tmp_path):
+    """Spec G16, and stricter: not one digit differs."""
+    subprocess.run(command(config, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
+    for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
+        kill_at(command(config, tmp_path / "parts"), tmp_path / "parts" / "metrics.jsonl", n_lines)
+        assert not (tmp_path / "parts" / "checkpoint.pt").exists(), f"killed too late at {n_lines}"
+    subprocess.run(command(config, tmp_path / "parts"), check=True, stderr=subprocess.DEVNULL)
+    whole, parts = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+    assert len(whole.read_text().splitlines()) == STEPS
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    assert not list((tmp_path / "parts").glob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_train_one_network(config, tmp_path):
+    """Gradients and logged losses are means over both, so two processes do what two accumulated batches do."""
+    subprocess.run(
+        [*command(config, tmp_path / "two", "--devices", "2"), "schedule.steps=4"],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    subprocess.run(
+        [*command(config, tmp_path / "one"), "schedule.steps=4", "schedule.accumulate=2"],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    two, one = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    assert len(two) == 4
+    assert two == pytest.approx(one, rel=1e-3)
+    assert (tmp_path / "two" / "checkpoint.pt").is_file()
+    refused = subprocess.run(
+        [*command(config, tmp_path / "two"), "schedule.steps=4"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "began with 2 device(s), not 1" in refused.stderr
