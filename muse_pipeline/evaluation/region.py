@@ -10,6 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.evaluation.truth import MASKS, read_label_image
+from muse_pipeline.nuclei.annotated_region import union_of_areas
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 
@@ -34,7 +35,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         parts = label_image_to_polygons(mask)
     else:
         scale, parts = np.ones(2), read_geojson(path, offset_px).geometry
-    parts = shapely.transform(shapely.make_valid(parts[shapely.area(parts) > 0]), lambda xy: xy * scale)
-    if not len(parts):
+    region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
+    if region is None:
         raise GeoJSONError(f"{path}: holds no area; draw the annotated region as a closed area")
-    return shapely.union_all(parts)
+    return region

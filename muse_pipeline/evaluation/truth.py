@@ -16,7 +16,7 @@ from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, REGION, split_regions
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
-from muse_pipeline.nuclei.rays import interior_centres
+from muse_pipeline.nuclei.rays import interior_centres, largest_parts
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -114,7 +114,8 @@ def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], 
         raise LabelError(f"{path}: {error}") from error
     parts = shapely.get_parts(objects.geometry)
     kind = shapely.get_type_id(parts)
-    outlines = shapely.make_valid(parts[kind == shapely.GeometryType.POLYGON])  # as many and in the order of `nuclei`
+    drawn = parts[kind == shapely.GeometryType.POLYGON]
+    outlines = largest_parts(shapely.make_valid(drawn))  # as many and in the order of `nuclei`
     return Truth(nuclei, outlines if len(outlines) and len(outlines) == len(nuclei) else None, region)
 
 

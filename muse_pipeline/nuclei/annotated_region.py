@@ -34,5 +34,11 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
     is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
     is_nucleus = ~is_region & ~are_called(objects, IGNORED)
     nuclei = GeoJSONObjects(*(column[is_nucleus] for column in vars(objects).values()))
-    drawn = shapely.make_valid(objects.geometry[is_region])
-    return nuclei, shapely.union_all(drawn) if len(drawn) else None
+    return nuclei, union_of_areas(objects.geometry[is_region])
+
+
+def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
+    """The polygons within geometries (N,), crossing lines mended, as one polygon or multipolygon; None without any."""
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
+    parts = parts[shapely.area(parts) > 0]
+    return shapely.union_all(parts) if len(parts) else None

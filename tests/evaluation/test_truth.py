@@ -87,6 +87,17 @@ def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
     assert truth.region is None
 
 
+def test_outlines_and_regions_whose_lines_cross_are_mended(tmp_path):
+    bow = shapely.Polygon([(0, 0), (30, 30), (30, 0), (0, 60)])
+    wide = shapely.transform(bow, lambda xy: xy * 10)
+    path = write_features(tmp_path / "s.geojson", feature(bow, "a"), feature(wide, "Region", "annotation"))
+    truth = read_truth(path, ["a"], MPP)
+    assert truth.outlines[0].geom_type == "Polygon"
+    assert truth.outlines[0].is_valid
+    assert truth.region.geom_type == "MultiPolygon"
+    assert truth.region.area == pytest.approx(shapely.make_valid(wide).area)
+
+
 def test_an_unknown_class_or_an_area_that_is_no_nucleus_names_the_file(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.Point(1, 2), "c"))
     with pytest.raises(LabelError, match=r"s\.geojson: unknown class 'c'"):
