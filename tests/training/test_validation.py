@@ -1,0 +1,112 @@
+"""Which weights leave a run that has a validation split."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training import validation
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.metrics import MetricsLog
+from muse_pipeline.training.validation import SCORE, Validation
+from muse_pipeline.types import Frame
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Trained on P0 and P1, validated on P2."""
+    path = write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled")), steps=9)
+    schedule = ("schedule.save_every=100", "schedule.validate_every=4")
+    config = load_finetune_config(path, changes=schedule)
+    source = config.sources[0]
+    return dataclasses.replace(
+        config,
+        sources=(dataclasses.replace(source, exclude=("P2",)),),
+        validation=(dataclasses.replace(source, exclude=("P0", "P1")),),
+    )
+
+
+@pytest.fixture
+def held(config):
+    return read_labelled_images(config.validation, config.class_names, config.mpp, config.n_rays)
+
+
+def validate(config, held, kept):
+    network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
+    return Validation(network, held, ColourReference(), config, lambda step, scores: kept.append(step))
+
+
+def find_the_truth(monkeypatch, held, change=lambda nuclei: nuclei):
+    truth = dataclasses.replace(held[0].nuclei, frame=Frame.WORK)
+    monkeypatch.setattr(validation, "detect_image", lambda predictor, pixels, colour: change(truth))
+
+
+def test_the_best_validation_leaves_the_run(config, tmp_path, monkeypatch):
+    scripted = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(Validation, "scores", lambda self: {SCORE: next(scripted)})
+    trained = load_checkpoint(finetune(config, tmp_path, "cpu"))
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert (trained.meta["step"], trained.meta["scores"]) == (8, {SCORE: 30.0})
+    assert all(torch.equal(value, best.head[name]) for name, value in trained.head.items())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row[SCORE]) for row in rows if SCORE in row] == [(3, 10.0), (7, 30.0), (8, 20.0)]
+
+
+def test_a_real_network_is_scored(config, tmp_path):
+    finetune(config, tmp_path, "cpu")
+    rows = [row for row in MetricsLog(tmp_path / "metrics.jsonl").read() if SCORE in row]
+    names = {"detection", "mean class", "Dark", "Pale"}
+    assert len(rows) == 3
+    assert all(row.keys() == {"step", *(f"validation {name} F1" for name in names)} for row in rows)
+    assert all(0 <= row[f"validation {name} F1"] <= 100 for row in rows for name in names)
+
+
+def test_the_truth_scores_a_hundred_and_half_of_it_less(config, held, monkeypatch):
+    find_the_truth(monkeypatch, held)
+    assert set(validate(config, held, []).scores().values()) == {100.0}
+    find_the_truth(monkeypatch, held, lambda nuclei: nuclei[::2])
+    assert validate(config, held, []).scores()["validation detection F1"] == pytest.approx(200 / 3, abs=0.01)
+
+
+def test_what_is_found_outside_the_annotated_region_does_not_count(config, held, monkeypatch):
+    """The left half is annotated; everything is found."""
+    image = held[0]
+    region = np.zeros(image.pixels.shape[:2], bool)
+    region[:, :80] = True
+    left = image.nuclei[image.nuclei.xy[:, 0] < 80]
+    find_the_truth(monkeypatch, held)
+    half = [dataclasses.replace(image, nuclei=left, region=region)]
+    assert set(validate(config, half, []).scores().values()) == {100.0}
+
+
+def test_only_better_ones_are_kept_and_a_resumed_run_remembers(config, held, tmp_path, monkeypatch):
+    kept = []
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):
+        monkeypatch.setattr(Validation, "scores", lambda self, score=score: {SCORE: score})
+        validate(config, held, kept)(step, log)  # a new one each time, as after a kill
+    assert kept == [1, 2]
+
+
+def test_a_class_without_nuclei_cannot_be_validated(config, held):
+    dark = [dataclasses.replace(image, nuclei=image.nuclei[image.nuclei.label == 0]) for image in held]
+    with pytest.raises(ConfigError, match="validation images hold no labelled nucleus of Pale"):
+        validate(config, dark, [])
+
+
+def test_scoring_changes_no_statistics(config, held):
+    validation = validate(config, held, [])
+    network = validation.predictor.network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    validation.scores()
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
