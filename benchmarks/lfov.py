@@ -6,7 +6,7 @@ The emulated setting: BRCA-M2C is labelled everywhere, so every training picture
 of ``region_px`` and the others are hidden for good; the same squares in all arms. "plain" sees windows of that square,
 the others windows of twice its side with the square anywhere inside. Folds and scores are those of
 ``leave_one_site_out``; the table gives means over folds and seeds, at one cut for all runs of an arm. "pseudo-label
-precision" is the share of pseudo-nuclei within 3 um of a hidden nucleus of their class, over the second half of the run.
+precision" is the share of pseudo-nuclei within 3 um of a hidden nucleus of their class, over the second half of a run.
 A fold that was scored is not run again; one that was stopped goes on.
 """
 
