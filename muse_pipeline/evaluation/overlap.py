@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse.csgraph import connected_components
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,27 @@ class Overlaps:
         Above one half at most one found outline can cover a true one, unless found outlines overlap each other.
         """
         kept = np.flatnonzero(self.iou > above)
-        if not len(kept):
-            return kept
-        rows, row = np.unique(self.found[kept], return_inverse=True)
-        columns, column = np.unique(self.true[kept], return_inverse=True)
-        # SciPy's matching leaves no row alone, so each gets a column of its own that is worse than any true outline.
-        idle = len(columns) + np.arange(len(rows))
-        weight = np.concatenate([2 - self.iou[kept], np.full(len(rows), 2.0)])
-        place = np.concatenate([row, np.arange(len(rows))]), np.concatenate([column, idle])
-        chosen = min_weight_full_bipartite_matching(
-            coo_array((weight, place), shape=(len(rows), len(columns) + len(rows))).tocsr()
+        edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
+        cluster = connected_components(edges, directed=False)[1][self.found[kept]]
+        order = np.argsort(cluster, kind="stable")
+        groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
+        return np.sort(np.concatenate([one if len(one) < 2 else self._assign(one) for one in groups]))
+
+    @property
+    def _nodes(self) -> tuple[int, int]:
+        n_nodes = len(self.found_area) + len(self.true_area)
+        return n_nodes, n_nodes
+
+    def _assign(self, pairs: np.ndarray) -> np.ndarray:
+        """The best one-to-one choice among pairs (G,) of one cluster of outlines."""
+        (rows, row), (columns, column) = (
+            np.unique(side[pairs], return_inverse=True) for side in (self.found, self.true)
         )
-        partner = dict(zip(chosen[0].tolist(), chosen[1].tolist(), strict=True))
-        return kept[[partner[r] == c for r, c in zip(row.tolist(), column.tolist(), strict=True)]]
+        pair_at = np.full((len(rows), len(columns)), -1)
+        pair_at[row, column] = pairs
+        weight = np.where(pair_at >= 0, self.iou[pair_at], 0)
+        chosen = pair_at[linear_sum_assignment(weight, maximize=True)]
+        return chosen[chosen >= 0]
 
 
 def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
