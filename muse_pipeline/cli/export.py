@@ -1,11 +1,13 @@
 """Write a checkpoint as one ONNX file with its model card inside, and check it against torch.
 
-With `--check-images FOLDER` the agreement is measured on real pictures, down to the nuclei; the figures are printed and
-the export fails if they are too far apart.
+The agreement is measured down to the nuclei, on the pictures that the training run kept beside its checkpoint or on
+those of `--check-images FOLDER`; the figures are printed, and nothing is written if the two are too far apart.
 """
 
 import argparse
 from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,13 +15,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `muse finetune`")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
+    settings = parser.add_argument_group("in place of the training config's `export` settings")
+    settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
+    settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
+    settings.add_argument("--precision", choices=("fp32", "fp16"), help="of weights and activations")
+    settings.add_argument(
+        "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
+    )
+    settings.add_argument(
+        "--any-window",
+        action="store_true",
+        default=None,
+        help="export a network that ties positions to its window for another than it was trained with",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Export one checkpoint."""
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
+    from muse_pipeline.files import complete_file
+    from muse_pipeline.training.run_folder import RunFolder
 
-    export_onnx(args.checkpoint, args.output)
-    if args.check_images:
-        print(check_parity(args.checkpoint, args.output, args.check_images))
+    names = ("input_px", "halo_px", "precision", "embedding", "any_window")
+    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    kept = RunFolder(args.checkpoint.parent).pictures
+    pictures = args.check_images or (kept if kept.is_dir() else None)
+    with complete_file(args.output) as partial:
+        export_onnx(args.checkpoint, partial, **changes)
+        if pictures:
+            print(f"checked against torch on {pictures}: {check_parity(args.checkpoint, partial, pictures)}")
+        else:
+            print("not checked against torch: no pictures lie beside the checkpoint; give --check-images FOLDER")

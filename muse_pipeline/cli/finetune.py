@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
     )
     parser.add_argument(
+        "--start-over",
+        action="store_true",
+        help="where the folder holds a run of other settings, labels or weights, give that up in place of refusing",
+    )
+    parser.add_argument(
         "--set",
         nargs="+",
         default=[],
@@ -42,4 +47,4 @@ def run(args: argparse.Namespace) -> None:
 
     config = load_finetune_config(args.config, args.data, args.set)
     with show_steps(config.schedule.steps) as (say, progress):
-        finetune(config, args.output, args.accelerator, args.threads, args.devices, say, progress)
+        finetune(config, args.output, args.accelerator, args.threads, args.devices, args.start_over, say, progress)

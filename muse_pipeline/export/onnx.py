@@ -2,83 +2,62 @@
 
 from __future__ import annotations
 
-import hashlib
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.export.detector import load_detector
 from muse_pipeline.files import complete_file
-from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
-from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
-from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.inference.card import METADATA_KEY, ModelCard
+from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
+from muse_pipeline.models.detector import DetectionGraph
 
 OPSET = 18
+TRACED_BATCH = 2  # a batch of one would be taken for a constant
 
 
-def load_detector(path: Path) -> tuple[DetectionGraph, ModelCard]:
-    """The graph, ready to run, and its card, from a checkpoint of ``muse finetune``.
+def export_onnx(checkpoint: Path, output: Path, **changes: Any) -> ModelCard:
+    """Write ``output``: one file, its card in the metadata, for batches of any size.
+
+    Args:
+        checkpoint: of ``muse finetune``.
+        output: the file.
+        changes: see ``export.detector.load_detector``.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        CheckpointError: see ``export.detector.load_detector``.
+        ConfigError: likewise.
     """
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.head:
-        raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
-    config = parse_config(checkpoint.meta["config"], FinetuneConfig, str(path))
-    reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
-    detector = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-    load_detector_weights(detector, checkpoint, path)
-    card = ModelCard(
-        name=config.name,
-        mpp=config.mpp,
-        input_px=config.export.input_px,
-        halo_px=config.export.halo_px,
-        stride_px=detector.backbone.stride_px,
-        batch=config.export.batch,
-        capacity=config.export.capacity,
-        classes=config.classes,
-        threshold=config.export.threshold,
-        n_rays=config.n_rays,
-        readout="x/4-0.5",
-        licence=config.licence,
-        training_data=config.training_data,
-        colour=reference,
-        source={
-            "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-            "command": f"muse finetune {config.name}; muse export",
-            "torch": version("torch"),
-            "onnx": version("onnx"),
-        },
-        metrics=config.metrics,
-        limits=config.limits,
-    )
-    return DetectionGraph(detector, card.threshold, card.capacity).eval(), card
-
-
-def export_onnx(checkpoint: Path, output: Path) -> ModelCard:
-    """Write ``output`` (one file, card in its metadata) and check it with onnx's own checker."""
-    graph, card = load_detector(checkpoint)
-    pixels = torch.zeros((card.batch, 3, card.input_px, card.input_px), dtype=torch.uint8)
-    program = torch.onnx.export(
-        graph,
-        (pixels, torch.eye(3, 4)),
-        input_names=["pixels", "colour"],
-        output_names=["xy", "score", "prob", "rays"],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    model = program.model_proto
-    onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
-    for node in model.graph.node:  # traces of the exporting machine's source files
-        del node.metadata_props[:]
-        node.doc_string = ""
+    graph, card = load_detector(checkpoint, **changes)
+    model = embed_card(trace(graph, card), card)
     onnx.checker.check_model(model)
     with complete_file(output) as partial:
         onnx.save_model(model, partial)
     return card
+
+
+def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
+    """The graph as ONNX, for windows of the card's size and batches of any."""
+    pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
+    program = torch.onnx.export(
+        graph,
+        (pixels, torch.eye(3, 4)),
+        input_names=["pixels", "colour"],
+        output_names=[*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}, "colour": None},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def embed_card(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """The model with its card, without traces of the exporting machine's source files."""
+    onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model

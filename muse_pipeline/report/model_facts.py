@@ -22,7 +22,7 @@ def _describe(provenance: dict[str, Any]) -> Markup:
         "Classes": _classes(card.get("classes", [])),
         "Works at": f"{card['mpp']:g} µm per pixel",
         "Threshold": _number(card.get("threshold")),
-        "Stain normalisation": (card.get("colour") or {}).get("method"),
+        "Stain normalisation": _colour(card.get("colour") or {}),
         "Training data": card.get("training_data") or None,
         "Measured": _metrics(card.get("metrics") or {}),
         "Limits": card.get("limits") or None,
@@ -30,6 +30,12 @@ def _describe(provenance: dict[str, Any]) -> Markup:
         "Checksum": element("code", provenance["model"]["sha256"]),
     }
     return element("section", element("h3", element("bdi", provenance["model"]["name"])), definitions(pairs, "model"))
+
+
+def _colour(colour: dict[str, Any]) -> str | None:
+    share = colour.get("share", 1.0)
+    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", {share:.0%} of the way"
+    return f"{colour['method']}{partly}" if "method" in colour else None
 
 
 def _classes(classes: list[dict[str, Any]]) -> Markup:

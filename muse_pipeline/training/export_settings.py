@@ -14,23 +14,26 @@ class ExportSettings:
     """See ``inference.card.ModelCard``.
 
     Attributes:
-        input_px: side of a window.
+        input_px: side of a window; when not given 1,024 px, or the training windows' for a network that ties positions
+            to its window.
         halo_px: border of a window whose nuclei belong to its neighbours.
         batch: windows per call.
         capacity: slots for nuclei per window.
         threshold: score below which a slot stays empty.
         precision: "fp32" or "fp16".
         embedding: whether the graph also gives every nucleus its vector of the dense map.
+        any_window: whether a network that ties positions to its window may leave for another than it was trained with.
         colour_share: share of the way that a slide's stains are taken to the reference at run time, 0 to 1.
     """
 
-    input_px: int = 1024
+    input_px: int | None = None
     halo_px: int = 32
     batch: int = 1
     capacity: int = 8192
     threshold: float = 0.4
     precision: str = "fp32"
     embedding: bool = False
+    any_window: bool = False
     colour_share: float = 1.0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import platform
@@ -13,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline import __version__
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.surroundings import find_versions
+from muse_pipeline.training.inputs import source_files
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
 
-def describe_run(settings: dict[str, Any], sources: tuple[Any, ...]) -> dict[str, Any]:
+def describe_run(
+    settings: dict[str, Any], sources: tuple[LabelSource, ...], checkpoint: Path | None = None
+) -> dict[str, Any]:
     """Facts that hold on any machine: no host, no user, no folder outside the run.
 
     Args:
         settings: see ``run_folder.plain_settings``, portable.
-        sources: of labels; every path of theirs that does not lead to pixels is read.
+        sources: of labels and pictures.
+        checkpoint: that the run begins with.
     """
     return {
         "muse-pipeline": __version__,
@@ -33,6 +38,7 @@ def describe_run(settings: dict[str, Any], sources: tuple[Any, ...]) -> dict[str
         "command": ["muse", *(_name_of(word) for word in sys.argv[1:])],
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "labels": dict(item for number, source in enumerate(sources) for item in _checksums(number, source)),
+        "checkpoint": fingerprint_file(checkpoint) if checkpoint and checkpoint.is_file() else None,
     }
 
 
@@ -51,12 +57,9 @@ def _name_of(word: str) -> str:
     return Path(word).name if Path(word).is_absolute() else word
 
 
-def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(number of the source/setting/file, SHA-256) of its label files."""
-    for field in dataclasses.fields(source):
-        path = getattr(source, field.name)
-        if not isinstance(path, Path) or field.name in {"images", "slides"}:
-            continue
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.is_file():
-                yield f"{number}/{field.name}/{file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
+def _checksums(number: int, source: LabelSource) -> Iterator[tuple[str, str]]:
+    """(number of the source/setting/file, checksum) of every file; pictures and slides are many and large."""
+    for setting, file in source_files(source):
+        large = setting in {"images", "slides"}
+        checksum = fingerprint_file(file) if large else hashlib.sha256(file.read_bytes()).hexdigest()
+        yield f"{number}/{setting}/{file.name}", checksum

@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def pictures(self) -> Path:
+        """A few pieces of what was trained on, see ``pictures``."""
+        return self.path / "pictures"
+
+    @property
     def resume(self) -> Path:
         """See ``resume``."""
         return self.path / "resume.pt"
@@ -73,7 +78,8 @@ class RunFolder:
             return
         try:
             begun = plain_settings(load_config(self.config, type(config)), portable=True)
-            labels = read_json(self.provenance)["labels"]
+            said = read_json(self.provenance)
+            labels, weights = said["labels"], said["checkpoint"]
         except (ValueError, OSError, KeyError) as error:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
@@ -82,12 +88,18 @@ class RunFolder:
         changed = [f"setting '{name}'" for name in given if name not in free and given[name] != begun[name]]
         found = provenance["labels"]
         changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
+        changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []
         if changed:
             listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise CheckpointError(
                 f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder or "
                 "delete it"
             )
+
+    def forget(self) -> None:
+        """Remove what a run would go on from."""
+        for path in (self.resume, self.best):
+            path.unlink(missing_ok=True)
 
     def describe(self, config: Any, provenance: dict[str, Any]) -> None:
         """Write the resolved settings and the provenance."""

@@ -15,6 +15,7 @@ from muse_pipeline.inference.image import detect_image
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour, require_every_class
+from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.types import Frame
@@ -83,18 +84,20 @@ class NetworkPredictor:
     Args:
         network: on any device.
         config: of the run.
-        side_px: of the largest picture; windows are no larger than it takes.
+        side_px: of the largest picture; windows are no larger than it takes where the network lets them.
     """
 
     def __init__(self, network: NucleusDetector, config: FinetuneConfig, side_px: int):
         export, stride_px = config.export, network.backbone.stride_px
         self.network = network
         self.graph = DetectionGraph(network, export.threshold, export.capacity)
-        needed = -(-side_px // stride_px) * stride_px + 2 * export.halo_px
+        window_px = export_window(config, network.backbone)
+        if not network.backbone.lattice.align_corners:  # else the window decides what is found
+            window_px = min(window_px, -(-side_px // stride_px) * stride_px + 2 * export.halo_px)
         self.card = ModelCard(
             name=config.name,
             mpp=config.mpp,
-            input_px=min(export.input_px, needed),
+            input_px=window_px,
             halo_px=export.halo_px,
             stride_px=stride_px,
             batch=1,

@@ -1,0 +1,30 @@
+"""A few of a run's own pictures beside its checkpoint, for whoever checks the model later (``export.parity``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.files import complete_file
+
+N_PICTURES = 6
+SIDE_PX = 1024
+
+
+def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
+    """Write pieces of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
+
+    Args:
+        images: of the run, in its order.
+        folder: of the pictures; one of that name is replaced.
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, N_PICTURES).round().astype(int))
+    with complete_file(folder) as partial:
+        partial.mkdir()
+        for number, index in enumerate(chosen):
+            pixels = images[index].pixels[:SIDE_PX, :SIDE_PX, ::-1]
+            cv2.imwrite(str(partial / f"{number}.png"), np.ascontiguousarray(pixels))

@@ -1,0 +1,18 @@
+"""A small detector trained on drawn pictures, and the model made from it."""
+
+from pathlib import Path
+
+import pytest
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """A folder with run/checkpoint.pt and model.onnx, by the command line."""
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("export"))
+    config = write_config(folder, steps=60, capacity=30)
+    assert main(["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]) == 0
+    assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0
+    return folder
