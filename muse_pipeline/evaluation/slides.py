@@ -1,12 +1,12 @@
-"""Which result goes with which truth, and who is whose patient."""
+"""Which result goes with which truth."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_pipeline.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.errors import LabelError, NucleiError, SheetError
+from muse_pipeline.evaluation.patients import find_patients
 from muse_pipeline.evaluation.truth import SUFFIXES
 from muse_pipeline.slides.sheet import read_table
 
@@ -124,39 +124,6 @@ def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
     if not rows:
         raise SheetError(f"{path}: no slide in it; add a row per slide")
     return rows
-
-
-def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
-    """The patient of each slide, and in words what that is: by expression, else by the sheet, else the slide itself.
-
-    Raises:
-        ConfigError: the expression is none, or finds nothing in a name.
-    """
-    if pattern is not None:
-        return {
-            name: match_patient(name, pattern) for name in names
-        }, f"what --patient '{pattern}' finds in a slide's name"
-    patients = {name: rows.get(name, {}).get("patient", "") for name in names}
-    if not any(patients.values()):
-        return {name: name for name in names}, "each slide its own, as no patients are known"
-    nameless = sum(not patient for patient in patients.values())
-    own = f", and {nameless} of {len(names)} slides, which it gives none, each its own" if nameless else ""
-    return {name: patient or name for name, patient in patients.items()}, f"as the sheet says{own}"
-
-
-def match_patient(name: str, pattern: str) -> str:
-    """What ``pattern`` finds in a name: its first group if it has one.
-
-    Raises:
-        ConfigError: it is no regular expression, or finds nothing.
-    """
-    try:
-        match = re.search(pattern, name)
-    except re.error as error:
-        raise ConfigError(f"--patient '{pattern}': is no regular expression ({error}); correct it") from error
-    if match is None:
-        raise ConfigError(f"--patient '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
-    return match[1] if match.re.groups else match[0]
 
 
 def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> dict[str, Path]:
