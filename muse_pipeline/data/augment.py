@@ -160,17 +160,26 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     """Blur some windows (B, 3, H, W), add noise to all."""
     n = len(pixels)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
-    sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp * chosen + 1e-3
-    offset = torch.arange(-3, 4, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels).repeat_interleave(3, 0)  # (3B, 7)
-    flat = functional.pad(pixels.reshape(1, 3 * n, *pixels.shape[2:]), (3, 3, 3, 3), mode="reflect")
-    flat = functional.conv2d(flat, kernel[:, None, :, None], groups=3 * n)
-    flat = functional.conv2d(flat, kernel[:, None, None, :], groups=3 * n)
+    sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
+    if chosen.any():
+        blurred = _blur(pixels[chosen], sigma[chosen])
+        pixels = pixels.clone()
+        pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
     noise = (
         torch.randn(pixels.shape, generator=generator).to(pixels)
         if pixels.device.type == "cpu"
         else torch.randn_like(pixels)
     )
-    return (flat.view_as(pixels) + level * noise).clamp(0, 255)
+    return (pixels + level * noise).clamp(0, 255)
+
+
+def _blur(pixels: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian of ``sigma`` (B,) px on each window (B, 3, H, W), cut off after 3 px."""
+    n = len(pixels)
+    offset = torch.arange(-3, 4, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels).repeat_interleave(3, 0)  # (3B, 7)
+    flat = functional.pad(pixels.reshape(1, 3 * n, *pixels.shape[2:]), (3, 3, 3, 3), mode="reflect")
+    flat = functional.conv2d(flat, kernel[:, None, :, None], groups=3 * n)
+    return functional.conv2d(flat, kernel[:, None, None, :], groups=3 * n).view_as(pixels)
