@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from labelled import write_config as write_training_config
 from workflow_runs import (
     draw_stained_slide,
     planned_jobs,
@@ -18,6 +19,8 @@ from workflow_runs import (
     write_config,
     write_sheet,
 )
+
+from muse_pipeline.inference.predictor import find_model
 
 pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
 
@@ -146,11 +149,11 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
     [
         ("max_features=100", {"geojson": 2, "report": 1, "all": 1}),
         ("max_corrupt=0.5", {"tile": 2, "detect": 3, "stitch": 2, "geojson": 2, "overlay": 2, "report": 1, "all": 1}),
-        ("train=train.yaml", {"finetune": 1, "export": 1, "detect": 3} | {"stitch": 2, "geojson": 2, "overlay": 2}),
+        ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3} | {"stitch": 2, "geojson": 2, "overlay": 2}),
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
-    (finished / "train.yaml").touch()
+    write_training_config(finished)
     planned = planned_jobs(run_snakemake(finished, "--dry-run", "--config", setting).stdout)
     assert planned == {**jobs, "report": 1, "all": 1}
 
@@ -168,7 +171,7 @@ def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finishe
 
 
 def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
-    (finished / "other.onnx").touch()
+    shutil.copy(find_model("compact"), finished / "other.onnx")
     settings = ["--config", "model=other.onnx", "keep_stores=False"]
     run = run_snakemake(finished, "--dry-run", *settings)
     planned = planned_jobs(run.stdout)
@@ -182,6 +185,8 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
         (["modle=compact"], "modle"),
         (["shards=0"], "0 is less than the minimum of 1"),
         (["slides=nowhere.tsv"], "nowhere.tsv: cannot be read"),
+        (["model=compac"], "model 'compac': neither a file nor a built-in model (compact); did you mean 'compact'?"),
+        (["mpp=0.25"], "mpp is 0.25, but model 'compact' works at 0.5 um/px; set `mpp: 0.5`"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(finished, settings, complaint):

@@ -18,6 +18,7 @@ VERBS = (
     "import-checkpoint",
     "finetune",
     "export",
+    "model",
     "detect",
     "stitch",
     "geojson",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from muse_pipeline.errors import ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
 BUILT_IN = Path(__file__).parent / "built_in"
@@ -36,8 +41,23 @@ def find_model(model: str) -> Path:
     path = Path(model)
     if path.is_file():
         return path
-    known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.onnx")))
-    raise ModelError(f"model '{model}': neither a file nor a built-in model ({known}); correct the name or path")
+    known = sorted(file.stem for file in BUILT_IN.glob("*.onnx"))
+    near = get_close_matches(model, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
+    raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a model that is not to be run.
+
+    Raises:
+        ModelError: the file is not ONNX or has no card.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _card_inside(_open_session(path, options, "cpu"), path)
 
 
 class Predictor:
@@ -61,15 +81,7 @@ class Predictor:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(_provider_name(provider), OPTIONS.get(provider, {}))]
-            )
-        except ProviderError:
-            raise
-        except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
-            raise ModelError(f"{path}: not usable as an ONNX model ({_first_line(error)}); export it again") from error
+        self.session = _open_session(self.path, options, provider)
         self._refuse_silent_fallback()
         self.card = self._read_card()
         self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
@@ -108,10 +120,7 @@ class Predictor:
             )
 
     def _read_card(self) -> ModelCard:
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise ModelError(f"{self.path}: this ONNX file carries no model card; export it with `muse export`")
-        card = ModelCard.from_json(metadata[METADATA_KEY], str(self.path))
+        card = _card_inside(self.session, self.path)
         outputs = {output.name for output in self.session.get_outputs()}
         missing = {*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])} - outputs
         if missing:
@@ -142,6 +151,24 @@ class Predictor:
                     f"{self.path}: its card says that '{port.name}' is {tuple(expected)}, while the graph has "
                     f"{tuple(sizes)}; export it with `muse export`"
                 )
+
+
+def _open_session(path: Path, options: onnxruntime.SessionOptions, provider: str) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options.log_severity_level = 3
+    providers = [(_provider_name(provider), OPTIONS.get(provider, {}))]
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
+        raise ModelError(f"{path}: not usable as an ONNX model ({_first_line(error)}); export it again") from error
+
+
+def _card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY not in metadata:
+        raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
+    return ModelCard.from_json(metadata[METADATA_KEY], str(path))
 
 
 def _provider_name(provider: str) -> str:

@@ -56,6 +56,7 @@ BAD_INPUT = {
     "import-checkpoint": ["{noise}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
+    "model": ["{noise}", "--resolved", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
     "stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],

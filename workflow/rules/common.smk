@@ -1,7 +1,8 @@
 """The config and the sheet, checked before anything runs, and what rules ask of them.
 
-Takes the config and the sheet that it names; gives OUTPUT/run_config.yaml (the config with every default filled in) and
-OUTPUT/sheet.json (the sheet with absolute paths), both rewritten only when their content changes.
+Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
+filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
+run reads), each rewritten only when its content changes.
 
 A row of the sheet enters the rules as params, cell by cell, and the sheet is no rule's input: so editing one row reruns
 one slide. The workflow knows the package by its command line only.
@@ -35,15 +36,52 @@ def write_if_changed(path, text):
         raise WorkflowError(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
 
 
-def resolve_sheet(sheet):
-    """The sheet's rows with absolute paths; all that is wrong with them is reported at once."""
+def resolve(*command):
+    """What `muse COMMAND --resolved JSON` finds; its complaint, if it has one, is Snakemake's."""
     with tempfile.TemporaryDirectory() as folder:
-        resolved = Path(folder, "sheet.json")
-        command = ["muse", "sheet", "--check", sheet, "--resolved", resolved]
-        check = subprocess.run(command, capture_output=True, text=True)
+        resolved = Path(folder, "resolved.json")
+        check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
         if check.returncode:
             raise WorkflowError(check.stderr.strip())
         return json.loads(resolved.read_text(encoding="utf-8"))
+
+
+def training_config():
+    """The file of the training run that the config names as its model, or None.
+
+    A run that stands in the config itself gets a file; its paths start where Snakemake was started.
+    """
+    model = config["model"]
+    if isinstance(model, str):
+        return model if model.endswith((".yaml", ".yml")) else None
+    weights = Path(model.get("checkpoint") or "")
+    if weights.is_file():  # else the name of a built-in model
+        model = {**model, "checkpoint": str(weights.resolve())}
+    path = Path(OUTPUT, "training", f"{slug(model['name'])}.yaml")
+    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(model)), allow_unicode=True, sort_keys=False))
+    return str(path)
+
+
+def training_data():
+    """Arguments that say where the paths of a training run start, where that is not at its own file."""
+    data = config["train_data"] or (None if isinstance(config["model"], str) else ".")
+    return option("--data", data)
+
+
+def slug(name):
+    """``name`` as a folder may be called."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def resolve_model():
+    """What the model is; one that does not suit the config's mpp is refused."""
+    model = resolve("model", TRAINING or config["model"], *(training_data() if TRAINING else []))
+    if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
+        raise WorkflowError(
+            f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
+            f"`mpp: {model['mpp']:g}` or choose another model"
+        )
+    return model
 
 
 def check_config():
@@ -119,7 +157,7 @@ def made_from(wildcards):
     a file needs that is up to date itself; a param that differs says that it is not.
     """
     cells = [row(wildcards).get(column) for column in ("path", "mpp", "roi", "shards")]
-    return [*cells, *(config[name] for name in ("model", "train", "provider", "mpp", "max_corrupt"))]
+    return [*cells, json.dumps(config["model"]), *(config[name] for name in ("provider", "mpp", "max_corrupt"))]
 
 
 def shards(wildcards):
@@ -136,12 +174,18 @@ pathvars:
     results=OUTPUT,
 
 
-SHEET = Path(OUTPUT, "sheet.json")
+SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
+TRAINING = training_config()
 if workflow.is_main_process:  # the jobs of a cluster read what the main process found
     write_if_changed(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
-    rows = [{**each, "shards": each.get("shards") or config["shards"]} for each in resolve_sheet(config["slides"])]
+    rows = [
+        {**each, "shards": each.get("shards") or config["shards"]}
+        for each in resolve("sheet", "--check", config["slides"])
+    ]
     write_if_changed(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
+    write_if_changed(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
 
+MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])

@@ -7,9 +7,9 @@ with its provenance beside it and, if the config asks for it, nuclei.csv.gz.
 
 def model_file(wildcards):
     """The file of the model; none for a built-in one, which has only a name."""
-    if config["train"]:
-        return f"{OUTPUT}/training/{Path(config['train']).stem}/model.onnx"
-    return config["model"] if config["model"].endswith(".onnx") else []
+    if TRAINING:
+        return f"{OUTPUT}/training/{RUN}/model.onnx"
+    return MODEL["file"] or []
 
 
 rule detect:
@@ -29,6 +29,7 @@ rule detect:
         "../../envs/infer.yaml"
     params:
         model=lambda wildcards, input: input.model or config["model"],
+        built_in=None if TRAINING or MODEL["file"] else MODEL["sha256"],  # another one under the old name is another model
         provider=config["provider"],
     shell:
         r"""

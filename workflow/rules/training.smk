@@ -1,14 +1,23 @@
-"""From a training config to a model, when the config names a training run.
+"""From a training run to a model, when the config names one as its model.
 
-Takes config/train/<run>.yaml; gives <results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume
-lies undeclared beside its checkpoint, because Snakemake deletes the declared outputs of a job that fails.
+Takes config/train/<run>.yaml, or the run that stands in the config; gives <results>/training/<run>/checkpoint.pt and
+model.onnx. What a run needs to resume lies undeclared beside its checkpoint, because Snakemake deletes the declared outputs
+of a job that fails; a run of other labels or settings starts over.
 """
+
+RUN = Path(TRAINING).stem if TRAINING else None
+
+
+def files_of_run(wildcards):
+    """What the run reads: labels, pictures and weights. A name that Snakemake takes for a pattern cannot be an input."""
+    return [path for path in MODEL.get("inputs", []) if not re.search("[{}<>*?]", path)]
 
 
 rule finetune:
     """Train backbone and nucleus head on labelled nuclei."""
     input:
-        run=lambda wildcards: config["train"],
+        run=lambda wildcards: TRAINING or [],
+        read=files_of_run,
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     log:
@@ -18,18 +27,19 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
-        data=option("--data", config["train_data"]),
+        data=training_data(),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
         muse finetune {input.run:q} {params.data:q} \
+            --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
         """
 
 
 rule export:
-    """Turn the checkpoint into one ONNX file with its card inside."""
+    """Turn the checkpoint into one ONNX file with its card inside, and check that it finds the same nuclei."""
     input:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     output:

@@ -1,0 +1,58 @@
+"""Say what a model is: a built-in one by its name, an .onnx file, or a training run that is yet to make one.
+
+Prints the model's name, mpp and classes; `--resolved` writes what the workflow must know before it starts: the file and
+its checksum, or all files that the training run reads.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse model``."""
+    parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Describe one model."""
+    from muse_pipeline.files import write_json
+
+    is_run = args.model.endswith((".yaml", ".yml"))
+    found = describe_run(Path(args.model), args.data) if is_run else describe_file(args.model)
+    if args.resolved:
+        write_json(args.resolved, found)
+    print(f"{found['name']}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
+
+
+def describe_file(model: str) -> dict:
+    """What there is to know of a built-in model or an .onnx file."""
+    import hashlib
+
+    from muse_pipeline.inference.predictor import BUILT_IN, find_model, read_card
+
+    path = find_model(model)
+    card = read_card(path)
+    return {
+        "name": card.name,
+        "mpp": card.mpp,
+        "classes": [one.name for one in card.classes],
+        "file": None if path.parent == BUILT_IN else str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def describe_run(path: Path, data: Path | None) -> dict:
+    """What there is to know of a training run before it starts."""
+    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
+    from muse_pipeline.training.inputs import files_read
+
+    config = load_finetune_config(path, data)
+    require_known_names(config)
+    return {
+        "name": config.name,
+        "mpp": config.mpp,
+        "classes": list(config.class_names),
+        "inputs": [str(file) for file in files_read(config)],
+    }
