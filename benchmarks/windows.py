@@ -11,13 +11,10 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.training.census import REFERENCE_STAINS, colour_reference, image_colour
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.finetune_data import read_finetune_data
 
 
 def main() -> None:
@@ -31,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = load_finetune_config(args.config, args.data, args.set)
-    windows = read_windows(config)
+    windows = read_finetune_data(config).make_windows(torch.device("cpu"))
     for number in range(5):  # the first calls find memory
         windows(number)
     n = args.batches * config.batch
@@ -42,23 +39,6 @@ def main() -> None:
     print(
         f"{n} windows of {config.window_px} px on {args.threads} threads: {n * args.threads / processor:.0f} a second "
         f"by processor time, {n / wall:.0f} by the clock"
-    )
-
-
-def read_windows(config: FinetuneConfig) -> LabelledWindows:
-    """The windows that training with this config draws, on the CPU."""
-    images = read_labelled_images(config.sources, config.class_names, config.mpp, config.n_rays)
-    reference = colour_reference(images, config.colour)
-    return LabelledWindows(
-        images,
-        np.stack([image_colour(image, reference) for image in images]),
-        np.array(reference.stains or REFERENCE_STAINS),
-        config.mpp,
-        config.window_px,
-        config.batch,
-        config.augmentation,
-        config.seed,
-        torch.device("cpu"),
     )
 
 

@@ -10,13 +10,14 @@ import torch
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
-from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.census import image_colour, require_every_class
+from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.finetune_data import FinetuneData
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.types import Frame
 
@@ -28,27 +29,16 @@ class Validation:
 
     Args:
         network: whose weights at the time of a call are scored.
-        images: labelled pictures at the config's mpp.
-        reference: of the run.
-        config: of the run.
+        data: of the run; what it holds back is scored.
         keep: called with the step and the scores whenever they are better than all before.
-
-    Raises:
-        ConfigError: a class has no nucleus on the pictures.
     """
 
-    def __init__(
-        self,
-        network: NucleusDetector,
-        images: list[LabelledImage],
-        reference: ColourReference,
-        config: FinetuneConfig,
-        keep: Callable[[int, dict[str, float]], None],
-    ):
-        require_every_class(images, config.class_names, "validation")
-        self.images, self.keep, self.classes = images, keep, config.class_names
-        self.colours = [image_colour(image, reference) for image in images]
-        self.predictor = NetworkPredictor(network, config, max(max(image.pixels.shape[:2]) for image in images))
+    def __init__(self, network: NucleusDetector, data: FinetuneData, keep: Callable[[int, dict[str, float]], None]):
+        config, self.images, self.keep = data.config, data.held, keep
+        self.classes = config.class_names
+        reference = replace(data.reference, share=config.export.colour_share)
+        self.colours = [image_colour(image, reference) for image in self.images]
+        self.predictor = NetworkPredictor(network, config, max(max(image.pixels.shape[:2]) for image in self.images))
 
     def __call__(self, step: int, log: MetricsLog) -> None:
         """Score, keep the weights if they are the best, log."""

@@ -9,13 +9,14 @@ import torch
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training import validation
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.training.validation import SCORE, Validation
 from muse_pipeline.types import Frame
@@ -42,7 +43,8 @@ def held(config):
 
 def validate(config, held, kept):
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-    return Validation(network, held, ColourReference(), config, lambda step, scores: kept.append(step))
+    data = FinetuneData(config, [], held, ColourReference())
+    return Validation(network, data, lambda step, scores: kept.append(step))
 
 
 def find_the_truth(monkeypatch, held, change=lambda nuclei: nuclei):
@@ -97,10 +99,14 @@ def test_only_better_ones_are_kept_and_a_resumed_run_remembers(config, held, tmp
     assert kept == [1, 2]
 
 
-def test_a_class_without_nuclei_cannot_be_validated(config, held):
-    dark = [dataclasses.replace(image, nuclei=image.nuclei[image.nuclei.label == 0]) for image in held]
+def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):
+    source = dataclasses.replace(config.validation[0], class_map={"1": "Dark", "2": None})
     with pytest.raises(ConfigError, match="validation images hold no labelled nucleus of Pale"):
-        validate(config, dark, [])
+        read_finetune_data(dataclasses.replace(config, validation=(source,)))
+    with pytest.raises(ConfigError, match="training images hold no labelled nucleus of Pale"):
+        read_finetune_data(dataclasses.replace(config, sources=(dataclasses.replace(source, exclude=("P2",)),)))
+    with pytest.raises(LabelError, match="training and in validation: P0"):
+        read_finetune_data(dataclasses.replace(config, validation=config.sources))
 
 
 def test_scoring_changes_no_statistics(config, held):

@@ -1,0 +1,89 @@
+"""What a fine-tuning run reads: labelled pictures, those held back for validation, and the colours of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from muse_pipeline.data.hidden_labels import hide_labels
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.label_summary import check_leaks, summarise_labels
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.training.census import REFERENCE_STAINS, colour_reference, image_colour, require_every_class
+from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneData:
+    """Pictures at the config's mpp.
+
+    Attributes:
+        config: of the run.
+        images: to train on.
+        held: to validate on; of other patients, none where the config names none.
+        reference: the colour that slides are taken to.
+    """
+
+    config: FinetuneConfig
+    images: list[LabelledImage]
+    held: list[LabelledImage]
+    reference: ColourReference
+
+    def make_windows(self, device: torch.device) -> LabelledWindows:
+        """Windows on ``device``."""
+        config = self.config
+        return LabelledWindows(
+            self.images,
+            np.stack([image_colour(image, self.reference) for image in self.images]),
+            np.array(self.reference.stains or REFERENCE_STAINS),
+            config.mpp,
+            config.window_px,
+            config.batch,
+            config.augmentation,
+            config.seed,
+            device,
+            weak_view=config.consistency is not None,
+        )
+
+    def tell(self, run: RunFolder, say: Callable[[str], None]) -> None:
+        """Say what the labels hold, patient by patient; ``labels-<split>.tsv`` has a row per picture."""
+        for split, images in (("training", self.images), ("validation", self.held)):
+            if images:
+                summary = summarise_labels(images, self.config.class_names)
+                say(f"{split} labels:\n{summary.text()}")
+                summary.write(run.path / f"labels-{split}.tsv")
+
+
+def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
+    """Read every picture that the config names.
+
+    Raises:
+        ConfigError: a class has no nucleus, or what the config asks for does not go with these labels.
+        LabelError: a label file is missing or broken, or a patient is in training and in validation.
+    """
+    images = _read(config.sources, config)
+    if config.region_px is not None:
+        images = hide_labels(images, config.region_px, config.seed)
+    if config.consistency is not None and all(image.region is None for image in images):
+        raise ConfigError(
+            "`consistency` learns outside of annotated regions, and every training picture is annotated everywhere; "
+            "give regions of slides as labels, or set `region_px` for a trial"
+        )
+    held = _read(config.validation, config) if config.validation else []
+    check_leaks(images, held)
+    require_every_class(images, config.class_names, "training")
+    if held:
+        require_every_class(held, config.class_names, "validation")
+    return FinetuneData(config, images, held, colour_reference(images, config.colour))
+
+
+def _read(sources: tuple[LabelSource, ...], config: FinetuneConfig) -> list[LabelledImage]:
+    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays)
