@@ -41,6 +41,15 @@ class LabelledImage:
     n_left_out: int = 0
     hidden: Nuclei | None = None
 
+    @property
+    def annotated_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of what was annotated, in px."""
+        height, width = self.pixels.shape[:2]
+        if self.region is None or not self.region.any():
+            return 0, 0, width, height
+        columns, rows = (np.flatnonzero(self.region.any(axis)) for axis in (0, 1))
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
     """Grow the outlines of nuclei whose rays are unknown (NaN); those that were drawn stay, and hold their ground.

@@ -56,7 +56,7 @@ class LabelledWindows:
         self.mpp, self.window_px, self.batch = mpp, window_px, batch
         self.augmentation, self.seed, self.device, self.weak_view = augmentation, seed, device, weak_view
         self.sizes = torch.tensor([image.pixels.shape[1::-1] for image in images], dtype=torch.float32)
-        self.regions = torch.tensor([_bounds(image) for image in images], dtype=torch.float32)
+        self.regions = torch.tensor([image.annotated_box for image in images], dtype=torch.float32)
         self.weights = torch.tensor([image.weight for image in images])
         self.pictures = [torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous().to(device) for image in images]
         has_regions = any(image.region is not None for image in images)
@@ -91,15 +91,6 @@ class LabelledWindows:
         if self.hidden is not None:
             batch = batch._replace(hidden=HiddenNuclei(*self.hidden.move(*view, self.window_px)[:2]))
         return batch
-
-
-def _bounds(image: LabelledImage) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what was annotated."""
-    height, width = image.pixels.shape[:2]
-    if image.region is None or not image.region.any():
-        return 0, 0, width, height
-    columns, rows = (np.flatnonzero(image.region.any(axis)) for axis in (0, 1))
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 def _depth(image: LabelledImage) -> np.ndarray:

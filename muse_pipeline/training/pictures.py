@@ -18,6 +18,8 @@ SIDE_PX = 1024
 def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
     """Write pieces of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
 
+    A piece begins where the annotated region does: around a region of a slide there may be nothing but glass.
+
     Args:
         images: of the run, in its order.
         folder: of the pictures; one of that name is replaced.
@@ -26,5 +28,6 @@ def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
     with complete_file(folder) as partial:
         partial.mkdir()
         for number, index in enumerate(chosen):
-            pixels = images[index].pixels[:SIDE_PX, :SIDE_PX, ::-1]
-            cv2.imwrite(str(partial / f"{number}.png"), np.ascontiguousarray(pixels))
+            left, top, *_ = images[index].annotated_box
+            piece = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX, ::-1]
+            cv2.imwrite(str(partial / f"{number}.png"), np.ascontiguousarray(piece))
