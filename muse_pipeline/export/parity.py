@@ -208,7 +208,7 @@ def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    if not expected.size:
-        return 1.0
+    """Of vectors of some length; one without any lies beyond the window and must be without any in both."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    return float(((expected * found).sum(1) / np.maximum(lengths, 1e-12)).min())
+    cosine = (expected * found).sum(1) / np.where(lengths > 0, lengths, 1)
+    return float(np.where(lengths > 0, cosine, (expected == found).all(1)).min(initial=1.0))

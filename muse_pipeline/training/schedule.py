@@ -47,7 +47,7 @@ class Schedule:
         """Learning rate of ``step``."""
         rise = self.warmup * self.steps
         if step < rise:
-            return self.learning_rate * (step + 1) / rise
+            return self.learning_rate * min((step + 1) / rise, 1)  # a rise may be shorter than a step
         done = (step - rise) / max(self.steps - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 

@@ -1,0 +1,116 @@
+"""What running a model costs beyond ONNX Runtime itself: a ViT-S/16 at 512 px, against bare calls of its session.
+
+    python benchmarks/runtime_overhead.py [--backbone muse_vit_s_16_512] [--threads 2] [--provider cpu] [--json FILE]
+
+Both run the same windows on the same number of threads: the bare session spends them on one window after the other, the
+pipeline on as many windows at a time, each on one thread (so that results do not depend on their number). Rounds
+alternate and the fastest of each counts, because other work only ever slows them down. The weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from muse_pipeline.export.onnx import embed_card, trace
+from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.detect import map_in_order
+from muse_pipeline.inference.predictor import OPTIONS, OUTPUTS, PROVIDERS, Predictor
+from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.tissue.stain_map import IDENTITY
+
+MPP = 0.5
+
+
+def write_model(path: Path, backbone: str, head: str, window_px: int) -> None:
+    """Export an untrained detector, with a threshold that every peak passes."""
+    torch.manual_seed(0)
+    detector = NucleusDetector(backbone, head, 3, 32).eval()
+    detector.backbone.fix_size(window_px, window_px)
+    card = ModelCard(
+        name=backbone,
+        mpp=MPP,
+        input_px=window_px,
+        halo_px=32,
+        stride_px=detector.backbone.stride_px,
+        batch=1,
+        capacity=2048,
+        classes=tuple(NucleusClass(name, (0, 0, 0)) for name in "abc"),
+        threshold=0.01,
+        n_rays=32,
+        readout=detector.backbone.lattice.name,
+        licence="CC0-1.0",
+        training_data="none",
+    )
+    model = trace(DetectionGraph(detector, card.threshold, card.capacity).eval(), card)
+    onnx.save_model(embed_card(model, card), path)
+
+
+def seconds(run) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="muse_vit_s_16_512")
+    parser.add_argument("--head", default="dense")
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--provider", default="cpu")
+    parser.add_argument("--windows", type=int, default=4, help="windows of a round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        write_model(path, args.backbone, args.head, args.window)
+        predictor = Predictor(path, args.provider)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = args.threads
+        providers = [(PROVIDERS[args.provider], OPTIONS.get(args.provider, {}))]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        pixels = np.random.default_rng(0).integers(0, 256, (args.windows, 1, args.window, args.window, 3), np.uint8)
+        inputs = [{"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), "colour": IDENTITY} for batch in pixels]
+
+        def bare() -> None:
+            for feed in inputs:
+                session.run(list(OUTPUTS), feed)
+
+        def pipeline() -> None:
+            for _ in map_in_order(lambda batch: predictor(batch, IDENTITY), pixels, args.threads):
+                pass
+
+        times = [(seconds(bare), seconds(pipeline)) for _ in range(args.rounds + 1)][1:]  # the first round warms up
+    fastest = np.array(times).min(0)
+    area_mm2 = args.windows * (args.window * MPP / 1000) ** 2
+    result = {
+        "backbone": args.backbone,
+        "head": args.head,
+        "window_px": args.window,
+        "threads": args.threads,
+        "provider": args.provider,
+        "bare_s_per_window": round(fastest[0] / args.windows, 4),
+        "pipeline_s_per_window": round(fastest[1] / args.windows, 4),
+        "pipeline_mm2_per_s": round(area_mm2 / fastest[1], 4),
+        "ratio": round(fastest[1] / fastest[0], 3),
+    }
+    print(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

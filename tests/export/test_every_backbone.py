@@ -1,0 +1,150 @@
+"""Every backbone with either head leaves as ONNX and finds the same nuclei there, on real tissue."""
+
+import onnx
+import pytest
+import torch
+
+from muse_pipeline.export.half import halve
+from muse_pipeline.export.onnx import trace
+from muse_pipeline.export.parity import COLOUR, TOLERANCES, compare
+from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
+from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.models.muse_vit import MuseVit
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
+
+
+def build(backbone: str, head: str) -> NucleusDetector:
+    torch.manual_seed(0)
+    return NucleusDetector(backbone, head, N_CLASSES, N_RAYS).eval()
+
+
+def build_tiny_vit(head: str) -> NucleusDetector:
+    """A ViT with four narrow blocks in place of twelve."""
+    detector = build("muse_compact_16", head)
+    detector.backbone = MuseVit(dim=32, n_heads=2, input_px=96)
+    encoder = detector.backbone.encoder["encoder"]
+    encoder.blocks, encoder.taps = encoder.blocks[:4], (0, 1, 2, 3)
+    detector.head = HEADS[head](32, N_CLASSES, N_RAYS)
+    return detector.eval()
+
+
+@torch.no_grad()
+def spread(detector: NucleusDetector, pixels: torch.Tensor) -> None:
+    """Make an untrained network sure of itself: scores near 0 and 1, sure classes, so that no last digit decides."""
+    head = detector.head
+    for layer in [head.out] if hasattr(head, "out") else [head.types[-1], head.offset[-1]]:
+        layer.weight.mul_(100)
+    maps = detector(pixels, torch.from_numpy(COLOUR))
+    centre = maps.centre.flatten()
+    shift = centre.quantile(0.8)
+    if hasattr(head, "out"):
+        head.out.bias[0] -= shift
+    else:
+        head.types[-1].bias[-1] += shift
+
+
+def nuclei_of(outputs, window: int) -> Nuclei:
+    xy, score, prob, rays, embedding = (values[window] for values in outputs)
+    n = int((score > 0).sum())
+    kept = dict(rays=rays[:n], score=score[:n], prob=prob[:n], embedding=embedding[:n])
+    return Nuclei(xy[:n], Frame.WINDOW, label=prob[:n].argmax(1), **kept)
+
+
+def export_and_compare(detector: NucleusDetector, window_px: int, shared_data, n_windows: int, precision: str = "fp32"):
+    """The graph, and how far nuclei of torch and ONNX Runtime differ, in a batch and the first window alone."""
+    import cv2
+    import numpy as np
+    import onnxruntime
+
+    path = sorted((shared_data / "brca-m2c" / "images").glob("*.png"))[0]
+    picture = cv2.imread(str(path))[..., ::-1].repeat(2, 0).repeat(2, 1)
+    windows = np.stack(
+        [picture[100 * k : 100 * k + window_px, :window_px].transpose(2, 0, 1) for k in range(n_windows)]
+    )
+    pixels = torch.from_numpy(np.ascontiguousarray(windows))
+    detector.backbone.fix_size(window_px, window_px)
+    spread(detector, pixels[:1])
+    graph = DetectionGraph(detector, THRESHOLD, 400, embed=True).eval()
+    with torch.no_grad():
+        expected = [value.numpy() for value in graph(pixels, torch.from_numpy(COLOUR))]
+    if precision == "fp16":
+        halve(detector)
+    model = trace(graph, card_of(detector, window_px, precision))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    pairs = []
+    for batch in (slice(0, 1), slice(0, n_windows)):
+        found = session.run([*OUTPUTS, EMBEDDING], {"pixels": windows[batch], "colour": COLOUR})
+        pairs += [(nuclei_of(expected, index), nuclei_of(found, index)) for index in range(batch.stop)]
+    return model, compare(pairs, THRESHOLD + TOLERANCES[precision].score)
+
+
+def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelCard:
+    classes = tuple(NucleusClass(name, (0, 0, 0)) for name in "abc")
+    sizes = dict(input_px=window_px, halo_px=0, stride_px=detector.backbone.stride_px, batch=1, capacity=400)
+    words = dict(readout=detector.backbone.lattice.name, licence="CC0-1.0", training_data="none")
+    outputs = dict(n_rays=N_RAYS, embedding_dim=detector.backbone.channels, precision=precision)
+    return ModelCard(name="x", mpp=0.5, classes=classes, threshold=THRESHOLD, **sizes, **words, **outputs)
+
+
+def require_the_same(parity, precision: str = "fp32") -> None:
+    """Counts, positions and classes; scores of networks made so sure of themselves may differ a little more."""
+    tolerance = TOLERANCES[precision]
+    assert parity.n_nuclei > 50
+    assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
+    assert parity.xy_px <= tolerance.xy_px
+    assert parity.n_other_class <= max(1, tolerance.label * parity.n_nuclei)
+    assert parity.cosine >= tolerance.cosine
+
+
+def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
+    """(mode, where the corners lie) of every resize in a graph."""
+    found = set()
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            said = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+            found.add((said["mode"], said["coordinate_transformation_mode"]))
+    return found
+
+
+@pytest.mark.parametrize("head", ["point"])  # the other is what every other test of this folder exports
+def test_a_compact_network_with_the_point_head(head, shared_data):
+    model, parity = export_and_compare(build("muse_compact_16", head), 160, shared_data, n_windows=4)
+    require_the_same(parity)
+    assert resizes(model) == {(b"linear", b"half_pixel")}
+
+
+def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data):
+    model, parity = export_and_compare(build_tiny_vit("dense"), 160, shared_data, n_windows=4)
+    require_the_same(parity)
+    assert resizes(model) == {(b"linear", b"align_corners")}  # positions are a constant: no cubic resize is left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [  # the two of a pair are one architecture
+        ("muse_compact_48", "dense"),
+        ("muse_compact_48", "point"),
+        ("muse_vit_s_16_224", "dense"),
+        ("muse_vit_s_16_512", "point"),
+        ("muse_vit_b_16_224", "dense"),
+        ("muse_vit_b_16_512", "point"),
+        ("muse_r50_224", "dense"),
+        ("muse_r50_512", "point"),
+    ],
+)
+def test_every_backbone_with_either_head(backbone, head, shared_data):
+    _, parity = export_and_compare(build(backbone, head), 224, shared_data, n_windows=2)
+    require_the_same(parity)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["muse_vit_s_16_224", "muse_r50_224"])
+def test_half_precision_of_the_released_networks(backbone, shared_data):
+    _, parity = export_and_compare(build(backbone, "dense"), 224, shared_data, 2, "fp16")
+    require_the_same(parity, "fp16")
