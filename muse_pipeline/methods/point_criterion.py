@@ -1,7 +1,8 @@
 """The supervision of MUSE's point head: one proposal for each nucleus, the others are background.
 
 Distances and weights follow DPA-P2PNet's practice, to which the paper refers: costs and squared errors are in pixels at
-0.25 um/px, here turned into um.
+0.25 um/px, here turned into um. One thing is ours: the cross-entropy, summed over proposals, is divided by the weight of
+the nuclei and not of all proposals, of which 98 in 100 are background: types are learnt much sooner so.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
-            "type": (hit.sum() + miss.sum()) / (weight.sum() + background.sum()).clamp(min=1e-6),
+            "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }
         return {"loss": sum(terms.values()), **terms}

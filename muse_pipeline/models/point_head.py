@@ -55,9 +55,10 @@ class PointHead(NucleusHead):
     def scores(self, maps: NucleusMaps) -> Tensor:
         """The probability of "not background", at the best of the cells that point to one place.
 
-        One-to-one matching teaches one cell to speak for a nucleus, and most of the time one does. Where the nucleus
-        lies between cells two may: of neighbours whose points are less than a cell (2 um at 0.5 um/px) apart the better
-        one stays, the first where they are equal. Cells that point to different places never compete.
+        One-to-one matching teaches one cell to speak for a nucleus, and a long training may need no more. A short one
+        does: where a nucleus lies between cells, several still speak. Of neighbours whose points are less than a cell
+        (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to different
+        places never compete.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
