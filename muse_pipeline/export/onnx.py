@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +45,35 @@ def export_onnx(checkpoint: Path, output: Path, **changes: Any) -> ModelCard:
 def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
     """The graph as ONNX, for windows of the card's size and batches of any."""
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
-    program = torch.onnx.export(
-        graph,
-        (pixels, torch.eye(3, 4)),
-        input_names=["pixels", "colour"],
-        output_names=[*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}, "colour": None},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with _without_chatter():
+        program = torch.onnx.export(
+            graph,
+            (pixels, torch.eye(3, 4)),
+            input_names=["pixels", "colour"],
+            output_names=[*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}, "colour": None},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     return program.model_proto
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The exporter speaks of packages that nobody needs here and of changes to come in torch: nothing to act on."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    registration.addFilter(_is_error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        registration.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def embed_card(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
