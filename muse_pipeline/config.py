@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +14,15 @@ from typing import Any, TypeVar
 from muse_pipeline.errors import ConfigError
 
 C = TypeVar("C")
+WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "a mapping",
+    Path: "a path",
+}
 
 
 def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) -> C:
@@ -82,6 +92,26 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def require_between(settings: Any, where: str, **limits: tuple[float, float]) -> None:
+    """Refuse numbers that nothing can be done with; settings that are None are not given.
+
+    Args:
+        settings: a dataclass of them.
+        where: name of the section, to begin the sentence with; "" at the top.
+        limits: least and most value of settings by their names; where the most is infinite, any finite number will do.
+
+    Raises:
+        ConfigError: a number lies outside its limits, or is none.
+    """
+    for name, (least, most) in limits.items():
+        value = getattr(settings, name)
+        if value is None or (math.isfinite(value) and least <= value <= most):
+            continue
+        wanted = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of {least:g} or more"
+        kind = "whole number" if isinstance(value, int) else "number"
+        raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a {kind} {wanted}")
+
+
 def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -106,5 +136,6 @@ def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one l
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: expected {expected}, found {value!r}")
+    expected = WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))
+    quoted = "; put it in quotes" if hint is str and isinstance(value, bool | int | float) else ""
+    raise ConfigError(f"{where}: expected {expected}, found {value!r}{quoted}")

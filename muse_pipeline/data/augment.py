@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.config import require_between
+
 WHITE = 255.0
 
 
@@ -43,6 +45,13 @@ class Augmentation:
     blur: float = 0.3
     blur_um: float = 0.6
     noise: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name in ("free_rotation", "partial_colour", "blur"):
+            require_between(self, "augmentation", **{name: (0, 1)})
+        for name in ("stain_gain", "stain_mix", "shift", "blur_um", "noise"):
+            require_between(self, "augmentation", **{name: (0, math.inf)})
+        require_between(self, "augmentation", scale=(1, 10))
 
 
 class WeakView(NamedTuple):

@@ -101,7 +101,10 @@ def check_source(source: LabelSource) -> None:
             source.mpp is not None and not 0 < source.mpp < float("inf"),
             f"{source.place}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
         ),
-        (not source.weight > 0, f"{source.place}: weight {source.weight} draws nothing; give a positive number"),
+        (
+            not 0 < source.weight < float("inf"),
+            f"{source.place}: weight {source.weight} cannot be drawn by; give a positive number",
+        ),
         (
             source.outside not in {"refuse", "leave out"},
             f"{source.place}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",

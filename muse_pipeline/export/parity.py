@@ -110,7 +110,8 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
         provider: see ``Predictor``.
 
     Raises:
-        ModelError: there is no picture, no nucleus on them, or the two differ by more than the tolerances.
+        ModelError: there is no picture or a broken one, no nucleus on them, or the two differ by more than the
+            tolerances.
     """
     predictor = Predictor(model, provider)
     card = predictor.card
@@ -122,7 +123,10 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     pairs = [(_run_torch(graph, window), _run_model(predictor, window)) for window in windows]
     parity = compare(pairs, card.threshold + tolerance.score)
     if not parity.n_nuclei:
-        raise ModelError(f"{images}: the network finds no nucleus on these pictures; check on tissue at its own mpp")
+        raise ModelError(
+            f"{images}: the network finds no nucleus on these pictures, so nothing can be compared; check on tissue at "
+            "its own mpp (--check-images), lower its `threshold`, or train it longer"
+        )
     if not parity.is_within(tolerance):
         raise ModelError(f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it")
     return parity
@@ -168,7 +172,10 @@ def _as_exported(card: ModelCard) -> dict[str, object]:
 
 def _window(path: Path, input_px: int) -> np.ndarray:
     window = np.full((input_px, input_px, 3), 255, np.uint8)
-    pixels = cv2.imread(str(path))[:input_px, :input_px, ::-1]
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise ModelError(f"{path}: not readable as a picture to check the export on; remove it or write it again")
+    pixels = picture[:input_px, :input_px, ::-1]
     window[: pixels.shape[0], : pixels.shape[1]] = pixels
     return window
 

@@ -20,6 +20,10 @@ class NucleusClass:
     name: str
     color: tuple[int, int, int]
 
+    def __post_init__(self) -> None:
+        if not all(0 <= part <= 255 for part in self.color):
+            raise ConfigError(f"class '{self.name}': color {self.color} is not (r, g, b); give numbers from 0 to 255")
+
 
 @dataclass(frozen=True)
 class ColourReference:

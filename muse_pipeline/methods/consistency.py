@@ -6,6 +6,7 @@ threshold). All numbers are ours.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from muse_pipeline.config import require_between
 from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
 from muse_pipeline.models.heads import NucleusMaps
 from muse_pipeline.models.readout import CELL_PX
@@ -40,6 +42,11 @@ class ConsistencySettings:
     floor: float = 0.6
     background_threshold: float = 0.95
     background_ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("ramp", "threshold", "floor", "background_threshold"):
+            require_between(self, "consistency", **{name: (0, 1)})
+        require_between(self, "consistency", weight=(0, math.inf), background_ratio=(0, math.inf))
 
 
 class Teacher(NamedTuple):

@@ -66,6 +66,16 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
             f"{path}: nothing in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
             "give a released MUSE file or one of ours"
         )
+    require_finite(weights, path)
+    return weights
+
+
+def require_finite(weights: dict[str, Any], path: Path) -> None:
+    """Refuse what is no tensor of finite numbers.
+
+    Raises:
+        CheckpointError: the first such entry is named.
+    """
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__} and no tensor; write the file again")
@@ -74,7 +84,6 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: {bad} of {value.numel()} values of `{name}` are not finite; take an earlier checkpoint"
             )
-    return weights
 
 
 def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:

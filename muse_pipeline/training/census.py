@@ -14,11 +14,17 @@ REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johns
 
 
 def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference that slides are taken to: the mean stains and the median strong end of the training images."""
+    """The reference that slides are taken to: the mean stains and the median strong end of the training images.
+
+    Args:
+        images: of the run.
+        method: "macenko" or "identity".
+
+    Raises:
+        ConfigError: no image's stains could be fitted.
+    """
     if method == "identity":
         return ColourReference()
-    if method != "macenko":
-        raise ConfigError(f"colour method '{method}' is unknown; choose 'macenko' or 'identity'")
     fits = [image.stain for image in images if image.stain is not None]
     if not fits:
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")

@@ -16,7 +16,8 @@ from torch import Tensor
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.official import PREFIX, backbone_weights, load_weights, read_pickle
+from muse_pipeline.models.heads import NucleusHead
+from muse_pipeline.models.official import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
 
 FORMAT = "muse_pipeline 2"
 
@@ -34,6 +35,11 @@ class Checkpoint:
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     meta: dict[str, Any]
+
+
+def is_ours(state: dict[str, Any]) -> bool:
+    """Whether a file's dictionary is one of ours, of any version."""
+    return str(state.get("format", "")).startswith("muse_pipeline ")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -54,12 +60,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, foreign or of an older version.
     """
-    state = read_pickle(path)
-    if state.get("format") == "muse_pipeline 1":
-        raise CheckpointError(f"{path}: written by version 0.1, which this version does not read; train it again")
-    if state.get("format") != FORMAT:
+    return parse_checkpoint(read_pickle(path), path)
+
+
+def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
+    """What a dictionary that ``read_pickle`` gives holds; ``path`` is for messages.
+
+    Raises:
+        CheckpointError: it is foreign, of another version, or incomplete.
+    """
+    if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of ours; give one that `muse finetune` wrote")
-    return Checkpoint(backbone_weights(state, path), state["head"], json.loads(state["meta"]))
+    if state["format"] == "muse_pipeline 1":
+        raise CheckpointError(f"{path}: written by version 0.1, which this version does not read; train it again")
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: laid out as '{state['format']}', while this version reads '{FORMAT}'; install the version that "
+            "wrote it"
+        )
+    backbone = backbone_weights(state, path)
+    try:
+        head, meta = dict(state["head"]), dict(json.loads(state["meta"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its head or its description is missing or broken; copy it again") from error
+    require_finite(head, path)
+    if head and not {"config", "colour"} <= meta.keys():
+        raise CheckpointError(f"{path}: holds a head and says not how it was trained; copy it again")
+    return Checkpoint(backbone, head, meta)
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
@@ -69,7 +96,16 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
         CheckpointError: either is of another network or shape.
     """
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
+    load_head_weights(network.head, checkpoint, path)
+
+
+def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
+    """Take over the head; ``path`` is for messages.
+
+    Raises:
+        CheckpointError: it is of another shape.
+    """
     try:
-        network.head.load_state_dict(checkpoint.head)
+        head.load_state_dict(checkpoint.head)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit the config's head, classes and rays; change either") from error

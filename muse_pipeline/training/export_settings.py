@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from muse_pipeline.config import require_between
 from muse_pipeline.errors import ConfigError
 
 PRECISIONS = ("fp32", "fp16")
@@ -39,6 +41,5 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"export: precision '{self.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
-        for name in ("threshold", "colour_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"export: {name} is {getattr(self, name)}; give a number from 0 to 1")
+        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
+        require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config
+from muse_pipeline.config import load_config, require_between
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import ConfigError
@@ -16,10 +17,12 @@ from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.export_settings import ExportSettings
 from muse_pipeline.training.schedule import Schedule
 
 PRECISIONS = ("32-true", "bf16-mixed")
+COLOURS = ("macenko", "identity")
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
 
 
@@ -84,6 +87,10 @@ class FinetuneConfig:
     export: ExportSettings = field(default_factory=ExportSettings)
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf), region_px=(1, math.inf))
+        require_between(self, "", batch=(1, math.inf), seed=(0, math.inf), backbone_rate=(0, math.inf))
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in order."""
@@ -120,11 +127,26 @@ def require_known_names(config: FinetuneConfig) -> None:
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head), (METHODS, config.method)):
         registry[name]
-    if config.precision not in PRECISIONS:
-        raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+    for name, known in (("precision", PRECISIONS), ("colour", COLOURS)):
+        if (value := getattr(config, name)) not in known:
+            raise ConfigError(f"{name} '{value}' is unknown; choose {' or '.join(known)}")
     names = config.class_names
+    if not names or not all(names):
+        raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+
+
+def require_window(window_px: int, backbone: Backbone, name: str) -> None:
+    """Refuse windows that a network cannot take.
+
+    Raises:
+        ConfigError: the side is no multiple of the network's stride; ``name`` is the network's.
+    """
+    if window_px % backbone.stride_px:
+        raise ConfigError(
+            f"a window of {window_px} px does not suit {name}; give a multiple of its stride, {backbone.stride_px} px"
+        )
 
 
 def _from_root(source: LabelSource, root: Path) -> LabelSource:

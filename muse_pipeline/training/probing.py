@@ -20,11 +20,9 @@ from muse_pipeline.evaluation.classification import score_classes
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.official import read_pickle
 from muse_pipeline.training.census import image_colour, require_every_class
-from muse_pipeline.training.checkpoint import FORMAT, load_checkpoint
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
 from muse_pipeline.training.finetune_probe import LEARNING_RATE, finetune_on_points
 from muse_pipeline.training.initial import load_backbone
 from muse_pipeline.training.knn import KS, classify_by_neighbours
@@ -88,11 +86,7 @@ def probe(
     torch.set_num_threads(threads)
     device = open_fabric(accelerator, 1, "32-true").device
     backbone, reference, origin = _build_backbone(config)
-    if settings.window_px % backbone.stride_px:
-        raise ConfigError(
-            f"a window of {settings.window_px} px does not suit {config.backbone}; give a multiple of "
-            f"{backbone.stride_px}"
-        )
+    require_window(settings.window_px, backbone, config.backbone)
     names = config.class_names
     parts = {"training": config.sources, "validation": config.validation, "test": tuple(test)}
     images = {name: read_labelled_images(s, names, config.mpp, n_rays=1) if s else [] for name, s in parts.items()}
@@ -134,15 +128,9 @@ def _build_backbone(config: FinetuneConfig) -> tuple[Backbone, ColourReference, 
     if config.checkpoint is None:
         return backbone, ColourReference(), "random, not trained"
     path = find_checkpoint(config.checkpoint)
-    load_backbone(backbone, path, config.trust_pickle)
-    return backbone, _trained_colour(path, config.trust_pickle), Path(path).name
-
-
-def _trained_colour(path: Path, trust_pickle: bool) -> ColourReference:
-    """Ours say so; the authors normalise no stain."""
-    if read_pickle(path, trust_pickle).get("format") != FORMAT:
-        return ColourReference()
-    return parse_config(load_checkpoint(path).meta.get("colour", {}), ColourReference, f"{path}: colour")
+    ours = load_backbone(backbone, path, config.trust_pickle)
+    colour = ours.meta.get("colour", {}) if ours else {}  # the authors normalise no stain
+    return backbone, parse_config(colour, ColourReference, f"{path}: colour"), Path(path).name
 
 
 def _run_protocols(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,16 @@ class RunFolder:
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
         given = plain_settings(config, portable=True)
-        changed = [f"setting '{name}'" for name in given if name not in free and given[name] != begun[name]]
+        begun |= {name: given[name] for name in free}
+        changed = [f"setting '{name}'" for name in sorted(_differences(begun, given))]
         found = provenance["labels"]
         changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
         changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []
         if changed:
             listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise CheckpointError(
-                f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder or "
-                "delete it"
+                f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder, "
+                "delete it, or give --start-over"
             )
 
     def forget(self) -> None:
@@ -108,6 +110,16 @@ class RunFolder:
         with complete_file(self.config) as partial:
             partial.write_text(yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True))
         write_json(self.provenance, provenance)
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the settings in which two mappings differ."""
+    for name in one.keys() | other.keys():
+        first, second = one.get(name), other.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{name}.")
+        elif first != second:
+            yield prefix + name
 
 
 def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.config import require_between
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,11 @@ class Schedule:
     validate_every: int = 500
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and value < 1:
-                raise ConfigError(f"schedule: {field.name} is {value}; give a whole number of 1 or more")
-            if field.type == "float" and not 0 <= value < math.inf:
-                raise ConfigError(f"schedule: {field.name} is {value}; give a finite number that is not negative")
+        for name in ("steps", "accumulate", "save_every", "log_every", "validate_every"):
+            require_between(self, "schedule", **{name: (1, math.inf)})
+        for name in ("learning_rate", "weight_decay", "clip"):
+            require_between(self, "schedule", **{name: (0, math.inf)})
+        require_between(self, "schedule", warmup=(0, 1))
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``."""

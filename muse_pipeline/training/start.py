@@ -6,8 +6,7 @@ from pathlib import Path
 
 from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.official import read_pickle
-from muse_pipeline.training.checkpoint import FORMAT, load_checkpoint
+from muse_pipeline.training.checkpoint import load_head_weights
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.initial import load_backbone
 
@@ -22,17 +21,14 @@ def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:
         CheckpointError: the file is missing or its backbone is another one.
     """
     path = find_checkpoint(config.checkpoint)
-    load_backbone(network.backbone, path, config.trust_pickle)
-    if read_pickle(path, config.trust_pickle).get("format") != FORMAT:
-        return f"the backbone of {path.name}"
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.head:
+    checkpoint = load_backbone(network.backbone, path, config.trust_pickle)
+    if checkpoint is None or not checkpoint.head:
         return f"the backbone of {path.name}"
     begun = checkpoint.meta["config"]
     theirs = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"])
     if theirs != (config.head, config.n_rays, config.class_names):
         return f"the backbone of {path.name}; its head is of other classes, rays or kind, so a new one is trained"
-    network.head.load_state_dict(checkpoint.head)
+    load_head_weights(network.head, checkpoint, path)
     return f"{path.name}, backbone and head"
 
 

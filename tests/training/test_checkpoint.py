@@ -25,7 +25,7 @@ def build(config):
 
 def write(path, config, with_head=True):
     network = build(config)
-    meta = {"kind": "detector", "config": plain_settings(config, portable=True)}
+    meta = {"kind": "detector", "config": plain_settings(config, portable=True), "colour": {}}
     head = network.head.state_dict() if with_head else {}
     save_checkpoint(path, Checkpoint(network.backbone.state_dict(), head, meta))
     return network
@@ -107,6 +107,7 @@ def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
     [
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of ours"),
+        ({"format": "muse_pipeline 9"}, "laid out as 'muse_pipeline 9', while this version reads 'muse_pipeline 2'"),
         ({"format": "muse_pipeline 1"}, "written by version 0.1, which this version does not read; train it again"),
         (None, "no such checkpoint"),
     ],
@@ -119,4 +120,35 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def without(state, name):
+    state.pop(name)
+
+
+def spoil_head(state, values):
+    state["head"][next(iter(state["head"]))] = values
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: without(state, "head"), "its head or its description is missing or broken"),
+        (lambda state: without(state, "meta"), "its head or its description is missing or broken"),
+        (lambda state: state.update(meta="{"), "its head or its description is missing or broken"),
+        (lambda state: state.update(meta='{"kind": "detector"}'), "says not how it was trained"),
+        (lambda state: spoil_head(state, torch.full((3,), float("nan"))), "3 of 3 values .* are not finite"),
+        (lambda state: spoil_head(state, torch.zeros(3)), "does not fit the config's head"),
+        (lambda state: state.update(format="muse_pipeline 9"), "laid out as 'muse_pipeline 9'"),
+    ],
+)
+def test_a_damaged_file_of_ours_begins_no_run(config, tmp_path, spoil, message):
+    write(tmp_path / "c.pt", config)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    spoil(state)
+    torch.save(state, tmp_path / "c.pt")
+    config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        take_over(build(config), config)
     assert "\n" not in str(caught.value)

@@ -52,14 +52,19 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("n_rays: 8", "n_rays: 16"), ("rate: 0.005", "rate: 0.001"), ("steps: 5", "steps: 10")]
+    ("old", "new", "setting"),
+    [
+        ("n_rays: 8", "n_rays: 16", "n_rays"),
+        ("rate: 0.005", "rate: 0.001", "schedule.learning_rate"),
+        ("steps: 5", "steps: 10", "schedule.steps"),
+    ],
 )
-def test_a_folder_is_for_one_config(folder, tmp_path, old, new):
+def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
     """Otherwise old weights would leave under a new description."""
     path = write_config(folder, steps=5)
     finetune(load_finetune_config(path), tmp_path, "cpu")
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(CheckpointError, match=r"another configuration \(setting '\w+' changed\)"):
+    with pytest.raises(CheckpointError, match=rf"another configuration \(setting '{setting}' changed\)"):
         finetune(load_finetune_config(path), tmp_path, "cpu")
 
 

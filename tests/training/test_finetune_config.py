@@ -39,10 +39,28 @@ def test_changes_replace_what_the_file_says(folder):
         ("export.embeding=true", "did you mean 'embedding'"),
         ("augmentation.nois=1", "did you mean 'noise'"),
         ("initial=x.pt", "unknown setting 'initial'; known: .*checkpoint"),
-        ("schedule.steps=many", "schedule: steps: expected int, found 'many'"),
+        ("schedule.steps=many", "schedule: steps: expected a whole number, found 'many'"),
         ("schedule.steps=0", "steps is 0; give a whole number"),
         ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32 or fp16"),
-        ("export.colour_share=2", r"colour_share is 2\.0; give a number from 0 to 1"),
+        ("export.colour_share=2", r"export: colour_share is 2\.0; give a number from 0 to 1"),
+        ("mpp=0", r"mpp is 0\.0; give a number from 0\.01 to 100"),
+        ("mpp=.nan", "mpp is nan; give a number"),
+        ("batch=0", "batch is 0; give a whole number of 1 or more"),
+        ("window_px=-96", "window_px is -96; give a whole number"),
+        ("n_rays=2", "n_rays is 2; give a whole number from 3 to 360"),
+        ("region_px=0", "region_px is 0"),
+        ("seed=-1", "seed is -1; give a whole number of 0 or more"),
+        ("backbone_rate=.inf", "backbone_rate is inf"),
+        ("schedule.warmup=2", r"schedule: warmup is 2\.0; give a number from 0 to 1"),
+        ("export.capacity=0", "export: capacity is 0"),
+        ("export.halo_px=-32", "export: halo_px is -32"),
+        ("export.batch=0", "export: batch is 0"),
+        ("augmentation.scale=0.5", r"augmentation: scale is 0\.5; give a number from 1 to 10"),
+        ("augmentation.noise=.nan", "augmentation: noise is nan"),
+        ("consistency={threshold: 80}", r"consistency: threshold is 80\.0; give a number from 0 to 1"),
+        ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
+        ("sources.0.class_map={1: Dark}", "class_map: expected text, found 1; put it in quotes"),
+        ("sources.0.exclude=P0", "exclude: expected a list, found 'P0'"),
         ("schedule.steps", "there is no '='"),
         ("sources.5.weight=1", "not usable"),
         ("sources.first.weight=1", "not usable"),
@@ -63,13 +81,23 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
         ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
+        ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("classes.1.name=Dark", "Dark is named more than once"),
+        ("classes=[]", "classes: there is none"),
+        ("classes.1.name=''", "classes: there is none, or one without a name"),
     ],
 )
 def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, message):
     config = load_finetune_config(write_config(folder), data=tmp_path / "nowhere", changes=[change])
     with pytest.raises(ConfigError, match=message):
         finetune(config, tmp_path, "cpu")
+
+
+def test_a_window_that_the_network_cannot_take_is_refused_before_anything_is_written(folder, tmp_path):
+    config = load_finetune_config(write_config(folder), changes=["window_px=100"])
+    with pytest.raises(ConfigError, match="a window of 100 px does not suit muse_compact_16; give a multiple"):
+        finetune(config, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_devices_that_are_not_there_are_one_sentence():
