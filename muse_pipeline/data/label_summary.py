@@ -73,18 +73,22 @@ def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) 
     )
 
 
-def check_leaks(train: Sequence[LabelledImage], validation: Sequence[LabelledImage]) -> None:
-    """Refuse patients with pictures on both sides.
+def check_leaks(
+    first: Sequence[LabelledImage],
+    second: Sequence[LabelledImage],
+    names: tuple[str, str] = ("training", "validation"),
+) -> None:
+    """Refuse patients with pictures in both of two splits, which ``names`` calls so.
 
     Raises:
         LabelError: there are some; they are named.
     """
-    shared = sorted({image.patient for image in train} & {image.patient for image in validation})
+    shared = sorted({image.patient for image in first} & {image.patient for image in second})
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise LabelError(
-            f"patients in training and in validation: {', '.join(shared[:5])}{more}; move or `exclude` their pictures, "
-            "or correct the `patient` rule"
+            f"patients in {names[0]} and in {names[1]}: {', '.join(shared[:5])}{more}; move or `exclude` their "
+            "pictures, or correct the `patient` rule"
         )
 
 

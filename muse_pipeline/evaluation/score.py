@@ -82,7 +82,8 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     Raises:
         LabelError: the truth cannot be read or names an unknown class.
         GeoJSONError: the truth or region is no GeoJSON.
-        NucleiError: the table is not ours, or was made with a higher score cut than is asked for.
+        NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
+            asked for.
     """
     provenance = read_provenance(pair.nuclei)
     classes = tuple(one["name"] for one in provenance["card"]["classes"])
@@ -128,7 +129,10 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
 def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, float], tuple[int, int] | None, tuple]:
     """The slide's mpp, its size if ``slide.json`` lies beside the table, and where GeoJSON counts from."""
     info = nuclei.with_name("slide.json")
-    size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
+    try:
+        size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise NucleiError(f"{info}: does not say how large the slide is; make it again with `muse inspect`") from error
     bounds = provenance.get("bounds") if frame == "qupath" else None
     return tuple(provenance["slide_mpp"]), size_px, (bounds["x"], bounds["y"]) if bounds else (0, 0)
 

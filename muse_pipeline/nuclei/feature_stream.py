@@ -43,6 +43,8 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise GeoJSONError(f"{path}: the gzip compression is damaged ({error})") from error
+    except OSError as error:
+        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
 
 
 def _open(path: Path) -> BinaryIO:

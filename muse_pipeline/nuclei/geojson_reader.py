@@ -52,8 +52,10 @@ class GeoJSONObjects:
             n_rays: rays of outlines; points get rays of 0.
 
         Raises:
-            LabelError: a class is not among ``classes``.
+            LabelError: a class is not among ``classes``, or an object has no position.
         """
+        if (empty := shapely.is_empty(self.geometry)).any():
+            raise LabelError(f"feature {self.number[empty.argmax()]} is empty; delete it")
         unknown = sorted({name for name in self.class_name if name is not None} - set(classes))
         if unknown:
             raise LabelError(f"unknown class '{unknown[0]}'; declare it or use one of {', '.join(classes)}")

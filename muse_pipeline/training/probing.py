@@ -33,6 +33,7 @@ from muse_pipeline.training.probe_splits import ProbeSplit, choose, split_halves
 from muse_pipeline.training.start import find_checkpoint
 
 SEED = 2025  # the authors'
+PAIRS = (("training", "validation"), ("training", "test"), ("validation", "test"))
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,13 @@ def probe(
     parts = {"training": config.sources, "validation": config.validation, "test": tuple(test)}
     images = {name: read_labelled_images(s, names, config.mpp, n_rays=1) if s else [] for name, s in parts.items()}
     require_every_class(images["training"], names, "training")
+    for name in ("validation", "test"):
+        _require_some(images[name], name)
     judged_images = [*images["validation"], *images["test"]]
     notes = _shared_patients(images) if settings.shared_patients else []
     if not settings.shared_patients:
-        check_leaks(images["training"], judged_images)
+        for pair in PAIRS:
+            check_leaks(*(images[name] for name in pair), pair)
 
     def points(of: list) -> PointSet:
         colours = np.stack([image_colour(image, reference) for image in of])
@@ -173,12 +177,16 @@ def _run_protocols(
     return protocols
 
 
+def _require_some(images: list, split: str) -> None:
+    if images and not any((image.nuclei.label >= 0).any() for image in images):
+        raise ConfigError(f"the {split} pictures hold no nucleus of a known class; label some or name other pictures")
+
+
 def _shared_patients(images: dict[str, list]) -> list[str]:
     patients = {name: {image.patient for image in of} for name, of in images.items()}
-    pairs = (("training", "validation"), ("training", "test"), ("validation", "test"))
     return [
         f"patients in {first} and in {second}, which flatters: {', '.join(sorted(shared))}"
-        for first, second in pairs
+        for first, second in PAIRS
         if (shared := patients[first] & patients[second])
     ]
 

@@ -229,3 +229,13 @@ def test_pairs_that_cannot_be_made(cohort):
         sheet.write_text(text)
         with pytest.raises(SheetError, match=message):
             pair_folder(cohort / "results", sheet=sheet)
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_broken_slide_json_is_one_sentence(muse, tmp_path, content):
+    path = write_result(tmp_path, "a")
+    (tmp_path / "t.csv").write_text(TRUTH)
+    path.with_name("slide.json").write_text(content)
+    status, _, errors = muse("evaluate", path, "--truth", tmp_path / "t.csv")
+    assert status == 2
+    assert "does not say how large the slide is" in errors

@@ -135,3 +135,11 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
     write_features(path, feature(shapely.Point(1, 2)))
     with pytest.raises(GeoJSONError, match="holds no area"):
         read_region(path, None)
+
+
+def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
+    nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
+    with pytest.raises(LabelError, match=r"t\.geojson: feature 1 is empty; delete it"):
+        read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
+    with pytest.raises(GeoJSONError, match=r"cannot be read \(Is a directory\)"):
+        read_region(tmp_path, None)

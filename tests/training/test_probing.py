@@ -147,7 +147,7 @@ def test_probe_says_what_is_wrong(muse, tmp_path):
         (config, "--backbone", "muse_compact_17"): "muse_compact_16",
         (config, "--window-px", "100"): "a window of 100 px does not suit",
         (config, "--checkpoint", tmp_path / "none.pt"): "none.pt",
-        (config, "--test", config): "patients in training and in validation: P0",
+        (config, "--test", config): "patients in training and in test: P0",
     }
     for arguments, message in mistakes.items():
         status, out, errors = muse("probe", *arguments)
@@ -157,6 +157,20 @@ def test_probe_says_what_is_wrong(muse, tmp_path):
     status, _, errors = muse("probe", config)
     assert status == 2
     assert "no `validation`" in errors
+
+
+def test_a_probe_needs_nuclei_and_other_patients_in_every_split(muse, tmp_path):
+    config, test = write_probe_configs(tmp_path)
+    (tmp_path / "test.txt").write_text("P5.png\nP6.png\n")
+    status, _, errors = muse("probe", config, "--test", test)
+    assert status == 2
+    assert "patients in validation and in test: P5" in errors
+    (tmp_path / "test.txt").write_text("P6.png\n")
+    (tmp_path / "labels" / "P6_points.txt").write_text("")
+    test.write_text(test.read_text().replace("    split:", "    allow_empty: true\n    split:"))
+    status, _, errors = muse("probe", config, "--test", test)
+    assert status == 2
+    assert "the test pictures hold no nucleus of a known class" in errors
 
 
 def test_shared_patients_are_named_where_they_are_allowed(muse, tmp_path):
