@@ -45,11 +45,13 @@ def describe_file(model: str) -> dict:
 
 def describe_run(path: Path, data: Path | None) -> dict:
     """What there is to know of a training run before it starts."""
+    from muse_pipeline.training.export_window import require_windows
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
     from muse_pipeline.training.inputs import files_read
 
     config = load_finetune_config(path, data)
     require_known_names(config)
+    require_windows(config)
     return {
         "name": config.name,
         "mpp": config.mpp,

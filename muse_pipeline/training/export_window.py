@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import torch
+
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
 
 WINDOW_PX = 1024  # of networks that see the same in any window: large, so that little is read twice
+
+
+def require_windows(config: FinetuneConfig) -> None:
+    """Refuse windows that the network can not be trained or run on, before any data is read.
+
+    Raises:
+        ConfigError: see ``finetune_config.require_window`` and ``export_window``.
+    """
+    with torch.device("meta"):  # no memory and no random numbers
+        backbone = BACKBONES[config.backbone]()
+    require_window(config.window_px, backbone, config.backbone)
+    export_window(config, backbone)
 
 
 def export_window(config: FinetuneConfig, backbone: Backbone) -> int:

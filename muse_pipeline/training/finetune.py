@@ -16,8 +16,8 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.census import class_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.export_window import export_window
-from muse_pipeline.training.finetune_config import CARD_ONLY, FinetuneConfig, require_known_names, require_window
+from muse_pipeline.training.export_window import require_windows
+from muse_pipeline.training.finetune_config import CARD_ONLY, FinetuneConfig, require_known_names
 from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.pictures import keep_pictures
@@ -58,6 +58,7 @@ def finetune(
         ProviderError: the devices are not there.
     """
     require_known_names(config)
+    require_windows(config)  # now, not when the training is done
     run = RunFolder(Path(folder))
     begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
     sources = (*config.sources, *config.validation)
@@ -102,8 +103,6 @@ def _build_method(data: FinetuneData) -> tuple[Method, str]:
     torch.manual_seed(config.seed)
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     network.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
-    require_window(config.window_px, network.backbone, config.backbone)
-    export_window(config, network.backbone)  # refused now, not when the training is done
     origin = take_over(network, config) if config.checkpoint else "random weights"
     weights = class_weights(data.images, len(config.classes))
     return METHODS[config.method](network, config.head, config.mpp, weights, config.consistency), origin

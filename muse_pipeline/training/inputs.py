@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.label_files import all_pictures, read_split
+from muse_pipeline.data.label_source import LabelSource, check_source
+from muse_pipeline.data.slide_labels import choose_slides, list_slides
+from muse_pipeline.errors import CheckpointError
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.start import find_checkpoint
 
@@ -14,11 +17,30 @@ from muse_pipeline.training.start import find_checkpoint
 def files_read(config: FinetuneConfig) -> list[Path]:
     """The checkpoint that a run begins with, and every file of its label sources, pictures and sheets included.
 
-    Files that a source names and that are not there are left out: reading the labels says so.
+    Raises:
+        CheckpointError: the checkpoint is not there.
+        LabelError: the settings of a source do not go together, or one names a folder or a file that is not there.
+        SheetError: a sheet of slides is wrong.
     """
     begins_with = [find_checkpoint(config.checkpoint)] if config.checkpoint else []
-    files = {file for source in (*config.sources, *config.validation) for _, file in source_files(source)}
-    return [*filter(Path.is_file, begins_with), *sorted(files)]
+    for path in begins_with:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` in the config")
+    files = set()
+    for source in (*config.sources, *config.validation):
+        _require_there(source)
+        files |= {file for _, file in source_files(source)}
+    return [*begins_with, *sorted(files)]
+
+
+def _require_there(source: LabelSource) -> None:
+    check_source(source)
+    if source.images is None:
+        choose_slides(list_slides(source), source)
+        return
+    all_pictures(source)
+    if source.split is not None:
+        read_split(source)
 
 
 def source_files(source: LabelSource) -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,48 @@
+"""`muse model` of a training run: all that can be known to be wrong is said before the workflow starts anything."""
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.files import read_json
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+def test_a_run_says_what_it_reads(folder, muse, tmp_path):
+    path = write_config(folder)
+    torch.save({}, folder / "c.pt")
+    path.write_text(path.read_text() + "checkpoint: c.pt\n")
+    status, out, _ = muse("model", path, "--resolved", tmp_path / "m.json")
+    assert (status, out) == (0, "tiny: 0.5 um/px; Dark, Pale\n")
+    names = [file.rpartition("/")[2] for file in read_json(tmp_path / "m.json")["inputs"]]
+    assert names == ["c.pt", *(f"P{k}.png" for k in range(3)), *(f"P{k}_points.txt" for k in range(3))]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("licence:", "checkpoint: none.pt\nlicence:", "none.pt: no such checkpoint; correct `checkpoint`"),
+        ("images: images", "images: nowhere", "nowhere: no such folder of images"),
+        ("labels: labels", "labels: nowhere", "nowhere: no such folder of labels"),
+        ("images: images", "images: images\n    slides: s.tsv", "give either `images` or `slides`"),
+        ("images: images", "slides: s.tsv", "s.tsv: cannot be read"),
+        ("images: images", "images: images\n    split: s.txt", "no such split file"),
+        ("row column class", "row colum class", "label format 'row colum class' is unknown"),
+        ("window_px: 96", "window_px: 100", "a window of 100 px does not suit muse_compact_16"),
+        ("halo_px: 32", "halo_px: 100", "export: a window of 192 px with a halo of 100 px does not suit"),
+        ("batch: 2", "batch: 0", "batch is 0; give a whole number"),
+    ],
+)
+def test_a_run_that_cannot_go_well_is_one_sentence(folder, muse, tmp_path, old, new, message):
+    path = write_config(folder)
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    status, _, errors = muse("model", path, "--resolved", tmp_path / "m.json")
+    assert status == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "m.json").exists()
