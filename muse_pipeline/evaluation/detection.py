@@ -151,10 +151,14 @@ def match_nuclei(
 
 
 def count_detections(
-    predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float | tuple[float, float]
+    predicted: Nuclei,
+    true: Nuclei,
+    n_classes: int,
+    mpp: float | tuple[float, float],
+    judged: np.ndarray | None = None,
 ) -> DetectionCounts:
-    """Counts of one image; both in one frame, ``mpp`` um per pixel of it. Unknown classes count for detection only."""
-    return match_nuclei(predicted, true, n_classes, mpp).counts
+    """Counts of one image within 3 um, see ``match_nuclei``. Unknown classes count for detection only."""
+    return match_nuclei(predicted, true, n_classes, mpp, judged=judged).counts
 
 
 def bootstrap_f1(

@@ -62,10 +62,9 @@ class Validation:
 
     def _count(self, image: LabelledImage, found: Nuclei) -> DetectionCounts:
         true = replace(image.nuclei, frame=found.frame)
-        if image.region is not None:
-            column, row = found.xy.astype(int).T
-            found = found[image.region[row, column]]
-        return count_detections(found, true, len(self.classes), self.predictor.card.mpp)
+        column, row = found.xy.astype(int).T
+        judged = None if image.region is None else image.region[row, column]
+        return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
 
 
 class NetworkPredictor:

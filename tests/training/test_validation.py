@@ -90,6 +90,18 @@ def test_what_is_found_outside_the_annotated_region_does_not_count(config, held,
     assert set(validate(config, half, []).scores().values()) == {100.0}
 
 
+def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(config, held, monkeypatch):
+    """The rule of `muse evaluate`: what is found outside may match, it is only never false."""
+    image = held[0]
+    x = image.nuclei.xy[len(image.nuclei) // 2, 0]
+    region = np.zeros(image.pixels.shape[:2], bool)
+    region[:, : int(x) + 1] = True
+    inside = image.nuclei[image.nuclei.xy[:, 0] < int(x) + 1]
+    find_the_truth(monkeypatch, held, lambda nuclei: dataclasses.replace(nuclei, xy=nuclei.xy + np.array([2.0, 0.0])))
+    scores = validate(config, [dataclasses.replace(image, nuclei=inside, region=region)], []).scores()
+    assert scores["validation detection F1"] == 100.0
+
+
 def test_only_better_ones_are_kept_and_a_resumed_run_remembers(config, held, tmp_path, monkeypatch):
     kept = []
     log = MetricsLog(tmp_path / "m.jsonl")
