@@ -49,6 +49,44 @@ def write_pyramid(
             tiff.write(shrink(image, factor), subfiletype=1, metadata=None, **options)
 
 
+LEICA = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">
+<collection name="drawn" uuid="urn:uuid:1" sizeX="{glass[0]}" sizeY="{glass[1]}"><image name="tissue" uuid="urn:uuid:2">
+<creationDate>2020-01-01T00:00:00Z</creationDate><device model="drawn" version="1"/>
+<pixels sizeX="{size[0]}" sizeY="{size[1]}">{levels}</pixels>
+<view sizeX="{tissue[0]}" sizeY="{tissue[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/>
+<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>
+<numericalAperture>0.5</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+</scanSettings></image></collection></scn>"""
+
+
+def write_leica(
+    path: Path, image: np.ndarray, mpp: float, corner_px: tuple[int, int], factors: Sequence[int] = (2, 4)
+) -> None:
+    """A slide whose scanner states bounds, as Leica's do: ``image`` lies at ``corner_px`` of a larger glass."""
+    size = image.shape[1::-1]
+    glass = np.add(size, np.multiply(corner_px, 2))
+    places = {"glass": glass, "tissue": size, "corner": corner_px}
+    places_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in places.items()}
+    levels = "".join(
+        f'<dimension sizeX="{size[0] // factor}" sizeY="{size[1] // factor}" ifd="{i}" r="{i}"/>'
+        for i, factor in enumerate((1, *factors))
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for i, factor in enumerate((1, *factors)):
+            tiff.write(
+                shrink(image, factor),
+                tile=(256, 256),
+                photometric="rgb",
+                compression="deflate",
+                metadata=None,
+                description=LEICA.format(size=size, levels=levels, **places_nm) if i == 0 else None,
+                subfiletype=int(i > 0),
+                resolution=(1e4 / mpp / factor,) * 2,
+                resolutionunit="CENTIMETER",
+            )
+
+
 def spoil_tile(path: Path, page: int, tile: int) -> None:
     """Overwrite one compressed tile with bytes that no codec accepts."""
     with tifffile.TiffFile(path) as tiff:

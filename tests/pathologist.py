@@ -1,0 +1,85 @@
+"""A script that does to a GeoJSON file of nuclei what a pathologist does in QuPath, and writes what QuPath exports.
+
+Within a rectangle every detection of a nucleus gets its true class, what is no nucleus is deleted, and what was missed
+is added: with the points tool, one annotation of several points for a class, and with the brush, a polygon. The
+rectangle becomes an annotation "Region*". Elsewhere the detections stay as they were found, and so does the outline of
+the tissue.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from scipy.spatial import cKDTree
+
+SAME_UM = 3.0
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """How many nuclei were touched."""
+
+    n_reclassified: int
+    n_deleted: int
+    n_added: int
+
+
+def correct(
+    results: Path,
+    exported: Path,
+    xy: np.ndarray,
+    names: np.ndarray,
+    rectangle: tuple[float, float, float, float],
+    mpp: float,
+) -> Corrections:
+    """Open what was found on a slide, correct it, export everything.
+
+    Args:
+        results: folder of the slide.
+        exported: GeoJSON to write.
+        xy: (N, 2) true nuclei, in the pixels that QuPath shows.
+        names: (N,) their classes.
+        rectangle: left, top, right, bottom of what is corrected, the same pixels.
+        mpp: um per pixel.
+    """
+    features = json.loads(gzip.decompress((results / "nuclei.geojson.gz").read_bytes()))["features"]
+    tissue = json.loads((results / "tissue.geojson").read_text())["features"]
+    centre = np.array([shapely.geometry.shape(one["geometry"]).centroid.coords[0] for one in features])
+    is_true, is_found = _within(xy, rectangle), _within(centre, rectangle)
+    distance, nearest = cKDTree(xy).query(centre)
+    kept, seen, n_reclassified = [], set(), 0
+    for feature, corrected, far, truth in zip(features, is_found, distance * mpp > SAME_UM, nearest, strict=True):
+        if corrected and (far or truth in seen):
+            continue
+        if corrected:
+            seen.add(truth)
+            n_reclassified += feature["properties"]["classification"]["name"] != names[truth]
+            feature["properties"]["classification"] = {"name": names[truth], "color": [200, 0, 0]}
+        kept.append(feature)
+    missed = np.array([i for i in np.flatnonzero(is_true) if i not in seen], int)
+    added = [_points(xy[missed[::2]], names[missed[::2]], name) for name in sorted(set(names[missed[::2]]))]
+    added += [_annotation(shapely.Point(xy[i]).buffer(3.3 / mpp), names[i]) for i in missed[1::2]]
+    region = _annotation(shapely.box(*rectangle), "Region*")
+    exported.write_text(
+        json.dumps({"type": "FeatureCollection", "features": [*tissue, *kept, *added, region]}, indent=1)
+    )
+    return Corrections(n_reclassified, len(features) - len(kept), len(missed))
+
+
+def _within(xy: np.ndarray, rectangle: tuple[float, float, float, float]) -> np.ndarray:
+    return ((xy > rectangle[:2]) & (xy < rectangle[2:])).all(1)
+
+
+def _points(xy: np.ndarray, names: np.ndarray, name: str) -> dict[str, Any]:
+    return _annotation(shapely.MultiPoint(xy[names == name]), name)
+
+
+def _annotation(geometry: shapely.Geometry, name: str) -> dict[str, Any]:
+    properties = {"objectType": "annotation", "classification": {"name": name, "color": [200, 0, 0]}}
+    return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(geometry)), "properties": properties}
