@@ -45,7 +45,7 @@ def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) ->
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     values = values or {}
-    for change in changes:
+    for change in changes if isinstance(values, dict) else ():  # what is no mapping is refused below
         _apply(change, values)
     return parse_config(values, kind, where=str(path))
 

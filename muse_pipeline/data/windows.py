@@ -87,7 +87,7 @@ class LabelledWindows:
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
             batch = batch._replace(region=depth * self.mpp)
         if self.weak_view:
-            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, (share * 0 + 1 + least) / 2)))
+            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, torch.full_like(share, (1 + least) / 2))))
         if self.hidden is not None:
             batch = batch._replace(hidden=HiddenNuclei(*self.hidden.move(*view, self.window_px)[:2]))
         return batch

@@ -37,7 +37,6 @@ class DetectorTraining(Method):
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
-
         self.consistency = ConsistencyTerm(consistency, len(class_weights), mpp) if consistency else None
 
     def losses(self, batch: LabelledBatch, turn: int, progress: float) -> dict[str, Tensor]:

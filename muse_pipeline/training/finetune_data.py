@@ -12,7 +12,7 @@ from muse_pipeline.data.hidden_labels import hide_labels
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.label_summary import check_leaks, summarise_labels
 from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.data.labels import CONTEXT_PX, read_labelled_images
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
@@ -54,12 +54,18 @@ class FinetuneData:
         )
 
     def tell(self, run: RunFolder, say: Callable[[str], None]) -> None:
-        """Say what the labels hold, patient by patient; ``labels-<split>.tsv`` has a row per picture."""
+        """Say what the labels hold by patient (``labels-<split>.tsv``: by picture), and whose stains failed."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = summarise_labels(images, self.config.class_names)
                 say(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
+        raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
+        if raw and self.reference.method != "identity":
+            say(
+                f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are seen in "
+                "their own colours; look whether they are H&E"
+            )
 
 
 def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
@@ -86,4 +92,5 @@ def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
 
 
 def _read(sources: tuple[LabelSource, ...], config: FinetuneConfig) -> list[LabelledImage]:
-    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays)
+    context_px = max(CONTEXT_PX, config.window_px)
+    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, context_px)

@@ -44,7 +44,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     nuclei = image.nuclei[image.nuclei.label >= 0]
     if not len(nuclei):
         return []
-    start, size_px = _annotated_corner(image), np.array(image.pixels.shape[1::-1])
+    start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
     cells = np.floor((nuclei.xy - start) / CELL_PX).astype(int)
     origins = start + cells * CELL_PX + (CELL_PX - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
@@ -57,13 +57,6 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
         )
         for n, (x, y) in enumerate(unique)
     ]
-
-
-def _annotated_corner(image: LabelledImage) -> np.ndarray:
-    """(x, y) of the upper left corner of the box around the region."""
-    if image.region is None or not image.region.any():
-        return np.zeros(2, int)
-    return np.array([image.region.any(0).argmax(), image.region.any(1).argmax()])
 
 
 def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np.ndarray:

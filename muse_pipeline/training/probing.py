@@ -159,9 +159,10 @@ def _run_protocols(
     by_k = classify_by_neighbours(bank, train.label, query, len(names)).numpy()
     predicted, chosen = choose(by_k, true, splits)
     right = (by_k[:, reported] == true[reported]).mean(1)
+    ks = [min(k, len(train)) for k in KS]
     protocols = {
-        "kNN, k by validation": {**score(predicted), "k": [KS[index] for index in chosen]},
-        "kNN, best k on the test": {**score(by_k[right.argmax()]), "k": [KS[right.argmax()]]},
+        "kNN, k by validation": {**score(predicted), "k": [ks[index] for index in chosen]},
+        "kNN, best k on the test": {**score(by_k[right.argmax()]), "k": [ks[right.argmax()]]},
     }
     say("linear layer")
     linear = train_linear_probe(bank, train.label, len(names), SEED)

@@ -1,15 +1,21 @@
 """Training on drawn pictures: it learns, it stops and goes on exactly, it says what is wrong."""
 
 import json
+import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.training import finetune_data
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.finetune_data import read_finetune_data
+from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -104,3 +110,23 @@ def test_the_rate_rises_and_falls():
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.01, abs=0.01)
+
+
+def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
+    blank = shutil.copytree(folder, tmp_path / "blank")
+    picture = np.full((160, 160, 3), 255, np.uint8)
+    cv2.imwrite(str(blank / "images" / "P1.png"), picture)
+    data = read_finetune_data(load_finetune_config(write_config(blank, colour="macenko")))
+    said = []
+    data.tell(RunFolder(tmp_path), said.append)
+    assert "the stains of 1 pictures could not be fitted (first P1)" in said[-1]
+
+
+@pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
+def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeypatch, window_px, context_px):
+    def refuse(*given):
+        raise LabelError(str(given[-1]))
+
+    monkeypatch.setattr(finetune_data, "read_labelled_images", refuse)
+    with pytest.raises(LabelError, match=f"^{context_px}$"):
+        read_finetune_data(load_finetune_config(write_config(folder), changes=[f"window_px={window_px}"]))

@@ -143,3 +143,9 @@ def test_provenance_follows_settings_and_labels(folder):
     other = plain_settings(dataclasses.replace(config, seed=1), portable=True)
     assert describe_run(other, config.sources)["config_sha256"] != one["config_sha256"]
     assert {"torch", "numpy"} <= one["packages"].keys()
+
+
+def test_a_file_that_is_no_mapping_is_named_before_any_change_of_it(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml: expected a mapping of settings, found list"):
+        load_finetune_config(tmp_path / "list.yaml", changes=["mpp=1"])

@@ -132,6 +132,7 @@ def test_probe_of_drawn_pictures(muse, tmp_path):
     for protocol in result["protocols"].values():
         assert protocol["accuracy"] > 80  # dark or pale: even random features tell
         assert np.sum(protocol["confusion"]) == 4 * 36
+    assert max(result["protocols"]["kNN, k by validation"]["k"]) <= 2 * 36  # no more neighbours than there are
     by_validation, by_test = (result["protocols"][f"kNN, {name}"] for name in ("k by validation", "best k on the test"))
     assert by_test["accuracy"] >= by_validation["accuracy"]
     status, out, _ = muse("probe", config, "--test", test, "--json", tmp_path / "t.json")
