@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from workflow_runs import (
     draw_stained_slide,
@@ -153,7 +154,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
-    write_training_config(finished)
+    write_training_config(draw_labelled_folder(finished, n_pictures=1))
     planned = planned_jobs(run_snakemake(finished, "--dry-run", "--config", setting).stdout)
     assert planned == {**jobs, "report": 1, "all": 1}
 

@@ -30,7 +30,7 @@ class Tolerance:
     Attributes:
         unmatched: share of nuclei that only one finds, those at the threshold aside.
         xy_px: largest distance.
-        label: share of nuclei of another class.
+        label: share of nuclei of another class, those between two classes aside.
         score: largest difference.
         prob: largest difference.
         rays_um: largest difference.
@@ -46,10 +46,10 @@ class Tolerance:
     cosine: float
 
 
-# Half precision rounds to three digits: where two cells are equally good, the other may speak for the nucleus.
+# Half precision rounds to three digits: of two cells that are equally good, the other may speak for the nucleus.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999),
-    "fp16": Tolerance(0.01, 0.25, 0.005, 0.02, 0.05, 0.1, 0.999),
+    "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999),
 }
 
 
@@ -60,8 +60,8 @@ class Parity:
     Attributes:
         n_windows: compared.
         n_nuclei: that torch found.
-        n_unmatched: found by one only, further from the threshold than the tolerance on scores.
-        n_other_class: found by both, of another class.
+        n_unmatched: found by one only, and further above the threshold than the tolerance on scores.
+        n_other_class: found by both, of another class, and surer of it than the tolerance on probabilities.
         xy_px: largest distance of a nucleus found by both; so for the next three.
         score: largest difference.
         prob: largest difference.
@@ -121,7 +121,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
         raise ModelError(f"{images}: no PNG pictures to check the export on; give a folder that has some")
     tolerance = TOLERANCES[card.precision]
     pairs = [(_run_torch(graph, window), _run_model(predictor, window)) for window in windows]
-    parity = compare(pairs, card.threshold + tolerance.score)
+    parity = compare(pairs, card.threshold, tolerance)
     if not parity.n_nuclei:
         raise ModelError(
             f"{images}: the network finds no nucleus on these pictures, so nothing can be compared; check on tissue at "
@@ -132,23 +132,24 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     return parity
 
 
-def compare(pairs: list[tuple[Nuclei, Nuclei]], sure: float) -> Parity:
-    """Differences over windows, each given as what was expected and what was found; ``sure`` is far from the threshold.
+def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tolerance) -> Parity:
+    """Differences over windows, each given as what was expected and what was found.
 
-    Slots are sorted by score and near-equal scores may change places, so nuclei are matched by position.
+    Slots are sorted by score and near-equal scores may change places, so nuclei are matched by position. What lies
+    within the tolerance of a decision, between slot and no slot or between two classes, may fall on either side.
     """
     n_unmatched, both = 0, []
     for expected, found in pairs:
         first, second = _matches(expected.xy, found.xy)
         for nuclei, matched in ((expected, first), (found, second)):
-            n_unmatched += int((np.delete(nuclei.score, matched) >= sure).sum())
+            n_unmatched += int((np.delete(nuclei.score, matched) >= threshold + tolerance.score).sum())
         both.append((expected[first], found[second]))
     expected, found = (Nuclei.concatenate(list(side)) for side in zip(*both, strict=True))
     return Parity(
         n_windows=len(pairs),
         n_nuclei=sum(len(expected) for expected, _ in pairs),
         n_unmatched=n_unmatched,
-        n_other_class=int((expected.label != found.label).sum()),
+        n_other_class=int(((expected.label != found.label) & (_margin(expected.prob) > 2 * tolerance.prob)).sum()),
         xy_px=float(np.hypot(*(expected.xy - found.xy).T).max(initial=0.0)),
         score=_largest_difference(expected.score, found.score),
         prob=_largest_difference(expected.prob, found.prob),
@@ -208,6 +209,14 @@ def _matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     _, back = cKDTree(first).query(second)
     mutual = (distance < SAME_PX) & (back[nearest] == np.arange(len(first)))
     return np.flatnonzero(mutual), nearest[mutual]
+
+
+def _margin(prob: np.ndarray) -> np.ndarray:
+    """(N,) by how much the most probable class leads."""
+    if prob.shape[1] < 2:
+        return np.ones(len(prob))
+    second, first = np.sort(prob, axis=1)[:, -2:].T
+    return first - second
 
 
 def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:

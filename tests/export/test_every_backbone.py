@@ -80,7 +80,7 @@ def export_and_compare(detector: NucleusDetector, window_px: int, shared_data, n
     for batch in (slice(0, 1), slice(0, n_windows)):
         found = session.run([*OUTPUTS, EMBEDDING], {"pixels": windows[batch], "colour": COLOUR})
         pairs += [(nuclei_of(expected, index), nuclei_of(found, index)) for index in range(batch.stop)]
-    return model, compare(pairs, THRESHOLD + TOLERANCES[precision].score)
+    return model, compare(pairs, THRESHOLD, TOLERANCES[precision])
 
 
 def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelCard:
@@ -92,11 +92,11 @@ def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelC
 
 
 def require_the_same(parity, precision: str = "fp32") -> None:
-    """Counts, positions and classes; scores of networks made so sure of themselves may differ a little more."""
+    """Counts, positions and classes, of a network whose last layer, and with it every error, is 100 times too large."""
     tolerance = TOLERANCES[precision]
     assert parity.n_nuclei > 50
     assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
-    assert parity.xy_px <= tolerance.xy_px
+    assert parity.xy_px <= (tolerance.xy_px if precision == "fp32" else 0.5)
     assert parity.n_other_class <= max(1, tolerance.label * parity.n_nuclei)
     assert parity.cosine >= tolerance.cosine
 
@@ -124,20 +124,25 @@ def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data
     assert resizes(model) == {(b"linear", b"align_corners")}  # positions are a constant: no cubic resize is left
 
 
+PAIRS = [  # the two of a pair are one architecture
+    ("muse_compact_48", "dense"),
+    ("muse_compact_48", "point"),
+    ("muse_vit_s_16_224", "dense"),
+    ("muse_vit_s_16_512", "point"),
+    ("muse_vit_b_16_224", "dense"),
+    ("muse_vit_b_16_512", "point"),
+    ("muse_r50_224", "dense"),
+    ("muse_r50_512", "point"),
+]
+
+
+def test_no_backbone_or_head_is_forgotten():
+    assert {backbone for backbone, _ in PAIRS} | {"muse_compact_16"} == set(BACKBONES.names())
+    assert {head for _, head in PAIRS} == set(HEADS.names())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backbone", "head"),
-    [  # the two of a pair are one architecture
-        ("muse_compact_48", "dense"),
-        ("muse_compact_48", "point"),
-        ("muse_vit_s_16_224", "dense"),
-        ("muse_vit_s_16_512", "point"),
-        ("muse_vit_b_16_224", "dense"),
-        ("muse_vit_b_16_512", "point"),
-        ("muse_r50_224", "dense"),
-        ("muse_r50_512", "point"),
-    ],
-)
+@pytest.mark.parametrize(("backbone", "head"), PAIRS)
 def test_every_backbone_with_either_head(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, n_windows=2)
     require_the_same(parity)

@@ -157,7 +157,8 @@ def made_from(wildcards):
     a file needs that is up to date itself; a param that differs says that it is not.
     """
     cells = [row(wildcards).get(column) for column in ("path", "mpp", "roi", "shards")]
-    return [*cells, json.dumps(config["model"]), *(config[name] for name in ("provider", "mpp", "max_corrupt"))]
+    model = [json.dumps(config["model"]), MODEL.get("sha256")]
+    return [*cells, *model, *(config[name] for name in ("provider", "mpp", "max_corrupt"))]
 
 
 def shards(wildcards):

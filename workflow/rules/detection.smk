@@ -29,7 +29,7 @@ rule detect:
         "../../envs/infer.yaml"
     params:
         model=lambda wildcards, input: input.model or config["model"],
-        built_in=None if TRAINING or MODEL["file"] else MODEL["sha256"],  # another one under the old name is another model
+        checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
         provider=config["provider"],
     shell:
         r"""
