@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file
 
 Row = dict[str, float]
@@ -22,11 +23,24 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[Row]:
-        """Every complete row; a last line that was cut off by a kill is none."""
+        """Every complete row; a last line that was cut off by a kill is none.
+
+        Raises:
+            CheckpointError: another line is no row; it is named.
+        """
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        return [self._parse(line, number) for number, line in enumerate(lines[:-1], 1)]
+
+    def _parse(self, line: str, number: int) -> Row:
+        try:
+            row = json.loads(line)
+            return {"step": int(row["step"]), **row}
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.path}, line {number}: damaged; delete that line, or the run folder to train from the start"
+            ) from error
 
     def forget_from(self, step: int) -> None:
         """Drop the rows of ``step`` and later."""

@@ -81,7 +81,7 @@ class RunFolder:
             begun = plain_settings(load_config(self.config, type(config)), portable=True)
             said = read_json(self.provenance)
             labels, weights = said["labels"], said["checkpoint"]
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
             ) from error

@@ -118,9 +118,10 @@ def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder,
         file.write("3 3 1\n")
     with pytest.raises(CheckpointError, match=r"labels 0/labels/P1_points.txt changed"):
         finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", "cpu")
-    (tmp_path / "run" / "config.yaml").write_text("name: [")
-    with pytest.raises(CheckpointError, match="settings cannot be read") as caught:
-        finetune(config, tmp_path / "run", "cpu")
+    for name, content in {"provenance.json": "[]", "config.yaml": "name: ["}.items():
+        (tmp_path / "run" / name).write_text(content)
+        with pytest.raises(CheckpointError, match="settings cannot be read") as caught:
+            finetune(config, tmp_path / "run", "cpu")
     assert "\n" not in str(caught.value)
 
 

@@ -175,3 +175,11 @@ def test_a_cut_off_last_line_is_forgotten(tmp_path):
 def test_a_schedule_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Schedule(**{"steps": 5, **wrong})
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "{}", "\0\0"])
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n' + line + "\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged; delete that line"):
+        MetricsLog(path).forget_from(0)
