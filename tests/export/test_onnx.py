@@ -112,6 +112,12 @@ def test_a_full_window_is_named(run, tmp_path):
     assert facts["full_windows"] == [0, 1]  # 36 nuclei a tile and 30 slots
 
 
+def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ModelError, match=r"a\.png: not readable as a picture to check the export on"):
+        check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
     checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
     checkpoint.meta["config"]["n_rays"] = 16

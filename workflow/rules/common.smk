@@ -55,7 +55,7 @@ def training_config():
     if isinstance(model, str):
         return model if model.endswith((".yaml", ".yml")) else None
     weights = Path(model.get("checkpoint") or "")
-    if weights.is_file():  # else the name of a built-in model
+    if weights.suffix:  # else the name of a built-in model
         model = {**model, "checkpoint": str(weights.resolve())}
     path = Path(OUTPUT, "training", f"{slug(model['name'])}.yaml")
     write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(model)), allow_unicode=True, sort_keys=False))
