@@ -13,9 +13,8 @@ from scipy.spatial import cKDTree
 from muse_pipeline.errors import ModelError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 MAX_PICTURES = 6
 SAME_PX = 1.0  # reports of one nucleus are nearer than this, and nearest to each other
@@ -188,17 +187,7 @@ def _run_model(predictor: Predictor, window: np.ndarray) -> Nuclei:
 @torch.no_grad()
 def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
     pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
-    xy, score, prob, rays, *embedding = (values[0].numpy() for values in graph(pixels, torch.from_numpy(COLOUR)))
-    n = int((score > 0).sum())
-    return Nuclei(
-        xy[:n],
-        Frame.WINDOW,
-        rays=rays[:n],
-        label=prob[:n].argmax(1),
-        score=score[:n],
-        prob=prob[:n],
-        embedding=embedding[0][:n] if embedding else None,
-    )
+    return nuclei_of_windows([values.numpy() for values in graph(pixels, torch.from_numpy(COLOUR))])[0]
 
 
 def _matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

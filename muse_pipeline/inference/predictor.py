@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,23 @@ def read_card(path: Path) -> ModelCard:
     return _card_inside(_open_session(path, options, "cpu"), path)
 
 
+def nuclei_of_windows(outputs: Sequence[np.ndarray]) -> list[Nuclei]:
+    """The graph's outputs, with or without embeddings, as each window's nuclei (frame: window), by descending score."""
+    xy, score, prob, rays, *embedding = outputs
+    return [
+        Nuclei(
+            xy[b, :n],
+            Frame.WINDOW,
+            rays=rays[b, :n],
+            label=prob[b, :n].argmax(1),
+            score=score[b, :n],
+            prob=prob[b, :n],
+            embedding=embedding[0][b, :n] if embedding else None,
+        )
+        for b, n in enumerate((score > 0).sum(1))
+    ]
+
+
 class Predictor:
     """Runs one model; safe to call from several threads, each call on one thread of its own on a CPU.
 
@@ -98,19 +116,7 @@ class Predictor:
             For each window its nuclei (frame: window), by descending score.
         """
         inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
-        xy, score, prob, rays, *embedding = self.session.run(self.outputs, inputs)
-        return [
-            Nuclei(
-                xy[b, :n],
-                Frame.WINDOW,
-                rays=rays[b, :n],
-                label=prob[b, :n].argmax(1),
-                score=score[b, :n],
-                prob=prob[b, :n],
-                embedding=embedding[0][b, :n] if embedding else None,
-            )
-            for b, n in enumerate((score > 0).sum(1))
-        ]
+        return nuclei_of_windows(self.session.run(self.outputs, inputs))
 
     def _refuse_silent_fallback(self) -> None:
         if _provider_name(self.provider) not in self.session.get_providers():

@@ -13,7 +13,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.architecture import describe_misfit, matching_backbones, nearest_backbone, positions_grid
 from muse_pipeline.models.official import backbone_weights, load_weights, read_pickle
 from muse_pipeline.models.vit import PATCH_PX
-from muse_pipeline.training.checkpoint import FORMAT, Checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoint
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
@@ -35,7 +35,7 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
         CheckpointError: the file cannot be read, is ours already, or fits no registered backbone, or two.
     """
     state = read_pickle(path, trust_pickle)
-    if state.get("format") == FORMAT:
+    if is_ours(state):
         raise CheckpointError(f"{path}: is a checkpoint of this pipeline already; use it as it is")
     weights = backbone_weights(state, path)
     name = name or recognise_backbone(weights, path)

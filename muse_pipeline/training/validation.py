@@ -12,6 +12,7 @@ from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour
@@ -19,7 +20,6 @@ from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.finetune_data import FinetuneData
 from muse_pipeline.training.metrics import MetricsLog
-from muse_pipeline.types import Frame
 
 SCORE = "validation mean class F1"  # at 3 um; what "best" means
 
@@ -105,7 +105,4 @@ class NetworkPredictor:
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
-        xy, score, prob, rays = (values[0].float().cpu().numpy() for values in outputs[:4])
-        n = int((score > 0).sum())
-        label = prob[:n].argmax(1)
-        return [Nuclei(xy[:n], Frame.WINDOW, rays=rays[:n], label=label, score=score[:n], prob=prob[:n])]
+        return nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
