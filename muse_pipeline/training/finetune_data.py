@@ -13,6 +13,7 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.label_summary import check_leaks, summarise_labels
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import CONTEXT_PX, read_labelled_images
+from muse_pipeline.data.mirrored import continue_mirrored
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
@@ -41,7 +42,7 @@ class FinetuneData:
         """Windows on ``device``."""
         config = self.config
         return LabelledWindows(
-            self.images,
+            [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([image_colour(image, self.reference) for image in self.images]),
             np.array(self.reference.stains or REFERENCE_STAINS),
             config.mpp,

@@ -1,0 +1,42 @@
+"""Small pictures continue as mirror images, nuclei and outlines with them."""
+
+import numpy as np
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.mirrored import continue_mirrored
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+
+MPP = 0.5
+
+
+def picture():
+    """One bright ellipse, off the middle and askew, measured as an instance."""
+    y, x = np.mgrid[:60, :40] + 0.5
+    mask = ((x - 17 + 0.5 * (y - 25)) / 5) ** 2 + ((y - 25) / 10) ** 2 <= 1
+    pixels = np.where(mask[..., None], 200, 50).astype(np.uint8).repeat(3, 2)
+    return LabelledImage("A", pixels, label_image_to_nuclei(mask.astype(np.int32), (MPP, MPP), 32), None, 1.0)
+
+
+def test_nuclei_lie_on_their_mirror_images_with_mirrored_outlines():
+    small = picture()
+    large = continue_mirrored(small, 100, MPP)
+    assert large.pixels.shape == (120, 120, 3)
+    assert len(large.nuclei) == 6
+    again = label_image_to_nuclei(
+        # each copy is an object of its own: number them by the cell of the mosaic that they lie in
+        (large.pixels[..., 0] > 100) * (1 + np.add.outer(3 * (np.arange(120) // 60), np.arange(120) // 40)),
+        (MPP, MPP),
+        32,
+    )
+    np.testing.assert_allclose(large.nuclei.xy, again.xy, atol=0.05)
+    np.testing.assert_allclose(large.nuclei.rays, again.rays, atol=0.35)
+    assert (large.nuclei.label == small.nuclei.label[0]).all()
+
+
+def test_seams_are_not_annotated_and_large_pictures_stay():
+    small = picture()
+    region = continue_mirrored(small, 100, MPP).region
+    for at in (40, 80):
+        assert not region[:, at - 6 : at + 6].any()
+    assert region[10, 10] and not region[:6].any() and not region[54:66].any()
+    assert continue_mirrored(small, 80, MPP) is small
