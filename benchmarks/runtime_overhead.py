@@ -22,8 +22,8 @@ import torch
 
 from muse_pipeline.export.onnx import embed_card, trace
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.detect import map_in_order
 from muse_pipeline.inference.predictor import OPTIONS, OUTPUTS, PROVIDERS, Predictor
+from muse_pipeline.inference.walk import map_in_order
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.tissue.stain_map import IDENTITY
 

@@ -7,8 +7,9 @@ from scipy.spatial import cKDTree
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import detect_shard, map_in_order
+from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.inference.walk import map_in_order
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.tiles.grid import Shard
 

@@ -1,0 +1,156 @@
+"""The walk over a slide that detection and proposals share: fixed windows in fixed batches, reports into a shard.
+
+What finds the nuclei of a window is a ``NucleusFinder``. Windows and batches follow from its card and the slide alone,
+so the result does not depend on the number of shards or threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from muse_pipeline.errors import ModelError
+from muse_pipeline.files import complete_file
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.shards import ShardWriter
+from muse_pipeline.nuclei.ownership import report_window
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.grid import Shard, WindowGrid
+from muse_pipeline.tiles.store import Store
+from muse_pipeline.types import Frame
+
+Guard = Callable[[np.ndarray], str]
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class NucleusFinder(Protocol):
+    """What finds nuclei in windows; called from several threads at once.
+
+    Attributes:
+        card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
+    """
+
+    card: ModelCard
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """Find the nuclei of one batch.
+
+        Args:
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window.
+            origin_xy: (n, 2) corners of the n <= batch windows in work pixels.
+
+        Returns:
+            For each window, n or more, its nuclei (frame: window) by descending score.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What every shard of a slide says alike of the finder: checksum, provider, colour, versions."""
+
+
+def walk_shard(
+    store: Store,
+    finder: NucleusFinder,
+    shard: Shard,
+    output: Path,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    offset_px: int = 0,
+    guard: Guard | None = None,
+) -> dict[str, Any]:
+    """Find the nuclei of one shard and write them to ``output``.
+
+    Args:
+        store: the slide's image at the card's mpp.
+        finder: what finds them.
+        shard: which run of batches.
+        output: the shard's file.
+        threads: windows that are read and run at the same time; never changes a result.
+        progress: called with (batches done, batches in all).
+        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+        guard: says why nothing is to be found in a window (S, S, 3), or "".
+
+    Returns:
+        The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
+
+    Raises:
+        ModelError: the store's mpp is not the card's.
+    """
+    card = finder.card
+    if abs(store.mpp / card.mpp - 1) > 1e-6:
+        raise ModelError(
+            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
+            f"tile the slide at {card.mpp:g} or choose another model"
+        )
+    grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
+    batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
+
+    def run_batch(windows: np.ndarray) -> tuple[np.ndarray, list[Nuclei], list[str]]:
+        pixels = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
+        origins = grid.origin_xy(windows)
+        for slot, origin in enumerate(origins):
+            pixels[slot] = store.read(tuple(origin), (card.input_px, card.input_px))
+        reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(windows))]
+        found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(windows)
+        kept = [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)]
+        return windows, kept, reasons
+
+    full: list[int] = []
+    guarded: dict[str, list[int]] = {}
+    columns = len(card.classes), card.n_rays, card.embedding_dim
+    with complete_file(output) as partial, ShardWriter(partial, *columns) as writer:
+        for done, (windows, found, reasons) in enumerate(map_in_order(run_batch, batches, threads), 1):
+            for window, nuclei, why in zip(windows.tolist(), found, reasons, strict=True):
+                if len(nuclei) >= card.capacity:
+                    full.append(window)
+                if why:
+                    guarded.setdefault(why, []).append(window)
+                writer.add(report_window(nuclei, window, grid, card.mpp), window)
+            if progress:
+                progress(done, len(batches))
+        facts = {
+            "shard": str(shard),
+            "n_windows": sum(map(len, batches)),
+            "full_windows": full,
+            **({"guarded_windows": guarded} if guard else {}),
+            "common": {**_slide_facts(store, grid), **finder.facts(), "card": card.to_json()},
+        }
+        writer.finish(facts)
+    return facts
+
+
+def no_nuclei(card: ModelCard) -> Nuclei:
+    """An empty table (frame: window) with the columns of ``card``."""
+    widths = {"rays": card.n_rays, "prob": len(card.classes), "embedding": card.embedding_dim}
+    return Nuclei(
+        np.zeros((0, 2)), Frame.WINDOW, **{name: np.zeros((0, width), np.float32) for name, width in widths.items()}
+    )
+
+
+def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """``map`` on ``threads`` threads, results in order, never more than ``threads`` + 1 items under way."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _slide_facts(store: Store, grid: WindowGrid) -> dict[str, Any]:
+    """What every shard of a slide must say alike of its image before they may be stitched."""
+    return {
+        "slide_id": store.slide_id,
+        "fingerprint": store.fingerprint,
+        "size_px": list(store.size_px),
+        "slide_mpp": list(store.slide_mpp),
+        "offset_px": grid.offset_px,
+        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+    }
