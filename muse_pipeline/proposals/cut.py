@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 SMOOTH_UM = 0.75  # of the depth: the grain of an outline makes no peaks
-RADIUS_UM = 2.5  # of the blobs that the stain is searched for: a small nucleus
+# Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures; no mask had a say.
+RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
 APART_UM = 2.5  # a peak that sees a higher one this near, in its own piece of the mask, is part of it
 STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``
-MIN_NUCLEUS_UM2 = 12.0  # a disc of 3.9 um: small lymphocytes have 20
-_AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
@@ -26,19 +25,24 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
         mpp: um per pixel.
 
     Returns:
-        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; pieces below 12 um2 are dropped.
+        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; pieces below 9 um2 are dropped.
     """
-    if not mask.any():
-        return np.zeros(mask.shape, np.int32)
-    height = _rank(_relief(mask, density, mpp), mask)
-    pieces = ndimage.label(mask, np.ones((3, 3)))[0]
-    goal = _join_peaks(_step_up(height), height, pieces, APART_UM / mpp)
+    reach = max(int(APART_UM / mpp), 1)
+    framed = np.pad(mask, reach)
+    inside = np.flatnonzero(framed)
+    relief = _relief(mask, density, mpp)[mask]
+    place = inside[np.argsort(relief, kind="stable")]  # from here on a pixel is its rank, so that no two are equal
+    rank = np.full(framed.shape, -1, np.int32)
+    rank.flat[place] = np.arange(len(place), dtype=np.int32)
+    piece = cv2.connectedComponents(framed.astype(np.uint8))[1]
+    goal = _step_up(rank, place)
+    goal = _join_peaks(goal, rank, place, piece, reach)
     while not np.array_equal(further := goal[goal], goal):  # twice as far each time
         goal = further
-    labels = np.zeros(mask.size, np.int32)
-    inside = np.flatnonzero(mask)
-    labels[inside] = np.unique(goal[inside], return_inverse=True)[1] + 1
-    return _drop_small(labels, MIN_NUCLEUS_UM2 / mpp**2).reshape(mask.shape)
+    labels = np.zeros(framed.size, np.int32)
+    labels[place] = np.unique(place[goal], return_inverse=True)[1] + 1
+    labels = labels.reshape(framed.shape)[reach:-reach, reach:-reach]
+    return _drop_small(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
 
 def _relief(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
@@ -51,47 +55,32 @@ def _relief(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
     return depth / RADIUS_UM + STAIN_SHARE * blobs / max(float(blobs.std()), 1e-9)
 
 
-def _rank(relief: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(h, w) int32: the place of each pixel of the mask in order of relief, so that no two are equal; -1 outside."""
-    inside = np.flatnonzero(mask)
-    rank = np.full(mask.shape, -1, np.int32)
-    rank.flat[inside[np.argsort(relief.flat[inside], kind="stable")]] = np.arange(len(inside), dtype=np.int32)
-    return rank
+def _step_up(rank: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(n,) rank of the highest of each pixel and its eight neighbours; a peak's own."""
+    flat, row = rank.ravel(), rank.shape[1]
+    highest = np.arange(len(place), dtype=np.int32)
+    for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):
+        np.maximum(highest, flat[place + shift], out=highest)
+    return highest
 
 
-def _step_up(height: np.ndarray) -> np.ndarray:
-    """(h * w,) index of the highest of each pixel and its eight neighbours."""
-    rows, columns = height.shape
-    framed = np.pad(height, 1, constant_values=-1)
-    highest, step = height.copy(), np.zeros(height.shape, np.int64)
-    for dy, dx in _AROUND:
-        there = framed[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
-        higher = there > highest
-        highest[higher] = there[higher]
-        step[higher] = dy * columns + dx
-    return np.arange(height.size) + step.ravel()
-
-
-def _join_peaks(goal: np.ndarray, height: np.ndarray, pieces: np.ndarray, reach_px: float) -> np.ndarray:
-    """Let peaks go on to the highest pixel within ``reach_px`` in their own piece of the mask."""
-    rows, columns = height.shape
-    peak = np.flatnonzero((goal == np.arange(len(goal))) & (height.ravel() >= 0))
-    row, column = np.divmod(peak, columns)
-    goal, best = goal.copy(), height.flat[peak]
-    reach = int(reach_px)
+def _join_peaks(goal: np.ndarray, rank: np.ndarray, place: np.ndarray, piece: np.ndarray, reach: int) -> np.ndarray:
+    """Let peaks go on to the highest pixel within ``reach`` pixels in their own piece of the mask."""
+    peaks = np.flatnonzero(goal == np.arange(len(goal)))
+    flat, owner, highest = rank.ravel(), piece.ravel(), peaks.astype(np.int32)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
-            if dy * dy + dx * dx > reach_px * reach_px:
-                continue
-            there = np.clip(row + dy, 0, rows - 1) * columns + np.clip(column + dx, 0, columns - 1)
-            higher = (height.flat[there] > best) & (pieces.flat[there] == pieces.flat[peak])
-            best = np.where(higher, height.flat[there], best)
-            goal[peak[higher]] = there[higher]
+            if dy * dy + dx * dx <= reach * reach:
+                there = place[peaks] + dy * rank.shape[1] + dx
+                same = owner[there] == owner[place[peaks]]
+                np.maximum(highest, np.where(same, flat[there], -1), out=highest)
+    goal = goal.copy()
+    goal[peaks] = highest
     return goal
 
 
 def _drop_small(labels: np.ndarray, min_pixels: float) -> np.ndarray:
-    """Labels (n,) of at least ``min_pixels``, numbered 1..N in their order."""
-    kept = np.bincount(labels) >= min_pixels
+    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in their order."""
+    kept = np.bincount(labels.ravel()) >= min_pixels
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]

@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.proposals.cut import cut_mask
+from muse_pipeline.proposals.cut import MIN_NUCLEUS_UM2, cut_mask
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.tissue.specks import drop_small
 
-BLUR_UM = 0.25  # grain of camera and chromatin
+BLUR_UM = 0.5  # grain of camera and chromatin
 OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
-MIN_NUCLEUS_UM2 = 12.0  # a disc of 3.9 um: small lymphocytes have 20
 MAX_HOLE_UM2 = 20.0  # pale chromatin within a nucleus
 MAX_SAMPLE = 1_000_000  # pixels, of all pictures together
 N_BINS = 256

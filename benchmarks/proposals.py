@@ -1,0 +1,139 @@
+"""Ways to find nuclei without labels against true masks: the control table of ``docs/psm.md``.
+
+    python benchmarks/proposals.py --data ../shared/data --output runs/proposals
+
+Every picture is a slide of its own: stains, thresholds and clusters are fitted on it, without its mask. NuCLS is taken
+at the 0.25 um/px of our other figures. DSB-2018 states no scale: all of its pictures are declared 0.25 um/px, one
+constant that was not chosen by its masks, so that its figures are facts of pixels. Pixel F1 and detection (one-to-one
+within 3 um, which are 12 pixels) add up over pictures, AJI is the mean of pictures. Recall is also given for thirds of
+the true nuclei by circularity, 4 pi area / perimeter^2. Seconds are of the processor, after the fit, on all NuCLS pictures side
+by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+os.environ |= THREADS  # before NumPy and torch read them
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from proposal_controls import Fit, make_controls  # noqa: E402
+
+from muse_pipeline.evaluation.detection import RADIUS_UM  # noqa: E402
+from muse_pipeline.evaluation.overlap import overlap_labels  # noqa: E402
+from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio  # noqa: E402
+from muse_pipeline.files import write_json  # noqa: E402
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei  # noqa: E402
+from muse_pipeline.nuclei.matching import match_points  # noqa: E402
+from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
+from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402
+
+MPP = 0.25
+N_RAYS = 64
+SOURCES = {"NuCLS": ("nucls-cc0", "instances"), "DSB-2018": ("dsb2018-brightfield", "labels")}
+COLUMNS = ("pixel F1", "det. F1", "AJI", "recall", "least round", "middle", "roundest", "s/mm2")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with its truth.
+
+    Attributes:
+        pixels: (h, w, 3) uint8.
+        labels: (h, w) int32, 0 background.
+        xy: (T, 2) centres of the nuclei, px.
+        circularity: (T,) 1 for a disc.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    xy: np.ndarray
+    circularity: np.ndarray
+
+
+def main() -> None:
+    """Score every control on every source; print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="controls whose name begins so")
+    parser.add_argument("--activation", type=Path, metavar="PT", help="a trained activation network, for (a) and (e)")
+    parser.add_argument("--model", metavar="ONNX", help="a network, for (g)")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    controls = make_controls(args.activation, args.model)
+    chosen = {name: fit for name, fit in controls.items() if not args.only or name.startswith(tuple(args.only))}
+    sources = {name: read_pictures(args.data / folder, masks) for name, (folder, masks) in SOURCES.items()}
+    seconds = {name: time_control(fit, sources["NuCLS"]) for name, fit in chosen.items()}
+    table = {
+        source: {name: {**score_control(fit, pictures), "s/mm2": seconds[name]} for name, fit in chosen.items()}
+        for source, pictures in sources.items()
+    }
+    write_json(args.output / "proposals.json", table)
+    text = "\n\n".join(render(source, rows) for source, rows in table.items())
+    (args.output / "proposals.md").write_text(text + "\n")
+    print(text)
+
+
+def read_pictures(folder: Path, masks: str) -> list[Picture]:
+    """Pictures and instance masks of the same name."""
+    pictures = []
+    for path in sorted((folder / "images").glob("*.png")):
+        pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
+        labels = cv2.imread(str(folder / masks / path.name), cv2.IMREAD_UNCHANGED).astype(np.int32)
+        nuclei = label_image_to_nuclei(labels, (MPP, MPP), N_RAYS)
+        shapes = measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP)), (MPP, MPP))
+        circularity = 4 * np.pi * shapes["area_um2"] / shapes["perimeter_um"] ** 2
+        pictures.append(Picture(pixels, labels, nuclei.xy, circularity))
+    return pictures
+
+
+def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, float]:
+    """All columns but the time."""
+    shared = n_found = n_true = 0
+    points, aji, hit = 0, [], []
+    for picture in pictures:
+        labels = fit(picture.pixels, MPP)(picture.pixels)
+        found, true = labels > 0, picture.labels > 0
+        shared, n_found, n_true = shared + (found & true).sum(), n_found + found.sum(), n_true + true.sum()
+        aji.append(float(jaccard_ratio(jaccard_areas(overlap_labels(labels, picture.labels)))))
+        xy = label_image_to_nuclei(labels, (MPP, MPP), N_RAYS).xy
+        taken = match_points(xy, np.ones(len(xy)), picture.xy, RADIUS_UM / MPP)
+        hit.append(np.isin(np.arange(len(picture.xy)), taken))
+        points += len(xy)
+    hit, circularity = np.concatenate(hit), np.concatenate([picture.circularity for picture in pictures])
+    thirds = np.digitize(circularity, np.quantile(circularity, [1 / 3, 2 / 3]))
+    values = (
+        2 * shared / (n_found + n_true),
+        2 * hit.sum() / (points + len(hit)),
+        np.mean(aji),
+        hit.mean(),
+        *(hit[thirds == third].mean() for third in range(3)),
+    )
+    return {name: round(float(value), 3) for name, value in zip(COLUMNS, values, strict=False)}
+
+
+def time_control(fit: Fit, pictures: list[Picture]) -> float:
+    """Seconds per mm2 on all pictures side by side, which are fitted on together."""
+    wall = np.concatenate([picture.pixels for picture in pictures], axis=1)
+    find = fit(wall, MPP)
+    start = process_time()
+    find(wall)
+    return round((process_time() - start) / (wall[..., 0].size * MPP**2 / 1e6), 2)
+
+
+def render(source: str, rows: dict[str, dict[str, float]]) -> str:
+    """A source's rows as Markdown."""
+    lines = [f"| {source} | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
+    lines += [f"| {name} | {' | '.join(f'{row[column]:.3g}' for column in COLUMNS)} |" for name, row in rows.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
