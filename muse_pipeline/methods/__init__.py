@@ -4,3 +4,4 @@ from muse_pipeline.registry import Registry
 
 METHODS: Registry = Registry("method", "muse_pipeline.methods")
 CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods")
+TASKS: Registry = Registry("activation task", "muse_pipeline.methods")

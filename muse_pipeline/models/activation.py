@@ -1,0 +1,94 @@
+"""PSM's activation network (arXiv 2210.07862): a backbone, a linear output, and a look at its stages on the way."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.muse import MuseBackbone
+from muse_pipeline.models.official import backbone_weights, load_weights, read_pickle
+from muse_pipeline.models.resnet import ResNet50
+
+KIND = "activation"
+LAYERS = {"shallow": 0, "deep": -1}  # which stage a map is read from; "deep" is a control
+
+
+class ActivationNetwork(nn.Module):
+    """Self-supervision trains it; gradients of its mean output with respect to a stage make PSM's map.
+
+    Args:
+        backbone: registered name; one with a stage at stride 4.
+        n_outputs: of the linear layer on the image vector; the tasks say how many they need.
+
+    Raises:
+        ConfigError: the backbone is unknown or has no stage at stride 4.
+    """
+
+    def __init__(self, backbone: str, n_outputs: int):
+        super().__init__()
+        self.backbone: Backbone = BACKBONES[backbone]()
+        self.name = backbone
+        self.head = nn.Linear(self.backbone.image_channels, n_outputs)
+        find_stages(self.backbone, backbone)
+        self.register_buffer("colour", torch.eye(3, 4), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), 0 to 255 -> (B, n_outputs); sides are multiples of the backbone's ``stride_px``."""
+        return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
+
+    def look(self, pixels: Tensor, layer: str) -> tuple[Tensor, list[Tensor]]:
+        """The mean output (B,) and the maps (B, C, h, w) after each block of a stage, ready for ``autograd.grad``.
+
+        Args:
+            pixels: see ``forward``.
+            layer: one of ``LAYERS``.
+        """
+        blocks = find_stages(self.backbone, self.name)[LAYERS[layer]]
+        seen: list[Tensor] = []
+        with ExitStack() as stack:
+            for block in blocks:
+                hook = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+                stack.callback(hook.remove)
+            output = self(pixels)
+        return output.mean(1), seen
+
+
+def find_stages(backbone: Backbone, name: str) -> list[nn.Sequential]:
+    """The stages of a backbone, the one at stride 4 first; each is a run of blocks.
+
+    Raises:
+        ConfigError: it has no such stages (a ViT).
+    """
+    if isinstance(backbone, MuseBackbone) and isinstance(encoder := backbone.encoder["encoder"], ResNet50):
+        return [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
+    if stages := getattr(backbone, "stages", None):
+        return list(stages)
+    raise ConfigError(f"backbone '{name}' has no stage at stride 4; choose shallow_cnn, a compact one or a ResNet")
+
+
+def load_activation(path: Path) -> ActivationNetwork:
+    """A trained network, in evaluation mode, from the checkpoint that training wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or holds something else.
+    """
+    state = read_pickle(path)
+    try:
+        meta = json.loads(state["meta"])
+        if meta["kind"] != KIND:
+            raise CheckpointError(f"{path}: holds a {meta['kind']}; give the checkpoint of an activation network")
+        network = ActivationNetwork(meta["backbone"], len(state["head"]["bias"]))
+        network.head.load_state_dict(state["head"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: is no activation network of this version; train it again") from error
+    load_weights(network.backbone, backbone_weights(state, path), path, always_resample=False)
+    return network.eval()

@@ -1,0 +1,74 @@
+"""The activation map against hand-computed values on a network of two channels."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.proposals.activation_map import fit_activation_map
+
+
+class Toy(nn.Module):
+    """Channels: the red and the green of the cell's four by four pixels; output: 2 * mean(red) - mean(green) ** 2."""
+
+    class backbone:
+        stride_px = 4
+
+    def look(self, pixels, layer):
+        cells = nn.functional.avg_pool2d(pixels[:, :2] / 255, 4).requires_grad_()
+        red, green = cells.mean((2, 3)).unbind(1)
+        return 2 * red - green**2, [cells]
+
+
+def picture(red, green):
+    """(8, 8, 3) uint8 of 2 x 2 cells."""
+    cells = np.stack([red, green, np.zeros((2, 2))], -1)
+    return np.rint(np.kron(cells, np.ones((4, 4, 1))) * 255).astype(np.uint8)
+
+
+def test_equals_the_hand_computed_map():
+    red, green = np.array([[1.0, 0.2], [0.4, 0.0]]), np.array([[0.0, 1.0], [0.2, 0.4]])
+    fitted = fit_activation_map(Toy(), [picture(red, green)])
+    # d/d red of each of four cells is 2 / 4; d/d green is -2 * mean(green) / 4 = -2 * 0.4 / 4
+    assert np.allclose(fitted.weights[0], [0.5, -0.2], atol=1e-6)
+    cells = 0.5 * red - 0.2 * green  # .5, -.1, .16, -.08
+    assert np.allclose(fitted.ranges[0], [-0.1, 0.5], atol=1e-6)
+    stretched = (cells + 0.1) / 0.6  # 1, 0, .4333, .0333
+    found = fitted(picture(red, green))
+    assert found.shape == (8, 8) and found.dtype == np.float32
+    corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement leaves them alone
+    assert np.allclose(corners, stretched.ravel(), atol=1e-6)
+    # two pixels in from the left: (1.5 + 1) / 4 of the way from the first cell's middle to the second's, less a half
+    assert found[0, 2] == pytest.approx(1 - 0.125, abs=1e-6)
+
+
+def test_another_picture_of_the_slide_keeps_weights_and_range():
+    red, green = np.array([[1.0, 0.2], [0.4, 0.0]]), np.array([[0.0, 1.0], [0.2, 0.4]])
+    fitted = fit_activation_map(Toy(), [picture(red, green)])
+    flat = fitted(picture(np.full((2, 2), 0.4), np.full((2, 2), 0.2)))
+    assert np.allclose(flat, 0.26 / 0.6, atol=1e-6)
+    assert fitted(picture(np.ones((2, 2)), np.zeros((2, 2)))).max() == 1
+    assert fitted(picture(np.zeros((2, 2)), np.ones((2, 2)))).min() == 0
+
+
+def test_several_pictures_share_their_mean_weights():
+    one, other = (picture(np.zeros((2, 2)), np.full((2, 2), level)) for level in (0.2, 0.6))
+    assert np.allclose(fit_activation_map(Toy(), [one, other]).weights[0], [0.5, -0.2], atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["shallow", "deep"])
+def test_any_size_of_picture_has_its_map(layer):
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 45, 3)).astype(np.uint8)
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels], layer)
+    found = fitted(pixels)
+    assert found.shape == (70, 45) and found.min() >= 0 and found.max() == 1
+    assert (found == fitted(pixels)).all()
+
+
+def test_a_map_says_the_same_of_a_place_whatever_lies_far_from_it():
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels])
+    assert np.allclose(fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4)

@@ -1,0 +1,81 @@
+"""k-means and its foreground rules on a picture of three colours."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings, fit_clusters, jet, mini_batch_k_means, nearest
+from muse_pipeline.proposals.haematoxylin_density import blend_stains
+from muse_pipeline.proposals.pseudo_mask import stain_densities
+
+COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Truth (30, 30), pixels with a little noise, their stains."""
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 10)[None].repeat(30, 0)
+    pixels = (COLOURS[truth] + generator.integers(-6, 7, (30, 30, 3))).clip(0, 255).astype(np.uint8)
+    return truth, pixels, stain_densities(pixels, blend_stains(None))
+
+
+def fit(activation, pixels, stains, settings):
+    return fit_clusters(activation.ravel(), pixels.reshape(-1, 3), stains.reshape(-1, 2), settings)
+
+
+def activation_of(truth, levels):
+    return np.array(levels, np.float32)[truth]
+
+
+@pytest.mark.parametrize("levels", [(0.9, 0.5, 0.1), (0.1, 0.5, 0.9), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("features", ["stain", "colour", "jet"])
+def test_the_stain_rule_finds_nuclei_whatever_the_sign_of_the_map(toy, features, levels):
+    truth, pixels, stains = toy
+    activation = activation_of(truth, levels)
+    clusters = fit(activation, pixels, stains, ClusterSettings(features=features))
+    assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 0)).all()
+    assert clusters.density.argmax() == clusters.foreground and clusters.share.sum() == pytest.approx(1)
+
+
+def test_the_rule_of_2022_takes_what_is_in_the_middle_of_the_map(toy):
+    truth, pixels, stains = toy
+    activation = activation_of(truth, (0.5, 0.9, 0.0))
+    clusters = fit(activation, pixels, stains, PRESETS["rel2022"])
+    assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 0)).all()
+    activation = activation_of(truth, (1.0, 0.5, 0.0))  # it follows the map, away from the nuclei
+    clusters = fit(activation, pixels, stains, PRESETS["rel2022"])
+    assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 1)).all()
+
+
+def test_the_rule_of_2023_takes_what_is_dark_and_active(toy):
+    truth, pixels, stains = toy
+    activation = activation_of(truth, (1.0, 0.5, 0.2))
+    clusters = fit(activation, pixels, stains, PRESETS["rel2023"])
+    assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 0)).all()
+
+
+def test_the_colour_map_is_blue_green_red():
+    assert (jet(np.array([0.0, 0.5, 1.0], np.float32)) == [[128, 0, 0], [126, 255, 130], [0, 0, 128]]).all()
+
+
+def test_the_seed_decides_everything(toy):
+    truth, pixels, stains = toy
+    first, second = (fit(activation_of(truth, (1, 0, 0)), pixels, stains, ClusterSettings()) for _ in range(2))
+    assert (first.centres == second.centres).all()
+
+
+def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
+    generator = np.random.default_rng(0)
+    true = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
+    label = generator.integers(4, size=3000)
+    values = true[label] + generator.normal(0, 0.5, (3000, 2)).astype(np.float32)
+    centres = mini_batch_k_means(values, 4, np.random.default_rng(1))
+    order = nearest(true, centres)
+    assert len(set(order)) == 4 and np.abs(centres[order] - true).max() < 0.2
+    assert (mini_batch_k_means(np.ones((50, 2), np.float32), 3, generator) == 1).all()
+
+
+def test_an_unknown_choice_is_said():
+    with pytest.raises(ConfigError, match="features 'jot'"):
+        ClusterSettings(features="jot")

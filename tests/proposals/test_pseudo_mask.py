@@ -1,0 +1,77 @@
+"""Pseudo-masks: nuclei are found, small things cleaned in um2, and what holds no nucleus is refused with a reason."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.proposals.pseudo_mask import MaskSettings, clean, fit_pseudo_masker
+
+
+def draw_discs(radius=8, seed=0):
+    """(160, 160, 3) uint8 of purple discs on pink, and where they are."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:160, :160]
+    truth = np.zeros((160, 160), bool)
+    for row, column in generator.integers(12, 148, (12, 2)):
+        truth |= (y - row) ** 2 + (x - column) ** 2 <= radius**2
+    pixels = np.where(truth[..., None], (95, 60, 140), (225, 160, 190)) + generator.integers(-9, 10, (160, 160, 3))
+    return pixels.clip(0, 255).astype(np.uint8), truth
+
+
+def network():
+    torch.manual_seed(0)
+    return ActivationNetwork("shallow_cnn", 1).eval()
+
+
+@pytest.mark.parametrize("with_network", [True, False])
+def test_discs_are_found_in_pictures_that_the_fit_did_not_see(with_network):
+    masker = fit_pseudo_masker(network() if with_network else None, [draw_discs(seed=0)[0], draw_discs(seed=1)[0]], 0.5)
+    pixels, truth = draw_discs(seed=2)
+    mask = masker(pixels)
+    assert mask.dtype == bool and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+def test_cleaning_is_in_square_micrometres():
+    mask = np.zeros((60, 60), bool)
+    mask[5:12, 5:12] = True  # 49 px: 12.25 um2 at 0.5 um/px, 49 um2 at 1
+    mask[20:50, 20:50] = True
+    mask[30:33, 30:35] = False  # 15 px: 3.75 um2
+    mask[40:45, 40:45] = False  # 25 px: 6.25 um2
+    settings = MaskSettings()
+    cleaned = clean(mask, 0.5, settings)
+    assert not cleaned[8, 8] and cleaned[31, 31] and not cleaned[42, 42] and cleaned[22, 22]
+    assert (clean(mask, 1.0, settings) == mask).all()
+
+
+def test_background_in_one_piece_is_no_hole():
+    assert not clean(np.zeros((10, 10), bool), 0.01, MaskSettings()).any()
+
+
+def test_guards_say_why():
+    masker = fit_pseudo_masker(None, [draw_discs()[0]], 0.5)
+    full = masker.explain(np.full((64, 64, 3), (95, 60, 140), np.uint8))
+    assert not full.mask.any() and "covers 100%" in full.reason
+    pale = np.random.default_rng(0).normal(235, 4, (128, 128, 3)).clip(0, 255).astype(np.uint8)
+    refused = fit_pseudo_masker(None, [pale], 0.5, settings=MaskSettings(min_area_um2=0)).explain(pale)
+    assert not refused.mask.any() and "density" in refused.reason
+    assert masker.explain(draw_discs()[0]).reason == ""
+    assert masker.explain(np.full((64, 64, 3), 255, np.uint8)).reason == ""
+
+
+def test_an_unknown_layer_is_said():
+    with pytest.raises(ConfigError, match="layer 'middle'"):
+        MaskSettings(layer="middle")
+
+
+def test_real_nuclei_without_a_label(shared_data):
+    folder = shared_data / "nucls-cc0"
+    shared = true = found = 0
+    for name in ("train_1", "train_2", "train_3"):
+        with Image.open(folder / f"images/{name}.png") as picture, Image.open(folder / f"instances/{name}.png") as mask:
+            pixels, truth = np.asarray(picture.convert("RGB"))[::2, ::2], np.asarray(mask)[::2, ::2] > 0
+        mask = fit_pseudo_masker(network(), [pixels], 0.5)(pixels)
+        shared, true, found = shared + (mask & truth).sum(), true + truth.sum(), found + mask.sum()
+    assert 2 * shared / (true + found) > 0.6

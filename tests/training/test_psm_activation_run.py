@@ -1,0 +1,66 @@
+"""The first stage as a run: stopped and resumed it ends in the same weights, and its checkpoint loads."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from muse_pipeline.data.unlabelled_source import UnlabelledSource
+from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.models.activation import load_activation
+from muse_pipeline.proposals.pseudo_mask import PseudoMasker
+from muse_pipeline.training.psm_activation import ActivationConfig, train_activation
+from muse_pipeline.training.schedule import Schedule
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "images").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(2):
+        pixels = generator.integers(0, 256, (80, 90, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{index}.png")
+    schedule = Schedule(steps=4, save_every=2, log_every=1)
+    source = UnlabelledSource(images=tmp_path / "images", mpp=0.5)
+    return ActivationConfig((source,), task="rotation", schedule=schedule, window_px=32, batch=2)
+
+
+def test_a_run_that_was_killed_ends_in_the_same_weights(config, tmp_path):
+    def kill(done, losses):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole = load_activation(train_activation(config, tmp_path / "whole", "cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        train_activation(config, tmp_path / "killed", "cpu", progress=kill)
+    resumed = load_activation(train_activation(config, tmp_path / "killed", "cpu"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_checkpoint_makes_masks(config, tmp_path):
+    path = train_activation(config, tmp_path / "run", "cpu")
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    masker = PseudoMasker.load(path, [pixels], 0.5)
+    assert masker(pixels).shape == (64, 64) and masker.activation is not None
+
+
+def test_another_configuration_is_refused_unless_started_over(config, tmp_path):
+    train_activation(config, tmp_path / "run", "cpu")
+    other = dataclasses.replace(config, task="similarity")
+    with pytest.raises(CheckpointError, match="setting 'task'"):
+        train_activation(other, tmp_path / "run", "cpu")
+    train_activation(other, tmp_path / "run", "cpu", start_over=True)
+
+
+def test_mistakes_are_said_before_anything_is_trained(config, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'rotation'"):
+        train_activation(dataclasses.replace(config, task="rotations"), tmp_path / "run", "cpu")
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        train_activation(dataclasses.replace(config, window_px=40), tmp_path / "run", "cpu")
+    (tmp_path / "foreign.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError):
+        load_activation(tmp_path / "foreign.pt")
+    assert not (tmp_path / "run").exists()
