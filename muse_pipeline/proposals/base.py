@@ -1,0 +1,100 @@
+"""What a proposer is: fitted once to a sample of a slide, then called on its windows like a model.
+
+A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
+their defaults, and ``fit``, which gives the finder that ``inference.walk`` calls. What is estimated from the slide
+comes from a sample drawn with a fixed seed, so every shard estimates the same, and its facts say what that was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.walk import NucleusFinder
+from muse_pipeline.tiles.grid import WindowGrid
+from muse_pipeline.tiles.store import Store
+from muse_pipeline.types import SlideInfo
+
+NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
+WORK_MPP = 0.5  # finer stores are averaged down to about this: a nucleus is ten pixels wide there
+INPUT_PX = 1024
+HALO_UM = 20.0  # more than a nucleus' radius beyond the slack that windows report
+SAMPLE_PX = 512
+MAX_SAMPLES = 16  # 1 mm2 at 0.5 um/px
+SEED = 0
+N_RAYS = 32
+MAX_PER_MM2 = 30_000  # more than the densest lymph node holds
+
+
+@dataclass(frozen=True, eq=False)
+class SlideSample:
+    """What a proposer may look at before the walk.
+
+    Attributes:
+        mpp: um per pixel of ``pictures`` and of the windows to come.
+        pictures: (h, w, 3) uint8 crops of tissue.
+        stains: (2, 3) the slide's own stain vectors as ``colour.json`` has them, or None.
+        info: the slide, for proposers that read other files about it; None for a picture.
+    """
+
+    mpp: float
+    pictures: tuple[np.ndarray, ...]
+    stains: np.ndarray | None = None
+    info: SlideInfo | None = None
+
+
+class Proposer(Protocol):
+    """A way of finding nuclei without labels."""
+
+    Settings: type
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: Any) -> NucleusFinder:
+        """The finder for the slide that ``sample`` was drawn from."""
+
+
+def sample_slide(store: Store, statistics: dict[str, Any], info: SlideInfo | None = None) -> SlideSample:
+    """Draw crops of a slide's tissue with a fixed seed.
+
+    Args:
+        store: the slide's image.
+        statistics: content of its ``colour.json``.
+        info: the slide.
+    """
+    grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
+    windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[:MAX_SAMPLES]
+    corners = grid.origin_xy(np.sort(windows))
+    sides = np.minimum(SAMPLE_PX, np.array(store.size_px) - corners)
+    pictures = (store.read(tuple(corner), tuple(side)) for corner, side in zip(corners, sides, strict=True))
+    fit = statistics.get("macenko")
+    return SlideSample(store.mpp, tuple(pictures), fit and np.array(fit["stains"]), info)
+
+
+def shrink_factor(mpp: float) -> int:
+    """How many pixels are averaged along each side to come near ``WORK_MPP``."""
+    return max(1, round(WORK_MPP / mpp))
+
+
+def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
+    """The card of a proposer at ``mpp``: one class, one window a batch, halo and core whole working pixels."""
+    factor = shrink_factor(mpp)
+    halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
+    input_px = INPUT_PX * factor
+    return ModelCard(
+        name=name,
+        mpp=mpp,
+        input_px=input_px,
+        halo_px=halo_px,
+        stride_px=factor,
+        batch=1,
+        capacity=int(MAX_PER_MM2 * (input_px * mpp / 1000) ** 2),
+        classes=(NUCLEUS,),
+        threshold=0.0,
+        n_rays=n_rays,
+        readout="pixel",
+        licence="Apache-2.0",
+        training_data="none",
+    )

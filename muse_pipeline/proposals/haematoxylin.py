@@ -1,0 +1,163 @@
+"""Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, with outlines where it falls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+
+from muse_pipeline.config import require_between
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.blobs import find_blobs
+from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
+from muse_pipeline.proposals.inks import clear_foreign_colours
+from muse_pipeline.proposals.otsu import otsu_threshold
+from muse_pipeline.proposals.outlines import trace_outlines
+from muse_pipeline.surroundings import find_versions
+from muse_pipeline.types import Frame
+
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
+CORE_UM = 1.5  # sigma of the mean density that says whether a peak is stained at all
+EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pixel
+CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
+MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
+MIN_VALUES = 20  # fewer peaks or pixels say nothing of a slide
+MIN_ANSWER = 0.05  # of a peak: of what a disc answers that is 0.1 denser than its surroundings
+
+
+@dataclass(frozen=True)
+class HaematoxylinSettings:
+    """Settings of the proposer.
+
+    Attributes:
+        radii_um: radii of the nuclei that are sought.
+        min_distance_um: of two peaks that are nearer, the stronger stays.
+        strictness: share of the slide's own threshold that a peak must reach; higher finds fewer and surer nuclei.
+        max_radius_um: no outline reaches farther.
+    """
+
+    radii_um: tuple[float, ...] = (3.0, 4.0, 5.0)
+    min_distance_um: float = 3.0
+    strictness: float = 0.7
+    max_radius_um: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.radii_um:
+            raise ValueError("radii_um is empty; give one radius in um or more")
+        for radius in self.radii_um:
+            require_between(type("Radius", (), {"radii_um": radius}), "haematoxylin", radii_um=(0.5, 20))
+        require_between(self, "haematoxylin", min_distance_um=(0.5, 50), strictness=(0.05, 5), max_radius_um=(1.5, 20))
+
+
+@PROPOSERS.register("haematoxylin")
+@dataclass(frozen=True, eq=False)
+class HaematoxylinFinder:
+    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: what was asked for.
+        stains: (2, 3) unit vectors, haematoxylin first.
+        edge_density: density between nuclei and what surrounds them, over the slide's sample.
+        min_answer: least answer of a peak.
+    """
+
+    Settings = HaematoxylinSettings
+
+    mpp: float
+    settings: HaematoxylinSettings
+    stains: np.ndarray
+    edge_density: float
+    min_answer: float
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
+        """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
+        stains = blend_stains(sample.stains).round(6)
+        loose = cls(sample.mpp, settings, stains, np.inf, 0.0)
+        densities = [loose.density(picture) for picture in sample.pictures]
+        smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
+        stained = np.concatenate([each[each > 0] for each in smooth] or [np.zeros(0, np.float32)])
+        edge = _threshold(stained, MIN_DENSITY)
+        capped = (np.minimum(density, CAP * edge) for density in densities)
+        answers = [loose.blobs(density)[1] for density in capped]
+        answer = _threshold(np.concatenate([np.zeros(0), *answers]), MIN_ANSWER, settings.strictness)
+        return cls(sample.mpp, settings, stains, edge, answer)
+
+    @property
+    def work_mpp(self) -> float:
+        """Um per pixel at which the finder works."""
+        return self.mpp * shrink_factor(self.mpp)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """As a model's."""
+        return proposal_card("haematoxylin", self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; where it lies makes no difference."""
+        return [self.find(window) for window in pixels]
+
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
+        density = np.minimum(self.density(pixels), CAP * self.edge_density)
+        xy, answer, radius = self.blobs(density)
+        core = cv2.GaussianBlur(density, (0, 0), CORE_UM / self.work_mpp)
+        core = core[tuple(xy[:, ::-1].astype(int).clip(0, np.array(density.shape) - 1).T)]
+        kept = np.flatnonzero((answer > self.min_answer) & (core > self.edge_density))[: self.card.capacity]
+        xy, answer, radius = xy[kept], answer[kept], radius[kept]
+        rays = trace_outlines(
+            cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp),
+            self.work_mpp,
+            xy,
+            radius,
+            np.full(len(xy), self.edge_density, np.float32),
+            N_RAYS,
+            self.settings.max_radius_um,
+        )
+        return Nuclei(
+            xy * shrink_factor(self.mpp),
+            Frame.WINDOW,
+            rays=rays,
+            label=np.zeros(len(xy)),
+            score=answer / (answer + self.min_answer),
+            prob=np.ones((len(xy), 1)),
+        )
+
+    def density(self, pixels: np.ndarray) -> np.ndarray:
+        """Haematoxylin (h, w) float32 at ``work_mpp``; none where ink, pigment or brown chromogen lies."""
+        factor = shrink_factor(self.mpp)
+        if factor > 1:
+            height, width = (-(-side // factor) for side in pixels.shape[:2])
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
+
+    def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``find_blobs`` with the finder's settings."""
+        return find_blobs(density, self.work_mpp, self.settings.radii_um, self.settings.min_distance_um)
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and what was estimated, with their checksum."""
+        fitted = {"edge_density": self.edge_density, "min_answer": self.min_answer, "stains": self.stains.tolist()}
+        proposer = {"method": "haematoxylin", "settings": asdict(self.settings), "fitted": fitted}
+        return {
+            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
+            "provider": "cpu",
+            "colour": self.stains.tolist(),
+            "proposer": proposer,
+            "versions": find_versions(PACKAGES),
+        }
+
+
+def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
+    """``share`` of Otsu's cut of ``values`` (N,), at least ``floor``; that where there is nothing to cut."""
+    cut = otsu_threshold(values) if len(values) >= MIN_VALUES else 0.0
+    return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)

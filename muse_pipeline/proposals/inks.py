@@ -1,0 +1,45 @@
+"""Colours that are neither stain: felt pens, and brown (DAB, pigment, bile). What lies there counts for nothing."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN
+from muse_pipeline.tissue.pen import is_black, is_blue, is_green, is_red
+
+COARSE = 4  # pixels averaged along each side: colours of single pixels are fringes of the scanner
+PEN_PX = 7  # of the averaged pixels, about 14 um: narrower is a nucleus of odd colour, no stroke
+BROWN_DENSITY = 0.25  # blue density from which brown is no haze
+DENSITY = (-np.log((np.arange(256, dtype=np.float32) + 1) / 256)).astype(np.float32)
+
+
+def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """``haematoxylin`` (h, w) float32, zero where (h, w, 3) uint8 ``pixels`` at about 0.5 um are ink or brown."""
+    height, width = haematoxylin.shape
+    foreign = find_foreign_colours(pixels)
+    if not foreign.any():
+        return haematoxylin
+    spread = cv2.resize(foreign.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.where(spread > 0, np.float32(0), haematoxylin)
+
+
+def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
+    """Where ``pixels``, averaged ``COARSE``-fold, are ink or brown, (h', w') bool."""
+    density = DENSITY[coarsen(pixels)]
+    stroke = np.ones((PEN_PX, PEN_PX), np.uint8)
+    ink = (is_green(density) | is_blue(density) | is_red(density) | is_black(density)).astype(np.uint8)
+    ink = cv2.dilate(cv2.morphologyEx(ink, cv2.MORPH_OPEN, stroke), stroke)  # the faint edges of strokes too
+    return (ink > 0) | is_brown(density)
+
+
+def is_brown(density: np.ndarray) -> np.ndarray:
+    """Brown absorbs blue most; haematoxylin lets it through best, and eosin absorbs more green."""
+    _, green, blue = np.moveaxis(density, -1, 0)
+    return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green)
+
+
+def coarsen(pixels: np.ndarray) -> np.ndarray:
+    """``pixels`` averaged ``COARSE``-fold along each side."""
+    height, width = (max(1, side // COARSE) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
