@@ -71,7 +71,7 @@ def test_nothing_is_found_on_glass_in_eosin_or_in_ink():
     assert len(find(eosin, 0.5)) == 0
     assert len(find(glass, 0.5)) == 0
     discs, _ = draw_discs(0.5, 4.0)
-    for ink in ((40, 150, 60), (40, 60, 190), (20, 20, 20)):
+    for ink in ((40, 150, 60), (40, 100, 190), (20, 20, 20)):
         covered = discs.copy()
         covered[:200] = ink
         finder = HaematoxylinFinder.fit(SlideSample(0.5, (discs,)), HaematoxylinSettings())
