@@ -30,7 +30,10 @@ LAYERS = (
     {"cli"},
 )
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:6] for part in layer)}
-ALLOWED = {("export", "training")}  # what training leaves behind, export takes up: the checkpoint and its config
+ALLOWED = {
+    ("export", "training"),  # what training leaves behind, export takes up: the checkpoint and its config
+    ("training", "proposals"),  # what is found without labels, training without labels begins with
+}
 
 WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
 LOADS_ON_DEMAND = "cli"  # a verb imports what it needs inside its `run`

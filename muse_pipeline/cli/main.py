@@ -17,6 +17,7 @@ VERBS = (
     "tile",
     "import-checkpoint",
     "finetune",
+    "psm",
     "export",
     "model",
     "detect",

@@ -9,15 +9,21 @@ from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.tissue.macenko import MacenkoFit
 
 REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
 
 
 def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference that slides are taken to: the mean stains and the median strong end of the training images.
+    """The reference that slides are taken to, see ``mean_stains``."""
+    return mean_stains([image.stain for image in images], method)
+
+
+def mean_stains(fits: list[MacenkoFit | None], method: str) -> ColourReference:
+    """The mean stains and the median strong end of training images.
 
     Args:
-        images: of the run.
+        fits: of the images, None where that failed.
         method: "macenko" or "identity".
 
     Raises:
@@ -25,7 +31,7 @@ def colour_reference(images: list[LabelledImage], method: str) -> ColourReferenc
     """
     if method == "identity":
         return ColourReference()
-    fits = [image.stain for image in images if image.stain is not None]
+    fits = [fit for fit in fits if fit is not None]
     if not fits:
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
     stains = np.mean([fit.stains for fit in fits], 0)

@@ -55,6 +55,7 @@ BAD_INPUT = {
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "import-checkpoint": ["{noise}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
+    "psm": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
     "model": ["{noise}", "--resolved", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],

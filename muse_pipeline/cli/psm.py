@@ -1,0 +1,58 @@
+"""Train a nucleus detector on tissue without labels, as a config describes (PSM).
+
+Stages, each in its own folder under the run folder: activation (where the config asks for it), masks, mask_network,
+labels, detector. What is made stays; a run that was stopped goes on when the same command is given again. At the end
+<name>.onnx lies in the run folder, ready for `muse detect` and for QuPath. See docs/psm.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one
+
+STAGES = ("activation", "masks", "mask_network", "labels", "detector")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse psm``."""
+    parser.add_argument("config", type=Path, help="YAML, see config/train/psm.yaml")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to make (default: %(default)s)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument(
+        "--accelerator",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="what computes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--start-over",
+        action="store_true",
+        help="make stages again that were made from other settings or tissue, in place of refusing",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings of the config, as in masks=activation",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the stages, then export."""
+    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.export.onnx import export_onnx
+    from muse_pipeline.training.psm import PsmRun
+    from muse_pipeline.training.psm_config import load_psm_config
+
+    config = load_psm_config(args.config, args.data, args.set)
+    with show_steps(config.detector.schedule.steps) as (say, progress):
+        psm = PsmRun(config, args.output, args.accelerator, args.threads, args.start_over, say, progress)
+        left = psm.run(args.until)
+    if args.until == STAGES[-1]:
+        model = args.output / f"{config.name}.onnx"
+        export_onnx(left, model)
+        left = model
+    print(left)

@@ -1,0 +1,160 @@
+"""PSM from unlabelled tissue to a detector: five stages, each in its own folder, each made once.
+
+"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2210.07862. What differs from it is in
+``docs/psm.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.psm_activation import ActivationConfig, train_activation
+from muse_pipeline.training.psm_config import PsmConfig
+from muse_pipeline.training.psm_labels import CLASS, IMAGES, INSTANCES, POINTS, write_labels
+from muse_pipeline.training.psm_mask_network import MaskNetworkStage
+from muse_pipeline.training.psm_masks import write_masks
+from muse_pipeline.training.psm_stage import MADE_FROM, checksum, is_made, stage_folder
+from muse_pipeline.training.run_folder import plain_settings
+
+STAGES = ("activation", "masks", "mask_network", "labels", "detector")
+COLOUR = (128, 64, 192)
+
+
+@dataclass(frozen=True)
+class PsmRun:
+    """One run.
+
+    Attributes:
+        config: of the run.
+        folder: of the run; each stage has one inside.
+        accelerator: one of ``devices.ACCELERATORS``.
+        threads: on a CPU.
+        start_over: make stages again that were made from something else, in place of refusing.
+        say: called with sentences about the run.
+        progress: see ``loop.train``.
+    """
+
+    config: PsmConfig
+    folder: Path
+    accelerator: str = "auto"
+    threads: int = 1
+    start_over: bool = False
+    say: Callable[[str], None] = lambda sentence: None
+    progress: Callable[[int, dict[str, float]], None] | None = None
+
+    def run(self, until: str = STAGES[-1]) -> Path:
+        """Make what is missing, up to a stage.
+
+        Returns:
+            What that stage leaves: a checkpoint, or the folder of masks or labels.
+
+        Raises:
+            CheckpointError: a stage was made from something else.
+            MuseError: a source or a setting cannot be used.
+        """
+        made: dict[str, Path | None] = {}
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            made[stage] = getattr(self, f"_make_{stage}")(made)
+        return made[until] or self.folder
+
+    def _make_activation(self, made: dict[str, Path | None]) -> Path | None:
+        config, settings = self.config, self.config.activation
+        if config.masks != "activation":
+            return None
+        stage = ActivationConfig(
+            config.sources,
+            config.mpp,
+            settings.task,
+            settings.backbone,
+            settings.schedule,
+            settings.window_px,
+            settings.batch,
+            config.seed,
+        )
+        folder = self.folder / "activation"
+        return train_activation(stage, folder, self.accelerator, self.threads, self.start_over, self.say, self.progress)
+
+    def _make_masks(self, made: dict[str, Path | None]) -> Path:
+        config, folder = self.config, self.folder / "masks"
+        settings = plain_settings(config, portable=True)
+        names = ("mpp", "masks", "mask_settings", "windows_per_store", "store_window_px")
+        made_from = {
+            **{name: settings[name] for name in names},
+            "tissue": describe_run({}, config.sources)["labels"],
+            "activation": made["activation"] and checksum(made["activation"]),
+        }
+        if not is_made(folder, made_from, self.start_over):
+            with stage_folder(folder, made_from) as partial:
+                write_masks(config, made["activation"], partial, self.say)
+        return folder
+
+    def _make_mask_network(self, made: dict[str, Path | None]) -> Path | None:
+        stage = MaskNetworkStage(
+            self.config, made["masks"], self.accelerator, self.threads, self.start_over, self.say, self.progress
+        )
+        return stage.train(self.folder / "mask_network")
+
+    def _make_labels(self, made: dict[str, Path | None]) -> Path:
+        network, folder = made["mask_network"], self.folder / "labels"
+        made_from = {
+            "labels": plain_settings(self.config.labels),
+            "masks": checksum(made["masks"] / MADE_FROM),
+            "mask_network": network and checksum(network),
+        }
+        if not is_made(folder, made_from, self.start_over):
+            with stage_folder(folder, made_from) as partial:
+                write_labels(self.config, made["masks"], network, partial, self.say)
+        return folder
+
+    def _make_detector(self, made: dict[str, Path | None]) -> Path:
+        config = detector_config(self.config, made["labels"])
+        return finetune(
+            config,
+            self.folder / "detector",
+            self.accelerator,
+            self.threads,
+            start_over=self.start_over,
+            say=self.say,
+            progress=self.progress,
+        )
+
+
+def detector_config(config: PsmConfig, labels: Path) -> FinetuneConfig:
+    """The fine-tuning run of one class on the labels stage's folder."""
+    settings = config.detector
+    source = LabelSource(
+        labels / INSTANCES,
+        "instances",
+        images=labels / IMAGES,
+        mpp=config.mpp,
+        points=labels / POINTS,
+        allow_empty=True,
+    )
+    return FinetuneConfig(
+        name=config.name,
+        backbone=settings.backbone,
+        mpp=config.mpp,
+        classes=(NucleusClass(CLASS, COLOUR),),
+        sources=(source,),
+        schedule=settings.schedule,
+        licence=config.licence,
+        training_data=config.training_data,
+        limits=config.limits,
+        head=settings.head,
+        n_rays=settings.n_rays,
+        colour=settings.colour,
+        window_px=settings.window_px,
+        batch=settings.batch,
+        seed=config.seed,
+        precision=settings.precision,
+        augmentation=settings.augmentation,
+        export=settings.export,
+        metrics=config.metrics,
+    )

@@ -1,0 +1,169 @@
+"""The settings of PSM, from unlabelled tissue to a detector, from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muse_pipeline.config import load_config, require_between
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.unlabelled_source import UnlabelledSource
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.methods.psm_mask import MASK_FOREGROUNDS, VORONOI_WEIGHT
+from muse_pipeline.proposals.points import PeakRules
+from muse_pipeline.proposals.pseudo_mask import MaskSettings
+from muse_pipeline.training.export_settings import ExportSettings
+from muse_pipeline.training.schedule import Schedule
+
+MASKS = ("otsu", "activation")
+SPLITS = ("cut", "voronoi")
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """First stage, see ``psm_activation.ActivationConfig``; left out where masks are made without it."""
+
+    task: str = "similarity"
+    backbone: str = "shallow_cnn"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100))
+    window_px: int = 128
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class MaskNetworkSettings:
+    """Second and third stage: the network that learns from masks.
+
+    Attributes:
+        backbone: registered name.
+        rounds: 1 learns the masks; every further round begins with the weights of the one before, finds points with
+            them and learns Voronoi labels too; 0 leaves the network out, and labels are made from the masks themselves.
+        mask_fg: of rounds with points, see ``methods.psm_mask``.
+        voronoi_weight: likewise.
+        window_px: side of a training window.
+        batch: windows per step.
+        precision: "32-true" or "bf16-mixed".
+        schedule: of each round.
+        augmentation: how far windows are varied.
+    """
+
+    backbone: str = "muse_compact_48"
+    rounds: int = 2
+    mask_fg: str = "positive"
+    voronoi_weight: float = VORONOI_WEIGHT
+    window_px: int = 256
+    batch: int = 4
+    precision: str = "bf16-mixed"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=250, save_every=100))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        require_between(self, "mask_network", rounds=(0, 10), voronoi_weight=(0, math.inf), batch=(1, math.inf))
+        _require_one_of("mask_network: mask_fg", self.mask_fg, MASK_FOREGROUNDS)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """From probabilities to instances.
+
+    Attributes:
+        threshold: probability from which a pixel is nucleus.
+        split: "voronoi" shares the mask among the points, "cut" parts it at its necks and pale places.
+        points: what makes a point.
+        min_area_um2: smaller instances are left out.
+    """
+
+    threshold: float = 0.5
+    split: str = "voronoi"
+    points: PeakRules = field(default_factory=PeakRules)
+    min_area_um2: float = 12.0
+
+    def __post_init__(self) -> None:
+        require_between(self, "labels", threshold=(0, 1), min_area_um2=(0, math.inf))
+        _require_one_of("labels: split", self.split, SPLITS)
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The instance network, see ``finetune_config.FinetuneConfig``; of one class, "Nucleus"."""
+
+    backbone: str = "muse_compact_48"
+    head: str = "dense"
+    n_rays: int = 32
+    colour: str = "macenko"
+    window_px: int = 256
+    batch: int = 6
+    precision: str = "bf16-mixed"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+
+@dataclass(frozen=True)
+class PsmConfig:
+    """A run from unlabelled tissue to a detector.
+
+    Attributes:
+        name: of the model.
+        sources: unlabelled tissue.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        mpp: um per pixel of all networks.
+        masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
+        mask_settings: of "activation".
+        windows_per_store: pieces of each store, see ``data.unlabelled_pieces``; pictures are used whole.
+        store_window_px: their side.
+        seed: of weights and windows.
+        metrics: measured elsewhere, for the card.
+    """
+
+    name: str
+    sources: tuple[UnlabelledSource, ...]
+    licence: str
+    training_data: str
+    limits: str = ""
+    mpp: float = 0.5
+    masks: str = "otsu"
+    mask_settings: MaskSettings = field(default_factory=MaskSettings)
+    windows_per_store: int = 64
+    store_window_px: int = 512
+    seed: int = 0
+    activation: ActivationSettings = field(default_factory=ActivationSettings)
+    mask_network: MaskNetworkSettings = field(default_factory=MaskNetworkSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_between(self, "", mpp=(0.01, 100), seed=(0, math.inf), windows_per_store=(1, math.inf))
+        require_between(self, "", store_window_px=(64, 4096))
+        _require_one_of("masks", self.masks, MASKS)
+
+
+def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> PsmConfig:
+    """Read a config.
+
+    Args:
+        path: of the YAML file.
+        data: where the paths of sources start; the config's own folder when not given.
+        changes: ``key=value``, see ``config.load_config``.
+
+    Raises:
+        ConfigError: see ``config.load_config``.
+    """
+    config = load_config(path, PsmConfig, changes)
+    root = (data or Path(path).parent).resolve()
+    sources = tuple(
+        dataclasses.replace(one, images=one.images and root / one.images, store=one.store and root / one.store)
+        for one in config.sources
+    )
+    return dataclasses.replace(config, sources=sources)
+
+
+def _require_one_of(setting: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{setting} '{value}' is unknown; choose {' or '.join(known)}")

@@ -1,0 +1,74 @@
+"""PSM's labels stage: masks become instances and points, as label files that ``muse finetune`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.proposals.cut import cut_mask
+from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
+from muse_pipeline.proposals.points import find_points
+from muse_pipeline.proposals.voronoi import split_mask
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.training.psm_config import PsmConfig
+from muse_pipeline.training.psm_mask_network import TrainedMask
+from muse_pipeline.training.psm_masks import read_pictures_and_masks, write_picture
+
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"
+CLASS = "Nucleus"
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu``
+MOST = 65535  # instances of a picture in 16 bits
+
+
+def write_labels(
+    config: PsmConfig, masks: Path, network: Path | None, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Write images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
+
+    Args:
+        config: of the run.
+        masks: folder of the masks stage.
+        network: checkpoint of the mask network; None: its masks are used as they are.
+        folder: that exists.
+        say: called with a sentence on what was written.
+
+    Raises:
+        CheckpointError: the network cannot be read.
+        LabelError: the masks stage is damaged.
+    """
+    for name in (IMAGES, INSTANCES, POINTS):
+        (folder / name).mkdir()
+    teacher = TrainedMask.load(network) if network else None
+    n_nuclei = n_pictures = 0
+    for name, pixels, mask in read_pictures_and_masks(masks):
+        probability = teacher(pixels) if teacher else mask.astype(np.float32)
+        instances = split_instances(probability, pixels, config)
+        nuclei = label_image_to_nuclei(instances, (config.mpp, config.mpp), 3)
+        if not 0 < len(nuclei) <= MOST:
+            continue
+        write_picture(folder / IMAGES / f"{name}.png", pixels)
+        cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
+        lines = [f"{x - 0.5:.3f},{y - 0.5:.3f},{CLASS}" for x, y in nuclei.xy]  # the file counts pixels from 0
+        (folder / POINTS / f"{name}.csv").write_text("\n".join(["x,y,class", *lines]) + "\n", encoding="utf-8")
+        n_nuclei, n_pictures = n_nuclei + len(nuclei), n_pictures + 1
+    say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
+    """(h, w) int32: 1..N, 0 background, of a probability (h, w) and its picture (h, w, 3)."""
+    settings, mpp = config.labels, config.mpp
+    mask = probability >= settings.threshold
+    if settings.split == "voronoi":
+        instances = split_mask(mask, find_points(probability, mpp, settings.points))
+    else:
+        fit = fit_macenko(pixels.reshape(-1, 3))
+        density = haematoxylin(pixels, blend_stains(fit and fit.stains))
+        instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / mpp), mpp)
+    areas = np.bincount(instances.ravel())
+    kept = areas * mpp**2 >= settings.min_area_um2
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[instances]

@@ -1,0 +1,93 @@
+"""PSM's masks stage: pieces of unlabelled tissue and what is taken for nuclei in them, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.data.unlabelled_pieces import cut_pieces
+from muse_pipeline.data.unlabelled_source import open_unlabelled
+from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.pseudo_mask import PseudoMasker
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.training.psm_config import PsmConfig
+
+PICTURES, MASKS = "pictures", "masks"
+Masker = Callable[[np.ndarray], np.ndarray]
+
+
+def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: Callable[[str], None]) -> None:
+    """Write every piece that is not refused, and its mask (0 background, 255 nucleus), under the same name.
+
+    A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
+
+    Args:
+        config: of the run.
+        activation: checkpoint of the first stage, where ``config.masks`` needs it.
+        folder: that exists.
+        say: called with a sentence on what was left out.
+
+    Raises:
+        ConfigError: no piece is left.
+        MuseError: a source cannot be read, see ``data.unlabelled_source``.
+    """
+    for name in (PICTURES, MASKS):
+        (folder / name).mkdir()
+    n_kept, refused = 0, []
+    for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
+        pieces = cut_pieces(image, number, config.store_window_px, config.windows_per_store)
+        if not pieces:
+            continue
+        masker = _fit(config, activation, [piece.pixels for piece in pieces])
+        for piece in pieces:
+            mask = masker(piece.pixels)
+            share = mask.mean()
+            if not 0 < share <= config.mask_settings.max_share:
+                refused.append(f"{piece.name} ({share:.0%} taken for nuclei)")
+                continue
+            write_picture(folder / PICTURES / f"{piece.name}.png", piece.pixels)
+            cv2.imwrite(str(folder / MASKS / f"{piece.name}.png"), mask.astype(np.uint8) * 255)
+            n_kept += 1
+    if refused:
+        say(f"{len(refused)} pieces are left out, because nuclei cover none or too much of them: first {refused[0]}")
+    if not n_kept:
+        raise ConfigError(
+            f"no nuclei were found in any of {len(refused)} pieces of tissue; name H&E tissue that holds some in "
+            "`sources`, or correct their `mpp`"
+        )
+    say(f"masks by {config.masks} of {n_kept} pieces of tissue")
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (h, w, 3) uint8 as PNG."""
+    cv2.imwrite(str(path), np.ascontiguousarray(pixels[..., ::-1]))
+
+
+def read_pictures_and_masks(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
+
+    Raises:
+        LabelError: there is none, or a file is damaged.
+    """
+    read = []
+    for path in sorted((folder / PICTURES).glob("*.png")):
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        mask = cv2.imread(str(folder / MASKS / path.name), cv2.IMREAD_GRAYSCALE)
+        if pixels is None or mask is None or pixels.shape[:2] != mask.shape:
+            raise LabelError(f"{path}: it or its mask is damaged or missing; delete {folder} to make them again")
+        read.append((path.stem, np.ascontiguousarray(pixels[..., ::-1]), mask > 127))
+    if not read:
+        raise LabelError(f"{folder}: holds no picture with its mask; delete it to make them again")
+    return read
+
+
+def _fit(config: PsmConfig, activation: Path | None, sample: Sequence[np.ndarray]) -> Masker:
+    fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
+    stains = fit and fit.stains
+    if activation is not None:
+        return PseudoMasker.load(activation, sample, config.mpp, stains, config.mask_settings)
+    return fit_otsu(sample, config.mpp, stains)

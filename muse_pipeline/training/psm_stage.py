@@ -1,0 +1,62 @@
+"""A stage's folder: whole or absent, and made from what the run is made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.files import complete_file, read_json, write_json
+
+MADE_FROM = "made-from.json"
+
+
+def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
+    """Whether a stage is done.
+
+    Args:
+        folder: of the stage.
+        made_from: all that decides what the stage gives.
+        start_over: make it again where it was made from something else, in place of refusing.
+
+    Raises:
+        CheckpointError: it was made from something else; that is named.
+    """
+    if not folder.is_dir():
+        return False
+    try:
+        found = read_json(folder / MADE_FROM)
+    except (OSError, ValueError):
+        found = {}
+    given = _plain(made_from)
+    if found == given:
+        return True
+    if start_over:
+        return False
+    changed = sorted(name for name in found.keys() | given if found.get(name) != given.get(name))
+    raise CheckpointError(
+        f"{folder}: was made from something else ({', '.join(changed)} changed); choose another run folder, delete it, "
+        "or give --start-over"
+    )
+
+
+@contextmanager
+def stage_folder(folder: Path, made_from: dict[str, Any]) -> Iterator[Path]:
+    """Give an empty folder to write the stage into; it gets its name when the block ends well."""
+    with complete_file(folder) as partial:
+        partial.mkdir()
+        yield partial
+        write_json(partial / MADE_FROM, _plain(made_from))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))

@@ -1,0 +1,139 @@
+"""PSM from pictures without labels to a detector: every stage, made once; what is wrong is said."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from labelled import draw_labelled_folder
+
+from muse_pipeline.cli.psm import STAGES as CLI_STAGES
+from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.psm import STAGES, PsmRun
+from muse_pipeline.training.psm_config import load_psm_config
+from muse_pipeline.training.psm_mask_network import TrainedMask
+
+CONFIG = """
+name: tiny
+sources: [{ images: images, mpp: 0.5 }]
+mask_network:
+  backbone: muse_compact_16
+  rounds: 2
+  window_px: 96
+  batch: 2
+  precision: 32-true
+  schedule: { steps: 20, learning_rate: 0.01 }
+labels: { split: voronoi, points: { merge_um: 3, blur_um: 0.4 } }
+detector:
+  backbone: muse_compact_16
+  n_rays: 8
+  window_px: 96
+  batch: 2
+  precision: 32-true
+  schedule: { steps: 6 }
+  export: { input_px: 192, capacity: 200 }
+licence: CC0-1.0
+training_data: drawn discs
+"""
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("tissue"))
+    (folder / "psm.yaml").write_text(CONFIG)
+    return folder / "psm.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(config_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("psm")
+    said = []
+    PsmRun(load_psm_config(config_path), folder, "cpu", say=said.append).run()
+    return folder, said
+
+
+def n_drawn(config_path, name):
+    return len((config_path.parent / "labels" / f"{name}_points.txt").read_text().splitlines())
+
+
+def test_every_stage_has_its_folder(finished):
+    folder, said = finished
+    assert STAGES == CLI_STAGES
+    assert {path.name for path in folder.iterdir()} == set(STAGES) - {"activation"}  # Otsu needs none
+    assert any("instances in 3 pictures" in line for line in said)
+
+
+def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
+    for number in range(3):
+        name = f"picture-{number:05d}"
+        instances = cv2.imread(str(finished[0] / "labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert instances.dtype == np.uint16
+        assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
+        points = (finished[0] / "labels" / "points" / f"{name}.csv").read_text().splitlines()
+        assert len(points) - 1 == instances.max()
+
+
+def test_later_rounds_learn_points_too(finished):
+    rounds = [finished[0] / "mask_network" / f"round-{number}" / "metrics.jsonl" for number in (1, 2)]
+    assert ["voronoi" in path.read_text() for path in rounds] == [False, True]
+    network = TrainedMask.load(rounds[1].with_name("checkpoint.pt"))
+    assert network(np.full((50, 70, 3), 230, np.uint8)).shape == (50, 70)
+    with pytest.raises(CheckpointError, match="no mask network"):
+        TrainedMask.load(finished[0] / "detector" / "checkpoint.pt")
+
+
+def test_a_second_start_makes_nothing_again(config_path, finished):
+    folder, _ = finished
+    stages = ("masks/made-from.json", "mask_network/round-2/checkpoint.pt", "labels/made-from.json")
+    before = [(folder / name).stat().st_mtime_ns for name in stages]
+    again = PsmRun(load_psm_config(config_path), folder, "cpu").run()
+    assert before == [(folder / name).stat().st_mtime_ns for name in stages]
+    assert load_checkpoint(again).meta["config"]["classes"][0]["name"] == "Nucleus"
+
+
+def test_other_settings_are_refused_or_begin_anew(config_path, finished):
+    folder, _ = finished
+    changed = load_psm_config(config_path, changes=["labels.threshold=0.6"])
+    with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
+        PsmRun(changed, folder, "cpu").run("labels")
+    assert PsmRun(changed, folder, "cpu", start_over=True).run("labels") == folder / "labels"
+    PsmRun(load_psm_config(config_path), folder, "cpu", start_over=True).run("labels")
+
+
+@pytest.mark.slow  # the export
+def test_the_command_leaves_a_model_that_runs(config_path, finished, muse):
+    folder, _ = finished
+    status, out, err = muse("psm", config_path, "-o", folder, "--accelerator", "cpu")
+    assert status == 0, err
+    card = Predictor(folder / "tiny.onnx").card
+    assert [one.name for one in card.classes] == ["Nucleus"]
+    assert str(folder / "tiny.onnx") in out
+
+
+def test_labels_may_come_from_masks_alone(config_path, tmp_path):
+    config = load_psm_config(config_path, changes=["mask_network.rounds=0", "labels.split=cut"])
+    labels = PsmRun(config, tmp_path, "cpu").run("labels")
+    assert len(list((labels / "instances").iterdir())) == 3
+    assert not (tmp_path / "mask_network").exists()
+
+
+def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
+    (tmp_path / "glass").mkdir()
+    cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
+    status, _, err = muse("psm", config_path, "-o", tmp_path / "run", "--set", f"sources.0.images={tmp_path / 'glass'}")
+    assert status == 2
+    assert "no nuclei were found in any of 1 pieces" in err
+    assert not (tmp_path / "run" / "masks").exists()
+
+
+@pytest.mark.parametrize("change", ["masks=otsue", "mask_network.mask_fg=both", "labels.split=knife", "mpp=0"])
+def test_a_wrong_setting_is_refused(config_path, change):
+    with pytest.raises(ConfigError):
+        load_psm_config(config_path, changes=[change])
+
+
+def test_the_example_config_can_be_read():
+    config = load_psm_config(Path(__file__).parents[2] / "config" / "train" / "psm.yaml")
+    assert config.name == "label_free"
