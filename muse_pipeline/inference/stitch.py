@@ -14,8 +14,9 @@ from muse_pipeline.coords import work_to_level0
 from muse_pipeline.errors import StoreError
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import iterate_reports, read_shard_facts
+from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
 from muse_pipeline.nuclei.ownership import SeamResolver
-from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -49,16 +50,33 @@ def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     n_repaired = 0
     names, said = [one.name for one in card.classes], provenance(shards, card, info)
-    with NucleiWriter(output, names, said, card.n_rays, card.embedding_dim) as writer:
+
+    def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-            level0 = level0[tissue.contains(level0.xy, info.mpp)]
+            yield level0[tissue.contains(level0.xy, info.mpp)]
+
+    # Where a model tells no classes apart, a user may, by size and form: a first look fits the clusters to the slide.
+    clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
+    if clusters:
+        said["morphology"] = clusters.describe()
+    with NucleiWriter(output, names, said, card.n_rays, card.embedding_dim, clusters is not None) as writer:
+        for level0 in nuclei_in_tissue():
             rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
             polygons, repaired = rings_to_polygons(rings)
-            writer.write(level0, polygons, measure_shapes(rings, info.mpp))
+            shapes = measure_shapes(rings, info.mpp)
+            writer.write(level0, polygons, shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {}))
             n_repaired += repaired
         writer.provenance["n_repaired_outlines"] = n_repaired
     return writer.provenance
+
+
+def fit_clusters(parts: Iterator[Nuclei], info: SlideInfo) -> MorphologyClusters:
+    """Clusters of the shapes of nuclei (frame: level0) of a slide."""
+    sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
+    for nuclei in parts:
+        sample.add(nuclei)
+    return sample.fit()
 
 
 @dataclass(frozen=True)

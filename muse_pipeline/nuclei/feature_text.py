@@ -17,6 +17,7 @@ import shapely
 
 from muse_pipeline.nuclei.digits import render_coordinates, render_decimals, render_integers
 from muse_pipeline.nuclei.feature_file import SEPARATOR
+from muse_pipeline.nuclei.parquet import CLUSTER
 from muse_pipeline.nuclei.uuid5 import uuid5
 
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
@@ -27,11 +28,12 @@ MEASUREMENTS = (
     ("Area um^2", "area_um2", 2),
     ("Eccentricity", "eccentricity", 3),
 )
+CLUSTER_MEASUREMENT = ("Morphology cluster", CLUSTER, 1)  # of tables that have the column
 _CENTROID_DIGITS = 12
 
 
 class FeatureRenderer:
-    """Renders tables with ``COLUMNS`` as features, joined by ``SEPARATOR``.
+    """Renders tables with ``COLUMNS``, and perhaps clusters, as features, joined by ``SEPARATOR``.
 
     Args:
         classes: name and color by label, as in the model card; other labels are written without classification.
@@ -98,10 +100,15 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    """Name in QuPath, column and digits after the point of what a table with these columns gives."""
+    return (*MEASUREMENTS, CLUSTER_MEASUREMENT) if CLUSTER in columns else MEASUREMENTS
+
+
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:
     """The finite ones; QuPath 0.4 breaks on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
-    for name, column, decimals in MEASUREMENTS:
+    for name, column, decimals in measurements_of(table.column_names):
         values = table[column].to_numpy()
         finite = np.isfinite(values)
         text = np.concatenate(

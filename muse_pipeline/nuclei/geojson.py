@@ -10,8 +10,8 @@ from typing import Any
 from muse_pipeline.errors import GeoJSONError, NucleiError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.nuclei.feature_file import FeatureFile, encode, split_name
-from muse_pipeline.nuclei.feature_text import COLUMNS, MEASUREMENTS, FeatureRenderer
-from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
+from muse_pipeline.nuclei.feature_text import COLUMNS, FeatureRenderer, measurements_of
+from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.types import SlideInfo
 
 FRAMES = ("qupath", "openslide")
@@ -48,13 +48,15 @@ def write_geojson(
     offset_px = find_offset(info, frame)
     run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
     renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
-    parts = _write_files(nuclei_path, renderer, output, provenance["n_nuclei"], max_features)
+    with open_nuclei(nuclei_path) as file:
+        columns = [*COLUMNS, *({CLUSTER} & set(file.schema_arrow.names))]
+    parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features)
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
         "frame": frame,
         "offset_px": list(offset_px),
-        "measurements": [name for name, _, _ in MEASUREMENTS],
+        "measurements": [name for name, _, _ in measurements_of(columns)],
         "parts": [path.name for path in parts],
         "provenance": provenance,
     }
@@ -82,7 +84,12 @@ def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: Slid
 
 
 def _write_files(
-    nuclei_path: Path | str, renderer: FeatureRenderer, output: Path, n_nuclei: int, max_features: int | None
+    nuclei_path: Path | str,
+    columns: list[str],
+    renderer: FeatureRenderer,
+    output: Path,
+    n_nuclei: int,
+    max_features: int | None,
 ) -> list[Path]:
     """Write the whole file and, beside it, the parts, whose paths are returned."""
     suffix = split_name(output)[1]
@@ -91,7 +98,7 @@ def _write_files(
     parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
     for stale in output.parent.glob(escape(_part_path(output, "#").name).replace("#", "[0-9]*")):
         remove(stale)
-    batches = (encode(renderer.render(table), suffix) for table in iterate_rows(nuclei_path, batch_size, COLUMNS))
+    batches = (encode(renderer.render(table), suffix) for table in iterate_rows(nuclei_path, batch_size, columns))
     with FeatureFile(output) as whole:
         for path in parts:
             with FeatureFile(path) as part:

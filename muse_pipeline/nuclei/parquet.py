@@ -21,6 +21,7 @@ from muse_pipeline.types import Frame
 
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
+CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 _NO_CLASS = -1
 _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
@@ -42,10 +43,11 @@ class NucleiWriter:
         provenance: Mapping[str, Any],
         n_rays: int,
         embedding_dim: int = 0,
+        clusters: bool = False,
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim)
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, clusters)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
@@ -61,7 +63,10 @@ class NucleiWriter:
         return self
 
     def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
-        """Append nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``."""
+        """Append nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``.
+
+        A table with clusters takes them from ``shapes`` too, as "cluster".
+        """
         nuclei.require(Frame.LEVEL0)
         if not len(nuclei):
             return
@@ -103,6 +108,7 @@ class NucleiWriter:
             pa.array(nuclei.score),
             *(pa.array(np.ascontiguousarray(prob)) for prob in nuclei.prob.T),
             *(pa.array(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
+            *([pa.array(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
             *(
                 pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -113,8 +119,8 @@ class NucleiWriter:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; ``embedding`` only where the model gives one."""
+def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0, clusters: bool = False) -> pa.Schema:
+    """Columns of ``nuclei.parquet``; ``embedding`` only where the model gives one, ``cluster`` only where asked for."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -124,6 +130,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0) -
             ("score", pa.float32()),
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
+            *([(CLUSTER, pa.int32())] if clusters else []),
             ("rays", pa.list_(pa.float32(), n_rays)),
             *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
             ("geometry", pa.binary()),
@@ -196,7 +203,9 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
     """The nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:
-        columns = [name for name in file.schema_arrow.names if name not in {"class", "geometry", *SHAPE_COLUMNS}]
+        columns = [
+            name for name in file.schema_arrow.names if name not in {"class", "geometry", CLUSTER, *SHAPE_COLUMNS}
+        ]
     for table in iterate_rows(path, batch_size, columns):
         yield _to_nuclei(table)
 
