@@ -36,18 +36,27 @@ def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) ->
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = parse_yaml(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
-    values = values or {}
     for change in changes if isinstance(values, dict) else ():  # what is no mapping is refused below
         _apply(change, values)
     return parse_config(values, kind, where=str(path))
+
+
+def parse_yaml(text: str | bytes, where: str) -> Any:
+    """What YAML ``text`` says, an empty mapping where it says nothing; ``where`` begins the error sentence.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from error
 
 
 def _apply(change: str, values: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -14,7 +15,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of plug-in. The modules of ``package`` are imported at the first look-up, not before."""
+    """Names of one kind of plug-in.
+
+    The modules of ``package`` are imported at the first look-up, not before. One that is called as its plug-in is
+    imported alone, so that a plug-in does not need the packages of its siblings.
+    """
 
     def __init__(self, kind: str, package: str):
         self.kind, self.package = kind, package
@@ -41,7 +46,11 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: there is none; the nearest names are given.
         """
-        self._load()
+        if name not in self._entries and name.isidentifier():
+            with suppress(ModuleNotFoundError):
+                importlib.import_module(f"{self.package}.{name}")
+        if name not in self._entries:
+            self._load()
         if name not in self._entries:
             near = get_close_matches(name, self._entries, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self.names())}"

@@ -18,8 +18,10 @@ def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def record_step(path: Path | None, step: str) -> Iterator[None]:
+def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends.
+
+    What the block appends to the list that it gets is written too, as ``warnings``.
 
     An older entry goes first, so that a step killed from outside is not taken for the one before it.
     """
@@ -29,8 +31,9 @@ def record_step(path: Path | None, step: str) -> Iterator[None]:
     _forget_peak_memory()
     started = time.monotonic()
     status, reason = "ok", ""
+    warnings: list[str] = []
     try:
-        yield
+        yield warnings
     except BaseException as error:
         status = "failed"
         reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
@@ -43,6 +46,7 @@ def record_step(path: Path | None, step: str) -> Iterator[None]:
                 "reason": " ".join(reason.split()),
                 "seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": peak_memory_mib(),
+                **({"warnings": warnings} if warnings else {}),
             }
             _write_quietly_after_failure(path, entry)
 

@@ -20,6 +20,7 @@ VERBS = (
     "psm",
     "export",
     "model",
+    "propose",
     "detect",
     "stitch",
     "geojson",
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_verb(arguments: list[str]) -> int:
     """Parse and run one verb, its ledger included; errors come out as exceptions."""
     args = build_parser(arguments).parse_args(arguments)
-    with record_step(getattr(args, "ledger", None), args.verb):
+    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
         return args.run(args) or 0
 
 

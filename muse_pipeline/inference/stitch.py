@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,5 +175,15 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
+        **{name: common[name] for name in ("proposer", "warnings") if name in common},
+        **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
     }
+
+
+def _count_guarded(shards: ShardSet) -> dict[str, int]:
+    """In how many windows nothing was sought, by reason."""
+    counts: Counter[str] = Counter()
+    for facts in shards.facts:
+        counts.update({reason: len(windows) for reason, windows in facts["guarded_windows"].items()})
+    return dict(counts)

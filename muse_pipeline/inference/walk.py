@@ -62,6 +62,7 @@ def walk_shard(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
     guard: Guard | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -74,6 +75,7 @@ def walk_shard(
         progress: called with (batches done, batches in all).
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
         guard: says why nothing is to be found in a window (S, S, 3), or "".
+        remarks: warnings about the slide that go with a guard.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -118,7 +120,12 @@ def walk_shard(
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard else {}),
-            "common": {**_slide_facts(store, grid), **finder.facts(), "card": card.to_json()},
+            "common": {
+                **_slide_facts(store, grid),
+                **finder.facts(),
+                **({"warnings": list(remarks)} if guard else {}),
+                "card": card.to_json(),
+            },
         }
         writer.finish(facts)
     return facts

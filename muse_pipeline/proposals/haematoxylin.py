@@ -30,7 +30,7 @@ EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pi
 CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
 MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
 MIN_VALUES = 20  # fewer peaks or pixels say nothing of a slide
-MIN_ANSWER = 0.05  # of a peak: of what a disc answers that is 0.1 denser than its surroundings
+MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than its surroundings
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN
-from muse_pipeline.tissue.pen import is_black, is_blue, is_green, is_red
+from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN, MAX_RED_TO_GREEN
+from muse_pipeline.tissue.pen import is_black, is_red
 
 COARSE = 4  # pixels averaged along each side: colours of single pixels are fringes of the scanner
 PEN_PX = 7  # of the averaged pixels, about 14 um: narrower is a nucleus of odd colour, no stroke
+FAINT_DENSITY = 0.06  # red density of a pen's faintest edge that could pass for a nucleus
 BROWN_DENSITY = 0.25  # blue density from which brown is no haze
 DENSITY = (-np.log((np.arange(256, dtype=np.float32) + 1) / 256)).astype(np.float32)
 
@@ -27,16 +28,22 @@ def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.nd
 def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
     """Where ``pixels``, averaged ``COARSE``-fold, are ink or brown, (h', w') bool."""
     density = DENSITY[coarsen(pixels)]
+    return find_ink(density) | find_brown(density)
+
+
+def find_ink(density: np.ndarray) -> np.ndarray:
+    """Where coarse ``density`` (h', w', 3) is felt pen, faint edges and what shines through included: (h', w') bool."""
+    red, green, _ = np.moveaxis(density, -1, 0)
+    bluish = (red > FAINT_DENSITY) & (red > MAX_RED_TO_GREEN * green)
     stroke = np.ones((PEN_PX, PEN_PX), np.uint8)
-    ink = (is_green(density) | is_blue(density) | is_red(density) | is_black(density)).astype(np.uint8)
-    ink = cv2.dilate(cv2.morphologyEx(ink, cv2.MORPH_OPEN, stroke), stroke)  # the faint edges of strokes too
-    return (ink > 0) | is_brown(density)
+    strong = cv2.morphologyEx((is_red(density) | is_black(density)).astype(np.uint8), cv2.MORPH_OPEN, stroke)
+    return bluish | (cv2.dilate(strong, stroke) > 0)
 
 
-def is_brown(density: np.ndarray) -> np.ndarray:
-    """Brown absorbs blue most; haematoxylin lets it through best, and eosin absorbs more green."""
-    _, green, blue = np.moveaxis(density, -1, 0)
-    return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green)
+def find_brown(density: np.ndarray) -> np.ndarray:
+    """Where coarse ``density`` (h', w', 3) absorbs blue most, as neither of the two stains does."""
+    red, green, blue = np.moveaxis(density, -1, 0)
+    return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
 
 def coarsen(pixels: np.ndarray) -> np.ndarray:

@@ -104,6 +104,7 @@ def judge_slide(results: Path, row: dict[str, Any]) -> SlideResult:
         "tissue_mm2": _read_tissue_mm2(folder) if "tissue" in done else None,
     }
     known["warnings"] = _gather_warnings(folder, known["info"], "tissue" in done)
+    known["warnings"] += [warning for record in progress for warning in record.warnings]
     problem = first_problem(progress)
     if problem:
         return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)

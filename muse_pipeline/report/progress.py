@@ -10,7 +10,8 @@ from typing import Any
 
 from muse_pipeline.files import read_json
 
-STEPS = ("inspect", "tissue", "tile", "detect", "stitch", "geojson")
+OPTIONAL = ("propose",)  # asked for by the config; no gap where it never ran
+STEPS = ("inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class StepRecord:
         reason: one sentence if it did not end well.
         seconds: time it took, summed over shards; None where nothing was recorded.
         peak_memory_mib: its largest memory, over shards.
+        warnings: sentences that it left, each once.
     """
 
     step: str
@@ -30,6 +32,7 @@ class StepRecord:
     reason: str = ""
     seconds: float | None = None
     peak_memory_mib: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_progress(folder: Path, n_shards: int | None = None) -> list[StepRecord]:
@@ -41,6 +44,8 @@ def read_progress(folder: Path, n_shards: int | None = None) -> list[StepRecord]
     records: list[StepRecord] = []
     for step in STEPS:
         shards = [entry for entry in entries if entry.get("step") == step]
+        if step in OPTIONAL and not shards:
+            continue
         stopped_at = next((record for record in records if record.status != "ok"), None)
         records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at))
     return records
@@ -75,6 +80,7 @@ def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:
         reason=str(failed.get("reason") or "failed without a reason; see its log") if failed else "",
         seconds=round(sum(entry.get("seconds") or 0 for entry in entries), 3),
         peak_memory_mib=max(entry.get("peak_memory_mib") or 0 for entry in entries),
+        warnings=tuple(dict.fromkeys(warning for entry in entries for warning in entry.get("warnings") or ())),
     )
 
 

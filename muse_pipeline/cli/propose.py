@@ -1,0 +1,52 @@
+"""Propose the nuclei of one shard of a slide without any label.
+
+Reads the store that `muse tile` wrote and writes a shard for `muse stitch`, as `muse detect` does. What is estimated
+from the slide is estimated from a fixed sample, so the result does not depend on the number of shards or threads.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse propose``."""
+    parser.add_argument("store", type=Path, help="image store")
+    parser.add_argument("--method", default="haematoxylin", help="name of a proposer (default: %(default)s)")
+    parser.add_argument("--settings", default="{}", metavar="YAML", help="its settings, as in '{min_distance_um: 4}'")
+    parser.add_argument(
+        "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
+    )
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
+    parser.add_argument(
+        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=at_least_one, default=1, help="windows run at the same time (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Propose for one shard."""
+    import cv2
+
+    from muse_pipeline.cli.progress import show_progress
+    from muse_pipeline.config import parse_yaml
+    from muse_pipeline.inference.colour import read_colour
+    from muse_pipeline.proposals.propose import propose_shard
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tiles.grid import Shard
+    from muse_pipeline.tiles.store import open_store
+
+    cv2.setNumThreads(1)  # windows run side by side instead
+    shard, store, info = Shard.parse(args.shard), open_store(args.store), read_info(args.info)
+    settings = parse_yaml(args.settings, "--settings")
+    statistics = read_colour(args.colour)
+    with show_progress("windows") as progress:
+        args.warnings += propose_shard(
+            store, args.method, settings, statistics, shard, args.output, args.threads, progress, info
+        )

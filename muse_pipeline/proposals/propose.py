@@ -1,0 +1,65 @@
+"""Proposals for one shard of one slide: the proposer is fitted to the slide, then walks its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from muse_pipeline.config import parse_config
+from muse_pipeline.inference.walk import walk_shard
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import sample_slide
+from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
+from muse_pipeline.tiles.grid import Shard
+from muse_pipeline.tiles.store import Store
+from muse_pipeline.types import SlideInfo
+
+
+def propose_shard(
+    store: Store,
+    method: str,
+    settings: dict[str, Any],
+    statistics: dict[str, Any],
+    shard: Shard,
+    output: Path,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    info: SlideInfo | None = None,
+    offset_px: int = 0,
+) -> list[str]:
+    """Find nuclei without labels in one shard and write them to ``output``.
+
+    Args:
+        store: the slide's image.
+        method: name of a proposer.
+        settings: of the proposer; what is left out has its default.
+        statistics: content of the slide's ``colour.json``.
+        shard: which run of windows.
+        output: the shard's file, for ``muse stitch``.
+        threads: windows at the same time; never changes a result.
+        progress: called with (windows done, windows in all).
+        info: the slide, which foreign files are about.
+        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+
+    Returns:
+        Warnings for the ledger: what the guards found, and whether there is any nucleus.
+
+    Raises:
+        ConfigError: the method or a setting is unknown or unusable.
+    """
+    proposer = PROPOSERS[method]
+    chosen = parse_config(settings, proposer.Settings, f"proposals: {method}")
+    sample = sample_slide(store, statistics, info)
+    guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
+    remarks = judge_slide(sample) if guarded else []
+    guard = partial(judge_window, mpp=store.mpp) if guarded else None
+    finder = proposer.fit(sample, chosen)
+    facts = walk_shard(store, finder, shard, output, threads, progress, offset_px, guard, tuple(remarks))
+    warnings = remarks + name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
+    if facts["n_windows"] and not pq.read_metadata(output).num_rows:
+        warnings.append(f"no nuclei were proposed in shard {shard}")
+    return warnings

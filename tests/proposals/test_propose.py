@@ -1,0 +1,82 @@
+"""`muse propose` on a drawn slide: the cut of the work never shows, and what is found lies on what was drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inference_slides import take_to_store
+from scipy.spatial import cKDTree
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.evaluation.truth import read_points
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Path:
+    return take_to_store(tmp_path_factory.mktemp("proposed"), mpp=0.5, area_mm2=0.8)
+
+
+def propose(slide: Path, output: Path, *arguments: str) -> int:
+    about = ["--colour", str(slide / "colour.json"), "--info", str(slide / "slide.json")]
+    return main(["propose", str(slide / "image-500nm.zarr"), *about, "--output", str(output), *arguments])
+
+
+def stitch(slide: Path, shards: list[Path], output: Path) -> Path:
+    about = ["--info", str(slide / "slide.json"), "--tissue", str(slide / "tissue.npz")]
+    assert main(["stitch", *map(str, shards), *about, "--output", str(output)]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(slide, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert propose(slide, folder / "1-of-1.parquet", "--ledger", str(folder / "propose.json")) == 0
+    return stitch(slide, [folder / "1-of-1.parquet"], folder / "proposals.parquet")
+
+
+def test_any_number_of_shards_and_threads_gives_the_same_bytes(slide, whole, tmp_path):
+    shards = [tmp_path / f"{i}-of-7.parquet" for i in range(1, 8)]
+    for shard in shards:
+        assert propose(slide, shard, "--shard", shard.stem, "--threads", "2") == 0
+    assert stitch(slide, shards, tmp_path / "proposals.parquet").read_bytes() == whole.read_bytes()
+
+
+def test_proposals_are_nuclei_of_one_class_with_their_provenance(slide, whole):
+    nuclei, said = read_nuclei(whole), read_provenance(whole)
+    assert said["n_by_class"] == {"Nucleus": len(nuclei)}
+    assert nuclei.rays.shape == (len(nuclei), 32)
+    assert (nuclei.rays > 0).all()
+    assert ((nuclei.score > 0) & (nuclei.score <= 1)).all()
+    assert said["proposer"]["method"] == "haematoxylin"
+    assert np.shape(said["proposer"]["fitted"]["stains"]) == (2, 3)
+    assert said["warnings"] == []
+
+
+def test_most_drawn_nuclei_are_proposed(slide, whole):
+    truth = read_points(slide / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"])
+    distance, _ = cKDTree(read_nuclei(whole).xy).query(truth.xy)
+    assert (distance * 0.5 < 3).mean() > 0.6
+
+
+def test_a_ledger_without_warnings_names_none(whole):
+    ledger = json.loads((whole.parent / "propose.json").read_text())
+    assert ledger["status"] == "ok" and "warnings" not in ledger
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
+        (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),
+        (["--settings", "{strictness: -1}"], "strictness is -1"),
+        (["--settings", "{a: ["], "not readable as YAML"),
+    ],
+)
+def test_wrong_words_are_one_sentence(slide, tmp_path, capsys, arguments, said):
+    assert propose(slide, tmp_path / "1-of-1.parquet", *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
