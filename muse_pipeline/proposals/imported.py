@@ -1,0 +1,162 @@
+"""The detections of others as proposals: GeoJSON with outlines or points, CSV and HDF5 with points."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.config import require_between
+from muse_pipeline.coords import level0_to_work
+from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.nuclei.geojson import FRAMES, find_offset
+from muse_pipeline.nuclei.geojson_reader import read_geojson
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card
+from muse_pipeline.proposals.foreign_tables import read_csv_points, read_hdf5_points
+from muse_pipeline.surroundings import find_versions
+from muse_pipeline.types import Frame, SlideInfo
+
+PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
+GEOJSON = (".geojson", ".json", ".geojson.gz", ".json.gz")
+TABLES = (".csv", ".csv.gz")
+HDF5 = (".h5", ".hdf5")
+UNITS = ("px", "um")
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """Settings of the import.
+
+    Attributes:
+        file: of the slide's detections; ``{slide}`` stands for the slide's id.
+        unit: of positions in CSV and HDF5: level-0 "px", or "um" from the corner of level 0.
+        x: column of a CSV.
+        y: column of a CSV.
+        dataset: table of an HDF5 file.
+        frame: of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
+        radius_um: of the round outline that a point without one gets.
+    """
+
+    file: str
+    unit: str = "px"
+    x: str = "x"
+    y: str = "y"
+    dataset: str = "prediction"
+    frame: str = "qupath"
+    radius_um: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("unit", UNITS), ("frame", tuple(FRAMES))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"imported: {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
+        require_between(self, "imported", radius_um=(0.5, 20))
+
+
+@PROPOSERS.register("imported")
+@dataclass(frozen=True, eq=False)
+class ImportedNuclei:
+    """Gives each window what a file has in it (``inference.walk.NucleusFinder``).
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: what was asked for.
+        nuclei: all of the file (frame: work), by y.
+        sha256: checksum of the file.
+    """
+
+    Settings = ImportSettings
+    GUARDED = False
+
+    mpp: float
+    settings: ImportSettings
+    nuclei: Nuclei
+    sha256: str
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: ImportSettings) -> ImportedNuclei:
+        """Read the slide's file.
+
+        Raises:
+            ConfigError: it is of no known kind, or the slide is unknown.
+            LabelError: it is missing or broken.
+        """
+        if sample.info is None:
+            raise ConfigError("imported: positions on a slide cannot be placed without the slide's `slide.json`")
+        path = Path(settings.file.replace("{slide}", sample.info.slide_id))
+        if not path.is_file():
+            raise LabelError(f"{path}: no such file of detections for slide '{sample.info.slide_id}'; correct `file`")
+        nuclei = read_foreign(path, settings, sample.info)
+        nuclei = Nuclei(
+            level0_to_work(nuclei.xy, sample.info.mpp, sample.mpp),
+            Frame.WORK,
+            rays=_with_outlines(nuclei.rays, settings.radius_um),
+            label=np.zeros(len(nuclei)),
+            score=np.clip(np.nan_to_num(nuclei.score, nan=1.0), 1e-6, 1),
+            prob=np.ones((len(nuclei), 1)),
+        )
+        nuclei = nuclei[np.lexsort((nuclei.xy[:, 0], nuclei.xy[:, 1]))]
+        return cls(sample.mpp, settings, nuclei, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """As a model's."""
+        return proposal_card("imported", self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """What lies in the windows at ``origin_xy``, surest first; their pixels do not matter."""
+        return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
+
+    def _inside(self, origin: np.ndarray) -> Nuclei:
+        low, high = np.searchsorted(self.nuclei.xy[:, 1], (origin[1], origin[1] + self.card.input_px))
+        rows = self.nuclei[low:high]
+        rows = rows[(rows.xy[:, 0] >= origin[0]) & (rows.xy[:, 0] < origin[0] + self.card.input_px)]
+        rows = rows[np.argsort(-rows.score, kind="stable")]
+        columns = {name: getattr(rows, name) for name in ("rays", "label", "score", "prob")}
+        return Nuclei(rows.xy - origin, Frame.WINDOW, **columns)
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and checksum of the file."""
+        proposer = {"method": "imported", "settings": asdict(self.settings), "file_sha256": self.sha256}
+        return {
+            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
+            "provider": "cpu",
+            "colour": None,
+            "proposer": proposer,
+            "versions": find_versions(PACKAGES),
+        }
+
+
+def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
+    """All nuclei of a file (frame: level0); rays are 0 where there is no outline.
+
+    Raises:
+        ConfigError: the file is of no known kind.
+        LabelError: it is broken.
+    """
+    name = path.name.lower()
+    if name.endswith(GEOJSON):
+        objects = read_geojson(path, find_offset(info, settings.frame))
+        return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
+    if name.endswith(TABLES):
+        xy, score = read_csv_points(path, settings.x, settings.y)
+    elif name.endswith(HDF5):
+        xy, score = read_hdf5_points(path, settings.dataset)
+    else:
+        known = ", ".join((*GEOJSON, *TABLES, *HDF5))
+        raise ConfigError(f"{path}: is none of {known}; export the detections as one of them")
+    if settings.unit == "um":
+        xy = xy / np.asarray(info.mpp)
+    return Nuclei(xy, Frame.LEVEL0, rays=np.zeros((len(xy), N_RAYS)), score=score)
+
+
+def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
+    """``rays`` (N, R) with circles where there is no outline."""
+    return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))

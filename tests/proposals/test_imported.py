@@ -1,0 +1,92 @@
+"""What others found comes through windows and stitching as it was: position, outline, score."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals.base import SlideSample
+from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
+from muse_pipeline.types import Bounds, SlideInfo
+
+INFO = SlideInfo(
+    slide_id="S1",
+    path="s.svs",
+    reader="drawn",
+    vendor="drawn",
+    size_px=(6000, 5000),
+    mpp=(0.25, 0.25),
+    mpp_source="drawn",
+    level_sizes_px=((6000, 5000),),
+    level_downsamples=((1.0, 1.0),),
+    fingerprint="0",
+    bounds=Bounds(100, 50, 5000, 4000),
+)
+XY = np.array([[400.0, 300.0], [1500.5, 900.25], [3000.0, 3100.0]])
+
+
+def read(path: Path, info: SlideInfo = INFO, **settings) -> Nuclei:
+    """The file's nuclei in one window over the whole slide, by y."""
+    finder = ImportedNuclei.fit(SlideSample(0.5, (), None, info), ImportSettings(str(path), **settings))
+    parts = []
+    for origin in np.stack(np.meshgrid([0, 1024, 2048], [0, 1024, 2048]), -1).reshape(-1, 1, 2):
+        (found,) = finder(np.zeros((1, 1, 1, 3), np.uint8), origin)
+        parts.append(replace(found, xy=found.xy + origin))
+    nuclei = Nuclei.concatenate(parts)
+    return nuclei[np.argsort(nuclei.xy[:, 1])]
+
+
+def test_csv_in_pixels_and_um_with_scores(tmp_path):
+    path = tmp_path / "S1.csv"
+    path.write_text("id,cx,cy,score\n" + "".join(f"{i},{x},{y},0.{9 - i}\n" for i, (x, y) in enumerate(XY)))
+    pixels = read(tmp_path / "{slide}.csv", x="cx", y="cy")
+    assert pixels.xy == pytest.approx(XY / 2)
+    assert pixels.score == pytest.approx([0.9, 0.8, 0.7])
+    assert pixels.rays == pytest.approx(4.0)
+    path.write_text("x,y\n" + "".join(f"{x / 4},{y / 4}\n" for x, y in XY))
+    um = read(path, unit="um", radius_um=3.0)
+    assert um.xy == pytest.approx(XY / 2)
+    assert um.rays == pytest.approx(3.0) and (um.score == 1).all()
+
+
+def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
+    square = [[300, 250], [340, 250], [340, 290], [300, 290], [300, 250]]
+    shapes = [{"type": "Polygon", "coordinates": [square]}, {"type": "Point", "coordinates": [900, 700]}]
+    path = tmp_path / "cells.geojson"
+    path.write_text(json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]))
+    nuclei = read(path)
+    assert nuclei.xy == pytest.approx(np.array([[420, 320], [1000, 750]]) / 2)
+    assert nuclei.rays[0, ::8] == pytest.approx(5.0)  # 20 px of 0.25 um to every side
+    assert nuclei.rays[1] == pytest.approx(4.0)
+    assert read(path, frame="openslide").xy[0] == pytest.approx([160, 135])
+
+
+def test_hdf5_as_the_field_writes_it(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(tmp_path / "S1.h5", "w") as file:
+        file["prediction"] = np.hstack([XY, np.ones((3, 2))])
+    assert read(tmp_path / "S1.h5").xy == pytest.approx(XY / 2)
+    with pytest.raises(LabelError, match="cells"):
+        read(tmp_path / "S1.h5", dataset="cells")
+
+
+def test_wrong_files_are_refused_in_words(tmp_path):
+    (tmp_path / "a.csv").write_text("x,z\n1,2\n")
+    with pytest.raises(LabelError, match="no column 'y'"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
+    with pytest.raises(LabelError, match="row 2"):
+        read(tmp_path / "b.csv")
+    (tmp_path / "c.xml").write_text("<a/>")
+    with pytest.raises(ConfigError, match="none of"):
+        read(tmp_path / "c.xml")
+    with pytest.raises(LabelError, match="no such file"):
+        read(tmp_path / "{slide}.csv")
+    with pytest.raises(ConfigError, match="unit"):
+        ImportSettings("a.csv", unit="mm")
