@@ -26,11 +26,12 @@ class ClusterSettings:
     """What is clustered, and which cluster is nuclei.
 
     Attributes:
-        features: "stain": the map and the densities of both stains, each in units of its deviation; "jet": the colour
-            map of the release plus ``beta`` times RGB; "colour": RGB alone, as a control.
+        features: "stain": the map and the optical densities of both stains as they are (in units of their deviations
+            eosin would count as much as haematoxylin, which parts nuclei by what lies over them); "jet": the colour map
+            of the release plus ``beta`` times RGB; "colour": RGB alone, as a control.
         beta: of "jet".
-        map_weight: of the map in "stain"; 0 leaves the stains alone.
-        n_clusters: k.
+        map_weight: optical density that the map's range, 0 to 1, counts for in "stain"; 0 leaves the stains alone.
+        n_clusters: k; with three, the most haematoxylin in "stain" is only the darkest nuclei.
         foreground: "haematoxylin": the most of it; "green": the greenest in the colour map alone (release of 2022);
             "dark": the least sum of the first two channels of what is clustered (release of 2023).
         seed: of sample and starts.
@@ -38,8 +39,8 @@ class ClusterSettings:
 
     features: str = "stain"
     beta: float = 1.0
-    map_weight: float = 1.0
-    n_clusters: int = 3
+    map_weight: float = 0.5
+    n_clusters: int = 2
     foreground: str = "haematoxylin"
     seed: int = 0
 
@@ -52,8 +53,8 @@ class ClusterSettings:
 
 PRESETS = {
     "stain": ClusterSettings(),
-    "rel2022": ClusterSettings(features="jet", beta=0.5, foreground="green"),
-    "rel2023": ClusterSettings(features="jet", beta=1.0, foreground="dark"),
+    "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
+    "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
 }
 
 
@@ -97,7 +98,7 @@ def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray,
     values = features(settings, activation, pixels, stains)
     scale = np.ones(values.shape[1], np.float32)
     if settings.features == "stain":
-        scale = np.array([settings.map_weight, 1, 1], np.float32) / np.maximum(values.std(0), 1e-6)
+        scale[0] = settings.map_weight
     values = values * scale
     centres = mini_batch_k_means(values, settings.n_clusters, generator)
     label = nearest(values, centres)

@@ -108,10 +108,10 @@ class PseudoMasker:
     def _refuse(self, mask: np.ndarray, density: np.ndarray) -> str:
         if not mask.any():
             return ""
-        if (share := mask.mean()) > self.settings.max_share:
-            return f"no nucleus: what looks like nuclei covers {share:.0%} of the picture"
         if (mean := density[mask].mean()) < self.settings.min_density:
             return f"no nucleus: what looks most like nuclei has a haematoxylin density of {mean:.2f} only"
+        if (share := mask.mean()) > self.settings.max_share:
+            return f"no nucleus: what looks like nuclei covers {share:.0%} of the picture"
         return ""
 
 

@@ -43,7 +43,7 @@ class ActivationConfig:
     mpp: float = 0.5
     task: str = "similarity"
     backbone: str = "shallow_cnn"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
     window_px: int = 128
     batch: int = 8
     seed: int = 0
