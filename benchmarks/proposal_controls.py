@@ -7,35 +7,67 @@ pieces as they are, and cut into nuclei by one rule for all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals.base import SlideSample
+from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings
 from muse_pipeline.proposals.cut import cut_mask
+from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.pseudo_mask import MaskSettings, fit_pseudo_masker
 from muse_pipeline.tissue.macenko import fit_macenko
 
 Find = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, float], Find]
 
 
-def make_controls(activation: Path | None, model: str | None) -> dict[str, Fit]:
-    """Every control by name, those that need a file only with it."""
-    masks: dict[str, Fit] = {"c Otsu on haematoxylin": lambda pixels, mpp: fit_otsu([pixels], mpp)}
+def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
+    """Every control by name.
+
+    Args:
+        activation: checkpoint of an activation network.
+        model: a model file or a built-in model's name; without it there is no (g).
+    """
+    trained = load_activation(activation)
+    torch.manual_seed(0)
+    untrained = ActivationNetwork(trained.name, 1).eval()
+    stain, colour = ClusterSettings(), ClusterSettings(features="colour", foreground="dark")
+    masks: dict[str, Fit] = {
+        "a PSM and clusters": psm(trained, stain),
+        "a PSM and clusters, preset rel2022": psm(trained, PRESETS["rel2022"]),
+        "a PSM and clusters, preset rel2023": psm(trained, PRESETS["rel2023"]),
+        "b k-means of colour": psm(None, colour),
+        "b k-means of both stains": psm(None, replace(stain, map_weight=0)),
+        "c Otsu on haematoxylin": lambda pixels, mpp: fit_otsu([pixels], mpp),
+        "d PSM of an untrained network": psm(untrained, stain),
+        "e PSM of the deepest stage": psm(trained, stain, "deep"),
+    }
     controls = {}
     for name, fit in masks.items():
         controls |= {name: in_pieces(fit), f"{name}, cut": in_nuclei(fit)}
+    controls["f blobs of haematoxylin"] = blobs
     if model:
         controls["g label-free network"] = network(model)
     return controls
+
+
+def psm(network: ActivationNetwork | None, clusters: ClusterSettings, layer: str = "shallow") -> Fit:
+    """Clusters of an activation map and colours; of colours alone without a network."""
+    settings = MaskSettings(clusters=clusters, layer=layer)
+    return lambda pixels, mpp: fit_pseudo_masker(network, [pixels], mpp, macenko(pixels), settings)
 
 
 def in_pieces(fit: Fit) -> Fit:
@@ -52,16 +84,22 @@ def in_nuclei(fit: Fit) -> Fit:
     """A mask cut by its depth and the haematoxylin in it."""
 
     def fit_nuclei(pixels: np.ndarray, mpp: float) -> Find:
-        mask, stains = fit(pixels, mpp), own_stains(pixels)
+        mask, stains = fit(pixels, mpp), blend_stains(macenko(pixels))
         return lambda pixels: cut_mask(mask(pixels), haematoxylin(pixels, stains), mpp)
 
     return fit_nuclei
 
 
-def own_stains(pixels: np.ndarray) -> np.ndarray:
-    """(2, 3) stains of a picture, held near textbook."""
-    own = fit_macenko(pixels.reshape(-1, 3))
-    return blend_stains(own and own.stains)
+def macenko(pixels: np.ndarray) -> np.ndarray | None:
+    """(2, 3) stains of a picture, if they are plausible."""
+    fit = fit_macenko(pixels.reshape(-1, 3))
+    return fit and fit.stains
+
+
+def blobs(pixels: np.ndarray, mpp: float) -> Find:
+    """The proposer of ``muse propose``."""
+    finder = HaematoxylinFinder.fit(SlideSample(mpp, (pixels,), macenko(pixels)), HaematoxylinSettings())
+    return lambda pixels: paint(finder.find(pixels), mpp, pixels.shape[:2], mpp)
 
 
 def network(model: str) -> Fit:
