@@ -26,13 +26,15 @@ class ActivationNetwork(nn.Module):
     Args:
         backbone: registered name; one with a stage at stride 4.
         n_outputs: of the linear layer on the image vector; the tasks say how many they need.
+        mpp: um per pixel that it was trained at; None for one that was not.
 
     Raises:
         ConfigError: the backbone is unknown or has no stage at stride 4.
     """
 
-    def __init__(self, backbone: str, n_outputs: int):
+    def __init__(self, backbone: str, n_outputs: int, mpp: float | None = None):
         super().__init__()
+        self.mpp = mpp
         self.backbone: Backbone = BACKBONES[backbone]()
         self.name = backbone
         self.head = nn.Linear(self.backbone.image_channels, n_outputs)
@@ -84,7 +86,7 @@ def load_activation(path: Path) -> ActivationNetwork:
         meta = json.loads(state["meta"])
         if meta["kind"] != KIND:
             raise CheckpointError(f"{path}: holds a {meta['kind']}; give the checkpoint of an activation network")
-        network = ActivationNetwork(meta["backbone"], len(state["head"]["bias"]))
+        network = ActivationNetwork(meta["backbone"], len(state["head"]["bias"]), float(meta["mpp"]))
         network.head.load_state_dict(state["head"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):

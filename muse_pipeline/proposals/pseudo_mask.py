@@ -12,11 +12,13 @@ import numpy as np
 from scipy import ndimage
 
 from muse_pipeline.config import require_between
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.errors import ConfigError, MppError
 from muse_pipeline.models.activation import LAYERS, ActivationNetwork, load_activation
 from muse_pipeline.proposals.activation_map import ActivationMap, fit_activation_map
 from muse_pipeline.proposals.clusters import Clusters, ClusterSettings, fit_clusters
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
+
+MPP_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,12 @@ class PseudoMasker:
 
         Raises:
             CheckpointError: the file is no activation network.
+            MppError: it was trained at another mpp.
         """
-        return fit_pseudo_masker(load_activation(path), sample, mpp, stains, settings)
+        network = load_activation(path)
+        if abs(network.mpp / mpp - 1) > MPP_TOLERANCE:
+            raise MppError(f"{path}: was trained at {network.mpp:g} um/px and is given {mpp:g}; train one at that mpp")
+        return fit_pseudo_masker(network, sample, mpp, stains, settings)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool of (h, w, 3) uint8."""

@@ -1,0 +1,132 @@
+"""Nuclei by PSM's maps: the pseudo-mask of a trained activation network, cut into nuclei."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.cut import cut_mask
+from muse_pipeline.proposals.haematoxylin_density import haematoxylin
+from muse_pipeline.proposals.inks import clear_foreign_colours
+from muse_pipeline.proposals.pseudo_mask import MaskSettings, PseudoMasker
+from muse_pipeline.surroundings import find_versions
+from muse_pipeline.types import Frame
+
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy", "torch")
+DIGITS = 5  # of what is written down of the fit
+GLASS = (np.full((64, 64, 3), 255, np.uint8),)  # what a slide without tissue is fitted to
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """Settings of the proposer.
+
+    Attributes:
+        checkpoint: of an activation network, as `muse psm` writes it.
+        masks: how its maps become masks.
+    """
+
+    checkpoint: Path
+    masks: MaskSettings = field(default_factory=MaskSettings)
+
+
+@PROPOSERS.register("activation")
+@dataclass(frozen=True, eq=False)
+class ActivationFinder:
+    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: what was asked for.
+        masker: fitted to the slide.
+    """
+
+    Settings = ActivationSettings
+
+    mpp: float
+    settings: ActivationSettings
+    masker: PseudoMasker
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: ActivationSettings) -> ActivationFinder:
+        """Fit maps and clusters to crops of the slide's tissue.
+
+        Raises:
+            CheckpointError: the file is no activation network.
+            MppError: it was trained at another mpp.
+        """
+        torch.set_num_threads(1)  # windows run side by side instead, and sums have one order
+        factor = shrink_factor(sample.mpp)
+        pictures = [_shrink(picture, factor) for picture in sample.pictures or GLASS]
+        masker = PseudoMasker.load(settings.checkpoint, pictures, sample.mpp * factor, sample.stains, settings.masks)
+        return cls(sample.mpp, settings, masker)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """As a model's."""
+        return proposal_card("activation", self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; where it lies makes no difference."""
+        return [self.find(window) for window in pixels]
+
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``; the score rises with their haematoxylin."""
+        factor = shrink_factor(self.mpp)
+        small = _shrink(pixels, factor)
+        density = clear_foreign_colours(haematoxylin(small, self.masker.stains), small)
+        instances = cut_mask(self.masker(small) & (density > 0), density, self.masker.mpp)
+        nuclei = label_image_to_nuclei(instances, (self.masker.mpp, self.masker.mpp), N_RAYS)
+        area = np.maximum(np.bincount(instances.ravel()), 1)
+        mean = (np.bincount(instances.ravel(), density.ravel()) / area)[1:]
+        usual = max(self.masker.clusters.density[self.masker.clusters.foreground], 1e-6)
+        found = Nuclei(
+            nuclei.xy * factor,
+            Frame.WINDOW,
+            rays=nuclei.rays,
+            label=np.zeros(len(nuclei)),
+            score=mean / (mean + usual),
+            prob=np.ones((len(nuclei), 1)),
+        )
+        return found[np.argsort(-found.score, kind="stable")[: self.card.capacity]]
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and what was estimated, with their checksum."""
+        clusters = self.masker.clusters
+        proposer = {
+            "method": "activation",
+            "checkpoint_sha256": hashlib.sha256(self.settings.checkpoint.read_bytes()).hexdigest(),
+            "settings": asdict(self.settings.masks),
+            "fitted": {
+                "stains": self.masker.stains.round(DIGITS).tolist(),
+                "centres": clusters.centres.round(DIGITS).tolist(),
+                "foreground": clusters.foreground,
+            },
+        }
+        return {
+            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
+            "provider": "cpu",
+            "colour": self.masker.stains.round(DIGITS).tolist(),
+            "proposer": proposer,
+            "versions": find_versions(PACKAGES),
+        }
+
+
+def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return pixels
+    height, width = (-(-side // factor) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
