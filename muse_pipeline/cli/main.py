@@ -16,6 +16,7 @@ VERBS = (
     "tissue",
     "tile",
     "import-checkpoint",
+    "outline",
     "finetune",
     "psm",
     "export",

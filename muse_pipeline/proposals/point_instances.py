@@ -1,0 +1,88 @@
+"""Instances for points: a foreground split by them, a watershed where there is none, else a disc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.outlines import PLAUSIBLE_AREA_UM2
+from muse_pipeline.evaluation.segmentation import rings_to_labels
+from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.voronoi import place_points, split_mask
+
+DISC_UM = 2.5  # radius where nothing is known: a small lymphocyte, so that little ground is claimed
+KINDS = ("mask", "watershed", "disc")
+FindMask = Callable[[LabelledImage, float], np.ndarray]
+
+
+def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+    """Give every point exactly one instance.
+
+    Args:
+        image: its nuclei are points; their rays are those of a watershed, NaN where that failed.
+        mask: (h, w) bool foreground of the picture.
+        mpp: um per pixel.
+
+    Returns:
+        (h, w) int32, number i + 1 is nucleus i; and (N,) index in ``KINDS`` of where its instance is from.
+    """
+    nuclei, shape = image.nuclei, mask.shape
+    split = split_mask(mask, nuclei.xy)
+    area_um2 = np.bincount(split.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
+    from_mask = (area_um2 >= PLAUSIBLE_AREA_UM2[0]) & (area_um2 <= PLAUSIBLE_AREA_UM2[1])
+    from_watershed = ~from_mask & np.isfinite(nuclei.rays).all(1)
+    kind = np.where(from_mask, 0, np.where(from_watershed, 1, 2))
+
+    rays = np.where(from_watershed[:, None], nuclei.rays, np.float32(DISC_UM))
+    others = np.flatnonzero(~from_mask)
+    painted = rings_to_labels(rays_to_rings(nuclei.xy[others], rays[others], (mpp, mpp)), shape)
+    instances = np.concatenate([[0], others + 1])[painted].astype(np.int32)
+    kept = np.isin(split, np.flatnonzero(from_mask) + 1)
+    instances[kept] = split[kept]
+    seeds = place_points(nuclei.xy, shape)
+    instances[seeds > 0] = seeds[seeds > 0]
+    return _one_piece_each(instances, seeds), kind
+
+
+def _one_piece_each(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """What is connected with the seed of its own number."""
+    kept = np.zeros_like(instances)
+    for number, box in enumerate(ndimage.find_objects(instances), 1):
+        if box is not None:
+            pieces, _ = ndimage.label(instances[box] == number)
+            kept[box][pieces == pieces[seeds[box] == number][0]] = number
+    return kept
+
+
+def mask_finder(name: str) -> FindMask:
+    """What finds the foreground: "otsu", a built-in model or an .onnx file; "watershed" leaves all to the watershed.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if name == "watershed":
+        return lambda image, mpp: np.zeros(image.pixels.shape[:2], bool)
+    if name == "otsu":
+        return lambda image, mpp: fit_otsu([image.pixels], mpp, image.stain and image.stain.stains)(image.pixels)
+    predictor = Predictor(find_model(name))
+    return lambda image, mpp: _model_mask(predictor, image, mpp)
+
+
+def _model_mask(predictor: Predictor, image: LabelledImage, mpp: float) -> np.ndarray:
+    """(h, w) bool: the nuclei that a model finds, filled."""
+    height, width = image.pixels.shape[:2]
+    factor = mpp / predictor.card.mpp
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    pixels = image.pixels if size == (width, height) else cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
+    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
+    found = detect_image(predictor, pixels, colour_for_slide(predictor.card.colour, {"macenko": fit}))
+    xy = found.xy * (np.array([width, height]) / size)
+    return rings_to_labels(rays_to_rings(xy, found.rays, (mpp, mpp)), (height, width)) > 0
