@@ -18,6 +18,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/detection.smk"
+include: "workflow/rules/proposals.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -29,8 +30,10 @@ rule all:
         report="<results>/report.html",
         steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz"),
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
+        proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
         images=of_every_slide(*MPP_OF_STORE) if config["keep_stores"] else [],
         shards=every_shard if config["keep_stores"] else [],
+        proposed=every_proposal_shard if config["keep_stores"] and config["proposals"] else [],
 
 
 onsuccess:

@@ -18,7 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the files say")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
-    parser.add_argument("--model", default="compact", help="a built-in model or an .onnx file (default: compact)")
+    parser.add_argument(
+        "--mode",
+        choices=("supervised", "label-free"),
+        default="supervised",
+        help='label-free: by a model that has seen no label, all of one class "Nucleus" (default: %(default)s)',
+    )
+    parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
 
@@ -27,12 +33,13 @@ def run(args: argparse.Namespace) -> None:
     """Name the slides, run them, say where the results are."""
     from muse_pipeline.cli.steps import Plan, run_slides
     from muse_pipeline.errors import SlideError
-    from muse_pipeline.inference.predictor import Predictor, find_model
+    from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model
     from muse_pipeline.slides.collect import name_slides
 
-    card = Predictor(find_model(args.model)).card
+    model = args.model or BUILT_IN_OF_MODE[args.mode]
+    card = Predictor(find_model(model)).card
     rows = name_slides(args.slides, args.mpp, args.roi)
-    failed = run_slides(rows, Plan(args.output, args.model, card.mpp, args.shards, args.threads))
+    failed = run_slides(rows, Plan(args.output, model, card.mpp, args.shards, args.threads))
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

@@ -75,7 +75,7 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
 
 def withdraw_results(folder: Path) -> None:
     """Remove what an earlier run found and noted: nothing of it may pass for this run's."""
-    for outdated in [*folder.glob("nuclei.*"), *folder.glob("ledger/*.json")]:
+    for outdated in [*folder.glob("nuclei.*"), *folder.glob("proposals.*"), *folder.glob("ledger/*.json")]:
         outdated.unlink()
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
+BUILT_IN_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 BUILT_IN = Path(__file__).parent / "built_in"
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

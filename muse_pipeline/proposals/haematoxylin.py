@@ -41,7 +41,7 @@ class HaematoxylinSettings:
         radii_um: radii of the nuclei that are sought.
         min_distance_um: of two peaks that are nearer, the stronger stays.
         strictness: share of the slide's own threshold that a peak must reach; higher finds fewer and surer nuclei.
-        max_radius_um: no outline reaches farther.
+        max_radius_um: no outline reaches farther; the surroundings of a nucleus are measured within it.
     """
 
     radii_um: tuple[float, ...] = (3.0, 4.0, 5.0)
@@ -54,7 +54,7 @@ class HaematoxylinSettings:
             raise ValueError("radii_um is empty; give one radius in um or more")
         for radius in self.radii_um:
             require_between(type("Radius", (), {"radii_um": radius}), "haematoxylin", radii_um=(0.5, 20))
-        require_between(self, "haematoxylin", min_distance_um=(0.5, 50), strictness=(0.05, 5), max_radius_um=(1.5, 20))
+        require_between(self, "haematoxylin", min_distance_um=(0.5, 50), strictness=(0.05, 5), max_radius_um=(6, 20))
 
 
 @PROPOSERS.register("haematoxylin")
@@ -119,7 +119,7 @@ class HaematoxylinFinder:
             self.work_mpp,
             xy,
             radius,
-            np.full(len(xy), self.edge_density, np.float32),
+            self.edge_density,
             N_RAYS,
             self.settings.max_radius_um,
         )

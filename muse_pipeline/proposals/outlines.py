@@ -15,7 +15,8 @@ from muse_pipeline.nuclei.rays import ray_directions
 
 STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
-NEIGHBOUR_UM = 14.0
+NEIGHBOUR_UM = 20.0
+CORE_UM, AROUND_UM = 2.5, 5.0  # what is certainly a nucleus' own, and where its surroundings begin
 PIECE = 1024  # nuclei at a time: (1024, 32, 30) floats
 TRESPASS = 10.0  # price per step into a neighbour's territory
 
@@ -25,7 +26,7 @@ def trace_outlines(
     mpp: float,
     xy: np.ndarray,
     radius_um: np.ndarray,
-    threshold: np.ndarray,
+    least_density: float,
     n_rays: int,
     max_radius_um: float,
 ) -> np.ndarray:
@@ -36,7 +37,8 @@ def trace_outlines(
         mpp: um per pixel.
         xy: the centres.
         radius_um: (N,) rough radii, for the territories.
-        threshold: (N,) density at each nucleus' edge.
+        least_density: no outline reaches into less. Where the surroundings are dense themselves, the outline is halfway
+            between the nucleus and them.
         n_rays: number of rays.
         max_radius_um: no ray is longer.
     """
@@ -45,7 +47,9 @@ def trace_outlines(
     rays = np.zeros((len(xy), n_rays), np.float32)
     for start in range(0, len(xy), PIECE):
         piece = slice(start, start + PIECE)
-        worth = np.cumsum(_profiles(density, mpp, xy[piece], steps_um, n_rays) - threshold[piece, None, None], axis=2)
+        profiles = _profiles(density, mpp, xy[piece], steps_um, n_rays)
+        threshold = np.maximum(_halfway(profiles, steps_um), least_density)
+        worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
         worth -= TRESPASS * np.maximum(steps_um - reach_um[piece, :, None], 0)
         best = steps_um[_best_closed_path(worth)]
         rays[piece] = np.clip(_smooth_around(best), MIN_RADIUS_UM, np.maximum(reach_um[piece], MIN_RADIUS_UM))
@@ -77,6 +81,17 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
     at = (xy[:, None] - 0.5 + offsets.reshape(1, -1, 2)).astype(np.float32)
     sampled = cv2.remap(density, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return sampled.reshape(len(xy), n_rays, len(steps_um))
+
+
+def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
+    """Density (N,) halfway between the dark part of each core and the pale part of what lies around it.
+
+    Quartiles rather than means: a core may be vesicular, and the surroundings hold other nuclei.
+    """
+    n = len(profiles)
+    core = np.percentile(profiles[:, :, steps_um <= CORE_UM].reshape(n, -1), 75, axis=1)
+    around = np.percentile(profiles[:, :, steps_um > AROUND_UM].reshape(n, -1), 25, axis=1)
+    return ((core + around) / 2).astype(np.float32)
 
 
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:

@@ -51,6 +51,9 @@ def _facts(slide: SlideResult) -> Markup:
     info = slide.info
     pairs: dict[str, object] = {
         "Nuclei": count_text(slide.n_nuclei) if slide.summary else None,
+        "Proposals": _proposals(slide.summary["proposals"])
+        if slide.summary and slide.summary.get("proposals")
+        else None,
         "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
     }
@@ -64,6 +67,10 @@ def _facts(slide: SlideResult) -> Markup:
     return definitions(pairs, "facts")
 
 
+def _proposals(proposals: dict[str, Any]) -> Markup:
+    return element("span", count_text(proposals["n_nuclei"]), " ", element("small", f"by {proposals['method']}"))
+
+
 def _warnings(warnings: list[str]) -> Markup | None:
     return element("ul", *(element("li", warning) for warning in warnings), class_="warnings") if warnings else None
 
@@ -74,6 +81,7 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
         overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
         overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
+    if slide.summary:
         for field in slide.summary["fields"]:
             fields.append(album.figure(slide.folder / field["picture"], _field_caption(field), _OVERLAY_PX, anchor))
     rows = [_picture_row(overview, "overview"), _picture_row(fields, "fields")]
@@ -95,7 +103,7 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     source = element("span", "Slide ", element("code", slide.path))
     if not slide.summary:
         return element("p", source, class_="files")
-    names = ("nuclei.geojson.gz", "nuclei.parquet", "tissue.geojson")
+    names = ("nuclei.geojson.gz", "nuclei.parquet", "proposals.geojson.gz", "proposals.parquet", "tissue.geojson")
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]

@@ -14,10 +14,11 @@ from muse_pipeline.coords import work_size_px, work_to_level0
 from muse_pipeline.files import complete_file, read_json, write_json
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
-from muse_pipeline.report.density import DensityGrid, choose_fields, count_nuclei
+from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import checksum, stream_positions
 from muse_pipeline.report.overlays import draw_field
+from muse_pipeline.report.proposals_field import PROPOSALS, describe_proposals, draw_proposals
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
@@ -37,6 +38,8 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     provenance = read_provenance(nuclei)
     store_path = folder / store_name(provenance["card"]["mpp"])
     made_from = {"nuclei": checksum(nuclei), "version": __version__}
+    if (folder / PROPOSALS).is_file():
+        made_from["proposals"] = checksum(folder / PROPOSALS)
     known = _read_known(folder)
     if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
         return known
@@ -73,7 +76,8 @@ def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> 
             {"name": each.name, "color": list(each.color), "n_nuclei": int(n)}
             for each, n in zip(classes, counts, strict=False)
         ],
-        "fields": _draw_fields(folder, store, grid, classes) if store else [],
+        "proposals": describe_proposals(folder),
+        "fields": _draw_fields(folder, store, info, grid, classes) if store else [],
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],
@@ -99,23 +103,30 @@ def _to_level0(rectangles: np.ndarray, slide_mpp: tuple[float, float], mpp: floa
     return np.round(np.hstack([corner, size])).astype(int).tolist()
 
 
-def _draw_fields(folder: Path, store: Store, grid: DensityGrid, classes: list[NucleusClass]) -> list[dict[str, Any]]:
+def _draw_fields(
+    folder: Path, store: Store, info: SlideInfo, grid: DensityGrid, classes: list[NucleusClass]
+) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
-    drawn = []
+    drawn, fields = [], choose_fields(grid)
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
-        for number, field in enumerate(choose_fields(grid), 1):
+        for number, field in enumerate(fields, 1):
             counts = draw_field(store, folder / "nuclei.parquet", field, classes, partial / f"{number}.png")
-            drawn.append(
-                {
-                    "picture": f"overlays/{number}.png",
-                    "caption": field.caption,
-                    "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
-                    "side_um": field.side_um,
-                    "n_nuclei": sum(counts.values()),
-                }
-            )
+            drawn.append(_entry(f"{number}.png", field.caption, field, sum(counts.values()), store))
+        if proposed := draw_proposals(folder, store, info, fields, partial / "proposals.png"):
+            field, n_proposed = proposed
+            drawn.append(_entry("proposals.png", f"proposals, {field.caption}", field, n_proposed, store))
     return drawn
+
+
+def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store) -> dict[str, Any]:
+    return {
+        "picture": f"overlays/{picture}",
+        "caption": caption,
+        "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
+        "side_um": field.side_um,
+        "n_nuclei": n_nuclei,
+    }
 
 
 def _read_backdrop(store: Store) -> np.ndarray:

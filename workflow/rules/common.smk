@@ -84,6 +84,9 @@ def resolve_model():
     return model
 
 
+MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
+
+
 def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema."""
     try:
@@ -94,6 +97,7 @@ def check_config():
         raise WorkflowError(
             f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings"
         )
+    config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
 
 
 def of_every_slide(*names):
@@ -143,8 +147,18 @@ def intermediate(path):
 
 def every_shard(wildcards):
     """The shards of every slide."""
+    return shards_in("shards")
+
+
+def every_proposal_shard(wildcards):
+    """The shards of every slide's proposals."""
+    return shards_in("proposals")
+
+
+def shards_in(folder):
+    """The shards of every slide in ``folder`` of its results."""
     return [
-        f"{OUTPUT}/{slide}/shards/{number}-of-{ROWS[slide]['shards']}.parquet"
+        f"{OUTPUT}/{slide}/{folder}/{number}-of-{ROWS[slide]['shards']}.parquet"
         for slide in SLIDES
         for number in range(1, ROWS[slide]["shards"] + 1)
     ]
@@ -156,9 +170,14 @@ def made_from(wildcards):
     A run with other settings that is killed leaves old nuclei beside missing shards. Snakemake does not bring back what
     a file needs that is up to date itself; a param that differs says that it is not.
     """
-    cells = [row(wildcards).get(column) for column in ("path", "mpp", "roi", "shards")]
     model = [json.dumps(config["model"]), MODEL.get("sha256")]
-    return [*cells, *model, *(config[name] for name in ("provider", "mpp", "max_corrupt"))]
+    return [*slide_settings(wildcards), *model, config["provider"]]
+
+
+def slide_settings(wildcards):
+    """What the image of a slide, and the way in which it is cut, depend on."""
+    cells = [row(wildcards).get(column) for column in ("path", "mpp", "roi", "shards")]
+    return [*cells, *(config[name] for name in ("mpp", "max_corrupt"))]
 
 
 def shards(wildcards):

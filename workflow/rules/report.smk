@@ -21,7 +21,7 @@ def report_failures():
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in filter(says_it_failed, failed):
-        for outdated in Path(OUTPUT, slide).glob("nuclei.*"):
+        for outdated in [*Path(OUTPUT, slide).glob("nuclei.*"), *Path(OUTPUT, slide).glob("proposals.*")]:
             outdated.unlink()
 
 
@@ -45,6 +45,7 @@ rule overlay:
         store=f"<results>/{{slide}}/{STORE}",
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
+        proposals=["<results>/{slide}/proposals.parquet"] if config["proposals"] else [],
     output:
         summary="<results>/{slide}/summary.json",
         density="<results>/{slide}/density.png",

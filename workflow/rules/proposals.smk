@@ -1,0 +1,104 @@
+"""Nuclei without labels, where the config asks for `proposals`.
+
+Takes a slide's image store and the stain that `tissue` measured; gives <results>/{slide}/proposals/*.parquet (shards on
+detection's windows), proposals.parquet and proposals.geojson.gz with its provenance beside it.
+"""
+
+PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
+PROPOSER = PROPOSALS.pop("method")
+
+
+def foreign_file(wildcards):
+    """The file of detections that the slide's proposals are read from; none where they are found in pixels."""
+    name = PROPOSALS.get("file")
+    path = [name.replace("{slide}", wildcards.slide)] if name else []
+    return [each for each in path if not re.search("[{}<>]", each)]
+
+
+rule propose:
+    """Find nuclei without labels in one shard of a slide's windows."""
+    input:
+        store=f"<results>/{{slide}}/{STORE}",
+        colour="<results>/{slide}/colour.json",
+        info="<results>/{slide}/slide.json",
+        foreign=foreign_file,
+    output:
+        proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
+    log:
+        text="<results>/{slide}/logs/propose-{shard}.log",
+        ledger="<results>/{slide}/ledger/propose-{shard}.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/propose-{shard}.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        method=PROPOSER,
+        settings=json.dumps(PROPOSALS, sort_keys=True),
+    shell:
+        r"""
+        muse propose {input.store:q} \
+            --method {params.method:q} \
+            --settings {params.settings:q} \
+            --colour {input.colour:q} \
+            --info {input.info:q} \
+            --shard {wildcards.shard} \
+            --threads {threads} \
+            --output {output.proposals:q} \
+            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+        """
+
+
+rule stitch_proposals:
+    """Join the shards of a slide's proposals as those of its nuclei are joined."""
+    input:
+        shards=lambda wildcards: [
+            f"{OUTPUT}/{wildcards.slide}/proposals/{shard}.parquet" for shard in shards(wildcards)
+        ],
+        info="<results>/{slide}/slide.json",
+        tissue="<results>/{slide}/tissue.npz",
+    output:
+        proposals="<results>/{slide}/proposals.parquet",
+    log:
+        text="<results>/{slide}/logs/stitch-proposals.log",
+        ledger="<results>/{slide}/ledger/stitch-proposals.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/stitch-proposals.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        made_from=lambda wildcards: [*slide_settings(wildcards), PROPOSER, json.dumps(PROPOSALS, sort_keys=True)],
+    shell:
+        r"""
+        muse stitch {input.shards:q} \
+            --info {input.info:q} \
+            --tissue {input.tissue:q} \
+            --output {output.proposals:q} \
+            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+        """
+
+
+rule geojson_proposals:
+    """Write the proposals as QuPath reads them."""
+    input:
+        proposals="<results>/{slide}/proposals.parquet",
+        info="<results>/{slide}/slide.json",
+    output:
+        geojson="<results>/{slide}/proposals.geojson.gz",
+        provenance="<results>/{slide}/proposals.provenance.json",
+    log:
+        text="<results>/{slide}/logs/geojson-proposals.log",
+        ledger="<results>/{slide}/ledger/geojson-proposals.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/geojson-proposals.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        frame=config["frame"],
+    shell:
+        r"""
+        muse geojson {input.proposals:q} \
+            --info {input.info:q} \
+            --frame {params.frame} \
+            --output {output.geojson:q} \
+            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+        """
