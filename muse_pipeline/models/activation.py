@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from muse_pipeline.models.resnet import ResNet50
 
 KIND = "activation"
 LAYERS = {"shallow": 0, "deep": -1}  # which stage a map is read from; "deep" is a control
+
+# Where the thread that looks collects a layer's maps: windows of a slide are run side by side on one network.
+_LOOKING: ContextVar[tuple[str, list[Tensor]] | None] = ContextVar("looking", default=None)
 
 
 class ActivationNetwork(nn.Module):
@@ -36,9 +40,11 @@ class ActivationNetwork(nn.Module):
         super().__init__()
         self.mpp = mpp
         self.backbone: Backbone = BACKBONES[backbone]()
-        self.name = backbone
         self.head = nn.Linear(self.backbone.image_channels, n_outputs)
-        find_stages(self.backbone, backbone)
+        stages = find_stages(self.backbone, backbone)
+        for layer, index in LAYERS.items():
+            for block in stages[index]:
+                block.register_forward_hook(partial(_note, layer))
         self.register_buffer("colour", torch.eye(3, 4), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -52,14 +58,19 @@ class ActivationNetwork(nn.Module):
             pixels: see ``forward``.
             layer: one of ``LAYERS``.
         """
-        blocks = find_stages(self.backbone, self.name)[LAYERS[layer]]
         seen: list[Tensor] = []
-        with ExitStack() as stack:
-            for block in blocks:
-                hook = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
-                stack.callback(hook.remove)
+        token = _LOOKING.set((layer, seen))
+        try:
             output = self(pixels)
+        finally:
+            _LOOKING.reset(token)
         return output.mean(1), seen
+
+
+def _note(layer: str, block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    looking = _LOOKING.get()
+    if looking is not None and looking[0] == layer:
+        looking[1].append(output)
 
 
 def find_stages(backbone: Backbone, name: str) -> list[nn.Sequential]:

@@ -1,5 +1,7 @@
 """The activation map against hand-computed values on a network of two channels."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +74,12 @@ def test_a_map_says_the_same_of_a_place_whatever_lies_far_from_it():
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
     fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels])
     assert np.allclose(fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4)
+
+
+def test_maps_of_pictures_side_by_side_are_those_of_one_after_another():
+    torch.manual_seed(0)
+    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), pictures[:2])
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(fitted, pictures))
+    assert all((one == fitted(pixels)).all() for one, pixels in zip(together, pictures, strict=True))
