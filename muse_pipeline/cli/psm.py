@@ -6,6 +6,7 @@ labels, detector. What is made stays; a run that was stopped goes on when the sa
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import at_least_one
@@ -47,10 +48,12 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.training.psm import PsmRun
     from muse_pipeline.training.psm_config import load_psm_config
 
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
     config = load_psm_config(args.config, args.data, args.set)
-    with show_steps(config.detector.schedule.steps) as (say, progress):
-        psm = PsmRun(config, args.output, args.accelerator, args.threads, args.start_over, say, progress)
-        left = psm.run(args.until)
+    psm = PsmRun(config, args.output, args.accelerator, args.threads, args.start_over, say, show_steps)
+    left = psm.run(args.until)
     if args.until == STAGES[-1]:
         model = args.output / f"{config.name}.onnx"
         export_onnx(left, model)

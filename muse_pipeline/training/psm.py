@@ -20,7 +20,7 @@ from muse_pipeline.training.psm_config import PsmConfig
 from muse_pipeline.training.psm_labels import CLASS, IMAGES, INSTANCES, POINTS, write_labels
 from muse_pipeline.training.psm_mask_network import MaskNetworkStage
 from muse_pipeline.training.psm_masks import write_masks
-from muse_pipeline.training.psm_stage import MADE_FROM, checksum, is_made, stage_folder
+from muse_pipeline.training.psm_stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector")
@@ -38,7 +38,7 @@ class PsmRun:
         threads: on a CPU.
         start_over: make stages again that were made from something else, in place of refusing.
         say: called with sentences about the run.
-        progress: see ``loop.train``.
+        watch: number of steps -> context that gives (say, progress) of one training, see ``loop.train``.
     """
 
     config: PsmConfig
@@ -47,7 +47,7 @@ class PsmRun:
     threads: int = 1
     start_over: bool = False
     say: Callable[[str], None] = lambda sentence: None
-    progress: Callable[[int, dict[str, float]], None] | None = None
+    watch: Watch = unwatched
 
     def run(self, until: str = STAGES[-1]) -> Path:
         """Make what is missing, up to a stage.
@@ -79,7 +79,8 @@ class PsmRun:
             config.seed,
         )
         folder = self.folder / "activation"
-        return train_activation(stage, folder, self.accelerator, self.threads, self.start_over, self.say, self.progress)
+        with self.watch(settings.schedule.steps) as (say, progress):
+            return train_activation(stage, folder, self.accelerator, self.threads, self.start_over, say, progress)
 
     def _make_masks(self, made: dict[str, Path | None]) -> Path:
         config, folder = self.config, self.folder / "masks"
@@ -97,7 +98,7 @@ class PsmRun:
 
     def _make_mask_network(self, made: dict[str, Path | None]) -> Path | None:
         stage = MaskNetworkStage(
-            self.config, made["masks"], self.accelerator, self.threads, self.start_over, self.say, self.progress
+            self.config, made["masks"], self.accelerator, self.threads, self.start_over, self.watch
         )
         return stage.train(self.folder / "mask_network")
 
@@ -115,15 +116,11 @@ class PsmRun:
 
     def _make_detector(self, made: dict[str, Path | None]) -> Path:
         config = detector_config(self.config, made["labels"])
-        return finetune(
-            config,
-            self.folder / "detector",
-            self.accelerator,
-            self.threads,
-            start_over=self.start_over,
-            say=self.say,
-            progress=self.progress,
-        )
+        with self.watch(config.schedule.steps) as (say, progress):
+            folder = self.folder / "detector"
+            return finetune(
+                config, folder, self.accelerator, self.threads, start_over=self.start_over, say=say, progress=progress
+            )
 
 
 def detector_config(config: PsmConfig, labels: Path) -> FinetuneConfig:

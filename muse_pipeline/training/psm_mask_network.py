@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.psm_config import PsmConfig
 from muse_pipeline.training.psm_masks import read_pictures_and_masks
-from muse_pipeline.training.psm_stage import MADE_FROM, checksum
+from muse_pipeline.training.psm_stage import MADE_FROM, Watch, checksum
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 
 KIND = "mask network"
@@ -77,8 +76,7 @@ class MaskNetworkStage:
         accelerator: one of ``devices.ACCELERATORS``.
         threads: on a CPU.
         start_over: train again where a folder holds a run of other settings or masks, in place of refusing.
-        say: called with sentences about the run.
-        progress: see ``loop.train``.
+        watch: see ``psm.PsmRun``.
     """
 
     config: PsmConfig
@@ -86,8 +84,7 @@ class MaskNetworkStage:
     accelerator: str
     threads: int
     start_over: bool
-    say: Callable[[str], None]
-    progress: Callable[[int, dict[str, float]], None] | None
+    watch: Watch
 
     def train(self, folder: Path) -> Path:
         """All rounds, each in its own folder, and the last one's checkpoint; what is there stays.
@@ -132,8 +129,9 @@ class MaskNetworkStage:
             self.config.seed,
             fabric.device,
         )
-        self.say(f"{run.path.name}: {settings.backbone} on {len(pictures)} masks" + (" and points" if last else ""))
-        train(method, windows, settings.schedule, run, fabric, self.config.seed, progress=self.progress)
+        with self.watch(settings.schedule.steps) as (say, progress):
+            say(f"{run.path.name}: {settings.backbone} on {len(pictures)} masks" + (" and points" if last else ""))
+            train(method, windows, settings.schedule, run, fabric, self.config.seed, progress=progress)
         trained = method.trained()
         meta = {
             "kind": KIND,

@@ -1,11 +1,11 @@
-"""A stage's folder: whole or absent, and made from what the run is made from."""
+"""A stage of PSM: its folder is whole or absent and says what it was made from; its training is watched."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,14 @@ from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file, read_json, write_json
 
 MADE_FROM = "made-from.json"
+Say, Progress = Callable[[str], None], Callable[[int, dict[str, float]], None]
+Watch = Callable[[int], AbstractContextManager[tuple[Say, Progress]]]
+
+
+@contextmanager
+def unwatched(steps: int) -> Iterator[tuple[Say, Progress]]:
+    """Nobody looks."""
+    yield lambda sentence: None, lambda done, losses: None
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:

@@ -119,6 +119,13 @@ def test_labels_may_come_from_masks_alone(config_path, tmp_path):
     assert not (tmp_path / "mask_network").exists()
 
 
+def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
+    small = ["masks=activation", "activation.schedule.steps=3", "activation.window_px=64", "activation.batch=2"]
+    masks = PsmRun(load_psm_config(config_path, changes=small), tmp_path, "cpu").run("masks")
+    assert (tmp_path / "activation" / "checkpoint.pt").is_file()
+    assert len(list((masks / "masks").iterdir())) == 3
+
+
 def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     (tmp_path / "glass").mkdir()
     cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
