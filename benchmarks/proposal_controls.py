@@ -1,7 +1,7 @@
 """Each way to find nuclei without labels behind one function, for ``proposals``.
 
-``fit(pixels, mpp)`` gives a finder, and ``finder(pixels)`` an instance image (h, w) int32. A mask comes twice: its
-pieces as they are, and cut into nuclei by one rule for all.
+``fit(pixels, mpp)`` gives a finder, and ``finder(pixels)`` instance images (h, w) int32 by what is added to the name of
+its row. A mask gives two: its pieces as they are, and cut into nuclei by one rule for all.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from muse_pipeline.proposals.otsu import fit_otsu
 from muse_pipeline.proposals.pseudo_mask import MaskSettings, fit_pseudo_masker
 from muse_pipeline.tissue.macenko import fit_macenko
 
-Find = Callable[[np.ndarray], np.ndarray]
+Find = Callable[[np.ndarray], dict[str, np.ndarray]]
 Fit = Callable[[np.ndarray, float], Find]
+Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
@@ -45,7 +46,7 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
     torch.manual_seed(0)
     untrained = ActivationNetwork(trained.name, 1).eval()
     stain, colour = ClusterSettings(), ClusterSettings(features="colour", foreground="dark")
-    masks: dict[str, Fit] = {
+    masks: dict[str, Mask] = {
         "a PSM and clusters": psm(trained, stain),
         "a PSM and clusters, preset rel2022": psm(trained, PRESETS["rel2022"]),
         "a PSM and clusters, preset rel2023": psm(trained, PRESETS["rel2023"]),
@@ -55,39 +56,33 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
         "d PSM of an untrained network": psm(untrained, stain),
         "e PSM of the deepest stage": psm(trained, stain, "deep"),
     }
-    controls = {}
-    for name, fit in masks.items():
-        controls |= {name: in_pieces(fit), f"{name}, cut": in_nuclei(fit)}
+    controls = {name: as_instances(mask) for name, mask in masks.items()}
     controls["f blobs of haematoxylin"] = blobs
     if model:
         controls["g label-free network"] = network(model)
     return controls
 
 
-def psm(network: ActivationNetwork | None, clusters: ClusterSettings, layer: str = "shallow") -> Fit:
+def as_instances(mask: Mask) -> Fit:
+    """Connected pieces of a mask, and the mask cut by its depth and the haematoxylin in it."""
+
+    def fit(pixels: np.ndarray, mpp: float) -> Find:
+        fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
+
+        def find(pixels: np.ndarray) -> dict[str, np.ndarray]:
+            found = fitted(pixels)
+            pieces = cv2.connectedComponents(found.astype(np.uint8))[1]
+            return {"": pieces, ", cut": cut_mask(found, haematoxylin(pixels, stains), mpp)}
+
+        return find
+
+    return fit
+
+
+def psm(network: ActivationNetwork | None, clusters: ClusterSettings, layer: str = "shallow") -> Mask:
     """Clusters of an activation map and colours; of colours alone without a network."""
     settings = MaskSettings(clusters=clusters, layer=layer)
     return lambda pixels, mpp: fit_pseudo_masker(network, [pixels], mpp, macenko(pixels), settings)
-
-
-def in_pieces(fit: Fit) -> Fit:
-    """Connected pieces of a mask."""
-
-    def fit_pieces(pixels: np.ndarray, mpp: float) -> Find:
-        mask = fit(pixels, mpp)
-        return lambda pixels: cv2.connectedComponents(mask(pixels).astype(np.uint8))[1]
-
-    return fit_pieces
-
-
-def in_nuclei(fit: Fit) -> Fit:
-    """A mask cut by its depth and the haematoxylin in it."""
-
-    def fit_nuclei(pixels: np.ndarray, mpp: float) -> Find:
-        mask, stains = fit(pixels, mpp), blend_stains(macenko(pixels))
-        return lambda pixels: cut_mask(mask(pixels), haematoxylin(pixels, stains), mpp)
-
-    return fit_nuclei
 
 
 def macenko(pixels: np.ndarray) -> np.ndarray | None:
@@ -99,7 +94,7 @@ def macenko(pixels: np.ndarray) -> np.ndarray | None:
 def blobs(pixels: np.ndarray, mpp: float) -> Find:
     """The proposer of ``muse propose``."""
     finder = HaematoxylinFinder.fit(SlideSample(mpp, (pixels,), macenko(pixels)), HaematoxylinSettings())
-    return lambda pixels: paint(finder.find(pixels), mpp, pixels.shape[:2], mpp)
+    return lambda pixels: {"": paint(finder.find(pixels), mpp, pixels.shape[:2], mpp)}
 
 
 def network(model: str) -> Fit:
@@ -112,10 +107,10 @@ def network(model: str) -> Fit:
         statistics = {"macenko": own and {"stains": own.stains, "strong": own.strong}}
         colour = colour_for_slide(card.colour, statistics)
 
-        def find(pixels: np.ndarray) -> np.ndarray:
+        def find(pixels: np.ndarray) -> dict[str, np.ndarray]:
             size = tuple(round(side * mpp / card.mpp) for side in pixels.shape[1::-1])
             scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-            return paint(detect_image(predictor, scaled, colour), card.mpp, pixels.shape[:2], mpp)
+            return {"": paint(detect_image(predictor, scaled, colour), card.mpp, pixels.shape[:2], mpp)}
 
         return find
 

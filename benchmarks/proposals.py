@@ -8,7 +8,7 @@ constant that was not chosen by its masks, so that its figures are facts of pixe
 (e) is trained on the source's own pictures, without masks; it is kept in the output folder. Pixel F1 and detection
 (one-to-one within 3 um, which are 12 pixels) add up over pictures, AJI is the mean of pictures. Recall is also given
 for thirds of the true nuclei by circularity, 4 pi area / perimeter^2. Seconds are of the processor, after the fit, on
-all NuCLS pictures side by side.
+all NuCLS pictures side by side; those of a mask include its cut.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="controls whose name begins so")
     parser.add_argument(
         "--task", default="similarity", help="what the activation network learns (default: %(default)s)"
@@ -73,24 +74,23 @@ def main() -> None:
     parser.add_argument("--model", metavar="ONNX", help="a network, for (g)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    table = {}
-    for source, (folder, masks) in SOURCES.items():
-        pictures = read_pictures(args.data / folder, masks)
-        if source == TIMED:
-            seconds_on = pictures
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    timed = read_pictures(args.data / SOURCES[TIMED][0], SOURCES[TIMED][1])
+    for source in args.sources:
+        folder, masks = SOURCES[source]
+        pictures = timed if source == TIMED else read_pictures(args.data / folder, masks)
         unlabelled = UnlabelledSource(images=args.data / folder / "images", mpp=MPP)
         activation = train_activation(
             ActivationConfig((unlabelled,), MPP, args.task), args.output / f"{folder}-{args.task}"
         )
-        table[source] = {
-            name: {**score_control(fit, pictures), "s/mm2": time_control(fit, seconds_on)}
-            for name, fit in make_controls(activation, args.model).items()
-            if not args.only or name.startswith(tuple(args.only))
-        }
-    write_json(args.output / "proposals.json", table)
-    text = "\n\n".join(render(source, rows) for source, rows in table.items())
-    (args.output / "proposals.md").write_text(text + "\n")
-    print(text)
+        table[source] = {}
+        for name, fit in make_controls(activation, args.model).items():
+            if not args.only or name.startswith(tuple(args.only)):
+                seconds = {"s/mm2": time_control(fit, timed)}
+                table[source] |= {name + row: one | seconds for row, one in score_control(fit, pictures).items()}
+                write_json(args.output / "proposals.json", table)
+                (args.output / "proposals.md").write_text("\n\n".join(map(render, table, table.values())) + "\n")
+    print((args.output / "proposals.md").read_text())
 
 
 def read_pictures(folder: Path, masks: str) -> list[Picture]:
@@ -106,29 +106,47 @@ def read_pictures(folder: Path, masks: str) -> list[Picture]:
     return pictures
 
 
-def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, float]:
-    """All columns but the time."""
-    shared = n_found = n_true = 0
-    points, aji, hit = 0, [], []
-    for picture in pictures:
-        labels = fit(picture.pixels, MPP)(picture.pixels)
+class Tally:
+    """Counts of one row of the table, picture by picture."""
+
+    def __init__(self) -> None:
+        self.shared = self.n_pixels = self.n_found = 0
+        self.aji: list[float] = []
+        self.hit: list[np.ndarray] = []
+
+    def add(self, labels: np.ndarray, picture: Picture) -> None:
+        """Compare an instance image (h, w) with the truth."""
         found, true = labels > 0, picture.labels > 0
-        shared, n_found, n_true = shared + (found & true).sum(), n_found + found.sum(), n_true + true.sum()
-        aji.append(float(jaccard_ratio(jaccard_areas(overlap_labels(labels, picture.labels)))))
+        self.shared += (found & true).sum()
+        self.n_pixels += found.sum() + true.sum()
+        self.aji.append(float(jaccard_ratio(jaccard_areas(overlap_labels(labels, picture.labels)))))
         xy = label_image_to_nuclei(labels, (MPP, MPP), N_RAYS).xy
         taken = match_points(xy, np.ones(len(xy)), picture.xy, RADIUS_UM / MPP)
-        hit.append(np.isin(np.arange(len(picture.xy)), taken))
-        points += len(xy)
-    hit, circularity = np.concatenate(hit), np.concatenate([picture.circularity for picture in pictures])
-    thirds = np.digitize(circularity, np.quantile(circularity, [1 / 3, 2 / 3]))
-    values = (
-        2 * shared / (n_found + n_true),
-        2 * hit.sum() / (points + len(hit)),
-        np.mean(aji),
-        hit.mean(),
-        *(hit[thirds == third].mean() for third in range(3)),
-    )
-    return {name: round(float(value), 3) for name, value in zip(COLUMNS, values, strict=False)}
+        self.hit.append(np.isin(np.arange(len(picture.xy)), taken))
+        self.n_found += len(xy)
+
+    def scores(self, third: np.ndarray) -> dict[str, float]:
+        """All columns but the time; ``third`` (T,) says to which third by roundness each true nucleus belongs."""
+        hit = np.concatenate(self.hit)
+        values = (
+            2 * self.shared / self.n_pixels,
+            2 * hit.sum() / (self.n_found + len(hit)),
+            np.mean(self.aji),
+            hit.mean(),
+            *(hit[third == number].mean() for number in range(3)),
+        )
+        return {name: round(float(value), 3) for name, value in zip(COLUMNS, values, strict=False)}
+
+
+def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, dict[str, float]]:
+    """Scores by what is added to the control's name."""
+    circularity = np.concatenate([picture.circularity for picture in pictures])
+    third = np.digitize(circularity, np.quantile(circularity, [1 / 3, 2 / 3]))
+    tallies: dict[str, Tally] = {}
+    for picture in pictures:
+        for row, labels in fit(picture.pixels, MPP)(picture.pixels).items():
+            tallies.setdefault(row, Tally()).add(labels, picture)
+    return {row: tally.scores(third) for row, tally in tallies.items()}
 
 
 def time_control(fit: Fit, pictures: list[Picture]) -> float:

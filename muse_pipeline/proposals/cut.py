@@ -13,7 +13,7 @@ STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in
 MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
 
 
-def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
+def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
     """Split a mask into nuclei, by a watershed without flooding.
 
     The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
@@ -23,6 +23,8 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
         mask: (h, w) bool.
         density: (h, w) float32, optical density of the stain of nuclei.
         mpp: um per pixel.
+        spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut alike; that of this
+            density where None.
 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; pieces below 9 um2 are dropped.
@@ -30,7 +32,7 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
     reach = max(int(APART_UM / mpp), 1)
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
-    relief = _relief(mask, density, mpp)[mask]
+    relief = _relief(mask, density, mpp, spread)[mask]
     place = inside[np.argsort(relief, kind="stable")]  # from here on a pixel is its rank, so that no two are equal
     rank = np.full(framed.shape, -1, np.int32)
     rank.flat[place] = np.arange(len(place), dtype=np.int32)
@@ -45,14 +47,19 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
     return _drop_small(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
 
-def _relief(mask: np.ndarray, density: np.ndarray, mpp: float) -> np.ndarray:
+def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w) float32: minus the Laplacian of Gaussian of a density (h, w) at the radius of a small nucleus."""
+    blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
+    return -cv2.Laplacian(blurred, cv2.CV_32F)
+
+
+def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
     """(h, w) float32 without unit; high in the middle of nuclei."""
     framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # a nucleus goes on beyond the picture
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
     depth = cv2.GaussianBlur(depth, (0, 0), SMOOTH_UM / mpp)
-    blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
-    blobs = -cv2.Laplacian(blurred, cv2.CV_32F)
-    return depth / RADIUS_UM + STAIN_SHARE * blobs / max(float(blobs.std()), 1e-9)
+    blobs = blob_answer(density, mpp)
+    return depth / RADIUS_UM + STAIN_SHARE * blobs / max(float(blobs.std()) if spread is None else spread, 1e-9)
 
 
 def _step_up(rank: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -7,13 +7,13 @@ comes out alike at any resolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.proposals.cut import MIN_NUCLEUS_UM2, cut_mask
+from muse_pipeline.proposals.cut import MIN_NUCLEUS_UM2, blob_answer, cut_mask
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.tissue.specks import drop_small
@@ -34,25 +34,32 @@ class OtsuMask:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
         threshold: optical density of haematoxylin from which a pixel is nucleus.
         mpp: um per pixel of the pictures.
+        spread: of ``cut.blob_answer`` over the slide.
     """
 
     stains: np.ndarray
     threshold: float
     mpp: float
+    spread: float
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool: where (h, w, 3) uint8 ``pixels`` are nucleus, specks dropped and holes filled."""
-        return self._mask(self._density(pixels))
+        return self.mask(self.density(pixels))
 
     def instances(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N, 0 is background."""
-        density = self._density(pixels)
-        return cut_mask(self._mask(density), density, self.mpp)
+        return self.cut(self.density(pixels))
 
-    def _density(self, pixels: np.ndarray) -> np.ndarray:
+    def cut(self, density: np.ndarray) -> np.ndarray:
+        """``instances`` of what ``density`` gave."""
+        return cut_mask(self.mask(density), density, self.mpp, self.spread)
+
+    def density(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) float32: haematoxylin without its grain."""
         return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
 
-    def _mask(self, density: np.ndarray) -> np.ndarray:
+    def mask(self, density: np.ndarray) -> np.ndarray:
+        """The mask of what ``density`` gave."""
         radius = max(round(OPEN_UM / self.mpp), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
@@ -80,9 +87,14 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
     if stains is None:
         fit = fit_macenko(np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)]))
         stains = fit and fit.stains
-    mask = OtsuMask(blend_stains(stains), np.inf, mpp)
-    densities = [mask._density(picture)[here] for picture, here in zip(pictures, drawn, strict=True)]
-    return OtsuMask(mask.stains, otsu_threshold(np.concatenate(densities)), mpp)
+    mask = OtsuMask(blend_stains(stains), np.inf, mpp, 1.0)
+    densities, answers = [], []
+    for picture, here in zip(pictures, drawn, strict=True):
+        density = mask.density(picture)
+        densities.append(density[here])
+        answers.append(blob_answer(density, mpp)[here])
+    spread = float(np.concatenate(answers).std(dtype=float))
+    return replace(mask, threshold=otsu_threshold(np.concatenate(densities)), spread=spread)
 
 
 def otsu_threshold(values: np.ndarray) -> float:

@@ -1,0 +1,137 @@
+"""Nuclei as a slide's haematoxylin above Otsu's threshold, cut into single ones: outlines of the cut mask itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from muse_pipeline.config import require_between
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.haematoxylin_density import blend_stains
+from muse_pipeline.proposals.inks import clear_foreign_colours
+from muse_pipeline.proposals.otsu import OtsuMask, fit_otsu
+from muse_pipeline.surroundings import find_versions
+
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
+MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker
+MIN_CONTRAST = 0.2  # to what lies around; pieces of plain stroma have less than 0.15, nuclei 0.35 and more
+AROUND_UM = 5.0  # sigma of what lies around
+
+
+@dataclass(frozen=True)
+class OtsuSettings:
+    """Settings of the proposer.
+
+    Attributes:
+        strictness: multiplies the slide's threshold; higher finds fewer and surer nuclei.
+        max_nucleus_um2: larger pieces are left out: folds, dirt, smears.
+    """
+
+    strictness: float = 1.0
+    max_nucleus_um2: float = 400.0
+
+    def __post_init__(self) -> None:
+        require_between(self, "otsu", strictness=(0.05, 5), max_nucleus_um2=(10, 10_000))
+
+
+@PROPOSERS.register("otsu")
+@dataclass(frozen=True, eq=False)
+class OtsuFinder:
+    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: what was asked for.
+        fitted: stains, threshold and spread of the slide at ``work_mpp``.
+    """
+
+    Settings = OtsuSettings
+
+    mpp: float
+    settings: OtsuSettings
+    fitted: OtsuMask
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
+        """Estimate the threshold from crops of the slide's tissue; without any, nothing will be found."""
+        work_mpp = sample.mpp * shrink_factor(sample.mpp)
+        stains = blend_stains(sample.stains).round(6)
+        if not sample.pictures:
+            return cls(sample.mpp, settings, OtsuMask(stains, np.inf, work_mpp, 1.0))
+        mask = fit_otsu([_shrink(picture, sample.mpp) for picture in sample.pictures], work_mpp, sample.stains)
+        threshold = max(settings.strictness * mask.threshold, MIN_DENSITY)
+        fitted = replace(mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8))
+        return cls(sample.mpp, settings, fitted)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """As a model's."""
+        return proposal_card("otsu", self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; where it lies makes no difference."""
+        return [self.find(window) for window in pixels]
+
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
+        small = _shrink(pixels, self.mpp)
+        density = clear_foreign_colours(self.fitted.density(small), small)
+        labels = self.fitted.cut(density)
+        work_mpp = self.fitted.mpp
+        nuclei = label_image_to_nuclei(labels, (work_mpp, work_mpp), N_RAYS)
+        numbers = np.arange(1, len(nuclei) + 1)
+        area_um2 = np.bincount(labels.ravel(), minlength=1)[1:] * work_mpp**2
+        around = _density_around(density, labels > 0, AROUND_UM / work_mpp)
+        mean, mean_around = (np.asarray(ndimage.mean(one, labels, numbers)).reshape(-1) for one in (density, around))
+        order = np.argsort(-mean, kind="stable")
+        sound = (area_um2 <= self.settings.max_nucleus_um2) & (mean - mean_around >= MIN_CONTRAST)
+        order = order[sound[order]][: self.card.capacity]
+        n = len(order)
+        return replace(
+            nuclei[order],
+            xy=nuclei.xy[order] * shrink_factor(self.mpp),
+            label=np.zeros(n, np.int32),
+            score=(mean[order] / (mean[order] + self.fitted.threshold)).astype(np.float32),
+            prob=np.ones((n, 1), np.float32),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and what was estimated, with their checksum."""
+        stains = self.fitted.stains.tolist()
+        threshold = self.fitted.threshold if np.isfinite(self.fitted.threshold) else None
+        fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}
+        proposer = {"method": "otsu", "settings": asdict(self.settings), "fitted": fitted}
+        return {
+            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
+            "provider": "cpu",
+            "colour": stains,
+            "proposer": proposer,
+            "versions": find_versions(PACKAGES),
+        }
+
+
+def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
+    """(h, w) float32: mean density of what is not ``mask`` (h, w) nearby."""
+    outside = (~mask).astype(np.float32)
+    share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
+    return cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)
+
+
+def _shrink(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """``pixels`` averaged down to about 0.5 um a pixel."""
+    factor = shrink_factor(mpp)
+    if factor == 1:
+        return pixels
+    height, width = (-(-side // factor) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
