@@ -55,8 +55,9 @@ def test_profiles_name_rules_that_exist(profile):
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
     for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
-        assert name in VERBS
-        assert f"muse {name} " in body or name == "report"
+        verb = name.removesuffix("_proposals")  # the same step on the slide's other table
+        assert verb in VERBS
+        assert f"muse {verb} " in body or name == "report"
         assert {"log:", "benchmark:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
 
 

@@ -16,16 +16,17 @@ REFERENCE_UM = 4.0  # radius whose answer is not weighted
 
 
 def find_blobs(
-    density: np.ndarray, mpp: float, radii_um: tuple[float, ...], min_distance_um: float
+    density: np.ndarray, mpp: float, radii_um: tuple[float, ...], min_distance_um: float, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blobs of (h, w) float32 ``density``, strongest first.
 
-    Of blobs nearer than the stronger one's radius, or than ``min_distance_um``, the stronger stays.
+    Only answers above ``least`` count. Of blobs nearer than the stronger one's radius, or than ``min_distance_um``,
+    the stronger stays.
 
     Returns:
         xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); answer (N,) and radius (N,) in um.
     """
-    found = [_maxima_of_radius(density, mpp, radius) for radius in radii_um]
+    found = [_maxima_of_radius(density, mpp, radius, least) for radius in radii_um]
     xy = np.concatenate([each[0] for each in found])
     answer = np.concatenate([each[1] for each in found])
     radius = np.repeat(radii_um, [len(each[1]) for each in found])
@@ -35,14 +36,14 @@ def find_blobs(
     return xy[kept], answer[kept], radius[kept]
 
 
-def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float) -> tuple[np.ndarray, np.ndarray]:
+def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Maxima (N, 2) in px of one radius and their weighted answers (N,)."""
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)
     reach = max(1, round(GRAIN * radius_um / mpp))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    row, column = np.nonzero((answer >= cv2.dilate(answer, disc)) & (answer > 0))
+    row, column = np.nonzero((answer >= cv2.dilate(answer, disc)) & (answer > least))
     return _between_pixels(answer, row, column), answer[row, column]
 
 
@@ -69,7 +70,8 @@ def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
     distance = np.hypot(*(xy_um[pairs[:, 0]] - xy_um[pairs[:, 1]]).T)
     pairs = pairs[distance < reach_um[pairs[:, 0]]]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    for better, worse in pairs.tolist():
+    first = np.searchsorted(pairs[:, 0], np.arange(len(kept) + 1)).tolist()
+    for better in np.unique(pairs[:, 0]).tolist():
         if kept[better]:
-            kept[worse] = False
+            kept[pairs[first[better] : first[better + 1], 1]] = False
     return kept

@@ -30,6 +30,7 @@ EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pi
 CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
 MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
 MIN_VALUES = 20  # fewer peaks or pixels say nothing of a slide
+NOISE = 0.01  # answers of a camera's noise on glass; below it there is no peak
 MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than its surroundings
 
 
@@ -82,7 +83,7 @@ class HaematoxylinFinder:
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
         """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
         stains = blend_stains(sample.stains).round(6)
-        loose = cls(sample.mpp, settings, stains, np.inf, 0.0)
+        loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
         densities = [loose.density(picture) for picture in sample.pictures]
         smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
         stained = np.concatenate([each[each > 0] for each in smooth] or [np.zeros(0, np.float32)])
@@ -112,7 +113,7 @@ class HaematoxylinFinder:
         xy, answer, radius = self.blobs(density)
         core = cv2.GaussianBlur(density, (0, 0), CORE_UM / self.work_mpp)
         core = core[tuple(xy[:, ::-1].astype(int).clip(0, np.array(density.shape) - 1).T)]
-        kept = np.flatnonzero((answer > self.min_answer) & (core > self.edge_density))[: self.card.capacity]
+        kept = np.flatnonzero(core > self.edge_density)[: self.card.capacity]
         xy, answer, radius = xy[kept], answer[kept], radius[kept]
         rays = trace_outlines(
             cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp),
@@ -142,7 +143,9 @@ class HaematoxylinFinder:
 
     def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``find_blobs`` with the finder's settings."""
-        return find_blobs(density, self.work_mpp, self.settings.radii_um, self.settings.min_distance_um)
+        return find_blobs(
+            density, self.work_mpp, self.settings.radii_um, self.settings.min_distance_um, self.min_answer
+        )
 
     def facts(self) -> dict[str, Any]:
         """Settings and what was estimated, with their checksum."""

@@ -1,0 +1,35 @@
+"""Label-free mode with proposals, as a user runs it: from a slide to GeoJSON of one class, and a report."""
+
+import gzip
+import json
+
+import pytest
+from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.files import read_json
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    proposals = {"method": "haematoxylin", "min_distance_um": 3.5}
+    write_config(tmp_path, mode="label-free", proposals=proposals, shards=2)
+    run = run_snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout
+    slide = tmp_path / "results" / "a"
+    for name in ("nuclei", "proposals"):
+        with gzip.open(slide / f"{name}.geojson.gz") as file:
+            features = json.load(file)["features"]
+        assert len(features) == len(read_nuclei(slide / f"{name}.parquet")) > 100
+        assert {each["properties"]["classification"]["name"] for each in features} == {"Nucleus"}
+    assert read_provenance(slide / "nuclei.parquet")["card"]["name"] == "label_free"
+    said = read_provenance(slide / "proposals.parquet")["proposer"]
+    assert (said["method"], said["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
+    assert read_json(slide / "summary.json")["proposals"]["method"] == "haematoxylin"
+    assert (slide / "overlays" / "proposals.png").is_file()
+    write_config(tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2)
+    wrong = run_snakemake(tmp_path)
+    assert wrong.returncode and "did you mean 'min_distance_um'" in wrong.stdout
