@@ -30,6 +30,7 @@ from muse_pipeline.proposals.otsu import fit_otsu
 from muse_pipeline.proposals.pseudo_mask import MaskSettings, fit_pseudo_masker
 from muse_pipeline.tissue.macenko import fit_macenko
 
+BACKBONE = "shallow_cnn"  # of the untrained network, as trained ones have it by default
 Find = Callable[[np.ndarray], dict[str, np.ndarray]]
 Fit = Callable[[np.ndarray, float], Find]
 Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
@@ -44,7 +45,7 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
     """
     trained = load_activation(activation)
     torch.manual_seed(0)
-    untrained = ActivationNetwork(trained.name, 1).eval()
+    untrained = ActivationNetwork(BACKBONE, 1).eval()
     stain, colour = ClusterSettings(), ClusterSettings(features="colour", foreground="dark")
     masks: dict[str, Mask] = {
         "a PSM and clusters": psm(trained, stain),
