@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask",
         default="watershed",
-        help="foreground that points share: otsu, a built-in model (label_free) or an .onnx file; watershed, which was "
-        "measured to be best, needs none (default: %(default)s)",
+        help="foreground that points share: otsu, a built-in model (label_free) or an .onnx file; watershed needs none "
+        "and was measured to be no worse (default: %(default)s)",
     )
 
 
