@@ -46,7 +46,7 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
     trained = load_activation(activation)
     torch.manual_seed(0)
     untrained = ActivationNetwork(BACKBONE, 1).eval()
-    stain, colour = ClusterSettings(), ClusterSettings(features="colour", foreground="dark")
+    stain, colour = ClusterSettings(), ClusterSettings(features="colour", n_clusters=3, foreground="dark")
     masks: dict[str, Mask] = {
         "a PSM and clusters": psm(trained, stain),
         "a PSM and clusters, preset rel2022": psm(trained, PRESETS["rel2022"]),
