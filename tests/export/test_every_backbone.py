@@ -133,6 +133,7 @@ PAIRS = [  # the two of a pair are one architecture
     ("muse_vit_b_16_512", "point"),
     ("muse_r50_224", "dense"),
     ("muse_r50_512", "point"),
+    ("shallow_cnn", "dense"),
 ]
 
 
