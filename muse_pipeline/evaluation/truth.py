@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -52,6 +52,8 @@ def read_truth(
 ) -> Truth:
     """Read whatever the suffix says: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
+    A model of one class finds nuclei of every kind, so every class of the truth is that one to it.
+
     Args:
         path: the file.
         classes: names in the order of the labels.
@@ -74,6 +76,8 @@ def read_truth(
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class; an empty class is an unknown one.
 
+    Of one class in ``classes``, every nucleus is.
+
     Raises:
         LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
     """
@@ -88,6 +92,8 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     missing = {"x", "y", "class"} - set(table.columns)
     if missing:
         raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")
+    if len(classes) == 1:
+        table["class"] = classes[0]
     unknown = sorted(set(table["class"]) - set(classes) - {""})
     if unknown:
         raise LabelError(f"{path}: class '{unknown[0]}' is not one of the model's ({', '.join(classes)}); rename it")
@@ -108,6 +114,8 @@ def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], 
             f"{path}, feature {objects.number[too_large[0]]}: covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of "
             f"any nucleus; give it the class '{REGION}' if it bounds what was annotated, else delete it"
         )
+    if len(classes) == 1:
+        objects = replace(objects, class_name=np.full(len(objects.geometry), classes[0], object))
     try:
         nuclei = objects.to_nuclei(classes, mpp, n_rays=1)
     except LabelError as error:

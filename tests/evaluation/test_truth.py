@@ -41,13 +41,27 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
     for text, message in faults.items():
         path.write_text(text)
         with pytest.raises(LabelError, match=message) as error:
-            read_points(path, ["a"])
+            read_points(path, ["b", "a"])
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
     with pytest.raises(LabelError, match="not readable as CSV"):
         read_points(tmp_path, ["a"])
     with pytest.raises(LabelError, match="no such file"):
         read_truth(tmp_path / "none.csv", ["a"], MPP)
+
+
+def test_to_a_model_of_one_class_every_class_of_the_truth_is_that(tmp_path):
+    table = tmp_path / "truth.csv"
+    table.write_text("x,y,class\n1.5,2,Tumour\n3,4,\n")
+    assert read_truth(table, ["Nucleus"], MPP).nuclei.label.tolist() == [0, 0]
+    drawn = write_features(
+        tmp_path / "truth.geojson",
+        feature(shapely.Point(9, 9).buffer(5), "Tumour"),
+        feature(shapely.Point(40, 9).buffer(5)),
+    )
+    truth = read_truth(drawn, ["Nucleus"], MPP)
+    assert truth.nuclei.label.tolist() == [0, 0]
+    assert truth.outlines is not None
 
 
 def test_tabs_and_a_suffix_that_nobody_knows(tmp_path):
@@ -72,7 +86,7 @@ def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
         feature(square, "a"),
         feature(shapely.box(100, 100, 110, 110)),
     )
-    truth = read_truth(path, ["a"], MPP, offset_px=(1000, 0))
+    truth = read_truth(path, ["a", "b"], MPP, offset_px=(1000, 0))
     assert truth.nuclei.xy.tolist() == [[1015, 15], [1105, 105]]
     assert truth.nuclei.label.tolist() == [0, -1]
     assert shapely.area(truth.outlines).tolist() == [100, 100]
@@ -101,10 +115,10 @@ def test_outlines_and_regions_whose_lines_cross_are_mended(tmp_path):
 def test_an_unknown_class_or_an_area_that_is_no_nucleus_names_the_file(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.Point(1, 2), "c"))
     with pytest.raises(LabelError, match=r"s\.geojson: unknown class 'c'"):
-        read_truth(path, ["a"], MPP)
+        read_truth(path, ["a", "b"], MPP)
     write_features(path, feature(shapely.box(0, 0, 400, 400), None, "annotation"))
     with pytest.raises(LabelError, match=r"s\.geojson, feature 1: covers more .* class 'Region'"):
-        read_truth(path, ["a"], MPP)
+        read_truth(path, ["a", "b"], MPP)
 
 
 def test_a_mask_gives_outlines_without_classes(tmp_path):
