@@ -72,6 +72,7 @@ class HaematoxylinFinder:
     """
 
     Settings = HaematoxylinSettings
+    BY_STAIN = True  # of whatever colour: ``dab_classes`` shows it brown as blue
 
     mpp: float
     settings: HaematoxylinSettings

@@ -57,6 +57,7 @@ class OtsuFinder:
     """
 
     Settings = OtsuSettings
+    BY_STAIN = True  # of whatever colour: ``dab_classes`` shows it brown as blue
 
     mpp: float
     settings: OtsuSettings

@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from muse_pipeline.config import parse_config
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.walk import walk_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import sample_slide
+from muse_pipeline.proposals.dab_classes import DabFinder
 from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import Store
@@ -36,7 +38,7 @@ def propose_shard(
     Args:
         store: the slide's image.
         method: name of a proposer.
-        settings: of the proposer; what is left out has its default.
+        settings: of the proposer; what is left out has its default. ``classes: dab`` parts its nuclei by brown.
         statistics: content of the slide's ``colour.json``.
         shard: which run of windows.
         output: the shard's file, for ``muse stitch``.
@@ -52,14 +54,30 @@ def propose_shard(
         ConfigError: the method or a setting is unknown or unusable.
     """
     proposer = PROPOSERS[method]
+    settings, by_dab = _take_classes(settings, method)
     chosen = parse_config(settings, proposer.Settings, f"proposals: {method}")
     sample = sample_slide(store, statistics, info)
-    guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
-    remarks = judge_slide(sample) if guarded else []
-    guard = partial(judge_window, mpp=store.mpp) if guarded else None
-    finder = proposer.fit(sample, chosen)
+    if by_dab:
+        finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
+        remarks, guard = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks(), finder.judge_window
+    else:
+        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
+        remarks = judge_slide(sample) if guarded else []
+        guard = partial(judge_window, mpp=store.mpp) if guarded else None
+        finder = proposer.fit(sample, chosen)
     facts = walk_shard(store, finder, shard, output, threads, progress, offset_px, guard, tuple(remarks))
     warnings = remarks + name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings
+
+
+def _take_classes(settings: dict[str, Any], method: str) -> tuple[dict[str, Any], bool]:
+    """The proposer's own ``settings``, and whether its nuclei are to have classes by their DAB."""
+    if not isinstance(settings, dict) or "classes" not in settings:
+        return settings, False
+    if settings["classes"] != "dab":
+        raise ConfigError(f"proposals: {method}: classes is {settings['classes']!r}; give dab, or leave it out")
+    if not getattr(PROPOSERS[method], "BY_STAIN", False):
+        raise ConfigError(f"proposals: {method}: it has no classes by stain; take method haematoxylin or otsu for them")
+    return {name: value for name, value in settings.items() if name != "classes"}, True

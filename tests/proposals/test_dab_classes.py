@@ -1,0 +1,158 @@
+"""Brown and blue nuclei on drawn immunohistochemistry and on a real Ki-67 slide: both found, each of its class."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+from drawn import ArraySlide
+from scipy.spatial import cKDTree
+from test_haematoxylin_density import paint
+
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.proposals.base import SlideSample
+from muse_pipeline.proposals.dab import ABSOLUTE, DAB, split_stains
+from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
+from muse_pipeline.proposals.guard import BLURRED
+from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
+from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
+from muse_pipeline.proposals.otsu_finder import OtsuFinder, OtsuSettings
+from muse_pipeline.proposals.propose import propose_shard
+from muse_pipeline.tiles.grid import Shard
+from muse_pipeline.tiles.store import open_store
+from muse_pipeline.tiles.write import write_store
+from muse_pipeline.tissue.mask import TissueMask
+
+FITS = {
+    "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),
+    "otsu": partial(OtsuFinder.fit, settings=OtsuSettings()),
+}
+PITCH_UM = 16.0
+
+
+def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, centres (N, 2) px, brown (N,): blue discs of 4 um on pale blue, and far denser brown ones."""
+    axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
+    rng = np.random.default_rng(0)
+    centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
+    brown = rng.uniform(size=len(centres)) < share
+    width, height = (round(side / mpp) for side in size_um)
+    amounts = np.zeros((2, height, width), np.float32)
+    for (x, y), is_brown in zip(centres, brown, strict=True):
+        middle = round((x - 0.5) * 256), round((y - 0.5) * 256)
+        cv2.circle(amounts[int(is_brown)], middle, round(4 / mpp * 256), 1.0, -1, cv2.LINE_8, 8)
+    blue, dab = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
+    stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
+    density = (0.1 + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
+    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, brown
+
+
+def check_all_right(nuclei, centres, brown, mpp):
+    distance, nearest = cKDTree(centres).query(nuclei.xy)
+    assert sorted(nearest) == list(range(len(centres)))
+    assert distance.max() * mpp < 1
+    assert np.array_equal(nuclei.label.astype(bool), brown[nearest])
+
+
+@pytest.mark.parametrize("method", FITS)
+@pytest.mark.parametrize("mpp", [0.25, 0.5])
+def test_every_drawn_nucleus_has_its_class(method, mpp):
+    pixels, centres, brown = draw_ihc(mpp, (250, 250))
+    finder = DabFinder.fit(SlideSample(mpp, (pixels,)), method, FITS[method])
+    assert finder.cut.rule == "2-means" and finder.cut.remarks() == []
+    assert finder.cut.means == pytest.approx((0.0, 1.3), abs=0.15)
+    nuclei = finder.find(pixels)
+    check_all_right(nuclei, centres, brown, mpp)
+    assert nuclei.rays.mean() == pytest.approx(4.0, rel=0.15)
+    assert np.array_equal(nuclei.prob.argmax(1), nuclei.label)
+    assert [each.name for each in finder.card.classes] == ["Negative", "Positive"]
+
+
+def test_stains_are_what_was_painted():
+    amounts = np.random.default_rng(0).uniform(0, 1, (20, 20, 2))
+    stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
+    assert split_stains(paint(amounts @ stains)) == pytest.approx(amounts, abs=0.04)
+
+
+@pytest.mark.parametrize(("share", "positive"), [(0.0, False), (1.0, True)])
+def test_a_slide_of_one_kind_goes_by_the_absolute_threshold_and_says_so(share, positive):
+    pixels, centres, _ = draw_ihc(0.5, (250, 250), share)
+    finder = DabFinder.fit(SlideSample(0.5, (pixels,)), "otsu", FITS["otsu"])
+    assert (finder.cut.rule, finder.cut.threshold) == ("absolute", ABSOLUTE)
+    assert "not clearly of two kinds" in finder.cut.remarks()[0]
+    check_all_right(finder.find(pixels), centres, np.full(len(centres), positive), 0.5)
+
+
+def test_two_kinds_are_those_that_lie_apart_around_the_absolute_threshold():
+    rng = np.random.default_rng(0)
+    assert DabCut.of(np.concatenate([rng.normal(0.1, 0.05, 900), rng.normal(1.2, 0.3, 100)])).rule == "2-means"
+    for one_kind in (rng.normal(0.5, 0.2, 1000), rng.uniform(0.3, 0.6, 1000), np.full(50, 0.46), np.zeros(0)):
+        assert DabCut.of(one_kind).rule == "absolute"
+    weak_and_strong = np.concatenate([rng.normal(0.8, 0.05, 500), rng.normal(1.9, 0.1, 500)])
+    assert DabCut.of(weak_and_strong).threshold == ABSOLUTE  # both are positive
+
+
+def test_a_slide_without_tissue_has_no_nuclei():
+    finder = DabFinder.fit(SlideSample(0.5, ()), "otsu", FITS["otsu"])
+    assert finder.cut.n_nuclei == 0 and not len(finder.find(np.full((64, 64, 3), 255, np.uint8)))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Store, slide, tissue, centres and brown of a strip of drawn immunohistochemistry: three windows."""
+    pixels, centres, brown = draw_ihc(0.5, (1200, 75))
+    slide = ArraySlide([pixels])
+    tissue = TissueMask(np.ones((10, 150), bool), np.array([16.0, 16.0]), None, 0.0)
+    path = tmp_path_factory.mktemp("ihc") / "image-500nm.zarr"
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, tissue, path)
+    return open_store(path), info, tissue, centres, brown
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_shards_never_show_and_the_table_says_how_classes_were_made(stored, tmp_path, method):
+    store, info, tissue, centres, brown = stored
+    tables = []
+    for n_shards in (1, 3):
+        shards = [tmp_path / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
+        for index, path in enumerate(shards, 1):
+            assert propose_shard(store, method, {"classes": "dab"}, {}, Shard(index, n_shards), path) == []
+        tables.append(tmp_path / f"{n_shards}.parquet")
+        stitch_shards(shards, info, tissue, tables[-1])
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    check_all_right(read_nuclei(tables[0]), centres, brown, 0.5)
+    said = read_provenance(tables[0])
+    assert said["n_by_class"] == {"Negative": int((~brown).sum()), "Positive": int(brown.sum())}
+    classes = said["proposer"]["classes"]
+    assert (classes["by"], classes["rule"]) == ("dab", "2-means")
+    assert 0.2 < classes["threshold"] < 1.2 and classes["n_nuclei"] > 200
+
+
+def test_classes_that_are_not_there_are_one_sentence(stored, tmp_path):
+    store = stored[0]
+    for method, classes, said in (("otsu", "fast-red", "give dab"), ("imported", "dab", "method haematoxylin or otsu")):
+        with pytest.raises(ConfigError, match=said):
+            propose_shard(store, method, {"classes": classes}, {}, Shard(1, 1), tmp_path / "1-of-1.parquet")
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_a_real_ki67_slide_has_both_classes(shared_data, method):
+    path = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
+    tifffile = pytest.importorskip("tifffile")
+    if not path.is_file():
+        pytest.skip("the Ki-67 crop OS-2 is not here")
+    pixels, mpp = np.ascontiguousarray(tifffile.imread(path)[:, :1101]), 0.2271  # um per pixel, as the file says
+    finder = DabFinder.fit(SlideSample(mpp, (pixels,)), method, FITS[method])
+    assert finder.cut.rule == "2-means"
+    assert finder.judge_window(pixels) == ""
+    assert finder.judge_window(cv2.GaussianBlur(pixels, (0, 0), 2 / mpp)) == BLURRED
+    nuclei = finder.find(pixels)
+    assert 350 < len(nuclei) < 700  # by eye about 500, a sixth of them brown; some dark ones come in two pieces
+    assert 0.1 < nuclei.label.mean() < 0.3
+    x, y = nuclei.xy.astype(int).clip(0, [[1100, 2201]]).T
+    red, _, blue = pixels[y, x].astype(int).T
+    assert (np.median((blue - red)[nuclei.label == 0]) > 30) and (np.median((red - blue)[nuclei.label == 1]) > 0)
