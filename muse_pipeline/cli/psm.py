@@ -1,8 +1,8 @@
 """Train a nucleus detector on tissue without labels, as a config describes (PSM).
 
 Stages, each in its own folder under the run folder: activation (where the config asks for it), masks, mask_network,
-labels, detector. What is made stays; a run that was stopped goes on when the same command is given again. At the end
-<name>.onnx lies in the run folder, ready for `muse detect` and for QuPath. See docs/psm.md.
+labels, detector, self_training. What is made stays; a run that was stopped goes on when the same command is given
+again. At the end <name>.onnx lies in the run folder, ready for `muse detect` and for QuPath. See docs/psm.md.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import at_least_one
 
-STAGES = ("activation", "masks", "mask_network", "labels", "detector")
+STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""PSM from unlabelled tissue to a detector: five stages, each in its own folder, each made once.
+"""PSM from unlabelled tissue to a detector: six stages, each in its own folder, each made once.
 
 "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2210.07862. What differs from it is in
 ``docs/psm.md``.
@@ -7,23 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.psm_activation import ActivationConfig, train_activation
 from muse_pipeline.training.psm_config import PsmConfig
-from muse_pipeline.training.psm_labels import CLASS, IMAGES, INSTANCES, POINTS, write_labels
+from muse_pipeline.training.psm_labels import CLASS, label_source, write_labels
 from muse_pipeline.training.psm_mask_network import MaskNetworkStage
 from muse_pipeline.training.psm_masks import write_masks
+from muse_pipeline.training.psm_self_training import write_found_labels
 from muse_pipeline.training.psm_stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
 
-STAGES = ("activation", "masks", "mask_network", "labels", "detector")
+STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 COLOUR = (128, 64, 192)
 
 
@@ -115,31 +115,44 @@ class PsmRun:
         return folder
 
     def _make_detector(self, made: dict[str, Path | None]) -> Path:
-        config = detector_config(self.config, made["labels"])
+        return self._train_detector(made["labels"], self.folder / "detector")
+
+    def _make_self_training(self, made: dict[str, Path | None]) -> Path:
+        settings, labels, last = self.config.self_training, made["labels"], made["detector"]
+        for number in range(1, settings.rounds + 1):
+            folder = self.folder / "self_training" / f"round-{number}"
+            finder = detector_config(self.config, labels)
+            finder = replace(finder, export=replace(finder.export, threshold=settings.threshold))
+            made_from = {
+                "threshold": settings.threshold,
+                "min_area_um2": self.config.labels.min_area_um2,
+                "detector": checksum(last),
+            }
+            if not is_made(folder / "labels", made_from, self.start_over):
+                with stage_folder(folder / "labels", made_from) as partial:
+                    least = self.config.labels.min_area_um2
+                    write_found_labels(last, finder, least, labels, partial, self.say)
+            labels = folder / "labels"
+            last = self._train_detector(labels, folder / "detector")
+        return last
+
+    def _train_detector(self, labels: Path, folder: Path) -> Path:
+        config = detector_config(self.config, labels)
         with self.watch(config.schedule.steps) as (say, progress):
-            folder = self.folder / "detector"
             return finetune(
                 config, folder, self.accelerator, self.threads, start_over=self.start_over, say=say, progress=progress
             )
 
 
 def detector_config(config: PsmConfig, labels: Path) -> FinetuneConfig:
-    """The fine-tuning run of one class on the labels stage's folder."""
+    """The fine-tuning run of one class on a folder of labels, see ``psm_labels``."""
     settings = config.detector
-    source = LabelSource(
-        labels / INSTANCES,
-        "instances",
-        images=labels / IMAGES,
-        mpp=config.mpp,
-        points=labels / POINTS,
-        allow_empty=True,
-    )
     return FinetuneConfig(
         name=config.name,
         backbone=settings.backbone,
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
-        sources=(source,),
+        sources=(label_source(labels, config.mpp),),
         schedule=settings.schedule,
         licence=config.licence,
         training_data=config.training_data,

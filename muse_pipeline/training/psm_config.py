@@ -103,6 +103,22 @@ class DetectorSettings:
 
 
 @dataclass(frozen=True)
+class SelfTrainingSettings:
+    """Last stage: detectors that learn from what the one before found; settings of training are the detector's.
+
+    Attributes:
+        rounds: 0 leaves the stage out.
+        threshold: score from which a nucleus is a label; below that of ``detector.export``, a round finds more.
+    """
+
+    rounds: int = 1
+    threshold: float = 0.35
+
+    def __post_init__(self) -> None:
+        require_between(self, "self_training", rounds=(0, 10), threshold=(0, 1))
+
+
+@dataclass(frozen=True)
 class PsmConfig:
     """A run from unlabelled tissue to a detector.
 
@@ -136,6 +152,7 @@ class PsmConfig:
     mask_network: MaskNetworkSettings = field(default_factory=MaskNetworkSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

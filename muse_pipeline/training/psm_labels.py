@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.proposals.cut import cut_mask
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
@@ -40,22 +41,34 @@ def write_labels(
         CheckpointError: the network cannot be read.
         LabelError: the masks stage is damaged.
     """
-    for name in (IMAGES, INSTANCES, POINTS):
-        (folder / name).mkdir()
     teacher = TrainedMask.load(network) if network else None
     n_nuclei = n_pictures = 0
     for name, pixels, mask in read_pictures_and_masks(masks):
         probability = teacher(pixels) if teacher else mask.astype(np.float32)
-        instances = split_instances(probability, pixels, config)
-        nuclei = label_image_to_nuclei(instances, (config.mpp, config.mpp), 3)
-        if not 0 < len(nuclei) <= MOST:
-            continue
-        write_picture(folder / IMAGES / f"{name}.png", pixels)
-        cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
-        lines = [f"{x - 0.5:.3f},{y - 0.5:.3f},{CLASS}" for x, y in nuclei.xy]  # the file counts pixels from 0
-        (folder / POINTS / f"{name}.csv").write_text("\n".join(["x,y,class", *lines]) + "\n", encoding="utf-8")
-        n_nuclei, n_pictures = n_nuclei + len(nuclei), n_pictures + 1
+        n_here = write_instances(folder, name, pixels, split_instances(probability, pixels, config), config.mpp)
+        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def label_source(folder: Path, mpp: float) -> LabelSource:
+    """What ``write_instances`` left in ``folder``, as labels to train on."""
+    return LabelSource(
+        folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
+    )
+
+
+def write_instances(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
+    """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none."""
+    nuclei = label_image_to_nuclei(instances, (mpp, mpp), 3)
+    if not 0 < len(nuclei) <= MOST:
+        return 0
+    for kind in (IMAGES, INSTANCES, POINTS):
+        (folder / kind).mkdir(exist_ok=True)
+    write_picture(folder / IMAGES / f"{name}.png", pixels)
+    cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
+    lines = [f"{x - 0.5:.3f},{y - 0.5:.3f},{CLASS}" for x, y in nuclei.xy]  # the file counts pixels from 0
+    (folder / POINTS / f"{name}.csv").write_text("\n".join(["x,y,class", *lines]) + "\n", encoding="utf-8")
+    return len(nuclei)
 
 
 def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
@@ -68,7 +81,11 @@ def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConf
         fit = fit_macenko(pixels.reshape(-1, 3))
         density = haematoxylin(pixels, blend_stains(fit and fit.stains))
         instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / mpp), mpp)
-    areas = np.bincount(instances.ravel())
-    kept = areas * mpp**2 >= settings.min_area_um2
+    return drop_small(instances, settings.min_area_um2 / mpp**2)
+
+
+def drop_small(instances: np.ndarray, min_area_px: float) -> np.ndarray:
+    """(h, w) int32: instances of at least ``min_area_px``, numbered 1..N in their order."""
+    kept = np.bincount(instances.ravel()) >= min_area_px
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[instances]

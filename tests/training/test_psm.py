@@ -34,6 +34,7 @@ detector:
   precision: 32-true
   schedule: { steps: 6 }
   export: { input_px: 192, capacity: 200 }
+self_training: { rounds: 0 }
 licence: CC0-1.0
 training_data: drawn discs
 """
@@ -61,7 +62,7 @@ def n_drawn(config_path, name):
 def test_every_stage_has_its_folder(finished):
     folder, said = finished
     assert STAGES == CLI_STAGES
-    assert {path.name for path in folder.iterdir()} == set(STAGES) - {"activation"}  # Otsu needs none
+    assert {path.name for path in folder.iterdir()} == set(STAGES) - {"activation", "self_training"}  # Otsu needs none
     assert any("instances in 3 pictures" in line for line in said)
 
 
@@ -144,3 +145,17 @@ def test_a_wrong_setting_is_refused(config_path, change):
 def test_the_example_config_can_be_read():
     config = load_psm_config(Path(__file__).parents[2] / "config" / "train" / "psm.yaml")
     assert config.name == "label_free"
+
+
+def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
+    changes = ["mask_network.rounds=0", "labels.split=cut", "self_training.rounds=1", "self_training.threshold=0.3"]
+    config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
+    last = PsmRun(config, tmp_path, "cpu").run()
+    assert last == tmp_path / "self_training" / "round-1" / "detector" / "checkpoint.pt"
+    for number in range(3):
+        instances = last.parents[1] / "labels" / "instances" / f"picture-{number:05d}.png"
+        n_found = cv2.imread(str(instances), cv2.IMREAD_UNCHANGED).max()
+        assert abs(int(n_found) - n_drawn(config_path, f"P{number}")) <= 8
+    unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])
+    with pytest.raises(ConfigError, match="found no nucleus with a score of 1"):
+        PsmRun(unsure, tmp_path / "unsure", "cpu").run()

@@ -1,0 +1,87 @@
+"""PSM's labels from a detector: what it finds in the tissue that it was trained on becomes what the next one learns.
+
+Pseudo-masks know one threshold per slide. A detector that has learnt from them finds pale nuclei beside dark ones too,
+and its outlines are rounder than theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.config import parse_config
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.evaluation.segmentation import rings_to_labels
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.official import load_weights
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.psm_labels import IMAGES, drop_small, write_instances
+from muse_pipeline.training.validation import NetworkPredictor
+
+SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
+
+
+def write_found_labels(
+    checkpoint: Path,
+    config: FinetuneConfig,
+    min_area_um2: float,
+    labels: Path,
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Write the pictures of ``labels`` again with what a detector finds in them.
+
+    Args:
+        checkpoint: of the detector.
+        config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
+        min_area_um2: smaller instances, and what overlap leaves of one, are left out.
+        labels: folder with the pictures, see ``psm_labels``.
+        folder: that exists.
+        say: called with a sentence on what was written.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: nothing was found.
+    """
+    names = sorted((labels / IMAGES).glob("*.png"))
+    pictures = {path.stem: np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in names}
+    margin = round(SURROUND_UM / config.mpp)
+    largest = max(max(pixels.shape[:2]) for pixels in pictures.values()) + 2 * margin
+    predictor, reference = _load(checkpoint, config, largest)
+    n_nuclei = n_pictures = 0
+    for name, pixels in pictures.items():
+        fit = fit_macenko(pixels.reshape(-1, 3))
+        colour = colour_for_slide(reference, {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}})
+        surrounded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
+        found = detect_image(predictor, surrounded, colour)
+        found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
+        rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
+        instances = drop_small(rings_to_labels(rings, pixels.shape[:2]), min_area_um2 / config.mpp**2)
+        n_here = write_instances(folder, name, pixels, instances, config.mpp)
+        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+    if not n_nuclei:
+        raise ConfigError(
+            f"self_training: the detector of {checkpoint.parent} found no nucleus with a score of "
+            f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
+        )
+    say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def _load(path: Path, config: FinetuneConfig, largest_px: int) -> tuple[NetworkPredictor, ColourReference]:
+    checkpoint = load_checkpoint(path)
+    network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays).eval()
+    load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
+    network.head.load_state_dict(checkpoint.head)
+    reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
+    reference = replace(reference, share=config.export.colour_share)
+    return NetworkPredictor(network, config, largest_px), reference
