@@ -11,8 +11,7 @@ from torch import Tensor
 
 from muse_pipeline.data.augment import Augmentation, part_way, random_linear, vary_colour, vary_sharpness
 from muse_pipeline.data.crops import cut_windows, place_windows, read_cells
-
-SEED_STRIDE = 1_000_003
+from muse_pipeline.data.seeds import seed_of_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,7 @@ class MaskWindows:
 
     def __call__(self, step: int) -> MaskBatch:
         """The batch of ``step``."""
-        generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
+        generator = torch.Generator().manual_seed(seed_of_step(self.seed, step))
         chosen = torch.multinomial(self.sizes.prod(1), self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muse_pipeline.data.seeds import seed_of_step
 from muse_pipeline.errors import StoreError
 
-SEED_STRIDE = 1_000_003
-CELL_PX = 16  # places in a picture are drawn by such cells
+PLACE_PX = 16  # places in a picture are drawn by such cells
 
 
 class Image(Protocol):
@@ -35,7 +35,7 @@ class Picture:
     def __init__(self, pixels: np.ndarray):
         self.pixels = pixels
         self.size_px = pixels.shape[1], pixels.shape[0]
-        self.tissue = np.ones((-(-pixels.shape[0] // CELL_PX), -(-pixels.shape[1] // CELL_PX)), bool), float(CELL_PX)
+        self.tissue = np.ones((-(-pixels.shape[0] // PLACE_PX), -(-pixels.shape[1] // PLACE_PX)), bool), float(PLACE_PX)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """See ``Image``."""
@@ -105,6 +105,6 @@ class UnlabelledWindows:
 
     def __call__(self, step: int) -> Tensor:
         """The batch of ``step``: (B, 3, S, S) float, 0 to 255."""
-        generator = np.random.default_rng(self.seed * SEED_STRIDE + step)
+        generator = np.random.default_rng(seed_of_step(self.seed, step))
         windows = self.draw(self.batch, generator)
         return torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float()

@@ -19,6 +19,7 @@ from muse_pipeline.data.augment import (
 from muse_pipeline.data.crops import cut_windows, place_windows, read_cells
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.nuclei_stack import NucleiStack
+from muse_pipeline.data.seeds import seed_of_step
 
 CELL_PX = 4  # regions are given at the resolution of the maps that heads make
 DEEP = 255  # px inside a region, or more
@@ -69,7 +70,7 @@ class LabelledWindows:
 
     def __call__(self, step: int) -> LabelledBatch:
         """The batch of ``step``."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(seed_of_step(self.seed, step))
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]

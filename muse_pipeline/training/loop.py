@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from muse_pipeline.data.seeds import seed_of_step
 from muse_pipeline.errors import DivergedError
 from muse_pipeline.methods.base import Method
 from muse_pipeline.training.curves import draw_curves
@@ -16,8 +17,6 @@ from muse_pipeline.training.optimiser import build_optimiser, set_rate
 from muse_pipeline.training.resume import load_resume_point, save_resume_point
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
-
-SEED_STRIDE = 1_000_003  # apart enough that the random numbers of no two seeds' runs meet
 
 
 def train(
@@ -57,7 +56,7 @@ def train(
     wrapped.train()
     for step in range(start, schedule.steps):
         # Random numbers start anew at every step: a run that goes on needs to remember none.
-        torch.manual_seed(seed * SEED_STRIDE + step * fabric.world_size + fabric.global_rank)
+        torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         set_rate(optimiser, schedule.rate(step))
         losses = _add_gradients(wrapped, batches, step, schedule, fabric)
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)

@@ -1,0 +1,8 @@
+"""One seed per step of a run: what is drawn depends on the step alone, so a resumed run draws what it would have drawn."""
+
+SEED_STRIDE = 1_000_003  # apart enough that the random numbers of no two seeds' runs meet
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """Of ``step`` in the run of ``seed``."""
+    return seed * SEED_STRIDE + step
