@@ -1,4 +1,4 @@
-"""One seed per step of a run: what is drawn depends on the step alone, so a resumed run draws what it would have drawn."""
+"""One seed per step of a run: draws depend on the step alone, so that a resumed run sees what it would have seen."""
 
 SEED_STRIDE = 1_000_003  # apart enough that the random numbers of no two seeds' runs meet
 
