@@ -123,15 +123,10 @@ class PsmRun:
             folder = self.folder / "self_training" / f"round-{number}"
             finder = detector_config(self.config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=settings.threshold))
-            made_from = {
-                "threshold": settings.threshold,
-                "min_area_um2": self.config.labels.min_area_um2,
-                "detector": checksum(last),
-            }
+            made_from = {"threshold": settings.threshold, "detector": checksum(last)}
             if not is_made(folder / "labels", made_from, self.start_over):
                 with stage_folder(folder / "labels", made_from) as partial:
-                    least = self.config.labels.min_area_um2
-                    write_found_labels(last, finder, least, labels, partial, self.say)
+                    write_found_labels(last, finder, labels, partial, self.say)
             labels = folder / "labels"
             last = self._train_detector(labels, folder / "detector")
         return last

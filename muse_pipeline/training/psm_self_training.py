@@ -28,23 +28,18 @@ from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.psm_labels import IMAGES, drop_small, write_instances
 from muse_pipeline.training.validation import NetworkPredictor
 
+FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
 SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
 
 
 def write_found_labels(
-    checkpoint: Path,
-    config: FinetuneConfig,
-    min_area_um2: float,
-    labels: Path,
-    folder: Path,
-    say: Callable[[str], None],
+    checkpoint: Path, config: FinetuneConfig, labels: Path, folder: Path, say: Callable[[str], None]
 ) -> None:
     """Write the pictures of ``labels`` again with what a detector finds in them.
 
     Args:
         checkpoint: of the detector.
         config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
-        min_area_um2: smaller instances, and what overlap leaves of one, are left out.
         labels: folder with the pictures, see ``psm_labels``.
         folder: that exists.
         say: called with a sentence on what was written.
@@ -66,7 +61,7 @@ def write_found_labels(
         found = detect_image(predictor, surrounded, colour)
         found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
         rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
-        instances = drop_small(rings_to_labels(rings, pixels.shape[:2]), min_area_um2 / config.mpp**2)
+        instances = drop_small(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
         n_here = write_instances(folder, name, pixels, instances, config.mpp)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     if not n_nuclei:
