@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         table = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' own are ValueErrors; the last two, of gzip
         raise LabelError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())}); correct it") from error
     for column in (x, y):
         if column not in table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,9 @@ def test_wrong_files_are_refused_in_words(tmp_path):
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
     with pytest.raises(LabelError, match="row 2"):
         read(tmp_path / "b.csv")
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
+    with pytest.raises(LabelError, match="cannot be read as CSV"):
+        read(tmp_path / "half.csv.gz")
     (tmp_path / "c.xml").write_text("<a/>")
     with pytest.raises(ConfigError, match="none of"):
         read(tmp_path / "c.xml")
