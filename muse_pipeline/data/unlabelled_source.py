@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from muse_pipeline.config import require_between
 from muse_pipeline.data.label_files import PICTURE_SUFFIXES
 from muse_pipeline.data.picture_labels import read_picture
 from muse_pipeline.data.unlabelled_windows import Image, Picture
@@ -32,6 +33,7 @@ class UnlabelledSource:
     def __post_init__(self) -> None:
         if (self.images is None) == (self.store is None):
             raise ConfigError("a source of unlabelled tissue names neither `images` nor `store`, or both; give one")
+        require_between(self, "a source of unlabelled tissue", mpp=(0.01, 100))
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:

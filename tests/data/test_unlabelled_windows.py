@@ -1,5 +1,7 @@
 """The stream of unlabelled windows: seeded by its step, on tissue, and stores are read window by window only."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,8 @@ def test_no_tissue_and_no_source_are_said():
         WindowSampler([Slide(has_tissue=False)], 32)
     with pytest.raises(ConfigError, match="give one"):
         UnlabelledSource()
+    with pytest.raises(ConfigError, match="mpp is 0"):
+        UnlabelledSource(images=Path("pictures"), mpp=0.0)
     with pytest.raises(ConfigError, match="give `sources`"):
         open_unlabelled((), 0.5)
 
