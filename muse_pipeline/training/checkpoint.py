@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,15 @@ class Checkpoint:
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     meta: dict[str, Any]
+
+    def weights_sha256(self) -> str:
+        """Checksum (hex) of the weights alone: what a card says may change without them."""
+        digest = hashlib.sha256()
+        for part in (self.backbone, self.head):
+            for name, value in sorted(part.items()):
+                digest.update(name.encode())
+                digest.update(value.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def is_ours(state: dict[str, Any]) -> bool:

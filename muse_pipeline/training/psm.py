@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.provenance import describe_run
@@ -123,7 +124,7 @@ class PsmRun:
             folder = self.folder / "self_training" / f"round-{number}"
             finder = detector_config(self.config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=settings.threshold))
-            made_from = {"threshold": settings.threshold, "detector": checksum(last)}
+            made_from = {"threshold": settings.threshold, "detector": load_checkpoint(last).weights_sha256()}
             if not is_made(folder / "labels", made_from, self.start_over):
                 with stage_folder(folder / "labels", made_from) as partial:
                     write_found_labels(last, finder, labels, partial, self.say)

@@ -156,6 +156,14 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
         instances = last.parents[1] / "labels" / "instances" / f"picture-{number:05d}.png"
         n_found = cv2.imread(str(instances), cv2.IMREAD_UNCHANGED).max()
         assert abs(int(n_found) - n_drawn(config_path, f"P{number}")) <= 8
+    before = last.with_name("resume.pt").stat().st_mtime_ns
+    surer = load_psm_config(
+        config_path,
+        changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
+    )
+    assert PsmRun(surer, tmp_path, "cpu").run() == last  # a card's threshold trains nothing anew
+    assert last.with_name("resume.pt").stat().st_mtime_ns == before
+    assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
     unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])
     with pytest.raises(ConfigError, match="found no nucleus with a score of 1"):
         PsmRun(unsure, tmp_path / "unsure", "cpu").run()
