@@ -20,6 +20,7 @@ STAINED_DENSITY = 0.15  # of the channel that absorbs most, at about 2 um a pixe
 MIN_STAINED = 0.01  # share of a window
 MAX_FOREIGN = 0.6  # share of what is stained
 MIN_SHARPNESS = 0.15  # real fields lie above 0.2; blurred by 2 um (sigma), below 0.15
+FILL_PX = 24  # how far an edge to white reaches into the detail of 4 um
 MIN_CONTRAST = 2.0  # grey levels; less is an empty field, not a blurred one
 BROWN_SLIDE = 0.01  # share of stained area: 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
 
@@ -39,11 +40,19 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 
 
 def is_blurred(pixels: np.ndarray) -> bool:
-    """Whether the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak beside that of 1 to 4 um."""
+    """Whether the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak beside that of 1 to 4 um.
+
+    Areas of pure white, as stores have them outside the slide and the tissue, do not count: their edges are sharp.
+    """
+    white = (pixels.min(-1) == 255).astype(np.uint8)
+    solid = cv2.erode(white, np.ones((9, 9), np.uint8))
+    seen = cv2.dilate(solid, np.ones((2 * FILL_PX + 9,) * 2, np.uint8)) == 0
+    if np.count_nonzero(seen) < MIN_STAINED * seen.size:
+        return False
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine, middle, coarse = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (1.0, 2.0, 8.0))
-    contrast = float((middle - coarse).std())
-    return contrast > MIN_CONTRAST and float((fine - middle).std()) < MIN_SHARPNESS * contrast
+    contrast = float((middle - coarse)[seen].std())
+    return contrast > MIN_CONTRAST and float((fine - middle)[seen].std()) < MIN_SHARPNESS * contrast
 
 
 def judge_slide(sample: SlideSample) -> list[str]:

@@ -34,6 +34,11 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
     assert judge_window(tile, MPP) == ""
     blurred = cv2.GaussianBlur(tile, (0, 0), 2.0 / MPP)
     assert judge_window(blurred, MPP) == BLURRED
+    for where in (slice(0, 40), slice(300, None)):  # outside the slide a window is white
+        for picture, reason in ((tile, ""), (blurred, BLURRED)):
+            at_the_border = picture.copy()
+            at_the_border[where] = 255
+            assert judge_window(at_the_border, MPP) == reason
     assert judge_slide(SlideSample(MPP, (blurred, blurred, tile))) == [
         "most of the tissue is out of focus; nothing is proposed there"
     ]
