@@ -26,7 +26,7 @@ from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings
 from muse_pipeline.proposals.cut import cut_mask
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
-from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.pseudo_mask import MaskSettings, fit_pseudo_masker
 from muse_pipeline.tissue.macenko import fit_macenko
 

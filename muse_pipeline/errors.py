@@ -37,6 +37,10 @@ class ProviderError(MuseError, RuntimeError):
     """A runtime provider was asked for and is not there; nothing falls back in silence."""
 
 
+class MissingPackageError(MuseError, ImportError):
+    """A step needs a package of an extra that is not installed."""
+
+
 class FrameError(MuseError, ValueError):
     """Positions of one frame were used where another is expected."""
 

@@ -41,7 +41,7 @@ def examine_surroundings() -> list[Finding]:
         ),
         *_find_runtimes(),
         _find_gpus(),
-        _find_package("training", "torch", remedy="not installed; pip install 'muse-pipeline[train]' to train models"),
+        _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
         _find_package("workflow", "snakemake"),
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
@@ -86,7 +86,7 @@ def _find_runtimes() -> Iterator[Finding]:
     try:
         import onnxruntime
     except ImportError:
-        yield Finding(topic, False, "onnxruntime is not installed; pip install 'muse-pipeline[cpu]', or [gpu]")
+        yield Finding(topic, False, "onnxruntime is not installed; install the extra `cpu` or `gpu`")
         return
     providers = [name.removesuffix("ExecutionProvider").lower() for name in onnxruntime.get_available_providers()]
     yield Finding(topic, True, f"onnxruntime {onnxruntime.__version__} with {', '.join(providers)}")

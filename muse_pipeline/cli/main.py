@@ -8,7 +8,7 @@ import os
 import sys
 
 from muse_pipeline.cli.ledger import record_step
-from muse_pipeline.errors import MuseError
+from muse_pipeline.errors import MissingPackageError, MuseError
 
 # In the order of the path from glass to QuPath; each is a module beside this file.
 VERBS = (
@@ -35,6 +35,7 @@ VERBS = (
     "check-geojson",
     "doctor",
 )
+TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +57,15 @@ def run_verb(arguments: list[str]) -> int:
     """Parse and run one verb, its ledger included; errors come out as exceptions."""
     args = build_parser(arguments).parse_args(arguments)
     with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
-        return args.run(args) or 0
+        try:
+            return args.run(args) or 0
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
+                raise
+            raise MissingPackageError(
+                f"needs the package '{error.name}', which is not installed; install the extra `train` "
+                "(docs/training.md says how)"
+            ) from error
 
 
 def build_parser(arguments: list[str]) -> argparse.ArgumentParser:

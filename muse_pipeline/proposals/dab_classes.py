@@ -17,7 +17,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import SlideSample, proposal_card, shrink_factor
 from muse_pipeline.proposals.dab import ABSOLUTE, BluePaint, mean_within
 from muse_pipeline.proposals.guard import judge_window
-from muse_pipeline.proposals.otsu import otsu_threshold
+from muse_pipeline.proposals.otsu_mask import otsu_threshold
 
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
 MIN_NUCLEI = 20  # fewer fall into no groups

@@ -19,7 +19,7 @@ from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shr
 from muse_pipeline.proposals.blobs import find_blobs
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.inks import clear_foreign_colours
-from muse_pipeline.proposals.otsu import otsu_threshold
+from muse_pipeline.proposals.otsu_mask import otsu_threshold
 from muse_pipeline.proposals.outlines import trace_outlines
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.types import Frame

@@ -1,113 +1,138 @@
-"""The plainest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into nuclei.
-
-Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are um, so that a slide
-comes out alike at any resolution.
-"""
+"""Nuclei as a slide's haematoxylin above Otsu's threshold, cut into single ones: outlines of the cut mask itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.proposals.cut import MIN_NUCLEUS_UM2, blob_answer, cut_mask
-from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
-from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.tissue.specks import drop_small
+from muse_pipeline.config import require_between
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.haematoxylin_density import blend_stains
+from muse_pipeline.proposals.inks import clear_foreign_colours
+from muse_pipeline.proposals.otsu_mask import OtsuMask, fit_otsu
+from muse_pipeline.surroundings import find_versions
 
-BLUR_UM = 0.5  # grain of camera and chromatin
-OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
-MAX_HOLE_UM2 = 20.0  # pale chromatin within a nucleus
-MAX_SAMPLE = 1_000_000  # pixels, of all pictures together
-N_BINS = 256
-PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would stretch its bins
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
+MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker
+MIN_CONTRAST = 0.2  # to what lies around; pieces of plain stroma have less than 0.15, nuclei 0.35 and more
+AROUND_UM = 5.0  # sigma of what lies around
 
 
 @dataclass(frozen=True)
-class OtsuMask:
-    """A threshold that was fitted on a slide; calling it gives the mask of any of its pictures.
+class OtsuSettings:
+    """Settings of the proposer.
 
     Attributes:
-        stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        threshold: optical density of haematoxylin from which a pixel is nucleus.
-        mpp: um per pixel of the pictures.
-        spread: of ``cut.blob_answer`` over the slide.
+        strictness: multiplies the slide's threshold; higher finds fewer and surer nuclei.
+        max_nucleus_um2: larger pieces are left out: folds, dirt, smears.
     """
 
-    stains: np.ndarray
-    threshold: float
+    strictness: float = 1.0
+    max_nucleus_um2: float = 400.0
+
+    def __post_init__(self) -> None:
+        require_between(self, "otsu", strictness=(0.05, 5), max_nucleus_um2=(10, 10_000))
+
+
+@PROPOSERS.register("otsu")
+@dataclass(frozen=True, eq=False)
+class OtsuFinder:
+    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: what was asked for.
+        fitted: stains, threshold and spread of the slide at ``work_mpp``.
+    """
+
+    Settings = OtsuSettings
+    BY_STAIN = True  # of whatever colour: ``dab_classes`` shows it brown as blue
+
     mpp: float
-    spread: float
+    settings: OtsuSettings
+    fitted: OtsuMask
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool: where (h, w, 3) uint8 ``pixels`` are nucleus, specks dropped and holes filled."""
-        return self.mask(self.density(pixels))
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
+        """Estimate the threshold from crops of the slide's tissue; without any, nothing will be found."""
+        work_mpp = sample.mpp * shrink_factor(sample.mpp)
+        stains = blend_stains(sample.stains).round(6)
+        if not sample.pictures:
+            return cls(sample.mpp, settings, OtsuMask(stains, np.inf, work_mpp, 1.0))
+        mask = fit_otsu([_shrink(picture, sample.mpp) for picture in sample.pictures], work_mpp, sample.stains)
+        threshold = max(settings.strictness * mask.threshold, MIN_DENSITY)
+        fitted = replace(mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8))
+        return cls(sample.mpp, settings, fitted)
 
-    def instances(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N, 0 is background."""
-        return self.cut(self.density(pixels))
+    @cached_property
+    def card(self) -> ModelCard:
+        """As a model's."""
+        return proposal_card("otsu", self.mpp)
 
-    def cut(self, density: np.ndarray) -> np.ndarray:
-        """``instances`` of what ``density`` gave."""
-        return cut_mask(self.mask(density), density, self.mpp, self.spread)
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; where it lies makes no difference."""
+        return [self.find(window) for window in pixels]
 
-    def density(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) float32: haematoxylin without its grain."""
-        return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
+        small = _shrink(pixels, self.mpp)
+        density = clear_foreign_colours(self.fitted.density(small), small)
+        labels = self.fitted.cut(density)
+        work_mpp = self.fitted.mpp
+        nuclei = label_image_to_nuclei(labels, (work_mpp, work_mpp), N_RAYS)
+        numbers = np.arange(1, len(nuclei) + 1)
+        area_um2 = np.bincount(labels.ravel(), minlength=1)[1:] * work_mpp**2
+        around = _density_around(density, labels > 0, AROUND_UM / work_mpp)
+        mean, mean_around = (np.asarray(ndimage.mean(one, labels, numbers)).reshape(-1) for one in (density, around))
+        order = np.argsort(-mean, kind="stable")
+        sound = (area_um2 <= self.settings.max_nucleus_um2) & (mean - mean_around >= MIN_CONTRAST)
+        order = order[sound[order]][: self.card.capacity]
+        n = len(order)
+        return replace(
+            nuclei[order],
+            xy=nuclei.xy[order] * shrink_factor(self.mpp),
+            label=np.zeros(n, np.int32),
+            score=(mean[order] / (mean[order] + self.fitted.threshold)).astype(np.float32),
+            prob=np.ones((n, 1), np.float32),
+        )
 
-    def mask(self, density: np.ndarray) -> np.ndarray:
-        """The mask of what ``density`` gave."""
-        radius = max(round(OPEN_UM / self.mpp), 1)
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-        nuclei = drop_small(opened, MIN_NUCLEUS_UM2 / self.mpp**2)
-        return ~drop_small(~nuclei, MAX_HOLE_UM2 / self.mpp**2, connectivity=4)
-
-
-def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None, seed: int = 0) -> OtsuMask:
-    """Fit the threshold on a drawn sample of the pixels of a slide.
-
-    Args:
-        pictures: one or more (h, w, 3) uint8 of its tissue.
-        mpp: um per pixel.
-        stains: (2, 3) the slide's own stains (``colour.json``); estimated from the same sample where None.
-        seed: of the sample, up to a million pixels.
-
-    Raises:
-        ConfigError: there is no picture.
-    """
-    if not pictures:
-        raise ConfigError("Otsu's threshold was asked for without a picture; give at least one of the slide's tissue")
-    share = min(1.0, MAX_SAMPLE / sum(picture[..., 0].size for picture in pictures))
-    random = np.random.default_rng(seed)
-    drawn = [random.random(picture.shape[:2]) < share for picture in pictures]
-    if stains is None:
-        fit = fit_macenko(np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)]))
-        stains = fit and fit.stains
-    mask = OtsuMask(blend_stains(stains), np.inf, mpp, 1.0)
-    densities, answers = [], []
-    for picture, here in zip(pictures, drawn, strict=True):
-        density = mask.density(picture)
-        densities.append(density[here])
-        answers.append(blob_answer(density, mpp)[here])
-    spread = float(np.concatenate(answers).std(dtype=float))
-    return replace(mask, threshold=otsu_threshold(np.concatenate(densities)), spread=spread)
+    def facts(self) -> dict[str, Any]:
+        """Settings and what was estimated, with their checksum."""
+        stains = self.fitted.stains.tolist()
+        threshold = self.fitted.threshold if np.isfinite(self.fitted.threshold) else None
+        fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}
+        proposer = {"method": "otsu", "settings": asdict(self.settings), "fitted": fitted}
+        return {
+            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
+            "provider": "cpu",
+            "colour": stains,
+            "proposer": proposer,
+            "versions": find_versions(PACKAGES),
+        }
 
 
-def otsu_threshold(values: np.ndarray) -> float:
-    """The cut of values (N,) into two groups whose means lie furthest apart; infinite where all are equal.
+def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
+    """(h, w) float32: mean density of what is not ``mask`` (h, w) nearby."""
+    outside = (~mask).astype(np.float32)
+    share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
+    return cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)
 
-    It is the middle of the cuts that do this equally well, so that it lies between the groups and not at one of them.
-    """
-    low, high = np.percentile(values, PERCENTILES)
-    if not low < high:
-        return float("inf")
-    counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
-    centres = (edges[1:] + edges[:-1]) / 2
-    below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]
-    above, sum_above = counts.sum() - below, (counts * centres).sum() - sum_below
-    between = below * above * (sum_below / below - sum_above / above) ** 2
-    return float(edges[1:-1][np.isclose(between, between.max())].mean())
+
+def _shrink(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """``pixels`` averaged down to about 0.5 um a pixel."""
+    factor = shrink_factor(mpp)
+    if factor == 1:
+        return pixels
+    height, width = (-(-side // factor) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

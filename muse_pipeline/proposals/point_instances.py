@@ -15,7 +15,7 @@ from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.voronoi import place_points, split_mask
 
 DISC_UM = 2.5  # radius where nothing is known: a small lymphocyte, so that little ground is claimed

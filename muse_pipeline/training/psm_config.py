@@ -51,7 +51,7 @@ class MaskNetworkSettings:
     """
 
     backbone: str = "muse_compact_48"
-    rounds: int = 2
+    rounds: int = 0
     mask_fg: str = "positive"
     voronoi_weight: float = VORONOI_WEIGHT
     window_px: int = 256
@@ -77,7 +77,7 @@ class LabelSettings:
     """
 
     threshold: float = 0.5
-    split: str = "voronoi"
+    split: str = "cut"
     points: PeakRules = field(default_factory=PeakRules)
     min_area_um2: float = 12.0
 
@@ -95,9 +95,9 @@ class DetectorSettings:
     n_rays: int = 32
     colour: str = "macenko"
     window_px: int = 256
-    batch: int = 6
+    batch: int = 4
     precision: str = "bf16-mixed"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=700))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, save_every=250))
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
 

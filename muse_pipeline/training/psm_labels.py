@@ -21,7 +21,7 @@ from muse_pipeline.training.psm_masks import read_pictures_and_masks, write_pict
 
 IMAGES, INSTANCES, POINTS = "images", "instances", "points"
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu``
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
 MOST = 65535  # instances of a picture in 16 bits
 
 

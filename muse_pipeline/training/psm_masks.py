@@ -11,7 +11,7 @@ import numpy as np
 from muse_pipeline.data.unlabelled_pieces import cut_pieces
 from muse_pipeline.data.unlabelled_source import open_unlabelled
 from muse_pipeline.errors import ConfigError, LabelError
-from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.pseudo_mask import PseudoMasker
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.psm_config import PsmConfig

@@ -20,7 +20,7 @@ from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
 from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
-from muse_pipeline.proposals.otsu_finder import OtsuFinder, OtsuSettings
+from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import open_store

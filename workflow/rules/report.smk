@@ -20,14 +20,17 @@ def report_failures():
         return
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
-    for slide in filter(says_it_failed, failed):
-        for outdated in [*Path(OUTPUT, slide).glob("nuclei.*"), *Path(OUTPUT, slide).glob("proposals.*")]:
+    for slide in failed:
+        steps = failed_steps(slide)
+        proposing = {step for step in steps if "propos" in step}
+        withdrawn = [*(["nuclei.*"] if steps - proposing else []), *(["proposals.*"] if steps else [])]
+        for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
 
 
-def says_it_failed(slide):
-    """Whether a step of the slide noted its failure or was killed; where there are no ledgers nothing is withdrawn."""
-    return any(status(path) != "ok" for path in Path(OUTPUT, slide).glob("ledger/*.json"))
+def failed_steps(slide):
+    """Steps of the slide that noted their failure or were killed; where there are no ledgers nothing is withdrawn."""
+    return {path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) != "ok"}
 
 
 def status(ledger):
