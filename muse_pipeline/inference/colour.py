@@ -10,6 +10,7 @@ import numpy as np
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import IDENTITY, stain_map
 
 
@@ -29,6 +30,11 @@ def read_colour(path: Path | str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
+
+
+def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
+    """``colour_for_slide`` of a picture whose stains were just fitted."""
+    return colour_for_slide(reference, {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}})
 
 
 def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> np.ndarray:

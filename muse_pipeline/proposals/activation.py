@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -17,12 +15,11 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.cut import cut_mask
 from muse_pipeline.proposals.haematoxylin_density import haematoxylin
 from muse_pipeline.proposals.inks import clear_foreign_colours
 from muse_pipeline.proposals.pseudo_mask import MaskSettings, PseudoMasker
-from muse_pipeline.surroundings import find_versions
 from muse_pipeline.types import Frame
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy", "torch")
@@ -70,7 +67,7 @@ class ActivationFinder:
         """
         torch.set_num_threads(1)  # windows run side by side instead, and sums have one order
         factor = shrink_factor(sample.mpp)
-        pictures = [_shrink(picture, factor) for picture in sample.pictures or GLASS]
+        pictures = [shrink(picture, factor) for picture in sample.pictures or GLASS]
         masker = PseudoMasker.load(settings.checkpoint, pictures, sample.mpp * factor, sample.stains, settings.masks)
         return cls(sample.mpp, settings, masker)
 
@@ -86,7 +83,7 @@ class ActivationFinder:
     def find(self, pixels: np.ndarray) -> Nuclei:
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``; the score rises with their haematoxylin."""
         factor = shrink_factor(self.mpp)
-        small = _shrink(pixels, factor)
+        small = shrink(pixels, factor)
         density = clear_foreign_colours(haematoxylin(small, self.masker.stains), small)
         instances = cut_mask(self.masker(small) & (density > 0), density, self.masker.mpp)
         nuclei = label_image_to_nuclei(instances, (self.masker.mpp, self.masker.mpp), N_RAYS)
@@ -116,17 +113,4 @@ class ActivationFinder:
                 "foreground": clusters.foreground,
             },
         }
-        return {
-            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
-            "provider": "cpu",
-            "colour": self.masker.stains.round(DIGITS).tolist(),
-            "proposer": proposer,
-            "versions": find_versions(PACKAGES),
-        }
-
-
-def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
-    if factor == 1:
-        return pixels
-    height, width = (-(-side // factor) for side in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return proposer_facts(proposer, self.masker.stains.round(DIGITS).tolist(), PACKAGES)

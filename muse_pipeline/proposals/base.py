@@ -7,13 +7,18 @@ comes from a sample drawn with a fixed seed, so every shard estimates the same, 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.walk import NucleusFinder
+from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store
 from muse_pipeline.types import SlideInfo
@@ -76,6 +81,30 @@ def sample_slide(store: Store, statistics: dict[str, Any], info: SlideInfo | Non
 def shrink_factor(mpp: float) -> int:
     """How many pixels are averaged along each side to come near ``WORK_MPP``."""
     return max(1, round(WORK_MPP / mpp))
+
+
+def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """(h, w, 3) ``pixels`` averaged down by ``factor`` along each side, sides rounded up."""
+    if factor == 1:
+        return pixels
+    height, width = (-(-side // factor) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
+    """What a finder's ``facts`` are; ``proposer``, all that its nuclei follow from, stands for a model's weights."""
+    return {
+        "model_sha256": checksum(proposer),
+        "provider": "cpu",
+        "colour": colour,
+        "proposer": proposer,
+        "versions": find_versions(packages),
+    }
+
+
+def checksum(proposer: dict[str, Any]) -> str:
+    """SHA-256 (hex) of what a proposer says of itself."""
+    return hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest()
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:

@@ -44,7 +44,7 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
     labels = np.zeros(framed.size, np.int32)
     labels[place] = np.unique(place[goal], return_inverse=True)[1] + 1
     labels = labels.reshape(framed.shape)[reach:-reach, reach:-reach]
-    return _drop_small(labels, MIN_NUCLEUS_UM2 / mpp**2)
+    return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
@@ -86,7 +86,7 @@ def _join_peaks(goal: np.ndarray, rank: np.ndarray, place: np.ndarray, piece: np
     return goal
 
 
-def _drop_small(labels: np.ndarray, min_pixels: float) -> np.ndarray:
+def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
     """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in their order."""
     kept = np.bincount(labels.ravel()) >= min_pixels
     kept[0] = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -15,13 +13,12 @@ from muse_pipeline.config import require_between
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink_factor
 from muse_pipeline.proposals.blobs import find_blobs
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.inks import clear_foreign_colours
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
 from muse_pipeline.proposals.outlines import trace_outlines
-from muse_pipeline.surroundings import find_versions
 from muse_pipeline.types import Frame
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
@@ -152,13 +149,7 @@ class HaematoxylinFinder:
         """Settings and what was estimated, with their checksum."""
         fitted = {"edge_density": self.edge_density, "min_answer": self.min_answer, "stains": self.stains.tolist()}
         proposer = {"method": "haematoxylin", "settings": asdict(self.settings), "fitted": fitted}
-        return {
-            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
-            "provider": "cpu",
-            "colour": self.stains.tolist(),
-            "proposer": proposer,
-            "versions": find_versions(PACKAGES),
-        }
+        return proposer_facts(proposer, self.stains.tolist(), PACKAGES)
 
 
 def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:

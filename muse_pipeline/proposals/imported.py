@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,8 @@ from muse_pipeline.nuclei.geojson import FRAMES, find_offset
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
 from muse_pipeline.proposals.foreign_tables import read_csv_points, read_hdf5_points
-from muse_pipeline.surroundings import find_versions
 from muse_pipeline.types import Frame, SlideInfo
 
 PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
@@ -125,13 +123,7 @@ class ImportedNuclei:
     def facts(self) -> dict[str, Any]:
         """Settings and checksum of the file."""
         proposer = {"method": "imported", "settings": asdict(self.settings), "file_sha256": self.sha256}
-        return {
-            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
-            "provider": "cpu",
-            "colour": None,
-            "proposer": proposer,
-            "versions": find_versions(PACKAGES),
-        }
+        return proposer_facts(proposer, None, PACKAGES)
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,11 +15,10 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.haematoxylin_density import blend_stains
 from muse_pipeline.proposals.inks import clear_foreign_colours
 from muse_pipeline.proposals.otsu_mask import OtsuMask, fit_otsu
-from muse_pipeline.surroundings import find_versions
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker
@@ -66,11 +63,12 @@ class OtsuFinder:
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
         """Estimate the threshold from crops of the slide's tissue; without any, nothing will be found."""
-        work_mpp = sample.mpp * shrink_factor(sample.mpp)
+        factor = shrink_factor(sample.mpp)
+        work_mpp = sample.mpp * factor
         stains = blend_stains(sample.stains).round(6)
         if not sample.pictures:
             return cls(sample.mpp, settings, OtsuMask(stains, np.inf, work_mpp, 1.0))
-        mask = fit_otsu([_shrink(picture, sample.mpp) for picture in sample.pictures], work_mpp, sample.stains)
+        mask = fit_otsu([shrink(picture, factor) for picture in sample.pictures], work_mpp, sample.stains)
         threshold = max(settings.strictness * mask.threshold, MIN_DENSITY)
         fitted = replace(mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8))
         return cls(sample.mpp, settings, fitted)
@@ -86,7 +84,7 @@ class OtsuFinder:
 
     def find(self, pixels: np.ndarray) -> Nuclei:
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
-        small = _shrink(pixels, self.mpp)
+        small = shrink(pixels, shrink_factor(self.mpp))
         density = clear_foreign_colours(self.fitted.density(small), small)
         labels = self.fitted.cut(density)
         work_mpp = self.fitted.mpp
@@ -113,13 +111,7 @@ class OtsuFinder:
         threshold = self.fitted.threshold if np.isfinite(self.fitted.threshold) else None
         fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}
         proposer = {"method": "otsu", "settings": asdict(self.settings), "fitted": fitted}
-        return {
-            "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
-            "provider": "cpu",
-            "colour": stains,
-            "proposer": proposer,
-            "versions": find_versions(PACKAGES),
-        }
+        return proposer_facts(proposer, stains, PACKAGES)
 
 
 def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -127,12 +119,3 @@ def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> n
     outside = (~mask).astype(np.float32)
     share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
     return cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)
-
-
-def _shrink(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """``pixels`` averaged down to about 0.5 um a pixel."""
-    factor = shrink_factor(mpp)
-    if factor == 1:
-        return pixels
-    height, width = (-(-side // factor) for side in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

@@ -6,17 +6,16 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.outlines import PLAUSIBLE_AREA_UM2
 from muse_pipeline.evaluation.segmentation import rings_to_labels
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.proposals.voronoi import place_points, split_mask
+from muse_pipeline.proposals.voronoi import keep_connected, place_points, split_mask
 
 DISC_UM = 2.5  # radius where nothing is known: a small lymphocyte, so that little ground is claimed
 KINDS = ("mask", "watershed", "disc")
@@ -49,17 +48,7 @@ def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> t
     instances[kept] = split[kept]
     seeds = place_points(nuclei.xy, shape)
     instances[seeds > 0] = seeds[seeds > 0]
-    return _one_piece_each(instances, seeds), kind
-
-
-def _one_piece_each(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """What is connected with the seed of its own number."""
-    kept = np.zeros_like(instances)
-    for number, box in enumerate(ndimage.find_objects(instances), 1):
-        if box is not None:
-            pieces, _ = ndimage.label(instances[box] == number)
-            kept[box][pieces == pieces[seeds[box] == number][0]] = number
-    return kept
+    return keep_connected(instances, seeds), kind
 
 
 def mask_finder(name: str) -> FindMask:
@@ -82,7 +71,6 @@ def _model_mask(predictor: Predictor, image: LabelledImage, mpp: float) -> np.nd
     factor = mpp / predictor.card.mpp
     size = max(1, round(width * factor)), max(1, round(height * factor))
     pixels = image.pixels if size == (width, height) else cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
-    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
-    found = detect_image(predictor, pixels, colour_for_slide(predictor.card.colour, {"macenko": fit}))
+    found = detect_image(predictor, pixels, colour_of_fit(predictor.card.colour, image.stain))
     xy = found.xy * (np.array([width, height]) / size)
     return rings_to_labels(rays_to_rings(xy, found.rays, (mpp, mpp)), (height, width)) > 0

@@ -82,11 +82,11 @@ def split_mask(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
             continue
         rows, columns = ndimage.distance_transform_edt(mine == 0, return_distances=False, return_indices=True)
         instances[box][here] = mine[rows, columns][here]
-    return _keep_connected(instances, seeds)
+    return keep_connected(instances, seeds)
 
 
-def _keep_connected(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """What is connected with the seed of its own number."""
+def keep_connected(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """What of ``instances`` (h, w) is connected with the pixel of its own number in ``seeds`` (h, w)."""
     kept = np.zeros_like(instances)
     for number, box in enumerate(ndimage.find_objects(instances), 1):
         if box is None:

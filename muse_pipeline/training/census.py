@@ -8,7 +8,7 @@ import torch
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.tissue.macenko import MacenkoFit
 
 REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
@@ -42,8 +42,7 @@ def mean_stains(fits: list[MacenkoFit | None], method: str) -> ColourReference:
 
 def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
     """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
-    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
-    return colour_for_slide(reference, {"macenko": fit})
+    return colour_of_fit(reference, image.stain)
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:

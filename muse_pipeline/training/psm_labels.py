@@ -10,7 +10,7 @@ import numpy as np
 
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
-from muse_pipeline.proposals.cut import cut_mask
+from muse_pipeline.proposals.cut import cut_mask, drop_small_labels
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.points import find_points
 from muse_pipeline.proposals.voronoi import split_mask
@@ -81,11 +81,4 @@ def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConf
         fit = fit_macenko(pixels.reshape(-1, 3))
         density = haematoxylin(pixels, blend_stains(fit and fit.stains))
         instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / mpp), mpp)
-    return drop_small(instances, settings.min_area_um2 / mpp**2)
-
-
-def drop_small(instances: np.ndarray, min_area_px: float) -> np.ndarray:
-    """(h, w) int32: instances of at least ``min_area_px``, numbered 1..N in their order."""
-    kept = np.bincount(instances.ravel()) >= min_area_px
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[instances]
+    return drop_small_labels(instances, settings.min_area_um2 / mpp**2)

@@ -12,13 +12,13 @@ from muse_pipeline.config import parse_config
 from muse_pipeline.data.mask_windows import MaskedPicture, MaskWindows
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.methods.psm_mask import MaskTraining
 from muse_pipeline.models.mask_network import MaskNetwork
 from muse_pipeline.models.official import load_weights
 from muse_pipeline.proposals.points import find_points
 from muse_pipeline.proposals.voronoi import voronoi_label
-from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
+from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.census import REFERENCE_STAINS, mean_stains
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
@@ -62,7 +62,7 @@ class TrainedMask:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) float32 probability of nucleus in (h, w, 3) uint8, at the mpp of the run."""
         planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        colour = _colour(fit_macenko(pixels.reshape(-1, 3)), self.reference)
+        colour = colour_of_fit(self.reference, fit_macenko(pixels.reshape(-1, 3)))
         return self.network.probability(planes, torch.from_numpy(colour)).numpy()
 
 
@@ -157,10 +157,5 @@ class MaskNetworkStage:
             if teacher is not None:
                 points = find_points(teacher(pixels), self.config.mpp, self.config.labels.points)
                 voronoi = voronoi_label(points, mask.shape, self.config.mpp)
-            pictures.append(MaskedPicture(pixels, mask.astype(np.uint8), voronoi, _colour(fit, reference)))
+            pictures.append(MaskedPicture(pixels, mask.astype(np.uint8), voronoi, colour_of_fit(reference, fit)))
         return pictures, reference
-
-
-def _colour(fit: MacenkoFit | None, reference: ColourReference) -> np.ndarray:
-    statistics = {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}}
-    return colour_for_slide(reference, statistics).astype(np.float32)

@@ -17,15 +17,16 @@ from muse_pipeline.config import parse_config
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.official import load_weights
 from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.psm_labels import IMAGES, drop_small, write_instances
+from muse_pipeline.training.psm_labels import IMAGES, write_instances
 from muse_pipeline.training.validation import NetworkPredictor
 
 FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
@@ -55,13 +56,12 @@ def write_found_labels(
     predictor, reference = _load(checkpoint, config, largest)
     n_nuclei = n_pictures = 0
     for name, pixels in pictures.items():
-        fit = fit_macenko(pixels.reshape(-1, 3))
-        colour = colour_for_slide(reference, {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}})
+        colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
         surrounded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
         found = detect_image(predictor, surrounded, colour)
         found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
         rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
-        instances = drop_small(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
+        instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
         n_here = write_instances(folder, name, pixels, instances, config.mpp)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     if not n_nuclei:
