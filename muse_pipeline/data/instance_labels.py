@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -12,6 +14,7 @@ from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
 POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
 
 
@@ -55,6 +58,28 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
             "is it another picture's, or rows and columns in the wrong order?"
         )
     nuclei.label = np.where(close, points.nuclei.label[nearest], -1).astype(np.int32)
+
+
+def write_instances(
+    folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, words: Sequence[str], mpp: float
+) -> None:
+    """Write a picture, its instances (16-bit PNG) and points that name their classes, for a source of instances.
+
+    Args:
+        folder: of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are made.
+        name: of the picture.
+        pixels: (h, w, 3) uint8.
+        instances: (h, w), 0 is background.
+        words: class of each instance, by number; written at its centroid, where it is found again.
+        mpp: um per pixel.
+    """
+    for kind in (IMAGES, INSTANCES, POINTS):
+        (folder / kind).mkdir(exist_ok=True)
+    centres = label_image_to_nuclei(instances, (mpp, mpp), 3).xy - 0.5  # the file counts pixels from 0
+    lines = ["x,y,class", *(f"{x:.3f},{y:.3f},{word}" for (x, y), word in zip(centres, words, strict=True))]
+    (folder / POINTS / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    cv2.imwrite(str(folder / IMAGES / f"{name}.png"), np.ascontiguousarray(pixels[..., ::-1]))
+    cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
 
 
 def _read_mask(path: Path) -> np.ndarray:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from muse_pipeline.data.instance_labels import IMAGES, INSTANCES, POINTS, write_instances
 from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.proposals.point_instances import KINDS, FindMask, instances_of_points
 
 POINT_FORMATS = ("row column class", "x y class")
 UNKNOWN = "unknown"
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,12 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
     """
     if source.regions is not None:
         raise LabelError(f"{source.regions}: outlines are made for whole pictures; leave `regions` out, or this source")
-    for name in (IMAGES, INSTANCES, POINTS):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir(parents=True)
     kinds = np.zeros(len(KINDS), int)
     for image in read_labelled_images((source,), task.classes, task.mpp, task.n_rays):
         instances, kind = instances_of_points(image, task.find_mask(image, task.mpp), task.mpp)
-        _write(image, instances, task, folder)
+        words = [task.classes[label] if label >= 0 else UNKNOWN for label in image.nuclei.label]
+        write_instances(folder, image.name, image.pixels, instances, words, task.mpp)
         kinds += np.bincount(kind, minlength=len(KINDS))
     class_map = {**{name: name for name in task.classes}, UNKNOWN: None}
     outlined = LabelSource(
@@ -78,13 +75,3 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
         patient=source.patient,
     )
     return outlined, dict(zip(KINDS, kinds.tolist(), strict=True))
-
-
-def _write(image: LabelledImage, instances: np.ndarray, task: OutlineTask, folder: Path) -> None:
-    """Classes are found again by the instances' centroids, so the points are written there."""
-    centres = label_image_to_nuclei(instances, (task.mpp, task.mpp), 3).xy - 0.5  # the file counts pixels from 0
-    words = [task.classes[label] if label >= 0 else UNKNOWN for label in image.nuclei.label]
-    lines = ["x,y,class", *(f"{x:.3f},{y:.3f},{word}" for (x, y), word in zip(centres, words, strict=True))]
-    (folder / POINTS / f"{image.name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    cv2.imwrite(str(folder / IMAGES / f"{image.name}.png"), np.ascontiguousarray(image.pixels[..., ::-1]))
-    cv2.imwrite(str(folder / INSTANCES / f"{image.name}.png"), instances.astype(np.uint16))

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from muse_pipeline.data.instance_labels import IMAGES, INSTANCES, POINTS, write_instances
 from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.proposals.cut import cut_mask, drop_small_labels
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.points import find_points
@@ -17,9 +17,8 @@ from muse_pipeline.proposals.voronoi import split_mask
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.psm_config import PsmConfig
 from muse_pipeline.training.psm_mask_network import TrainedMask
-from muse_pipeline.training.psm_masks import read_pictures_and_masks, write_picture
+from muse_pipeline.training.psm_masks import read_pictures_and_masks
 
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"
 CLASS = "Nucleus"
 BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
 MOST = 65535  # instances of a picture in 16 bits
@@ -45,30 +44,25 @@ def write_labels(
     n_nuclei = n_pictures = 0
     for name, pixels, mask in read_pictures_and_masks(masks):
         probability = teacher(pixels) if teacher else mask.astype(np.float32)
-        n_here = write_instances(folder, name, pixels, split_instances(probability, pixels, config), config.mpp)
+        n_here = write_found(folder, name, pixels, split_instances(probability, pixels, config), config.mpp)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 def label_source(folder: Path, mpp: float) -> LabelSource:
-    """What ``write_instances`` left in ``folder``, as labels to train on."""
+    """What ``write_found`` left in ``folder``, as labels to train on."""
     return LabelSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
 
 
-def write_instances(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
+def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
     """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none."""
-    nuclei = label_image_to_nuclei(instances, (mpp, mpp), 3)
-    if not 0 < len(nuclei) <= MOST:
+    n_instances = int(instances.max(initial=0))
+    if not 0 < n_instances <= MOST:
         return 0
-    for kind in (IMAGES, INSTANCES, POINTS):
-        (folder / kind).mkdir(exist_ok=True)
-    write_picture(folder / IMAGES / f"{name}.png", pixels)
-    cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
-    lines = [f"{x - 0.5:.3f},{y - 0.5:.3f},{CLASS}" for x, y in nuclei.xy]  # the file counts pixels from 0
-    (folder / POINTS / f"{name}.csv").write_text("\n".join(["x,y,class", *lines]) + "\n", encoding="utf-8")
-    return len(nuclei)
+    write_instances(folder, name, pixels, instances, [CLASS] * n_instances, mpp)
+    return n_instances
 
 
 def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:

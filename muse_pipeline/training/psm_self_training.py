@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.config import parse_config
+from muse_pipeline.data.instance_labels import IMAGES
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.card import ColourReference
@@ -26,7 +27,7 @@ from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.psm_labels import IMAGES, write_instances
+from muse_pipeline.training.psm_labels import write_found
 from muse_pipeline.training.validation import NetworkPredictor
 
 FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
@@ -62,7 +63,7 @@ def write_found_labels(
         found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
         rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
         instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
-        n_here = write_instances(folder, name, pixels, instances, config.mpp)
+        n_here = write_found(folder, name, pixels, instances, config.mpp)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     if not n_nuclei:
         raise ConfigError(
