@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -42,7 +42,14 @@ class Blocks:
         return Window(column * span, row * span, self.mpp, (n_columns * BLOCK_PX, BLOCK_PX))
 
 
-def write_demo(folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int = 0, threads: int = 1) -> int:
+def write_demo(
+    folder: Path,
+    area_mm2: float = 7.0,
+    mpp: float = 0.25,
+    seed: int = 0,
+    threads: int = 1,
+    side_um: float | None = None,
+) -> int:
     """Write ``demo.svs``, ``truth.csv``, ``truth.parquet``, ``slides.tsv`` and ``config.yaml`` into ``folder``.
 
     Args:
@@ -51,6 +58,7 @@ def write_demo(folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int
         mpp: size of a level-0 pixel in um. The same seed is the same tissue at every mpp.
         seed: another seed, another tissue.
         threads: how many blocks are painted at a time; the bytes do not depend on it.
+        side_um: of a square glass; just large enough for the tissue when None.
 
     Returns:
         the number of true nuclei.
@@ -61,7 +69,7 @@ def write_demo(folder: Path, area_mm2: float = 7.0, mpp: float = 0.25, seed: int
     """
     _check(area_mm2, mpp)
     cv2.setNumThreads(1)
-    blocks = Blocks(plan_tissue(area_mm2, seed), mpp)
+    blocks = Blocks(_on_glass(plan_tissue(area_mm2, seed), side_um), mpp)
     with complete_file(folder / "demo.svs") as partial:
         write_pyramid(partial, _painter(blocks), blocks.n, mpp, threads)
     n_nuclei = write_truth(folder, blocks)
@@ -119,6 +127,19 @@ def _painter(blocks: Blocks):
         return glass if is_blank(blocks.tissue, window) else paint_block(blocks.tissue, window)
 
     return paint
+
+
+def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
+    """The same tissue on a glass of another size.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    if side_um is None:
+        return tissue
+    if side_um < (needed := max(tissue.layout.size_um)):
+        raise ConfigError(f"a glass of {side_um:g} um is too small for this tissue; it needs {needed:,.0f}")
+    return replace(tissue, layout=replace(tissue.layout, size_um=(side_um, side_um)))
 
 
 def _check(area_mm2: float, mpp: float) -> None:

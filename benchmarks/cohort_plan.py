@@ -1,0 +1,85 @@
+"""How long Snakemake plans a cohort before anything runs, and how much memory that takes.
+
+    python benchmarks/cohort_plan.py OUT_DIR [--slides 1000 10000] [--output cohort_plan.json]
+
+The slides are empty files: a plan opens none. Every cohort is planned three times with `snakemake --dry-run`: as it is
+new, in the first of ten batches of the report's inputs, and cut to a tenth by its sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+
+
+def main() -> None:
+    """Plan every cohort, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--slides", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for n_slides in args.slides:
+        folder = args.folder / str(n_slides)
+        draw_cohort(folder, n_slides)
+        for name, arguments in (
+            ("new", []),
+            ("report --batch report=1/10", ["report", "--batch", "report=1/10"]),
+            ("tenth of the sheet", ["--config", "slides=tenth.tsv"]),
+        ):
+            rows.append({"slides": n_slides, "plan": name, **plan(folder, arguments)})
+            print(json.dumps(rows[-1]), flush=True)
+    if args.output:
+        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def draw_cohort(folder: Path, n_slides: int) -> None:
+    """A folder of empty slides, their sheet, and a sheet of a tenth of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "slides").mkdir(parents=True)
+    names = [f"S{number:05d}" for number in range(n_slides)]
+    for name in names:
+        (folder / "slides" / f"{name}.svs").touch()
+    for sheet, chosen in (("slides.tsv", names), ("tenth.tsv", names[: n_slides // 10])):
+        lines = ["slide_id\tpath", *(f"{name}\tslides/{name}.svs" for name in chosen)]
+        (folder / sheet).write_text("\n".join(lines) + "\n")
+    (folder / "config.yaml").write_text("slides: slides.tsv\n")
+
+
+def plan(folder: Path, arguments: list[str]) -> dict:
+    """What one dry run costs: seconds of processor until its table of jobs and in all, peak memory, jobs.
+
+    After the table a dry run spells every job out, which a run does as it goes.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    command += ["--cores", "1", "--dry-run", "--quiet", "rules", *arguments]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    planned, lines = 0.0, []
+    for line in process.stdout:
+        if line.startswith("Job stats:") and not planned:
+            times = psutil.Process(process.pid).cpu_times()
+            planned = times.user + times.system
+        lines.append(line)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit("".join(lines[-20:]))
+    return {
+        "planned_processor_seconds": round(planned, 1),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_mib": usage.ru_maxrss // 1024,
+        "jobs": next(int(line.split()[1]) for line in lines if line.startswith("total ")),
+    }
+
+
+if __name__ == "__main__":
+    main()
