@@ -30,6 +30,16 @@ def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
         return np.where(known, by_class, 0).sum(-1) / known.sum(-1)
 
 
+def confusion_by_patient(
+    true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the patients, sorted, and (N, C, C) nuclei of each, true by predicted class."""
+    names, member = np.unique(np.asarray(patient, str), return_inverse=True)
+    by_patient = np.zeros((len(names), n_classes, n_classes), int)
+    np.add.at(by_patient, (member, true, predicted), 1)
+    return names, by_patient
+
+
 def score_classes(
     true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], classes: Sequence[str], repeats: int = REPEATS
 ) -> dict[str, Any]:
@@ -42,9 +52,7 @@ def score_classes(
         classes: names of the C classes.
         repeats: draws of the bootstrap.
     """
-    names, member = np.unique(np.asarray(patient, str), return_inverse=True)
-    by_patient = np.zeros((len(names), len(classes), len(classes)), int)
-    np.add.at(by_patient, (member, true, predicted), 1)
+    names, by_patient = confusion_by_patient(true, predicted, patient, len(classes))
     total, drawn = by_patient.sum(0), resample_sums(by_patient, names, repeats)
     return {
         "accuracy": float(accuracy(total)),

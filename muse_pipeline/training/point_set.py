@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,11 @@ class PointSet:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def of_patients(self, patients: Collection[str]) -> PointSet:
+        """The points of these patients, in the same order."""
+        kept = [index for index, image in enumerate(self.images) if image.patient in patients]
+        return PointSet([self.images[index] for index in kept], self.colours[kept], self.window_px)
 
     def batches(self, size: int, device: torch.device, order: Sequence[int] | None = None) -> Iterator[PointBatch]:
         """Windows in ``order``, by default their own, ``size`` at a time."""

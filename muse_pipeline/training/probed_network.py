@@ -1,0 +1,83 @@
+"""A backbone that is looked at, not trained further: its weights, how it sees colour, and whom it has seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from muse_pipeline.config import parse_config
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.official import backbone_weights, read_pickle
+from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
+from muse_pipeline.training.imported import recognise_backbone
+from muse_pipeline.training.initial import load_backbone
+from muse_pipeline.training.start import find_checkpoint
+
+SEED = 2025  # the authors'
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedNetwork:
+    """One network.
+
+    Attributes:
+        name: registered name of the backbone.
+        backbone: with its weights, on the CPU.
+        reference: what slides' colours are taken to, as it was trained.
+        weights: where they are from, in words.
+        patients: that it was trained on, as far as its checkpoint says.
+        images: names of pictures that it was trained on, likewise.
+    """
+
+    name: str
+    backbone: Backbone
+    reference: ColourReference
+    weights: str
+    patients: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+
+    def patients_seen(self, images: Iterable[LabelledImage]) -> set[str]:
+        """Those of ``images`` whose patients it was trained on."""
+        return {image.patient for image in images if image.patient in self.patients or image.name in self.images}
+
+
+def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False) -> ProbedNetwork:
+    """The backbone ``name`` with the weights of a checkpoint (or built-in model); random ones without.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit.
+        ConfigError: there is no backbone of that name, or its checkpoint's colour cannot be read.
+    """
+    torch.manual_seed(SEED)
+    backbone = BACKBONES[name]()
+    if checkpoint is None:
+        return ProbedNetwork(name, backbone, ColourReference(), "random, not trained")
+    path = find_checkpoint(checkpoint)
+    ours = load_backbone(backbone, path, trust_pickle)
+    meta = ours.meta if ours else {}  # the authors normalise no stain and name no pictures
+    reference = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
+    seen = (frozenset(map(str, meta.get(key, ()))) for key in ("patients", "images"))
+    return ProbedNetwork(name, backbone, reference, path.name, *seen)
+
+
+def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
+    """The backbone that a checkpoint holds, as it says itself; None where one of ours does not say.
+
+    Files of the authors are told by names, shapes and the file's name.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of no known network.
+    """
+    path = find_checkpoint(checkpoint)
+    state = read_pickle(path, trust_pickle)
+    return (
+        parse_checkpoint(state, path).meta.get("backbone")
+        if is_ours(state)
+        else recognise_backbone(backbone_weights(state, path), path)
+    )
