@@ -101,6 +101,18 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def starting_at(settings: C, root: Path) -> C:
+    """A dataclass of settings whose paths, also those inside it, start at ``root``."""
+    changed = {}
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, Path):
+            changed[one.name] = root / value
+        elif dataclasses.is_dataclass(value):
+            changed[one.name] = starting_at(value, root)
+    return dataclasses.replace(settings, **changed)
+
+
 def require_between(settings: Any, where: str, **limits: tuple[float, float]) -> None:
     """Refuse numbers that nothing can be done with; settings that are None are not given.
 

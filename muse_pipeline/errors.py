@@ -67,3 +67,7 @@ class NucleiError(MuseError, ValueError):
 
 class DivergedError(MuseError, ArithmeticError):
     """The loss of a training run is no longer a number."""
+
+
+class CollapsedError(MuseError, ArithmeticError):
+    """Self-supervised training says the same of everything."""

@@ -17,6 +17,7 @@ VERBS = (
     "tile",
     "import-checkpoint",
     "outline",
+    "pretrain",
     "finetune",
     "psm",
     "export",

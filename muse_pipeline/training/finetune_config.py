@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between
+from muse_pipeline.config import load_config, require_between, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import ConfigError
@@ -114,8 +114,8 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
         config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
     return dataclasses.replace(
         config,
-        sources=tuple(_from_root(source, root) for source in config.sources),
-        validation=tuple(_from_root(source, root) for source in config.validation),
+        sources=tuple(starting_at(source, root) for source in config.sources),
+        validation=tuple(starting_at(source, root) for source in config.validation),
     )
 
 
@@ -147,10 +147,3 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
         raise ConfigError(
             f"a window of {window_px} px does not suit {name}; give a multiple of its stride, {backbone.stride_px} px"
         )
-
-
-def _from_root(source: LabelSource, root: Path) -> LabelSource:
-    values = {one.name: getattr(source, one.name) for one in dataclasses.fields(source)}
-    return dataclasses.replace(
-        source, **{name: root / value for name, value in values.items() if isinstance(value, Path)}
-    )

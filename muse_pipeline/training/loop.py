@@ -13,7 +13,7 @@ from muse_pipeline.errors import DivergedError
 from muse_pipeline.methods.base import Method
 from muse_pipeline.training.curves import draw_curves
 from muse_pipeline.training.metrics import MetricsLog
-from muse_pipeline.training.optimiser import build_optimiser, set_rate
+from muse_pipeline.training.optimiser import build_optimiser, set_step
 from muse_pipeline.training.resume import load_resume_point, save_resume_point
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
@@ -29,6 +29,7 @@ def train(
     backbone_rate: float = 1.0,
     validate: Callable[[int, MetricsLog], None] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    check: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:
     """Run ``method`` to the end of ``schedule``; a run that was stopped goes on from its last resume point.
 
@@ -42,6 +43,7 @@ def train(
         backbone_rate: see ``build_optimiser``.
         validate: called with (steps done, log) by the first process when validation is due.
         progress: called with (steps done, losses) by the first process at every logged step.
+        check: the same, by every process with the same losses; what it raises ends the run before anything is saved.
 
     Raises:
         CheckpointError: the resume point does not fit.
@@ -57,7 +59,7 @@ def train(
     for step in range(start, schedule.steps):
         # Random numbers start anew at every step: a run that goes on needs to remember none.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
-        set_rate(optimiser, schedule.rate(step))
+        set_step(optimiser, schedule, step)
         losses = _add_gradients(wrapped, batches, step, schedule, fabric)
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)
         _require_finite({**losses, "gradient": norm}, step, folder)
@@ -66,11 +68,14 @@ def train(
         method.after_step(step / schedule.steps)
 
         done = step + 1
-        if leads and (step % schedule.log_every == 0 or done == schedule.steps):
+        if step % schedule.log_every == 0 or done == schedule.steps:
             values = {name: float(value) for name, value in losses.items()}
-            log.append(step, {"learning_rate": schedule.rate(step), **values})
-            if progress:
+            if leads:
+                log.append(step, {"learning_rate": schedule.rate(step), **values})
+            if leads and progress:
                 progress(done, values)
+            if check:
+                check(done, values)
         if leads and validate and schedule.is_due(done, schedule.validate_every):
             validate(done, log)
         if schedule.is_due(done, schedule.save_every):

@@ -25,6 +25,7 @@ def build_optimiser(method: nn.Module, schedule: Schedule, backbone_rate: float 
             {
                 "params": parameters,
                 "weight_decay": schedule.weight_decay if is_kernel else 0.0,
+                "decays": is_kernel,
                 "factor": backbone_rate if in_backbone else 1.0,
             }
             for (in_backbone, is_kernel), parameters in groups.items()
@@ -33,7 +34,9 @@ def build_optimiser(method: nn.Module, schedule: Schedule, backbone_rate: float 
     )
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of ``rate``."""
+def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Give every group its share of the rate of ``step``, and its decay."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
+        group["lr"] = schedule.rate(step) * group["factor"]
+        if group["decays"]:
+            group["weight_decay"] = schedule.decay(step)

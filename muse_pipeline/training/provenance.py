@@ -58,8 +58,8 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: LabelSource) -> Iterator[tuple[str, str]]:
-    """(number of the source/setting/file, checksum) of every file; pictures and slides are many and large."""
+    """(number of the source/setting/file, checksum) of every file; pictures, slides and proposals are large."""
     for setting, file in source_files(source):
-        large = setting in {"images", "slides"}
+        large = setting in {"images", "slides", "proposals"}
         checksum = fingerprint_file(file) if large else hashlib.sha256(file.read_bytes()).hexdigest()
         yield f"{number}/{setting}/{file.name}", checksum

@@ -17,6 +17,7 @@ class Schedule:
         learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
         warmup: share of the steps spent rising.
         weight_decay: AdamW's, on matrices and kernels only.
+        last_weight_decay: that it rises or falls to along a cosine; it stays when not given.
         clip: largest norm of the gradient.
         accumulate: batches whose mean gradient makes one step.
         save_every: steps between resume points.
@@ -28,6 +29,7 @@ class Schedule:
     learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
+    last_weight_decay: float | None = None
     clip: float = 5.0
     accumulate: int = 1
     save_every: int = 500
@@ -39,7 +41,7 @@ class Schedule:
             require_between(self, "schedule", **{name: (1, math.inf)})
         for name in ("learning_rate", "weight_decay", "clip"):
             require_between(self, "schedule", **{name: (0, math.inf)})
-        require_between(self, "schedule", warmup=(0, 1))
+        require_between(self, "schedule", warmup=(0, 1), last_weight_decay=(0, math.inf))
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``."""
@@ -48,6 +50,13 @@ class Schedule:
             return self.learning_rate * min((step + 1) / rise, 1)  # a rise may be shorter than a step
         done = (step - rise) / max(self.steps - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def decay(self, step: int) -> float:
+        """Weight decay of ``step``."""
+        if self.last_weight_decay is None:
+            return self.weight_decay
+        done = 0.5 * (1 - math.cos(math.pi * step / self.steps))
+        return self.weight_decay + done * (self.last_weight_decay - self.weight_decay)
 
     def is_due(self, done: int, every: int) -> bool:
         """Whether what happens ``every`` so many steps, and at the end, happens after ``done`` steps."""

@@ -11,7 +11,7 @@ from muse_pipeline.errors import CheckpointError, ConfigError, DivergedError
 from muse_pipeline.methods.base import Method
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.metrics import MetricsLog
-from muse_pipeline.training.optimiser import build_optimiser, set_rate
+from muse_pipeline.training.optimiser import build_optimiser, set_step
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
 
@@ -128,7 +128,7 @@ def test_half_precision_reaches_the_method(tmp_path):
 def test_the_backbone_has_a_rate_of_its_own_and_biases_do_not_decay():
     method = Line()
     optimiser = build_optimiser(method, Schedule(10, weight_decay=0.1), backbone_rate=0.25)
-    set_rate(optimiser, 0.4)
+    set_step(optimiser, Schedule(10, learning_rate=0.4, warmup=0, weight_decay=0.1), 0)
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in optimiser.param_groups

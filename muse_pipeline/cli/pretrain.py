@@ -1,0 +1,64 @@
+"""Pretrain a backbone on tissue without labels, as a config describes (MUSE).
+
+Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune` and `muse compare`), the resolved
+config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. A run that was stopped goes on from its last
+resume point when the same command is given again; one that learns nothing is stopped. See docs/muse.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse pretrain``."""
+    parser.add_argument("config", type=Path, help="YAML, see config/train/muse_pretrain.yaml")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument(
+        "--loaders", type=int, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--accelerator",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="what computes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--start-over",
+        action="store_true",
+        help="where the folder holds a run of other settings, tissue or weights, give that up in place of refusing",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings of the config, as in schedule.steps=100",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pretrain one backbone."""
+    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.training.pretrain import pretrain
+    from muse_pipeline.training.pretrain_config import load_pretrain_config
+
+    config = load_pretrain_config(args.config, args.data, args.set)
+    with show_steps(config.schedule.steps) as (say, progress):
+        pretrain(
+            config,
+            args.output,
+            args.accelerator,
+            args.threads,
+            args.devices,
+            args.start_over,
+            say,
+            progress,
+            args.loaders,
+        )

@@ -1,0 +1,215 @@
+"""Views that carry nuclei: squares of tissue at drawn mpps, and which nuclei two of them share (arXiv 2511.05170).
+
+A view is one affine map: whole pixels of its image are cut out, resized by area to the view's side, mirrored and turned
+by quarters. Positions follow in continuous pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
+if both see the same number of the image's index; distance plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from muse_pipeline.config import require_between
+from muse_pipeline.data.nucleus_images import NucleusImage
+from muse_pipeline.errors import ConfigError
+
+MPP_MODES = ("independent", "same")
+CONTROLS = ("random points", "shuffled identities")
+PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
+BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How views are cut.
+
+    Attributes:
+        global_px: side of a global view.
+        local_px: side of a local view.
+        n_local: local views per set, beside two global ones.
+        mpp: (finest, coarsest) that views are drawn from, uniformly.
+        mpp_mode: "independent" draws for every view, "same" once for all views of a set.
+        min_matches: nuclei that both global views should see; drawn again up to ``draws`` times.
+        max_matches: nuclei of a pair of views that are compared, drawn from those that both see.
+        draws: see ``min_matches``.
+        control: for trials, "random points" in place of nuclei, or "shuffled identities" between the two views of a
+            pair; nothing of it helps.
+    """
+
+    global_px: int = 224
+    local_px: int = 96
+    n_local: int = 4
+    mpp: tuple[float, float] = (0.25, 0.5)
+    mpp_mode: str = "independent"
+    min_matches: int = 4
+    max_matches: int = 64
+    draws: int = 10
+    control: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("global_px", "local_px", "max_matches", "draws"):
+            require_between(self, "views", **{name: (1, INFINITE)})
+        require_between(self, "views", n_local=(0, 64), min_matches=(0, INFINITE))
+        if not 0.01 <= self.mpp[0] <= self.mpp[1] <= 100:
+            raise ConfigError(
+                f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
+            )
+        if self.mpp_mode not in MPP_MODES:
+            raise ConfigError(f"views: mpp_mode '{self.mpp_mode}' is unknown; choose {' or '.join(MPP_MODES)}")
+        if self.control is not None and self.control not in CONTROLS:
+            raise ConfigError(f"views: control '{self.control}' is unknown; choose {' or '.join(CONTROLS)}")
+
+
+@dataclass(frozen=True)
+class View:
+    """One view.
+
+    Attributes:
+        corner: (x, y) whole px of the image.
+        side_px: of the square, in image px.
+        size_px: R, side of the view.
+        mirror: whether left and right change places.
+        turns: quarter turns, counter-clockwise, after that.
+        image_mpp: um per image px.
+    """
+
+    corner: tuple[int, int]
+    side_px: int
+    size_px: int
+    mirror: bool
+    turns: int
+    image_mpp: float
+
+    @property
+    def mpp(self) -> float:
+        """Um per pixel of the view."""
+        return self.side_px * self.image_mpp / self.size_px
+
+    def place(self, xy: np.ndarray) -> np.ndarray:
+        """Image positions (..., 2) in view px."""
+        xy = (np.asarray(xy, float) - self.corner) * (self.size_px / self.side_px)
+        x, y = xy[..., 0], xy[..., 1]
+        if self.mirror:
+            x = self.size_px - x
+        for _ in range(self.turns):
+            x, y = y, self.size_px - x
+        return np.stack([x, y], -1)
+
+    def sees(self, placed: np.ndarray) -> np.ndarray:
+        """Whether placed positions (..., 2) lie inside and not at the border."""
+        return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
+
+    def cut(self, image: NucleusImage) -> np.ndarray:
+        """(R, R, 3) uint8."""
+        pixels = image.read(self.corner, (self.side_px, self.side_px))
+        if self.side_px != self.size_px:
+            how = cv2.INTER_AREA if self.side_px > self.size_px else cv2.INTER_CUBIC
+            pixels = cv2.resize(pixels, (self.size_px, self.size_px), interpolation=how)
+        return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self.mirror else pixels, self.turns))
+
+
+@dataclass(frozen=True, eq=False)
+class ViewSet:
+    """Views of one place: two global ones, then local ones.
+
+    Attributes:
+        image: they are of.
+        views: V of them.
+        placed: (V, N, 2) view px of the nuclei around the global views.
+        seen: (V, N) bool.
+    """
+
+    image: NucleusImage
+    views: tuple[View, ...]
+    placed: np.ndarray
+    seen: np.ndarray
+
+    @classmethod
+    def look(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
+        """What ``views`` see of the nuclei at (N, 2) image px."""
+        placed = np.stack([view.place(xy) for view in views])
+        seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
+        return cls(image, tuple(views), placed, seen)
+
+    def shared(self, one: int, other: int) -> np.ndarray:
+        """Numbers of the nuclei that two views both see."""
+        return np.flatnonzero(self.seen[one] & self.seen[other])
+
+
+class ViewSampler:
+    """Draws sets of views.
+
+    Args:
+        images: with at least one nucleus each.
+        settings: see there.
+        balance: 0 draws every image alike, 1 every mm2 that holds nuclei; weights multiply.
+    """
+
+    def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
+        self.images, self.settings = images, settings
+        share = np.array([one.weight * len(one.nuclei.occupied) ** balance for one in images], float)
+        self._share = share / share.sum()
+
+    def __call__(self, generator: np.random.Generator) -> ViewSet:
+        """A set around a drawn nucleus; where nuclei are few its global views may share less than was asked for."""
+        settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
+        nuclei = image.nuclei
+        for _ in range(settings.draws):
+            mpps = generator.uniform(*settings.mpp, 2 + settings.n_local)
+            if settings.mpp_mode == "same":
+                mpps[:] = mpps[0]
+            pivot = nuclei.draw(generator)
+            pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
+            box = _box(pair)
+            _, xy = nuclei.inside(*box)
+            if settings.control == "random points":
+                xy = generator.uniform(box[:2], box[2:], xy.shape)
+            found = ViewSet.look(image, pair, xy)
+            if len(found.shared(0, 1)) >= settings.min_matches:
+                break
+        near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
+        local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
+        return ViewSet.look(image, [*pair, *local], xy)
+
+    def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
+        """A global view that holds ``pivot``, a tenth of its side or more from its border."""
+        return self._view(
+            image,
+            pivot,
+            PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2),
+            mpp,
+            self.settings.global_px,
+            generator,
+        )
+
+    def _near(self, image: NucleusImage, nucleus: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
+        """A local view whose centre is within a quarter of its side of ``nucleus``."""
+        at = 0.5 + LOCAL_JITTER * generator.uniform(-1, 1, 2)
+        return self._view(image, nucleus, at, mpp, self.settings.local_px, generator)
+
+    def _view(
+        self,
+        image: NucleusImage,
+        point: np.ndarray,
+        at: np.ndarray,
+        mpp: float,
+        size_px: int,
+        generator: np.random.Generator,
+    ) -> View:
+        """A view with ``point`` at the share ``at`` of its side, but inside the image as far as it can be."""
+        side = max(1, round(size_px * mpp / image.mpp))
+        last = np.maximum(np.array(image.size_px) - side, 0)
+        x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
+        return View((x, y), side, size_px, bool(generator.integers(2)), int(generator.integers(4)), image.mpp)
+
+
+def _box(views: Sequence[View]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of all views, in image px."""
+    corner = np.array([view.corner for view in views])
+    end = corner + np.array([[view.side_px] for view in views])
+    return (*corner.min(0).tolist(), *end.max(0).tolist())

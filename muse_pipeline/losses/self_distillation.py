@@ -1,0 +1,67 @@
+"""Cross-entropy from a teacher's prototypes to a student's, and how a teacher's are kept from collapsing.
+
+"Emerging properties in self-supervised vision transformers" (DINO, arXiv 2104.14294): centring and sharpening;
+Sinkhorn-Knopp as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+
+def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """(N,) -sum p log q of each row.
+
+    Args:
+        target: (N, K) probabilities of the teacher, without gradient.
+        logits: (N, K) of the student.
+        temperature: the student's.
+    """
+    return -(target * torch.log_softmax(logits.float() / temperature, -1)).sum(-1)
+
+
+def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """(N, K) softmax of the teacher's logits after taking ``centre`` (K,) away."""
+    return torch.softmax((logits.float() - centre) / temperature, -1)
+
+
+def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
+    """(N, K) assignment of rows to prototypes that uses every prototype alike, over the rows of all processes.
+
+    Processes may hold different numbers of rows, none included; every one of them must call.
+    """
+    scores = logits.float() / temperature
+    # One shift for all, so that nothing overflows and the assignment stays what it was.
+    assignment = torch.exp(scores - _highest(scores)).T  # (K, N)
+    n_rows = all_sum(torch.tensor(float(assignment.shape[1]), device=logits.device)).clamp(min=1)
+    for _ in range(n_iterations):
+        of_prototype = all_sum(assignment.sum(1, keepdim=True))
+        assignment = assignment / of_prototype.clamp(min=1e-30) / len(assignment)
+        assignment = assignment / assignment.sum(0, keepdim=True).clamp(min=1e-30) / n_rows
+    return (assignment * n_rows).T
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum over all processes; ``values`` themselves where there is one."""
+    if not _is_shared():
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def n_processes() -> int:
+    """That train together."""
+    return distributed.get_world_size() if _is_shared() else 1
+
+
+def _highest(scores: Tensor) -> Tensor:
+    highest = scores.max() if scores.numel() else scores.new_tensor(-torch.inf)
+    if _is_shared():
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
+    return highest.nan_to_num(neginf=0.0)
+
+
+def _is_shared() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,139 @@
+"""From tissue without labels to a backbone: what ``muse pretrain CONFIG`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from muse_pipeline.data.prefetch import Prefetched
+from muse_pipeline.data.view_batches import ViewBatches
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.methods.muse import MusePretraining
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.training.census import REFERENCE_STAINS
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.initial import load_backbone
+from muse_pipeline.training.loop import train
+from muse_pipeline.training.pretrain_config import PretrainConfig
+from muse_pipeline.training.pretrain_health import CollapseAlarm
+from muse_pipeline.training.pretrain_images import PretrainData, read_pretrain_data, require_apart
+from muse_pipeline.training.pretrain_pictures import draw_views
+from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.run_folder import RunFolder, plain_settings
+from muse_pipeline.training.start import find_checkpoint
+
+INDEX = "nuclei"
+
+
+def pretrain(
+    config: PretrainConfig,
+    folder: Path,
+    accelerator: str = "auto",
+    threads: int = 1,
+    devices: int = 1,
+    start_over: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    loaders: int = 0,
+) -> Path:
+    """Train and write ``checkpoint.pt``, a backbone; settings, provenance and health lie beside it (``run_folder``).
+
+    Args:
+        config: of the run.
+        folder: of the run; one that was stopped goes on there.
+        accelerator: one of ``devices.ACCELERATORS``.
+        threads: of each process on a CPU.
+        devices: GPUs, or processes on a CPU; each trains on views of its own.
+        start_over: train from the start where the folder holds a run of other settings, tissue or weights, in place of
+            refusing.
+        say: called with sentences about the run by its first process.
+        progress: see ``loop.train``.
+        loaders: threads that read views ahead; none reads them when they are needed.
+
+    Raises:
+        CheckpointError: the folder holds a run of another config, or the checkpoint to start from does not fit.
+        CollapsedError: the backbone says the same of everything.
+        DivergedError: a loss is no longer a number.
+        MuseError: a source cannot be used, see ``pretrain_images``.
+        ProviderError: the devices are not there.
+    """
+    run = RunFolder(Path(folder))
+    begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
+    read = tuple(source.labelled or source for source in config.sources)
+    provenance = describe_run(plain_settings(config, portable=True), read, begins_with)
+    try:
+        run.require_same_run(config, provenance, ("name",))
+    except CheckpointError:
+        if not start_over:
+            raise
+        say(f"{folder}: holds a run of other settings, tissue or weights, which is given up; training from the start")
+        run.forget()
+    torch.set_num_threads(threads)
+    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, say)
+    require_apart(data.patients, config.held)
+    method, origin = _build_method(config)
+    # All that a user may have got wrong is known by now: from here on there may be several processes.
+    fabric = open_fabric(accelerator, devices, config.precision)
+    if devices > 1 and fabric.device.type == "cuda":
+        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    batches = make_batches(config, data, fabric.device)
+    if fabric.is_global_zero:
+        run.describe(config, provenance)
+        say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
+        draw_views(batches.sample, config.seed, run.path / "views.png")
+    stream = Prefetched(batches, fabric.world_size, loaders)
+    alarm = CollapseAlarm(config.schedule, run)
+    train(method, stream, config.schedule, run, fabric, config.seed, progress=progress, check=alarm)
+    if fabric.is_global_zero:
+        state = method.trained().state_dict()
+        save_checkpoint(run.checkpoint, Checkpoint(state, {}, _describe(config, data)))
+    return run.checkpoint
+
+
+def make_batches(config: PretrainConfig, data: PretrainData, device: torch.device) -> ViewBatches:
+    """The stream of views of a run."""
+    return ViewBatches(
+        data.images,
+        data.colours,
+        np.array(data.reference.stains or REFERENCE_STAINS),
+        config.views,
+        config.batch,
+        config.augmentation,
+        config.seed,
+        device,
+        config.balance,
+        config.grey,
+    )
+
+
+def _build_method(config: PretrainConfig) -> tuple[MusePretraining, str]:
+    """What is trained, from the weights that the config names, and these in words."""
+    torch.manual_seed(config.seed)
+    backbone = BACKBONES[config.backbone]().to(memory_format=torch.channels_last)
+    origin = "random weights"
+    if config.checkpoint is not None:
+        path = find_checkpoint(config.checkpoint)
+        load_backbone(backbone, path, config.trust_pickle)
+        origin = path.name
+    return MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp), origin
+
+
+def _describe(config: PretrainConfig, data: PretrainData) -> dict[str, Any]:
+    return {
+        "kind": "backbone",
+        "backbone": config.backbone,
+        "window_px": config.views.global_px,
+        "mpp": config.middle_mpp,
+        "positions": "as trained",  # a positional table is read as it is, see ``models.official``
+        "config": plain_settings(config, portable=True),
+        "colour": dataclasses.asdict(data.reference),
+        "images": sorted(image.name for image in data.images),
+        "patients": data.patients,
+        "step": config.schedule.steps,
+    }

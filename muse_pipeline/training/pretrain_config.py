@@ -1,0 +1,108 @@
+"""The settings of a pretraining run, from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muse_pipeline.config import load_config, require_between, starting_at
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.methods.muse import DistillationSettings
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.training.finetune_config import PRECISIONS, require_window
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.start import find_checkpoint
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run.
+
+    Attributes:
+        name: of the run.
+        backbone: registered name.
+        sources: tissue with nucleus positions.
+        schedule: how long and how fast.
+        held: labelled images that the backbone will be judged on; no patient of theirs may be among the sources.
+        checkpoint: what to start from: a file of ours, an official one or a built-in model's name; a run at small views
+            goes on at large ones so. Random weights without one.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        views: how they are cut.
+        distillation: how student and teacher agree.
+        augmentation: of each view's colour and sharpness; its geometry is not used, the views have their own.
+        grey: share of views without hue.
+        balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
+        min_nuclei: slides with fewer are left out.
+        batch: sets of views per batch (and device).
+        seed: of weights and views.
+        precision: "32-true" or "bf16-mixed".
+    """
+
+    name: str
+    backbone: str
+    sources: tuple[NucleusSource, ...]
+    schedule: Schedule
+    held: tuple[LabelSource, ...] = ()
+    checkpoint: Path | None = None
+    trust_pickle: bool = False
+    views: ViewSettings = field(default_factory=ViewSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
+    grey: float = 0.1
+    balance: float = 0.5
+    min_nuclei: int = 50
+    batch: int = 16
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        require_between(self, "", grey=(0, 1), balance=(0, 1), min_nuclei=(1, math.inf), seed=(0, math.inf))
+        require_between(self, "", batch=(1, math.inf))
+        if not self.sources:
+            raise ConfigError("sources: there is none; name tissue with nucleus positions")
+
+    @property
+    def middle_mpp(self) -> float:
+        """Of what views are drawn from; the mpp that the backbone is for."""
+        return sum(self.views.mpp) / 2
+
+
+def load_pretrain_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> PretrainConfig:
+    """Read a config.
+
+    Args:
+        path: of the YAML file; a ``checkpoint`` that is a path starts at its folder.
+        data: where the paths of sources start; the config's own folder when not given.
+        changes: ``key=value``, see ``config.load_config``.
+
+    Raises:
+        ConfigError: see ``config.load_config``; or names and numbers do not go together.
+    """
+    config = load_config(path, PretrainConfig, changes)
+    root = (data or Path(path).parent).resolve()
+    if config.checkpoint is not None and find_checkpoint(config.checkpoint) == config.checkpoint:
+        config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
+    config = dataclasses.replace(
+        config,
+        sources=tuple(starting_at(source, root) for source in config.sources),
+        held=tuple(starting_at(source, root) for source in config.held),
+    )
+    _require_sound(config)
+    return config
+
+
+def _require_sound(config: PretrainConfig) -> None:
+    """Refuse before any data is read what this version does not have, and views that the network cannot take."""
+    if config.precision not in PRECISIONS:
+        raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+    backbone = BACKBONES[config.backbone]()
+    sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)
+    for side in sides:
+        require_window(side, backbone, config.backbone)

@@ -1,0 +1,208 @@
+"""What a pretraining run reads: images with nucleus positions, the colour each is seen in, and whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.coords import level0_to_work
+from muse_pipeline.data.label_files import PICTURE_SUFFIXES, image_paths
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
+from muse_pipeline.data.nucleus_index import NucleusIndex
+from muse_pipeline.data.picture_labels import read_picture
+from muse_pipeline.data.slide_labels import choose_slides, list_slides
+from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour import colour_of_fit, read_colour
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
+from muse_pipeline.tiles.store import Store, open_store
+from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
+from muse_pipeline.training.census import mean_stains
+
+MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
+COLOUR = "colour.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainData:
+    """Images that hold nuclei enough.
+
+    Attributes:
+        images: of all sources.
+        colours: (N, 3, 4) map in optical density of each.
+        reference: that the maps lead to.
+    """
+
+    images: list[NucleusImage]
+    colours: np.ndarray
+    reference: ColourReference
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose images they are, by name."""
+        return sorted({image.patient for image in self.images})
+
+
+def read_pretrain_data(
+    sources: Sequence[NucleusSource],
+    finest_mpp: float,
+    min_nuclei: int,
+    folder: Path,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> PretrainData:
+    """Open every source: of stores no pixel is read, and their positions are written to ``folder`` once.
+
+    Args:
+        sources: as the config names them.
+        finest_mpp: of the views.
+        min_nuclei: images with fewer are left out.
+        folder: for the indices of slides.
+        say: called with a sentence on what is left out.
+
+    Raises:
+        ConfigError: no image is left, or there is no folder or picture.
+        LabelError: a picture or its labels cannot be read.
+        ModelError: the detector is not there.
+        MppError: views are finer than an image.
+        NucleiError: proposals cannot be read, or are those of another slide.
+        StoreError: a store or a ``colour.json`` is missing or damaged.
+    """
+    images = [image for source in sources for image in _open(source, finest_mpp, folder)]
+    too_coarse = next((one for one in images if finest_mpp * MPP_TOLERANCE < one.mpp), None)
+    if too_coarse is not None:
+        raise MppError(
+            f"{too_coarse.name}: is at {too_coarse.mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise "
+            "`views.mpp`, or write a finer store (`extra_mpps`)"
+        )
+    kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
+    if not kept:
+        raise ConfigError(
+            f"none of {len(images)} images holds {min_nuclei} nuclei; look at the proposals, or lower `min_nuclei`"
+        )
+    if len(kept) < len(images):
+        few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
+        say(f"{len(images) - len(kept)} images hold fewer than {min_nuclei} nuclei and are left out, first {few}")
+    fits = [one.stain for one in kept]
+    reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
+    return PretrainData(kept, np.stack([colour_of_fit(reference, fit) for fit in fits]), reference)
+
+
+def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
+    """Nothing that a backbone is judged on may have been seen in its pretraining.
+
+    Raises:
+        LabelError: a patient is on both sides.
+    """
+    judged = {source.patient_of(name) for source in held for name in _names(source)}
+    if shared := sorted(judged & set(patients)):
+        listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+        raise LabelError(
+            f"{listed}: in `sources` and in `held`, so the backbone would be judged on what it has seen; take them out "
+            "of `sources` (`exclude`)"
+        )
+
+
+def _names(source: LabelSource) -> list[str]:
+    if source.images is not None:
+        return [path.stem for path in image_paths(source)]
+    return [row.slide_id for row in choose_slides(list_slides(source), source)]
+
+
+def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
+    if source.store is not None:
+        yield _open_slide(source, folder)
+    elif source.images is not None:
+        yield from _read_pictures(source)
+    else:
+        yield from _read_labelled(source, finest_mpp)
+
+
+def _open_slide(source: NucleusSource, folder: Path) -> NucleusSlide:
+    store = open_store(source.store)
+    statistics = read_colour(source.colour or source.store.parent / COLOUR)
+    fit = statistics["macenko"] and MacenkoFit(
+        *(np.array(statistics["macenko"][name]) for name in ("stains", "strong"))
+    )
+    return NucleusSlide(
+        store.slide_id,
+        source.patient_of(store.slide_id),
+        store.mpp,
+        store.size_px,
+        fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
+        source.weight,
+        source.store,
+        _index(source.proposals, store, folder),
+    )
+
+
+def _index(proposals: Path, store: Store, folder: Path) -> Path:
+    """The folder of the index of ``proposals``, made where it is not there yet."""
+    stated = read_provenance(proposals)
+    if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
+        raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
+    seen = proposals.stat()
+    key = f"{proposals.resolve()} {seen.st_size} {seen.st_mtime_ns} {store.mpp}"
+    place = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not place.is_dir():
+        parts = [
+            np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
+            for table in iterate_rows(proposals, 1 << 18, ["x", "y"])
+        ]
+        xy = np.concatenate([np.zeros((0, 2)), *parts])
+        NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(place)
+    return place
+
+
+def _read_pictures(source: NucleusSource) -> Iterator[NucleusPicture]:
+    if not source.images.is_dir():
+        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
+    paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = [path for path in paths if not any(word in path.name for word in source.exclude)]
+    if not paths:
+        raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
+    predictor = Predictor(find_model(source.detector))
+    for path in paths:
+        pixels, mpp = read_picture(path, source.mpp)
+        yield _picture(path.stem, source, pixels, mpp, find_nuclei(predictor, pixels, mpp))
+
+
+def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """(N, 2) px of the nuclei that a model finds in a picture (h, w, 3) uint8 of any mpp."""
+    factor = mpp / predictor.card.mpp
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+    resized = pixels if size == [*pixels.shape[1::-1]] else cv2.resize(pixels, size, interpolation=how)
+    colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))
+    return detect_image(predictor, resized, colour).xy * (np.array(pixels.shape[1::-1]) / size)
+
+
+def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
+    labels = source.labelled
+    classes = tuple(dict.fromkeys(name for name in labels.class_map.values() if name))
+    for image in read_labelled_images([labels], classes, labels.mpp or finest_mpp, n_rays=3):
+        yield _picture(image.name, source, image.pixels, labels.mpp or finest_mpp, image.nuclei.xy, image.patient)
+
+
+def _picture(
+    name: str, source: NucleusSource, pixels: np.ndarray, mpp: float, xy: np.ndarray, patient: str | None = None
+) -> NucleusPicture:
+    size_px = pixels.shape[1], pixels.shape[0]
+    return NucleusPicture(
+        name,
+        patient or source.patient_of(name),
+        mpp,
+        size_px,
+        fit_macenko(pixels.reshape(-1, 3)),
+        source.weight,
+        pixels,
+        NucleusIndex.build(xy, size_px, mpp),
+    )

@@ -1,0 +1,47 @@
+"""Views of a pretraining run as a picture, with the nuclei that its views share drawn on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.coords import xy_to_xy_index
+from muse_pipeline.data.seeds import seed_of_step
+from muse_pipeline.data.views import ViewSampler, ViewSet
+from muse_pipeline.files import complete_file
+
+N_SETS, GAP_PX = 6, 8
+SUBPIXEL_BITS = 4
+
+
+def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
+    """Write a few sets, one below the other: global views first; a nucleus has one colour in all views of its set."""
+    generator = np.random.default_rng(seed_of_step(seed, 0))
+    rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
+    width = max(row.shape[1] for row in rows)
+    page = np.concatenate([_padded(row, row.shape[0] + GAP_PX, width) for row in rows])
+    with complete_file(output) as partial:
+        partial.write_bytes(cv2.imencode(".png", np.ascontiguousarray(page[..., ::-1]))[1].tobytes())
+
+
+def _draw_set(views: ViewSet) -> np.ndarray:
+    both = views.seen[0] & views.seen[1]
+    colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
+    pictures = []
+    for view, placed, seen in zip(views.views, views.placed, views.seen, strict=True):
+        picture = view.cut(views.image)
+        for number in np.flatnonzero(seen):
+            shared = both[number] if len(pictures) < 2 else views.seen[:2, number].any()
+            at = np.round(xy_to_xy_index(placed[number]) * 2**SUBPIXEL_BITS).astype(int).tolist()
+            radius = round(2.5 * 2**SUBPIXEL_BITS * 0.5 / view.mpp)
+            cv2.circle(picture, at, radius, colours[number], 2 if shared else 1, cv2.LINE_AA, SUBPIXEL_BITS)
+        pictures.append(picture)
+    height = max(len(picture) for picture in pictures)
+    return np.concatenate([_padded(one, height, one.shape[1] + GAP_PX) for one in pictures], 1)
+
+
+def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    below, right = height - picture.shape[0], width - picture.shape[1]
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))
