@@ -102,7 +102,7 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     Raises:
         LabelError: a patient is on both sides.
     """
-    judged = {source.patient_of(name) for source in held for name in _names(source)}
+    judged = {patient for source in held for patient in _patients(source)}
     if shared := sorted(judged & set(patients)):
         listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         raise LabelError(
@@ -111,10 +111,11 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
         )
 
 
-def _names(source: LabelSource) -> list[str]:
+def _patients(source: LabelSource) -> list[str]:
     if source.images is not None:
-        return [path.stem for path in image_paths(source)]
-    return [row.slide_id for row in choose_slides(list_slides(source), source)]
+        return [source.patient_of(path.stem) for path in image_paths(source)]
+    rows = choose_slides(list_slides(source), source)
+    return [row.patient or source.patient_of(row.slide_id) for row in rows]
 
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
