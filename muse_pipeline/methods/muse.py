@@ -227,16 +227,16 @@ class MusePretraining(Method):
             # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
             n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
             totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
-            entropies.append((_entropy(targets).sum(), len(targets)))
+            entropies.append(_entropy(targets))
             vectors.append(theirs.detach())
             octaves = batch.octaves[number][:, None].expand_as(shared)[shared]
             gaps.append((losses.detach(), octaves))
-        n_compared = sum(len(one) for one, _ in gaps)
         values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
+        n_used, n_shared = all_sum(torch.stack([used.float().sum(), values.new_tensor(float(len(values)))]))
         return {
             "nucleus": torch.stack(totals).mean(),
-            "shared_nuclei": torch.tensor(n_compared / max(1, used.sum().item()), device=values.device),
-            "entropy_nucleus": _share(entropies, self.settings.n_prototypes, values),
+            "shared_nuclei": n_shared / n_used.clamp(min=1),
+            "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
             "spread": _spread(torch.cat(vectors)),
             "prototypes_nucleus": level.in_use(),
             "scale_gap": _difference(values, octaves > HALF_OCTAVE),
@@ -253,10 +253,10 @@ class MusePretraining(Method):
         level = self.image
         targets = [level.targets(one.image, progress) for one in teachers]
         losses = [level.loss(targets[one], students[other].image, progress).mean() for one, other in self.pairs]
-        entropies = [(_entropy(one).sum(), len(one)) for one in targets]
+        entropies = torch.cat([_entropy(one) for one in targets])
         return {
             "image": torch.stack(losses).mean(),
-            "entropy_image": _share(entropies, self.settings.n_prototypes, losses[0]),
+            "entropy_image": _mean(entropies) / math.log(self.settings.n_prototypes),
             "prototypes_image": level.in_use(),
         }
 
@@ -293,23 +293,27 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
 
 
-def _share(sums: list[tuple[Tensor, int]], n_prototypes: int, like: Tensor) -> Tensor:
-    """Mean entropy over its largest possible value."""
-    n_rows = sum(n for _, n in sums)
-    total = torch.stack([one for one, _ in sums]).sum() if sums else like.new_zeros(())
-    return total / (max(n_rows, 1) * math.log(n_prototypes))
+# Gauges are of the rows of all processes, which may hold few or none of them.
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Of all rows (N,); 0 where there are none."""
+    total, n_rows = all_sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
+    return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D), over that of vectors that point everywhere alike."""
-    if len(vectors) < 2:
-        return vectors.new_zeros(())
+    """Standard deviation of unit vectors (N, D), over that of vectors that point everywhere alike; 0 below two."""
     unit = functional.normalize(vectors.float(), dim=-1)
-    return unit.std(0).mean() * math.sqrt(vectors.shape[1])
+    n_rows = all_sum(unit.new_tensor(float(len(unit))))
+    mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
+    squares = all_sum((unit - mean).square().sum(0))
+    return (squares / (n_rows - 1).clamp(min=1)).sqrt().mean() * math.sqrt(vectors.shape[1])
 
 
 def _difference(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen less that of the others; 0 where there are none of either."""
-    if chosen.all() or not chosen.any():
-        return values.new_zeros(())
-    return values[chosen].mean() - values[~chosen].mean()
+    parts = [values[chosen], values[~chosen]]
+    sums = all_sum(torch.stack([values.new_tensor([float(len(one)), one.sum()]) for one in parts]))
+    of_chosen, of_others = sums[:, 1] / sums[:, 0].clamp(min=1)
+    return (of_chosen - of_others) * (sums[:, 0] > 0).all()
