@@ -17,6 +17,7 @@ VERBS = (
     "tile",
     "import-checkpoint",
     "outline",
+    "pretrain-config",
     "pretrain",
     "finetune",
     "psm",

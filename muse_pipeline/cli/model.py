@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of a training config first"
+    )
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
 
 
@@ -20,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.files import write_json
 
     is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_run(Path(args.model), args.data) if is_run else describe_file(args.model)
+    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model)
     if args.resolved:
         write_json(args.resolved, found)
     print(f"{found['name']}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
@@ -43,18 +46,20 @@ def describe_file(model: str) -> dict:
     }
 
 
-def describe_run(path: Path, data: Path | None) -> dict:
+def describe_run(path: Path, data: Path | None, changes: list[str]) -> dict:
     """What there is to know of a training run before it starts."""
     from muse_pipeline.training.export_window import require_windows
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
     from muse_pipeline.training.inputs import files_read
 
-    config = load_finetune_config(path, data)
+    config = load_finetune_config(path, data, changes)
     require_known_names(config)
     require_windows(config)
     return {
         "name": config.name,
         "mpp": config.mpp,
+        "backbone": config.backbone,
+        "is_validated": bool(config.validation),
         "classes": list(config.class_names),
         "inputs": [str(file) for file in files_read(config)],
     }
