@@ -12,7 +12,7 @@ import numpy as np
 
 from muse_pipeline.coords import level0_to_work
 from muse_pipeline.data.label_files import PICTURE_SUFFIXES, image_paths
-from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.nucleus_index import NucleusIndex
@@ -112,6 +112,7 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
 
 
 def _patients(source: LabelSource) -> list[str]:
+    check_source(source)
     if source.images is not None:
         return [source.patient_of(path.stem) for path in image_paths(source)]
     rows = choose_slides(list_slides(source), source)
@@ -122,17 +123,14 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[Nu
     if source.store is not None:
         yield _open_slide(source, folder)
     elif source.images is not None:
-        yield from _read_pictures(source)
+        yield from _read_pictures(source, folder)
     else:
         yield from _read_labelled(source, finest_mpp)
 
 
 def _open_slide(source: NucleusSource, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
-    statistics = read_colour(source.colour or source.store.parent / COLOUR)
-    fit = statistics["macenko"] and MacenkoFit(
-        *(np.array(statistics["macenko"][name]) for name in ("stains", "strong"))
-    )
+    fit = read_colour(source.colour or source.store.parent / COLOUR)["macenko"]
     return NucleusSlide(
         store.slide_id,
         source.patient_of(store.slide_id),
@@ -140,7 +138,7 @@ def _open_slide(source: NucleusSource, folder: Path) -> NucleusSlide:
         store.size_px,
         fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
         source.weight,
-        source.store,
+        store,
         _index(source.proposals, store, folder),
     )
 
@@ -150,20 +148,20 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
     stated = read_provenance(proposals)
     if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
         raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
-    seen = proposals.stat()
-    key = f"{proposals.resolve()} {seen.st_size} {seen.st_mtime_ns} {store.mpp}"
-    place = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    place = folder / _key(proposals, f"{store.mpp} {store.size_px}")
     if not place.is_dir():
         parts = [
             np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
             for table in iterate_rows(proposals, 1 << 18, ["x", "y"])
         ]
         xy = np.concatenate([np.zeros((0, 2)), *parts])
+        if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
+            raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are no numbers; make it again")
         NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(place)
     return place
 
 
-def _read_pictures(source: NucleusSource) -> Iterator[NucleusPicture]:
+def _read_pictures(source: NucleusSource, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
     paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -173,7 +171,11 @@ def _read_pictures(source: NucleusSource) -> Iterator[NucleusPicture]:
     predictor = Predictor(find_model(source.detector))
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)
-        yield _picture(path.stem, source, pixels, mpp, find_nuclei(predictor, pixels, mpp))
+        place = folder / _key(path, f"{mpp} {predictor.sha256}")
+        size_px = pixels.shape[1], pixels.shape[0]
+        if not place.is_dir():
+            NucleusIndex.build(find_nuclei(predictor, pixels, mpp), size_px, mpp).save(place)
+        yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(place, size_px, mpp))
 
 
 def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndarray:
@@ -188,22 +190,22 @@ def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndar
 
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
     labels = source.labelled
-    classes = tuple(dict.fromkeys(name for name in labels.class_map.values() if name))
-    for image in read_labelled_images([labels], classes, labels.mpp or finest_mpp, n_rays=3):
-        yield _picture(image.name, source, image.pixels, labels.mpp or finest_mpp, image.nuclei.xy, image.patient)
+    mpp = labels.mpp or finest_mpp
+    for image in read_labelled_images([labels], (), mpp, n_rays=3):
+        nuclei = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
+        yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)
 
 
 def _picture(
-    name: str, source: NucleusSource, pixels: np.ndarray, mpp: float, xy: np.ndarray, patient: str | None = None
+    name: str, source: NucleusSource, pixels: np.ndarray, mpp: float, nuclei: NucleusIndex, patient: str | None = None
 ) -> NucleusPicture:
     size_px = pixels.shape[1], pixels.shape[0]
-    return NucleusPicture(
-        name,
-        patient or source.patient_of(name),
-        mpp,
-        size_px,
-        fit_macenko(pixels.reshape(-1, 3)),
-        source.weight,
-        pixels,
-        NucleusIndex.build(xy, size_px, mpp),
-    )
+    patient = patient or source.patient_of(name)
+    stain = fit_macenko(pixels.reshape(-1, 3))
+    return NucleusPicture(name, patient, mpp, size_px, stain, source.weight, pixels, nuclei)
+
+
+def _key(path: Path, how: str) -> str:
+    """Name of the index of what was found in a file, for as long as the file stays what it is."""
+    seen = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {how}".encode()).hexdigest()[:16]
