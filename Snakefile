@@ -16,6 +16,7 @@ configfile: "config/config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/slides.smk"
+include: "workflow/rules/preflight.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/proposals.smk"
@@ -37,9 +38,13 @@ rule all:
 
 
 onsuccess:
-    print(f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html")
+    if not preflight_alone():
+        print(f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html")
 
 
 onerror:
-    report_failures()
-    print(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")
+    if preflight_alone():
+        print(f"Nothing has run yet. What was found: {OUTPUT}/logs/preflight.log")
+    else:
+        report_failures()
+        print(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")

@@ -34,7 +34,7 @@ def main() -> None:
         draw_cohort(folder, n_slides)
         for name, arguments in (
             ("new", []),
-            ("report --batch report=1/10", ["report", "--batch", "report=1/10"]),
+            ("report --batch report=1/10", ["--batch", "report=1/10", "--", "report"]),
             ("tenth of the sheet", ["--config", "slides=tenth.tsv"]),
         ):
             rows.append({"slides": n_slides, "plan": name, **plan(folder, arguments)})

@@ -64,6 +64,22 @@ def count_cores() -> int:
     return allowed
 
 
+def peak_memory_mib() -> int:
+    """The largest resident memory of this process so far (Linux: since it was told to forget)."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+def own_processor_seconds() -> float:
+    """What this process has used of the processor since it began, all its threads together."""
+    import time
+
+    return time.process_time()
+
+
 def _find_package(topic: str, name: str, remedy: str = "missing; install muse-pipeline again") -> Finding:
     version = _version(name)
     return Finding(topic, version is not None, f"{name} {version}" if version else f"{name} {remedy}")

@@ -26,7 +26,7 @@ LAYERS = (
     {"data", "models", "losses"},
     {"inference"},
     {"evaluation", "methods"},
-    {"report", "export", "training", "proposals", "demo"},
+    {"report", "export", "training", "proposals", "demo", "preflight"},
     {"cli"},
 )
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:6] for part in layer)}

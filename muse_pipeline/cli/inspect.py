@@ -1,6 +1,7 @@
 """Say what a slide is: size, levels, mpp and where it came from, bounds, fingerprint, warnings.
 
-Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp.
+Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp. The slide is opened in a
+process of its own: one that crashes or hangs its reader is refused here, before any other step reads it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Inspect one slide."""
     from muse_pipeline.files import write_json
+    from muse_pipeline.slides.guard import call_guarded
     from muse_pipeline.slides.inspect import inspect_slide
 
-    info = inspect_slide(args.slide, args.slide_id or args.slide.stem, args.mpp)
+    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
     write_json(args.output, info.to_dict())
     for warning in info.warnings:
         print(f"{info.slide_id}: {warning}")

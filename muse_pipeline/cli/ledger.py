@@ -10,6 +10,7 @@ from pathlib import Path
 
 from muse_pipeline.errors import MuseError
 from muse_pipeline.files import write_json
+from muse_pipeline.surroundings import peak_memory_mib
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +64,3 @@ def _forget_peak_memory() -> None:
     """Let the peak start anew, for steps that share a process (Linux; elsewhere it grows from step to step)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mib() -> int:
-    """The largest resident memory of this process since the step began."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

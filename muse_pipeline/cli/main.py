@@ -12,6 +12,7 @@ from muse_pipeline.errors import MissingPackageError, MuseError
 
 # In the order of the path from glass to QuPath; each is a module beside this file.
 VERBS = (
+    "preflight",
     "inspect",
     "tissue",
     "tile",
@@ -32,6 +33,7 @@ VERBS = (
     "run",
     "evaluate",
     "probe",
+    "compare",
     "sheet",
     "demo-slide",
     "check-geojson",

@@ -20,7 +20,17 @@ ID_MAX_BYTES = 120
 ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 # What stands beside the folders of the slides.
 ID_RESERVED = frozenset(
-    {"cohort.tsv", "report.html", "sheet.json", "model.json", "run_config.yaml", "logs", "benchmarks", "training"}
+    {
+        "cohort.tsv",
+        "report.html",
+        "sheet.json",
+        "model.json",
+        "run_config.yaml",
+        "preflight.json",
+        "logs",
+        "benchmarks",
+        "training",
+    }
 )
 MAX_SHARDS = 10_000
 

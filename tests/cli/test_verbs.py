@@ -47,6 +47,7 @@ def _seconds(command: list[str]) -> float:
 
 
 BAD_INPUT = {
+    "preflight": ["{noise}", "--model", "nobody"],
     "inspect": ["{noise}", "--output", "{out}"],
     "tissue": [
         *["{noise}", "--info", "{missing}", "--mask", "{out}"],
@@ -70,6 +71,7 @@ BAD_INPUT = {
     "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
     "probe": ["{missing}"],
+    "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],
     "sheet": ["{missing}", "--output", "{out}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
 }

@@ -1,0 +1,70 @@
+"""Processor seconds and peak memory of every step of a slide, and how they grow with the slide.
+
+    python benchmarks/draw_slides.py big --areas-mm2 15 150 --sides-px 31623 100000
+    python benchmarks/step_costs.py big/15mm2 big/150mm2 --threads 2 --output big/step_costs.json
+
+Every step is a process of its own, as the workflow runs it. Memory that a kernel may drop again, such as pages of the
+slide, does not count; seconds are the processor's, so that what else the machine is doing hardly matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from muse_pipeline.cli.steps import Plan, slide_steps
+from muse_pipeline.slides.sheet import read_sheet
+
+
+def main() -> None:
+    """Measure every slide, print, compare the first with the last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as draw_slides.py leaves it")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", nargs="+", help="measure these alone; the others' results are there already")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    slides = {folder.name: measure(folder, args.threads, args.steps) for folder in args.folders}
+    first, last = (slides[folder.name] for folder in (args.folders[0], args.folders[-1]))
+    ratios = {step: round(last[step]["MiB"] / first[step]["MiB"], 3) for step in first}
+    print(json.dumps({"memory of the last over the first": ratios}))
+    if args.output:
+        args.output.write_text(
+            json.dumps({"threads": args.threads, "slides": slides, "ratios": ratios}, indent=1) + "\n"
+        )
+
+
+def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, dict]:
+    """All steps of one slide, into a fresh folder unless some are chosen."""
+    (row,) = read_sheet(folder / "slides.tsv")
+    results = folder / "steps"
+    if not chosen:
+        shutil.rmtree(results, ignore_errors=True)
+    costs = {}
+    steps = [*slide_steps(row, Plan(results, "compact", 0.5, 1, threads)), ["overlay", str(results / row.slide_id)]]
+    for arguments in steps:
+        if chosen and arguments[0] not in chosen:
+            continue
+        started = time.monotonic()
+        process = subprocess.Popen([sys.executable, "-m", "muse_pipeline.cli.main", *arguments])
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{arguments[0]} of {folder} fails")
+        processor = usage.ru_utime + usage.ru_stime
+        costs[arguments[0]] = {
+            "processor_seconds": round(processor, 1),
+            "seconds": round(time.monotonic() - started, 1),
+            "MiB": round(usage.ru_maxrss / 1024),
+        }
+        print(json.dumps({"slide": folder.name, "step": arguments[0], **costs[arguments[0]]}), flush=True)
+    return costs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Look at every slide before the run: what cannot be read, what is there twice, what it will cost here.
+
+    muse preflight slides.tsv --threads 4     a sheet, a folder, or slides themselves
+    snakemake preflight --cores 4             the same for the workflow's sheet and model
+
+Opens each slide in a process of its own, finds its tissue, reads some tiles and runs some windows of the model, so the
+times are those of this machine, with what else it is doing now. The exit status is 2 if a slide cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one, fraction, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
+    parser.add_argument(
+        "--mpp", type=positive, metavar="UM", help="of slides or a folder; overrides what the files say"
+    )
+    parser.add_argument("--model", default="compact", help="what detection will run (default: %(default)s)")
+    parser.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt or openvino (default: %(default)s)")
+    parser.add_argument(
+        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
+    )
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="slides looked at, at a time")
+    parser.add_argument("--run-threads", type=at_least_one, metavar="N", help="of the run (default: --threads)")
+    parser.add_argument("--records", type=Path, metavar="RESULTS", help="gather RESULTS/<slide_id>/preflight.json")
+    parser.add_argument("--record", type=Path, metavar="JSON", help="one slide: write what is found, judge nothing")
+    parser.add_argument("--slide-id", metavar="ID", help="with --record: its name in the cohort")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="of slides: keep to these areas, drawn in QuPath")
+    parser.add_argument("--json", type=Path, metavar="JSON", help="also write everything here")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look, sum up, judge."""
+    from dataclasses import asdict, replace
+
+    from muse_pipeline.errors import ConfigError, SlideError
+    from muse_pipeline.files import write_json
+    from muse_pipeline.inference.predictor import find_model
+    from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
+    from muse_pipeline.preflight.price import sum_up
+    from muse_pipeline.preflight.text import render_preflight
+    from muse_pipeline.surroundings import own_processor_seconds
+
+    start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
+    rows = find_rows(args.slides, args.mpp, args.roi)
+    trial = Trial(find_model(args.model), args.provider, args.max_corrupt)
+    if args.record:
+        if len(rows) != 1:
+            raise ConfigError(f"--record {args.record}: is of one slide, and {len(rows)} are given; leave it out")
+        row = replace(rows[0], slide_id=args.slide_id or rows[0].slide_id)
+        ((_, look),) = look_at_slides([row], trial)
+        write_json(args.record, asdict(look))
+        return
+    if args.records:
+        looks = [read_look(args.records / row.slide_id / "preflight.json") for row in rows]
+    else:
+        looks = look_with_progress(rows, trial, args.threads)
+    cohort = sum_up(looks, args.run_threads or args.threads, start_seconds)
+    print(render_preflight(cohort))
+    if args.json:
+        write_json(args.json, cohort)
+    if cohort["n_problems"]:
+        names = [look.slide_id for look in looks if look.problem]
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise SlideError(f"{len(names)} of {len(looks)} slides cannot run ({shown}); mend them or take them out")
+
+
+def find_rows(paths: list[Path], mpp: float | None, roi: Path | None) -> list:
+    """The rows of a sheet, of a folder, or of the slides themselves."""
+    from muse_pipeline.slides.collect import collect_slides, name_slides
+    from muse_pipeline.slides.sheet import read_sheet
+
+    if len(paths) == 1 and paths[0].is_dir():
+        return collect_slides(paths[0], mpp)
+    if len(paths) == 1 and paths[0].suffix.lower() in {".tsv", ".csv"}:
+        return read_sheet(paths[0])
+    return name_slides(paths, mpp, roi)
+
+
+def look_with_progress(rows: list, trial, threads: int) -> list:
+    """One look per row, in their order."""
+    from muse_pipeline.cli.progress import show_progress
+    from muse_pipeline.preflight.look import look_at_slides
+
+    looks = [None] * len(rows)
+    with show_progress("slides") as progress:
+        for done, (number, look) in enumerate(look_at_slides(rows, trial, threads), 1):
+            looks[number] = look
+            progress(done, len(rows))
+    return looks

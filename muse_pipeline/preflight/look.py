@@ -1,0 +1,245 @@
+"""A look at one slide: what the run would stumble over, and what this machine needs for a piece of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numcodecs import Zstd
+
+from muse_pipeline.errors import MuseError, SlideError
+from muse_pipeline.files import read_json
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.slides.base import open_slide, overlap, white_canvas
+from muse_pipeline.slides.guard import LIMITS, Limits, map_guarded
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.surroundings import peak_memory_mib
+from muse_pipeline.tiles.chunks import chunks_with_tissue, tissue_on_lattice
+from muse_pipeline.tiles.grid import WindowGrid
+from muse_pipeline.tiles.resample import AreaReader
+from muse_pipeline.tiles.store import CHUNK_PX, tissue_pixel_px
+from muse_pipeline.tiles.write import MARGIN_UM
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.roi import read_roi
+from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.types import SlideInfo
+
+N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
+N_WINDOWS = 4
+MANY_CORRUPT = 2  # of the sampled tiles; a single one may be the only one of a whole slide
+PYRAMID_SHARE = 1 + 1 / 16 + 1 / 256  # of a store's levels over its first
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found of one slide.
+
+    Attributes:
+        slide_id: its name.
+        path: its file.
+        problem: why it cannot run, in one sentence; "" where it can.
+        warnings: sentences on what is odd and stops nothing.
+        vendor: as in ``SlideInfo``; this and all that follow are None where the look did not get so far.
+        mpp: (x, y) um per level-0 pixel.
+        mpp_source: where that came from.
+        fingerprint: checksum of the content.
+        tissue_mm2: area of tissue, within the ROI where there is one.
+        n_chunks: chunks of the image that detection reads.
+        n_windows: windows that the model runs on.
+        tissue_seconds: to find the tissue.
+        chunk_seconds: to read a chunk and compress it, mean of the sampled ones.
+        chunk_bytes: what it then takes, with its share of the smaller levels.
+        window_seconds: of the model for a window, on one thread.
+        nuclei_per_window: in the windows that were tried.
+        peak_memory_mib: of this look.
+    """
+
+    slide_id: str
+    path: str
+    problem: str = ""
+    warnings: tuple[str, ...] = ()
+    vendor: str | None = None
+    mpp: tuple[float, float] | None = None
+    mpp_source: str | None = None
+    fingerprint: str | None = None
+    tissue_mm2: float | None = None
+    n_chunks: int | None = None
+    n_windows: int | None = None
+    tissue_seconds: float | None = None
+    chunk_seconds: float | None = None
+    chunk_bytes: float | None = None
+    window_seconds: float | None = None
+    nuclei_per_window: float | None = None
+    peak_memory_mib: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """With what slides are looked at.
+
+    Attributes:
+        model: the ONNX file.
+        provider: what runs it.
+        max_corrupt: fraction of the tissue that may be unreadable.
+    """
+
+    model: Path
+    provider: str = "cpu"
+    max_corrupt: float = 0.01
+
+
+def look_at_slides(
+    rows: Iterable[SheetRow], trial: Trial, threads: int = 1, limits: Limits = LIMITS
+) -> Iterator[tuple[int, Look]]:
+    """Look at slides, each in a process of its own: its number among ``rows`` and what was found, as they are done.
+
+    Raises:
+        ModelError, ProviderError: the model cannot be used.
+    """
+    rows = list(rows)
+    for number, found in map_guarded(_look, [(row.path, row, trial) for row in rows], threads, limits):
+        if isinstance(found, Look):
+            yield number, found
+        elif isinstance(found, SlideError):
+            yield number, Look(rows[number].slide_id, rows[number].path, str(found))
+        else:
+            raise found
+
+
+def read_look(path: Path) -> Look:
+    """A look that was written as JSON.
+
+    Raises:
+        SlideError: it is not there, or none of this version.
+    """
+    try:
+        values = read_json(path)
+        return Look(**{**values, "warnings": tuple(values["warnings"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = ", ".join(field.name for field in fields(Look))
+        raise SlideError(f"{path}: not a look of this version ({names}); make it with `muse preflight`") from error
+
+
+def _look(path: str, row: SheetRow, trial: Trial) -> Look:
+    cv2.setNumThreads(1)
+    predictor = Predictor(trial.model, trial.provider)
+    known: dict[str, Any] = {"slide_id": row.slide_id, "path": path}
+    warnings: list[str] = []
+    try:
+        for step in (_read_header, _find_tissue, _read_tiles, _run_model):
+            known |= step(row, predictor, trial, known, warnings)
+    except MuseError as error:
+        known["problem"] = " ".join(str(error).split())
+    stated = {field.name for field in fields(Look)}
+    kept = {name: value for name, value in known.items() if name in stated}
+    return Look(**kept, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
+
+
+def _read_header(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
+    info = inspect_slide(row.path, row.slide_id, row.mpp)
+    warnings += info.warnings
+    names = ("vendor", "mpp", "mpp_source", "fingerprint")
+    return {name: getattr(info, name) for name in names} | {"info": info}
+
+
+def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
+    info: SlideInfo = known["info"]
+    roi = read_roi(Path(row.roi), info) if row.roi else None
+    started = time.perf_counter()
+    slide = open_slide(row.path, info.reader)
+    reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
+    found = find_tissue(slide, info, roi)
+    seconds = time.perf_counter() - started
+    warnings += found.warnings
+    chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
+    return {
+        "reader": reader,
+        "tissue": found.tissue,
+        "chunks": chunks,
+        "tissue_mm2": found.tissue.area_mm2,
+        "tissue_seconds": seconds,
+        "n_chunks": int(chunks.sum()),
+    }
+
+
+def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
+    reader: AreaReader = known["reader"]
+    corners = _sample(np.argwhere(known["chunks"])[:, ::-1] * CHUNK_PX, N_TILES_AFTER_A_BAD_ONE)
+    if not len(corners):
+        return {"chunk_seconds": 0.0, "chunk_bytes": 0.0}
+    n_tried, seconds, sizes, failures = 0, 0.0, [], []
+    for corner in corners.tolist():
+        if n_tried >= N_TILES and not failures:
+            break
+        n_tried += 1
+        started = time.perf_counter()
+        try:
+            pixels = _read(reader, corner, CHUNK_PX)
+            sizes.append(len(Zstd(level=1).encode(np.ascontiguousarray(pixels.transpose(2, 0, 1)))))
+            seconds += time.perf_counter() - started
+        except SlideError as error:
+            failures.append(error)
+    if failures:
+        said = f"{len(failures)} of {n_tried} sampled tiles cannot be decoded ({failures[-1]})"
+        if not sizes or (len(failures) >= MANY_CORRUPT and len(failures) / n_tried > trial.max_corrupt):
+            raise SlideError(f"{row.path}: {said}, and no more than {trial.max_corrupt:.1%} of the tissue may be so")
+        warnings.append(said)
+    return {"chunk_seconds": seconds / len(sizes), "chunk_bytes": float(np.mean(sizes)) * PYRAMID_SHARE}
+
+
+def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
+    reader, tissue, card = known["reader"], known["tissue"], predictor.card
+    windows, origins = _windows(reader, tissue, predictor)
+    # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
+    clock = time.process_time if trial.provider == "cpu" else time.perf_counter
+    if not len(windows):
+        return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
+    seconds, n_nuclei = [], []
+    for origin in _sample(origins, N_WINDOWS).tolist():
+        try:
+            batch = np.repeat(_read(reader, origin, card.input_px)[None], card.batch, axis=0)
+        except SlideError:
+            continue  # counted among the tiles
+        if not seconds:
+            predictor(batch, IDENTITY)  # the first call allocates
+        started = clock()
+        n_nuclei.append(len(predictor(batch, IDENTITY)[0]))
+        seconds.append((clock() - started) / card.batch)
+    if not seconds:
+        raise SlideError(f"{row.path}: none of its sampled windows can be decoded; copy it again from its source")
+    return {
+        "n_windows": len(windows),
+        "window_seconds": float(np.mean(seconds)),
+        "nuclei_per_window": float(np.mean(n_nuclei)) * (1 - 2 * card.halo_px / card.input_px) ** 2,
+    }
+
+
+def _windows(reader: AreaReader, tissue: TissueMask, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+    """Windows that detection would run on, and their corners (N, 2) in work pixels."""
+    grid = WindowGrid(reader.size_px, predictor.card.input_px, predictor.card.halo_px)
+    label = tissue_on_lattice(tissue, reader.mpp, reader.size_px)
+    windows = grid.windows_with_tissue(label, tissue_pixel_px(reader.mpp))
+    return windows, grid.origin_xy(windows)
+
+
+def _sample(places: np.ndarray, n: int) -> np.ndarray:
+    """Up to ``n`` of the rows of ``places``, drawn at random and the same at every call."""
+    return np.random.default_rng(0).permutation(places)[:n]
+
+
+def _read(reader: AreaReader, corner: list[int], side_px: int) -> np.ndarray:
+    """(side_px, side_px, 3) uint8 at ``corner``, white beyond the slide."""
+    canvas = white_canvas((side_px, side_px))
+    meeting = overlap(tuple(corner), (side_px, side_px), reader.size_px)
+    if meeting is not None:
+        (rows, columns), inside = meeting
+        size = columns.stop - columns.start, rows.stop - rows.start
+        canvas[inside] = reader.read((columns.start, rows.start), size)
+    return canvas

@@ -1,0 +1,111 @@
+"""A look at a cohort before its run: what stands in the way is named, and the price is near what it comes to."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from slide_files import spoil_tile, write_pyramid
+from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.inference.predictor import find_model
+from muse_pipeline.preflight.look import Look, Trial, look_at_slides
+from muse_pipeline.preflight.price import sum_up
+from muse_pipeline.preflight.text import render_preflight
+from muse_pipeline.slides.sheet import SheetRow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two slides of one content, one cut short, one without an mpp, one with tiles that no codec reads, one empty."""
+    folder = tmp_path_factory.mktemp("cohort")
+    draw_stained_slide(folder / "good.tif")
+    shutil.copy(folder / "good.tif", folder / "twin.tif")
+    (folder / "cut.tif").write_bytes((folder / "good.tif").read_bytes()[:3000])
+    write_pyramid(folder / "no_mpp.tif", np.full((600, 600, 3), 200, np.uint8), mpp=None)
+    write_pyramid(folder / "coarse.tif", np.full((600, 600, 3), 200, np.uint8), mpp=1.0)
+    write_pyramid(folder / "glass.tif", np.full((900, 900, 3), 243, np.uint8))
+    shutil.copy(folder / "good.tif", folder / "spoilt.tif")
+    for tile in range(36):
+        spoil_tile(folder / "spoilt.tif", 0, tile)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    """What `muse preflight` says of the folder."""
+    rows = [SheetRow(path.stem, str(path)) for path in sorted(folder.glob("*.tif"))]
+    looks = [look for _, look in sorted(look_at_slides(rows, Trial(find_model("compact")), threads=2))]
+    return sum_up(looks, threads=2, start_seconds=1.0)
+
+
+def test_what_cannot_run_is_named(found):
+    problems = {slide["slide_id"]: slide["problem"] for slide in found["slides"] if slide["problem"]}
+    assert problems.keys() == {"cut", "no_mpp", "coarse", "spoilt"}
+    assert "is truncated" in problems["cut"]
+    assert "does not say how large a pixel is" in problems["no_mpp"]
+    assert "too coarse for an image at 0.5 um/px" in problems["coarse"]
+    assert "sampled tiles cannot be decoded" in problems["spoilt"]
+    assert not [problem for problem in problems.values() if "\n" in problem]
+
+
+def test_twins_and_scanners_are_found(found):
+    assert found["duplicates"] == [["good", "twin"]]
+    assert found["scanners"][0] == {"vendor": "generic-tiff", "mpp": [0.5, 0.5], "slides": 4}
+
+
+def test_a_slide_of_glass_costs_nearly_nothing(found):
+    glass = next(slide for slide in found["slides"] if slide["slide_id"] == "glass")
+    assert (glass["problem"], glass["tissue_mm2"], glass["n_windows"]) == ("", 0.0, 0)
+
+
+def test_the_price_is_near_what_the_run_comes_to(found, folder, muse, tmp_path):
+    good = [Look(**slide) for slide in found["slides"] if slide["slide_id"] == "good"]
+    price = sum_up(good, threads=1, start_seconds=1.0)["price"]
+    assert muse("run", folder / "good.tif", "-o", tmp_path)[0] == 0
+    summary = json.loads((tmp_path / "good/summary.json").read_text())
+    assert price["nuclei"] == pytest.approx(summary["n_nuclei"], rel=0.5)
+    store = sum(path.stat().st_size for path in (tmp_path / "good/image-500nm.zarr").rglob("*") if path.is_file())
+    assert price["scratch_bytes"] == pytest.approx(store, rel=0.5)
+
+
+def test_the_text_names_everything(found):
+    text = render_preflight(found)
+    assert "cannot run  cut: " in text and "the same content  good, twin" in text
+    assert "3 can run: " in text and "of one thread: reading" in text
+
+
+def test_the_verb_judges_and_records(folder, muse, tmp_path):
+    status, shown, said = muse("preflight", folder, "--json", tmp_path / "all.json", "--threads", 2)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in said
+    assert json.loads((tmp_path / "all.json").read_text())["n_problems"] == 4
+    assert "3 can run" in shown
+    assert muse("preflight", folder / "cut.tif", "--record", tmp_path / "cut.json")[0] == 0
+    assert "truncated" in json.loads((tmp_path / "cut.json").read_text())["problem"]
+    assert muse("preflight", folder / "good.tif")[0] == 0
+
+
+@pytest.mark.slow
+def test_the_workflow_looks_at_every_slide_and_runs_nothing(folder, tmp_path):
+    rows = [{"slide_id": name, "path": str(folder / f"{name}.tif")} for name in ("good", "cut")]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    write_config(tmp_path)
+    run = run_snakemake(tmp_path, "--", "preflight")
+    assert run.returncode == 1
+    assert "1 of 2 slides cannot run (cut)" in run.stdout and "Nothing has run yet" in run.stdout
+    assert json.loads((tmp_path / "results/preflight.json").read_text())["n_problems"] == 1
+    assert not list((tmp_path / "results").glob("*/slide.json"))
+    write_sheet(tmp_path / "slides.tsv", rows[:1])
+    run = run_snakemake(tmp_path, "--", "preflight")
+    assert run.returncode == 0, run.stdout
+    assert "1 can run" in run.stdout
+
+
+def test_a_picture_without_mpp_is_priced_with_one(muse, tmp_path):
+    image = np.full((700, 700, 3), 240, np.uint8)
+    cv2.circle(image, (350, 350), 250, (226, 170, 205), -1)
+    cv2.imwrite(str(tmp_path / "picture.png"), image[..., ::-1])
+    assert muse("preflight", tmp_path / "picture.png")[0] == 2
+    assert muse("preflight", tmp_path / "picture.png", "--mpp", 0.5)[0] == 0

@@ -1,0 +1,69 @@
+"""What a reader in a process of its own may do to us: nothing."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from muse_pipeline.errors import MppError, SlideError
+from muse_pipeline.slides.guard import Limits, call_guarded, map_guarded
+
+FEW = Limits(seconds=4, memory_bytes=1 << 30)
+
+
+def crash(path):
+    os.abort()
+
+
+def hang(path):
+    while True:
+        time.sleep(0.01)
+
+
+def swell(path):
+    return np.ones(1 << 31, np.uint8).sum()
+
+
+def refuse(path, number):
+    raise MppError(f"{path}: {number}")
+
+
+def fail(path):
+    raise ZeroDivisionError("ours")
+
+
+def double(path, number):
+    return 2 * number
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [(crash, "crashes its reader"), (hang, "is not read after 4 s"), (swell, "more than 1 GiB of memory")],
+)
+def test_what_kills_a_reader_becomes_a_sentence(function, sentence):
+    with pytest.raises(SlideError, match=sentence) as caught:
+        call_guarded(function, "a.svs", limits=FEW)
+    assert str(caught.value).startswith("a.svs: ")
+
+
+def test_results_and_errors_come_back():
+    assert call_guarded(double, "a.svs", 21) == 42
+    with pytest.raises(MppError, match=r"a\.svs: 7"):
+        call_guarded(refuse, "a.svs", 7)
+    with pytest.raises(ZeroDivisionError, match="ours") as caught:
+        call_guarded(fail, "a.svs")
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_one_that_hangs_does_not_hold_up_the_others():
+    started = time.monotonic()
+    calls = [("slow.svs", None), *((f"{n}.svs", n) for n in range(5))]
+    results = dict(map_guarded(double_unless_slow, calls, n_processes=2, limits=FEW))
+    assert isinstance(results.pop(0), SlideError)
+    assert results == {number + 1: 2 * number for number in range(5)}
+    assert time.monotonic() - started < 60
+
+
+def double_unless_slow(path, number):
+    return hang(path) if number is None else 2 * number

@@ -1,0 +1,71 @@
+"""Before the run: `snakemake preflight` looks at every slide, and nothing waits for it.
+
+Takes the slides of the sheet and the model; gives <results>/{slide}/preflight.json and <results>/preflight.json, and
+fails, naming them, if there are slides that cannot run.
+"""
+
+# A model that is still to be trained costs about what its mode's does.
+PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else config["model"]
+
+
+def preflight_alone():
+    """Whether nothing else was asked for: then the words at the end are other ones, and no report is written."""
+    return set(workflow.dag_settings.targets) == {"preflight"}
+
+
+rule look:
+    """Look at one slide; that it cannot run is what is found then, and no failure."""
+    input:
+        slide=row_file("path"),
+        roi=row_file("roi"),
+    output:
+        look="<results>/{slide}/preflight.json",
+    log:
+        "<results>/{slide}/logs/preflight.log",
+    benchmark:
+        "<results>/{slide}/benchmarks/preflight.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        slide=cell("path"),
+        mpp=row_option("--mpp", "mpp"),
+        roi=row_option("--roi", "roi"),
+        model=PREFLIGHT_MODEL,
+        checksum=MODEL.get("sha256"),
+        provider=config["provider"],
+        max_corrupt=config["max_corrupt"],
+    shell:
+        r"""
+        muse preflight {params.slide:q} {params.mpp:q} {params.roi:q} \
+            --slide-id {wildcards.slide:q} \
+            --model {params.model:q} \
+            --provider {params.provider} \
+            --max-corrupt {params.max_corrupt} \
+            --record {output.look:q} 2>&1 | tee {log:q}
+        """
+
+
+rule preflight:
+    """Say what was found, and what the run will take on as many threads as it may have."""
+
+    # Logs, not outputs: Snakemake would delete those when slides cannot run.
+    input:
+        looks=of_every_slide("preflight.json"),
+    log:
+        text="<results>/logs/preflight.log",
+        json="<results>/preflight.json",
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        sheet=config["slides"],
+        results=OUTPUT,
+        model=PREFLIGHT_MODEL,
+        cores=workflow.cores or 1,
+    shell:
+        r"""
+        muse preflight {params.sheet:q} \
+            --records {params.results:q} \
+            --model {params.model:q} \
+            --run-threads {params.cores} \
+            --json {log.json:q} 2>&1 | tee {log.text:q}
+        """
