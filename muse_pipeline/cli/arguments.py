@@ -13,6 +13,13 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def zero_or_more(text: str) -> int:
+    """A whole number from 0."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     if not 0 < (number := _number(text)) < math.inf:

@@ -8,7 +8,7 @@ resume point when the same command is given again; one that learns nothing is st
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import at_least_one, zero_or_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
     parser.add_argument(
-        "--loaders", type=int, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
+        "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
     )
     parser.add_argument(
         "--accelerator",

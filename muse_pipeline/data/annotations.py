@@ -72,9 +72,13 @@ class Annotations:
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
     """The model's class that a word of a label file stands for; -1 for a nucleus whose class is not used.
 
+    Who asks for no classes at all wants positions: no word is looked at then.
+
     Raises:
         LabelError: the class map does not hold the word, or leads to no class of the model.
     """
+    if not classes:
+        return -1
     class_map = source.class_map or dict(zip(classes, classes, strict=True))
     if word not in class_map:
         known = f"in class_map ({', '.join(class_map)})" if source.class_map else f"a class ({', '.join(classes)})"

@@ -175,11 +175,10 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
-    noise = (
-        torch.randn(pixels.shape, generator=generator).to(pixels)
-        if pixels.device.type == "cpu"
-        else torch.randn_like(pixels)
-    )
+    if pixels.device.type != "cpu":  # drawn where it is needed, from the same seed and not from what others draw of
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator = torch.Generator(pixels.device).manual_seed(seed)
+    noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)
     return (pixels + level * noise).clamp(0, 255)
 
 

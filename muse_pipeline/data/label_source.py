@@ -113,19 +113,24 @@ def check_source(source: LabelSource) -> None:
             source.format == "instances" and source.images is None,
             f"{source.slides}: label masks go with pictures, not with slides; use geojson",
         ),
-        (
-            isinstance(source.patient, int) and source.patient < 1,
-            f"{source.place}: patient {source.patient} is no number of leading characters; give 1 or more",
-        ),
-        (
-            isinstance(source.patient, str) and not _is_pattern(source.patient),
-            f"{source.place}: patient '{source.patient}' is not a regular expression; correct it",
-        ),
         (not source.labels.is_dir(), f"{source.labels}: no such folder of labels; correct `labels` in the config"),
     )
     for wrong, sentence in problems:
         if wrong:
             raise LabelError(sentence)
+    require_patient_rule(source.patient, source.place)
+
+
+def require_patient_rule(patient: str | int | None, place: Path) -> None:
+    """Whether names at ``place`` can tell a patient so, see ``LabelSource``.
+
+    Raises:
+        LabelError: it is no rule.
+    """
+    if isinstance(patient, int) and patient < 1:
+        raise LabelError(f"{place}: patient {patient} is no number of leading characters; give 1 or more")
+    if isinstance(patient, str) and not _is_pattern(patient):
+        raise LabelError(f"{place}: patient '{patient}' is not a regular expression; correct it")
 
 
 def _is_pattern(text: str) -> bool:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from muse_pipeline.config import require_between
-from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.label_source import LabelSource, require_patient_rule
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.unlabelled_windows import Picture
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.tiles.store import open_store
+from muse_pipeline.tiles.store import Store
 from muse_pipeline.tissue.macenko import MacenkoFit
 
 
@@ -58,7 +57,11 @@ class NucleusSource:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find its nuclei with `muse propose` and name them"
             )
-        require_between(self, "a source of pretraining", mpp=(0.01, 100), weight=(0, float("inf")))
+        require_between(self, "a source of pretraining", mpp=(0.01, 100))
+        place = self.store or self.images or self.labelled.place
+        if not 0 < self.weight < float("inf"):
+            raise ConfigError(f"{place}: weight {self.weight} cannot be drawn by; give a positive number")
+        require_patient_rule(self.patient, place)
 
     def patient_of(self, name: str) -> str:
         """The patient of the picture or slide ``name``, by the rule of label sources."""
@@ -122,14 +125,14 @@ class NucleusPicture(NucleusImage):
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store and the folder of its index; both are opened where they are looked at.
+    """A slide's store, whose files are opened where they are read, and the folder of its index.
 
     Attributes:
-        store: path.
+        store: opened; no pixel is kept.
         folder: that ``NucleusIndex.save`` wrote.
     """
 
-    store: Path
+    store: Store
     folder: Path
 
     @property
@@ -139,7 +142,4 @@ class NucleusSlide(NucleusImage):
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """See ``NucleusImage``."""
-        return _open_store(self.store).read(xy, size)
-
-
-_open_store = lru_cache(maxsize=16)(open_store)  # each keeps up to 32 files open: a cohort of stores would be too many
+        return self.store.read(xy, size)

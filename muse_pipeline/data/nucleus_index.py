@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from muse_pipeline.files import complete_file
 
 CELL_UM = 64.0
 FILES = ("xy", "occupied", "start")
@@ -37,24 +38,27 @@ class NucleusIndex:
         xy = xy[((xy >= 0) & (xy < size_px)).all(1)].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
-        number = row * n_columns + column
+        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may reach the right border
         order = np.lexsort((xy[:, 0], xy[:, 1], number))  # of equal positions any order will do
         occupied, first = np.unique(number[order], return_index=True)
         return cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
 
     @classmethod
-    def open(cls, folder: Path, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
-        """The index that ``save`` wrote, mapped."""
-        return cls(*_cells(size_px, mpp), *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in FILES))
+    def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
+        """The index that ``save`` wrote; ``mapped`` keeps its files open, and else they are read."""
+        how = "r" if mapped else None
+        return cls(*_cells(size_px, mpp), *(np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES))
 
     def save(self, folder: Path) -> None:
-        """Write the files into a new folder, which appears whole."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in FILES:
-            np.save(partial / f"{name}.npy", getattr(self, name))
-        partial.rename(folder)
+        """Write the files into a folder, which appears whole.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with complete_file(folder) as partial:
+            partial.mkdir()
+            for name in FILES:
+                np.save(partial / f"{name}.npy", getattr(self, name))
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (M,) and positions (M, 2) float64 of the nuclei in a half-open box of the image, in px."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 
 class Prefetched:
     """The same batches as those of ``batches``, sooner: what is drawn depends on a number alone.
+
+    At the end of a ``with`` block batches that nobody will ask for are given up.
 
     Args:
         batches: number -> batch, called from several threads.
@@ -32,3 +34,10 @@ class Prefetched:
             if one not in self._waiting:
                 self._waiting[one] = self._pool.submit(self._batches, one)
         return self._waiting.pop(number).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)

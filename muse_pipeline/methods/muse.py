@@ -313,7 +313,7 @@ def _spread(vectors: Tensor) -> Tensor:
 
 def _difference(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean of the chosen less that of the others; 0 where there are none of either."""
-    parts = [values[chosen], values[~chosen]]
-    sums = all_sum(torch.stack([values.new_tensor([float(len(one)), one.sum()]) for one in parts]))
-    of_chosen, of_others = sums[:, 1] / sums[:, 0].clamp(min=1)
-    return (of_chosen - of_others) * (sums[:, 0] > 0).all()
+    of_either = torch.stack([chosen, ~chosen]).to(values)
+    n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
+    of_chosen, of_others = totals / n_rows.clamp(min=1)
+    return (of_chosen - of_others) * (n_rows > 0).all()

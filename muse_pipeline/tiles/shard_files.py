@@ -17,6 +17,7 @@ from numcodecs.checksum32 import CRC32C
 
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
+N_OPEN = 64  # files, of all stores of a process together: pretraining reads a cohort's stores at random
 
 
 class ShardFiles:
@@ -29,7 +30,6 @@ class ShardFiles:
 
     def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int):
         self.folder, self.chunk_px, self.chunks_per_shard = folder, chunk_px, chunks_per_shard
-        self._open_shard = lru_cache(maxsize=32)(self._open_shard)
 
     def read_chunk(self, row: int, column: int) -> np.ndarray | None:
         """Decode a chunk: (3, chunk_px, chunk_px) uint8, or None where there is none.
@@ -38,7 +38,7 @@ class ShardFiles:
             OSError, RuntimeError, ValueError: the file is damaged.
         """
         n = self.chunks_per_shard
-        shard = self._open_shard(row // n, column // n)
+        shard = _open_shard(self, row // n, column // n)
         if shard is None:
             return None
         file, table = shard
@@ -48,8 +48,8 @@ class ShardFiles:
         content = os.pread(file.fileno(), int(length), int(offset))
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, self.chunk_px, self.chunk_px)
 
-    def _open_shard(self, row: int, column: int):
-        """The open file and its table (rows, columns, 2), or None; what the cache lets go of is closed by itself."""
+    def open_shard(self, row: int, column: int):
+        """The open file and its table (rows, columns, 2), or None."""
         try:
             file = (self.folder / f"c/0/{row}/{column}").open("rb")
         except FileNotFoundError:
@@ -58,3 +58,9 @@ class ShardFiles:
         file.seek(-n_bytes, os.SEEK_END)
         table = np.frombuffer(CRC32C().decode(file.read(n_bytes)), "<u8")
         return file, table.reshape(self.chunks_per_shard, self.chunks_per_shard, 2)
+
+
+@lru_cache(maxsize=N_OPEN)
+def _open_shard(shards: ShardFiles, row: int, column: int):
+    """Opened once while it is needed; what is let go of is closed by itself, and never while it is being read."""
+    return shards.open_shard(row, column)

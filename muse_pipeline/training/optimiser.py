@@ -38,5 +38,5 @@ def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
     """Give every group its share of the rate of ``step``, and its decay."""
     for group in optimiser.param_groups:
         group["lr"] = schedule.rate(step) * group["factor"]
-        if group["decays"]:
+        if group.get("decays"):  # resume points of before know one decay
             group["weight_decay"] = schedule.decay(step)

@@ -75,9 +75,9 @@ def pretrain(
         say(f"{folder}: holds a run of other settings, tissue or weights, which is given up; training from the start")
         run.forget()
     torch.set_num_threads(threads)
+    method, origin = _build_method(config)
     data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, say)
     require_apart(data.patients, config.held)
-    method, origin = _build_method(config)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(accelerator, devices, config.precision)
     if devices > 1 and fabric.device.type == "cuda":
@@ -87,9 +87,9 @@ def pretrain(
         run.describe(config, provenance)
         say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
         draw_views(batches.sample, config.seed, run.path / "views.png")
-    stream = Prefetched(batches, fabric.world_size, loaders)
     alarm = CollapseAlarm(config.schedule, run)
-    train(method, stream, config.schedule, run, fabric, config.seed, progress=progress, check=alarm)
+    with Prefetched(batches, fabric.world_size, loaders) as stream:
+        train(method, stream, config.schedule, run, fabric, config.seed, progress=progress, check=alarm)
     if fabric.is_global_zero:
         state = method.trained().state_dict()
         save_checkpoint(run.checkpoint, Checkpoint(state, {}, _describe(config, data)))

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from muse_pipeline.config import load_config, require_between, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
@@ -102,7 +104,8 @@ def _require_sound(config: PretrainConfig) -> None:
     """Refuse before any data is read what this version does not have, and views that the network cannot take."""
     if config.precision not in PRECISIONS:
         raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
-    backbone = BACKBONES[config.backbone]()
+    with torch.device("meta"):  # no weights yet
+        backbone = BACKBONES[config.backbone]()
     sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)
     for side in sides:
         require_window(side, backbone, config.backbone)

@@ -13,6 +13,7 @@ LIMITS = {  # name -> (least, most) of a run that still learns; healthy ones kee
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),
 }
+OF_NUCLEI = {"entropy_nucleus", "spread"}  # unknown where a step's views share none
 
 
 class CollapseAlarm:
@@ -35,13 +36,25 @@ class CollapseAlarm:
         """
         if done < self._begin:
             return
+        shares_none = losses.get("shared_nuclei") == 0
+        if self._count("shared_nuclei", shares_none) >= PATIENCE:
+            raise CollapsedError(
+                f"{self._folder.path}: by step {done} no two views shared a nucleus for {PATIENCE} looks in a row, so "
+                "nothing is learnt of nuclei; begin another run folder with a larger `views.global_px` or `batch`"
+            )
         for name, (least, most) in LIMITS.items():
+            if shares_none and name in OF_NUCLEI:
+                continue
             value = losses.get(name, least)
-            self._outside[name] = 0 if least <= value <= most else self._outside.get(name, 0) + 1
-            if self._outside[name] >= PATIENCE:
+            if self._count(name, not least <= value <= most) >= PATIENCE:
                 raise CollapsedError(
                     f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
                     f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all nuclei look alike to the network; "
                     "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
                     "batch"
                 )
+
+    def _count(self, name: str, is_outside: bool) -> int:
+        """Looks in a row, this one included, at which ``name`` lay outside."""
+        self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
+        return self._outside[name]

@@ -175,7 +175,7 @@ def _read_pictures(source: NucleusSource, folder: Path) -> Iterator[NucleusPictu
         size_px = pixels.shape[1], pixels.shape[0]
         if not place.is_dir():
             NucleusIndex.build(find_nuclei(predictor, pixels, mpp), size_px, mpp).save(place)
-        yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(place, size_px, mpp))
+        yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(place, size_px, mpp, mapped=False))
 
 
 def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndarray:
