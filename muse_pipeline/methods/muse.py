@@ -109,7 +109,7 @@ class Level(nn.Module):
         self.student = Projector(channels, settings.hidden, settings.bottleneck, settings.n_prototypes)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.n_prototypes))
-        self.register_buffer("use", torch.full((settings.n_prototypes,), 1.0 / settings.n_prototypes))
+        self.register_buffer("use", torch.zeros(settings.n_prototypes))
         self._sums = _Sums(settings.n_prototypes)
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class Level(nn.Module):
 
     def in_use(self) -> Tensor:
         """Share of the prototypes that are some row's first, over the last hundred steps or so."""
-        return (self.use > 0.05 / len(self.use)).float().mean()
+        return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
 class _Sums:
@@ -215,22 +215,22 @@ class MusePretraining(Method):
         level, lattice = self.nucleus, self.backbone.lattice
         totals, entropies, vectors, gaps = [], [], [], []
         used = self._used_pairs(batch)
-        for number, (one, other) in enumerate(self.pairs):
-            shared = batch.shared[number] & used[number][:, None]
-            student_xy = batch.student_xy[number]
-            if self.jitter_px:
-                student_xy = student_xy + self.jitter_px * torch.randn_like(student_xy)
-            theirs = read_at(teachers[one].dense, batch.teacher_xy[number], lattice)[shared]
-            ours = read_at(students[other].dense, student_xy, lattice)[shared]
-            targets = level.targets(theirs, progress)
-            losses = level.loss(targets, ours, progress)
-            # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
-            n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
-            totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
-            entropies.append(_entropy(targets))
-            vectors.append(theirs.detach())
-            octaves = batch.octaves[number][:, None].expand_as(shared)[shared]
-            gaps.append((losses.detach(), octaves))
+        shared = batch.shared & used[..., None]
+        student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
+        for teacher in range(2):
+            numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
+            theirs = [read_at(teachers[teacher].dense, batch.teacher_xy[n], lattice)[shared[n]] for n in numbers]
+            vectors += theirs
+            targets = level.targets(torch.cat(theirs), progress).split([len(part) for part in theirs])
+            for n, target in zip(numbers, targets, strict=True):
+                ours = read_at(students[self.pairs[n][1]].dense, student_xy[n], lattice)[shared[n]]
+                losses = level.loss(target, ours, progress)
+                # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
+                n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
+                totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
+                entropies.append(_entropy(target))
+                octaves = batch.octaves[n][:, None].expand_as(shared[n])[shared[n]]
+                gaps.append((losses.detach(), octaves))
         values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
         n_used, n_shared = all_sum(torch.stack([used.float().sum(), values.new_tensor(float(len(values)))]))
         return {
