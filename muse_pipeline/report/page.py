@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from muse_pipeline import __version__
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.class_bar import add_up, class_bar
 from muse_pipeline.report.cohort import STATUSES, SlideResult, summarise_cohort
-from muse_pipeline.report.markup import Markup, element, join
+from muse_pipeline.report.document import frame_document
+from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.model_facts import model_facts
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
+from muse_pipeline.report.pretraining_facts import pretraining_facts
 from muse_pipeline.report.slide_card import definitions, slide_card
 from muse_pipeline.report.slide_table import slide_table
 from muse_pipeline.report.wording import area_text, count_text, density_text, time_text
 
 
-def write_page(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write the page: what needs attention, the cohort, a table, every slide, the models.
+def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:
+    """Write the page: what needs attention, the cohort, a table, every slide, the pretraining, the models.
 
     Slides are given in the order of the sheet and shown failed first, then partial, empty and ok. The pictures of up to
     ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
@@ -31,34 +29,13 @@ def write_page(slides: Sequence[SlideResult], path: Path) -> None:
     anchored = [(f"slide-{i}", slide) for i, slide in enumerate(ranked, 1)]
     album = Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        before, after = _frame(summarise_cohort(slides)).split("<!-- content -->")
+        before, after = frame_document(f"Nuclei report – {summarise_cohort(slides)}", script="page.js")
         file.write(before)
-        file.writelines(_sections(anchored, album))
+        file.writelines(_sections(anchored, album, pretraining))
         file.write(after)
 
 
-def _frame(summary: str) -> str:
-    """The document around the content; its policy lets the page load nothing and run its own script only."""
-    folder = files("muse_pipeline.report")
-    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data: file: 'self'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    head = join(
-        [
-            element("meta", charset="utf-8"),
-            element("meta", http_equiv="Content-Security-Policy", content=policy),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("title", f"Nuclei report – {summary}"),
-            element("style", Markup(style)),
-        ]
-    )
-    content = element("main", Markup("<!-- content -->"))
-    footer = element("footer", f"muse-pipeline {__version__} · for research use")
-    body = element("body", content, footer, element("script", Markup(script)))
-    return f'<!DOCTYPE html>\n<html lang="en">{element("head", head)}{body}</html>\n'
-
-
-def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iterator[Markup]:
+def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretraining: Path | None) -> Iterator[Markup]:
     slides = [slide for _, slide in anchored]
     summaries = [slide.summary for slide in slides if slide.summary]
     yield element("h1", "Nuclei report")
@@ -72,6 +49,9 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iter
     yield element("h2", "Slide by slide")
     for anchor, slide in anchored:
         yield slide_card(slide, anchor, album)
+    if pretraining:
+        yield element("h2", "Pretraining")
+        yield pretraining_facts(pretraining, album)
     if summaries:
         yield element("h2", "Model")
         yield model_facts(summary["provenance"] for summary in summaries)

@@ -63,10 +63,20 @@ class PointSet:
     def __len__(self) -> int:
         return len(self.label)
 
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) index of the image of every point, and (P, 2) where it lies in that image, px."""
+        images = [np.repeat(window.image, len(window.label)) for window in self.windows]
+        xy = [window.xy + np.float32(window.origin) for window in self.windows]
+        return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
+
     def of_patients(self, patients: Collection[str]) -> PointSet:
         """The points of these patients, in the same order."""
         kept = [index for index, image in enumerate(self.images) if image.patient in patients]
         return PointSet([self.images[index] for index in kept], self.colours[kept], self.window_px)
+
+    def repeated(self, times: int) -> PointSet:
+        """All points so often, one round after the other."""
+        return PointSet([*self.images] * times, np.tile(self.colours, (times, 1, 1)), self.window_px)
 
     def batches(self, size: int, device: torch.device, order: Sequence[int] | None = None) -> Iterator[PointBatch]:
         """Windows in ``order``, by default their own, ``size`` at a time."""

@@ -78,6 +78,10 @@ class ProbedFeatures:
         kept = torch.from_numpy(np.isin(self.train.patient, list(patients)))
         return replace(self, train=self.train.of_patients(patients), bank=self.bank[kept])
 
+    def repeated(self, times: int) -> ProbedFeatures:
+        """The same with everything that is learnt from so often, for training as long on few labels as on many."""
+        return replace(self, train=self.train.repeated(times), bank=self.bank.repeat(times, 1))
+
     @property
     def reported(self) -> np.ndarray:
         """(P,) bool."""

@@ -1,0 +1,88 @@
+"""Tell whether pretraining helped: one backbone against another on the same nuclei, as paired differences.
+
+    muse compare config.yaml --before untrained --after runs/pretrained/checkpoint.pt -o compared
+    muse compare config.yaml --before vit_s_16-224.pth --after runs/pretrained/checkpoint.pt --finetune -o compared
+
+The config is that of a training run, read as `muse probe` reads it: its sources are learnt from, its validation
+chooses, and the sources of --test are reported, or each half of the validation's patients with what the other chose.
+FOLDER gets compare.html, compare.json and a picture. See docs/muse.md, "Did it help".
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one, positive
+
+UNTRAINED = Path("untrained")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse compare``."""
+    parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    for side in ("before", "after"):
+        parser.add_argument(
+            f"--{side}", type=Path, required=True, metavar="CHECKPOINT", help="ours or the authors', or 'untrained'"
+        )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="what the page goes into")
+    parser.add_argument("--backbone", help="registered name, for what is untrained and where a checkpoint says none")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
+    parser.add_argument("--window-px", type=at_least_one, default=224, help="around points (default: %(default)s)")
+    parser.add_argument(
+        "--finetune", action="store_true", help="also train the whole networks, for ten epochs each time"
+    )
+    parser.add_argument("--finetune-rate", type=positive, default=1e-5, help="(default: %(default)g; ResNet-50: 4e-5)")
+    parser.add_argument(
+        "--draws", type=at_least_one, default=3, help="of patients, where few are learnt from (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-shared-patients",
+        action="store_true",
+        help="patients may be on both sides, or reported though a network has seen them: say so",
+    )
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="what computes")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the config, as in mpp=0.25"
+    )
+    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all figures here")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read features of both, train what is trained on them, write the page, print."""
+    import dataclasses
+    import sys
+
+    from muse_pipeline.files import write_json
+    from muse_pipeline.report.compare_page import write_compare_page
+    from muse_pipeline.training.compare_text import render_comparison
+    from muse_pipeline.training.comparing import CompareSettings, compare, open_networks
+    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
+
+    config = load_finetune_config(args.config, args.data, args.set)
+    if args.backbone is not None:
+        config = dataclasses.replace(config, backbone=args.backbone)
+    require_known_names(config)
+    test = load_finetune_config(args.test, args.data).sources if args.test else ()
+    paths = (None if path == UNTRAINED else path for path in (args.before, args.after))
+    networks = open_networks(*paths, args.backbone, config.backbone, config.trust_pickle)
+    settings = CompareSettings(
+        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats, args.draws
+    )
+    result = compare(
+        config,
+        networks,
+        test,
+        settings,
+        args.output,
+        args.accelerator,
+        args.threads,
+        lambda sentence: print(sentence, file=sys.stderr),
+    )
+    write_compare_page(result, args.output)
+    print(render_comparison(result))
+    if args.json:
+        write_json(args.json, result)

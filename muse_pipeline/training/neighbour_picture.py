@@ -1,0 +1,122 @@
+"""A picture of nuclei and of those most like them in other patients, as two networks see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from muse_pipeline.files import complete_file
+from muse_pipeline.training.probed_network import SEED
+from muse_pipeline.training.retrieval import find_similar
+
+QUERIES = 8
+NEIGHBOURS = 5
+CROP_UM = 32.0
+_TILE_PX, _FRAME_PX, _GAP_PX, _WIDE_PX, _TOP_PX, _BELOW_PX = 84, 3, 4, 22, 26, 30
+_PLAIN = (205, 203, 198)
+
+
+@dataclass(frozen=True, eq=False)
+class NucleusGallery:
+    """P nuclei that are looked at.
+
+    Attributes:
+        patient: (P,) whose each is.
+        crop: the pixels (s, s, 3) uint8 around one of them, by its number.
+        queries: of them that may be looked up.
+        label: (P,) class index; None where none is known.
+        classes: names of the classes.
+        colors: RGB of the classes.
+    """
+
+    patient: np.ndarray
+    crop: Callable[[int], np.ndarray]
+    queries: np.ndarray
+    label: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+
+
+def draw_neighbours(gallery: NucleusGallery, before: Tensor, after: Tensor, output: Path) -> str | None:
+    """Draw nuclei taken by lot, each with its nearest among other patients' before and after.
+
+    Args:
+        gallery: of P nuclei.
+        before: (P, D) features of the one network.
+        after: (P, D') of the other.
+        output: PNG.
+
+    Returns:
+        A caption; None where there are not nuclei enough of other patients, and nothing is drawn.
+    """
+    queries = _draw_queries(gallery)
+    fewest = min((int((gallery.patient != gallery.patient[query]).sum()) for query in queries), default=0)
+    if fewest < NEIGHBOURS:
+        return None
+    sides = [find_similar(features, gallery.patient, queries, NEIGHBOURS) for features in (before, after)]
+    rows = [[[query], *(side[row].tolist() for side in sides)] for row, query in enumerate(queries)]
+    _save(gallery, rows, output)
+    frames = "; a frame has the colour of the nucleus' class" if gallery.label is not None else ""
+    return (
+        f"{len(queries)} nuclei drawn by lot, each of another class or patient where that can be, with the "
+        f"{NEIGHBOURS} most like it in other patients, most alike first; {CROP_UM:g} um a side{frames}"
+    )
+
+
+def _draw_queries(gallery: NucleusGallery) -> list[int]:
+    """By lot, never by how well either network does; classes and patients take turns."""
+    drawn = np.random.default_rng(SEED).permutation(gallery.queries).tolist()
+    label = np.zeros(len(gallery.patient), int) if gallery.label is None else gallery.label
+    chosen: list[int] = []
+    while drawn and len(chosen) < QUERIES:
+        taken = label[chosen], gallery.patient[chosen]
+        rank = [((taken[0] == label[one]).sum(), (taken[1] == gallery.patient[one]).sum()) for one in drawn]
+        chosen.append(drawn.pop(min(range(len(drawn)), key=rank.__getitem__)))
+    return chosen
+
+
+def _save(gallery: NucleusGallery, rows: Sequence[Sequence[Sequence[int]]], output: Path) -> None:
+    """Rows of groups (query, before, after) of nuclei."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
+
+    step = _TILE_PX + _GAP_PX
+    lefts, left = [], _GAP_PX
+    for group in rows[0]:
+        lefts.append(left)
+        left += len(group) * step - _GAP_PX + _WIDE_PX
+    width, height = left - _WIDE_PX + _GAP_PX, _TOP_PX + len(rows) * step + (_BELOW_PX if gallery.classes else 0)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for row, groups in enumerate(rows):
+        for start, group in zip(lefts, groups, strict=True):
+            for column, nucleus in enumerate(group):
+                x, y = start + column * step, _TOP_PX + row * step
+                canvas[y : y + _TILE_PX, x : x + _TILE_PX] = _framed(gallery, nucleus)
+    dpi = 100
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    FigureCanvasAgg(figure)
+    figure.figimage(canvas)
+    for start, text in zip(lefts, ("nucleus", "most alike before", "most alike after"), strict=True):
+        figure.text(start / width, 1 - _TOP_PX / 2 / height, text, fontsize=8.5, va="center")
+    left = lefts[0]
+    for name, color in zip(gallery.classes, gallery.colors, strict=True):
+        ink = [channel / 255 for channel in color]
+        text = figure.text(left / width, 0.5 * _BELOW_PX / height, name, fontsize=8.5, va="center", color=ink)
+        left += text.get_window_extent().width + _WIDE_PX
+    with complete_file(output) as partial:
+        figure.savefig(partial, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def _framed(gallery: NucleusGallery, nucleus: int) -> np.ndarray:
+    """(T, T, 3) uint8."""
+    known = gallery.label is not None and gallery.label[nucleus] >= 0
+    tile = np.full((_TILE_PX, _TILE_PX, 3), gallery.colors[gallery.label[nucleus]] if known else _PLAIN, np.uint8)
+    inner = _TILE_PX - 2 * _FRAME_PX
+    crop = cv2.resize(gallery.crop(nucleus), (inner, inner), interpolation=cv2.INTER_CUBIC)
+    tile[_FRAME_PX:-_FRAME_PX, _FRAME_PX:-_FRAME_PX] = crop
+    return tile
