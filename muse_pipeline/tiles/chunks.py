@@ -9,6 +9,7 @@ import numpy as np
 
 from muse_pipeline.tiles.store import CHUNK_PX, CHUNKS_PER_SHARD, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask, dilate
+from muse_pipeline.tissue.strips import strips
 
 BLOCK_CHUNKS = 2  # read at once; see docs/store.md
 
@@ -50,9 +51,13 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    total = cv2.integral(mask.astype(np.uint8))
-    rows = total[bottom] - total[top]
-    return (rows[:, right] - rows[:, left]) > 0
+    touched = np.zeros(shape, bool)
+    for cells in strips(shape[0]):  # sums over the whole mask would take more than the mask itself
+        first = top[cells.start]
+        total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
+        rows = total[bottom[cells] - first] - total[top[cells] - first]
+        touched[cells] = (rows[:, right] - rows[:, left]) > 0
+    return touched
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from muse_pipeline.errors import SlideError
 from muse_pipeline.tissue.macenko import MIN_PIXELS, fit_macenko
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level
+from muse_pipeline.tissue.strips import strips
 from muse_pipeline.types import Slide, SlideInfo
 
 SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
@@ -54,12 +55,18 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[np
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
     """Corners (N, 2), in um, of fields of 128 um that touch tissue; some of them, drawn, where all are over 1 MP."""
-    rows, columns = np.nonzero(tissue.mask)
-    fields = np.unique(np.stack([columns, rows], 1) * tissue.mask_mpp // FIELD_UM, axis=0)
-    n_pixels = len(rows) * np.prod(tissue.mask_mpp) / np.prod(mpp)
+    parts = [_fields_of_strip(tissue, strip) for strip in strips(len(tissue.mask))]
+    fields = np.unique(np.concatenate(parts), axis=0)
+    n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
     n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
     drawn = np.random.default_rng(SEED).permutation(len(fields))[:n_fields]
     return fields[np.sort(drawn)] * FIELD_UM
+
+
+def _fields_of_strip(tissue: TissueMask, strip: slice) -> np.ndarray:
+    """(column, row) of the fields that touch tissue in a strip of rows of the mask."""
+    rows, columns = np.nonzero(tissue.mask[strip])
+    return np.unique(np.stack([columns, rows + strip.start], 1) * tissue.mask_mpp // FIELD_UM, axis=0)
 
 
 def _read_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um) -> np.ndarray:

@@ -12,9 +12,10 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.tissue.glass import absorbed, estimate_glass
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, read_overview
-from muse_pipeline.tissue.pen import find_pen
+from muse_pipeline.tissue.pen import find_pen, is_ink
 from muse_pipeline.tissue.specks import tidy
 from muse_pipeline.tissue.stained import find_stained, is_fluorescence
+from muse_pipeline.tissue.strips import map_strips
 from muse_pipeline.types import Slide, SlideInfo
 
 
@@ -53,9 +54,9 @@ def find_mask(pixels: np.ndarray, mpp: np.ndarray) -> tuple[np.ndarray, tuple[st
     """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings."""
     if is_fluorescence(pixels):
         return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
-    density = absorbed(pixels, estimate_glass(pixels))
-    pen = find_pen(density, mpp)
-    mask = tidy(find_stained(pixels, density) & ~pen, mpp) & ~pen
+    glass = estimate_glass(pixels)
+    pen = find_pen(map_strips(lambda strip: is_ink(absorbed(strip, glass)), pixels), mpp)
+    mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
     warnings = []
     if pen.mean() > 1e-3:
         warnings.append(f"pen marks on {pen.mean():.1%} of the slide were left out")

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.files import complete_file
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview
+from muse_pipeline.tissue.strips import strips
 from muse_pipeline.types import Slide, SlideInfo
 
 PICTURE_PX = 1500
@@ -42,11 +43,15 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
 
 
 def _union_of_rows(mask: np.ndarray) -> BaseGeometry:
-    """The union of a mask's true pixels as unit squares, from one box per run of a row."""
+    """The union of a mask's true pixels as unit squares, from one box per run of a row, strip by strip."""
+    return shapely.union_all([_union_of_strip(mask[strip], strip.start) for strip in strips(len(mask))])
+
+
+def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
     change = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
     rows, starts = np.nonzero(change == 1)
     _, stops = np.nonzero(change == -1)
-    return shapely.union_all(shapely.box(starts, rows, stops, rows + 1))
+    return shapely.union_all(shapely.box(starts, top + rows, stops, top + rows + 1))
 
 
 def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None:

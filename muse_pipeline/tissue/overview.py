@@ -11,7 +11,8 @@ from muse_pipeline.errors import SlideError
 from muse_pipeline.types import Slide, SlideInfo
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 4096  # 16 MP: 64 MB as the readers hold it, and wide enough for few JPEG tiles to be decoded twice
+BLOCK_PX = 2048  # 4 MP: 16 MB as the readers hold it, and wide enough for few JPEG tiles to be decoded twice
+LEAST_PX = 256  # what cannot be decoded is no smaller
 WHITE = 255
 
 
@@ -48,7 +49,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
             pixels[part] = _read_block(slide, info, level, factors, (columns, rows))
             return None
         except SlideError as error:
-            halves = _halve(columns, BLOCK_PX // 16 // factors[0]), _halve(rows, BLOCK_PX // 16 // factors[1])
+            halves = _halve(columns, LEAST_PX // factors[0]), _halve(rows, LEAST_PX // factors[1])
             if halves == ([columns], [rows]):
                 corrupt[part] = True
                 return error

@@ -11,13 +11,17 @@ MIN_STROKE_UM = 40.0  # narrower is no pen
 SURROUNDINGS_UM = 80.0  # the stroke's faint edge
 
 
-def find_pen(density: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """Where (h, w, 3) ``density`` beyond glass (see ``glass.absorbed``) is ink: (h, w) bool, faint edges included."""
-    ink = is_green(density) | is_blue(density) | is_red(density) | is_black(density)
+def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
+    """Strokes among the pixels of the colour of ``ink`` (h, w) bool: (h, w) bool, faint edges included."""
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     strokes = cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
     return dilate(strokes, mpp, SURROUNDINGS_UM)
+
+
+def is_ink(density: np.ndarray) -> np.ndarray:
+    """Where (h, w, 3) ``density`` beyond glass (see ``glass.absorbed``) has the colour of an ink: (h, w) bool."""
+    return is_green(density) | is_blue(density) | is_red(density) | is_black(density)
 
 
 def is_green(density: np.ndarray) -> np.ndarray:

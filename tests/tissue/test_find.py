@@ -111,7 +111,7 @@ def test_the_mask_covers_level_0_whole_at_its_exact_mpp():
 
 
 def test_reading_is_bounded_and_a_corrupt_block_is_said():
-    image = np.full((BLOCK_PX + 300, BLOCK_PX + 300, 3), PINK, np.uint8)
+    image = np.full((2 * BLOCK_PX + 300, 2 * BLOCK_PX + 300, 3), PINK, np.uint8)
     slide = ArraySlide([image], corrupt=[(BLOCK_PX + 10, BLOCK_PX + 10, 5, 5)])
     overview = read_overview(slide, slide.info((0.5, 0.5)))
     assert re.search(r"0\.\d% of level 0 cannot be decoded", overview.warnings[0])
