@@ -15,7 +15,7 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
 
 
 def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
-    """``function`` of an (h, w, ...) ``image`` whose result at a row follows from ``halo`` rows on either side of it."""
+    """``function`` of an (h, w, ...) ``image``, whose result at a row follows from ``halo`` rows on either side."""
     parts = []
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)
