@@ -6,6 +6,8 @@ Sinkhorn-Knopp as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, distributed
 
@@ -31,15 +33,12 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
 
     Processes may hold different numbers of rows, none included; every one of them must call.
     """
-    scores = logits.float() / temperature
-    # One shift for all, so that nothing overflows and the assignment stays what it was.
-    assignment = torch.exp(scores - _highest(scores)).T  # (K, N)
-    n_rows = all_sum(torch.tensor(float(assignment.shape[1]), device=logits.device)).clamp(min=1)
+    scores = (logits.float() / temperature).T  # (K, N); logarithms, so that no temperature is too sharp
+    n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
     for _ in range(n_iterations):
-        of_prototype = all_sum(assignment.sum(1, keepdim=True))
-        assignment = assignment / of_prototype.clamp(min=1e-30) / len(assignment)
-        assignment = assignment / assignment.sum(0, keepdim=True).clamp(min=1e-30) / n_rows
-    return (assignment * n_rows).T
+        scores = scores - _log_sum(scores) - math.log(len(scores))
+        scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
+    return (scores + n_rows.log()).exp().T
 
 
 def all_sum(values: Tensor) -> Tensor:
@@ -56,11 +55,13 @@ def n_processes() -> int:
     return distributed.get_world_size() if _is_shared() else 1
 
 
-def _highest(scores: Tensor) -> Tensor:
-    highest = scores.max() if scores.numel() else scores.new_tensor(-torch.inf)
+def _log_sum(scores: Tensor) -> Tensor:
+    """(K, 1) logarithm of the sum of exp(scores) over the rows (K, N) of all processes."""
+    highest = scores.amax(1, keepdim=True) if scores.shape[1] else scores.new_full((len(scores), 1), -torch.inf)
     if _is_shared():
         distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
-    return highest.nan_to_num(neginf=0.0)
+    highest = highest.nan_to_num(neginf=0.0)
+    return highest + all_sum(torch.exp(scores - highest).sum(1, keepdim=True)).clamp(min=1e-30).log()
 
 
 def _is_shared() -> bool:

@@ -1,0 +1,154 @@
+"""Batches of views: one number is one batch, by whomever it is made, and pairs share what their views show."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.nucleus_images import NucleusPicture
+from muse_pipeline.data.nucleus_index import NucleusIndex
+from muse_pipeline.data.prefetch import Prefetched
+from muse_pipeline.data.view_batches import ViewBatches, ordered_pairs
+from muse_pipeline.data.views import ViewSettings
+
+SIDE_PX, MPP, B = 400, 0.5, 3
+STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, noise=0)
+
+
+def make(control=None, augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(2):
+        pixels = rng.integers(90, 250, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
+        index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)
+        images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
+    colours = np.stack([np.eye(3, 4), 1.2 * np.eye(3, 4)])
+    views = ViewSettings(
+        global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), control=control, max_matches=max_matches
+    )
+    return ViewBatches(
+        images, colours, STAINS, views, B, augmentation or Augmentation(), 7, torch.device("cpu"), grey=grey
+    )
+
+
+def leaves(batch):
+    return [part for one in batch if one is not None for part in (one if isinstance(one, tuple) else (one,))]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
+
+
+def test_shapes():
+    batch = make()(0)
+    assert batch.wide.pixels.shape == (2 * B, 3, 64, 64)
+    assert batch.near.pixels.shape == (2 * B, 3, 32, 32)
+    assert batch.near.colour.shape == (2 * B, 3, 4)
+    n_pairs = len(ordered_pairs(2))
+    assert n_pairs == 6 and set(ordered_pairs(2)) == {(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)}
+    assert batch.teacher_xy.shape[:2] == batch.student_xy.shape[:2] == batch.shared.shape[:2] == (n_pairs, B)
+    assert batch.octaves.shape == (n_pairs, B)
+    assert ((batch.octaves >= 0) & (batch.octaves <= 1.05)).all()
+    assert (batch.wide.pixels >= 0).all() and (batch.wide.pixels <= 255).all()
+    assert batch.shared.any((1, 2)).all()
+    assert make(n_local=0)(0).near is None
+
+
+def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
+    batches = make()
+    expected = {number: batches(number) for number in range(12)}
+    assert not same(expected[0], expected[1])
+    torch.rand(5)
+    assert same(make()(3), expected[3])
+    for threads in (0, 1, 3):
+        with Prefetched(make(), 2, threads) as stream:
+            assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
+
+
+def test_batches_that_nobody_asks_for_are_given_up_at_the_end():
+    made, gate = [], threading.Event()
+
+    def slow(number):
+        made.append(number)
+        if number:
+            gate.wait(30)
+        return number
+
+    threading.Timer(0.2, gate.set).start()
+    with Prefetched(slow, 1, 2) as stream:
+        assert stream(0) == 0
+    assert len(made) <= 3  # the first and one for either thread; four more were waiting
+
+
+def test_a_batch_that_cannot_be_made_raises_where_it_is_asked_for():
+    def broken(number):
+        if number == 3:
+            raise OSError("gone")
+        return number
+
+    with Prefetched(broken, 1, 2) as stream:
+        assert [stream(number) for number in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="gone"):
+            stream(3)
+
+
+def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
+    for most in (64, 3):
+        batch = make(max_matches=most)(1)
+        assert batch.shared.sum(2).max() <= most
+        for pair, (_, student) in enumerate(ordered_pairs(2)):
+            for xy, side in ((batch.teacher_xy, 64), (batch.student_xy, 64 if student < 2 else 32)):
+                inside = xy[pair][batch.shared[pair]]
+                assert ((inside >= 2) & (inside < side - 2)).all()
+
+
+def test_pairs_are_there_and_back():
+    """Views 0 and 1 share the same nuclei, whichever is the teacher's."""
+    batch = make()(2)
+    back = ordered_pairs(2).index((1, 0))
+    for b in range(B):
+        there = torch.cat([batch.teacher_xy, batch.student_xy], -1)[0, b][batch.shared[0, b]]
+        again = torch.cat([batch.student_xy, batch.teacher_xy], -1)[back, b][batch.shared[back, b]]
+        assert torch.equal(there, again)
+
+
+def test_positions_belong_to_the_views_of_their_own_set():
+    """Sets and views are laid out view by view: a dark spot at each nucleus is found where the batch says."""
+    batches = make(augmentation=PLAIN, grey=0)
+    for image in batches.sample.images:
+        image.pixels[:] = 240
+        for x, y in image.nuclei.xy.astype(int):
+            image.pixels[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = 20
+    batch = batches(0)
+    for pair, (teacher, student) in enumerate(ordered_pairs(2)):
+        for number, xy in ((teacher, batch.teacher_xy), (student, batch.student_xy)):
+            views, place = (batch.wide, number) if number < 2 else (batch.near, number - 2)
+            for b in range(B):
+                x, y = xy[pair, b][batch.shared[pair, b]].long().T
+                assert (views.pixels[place * B + b, 0, y, x] < 150).all()
+
+
+def test_controls_break_what_they_say():
+    plain, shuffled, random = (make(control)(0) for control in (None, "shuffled identities", "random points"))
+    assert torch.equal(plain.teacher_xy, shuffled.teacher_xy)
+    assert not torch.equal(plain.student_xy, shuffled.student_xy)
+    assert torch.equal(plain.student_xy.sort(2).values, shuffled.student_xy.sort(2).values)  # the same ones, mixed
+    assert not torch.equal(plain.teacher_xy, random.teacher_xy)
+
+
+def test_colour_is_the_images_own_and_grey_views_have_no_hue():
+    batches = make(augmentation=PLAIN, grey=0)
+    found = torch.cat([batches(number).wide.colour[:, 0, 0] for number in range(6)])
+    assert set(found.double().numpy().round(3).tolist()) == {1.0, 1.2}
+    grey = make(augmentation=PLAIN, grey=1)(0).wide.colour
+    assert torch.equal(grey[:, 0], grey[:, 1]) and torch.equal(grey[:, 1], grey[:, 2])
+
+
+def test_few_nuclei_may_share_none():
+    """Then tables are padding alone."""
+    batch = make(n_nuclei=1)(0)
+    assert batch.shared.shape[2] >= 1
+    assert batch.shared.sum() <= batch.shared.shape[0] * B

@@ -1,0 +1,149 @@
+"""Spec G4: where a view says that a nucleus is, the picture of the view shows it; what views share is one nucleus."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.data.nucleus_images import NucleusPicture
+from muse_pipeline.data.nucleus_index import NucleusIndex
+from muse_pipeline.data.views import View, ViewSampler, ViewSet, ViewSettings
+from muse_pipeline.errors import ConfigError
+
+MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
+GROUND = 250.0
+LEVELS = np.arange(0, 200, 20)  # of each channel: a colour of its own for each of a thousand nuclei
+SETTINGS = ViewSettings(n_local=2)
+N_SETS = 1000
+
+
+def tissue(xy, pixels=None):
+    size_px = (SIDE_PX, SIDE_PX)
+    pixels = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8) if pixels is None else pixels
+    return NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP))
+
+
+@pytest.fixture(scope="module")
+def discs():
+    """A picture with a disc of its own colour at every nucleus of its index, in the index's order."""
+    step = 64.0  # 16 um: 3,900 nuclei per mm2
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.meshgrid(*[np.arange(step / 2, SIDE_PX, step)] * 2), -1).reshape(-1, 2)
+    xy = tissue(lattice + rng.uniform(-8, 8, lattice.shape)).nuclei.xy.astype(float)
+    colours = np.stack(np.meshgrid(*[LEVELS] * 3), -1).reshape(-1, 3)[np.arange(len(xy)) % 1000]
+    picture = np.full((SIDE_PX, SIDE_PX, 3), GROUND)
+    for (x, y), colour in zip(xy, colours, strict=True):
+        left, top = int(x) - 12, int(y) - 12
+        rows, columns = slice(max(top, 0), top + 25), slice(max(left, 0), left + 25)
+        grid = np.mgrid[rows.start : min(rows.stop, SIDE_PX), columns.start : min(columns.stop, SIDE_PX)] + 0.5
+        share = np.clip(RADIUS_PX + 0.5 - np.hypot(grid[1] - x, grid[0] - y), 0, 1)[..., None]
+        picture[rows, columns] += share * (colour - picture[rows, columns])
+    image = tissue(xy, picture.round().astype(np.uint8))
+    assert np.array_equal(image.nuclei.xy, xy.astype(np.float32))
+    return image, colours
+
+
+def around(pixels, placed, reach):
+    """(n, 2 reach + 1, 2 reach + 1, 3) pieces of a view, and (..., 2) the middles of their pixels."""
+    corner = np.floor(placed).astype(int) - reach
+    offset = np.arange(2 * reach + 1)
+    rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
+    pieces = pixels[rows[:, :, None], columns[:, None]].astype(float)
+    x, y = np.broadcast_arrays(columns[:, None] + 0.5, rows[:, :, None] + 0.5)
+    return pieces, np.stack([x, y], -1)
+
+
+def test_discs_are_where_views_place_them_and_shared_ones_are_the_same(discs):
+    """A number is one nucleus in every view that sees it, for there lies the disc of that nucleus's colour."""
+    image, colours = discs
+    sample, generator = ViewSampler([image], SETTINGS), np.random.default_rng(1)
+    errors, turned, n_shared = [], set(), 0
+    for _ in range(N_SETS):
+        drawn = sample(generator)
+        found = ViewSet.look(image, drawn.views, image.nuclei.xy.astype(float))  # numbered through, as colours are
+        assert [len(found.shared(0, other)) for other in (1, 2)] == [len(drawn.shared(0, other)) for other in (1, 2)]
+        n_shared += len(drawn.shared(0, 1))
+        for view, placed, seen in zip(found.views, found.placed, found.seen, strict=True):
+            turned.add((view.mirror, view.turns))
+            pixels = view.cut(image)
+            assert pixels.shape == (view.size_px, view.size_px, 3)
+            radius = RADIUS_PX * view.size_px / view.side_px
+            reach = int(np.ceil(radius)) + 1
+            whole = seen & ((placed > reach + 1) & (placed < view.size_px - reach - 1)).all(1)
+            pieces, middles = around(pixels, placed[whole], reach)
+            contrast = (colours[whole] - GROUND)[:, None, None]
+            share = ((pieces - GROUND) * contrast).sum(-1) / (contrast**2).sum(-1)
+            assert np.abs(pieces - GROUND - share[..., None] * contrast).max(initial=0) < 9  # of no other colour
+            centroid = (middles * share[..., None]).sum((1, 2)) / share.sum((1, 2))[:, None]
+            errors.append(np.linalg.norm(centroid - placed[whole], axis=1))
+    errors = np.concatenate(errors)
+    assert len(errors) > 20 * N_SETS
+    assert n_shared > 8 * N_SETS
+    assert errors.mean() <= 0.3
+    assert errors.max() <= 1
+    assert len(turned) == 8
+
+
+@pytest.mark.parametrize(("side_px", "size_px"), [(7, 7), (12, 24), (40, 20)])
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
+    """To the pixel, views that are finer and coarser than their image included."""
+    pixels = np.zeros((60, 70, 3), np.uint8)
+    view = View((11, 23), side_px, size_px, mirror, turns, MPP)
+    column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2
+    pixels[23 + row : 25 + row, 11 + column : 13 + column] = 200
+    image = NucleusPicture(
+        "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)
+    )
+    weight = view.cut(image)[..., 0].astype(float)
+    y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
+    found = np.array([x.sum(), y.sum()])
+    np.testing.assert_allclose(found, view.place([12 + column, 24 + row]), atol=0.02)
+    assert view.mpp == pytest.approx(MPP * side_px / size_px)
+
+
+def test_nearly_all_global_pairs_share_four_nuclei_at_4000_per_mm2():
+    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (round(4000 * (SIDE_PX * MPP / 1000) ** 2), 2))
+    sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
+    sets = [sample(generator) for _ in range(N_SETS)]
+    assert np.mean([len(one.shared(0, 1)) >= SETTINGS.min_matches for one in sets]) >= 0.95
+    mpps = np.array([[view.mpp for view in one.views] for one in sets])
+    assert 0.25 <= mpps.min() < 0.255 and 0.495 < mpps.max() <= 0.501
+    with_global = [one.seen[2] & one.seen[:2].any(0) for one in sets]
+    assert np.mean([shared.any() for shared in with_global]) > 0.9
+
+
+@pytest.mark.parametrize(("n", "size_px"), [(3, (2048, 2048)), (200, (300, 90)), (40, (60, 60))])
+def test_sparse_and_small_images_give_views_too(n, size_px):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (size_px[1], size_px[0], 3)).astype(np.uint8)
+    index = NucleusIndex.build(rng.uniform(0, size_px, (n, 2)), size_px, MPP)
+    sample = ViewSampler([NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, index)], SETTINGS)
+    for _ in range(20):
+        found = sample(rng)
+        assert [view.cut(found.image).shape[0] for view in found.views] == [224, 224, 96, 96]
+        placed = found.placed[found.seen]
+        assert ((placed >= 0) & (placed <= 224)).all()
+
+
+def test_the_same_mpp_where_it_is_asked_for():
+    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (500, 2))
+    found = ViewSampler([tissue(xy)], ViewSettings(mpp_mode="same"))(np.random.default_rng(0))
+    assert np.ptp([view.mpp for view in found.views]) < 0.005
+
+
+def test_images_are_drawn_by_weight_and_area():
+    rng = np.random.default_rng(0)
+    small, large = tissue(rng.uniform(0, 512, (900, 2))), tissue(rng.uniform(0, SIDE_PX, (900, 2)))
+    for balance, share in ((0.0, 0.5), (1.0, 16 / 17)):
+        sample = ViewSampler([small, large], ViewSettings(n_local=0), balance)
+        drawn = [sample(rng).image is large for _ in range(400)]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"global_px": 0}, {"n_local": -1}, {"mpp": (0.5, 0.25)}, {"mpp": (0, 1)}, {"mpp_mode": "some"}, {"control": "x"}],
+)
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ViewSettings(**wrong)

@@ -1,0 +1,236 @@
+"""MUSE pretraining against its definition, written out nucleus by nucleus; spec G5 and G6."""
+
+import math
+
+import pytest
+import torch
+from muse_views import B, make_batch, make_method
+
+from muse_pipeline.data.view_batches import ordered_pairs
+from muse_pipeline.methods.muse import CENTRE_MOMENTUM, DistillationSettings, Level, _spread
+
+
+def read_one(dense, xy):
+    """Bilinear, by hand: pixel x lies at column x / 4 - 0.5 and what lies beyond the border is the border."""
+    column, row = (
+        min(max(float(v) / 4 - 0.5, 0), n - 1) for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
+    )
+    left, top = int(column), int(row)
+    right, bottom = min(left + 1, dense.shape[2] - 1), min(top + 1, dense.shape[1] - 1)
+    a, b = column - left, row - top
+    upper = (1 - a) * dense[:, top, left] + a * dense[:, top, right]
+    lower = (1 - a) * dense[:, bottom, left] + a * dense[:, bottom, right]
+    return (1 - b) * upper + b * lower
+
+
+def literal_nucleus_loss(method, batch, temperature):
+    """Mean over pairs of views of the mean over the nuclei of the pair, one at a time, images one at a time."""
+    level = method.nucleus
+
+    def maps(backbone):
+        dense = []
+        for views in (batch.wide, batch.near):
+            for one in range(len(views.pixels)):
+                seen = backbone(backbone.prepare(views.pixels[one, None], views.colour[one, None]))
+                dense.append(seen.dense[0])
+        return dense
+
+    teachers, students = maps(method.teacher), maps(method.backbone)
+    pairs = []
+    for number, (one, other) in enumerate(method.pairs):
+        losses = []
+        for b in range(B):
+            for m in torch.nonzero(batch.shared[number, b]).flatten():
+                theirs = read_one(teachers[one * B + b], batch.teacher_xy[number, b, m])
+                ours = read_one(students[other * B + b], batch.student_xy[number, b, m])
+                p = torch.softmax((level.teacher(theirs[None])[0] - level.centre) / temperature, -1)
+                q = torch.softmax(level.student(ours[None])[0] / method.settings.student_temperature, -1)
+                losses.append(-(p * q.log()).sum())
+        pairs.append(torch.stack(losses).mean() if losses else torch.tensor(0.0))
+    return torch.stack(pairs).mean()
+
+
+@torch.no_grad()
+def test_the_nucleus_loss_is_its_definition_in_a_padded_batch():
+    """Different numbers of nuclei in every image and pair, one image without any; read beyond the border too."""
+    method, batch = make_method().eval(), make_batch()
+    assert len(set(batch.shared.sum(2).flatten().tolist())) > 2 and (batch.shared.sum(2) == 0).any()
+    batch.teacher_xy[0, 0, 0] = torch.tensor([0.5, 63.9])
+    method.nucleus.centre.copy_(torch.linspace(-0.1, 0.1, len(method.nucleus.centre)))
+    for parameter in method.backbone.parameters():
+        parameter.mul_(1.01)  # student and teacher differ
+    first, last = method.settings.teacher_temperature
+    progress = method.settings.teacher_warmup / 2
+    found = method.losses(batch, 0, progress)["nucleus"]
+    assert found.item() == pytest.approx(literal_nucleus_loss(method, batch, (first + last) / 2).item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_what_padding_holds_makes_no_difference():
+    method, batch = make_method().eval(), make_batch()
+    expected = method.losses(batch, 0, 0.5)
+    for xy in (batch.teacher_xy, batch.student_xy):
+        xy[~batch.shared] = 1e6
+    found = method.losses(batch, 0, 0.5)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_same_views_and_temperatures_cost_the_teachers_entropy():
+    settings = {"student_temperature": 0.1, "teacher_temperature": (0.1, 0.1)}
+    method, batch = make_method(n_local=0, **settings).eval(), make_batch(n_local=0)
+    twice = batch.wide._replace(
+        pixels=batch.wide.pixels[:B].repeat(2, 1, 1, 1), colour=batch.wide.colour[:B].repeat(2, 1, 1)
+    )
+    shared = torch.ones_like(batch.shared)
+    batch = batch._replace(wide=twice, student_xy=batch.teacher_xy, shared=shared)
+    found = method.losses(batch, 0, 0.5)
+    most = math.log(method.settings.n_prototypes)
+    assert found["nucleus"].item() == pytest.approx(found["entropy_nucleus"].item() * most, rel=1e-5)
+    assert found["image"].item() == pytest.approx(found["entropy_image"].item() * most, rel=1e-5)
+    assert found["loss"].item() == pytest.approx((found["nucleus"] + found["image"]).item(), rel=1e-6)
+
+
+def test_only_the_student_learns():
+    method, batch = make_method(), make_batch()
+    method.losses(batch, 0, 0.5)["loss"].backward()
+    for name, parameter in method.named_parameters():
+        if "teacher" in name.split("."):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0 or "bias" in name, name
+
+
+def test_prototypes_stay_at_first():
+    method, batch = make_method(frozen=0.2), make_batch()
+    method.losses(batch, 0, 0.1)["loss"].backward()
+    assert (method.nucleus.student.prototypes.grad == 0).all() and (method.image.student.prototypes.grad == 0).all()
+    method.losses(batch, 0, 0.3)["loss"].backward()
+    assert method.nucleus.student.prototypes.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("progress", "rest"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+@torch.no_grad()
+def test_the_teacher_moves_by_its_momentum(progress, rest):
+    method = make_method(momentum=0.9)
+    for parameter in method.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.after_step(progress)
+    momentum = 1 - (1 - 0.9) * rest
+    pairs = [("teacher.", "backbone."), ("nucleus.teacher.", "nucleus.student."), ("image.teacher.", "image.student.")]
+    n_moved = 0
+    for name, value in method.named_parameters():
+        theirs = next(((a, b) for a, b in pairs if name.startswith(a)), None)
+        if theirs is None:
+            assert torch.equal(value, before[name])
+            continue
+        student = before[theirs[1] + name.removeprefix(theirs[0])]
+        torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * student, rtol=1e-5, atol=1e-6)
+        n_moved += 1
+    assert n_moved == sum("teacher" in name for name, _ in method.named_parameters())
+
+
+@torch.no_grad()
+def test_batch_norms_of_the_teacher_are_its_own_or_averages():
+    for averaged in (False, True):
+        method = make_method(average_statistics=averaged, momentum=0.9).train()
+        assert method.teacher.training is not averaged
+        before = {name: value.clone() for name, value in method.teacher.named_buffers()}
+        method.losses(make_batch(), 0, 0)
+        seen = any(not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
+        assert seen is not averaged
+        method.after_step(0)
+        if averaged:
+            for name, value in method.backbone.named_buffers():
+                expected = torch.lerp(before[name], value, 0.1) if value.is_floating_point() else value
+                torch.testing.assert_close(dict(method.teacher.named_buffers())[name], expected)
+
+
+@torch.no_grad()
+def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
+    level = Level(8, DistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
+    for part in parts:
+        level.targets(part, 0)
+    expected = (1 - CENTRE_MOMENTUM) * level.teacher(torch.cat(parts)).mean(0)
+    level.follow(1.0)
+    torch.testing.assert_close(level.centre, expected)
+    level.follow(1.0)  # a step that saw nothing
+    torch.testing.assert_close(level.centre, expected)
+
+
+@pytest.mark.parametrize("balance", ["centring", "sinkhorn"])
+def test_a_batch_without_a_match_teaches_views_alone(balance):
+    method, batch = make_method(balance=balance), make_batch()
+    batch.shared[:] = False
+    found = method.losses(batch, 0, 0.5)
+    assert all(value.isfinite() for value in found.values())
+    assert found["nucleus"] == 0 and found["shared_nuclei"] == 0
+    found["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)  # none missing: processes wait
+    method.after_step(0.5)
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+    assert (method.nucleus.centre == 0).all()
+
+
+@pytest.mark.parametrize("off", [{"nucleus_weight": 0.0}, {"image_weight": 0.0}])
+def test_without_one_of_the_losses_every_parameter_still_has_a_gradient(off):
+    method = make_method(**off)
+    found = method.losses(make_batch(), 0, 0.5)
+    found["loss"].backward()
+    assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
+    assert ("nucleus" in found) is not ("nucleus_weight" in off)
+
+
+def test_pairs_of_one_scale_and_of_two_make_all():
+    batch = make_batch()
+    n = {}
+    for pairs in ("all", "same scale", "cross scale"):
+        found = make_method(pairs=pairs).eval().losses(batch, 0, 0.5)
+        used = {"all": batch.octaves >= 0, "same scale": batch.octaves <= 0.5, "cross scale": batch.octaves > 0.5}[
+            pairs
+        ]
+        n[pairs] = found["shared_nuclei"].item() * used.sum().item()
+    assert n["all"] == pytest.approx(n["same scale"] + n["cross scale"])
+    assert n["same scale"] > 0 and n["cross scale"] > 0
+
+
+@torch.no_grad()
+def test_gauges_tell_a_collapsed_network_from_one_that_is_not():
+    method, batch = make_method().eval(), make_batch()
+    sound = method.losses(batch, 0, 0.5)
+    assert 0.2 < sound["entropy_nucleus"] < 0.995
+    for parameter in (*method.teacher.parameters(), *method.backbone.parameters()):
+        parameter.zero_()
+    for _ in range(40):
+        collapsed = method.losses(batch, 0, 0.5)
+        method.after_step(0.5)
+    assert collapsed["spread"] < 1e-3
+    assert collapsed["entropy_nucleus"] > 0.99  # by the centre
+
+
+@torch.no_grad()
+def test_spread_is_one_for_vectors_that_point_everywhere():
+    vectors = torch.randn(4000, 24, generator=torch.Generator().manual_seed(0))
+    assert _spread(vectors).item() == pytest.approx(1, abs=0.03)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    assert _spread(vectors).item() == pytest.approx(unit.std(0).mean().item() * math.sqrt(24), rel=1e-4)
+    assert _spread(vectors[:1]) == 0 and _spread(vectors[:0]) == 0
+
+
+@torch.no_grad()
+def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
+    """Spec d.4: 8,192 prototypes, between 8.2 for the same features and 9.2 for independent ones; entropy 7.8."""
+    torch.manual_seed(0)
+    level = Level(384, DistillationSettings())
+    theirs, ours = torch.randn(2, 64, 384)
+    targets = level.targets(theirs, 0)
+    entropy = -(targets * targets.log()).sum(1).mean().item()
+    assert 7.4 < entropy < 8.2
+    same, independent = (level.loss(targets, one, 0).mean().item() for one in (theirs, ours))
+    assert 8 < same < independent < 9.5
+
+
+def test_pairs_of_views():
+    assert make_method().pairs == ordered_pairs(2)

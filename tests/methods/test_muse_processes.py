@@ -1,0 +1,89 @@
+"""Two processes that hold different numbers of nuclei do what one does that holds them all; spec G6."""
+
+import pytest
+import torch
+from muse_views import make_batch, make_method
+from processes import run_in_two
+from torch.nn.parallel import DistributedDataParallel
+
+from muse_pipeline.data.view_batches import ViewBatch, Views
+from muse_pipeline.losses.self_distillation import sinkhorn_targets
+
+BALANCES = ("centring", "sinkhorn")
+
+
+def batches(with_none: bool) -> list[ViewBatch]:
+    """One for either process; the second may hold no match at all."""
+    first, second = make_batch(seed=1), make_batch(seed=2)
+    if with_none:
+        second.shared[:] = False
+    return [first, second]
+
+
+def join(first: Views, second: Views, n_views: int) -> Views:
+    parts = zip(*(tensor.chunk(n_views) for one in (first, second) for tensor in one), strict=True)
+    pixels, colour, more_pixels, more_colour = zip(*parts, strict=True)
+    return Views(
+        *(
+            torch.cat([t for pair in zip(a, b, strict=True) for t in pair])
+            for a, b in ((pixels, more_pixels), (colour, more_colour))
+        )
+    )
+
+
+def joined(first: ViewBatch, second: ViewBatch) -> ViewBatch:
+    """The sets of both in one batch."""
+    tables = (torch.cat(pair, 1) for pair in zip(first[2:], second[2:], strict=True))
+    return ViewBatch(join(first.wide, second.wide, 2), join(first.near, second.near, 2), *tables)
+
+
+def rows() -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(40, 12, generator=torch.Generator().manual_seed(3)), dim=-1)
+
+
+def learn(method, forward, batch: ViewBatch) -> dict[str, torch.Tensor]:
+    """One step without batch norms' own statistics, whose batches differ by intent."""
+    found = forward(batch, 0, 0.5)
+    found["loss"].backward()
+    method.after_step(0.5)
+    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.requires_grad}
+    return {name: value.detach() for name, value in {**found, **gradients, **method.state_dict()}.items()}
+
+
+def in_a_process(rank: int) -> dict:
+    found = {}
+    for balance in BALANCES:
+        for with_none in (False, True):
+            method = make_method(balance=balance).eval()
+            found[balance, with_none] = learn(method, DistributedDataParallel(method), batches(with_none)[rank])
+    for n_first in (40, 17):
+        part = rows()[:n_first] if rank == 0 else rows()[n_first:]
+        found["sinkhorn", n_first] = {"targets": sinkhorn_targets(part, 0.05)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return run_in_two(in_a_process, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+@pytest.mark.parametrize("with_none", [False, True])
+def test_two_processes_make_the_step_of_one(found, balance, with_none):
+    method = make_method(balance=balance).eval()
+    expected = learn(method, method, joined(*batches(with_none)))
+    first, second = (one[balance, with_none] for one in found)
+    assert first.keys() == expected.keys()
+    for name, value in expected.items():
+        if name in {"loss", "nucleus", "image"}:  # whose mean over processes is the loss
+            torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
+        else:
+            torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("n_first", [40, 17])
+def test_sinkhorn_assigns_the_rows_of_both_together(found, n_first):
+    """Also where one process has none."""
+    both = torch.cat([one["sinkhorn", n_first]["targets"] for one in found])
+    torch.testing.assert_close(both, sinkhorn_targets(rows(), 0.05), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,37 @@
+"""A small method of MUSE's and batches of views for it: noise for pixels, nuclei at random."""
+
+from __future__ import annotations
+
+import torch
+
+from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
+from muse_pipeline.methods.muse import DistillationSettings, MusePretraining
+from muse_pipeline.models import BACKBONES
+
+B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
+
+
+def make_method(n_local: int = 2, **settings) -> MusePretraining:
+    """On the smallest backbone; the same weights each time."""
+    torch.manual_seed(0)
+    settings = DistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
+    return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local, mpp=0.5)
+
+
+def make_batch(n_local: int = 2, seed: int = 0, batch: int = B) -> ViewBatch:
+    """Sets of views that share from no nucleus to all of ``N_NUCLEI``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def views(n: int, side: int) -> Views:
+        pixels = torch.randint(40, 255, (n * batch, 3, side // 8, side // 8), generator=generator).float()
+        pixels = torch.nn.functional.interpolate(pixels, size=side, mode="bilinear")
+        return Views(pixels, torch.eye(3, 4) + 0.1 * torch.randn(n * batch, 3, 4, generator=generator))
+
+    pairs = ordered_pairs(n_local)
+    side = torch.tensor([[WIDE_PX if one < 2 else NEAR_PX for one in pair] for pair in pairs]).T[..., None, None, None]
+    xy = 2 + torch.rand(2, len(pairs), batch, N_NUCLEI, 2, generator=generator) * (side - 4)
+    counts = torch.randint(0, N_NUCLEI + 1, (len(pairs), batch, 1), generator=generator)
+    counts[0, 0], counts[1, 0] = 0, N_NUCLEI
+    shared = torch.arange(N_NUCLEI) < counts
+    octaves = torch.rand(len(pairs), batch, generator=generator)
+    return ViewBatch(views(2, WIDE_PX), views(n_local, NEAR_PX) if n_local else None, *xy, shared, octaves)
