@@ -2,10 +2,13 @@
 
     muse compare config.yaml --before untrained --after runs/pretrained/checkpoint.pt -o compared
     muse compare config.yaml --before vit_s_16-224.pth --after runs/pretrained/checkpoint.pt --finetune -o compared
+    muse compare tissue.yaml --before untrained --after runs/pretrained/checkpoint.pt -o compared
 
-The config is that of a training run, read as `muse probe` reads it: its sources are learnt from, its validation
-chooses, and the sources of --test are reported, or each half of the validation's patients with what the other chose.
-FOLDER gets compare.html, compare.json and a picture. See docs/muse.md, "Did it help".
+With the config of a training run, as `muse probe` reads it, classes are compared: its sources are learnt from, its
+validation chooses, and the sources of --test are reported, or each half of the validation's patients with what the
+other chose. With a config that names tissue as one of pretraining does, or with --unlabelled beside the other, nuclei
+without labels are: whether they are known again at another mpp, turned or stained anew. FOLDER gets compare.html,
+compare.json and pictures. See docs/muse.md, "Did it help".
 """
 
 import argparse
@@ -18,7 +21,7 @@ UNTRAINED = Path("untrained")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse compare``."""
-    parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    parser.add_argument("config", type=Path, help="YAML of a training run, or of tissue without labels")
     for side in ("before", "after"):
         parser.add_argument(
             f"--{side}", type=Path, required=True, metavar="CHECKPOINT", help="ours or the authors', or 'untrained'"
@@ -27,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", help="registered name, for what is untrained and where a checkpoint says none")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
-    parser.add_argument("--window-px", type=at_least_one, default=224, help="around points (default: %(default)s)")
+    parser.add_argument(
+        "--unlabelled", type=Path, metavar="YAML", help="tissue to compare on beside the config's labels"
+    )
+    parser.add_argument("--window-px", type=at_least_one, default=224, help="around nuclei (default: %(default)s)")
     parser.add_argument(
         "--finetune", action="store_true", help="also train the whole networks, for ten epochs each time"
     )
@@ -53,36 +59,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read features of both, train what is trained on them, write the page, print."""
-    import dataclasses
     import sys
 
     from muse_pipeline.files import write_json
     from muse_pipeline.report.compare_page import write_compare_page
     from muse_pipeline.training.compare_text import render_comparison
-    from muse_pipeline.training.comparing import CompareSettings, compare, open_networks
+    from muse_pipeline.training.comparing import CompareSettings, Comparison, open_networks
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
+    from muse_pipeline.training.tissue_config import is_tissue_config, load_tissue_config
 
-    config = load_finetune_config(args.config, args.data, args.set)
-    if args.backbone is not None:
-        config = dataclasses.replace(config, backbone=args.backbone)
-    require_known_names(config)
-    test = load_finetune_config(args.test, args.data).sources if args.test else ()
-    paths = (None if path == UNTRAINED else path for path in (args.before, args.after))
-    networks = open_networks(*paths, args.backbone, config.backbone, config.trust_pickle)
+    labelled, unlabelled, test = None, args.unlabelled, ()
+    if is_tissue_config(args.config):
+        _refuse_what_needs_labels(args)
+        unlabelled = args.config
+    else:
+        labelled = load_finetune_config(args.config, args.data, args.set)
+        require_known_names(labelled)
+        test = load_finetune_config(args.test, args.data).sources if args.test else ()
+    tissue = load_tissue_config(unlabelled, args.data) if unlabelled else None
+    networks = open_networks(
+        *(None if path == UNTRAINED else path for path in (args.before, args.after)),
+        args.backbone,
+        labelled and labelled.backbone,
+        bool(labelled and labelled.trust_pickle),
+    )
     settings = CompareSettings(
         args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats, args.draws
     )
-    result = compare(
-        config,
-        networks,
-        test,
-        settings,
-        args.output,
-        args.accelerator,
-        args.threads,
-        lambda sentence: print(sentence, file=sys.stderr),
-    )
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    comparison = Comparison(networks, settings, args.output, args.accelerator, args.threads, say)
+    result = comparison.run(labelled, test, tissue)
     write_compare_page(result, args.output)
     print(render_comparison(result))
     if args.json:
         write_json(args.json, result)
+
+
+def _refuse_what_needs_labels(args: argparse.Namespace) -> None:
+    from muse_pipeline.errors import ConfigError
+
+    given = {"--test": args.test, "--unlabelled": args.unlabelled, "--finetune": args.finetune, "--set": args.set}
+    if needless := [name for name, value in given.items() if value]:
+        raise ConfigError(
+            f"{args.config}: names no `classes`, so nothing is compared with labels and {needless[0]} means nothing; "
+            "leave it out, or give the config of a training run"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from muse_pipeline.report.compare_chart import ChartRow, css_word, difference_ch
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element, join
 from muse_pipeline.report.slide_card import definitions
+
+_COLUMNS = ("Before", "After", "Difference", "95 % interval", "Better?")
+_HOW = "after less before, with 95 % intervals over patients. Right of zero is better."
+_FIRST = "The answer above is that of the first line, fixed before anything was measured."
 
 
 def write_compare_page(result: dict[str, Any], folder: Path) -> None:
@@ -34,36 +38,46 @@ def _sections(result: dict[str, Any], folder: Path) -> Iterator[Markup]:
     for answer in result["answers"]:
         yield element("p", answer["sentence"], class_=f"answer {css_word(answer['verdict'])}")
     yield _networks(result)
-    if result["notes"]:
-        yield element("ul", *(element("li", note) for note in result["notes"]), class_="warnings")
-    if labels := result["with_labels"]:
-        yield from _with_labels(labels, folder)
+    for name, section in (("with_labels", _with_labels), ("without_labels", _without_labels)):
+        if result[name]:
+            yield from section(result[name])
+            yield from _notes_and_picture(result[name], folder)
 
 
 def _networks(result: dict[str, Any]) -> Markup:
-    named = {side: result[side] for side in ("before", "after")}
-    pairs = {
-        side.capitalize(): element(
-            "span", one["weights"], " ", element("small", f"{one['backbone']}, colour {one['colour']}")
-        )
-        for side, one in named.items()
-    }
+    pairs = {}
+    for side in ("before", "after"):
+        one = result[side]
+        small = element("small", f"{one['backbone']}, colour {one['colour']}")
+        pairs[side.capitalize()] = element("span", one["weights"], " ", small)
     return definitions(pairs, "figures names")
 
 
-def _with_labels(labels: dict[str, Any], folder: Path) -> Iterator[Markup]:
+def _with_labels(labels: dict[str, Any]) -> Iterator[Markup]:
     yield element("h2", "Classes at labelled nuclei")
-    named = [(f"{row['protocol']}, {_patients(row)}", row) for row in labels["rows"]]
+    named = [(f"{row['protocol']}, labels of {_patients(row)}", row) for row in labels["rows"]]
     yield difference_chart([ChartRow(name, row["accuracy"]) for name, row in named])
-    note = "Points of accuracy, after less before, with 95 % intervals over patients. Right of zero is better."
-    yield element("p", note, class_="note")
-    yield _table([(name, row["accuracy"], row["balanced_accuracy"]) for name, row in named])
-    yield element("p", _measured(labels), class_="note")
-    if labels["notes"]:
-        yield element("ul", *(element("li", note) for note in labels["notes"]), class_="warnings")
-    if labels["picture"]:
-        yield element("h2", "Nuclei and those most like them")
-        yield _picture(labels["picture"], folder)
+    yield element("p", f"Points of accuracy, {_HOW}", class_="note")
+    head = ("Accuracy, %", *_COLUMNS, "Balanced accuracy", *_COLUMNS[3:])
+    yield _table(head, [(name, *_cells(row["accuracy"]), *_cells(row["balanced_accuracy"])[2:]) for name, row in named])
+    yield element("p", _measured_with_labels(labels), class_="note")
+
+
+def _without_labels(tissue: dict[str, Any]) -> Iterator[Markup]:
+    yield element("h2", "The same nuclei seen otherwise, without labels")
+    rows = [(row["measure"].capitalize(), row["score"]) for row in tissue["rows"]]
+    yield difference_chart([ChartRow(name, score) for name, score in rows])
+    yield element("p", f"Points, {_HOW}", class_="note")
+    yield _table(("Nuclei, %", *_COLUMNS), [(name, *_cells(score)) for name, score in rows])
+    yield element("p", _measured_without_labels(tissue), class_="note")
+
+
+def _notes_and_picture(part: dict[str, Any], folder: Path) -> Iterator[Markup]:
+    if part["notes"]:
+        yield element("ul", *(element("li", note) for note in part["notes"]), class_="warnings")
+    if part["picture"]:
+        yield element("h3", "Nuclei and those most like them")
+        yield _picture(part["picture"], folder)
 
 
 def _patients(row: dict[str, Any]) -> str:
@@ -71,33 +85,28 @@ def _patients(row: dict[str, Any]) -> str:
     return f"{row['n_patients']} patients{draws}"
 
 
-def _table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> Markup:
-    names = ("Before", "After", "Difference", "95 % interval", "Better?", "Balanced", "95 % interval", "Better?")
-    head = [
-        element("th", "Accuracy, %", scope="col"),
-        *(element("th", name, scope="col", class_="number") for name in names),
-    ]
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    names = [element("th", name, scope="col", class_="number" if index else None) for index, name in enumerate(head)]
     body = [
-        element("tr", element("th", name, scope="row"), *_sides(score), *_difference(score), *_difference(balanced))
-        for name, score, balanced in rows
+        element("tr", element("th", row[0], scope="row"), *(element("td", cell, class_="number") for cell in row[1:]))
+        for row in rows
     ]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *body))
+    table = element("table", element("thead", element("tr", *names)), element("tbody", *body))
     return element("div", table, class_="scroll")
 
 
-def _sides(score: dict[str, Any]) -> list[Markup]:
-    return [element("td", format_number(score[side]), class_="number") for side in ("before", "after")]
-
-
-def _difference(score: dict[str, Any]) -> list[Markup]:
+def _cells(score: dict[str, Any]) -> list[object]:
+    """As ``_COLUMNS`` names them."""
     ends = score["interval"]
-    interval = "–" if ends is None else " to ".join(f"{end:+.1f}" for end in ends)
-    verdict = element("span", score["verdict"], class_=f"pill {css_word(score['verdict'])}")
-    cells = (f"{score['difference']:+.1f}", interval, verdict)
-    return [element("td", cell, class_="number") for cell in cells]
+    return [
+        *(format_number(score[side]) for side in ("before", "after")),
+        f"{score['difference']:+.1f}",
+        "–" if ends is None else " to ".join(f"{end:+.1f}" for end in ends),
+        element("span", score["verdict"], class_=f"pill {css_word(score['verdict'])}"),
+    ]
 
 
-def _measured(labels: dict[str, Any]) -> str:
+def _measured_with_labels(labels: dict[str, Any]) -> str:
     counts = "; ".join(
         f"{name}: {one['n_nuclei']:,} nuclei, {one['n_patients']} patients" for name, one in labels["splits"].items()
     )
@@ -106,9 +115,19 @@ def _measured(labels: dict[str, Any]) -> str:
         if "test" in labels["splits"]
         else "The validation's patients are halved: what one half chooses is reported on the other."
     )
+    return f"{counts.capitalize()}. {how} Windows of {labels['window_px']} px at {labels['mpp']:g} µm/px. {_FIRST}"
+
+
+def _measured_without_labels(tissue: dict[str, Any]) -> str:
+    fine, coarse = tissue["mpps"]
+    same, different = (tissue["rows"][1][f"cosine_{which}"] for which in ("same", "different"))
+    cosines = "; ".join(f"{side} {same[side]:.3f} and {different[side]:.3f}" for side in ("before", "after"))
     return (
-        f"{counts}. {how} Windows of {labels['window_px']} px at {labels['mpp']:g} µm/px. The answer above is that of "
-        "the first line, fixed before anything was measured."
+        f"{tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images, {tissue['n_patients']} patients. First line: "
+        f"each nucleus is looked for by cosine among up to 1,000 of its image, from {fine:g} to {coarse:g} µm/px and "
+        f"back; by chance {tissue['chance']:.1f} %. Second: how often a nucleus mirrored, turned or stained anew is "
+        "nearer to itself than another nucleus is; by chance, and for a network that says the same of everything, 50 %. "
+        f"Mean cosine with itself and with others: {cosines}. {_FIRST}"
     )
 
 

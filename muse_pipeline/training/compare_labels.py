@@ -32,6 +32,7 @@ from muse_pipeline.training.probing import ProbeSettings
 
 SHARES = (1.0, 0.25, 0.05)  # of the training patients: those of a smaller share are among those of a larger one
 DRAWS = 3
+NAMES = {KNN: "kNN", LINEAR: "linear", FINETUNE: "fine-tune"}  # k and epoch are chosen by validation, always
 MEASURES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
 
 
@@ -139,13 +140,13 @@ def _predict(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(protocol, (P,) predictions) learnt from the patients of a draw, in as many steps as from all patients."""
     some = features.learnt_from(draw.patients)
-    yield KNN, predict_by_neighbours(some)[KNN].predicted
+    yield NAMES[KNN], predict_by_neighbours(some)[KNN].predicted
     some = some.repeated(max(1, round(len(features.train) / max(1, len(some.train)))))
     linear, layer = predict_linearly(some)
-    yield LINEAR, linear.predicted
+    yield NAMES[LINEAR], linear.predicted
     if settings.finetune:
         say(f"fine-tuning on {len(draw.patients)} patients, draw {draw.number + 1}")
-        yield FINETUNE, predict_finetuned(some, layer, linear, settings.finetune_rate).predicted
+        yield NAMES[FINETUNE], predict_finetuned(some, layer, linear, settings.finetune_rate).predicted
 
 
 def _missing_classes(data: ProbeData, drawn: Sequence[LabelDraw]) -> Iterator[str]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from muse_pipeline.evaluation.summary_text import NONE, format_number, render_table
 
 
 def render_comparison(result: dict[str, Any]) -> str:
-    """The answers, then tables of ``comparing.compare``'s dictionary, and what they were measured on."""
+    """The answers, then tables of ``Comparison.run``'s dictionary, and what they were measured on."""
     sides = [f"{side}: {result[side]['backbone']} ({result[side]['weights']})" for side in ("before", "after")]
     parts = ["\n".join(answer["sentence"] for answer in result["answers"]), "\n".join(sides)]
-    remarks = list(result["notes"])
+    remarks = []
     if labels := result["with_labels"]:
         parts.append(_label_table(labels))
-        remarks = [*_how_labels(labels), *remarks, *labels["notes"]]
+        remarks += [*_how_labels(labels), *labels["notes"]]
+    if tissue := result["without_labels"]:
+        parts.append(_tissue_table(tissue))
+        remarks += [*_how_tissue(tissue), *tissue["notes"]]
+    remarks.append(
+        "differences are paired; 95 % intervals by bootstrap over patients; better: the interval leaves 0 out; an "
+        "answer is that of its table's first line"
+    )
     return "\n\n".join([*parts, "\n".join(remarks)])
-
-
-def format_signed(interval: Sequence[float] | None) -> str:
-    """As in +1.2 to +8.1, or a dash where there is none."""
-    return NONE if interval is None else " to ".join(f"{end:+.1f}" for end in interval)
 
 
 def _label_table(labels: dict[str, Any]) -> str:
@@ -38,6 +40,12 @@ def _label_table(labels: dict[str, Any]) -> str:
     return render_table([*header, "balanced", "interval", "better?"], rows)
 
 
+def _tissue_table(tissue: dict[str, Any]) -> str:
+    header = ["nuclei without labels, %", "nuclei", "before", "after", "difference", "interval", "better?"]
+    rows = [[row["measure"], f"{row['n_nuclei']:,}", *_score_cells(row["score"])] for row in tissue["rows"]]
+    return render_table(header, rows)
+
+
 def _draws(row: dict[str, Any]) -> str:
     return f" x{row['n_draws']}" if row["n_draws"] > 1 else ""
 
@@ -46,19 +54,31 @@ def _score_cells(score: dict[str, Any]) -> list[str]:
     return [
         *(format_number(score[key]) for key in ("before", "after")),
         f"{score['difference']:+.1f}",
-        format_signed(score["interval"]),
+        _signed(score["interval"]),
         score["verdict"],
     ]
 
 
-def _how_labels(labels: dict[str, Any]) -> list[str]:
-    splits = labels["splits"]
+def _signed(interval: Sequence[float] | None) -> str:
+    return NONE if interval is None else " to ".join(f"{end:+.1f}" for end in interval)
+
+
+def _how_labels(labels: dict[str, Any]) -> Iterator[str]:
     counts = "; ".join(
-        f"{name} {one['n_nuclei']:,} nuclei of {one['n_patients']} patients" for name, one in splits.items()
+        f"{name} {one['n_nuclei']:,} nuclei of {one['n_patients']} patients" for name, one in labels["splits"].items()
     )
-    how = "validation chooses, the test is reported" if "test" in splits else "validation patients in halves"
-    return [
-        f"{counts}; {how}; windows of {labels['window_px']} px at {labels['mpp']:g} um/px",
-        "differences are paired; 95 % intervals by bootstrap over patients; better: the interval leaves 0 out; the "
-        "answer is that of the first line",
-    ]
+    how = "validation chooses, the test is reported" if "test" in labels["splits"] else "validation patients in halves"
+    yield f"with labels: {counts}; {how}; windows of {labels['window_px']} px at {labels['mpp']:g} um/px"
+
+
+def _how_tissue(tissue: dict[str, Any]) -> Iterator[str]:
+    fine, coarse = tissue["mpps"]
+    yield (
+        f"without labels: {tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images, {tissue['n_patients']} patients "
+        f"at {fine:g} and {coarse:g} um/px; by chance {tissue['chance']:.1f} and 50 %"
+    )
+    same, different = (tissue["rows"][1][f"cosine_{which}"] for which in ("same", "different"))
+    yield "; ".join(
+        f"{side}: cosine {same[side]:.3f} with itself turned or stained anew, {different[side]:.3f} with others"
+        for side in ("before", "after")
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,19 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.evaluation.paired import FEW, MIN_PATIENTS
 from muse_pipeline.files import write_json
-from muse_pipeline.training.compare_labels import DRAWS, compare_on_labels
+from muse_pipeline.training.compare_labels import DRAWS, NAMES, compare_on_labels
+from muse_pipeline.training.compare_tissue import RETRIEVAL, choose_images, compare_on_tissue
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
+from muse_pipeline.training.pretrain_images import read_pretrain_data
 from muse_pipeline.training.probe_data import read_probe_data
 from muse_pipeline.training.probe_protocols import KNN
 from muse_pipeline.training.probed_network import ProbedNetwork, backbone_name, open_network
 from muse_pipeline.training.probing import ProbeSettings
+from muse_pipeline.training.tissue_config import TissueConfig
 
 SIDES = ("before", "after")
+INDEX = "nuclei"
 
 
 @dataclass(frozen=True)
@@ -35,106 +40,146 @@ class CompareSettings(ProbeSettings):
     draws: int = DRAWS
 
 
-def compare(
-    config: FinetuneConfig,
-    networks: Sequence[ProbedNetwork],
-    test: Sequence[LabelSource],
-    settings: CompareSettings,
-    output: Path,
-    accelerator: str = "auto",
-    threads: int = 1,
-    say: Callable[[str], None] = lambda sentence: None,
-) -> dict[str, Any]:
-    """Compare ``networks`` = (before, after); ``compare.json`` and pictures are written to ``output``.
+class Comparison:
+    """Two networks, compared on whatever there is.
 
     Args:
-        config: its classes, mpp and sources are used.
-        networks: the two.
-        test: labelled pictures to report on; without, the validation's patients in halves.
+        networks: before and after.
         settings: how.
-        output: folder.
+        output: folder for figures and pictures.
         accelerator: one of ``devices.ACCELERATORS``.
         threads: on a CPU.
         say: called with sentences on progress.
 
     Raises:
-        ConfigError: there is no validation, the window does not suit a backbone, or a class has no nucleus.
-        LabelError: labels cannot be read, or patients are on both sides or were trained on.
+        ConfigError: the window does not suit a backbone.
     """
-    torch.set_num_threads(threads)
-    device = open_fabric(accelerator, 1, "32-true").device
-    for network in networks:
-        require_window(settings.window_px, network.backbone, network.name)
-    data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
-    notes = [note for network in networks for note in data.check_unseen(network, settings.shared_patients)]
-    labels = compare_on_labels(
-        data, networks, config.classes, config.mpp, settings, settings.draws, device, output, say
-    )
-    result = {
-        **{side: _describe(network) for side, network in zip(SIDES, networks, strict=True)},
-        "answers": [_answer_by_labels(labels)],
-        "with_labels": labels,
-        "notes": notes,
-    }
-    write_json(output / "compare.json", result)
-    return result
+
+    def __init__(
+        self,
+        networks: Sequence[ProbedNetwork],
+        settings: CompareSettings,
+        output: Path,
+        accelerator: str = "auto",
+        threads: int = 1,
+        say: Callable[[str], None] = lambda sentence: None,
+    ):
+        torch.set_num_threads(threads)
+        self.networks, self.settings, self.output, self.say = networks, settings, output, say
+        self.device = open_fabric(accelerator, 1, "32-true").device
+        for network in networks:
+            require_window(settings.window_px, network.backbone, network.name)
+
+    def run(
+        self, labelled: FinetuneConfig | None, test: Sequence[LabelSource], tissue: TissueConfig | None
+    ) -> dict[str, Any]:
+        """Compare with labels, without, or both; ``compare.json`` and pictures are written.
+
+        Args:
+            labelled: classes, mpp and sources of a training run.
+            test: labelled pictures to report on; without, the validation's patients in halves.
+            tissue: nuclei without labels.
+
+        Raises:
+            ConfigError: there is no validation, a class has no nucleus, or an image too few.
+            LabelError: labels cannot be read, or patients are on both sides or were trained on.
+            MuseError: tissue cannot be read, see ``pretrain_images``.
+        """
+        result: dict[str, Any] = {
+            side: {"backbone": one.name, "weights": one.weights, "colour": one.reference.method}
+            for side, one in zip(SIDES, self.networks, strict=True)
+        }
+        parts = {
+            "with_labels": self._on_labels(labelled, test) if labelled else None,
+            "without_labels": self._on_tissue(tissue) if tissue else None,
+        }
+        result |= {"answers": [_ANSWERS[name](part) for name, part in parts.items() if part], **parts}
+        write_json(self.output / "compare.json", result)
+        return result
+
+    def _on_labels(self, config: FinetuneConfig, test: Sequence[LabelSource]) -> dict[str, Any]:
+        settings = self.settings
+        data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
+        seen = self._check_unseen(data.reported)
+        part = compare_on_labels(
+            *(data, self.networks, config.classes, config.mpp, settings, settings.draws),
+            *(self.device, self.output, self.say),
+        )
+        return {**part, "notes": [*seen, *part["notes"]]}
+
+    def _on_tissue(self, config: TissueConfig) -> dict[str, Any]:
+        mpps, folder = config.views.mpp, self.output / INDEX
+        data = read_pretrain_data(config.sources, mpps[0], max(2, config.min_nuclei), folder, self.say)
+        seen = self._check_unseen(choose_images(data.images))
+        window_px, repeats = self.settings.window_px, self.settings.repeats
+        part = compare_on_tissue(
+            data.images, self.networks, mpps, window_px, repeats, self.device, self.output, self.say
+        )
+        return {**part, "notes": [*seen, *part["notes"]]}
+
+    def _check_unseen(self, images: Sequence) -> list[str]:
+        return [
+            note for network in self.networks for note in network.check_unseen(images, self.settings.shared_patients)
+        ]
 
 
 def open_networks(
-    before: Path | None, after: Path | None, named: str | None, default: str, trust_pickle: bool = False
+    before: Path | None, after: Path | None, named: str | None, default: str | None, trust_pickle: bool = False
 ) -> tuple[ProbedNetwork, ProbedNetwork]:
-    """Both networks, each of the kind that its checkpoint says.
+    """Both networks, each of the kind that its checkpoint says; random weights see colours as the other network does.
 
     Args:
         before: checkpoint; None: random weights.
         after: checkpoint; None: random weights.
         named: backbone of a checkpoint that does not say its own, and of random weights; these are otherwise of the
             other checkpoint's kind.
-        default: where nobody says.
+        default: where nobody says; None: that is refused.
         trust_pickle: see ``initial.load_backbone``.
 
     Raises:
         CheckpointError: a checkpoint is not there or does not fit.
-        ConfigError: both are random.
+        ConfigError: both are random, or a backbone is not known.
     """
     paths = before, after
     if before is None and after is None:
         raise ConfigError("--before and --after are both untrained; name the checkpoint that is asked about")
     own = [None if path is None else backbone_name(path, trust_pickle) for path in paths]
-    other = own[::-1]
-    return tuple(
-        open_network(
-            own[side] or named or (other[side] if paths[side] is None else None) or default, paths[side], trust_pickle
-        )
-        for side in (0, 1)
+    names = [own[side] or named or (own[1 - side] if path is None else None) for side, path in enumerate(paths)]
+    if not all(name or default for name in names):
+        raise ConfigError("no checkpoint says which backbone it holds; name it with --backbone")
+    networks = [open_network(name or default, path, trust_pickle) for name, path in zip(names, paths, strict=True)]
+    one, other = (
+        dataclasses.replace(network, reference=networks[1 - side].reference) if paths[side] is None else network
+        for side, network in enumerate(networks)
     )
-
-
-def _describe(network: ProbedNetwork) -> dict[str, str]:
-    return {"backbone": network.name, "weights": network.weights, "colour": network.reference.method}
+    return one, other
 
 
 def _answer_by_labels(labels: dict[str, Any]) -> dict[str, str]:
     """By nearest neighbours from all labels, which trains nothing: fixed before anything is looked at."""
-    row = next(row for row in labels["rows"] if row["protocol"] == KNN and row["share"] == 1)
-    return say_answer("With labels", "of nuclei get the right class from their nearest neighbours", row["accuracy"])
+    row = next(row for row in labels["rows"] if row["protocol"] == NAMES[KNN] and row["share"] == 1)
+    return _answer("With labels", "of nuclei get the right class from their nearest neighbours", row["accuracy"])
 
 
-def say_answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
-    """The verdict in sentences.
+def _answer_by_tissue(tissue: dict[str, Any]) -> dict[str, str]:
+    """By retrieval across mpps: fixed before anything is looked at."""
+    row = next(row for row in tissue["rows"] if row["measure"] == RETRIEVAL)
+    what = f"of nuclei at {tissue['mpps'][0]:g} um/px are found again at {tissue['mpps'][1]:g}"
+    return _answer("Without labels", what, row["score"])
 
-    Args:
-        where: "With labels".
-        what: follows a number of percent.
-        score: see ``evaluation.paired.compare_scores``.
-    """
-    n = score["n_patients"]
+
+_ANSWERS = {"with_labels": _answer_by_labels, "without_labels": _answer_by_tissue}
+
+
+def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
+    """The verdict in sentences; ``what`` follows a number of percent."""
+    n, verdict = score["n_patients"], score["verdict"]
     patients = f"{n} {'patient' if n == 1 else 'patients'}"
-    needed = f" ({patients}, where {MIN_PATIENTS} are needed)" if score["verdict"] == FEW else ""
-    low_high = score["interval"]
-    interval = f", 95 % interval {low_high[0]:+.1f} to {low_high[1]:+.1f} over {patients}" if low_high else ""
+    needed = f" ({n}, where {MIN_PATIENTS} are needed)" if verdict == FEW else ""
+    ends = score["interval"]
+    interval = f", 95 % interval {ends[0]:+.1f} to {ends[1]:+.1f} over {patients}" if ends else ""
     sentence = (
-        f"{where}: {score['verdict']}{needed}. {score['after']:.1f} % {what}, before it {score['before']:.1f} % "
+        f"{where}: {verdict}{needed}. {score['after']:.1f} % {what}, {score['before']:.1f} % before "
         f"({score['difference']:+.1f} points{interval})."
     )
-    return {"where": where, "verdict": score["verdict"], "sentence": sentence}
+    return {"where": where, "verdict": verdict, "sentence": sentence}

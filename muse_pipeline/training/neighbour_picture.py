@@ -16,6 +16,7 @@ from muse_pipeline.training.retrieval import find_similar
 
 QUERIES = 8
 NEIGHBOURS = 5
+COUNTED = 1000
 CROP_UM = 32.0
 _TILE_PX, _FRAME_PX, _GAP_PX, _WIDE_PX, _TOP_PX, _BELOW_PX = 84, 3, 4, 22, 26, 30
 _PLAIN = (205, 203, 198)
@@ -61,11 +62,23 @@ def draw_neighbours(gallery: NucleusGallery, before: Tensor, after: Tensor, outp
     sides = [find_similar(features, gallery.patient, queries, NEIGHBOURS) for features in (before, after)]
     rows = [[[query], *(side[row].tolist() for side in sides)] for row, query in enumerate(queries)]
     _save(gallery, rows, output)
-    frames = "; a frame has the colour of the nucleus' class" if gallery.label is not None else ""
-    return (
+    caption = (
         f"{len(queries)} nuclei drawn by lot, each of another class or patient where that can be, with the "
-        f"{NEIGHBOURS} most like it in other patients, most alike first; {CROP_UM:g} um a side{frames}"
+        f"{NEIGHBOURS} most like it in other patients, most alike first; {CROP_UM:g} um a side."
     )
+    if gallery.label is None:
+        return caption
+    shares = [f"{100 * _share_of_class(gallery, features):.0f} %" for features in (before, after)]
+    return (
+        f"{caption} A frame has the colour of the nucleus' class. Of the {NEIGHBOURS} most like each of up to "
+        f"{COUNTED:,} nuclei, {shares[0]} are of its class before and {shares[1]} after."
+    )
+
+
+def _share_of_class(gallery: NucleusGallery, features: Tensor) -> float:
+    some = np.random.default_rng(SEED).permutation(gallery.queries)[:COUNTED]
+    found = find_similar(features, gallery.patient, some.tolist(), NEIGHBOURS)
+    return float((gallery.label[found] == gallery.label[some, None]).mean())
 
 
 def _draw_queries(gallery: NucleusGallery) -> list[int]:

@@ -13,14 +13,13 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.label_summary import check_leaks
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.training.census import image_colour, require_every_class
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.point_set import PointSet
 from muse_pipeline.training.point_windows import cut_point_windows, largest_reflection
 from muse_pipeline.training.probe_splits import ProbeSplit, split_halves, split_validation_and_test
-from muse_pipeline.training.probed_network import ProbedNetwork
 
 PAIRS = (("training", "validation"), ("training", "test"), ("validation", "test"))
 
@@ -82,23 +81,6 @@ class ProbeData:
     def describe(self) -> dict[str, Any]:
         """Counts of each part."""
         return {name: _describe(images, self.classes) for name, images in self.parts.items()}
-
-    def check_unseen(self, network: ProbedNetwork, shared_patients: bool) -> list[str]:
-        """Sentences on reported patients whom a network was trained on, with labels or without.
-
-        Raises:
-            LabelError: there are some, and they may not be shared.
-        """
-        seen = sorted(network.patients_seen(self.reported))
-        if not seen:
-            return []
-        if shared_patients:
-            return [f"patients that {network.weights} was trained on and that are reported: {', '.join(seen)}"]
-        more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
-        raise LabelError(
-            f"{network.weights} was trained on patients that are reported: {', '.join(seen[:5])}{more}; report on "
-            "others (`exclude`, --test), or give --allow-shared-patients, and the output says so"
-        )
 
 
 def read_probe_data(

@@ -10,6 +10,8 @@ import torch
 
 from muse_pipeline.config import parse_config
 from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.nucleus_images import NucleusImage
+from muse_pipeline.errors import LabelError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
@@ -42,9 +44,22 @@ class ProbedNetwork:
     patients: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
 
-    def patients_seen(self, images: Iterable[LabelledImage]) -> set[str]:
-        """Those of ``images`` whose patients it was trained on."""
-        return {image.patient for image in images if image.patient in self.patients or image.name in self.images}
+    def check_unseen(self, images: Iterable[LabelledImage | NucleusImage], shared_patients: bool) -> list[str]:
+        """Sentences on patients of ``images``, which are reported, that it was trained on, with labels or without.
+
+        Raises:
+            LabelError: there are some, and they may not be shared.
+        """
+        seen = sorted({one.patient for one in images if one.patient in self.patients or one.name in self.images})
+        if not seen:
+            return []
+        if shared_patients:
+            return [f"patients that {self.weights} was trained on and that are reported: {', '.join(seen)}"]
+        more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
+        raise LabelError(
+            f"{self.weights} was trained on patients that are reported: {', '.join(seen[:5])}{more}; report on others "
+            "(`exclude`, --test), or give --allow-shared-patients, and the output says so"
+        )
 
 
 def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False) -> ProbedNetwork:

@@ -76,7 +76,7 @@ def probe(
     network = open_network(config.backbone, config.checkpoint, config.trust_pickle)
     require_window(settings.window_px, network.backbone, network.name)
     data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
-    notes = [*data.notes, *data.check_unseen(network, settings.shared_patients)]
+    notes = [*data.notes, *network.check_unseen(data.reported, settings.shared_patients)]
     train, judged = data.point_sets(network.reference, settings.window_px)
     say(f"features of {len(train):,} nuclei to learn from and {len(judged):,} to judge by")
     features = ProbedFeatures.read(network, train, judged, data.splits, len(data.classes), device)
