@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
+import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,20 +16,25 @@ from typing import Any
 
 from muse_pipeline.errors import OutputError
 
+DAY_S = 86_400
+
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
     """Give a temporary neighbour to write to; rename it to ``path`` when the block ends well, else remove it.
 
-    Works for files and for folders (an existing folder of that name is replaced, but never by a file).
+    Works for files and for folders (an existing folder of that name is replaced, but never by a file). What a killed
+    process has left of the same file goes first.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in _abandoned(path):
+            remove(abandoned)
         remove(partial)
         yield partial
         _make_way(path, partial)
@@ -46,6 +54,19 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
 # EEXIST: a file where a folder should be.
 _NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """What killed processes left of ``path``: here, those that are gone; of other machines, what is a day old."""
+    import psutil
+
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
+        if host == platform.node() and pid.isdigit():
+            if not psutil.pid_exists(int(pid)):
+                yield partial
+        elif time.time() - partial.stat().st_mtime > DAY_S:
+            yield partial
 
 
 def _make_way(path: Path, partial: Path) -> None:

@@ -1,5 +1,11 @@
 """Files under their final name are complete, and nothing that stood there before is lost by mistake."""
 
+import os
+import platform
+import subprocess
+import sys
+import time
+
 import pytest
 
 from muse_pipeline.errors import OutputError
@@ -29,3 +35,24 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
         write_json(tmp_path / name, 1)
+
+
+def test_what_a_killed_process_left_goes_and_what_may_still_be_written_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here, elsewhere = platform.node(), "some-other-node"
+    names = {
+        "dead": f".image.zarr.{here}-{gone.pid}.partial",
+        "alive": f".image.zarr.{here}-{os.getppid()}.partial",
+        "elsewhere": f".image.zarr.{elsewhere}-1.partial",
+        "of yesterday": f".image.zarr.{elsewhere}-2.partial",
+        "another file": f".image.zarr.json.{here}-{gone.pid}.partial",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chunk").write_bytes(b"half")
+    os.utime(tmp_path / names["of yesterday"], (time.time() - 90_000,) * 2)
+    with complete_file(tmp_path / "image.zarr") as partial:
+        partial.mkdir()
+    left = {path.name for path in tmp_path.iterdir()} - {"image.zarr"}
+    assert left == {names[what] for what in ("alive", "elsewhere", "another file")}
