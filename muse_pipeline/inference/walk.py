@@ -82,6 +82,7 @@ def walk_shard(
 
     Raises:
         ModelError: the store's mpp is not the card's.
+        StoreError: the store was replaced meanwhile.
     """
     card = finder.card
     if abs(store.mpp / card.mpp - 1) > 1e-6:
@@ -115,6 +116,7 @@ def walk_shard(
                 writer.add(report_window(nuclei, window, grid, card.mpp), window)
             if progress:
                 progress(done, len(batches))
+        store.require_unchanged()
         facts = {
             "shard": str(shard),
             "n_windows": sum(map(len, batches)),

@@ -65,7 +65,7 @@ class Store:
 
     def __init__(self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any]):
         self.path, self.attributes = path, attributes
-        self._tissue = tissue
+        self._tissue, self._identity = tissue, _identity(path)
         self._shards = ShardFiles(path / image.path, CHUNK_PX, CHUNKS_PER_SHARD)
         self.mpp = float(attributes["mpp"])
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
@@ -108,7 +108,27 @@ class Store:
         part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
         result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
 
+    def require_unchanged(self) -> None:
+        """Whether the folder that was opened is still the one that lies there.
+
+        An absent chunk is glass. So a store that another job removes or replaces meanwhile, one of a workflow that was
+        killed and started again, would be read as white, and nobody would know.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if _identity(self.path) != self._identity:
+            raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
+
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
         """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
         return self._tissue[:] > 0, float(tissue_pixel_px(self.mpp))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,5 +1,7 @@
 """Detection and stitching of a drawn slide: the cut of the work never shows in the result."""
 
+import shutil
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -12,6 +14,7 @@ from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.inference.walk import map_in_order
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.tiles.grid import Shard
+from muse_pipeline.tiles.store import open_store
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
@@ -120,6 +123,21 @@ def test_a_model_of_another_mpp_is_refused(tiled_slide, tmp_path):
     finally:
         predictor.card = card
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp_path):
+    """What is not there is glass: without the check the windows still to come would be empty, and look well."""
+    shutil.copytree(tiled_slide.store.path, tmp_path / "image-500nm.zarr")
+    store, output = open_store(tmp_path / "image-500nm.zarr"), tmp_path / "1-of-1.parquet"
+
+    def replace_store(done, total):
+        store.path.rename(tmp_path / "old")
+        shutil.copytree(tmp_path / "old", store.path)
+        shutil.rmtree(tmp_path / "old")
+
+    with pytest.raises(StoreError, match="was replaced while it was read"):
+        detect_shard(store, tiled_slide.predictor, tiled_slide.colour, Shard(1, 8), output, progress=replace_store)
+    assert not output.exists()
 
 
 def test_map_in_order_keeps_the_order_and_never_runs_ahead():
