@@ -24,7 +24,7 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.files import read_json, write_json
+from muse_pipeline.files import write_json
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
