@@ -12,8 +12,8 @@ from muse_pipeline.data.seeds import seed_of_step
 from muse_pipeline.data.views import ViewSampler, ViewSet
 from muse_pipeline.files import complete_file
 
-N_SETS, GAP_PX = 6, 8
-SUBPIXEL_BITS = 4
+N_SETS, GAP_PX, ZOOM = 6, 8, 2
+RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
 def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
@@ -27,16 +27,16 @@ def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
 
 
 def _draw_set(views: ViewSet) -> np.ndarray:
-    both = views.seen[0] & views.seen[1]
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
-    for view, placed, seen in zip(views.views, views.placed, views.seen, strict=True):
-        picture = view.cut(views.image)
-        for number in np.flatnonzero(seen):
-            shared = both[number] if len(pictures) < 2 else views.seen[:2, number].any()
-            at = np.round(xy_to_xy_index(placed[number]) * 2**SUBPIXEL_BITS).astype(int).tolist()
-            radius = round(2.5 * 2**SUBPIXEL_BITS * 0.5 / view.mpp)
-            cv2.circle(picture, at, radius, colours[number], 2 if shared else 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
+        partners = [one for one in (0, 1) if one != number]  # the teacher sees global views
+        shared = np.unique(np.concatenate([views.shared(one, number) for one in partners]))
+        picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
+        for nucleus in shared.tolist():
+            at = np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
+            radius = round(RADIUS_UM / view.mpp * ZOOM * 2**SUBPIXEL_BITS)
+            cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
         pictures.append(picture)
     height = max(len(picture) for picture in pictures)
     return np.concatenate([_padded(one, height, one.shape[1] + GAP_PX) for one in pictures], 1)
