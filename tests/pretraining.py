@@ -1,0 +1,79 @@
+"""What pretraining reads, drawn: slides' stores with proposals, labelled pictures, and configs that name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+from drawn import ArraySlide
+from drawn_tissue import draw_labelled_tissue
+from labelled import draw_labelled_folder
+
+from muse_pipeline.files import write_json
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.write import write_store
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.types import Frame
+
+MPP, SIDE_PX = 0.5, 640
+SETTINGS = {
+    "name": "tiny",
+    "backbone": "muse_compact_16",
+    "views": {"global_px": 64, "local_px": 32, "n_local": 2, "mpp": [0.5, 1.0]},
+    "distillation": {"n_prototypes": 64, "hidden": 32, "bottleneck": 16},
+    "batch": 4,
+    "min_nuclei": 20,
+    "schedule": {"steps": 6, "log_every": 1, "save_every": 2, "learning_rate": 0.002},
+}
+
+
+def write_config(path: Path, sources: list[dict], **settings) -> Path:
+    """``SETTINGS`` on sources; a mapping among ``settings`` changes single keys of its section."""
+    values = {**SETTINGS, "sources": sources}
+    for name, value in settings.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def draw_pictures(folder: Path, **settings) -> Path:
+    """Three labelled pictures, P0 to P2, and the config that learns from their positions."""
+    draw_labelled_folder(folder)
+    labelled = {"images": "images", "labels": "labels", "format": "row column class", "mpp": MPP}
+    return write_config(folder / "tiny.yaml", [{"labelled": labelled}], **settings)
+
+
+def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16) -> None:
+    """A slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` leave it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), MPP, seed=0)
+    slide = ArraySlide([tissue.pixels])
+    info = slide.info((MPP, MPP), slide_id)
+    whole = TissueMask(np.ones((40, 40), bool), np.array([8.0, 8.0]), None, (SIDE_PX * MPP / 1000) ** 2)
+    write_store(slide, info, whole, folder / "image-500nm.zarr", mpp=MPP)
+    fit = fit_macenko(tissue.pixels.reshape(-1, 3))
+    write_json(folder / "colour.json", {"macenko": {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()}})
+    write_proposals(folder / "proposals.parquet", tissue.xy, slide_id, fingerprint)
+
+
+def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
+    """A table of nuclei of one class at (N, 2) level-0 px."""
+    n = len(xy)
+    said = {"slide_id": slide_id, "fingerprint": fingerprint, "model": {}, "card": {}}
+    nuclei = Nuclei(
+        xy=xy,
+        frame=Frame.LEVEL0,
+        rays=np.full((n, 8), 3.0),
+        label=np.zeros(n, int),
+        score=np.ones(n),
+        prob=np.ones((n, 1)),
+    )
+    rings = rays_to_rings(np.nan_to_num(nuclei.xy), nuclei.rays, (MPP, MPP))
+    with NucleiWriter(path, ["Nucleus"], said, n_rays=8) as writer:
+        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, (MPP, MPP)))
+    return path
