@@ -126,7 +126,7 @@ def _measured_without_labels(tissue: dict[str, Any]) -> str:
         f"{tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images, {tissue['n_patients']} patients. First line: "
         f"each nucleus is looked for by cosine among up to 1,000 of its image, from {fine:g} to {coarse:g} µm/px and "
         f"back; by chance {tissue['chance']:.1f} %. Second: how often a nucleus mirrored, turned or stained anew is "
-        "nearer to itself than another nucleus is; by chance, and for a network that says the same of everything, 50 %. "
+        "nearer to itself than another nucleus is; by chance, and for a network that says the same of all, 50 %. "
         f"Mean cosine with itself and with others: {cosines}. {_FIRST}"
     )
 

@@ -74,8 +74,8 @@ def _how_labels(labels: dict[str, Any]) -> Iterator[str]:
 def _how_tissue(tissue: dict[str, Any]) -> Iterator[str]:
     fine, coarse = tissue["mpps"]
     yield (
-        f"without labels: {tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images, {tissue['n_patients']} patients "
-        f"at {fine:g} and {coarse:g} um/px; by chance {tissue['chance']:.1f} and 50 %"
+        f"without labels: {tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images of {tissue['n_patients']} "
+        f"patients, at {fine:g} and {coarse:g} um/px; by chance {tissue['chance']:.1f} and 50 %"
     )
     same, different = (tissue["rows"][1][f"cosine_{which}"] for which in ("same", "different"))
     yield "; ".join(
