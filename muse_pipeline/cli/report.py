@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse report``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--slides", type=Path, required=True, metavar="JSON", help="resolved sheet: a list of rows")
+    parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
     parser.add_argument("--output", type=Path, required=True, metavar="HTML")
     parser.add_argument("--table", type=Path, required=True, metavar="TSV")
 
@@ -27,6 +28,6 @@ def run(args: argparse.Namespace) -> None:
 
     slides = gather_cohort(args.results, read_rows(args.slides))
     write_table(slides, args.table)
-    write_page(slides, args.output)
+    write_page(slides, args.output, args.pretraining)
     copy_import_script(args.results / "qupath")
     print(f"{summarise_cohort(slides)}; see {args.output}")
