@@ -15,6 +15,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/training.smk"
@@ -32,9 +33,14 @@ rule all:
         steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz"),
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
-        images=of_every_slide(*MPP_OF_STORE) if config["keep_stores"] else [],
+        images=every_store if config["keep_stores"] else [],
         shards=every_shard if config["keep_stores"] else [],
         proposed=every_proposal_shard if config["keep_stores"] and config["proposals"] else [],
+        pretrained=[PRETRAINED, COMPARED] if PRETRAINING else [],
+
+
+onstart:
+    forget_unasked_stores()
 
 
 onsuccess:

@@ -27,45 +27,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT",
         help="of the sheet's column, held back with their patients (default: test)",
     )
-    parser.add_argument("--judged-by", type=Path, metavar="YAML", help="training config, whose validation is held back")
-    parser.add_argument("--judged-data", type=Path, metavar="FOLDER", help="what its paths are relative to")
+    parser.add_argument(
+        "--judged-by",
+        nargs="+",
+        type=Path,
+        action="append",
+        default=[],
+        metavar=("YAML", "FOLDER"),
+        help="a training config whose validation is held back too, and what its paths are relative to",
+    )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, as in schedule.steps=100"
+    )
+    parser.add_argument(
+        "--tissue", type=Path, metavar="YAML", help="also write what `muse compare` needs to compare without labels"
     )
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow must know")
 
 
 def run(args: argparse.Namespace) -> None:
     """Choose the slides, write one config."""
-    import yaml
-
-    from muse_pipeline.files import complete_file, write_json
+    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.files import write_json
     from muse_pipeline.slides.sheet import read_sheet
-    from muse_pipeline.training.cohort_pretraining import (
-        Cohort,
-        files_of_pretraining,
-        plan_cohort_run,
-        settings_of,
-    )
+    from muse_pipeline.training.cohort_pretraining import Cohort, files_of_pretraining, plan_cohort_run, settings_of
+    from muse_pipeline.training.start import find_checkpoint
 
+    if any(len(judge) > 2 for judge in args.judged_by):
+        raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
     cohort = Cohort(read_sheet(args.slides), args.results, tuple(args.exclude), held_splits)
-    judged_by = [(args.judged_by, args.judged_data)] if args.judged_by else []
-    planned = plan_cohort_run(args.config, cohort, args.data, judged_by, args.set)
+    planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
     config, read = planned.config, files_of_pretraining(planned.config)
-    text = yaml.dump(
-        settings_of(config), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True
-    )
-    if not args.output.is_file() or args.output.read_text(encoding="utf-8") != text:  # else it keeps its time
-        with complete_file(args.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    write_settings(args.output, settings_of(config))
+    if args.tissue:
+        write_settings(args.tissue, planned.tissue_settings())
     if args.resolved:
-        facts = {"name": config.name, "backbone": config.backbone, "mpp": config.views.mpp[0]}
-        begins_with = str(config.checkpoint) if config.checkpoint else None
-        write_json(
-            args.resolved,
-            {**facts, "checkpoint": begins_with, "slides": planned.slides, "inputs": [str(file) for file in read]},
-        )
+        facts = {
+            "name": config.name,
+            "backbone": config.backbone,
+            "mpp": config.views.mpp[0],
+            "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
+            "slides": planned.slides,
+            "held": planned.held,
+            "inputs": [str(file) for file in read],
+        }
+        write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
-    print(f"{config.name}: {config.backbone} on {len(planned.slides)} of {len(cohort.rows)} slides{others}")
+    held = f"; {len(planned.held)} held back" if planned.held else ""
+    print(f"{config.name}: {config.backbone} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
+
+
+def write_settings(path: Path, settings: dict) -> None:
+    """Write YAML; a file that says the same already keeps its time."""
+    import yaml
+
+    from muse_pipeline.files import complete_file
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with complete_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -27,9 +27,11 @@ ID_RESERVED = frozenset(
         "model.json",
         "run_config.yaml",
         "preflight.json",
+        "pretraining.json",
         "logs",
         "benchmarks",
         "training",
+        "pretraining",
     }
 )
 MAX_SHARDS = 10_000

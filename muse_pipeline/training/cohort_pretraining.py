@@ -50,17 +50,27 @@ class CohortRun:
     Attributes:
         config: of the run; all its paths are absolute.
         slides: ids of the slides that are learnt from.
+        held: ids of those that are held back.
+        held_sources: the same slides as sources.
     """
 
     config: PretrainConfig
     slides: list[str]
+    held: list[str]
+    held_sources: tuple[NucleusSource, ...]
+
+    def tissue_settings(self) -> dict[str, Any]:
+        """What networks are compared on without labels: the slides held back, or the run's sources if there is none."""
+        sources = self.held_sources or self.config.sources
+        settings = settings_of(dataclasses.replace(self.config, sources=sources))
+        return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
 
 
 def plan_cohort_run(
     path: Path,
     cohort: Cohort,
     data: Path | None = None,
-    judged_by: Iterable[tuple[Path, Path | None]] = (),
+    judged_by: Iterable[Sequence[Path]] = (),
     changes: Iterable[str] = (),
 ) -> CohortRun:
     """The run of a config, with the slides of a cohort at the finest mpp of its views as further sources.
@@ -69,20 +79,24 @@ def plan_cohort_run(
         path: of a pretraining config, which need not have any `sources`.
         cohort: the slides.
         data: where the paths of the config's own sources start; its folder when not given.
-        judged_by: (training config, where its paths start) whose validation the backbone will be judged on.
+        judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
+            will be judged on.
         changes: ``key=value``, see ``config.load_config``.
 
     Raises:
         ConfigError: a config is wrong, no slide is left, or a word chooses none.
         LabelError: a patient would be learnt from and judged on.
     """
-    rows = _choose_rows(cohort)
+    rows, held = _choose_rows(cohort)
     changes = list(changes)
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # what is no mapping is refused below
         changes.append(f"sources={json.dumps([*(settings.get('sources') or []), PLACE])}")
     config = load_pretrain_config(path, data, changes)
-    slides = [_source(row, cohort.results.resolve() / row.slide_id, config.views.mpp[0]) for row in rows]
+    slides, held_slides = (
+        tuple(_source(row, cohort.results.resolve() / row.slide_id, config.views.mpp[0]) for row in some)
+        for some in (rows, held)
+    )
     judges = [load_finetune_config(*judge) for judge in judged_by]
     config = dataclasses.replace(
         config,
@@ -90,7 +104,7 @@ def plan_cohort_run(
         held=(*config.held, *(source for judge in judges for source in judge.validation)),
     )
     require_apart([_patient(row) for row in rows], config.held)
-    return CohortRun(config, [row.slide_id for row in rows])
+    return CohortRun(config, [row.slide_id for row in rows], [row.slide_id for row in held], held_slides)
 
 
 def files_of_pretraining(config: PretrainConfig) -> list[Path]:
@@ -119,7 +133,8 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
     return {**plain_settings(dataclasses.replace(config, sources=config.sources[:1], held=())), **named}
 
 
-def _choose_rows(cohort: Cohort) -> list[SheetRow]:
+def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
+    """Those that are learnt from, and those that are held back."""
     known = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in known:
@@ -132,8 +147,9 @@ def _choose_rows(cohort: Cohort) -> list[SheetRow]:
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:
         raise ConfigError("of the sheet's slides none is left to learn from; see `exclude` and the held splits")
-    _require_apart(chosen, [row for row in rows if row.split in held_splits])
-    return chosen
+    held = [row for row in rows if row.split in held_splits]
+    _require_apart(chosen, held)
+    return chosen, held
 
 
 def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None:

@@ -9,6 +9,7 @@ from workflow_runs import write_sheet
 
 from muse_pipeline.files import read_json
 from muse_pipeline.training.pretrain_config import load_pretrain_config
+from muse_pipeline.training.tissue_config import load_tissue_config
 
 SETTINGS = {
     "name": "tiny",
@@ -35,7 +36,17 @@ def plan(muse, place):
     """``plan(arguments...)``: exit status, config of the run or None, what was said."""
 
     def run(*arguments):
-        common = ("given.yaml", "--slides", "slides.tsv", "--results", "out", "-o", "run.yaml", "--resolved", "run.json")
+        common = (
+            "given.yaml",
+            "--slides",
+            "slides.tsv",
+            "--results",
+            "out",
+            "-o",
+            "run.yaml",
+            "--resolved",
+            "run.json",
+        )
         status, out, errors = muse("pretrain-config", *common, *arguments)
         return status, load_pretrain_config(Path("run.yaml")) if status == 0 else None, out + errors
 
@@ -44,7 +55,7 @@ def plan(muse, place):
 
 def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, place):
     status, config, said = plan()
-    assert (status, said) == (0, "tiny: muse_compact_16 on 4 of 5 slides\n")
+    assert (status, said) == (0, "tiny: muse_compact_16 on 4 of 5 slides; 1 held back\n")
     folders = [source.store.parent for source in config.sources]
     assert folders == [place / "out" / name for name in ("a", "b", "d", "e-bad")]
     assert {source.store.name for source in config.sources} == {"image-250nm.zarr"}
@@ -53,7 +64,17 @@ def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, p
     assert patients == ["P1", "P2", "P4", "e-bad"]
     assert config.views.mpp == (0.25, 0.5) and config.schedule.steps == 2
     facts = read_json(place / "run.json")
-    assert (facts["slides"], facts["mpp"], facts["backbone"]) == (["a", "b", "d", "e-bad"], 0.25, "muse_compact_16")
+    assert (facts["slides"], facts["held"]) == (["a", "b", "d", "e-bad"], ["c"])
+    assert (facts["mpp"], facts["backbone"]) == (0.25, "muse_compact_16")
+
+
+def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
+    plan("--tissue", "tissue.yaml")
+    tissue = load_tissue_config(Path("tissue.yaml"))
+    assert [source.store for source in tissue.sources] == [place / "out" / "c" / "image-250nm.zarr"]
+    assert tissue.views.mpp == (0.25, 0.5)
+    plan("--tissue", "tissue.yaml", "--held-splits")
+    assert len(load_tissue_config(Path("tissue.yaml")).sources) == 5
 
 
 def test_what_is_left_out_is_for_the_user_to_say(plan):
@@ -76,7 +97,7 @@ def test_pictures_of_the_config_stay_its_sources(plan, place):
     draw_labelled_folder(place, n_pictures=2)
     (place / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
     _, config, said = plan()
-    assert "on 4 of 5 slides and 1 source of its own" in said
+    assert "on 4 of 5 slides and 1 source of its own; 1 held back" in said
     assert config.sources[0].images == place / "images"
     assert [Path(file).name for file in read_json(place / "run.json")["inputs"]] == ["P0.png", "P1.png"]
 

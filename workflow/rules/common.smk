@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -47,18 +48,25 @@ def resolve(*command):
 
 
 def training_config():
-    """The file of the training run that the config names as its model, or None.
-
-    A run that stands in the config itself gets a file; its paths start where Snakemake was started.
-    """
+    """The file of the training run that the config names as its model, or None."""
     model = config["model"]
-    if isinstance(model, str):
-        return model if model.endswith((".yaml", ".yml")) else None
-    weights = Path(model.get("checkpoint") or "")
+    if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
+        return None
+    return run_file(model, "training")
+
+
+def run_file(run, folder):
+    """The file of a run, which is given as its file or as its settings.
+
+    Settings that stand in the config itself get a file; their paths start where Snakemake was started.
+    """
+    if isinstance(run, str):
+        return run
+    weights = Path(run.get("checkpoint") or "")
     if weights.suffix:  # else the name of a built-in model
-        model = {**model, "checkpoint": str(weights.resolve())}
-    path = Path(OUTPUT, "training", f"{slug(model['name'])}.yaml")
-    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(model)), allow_unicode=True, sort_keys=False))
+        run = {**run, "checkpoint": str(weights.resolve())}
+    path = Path(OUTPUT, folder, f"{slug(run['name'])}.yaml")
+    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)
 
 
@@ -75,7 +83,9 @@ def slug(name):
 
 def resolve_model():
     """What the model is; one that does not suit the config's mpp is refused."""
-    model = resolve("model", TRAINING or config["model"], *(training_data() if TRAINING else []))
+    # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
+    later = ["--set", "checkpoint=null"] if config["pretrain"] else []
+    model = resolve("model", TRAINING or config["model"], *([*training_data(), *later] if TRAINING else []))
     if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
         raise WorkflowError(
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
@@ -98,6 +108,8 @@ def check_config():
             f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings"
         )
     config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
+    if config["pretrain"]:
+        config["proposals"] = config["proposals"] or {"method": "haematoxylin"}
 
 
 def of_every_slide(*names):
@@ -132,7 +144,15 @@ def row_file(column):
 
     Snakemake would take a name with {} or <> for a pattern: such a file enters as a param only.
     """
-    return lambda wildcards: [path for path in [row(wildcards).get(column)] if path and not re.search("[{}<>]", path)]
+    return lambda wildcards: [
+        dated(path) for path in [row(wildcards).get(column)] if path and not re.search("[{}<>]", path)
+    ]
+
+
+def dated(path):
+    """``path``, whose time counts unless it lies ahead: what is made of such a file can never be younger."""
+    ahead = os.path.exists(path) and os.path.getmtime(path) > time.time()
+    return ancient(path) if ahead else path
 
 
 def store_name(mpp):
@@ -171,7 +191,8 @@ def made_from(wildcards):
     a file needs that is up to date itself; a param that differs says that it is not.
     """
     model = [json.dumps(config["model"]), MODEL.get("sha256")]
-    return [*slide_settings(wildcards), *model, config["provider"]]
+    backbone = [json.dumps({**PRETRAIN, "compare": None})] if TRAINING and PRETRAINING else []
+    return [*slide_settings(wildcards), *model, config["provider"], *backbone]
 
 
 def slide_settings(wildcards):
@@ -215,5 +236,4 @@ MPP_OF_STORE = {store_name(mpp): mpp for mpp in [config["mpp"], *config["extra_m
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; `row` objects.
 wildcard_constraints:
     slide="[^/]+",
-    store="|".join(map(re.escape, MPP_OF_STORE)),
     shard=r"\d+-of-\d+",

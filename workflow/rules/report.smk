@@ -7,7 +7,7 @@ the same command over what there is.
 
 import csv
 
-REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET)]
+REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 
 
 def report_failures():
@@ -22,8 +22,10 @@ def report_failures():
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
         steps = failed_steps(slide)
+        for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
         proposing = {step for step in steps if "propos" in step}
-        withdrawn = [*(["nuclei.*"] if steps - proposing else []), *(["proposals.*"] if steps else [])]
+        withdrawn = ["nuclei.*"] if steps - for_others - proposing else []
+        withdrawn += ["proposals.*"] if steps - for_others else []
         for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
 
@@ -31,6 +33,15 @@ def report_failures():
 def failed_steps(slide):
     """Steps of the slide that noted their failure or were killed; where there are no ledgers nothing is withdrawn."""
     return {path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) != "ok"}
+
+
+def forget_unasked_stores():
+    """Remove what steps noted of stores that are not asked for any more: failures there would stay in the report."""
+    asked = {Path(store) for store in every_store(None)}
+    for slide in SLIDES:
+        for ledger in Path(OUTPUT, slide).glob("ledger/tile-*.json"):
+            if Path(OUTPUT, slide, ledger.stem.removeprefix("tile-")) not in asked:
+                ledger.unlink(missing_ok=True)
 
 
 def status(ledger):
@@ -75,6 +86,7 @@ rule report:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
+        compared=COMPARED,
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",

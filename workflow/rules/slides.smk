@@ -5,6 +5,10 @@ and one sparse OME-Zarr image per mpp that the config asks for.
 """
 
 
+wildcard_constraints:
+    store="|".join(map(re.escape, MPP_OF_STORE)),
+
+
 rule inspect:
     """Read the header: size, mpp and where it came from, levels, bounds, fingerprint."""
     input:

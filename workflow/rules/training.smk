@@ -1,7 +1,7 @@
 """From a training run to a model, when the config names one as its model.
 
-Takes config/train/<run>.yaml, or the run that stands in the config; gives <results>/training/<run>/checkpoint.pt and
-model.onnx. What a run needs to resume lies undeclared beside its checkpoint, because Snakemake deletes the declared outputs
+Takes config/train/<run>.yaml, or the run that stands in the config, and the pretrained backbone if there is one; gives
+<results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume lies undeclared beside its checkpoint, because Snakemake deletes the declared outputs
 of a job that fails; a run of other labels or settings starts over.
 """
 
@@ -10,7 +10,13 @@ RUN = Path(TRAINING).stem if TRAINING else None
 
 def files_of_run(wildcards):
     """What the run reads: labels, pictures and weights. A name that Snakemake takes for a pattern cannot be an input."""
-    return [path for path in MODEL.get("inputs", []) if not re.search("[{}<>*?]", path)]
+    return without_patterns(MODEL.get("inputs", []))
+
+
+def weights_to_begin_with(wildcards, input):
+    """The pretrained backbone, where there is one, in place of the run's own `checkpoint`."""
+    paths = [str(Path(path).resolve()) for path in PRETRAINED]
+    return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
 rule finetune:
@@ -18,6 +24,7 @@ rule finetune:
     input:
         run=lambda wildcards: TRAINING or [],
         read=files_of_run,
+        backbone=PRETRAINED,
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     log:
@@ -28,10 +35,11 @@ rule finetune:
         "../../envs/train.yaml"
     params:
         data=training_data(),
+        weights=weights_to_begin_with,
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
-        muse finetune {input.run:q} {params.data:q} \
+        muse finetune {input.run:q} {params.data:q} {params.weights:q} \
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}

@@ -1,0 +1,132 @@
+"""Pretraining as the config asks for it: slides, proposals, a backbone, a model that begins with it, and the answer."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from labelled import draw_labelled_folder
+from labelled import write_config as write_training_config
+from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.files import read_json
+from muse_pipeline.training.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
+
+ROWS = [
+    {"slide_id": "a", "path": "a.tif", "patient": "P1", "split": ""},
+    {"slide_id": "b", "path": "b.tif", "patient": "P2", "split": "test"},
+]
+PRETRAIN = {
+    "name": "tiny pretraining",
+    "backbone": "muse_compact_16",
+    "views": {"global_px": 64, "local_px": 32, "n_local": 1, "mpp": [0.5, 1.0]},
+    "distillation": {"n_prototypes": 64, "hidden": 32, "bottleneck": 16, "momentum": 0.9},
+    "batch": 2,
+    "schedule": {"steps": 6, "log_every": 2},
+}
+RUN = "results/pretraining/tiny-pretraining"
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    """Two slides, one of them held back, and labelled pictures with the config of a run on them."""
+    for name in "ab":
+        (tmp_path / f"{name}.tif").touch()
+    write_sheet(tmp_path / "slides.tsv", ROWS)
+    write_training_config(draw_labelled_folder(tmp_path))
+    return tmp_path
+
+
+def inputs_of(output: str, rule: str) -> list[str]:
+    """What the one job of a rule reads, as a dry run lists it."""
+    (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
+    return found.split(", ")
+
+
+def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
+    write_config(cohort, pretrain={**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}})
+    run = run_snakemake(cohort, "--dry-run")
+    planned = planned_jobs(run.stdout)
+    assert {planned.get(name) for name in ("pretrain", "compare")} == {1}, run.stdout
+    assert planned["tile"] == 4  # at 0.5 for the model, at 0.25 for the views and for what is held back
+    assert (planned["propose"], planned["detect"]) == (2, 2)
+    read = [f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")]
+    assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing of b, which is held back
+    assert f"{RUN}/checkpoint.pt" not in inputs_of(run.stdout, "compare")[:-1]
+    assert "results/b/image-250nm.zarr" in inputs_of(run.stdout, "compare")
+    assert "results/a/image-250nm.zarr" not in inputs_of(run.stdout, "compare")
+    assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
+
+
+def test_a_training_run_begins_with_it(cohort):
+    """Whatever weights the run names itself, which need not even be there."""
+    training = cohort / "tiny.yaml"
+    training.write_text(training.read_text() + "checkpoint: none.pt\n")
+    (cohort / "backbone.yaml").write_text(yaml.safe_dump({**PRETRAIN, "sources": [{"images": "images", "mpp": 0.5}]}))
+    settings = {"run": "backbone.yaml", "schedule": {"steps": 3}, "held_splits": []}
+    write_config(cohort, model="tiny.yaml", pretrain=settings)
+    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
+    weights = "results/pretraining/backbone/checkpoint.pt"
+    assert weights in inputs_of(run.stdout, "finetune"), run.stdout
+    assert f'checkpoint="{cohort}/{weights}"' in run.stdout
+    assert {"results/a/image-500nm.zarr", "results/b/image-500nm.zarr"} <= set(inputs_of(run.stdout, "pretrain"))
+    assert str(cohort / "images/P0.png") in inputs_of(run.stdout, "pretrain")
+    written = yaml.safe_load((cohort / "results/pretraining/backbone/cohort.yaml").read_text())
+    assert [one["patient_name"] for one in written["sources"][1:]] == ["P1", "P2"]
+    assert (written["schedule"]["steps"], written["schedule"]["log_every"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"pretrain": {"backbone": "muse_compact_16"}}, "pretrain: 'name' is a required property"),
+        ({"pretrain": {**PRETRAIN, "exclude": "a"}}, "pretrain.exclude: 'a' is not of type 'array'"),
+        ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
+        ({"pretrain": {**PRETRAIN, "held_splits": ["tset"]}}, "no slide has the split 'tset'"),
+        (
+            {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
+            "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
+        ),
+        ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
+    write_config(cohort, **settings)
+    run = run_snakemake(cohort, "--dry-run")
+    assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})
+    assert sentence in run.stdout
+
+
+@pytest.mark.slow
+def test_from_slides_to_a_page_that_says_whether_it_helped(tmp_path, shared_data):
+    draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
+    shutil.copy(shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "b.svs")
+    write_sheet(tmp_path / "slides.tsv", [ROWS[0], {**ROWS[1], "path": "b.svs"}])
+    write_training_config(draw_labelled_folder(tmp_path), steps=12, threshold=0.02)
+    settings = {"model": "tiny.yaml", "keep_stores": False}
+    write_config(tmp_path, pretrain=PRETRAIN, **settings)
+    run = run_snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout
+    folder = tmp_path / RUN
+    assert load_checkpoint(folder / "checkpoint.pt").meta["patients"] == ["P1"]
+    begun = read_json(tmp_path / "results/training/tiny/provenance.json")["checkpoint"]
+    assert begun is not None
+    (answer,) = read_json(folder / "compare/compare.json")["answers"]
+    page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
+    assert answer["where"] == "Without labels"
+    assert answer["sentence"] in page
+    assert 'href="pretraining/tiny-pretraining/compare/compare.html"' in page
+    assert not list((tmp_path / "results").glob("*/image-*nm.zarr"))
+    assert "Nothing to be done" in run_snakemake(tmp_path, "--dry-run").stdout
+
+    of_every_slide = ("detect", "stitch", "geojson", "overlay")
+    write_config(tmp_path, pretrain={**PRETRAIN, "schedule": {"steps": 7}}, **settings)
+    planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
+    assert planned.keys() - {"tile"} == {"pretrain", "compare", "finetune", "export", *of_every_slide, "report", "all"}
+    write_config(tmp_path, pretrain=PRETRAIN, **settings)
+    write_sheet(tmp_path / "slides.tsv", [ROWS[0], {**ROWS[1], "path": "b.svs", "split": ""}])
+    planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
+    assert {"pretrain", "compare"} <= planned.keys() and "propose" not in planned

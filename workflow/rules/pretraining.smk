@@ -1,0 +1,167 @@
+"""From slides without labels to a backbone, where the config asks for `pretrain`; and whether that helped.
+
+Takes the stores and proposals of the slides that are learnt from; gives <results>/pretraining/<run>/checkpoint.pt and
+compare/compare.html. The run's config with all its slides is <results>/pretraining/<run>/cohort.yaml, the slides that it
+is compared on are in tissue.yaml, and what the rules must know is <results>/pretraining.json; each is rewritten only when
+its content changes. What a run needs to resume lies undeclared beside its checkpoint.
+"""
+
+BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # what `pretrain` says that is no setting of the run
+PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
+PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
+RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
+
+
+def plan_pretraining():
+    """Write the run's config with its slides; what does not go with them, or with the model, is refused."""
+    by_name = "run" in PRETRAIN
+    file = PRETRAIN["run"] if by_name else run_file(PRETRAIN_SETTINGS, "pretraining")
+    run, held_splits, labels = slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()
+    judges = [labels] if labels else []
+    if TRAINING and MODEL["is_validated"]:
+        judges.append({"config": TRAINING, "data": training_data()})
+    planned = resolve(
+        *("pretrain-config", file, "--slides", config["slides"], "--results", OUTPUT),
+        *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
+        *("--tissue", f"{OUTPUT}/pretraining/{run}/tissue.yaml"),
+        *option("--data", config["train_data"] or (None if by_name else ".")),
+        *(["--set", *as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
+        *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
+        *([] if held_splits is None else ["--held-splits", *held_splits]),
+        *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
+    )
+    if TRAINING and planned["backbone"] != MODEL["backbone"]:
+        raise WorkflowError(
+            f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
+            f"{MODEL['backbone']}; give both the same `backbone`"
+        )
+    return {**planned, "run": run, "labels": labels}
+
+
+def as_changes(settings, prefix=""):
+    """Settings as `--set` takes them: a.b=1 is setting b of a."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from as_changes(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value)}"
+
+
+def labels_to_compare_on():
+    """The training run whose labels say whether pretraining helped: that of `compare`, else the model's own if it can."""
+    file = PRETRAIN.get("compare")
+    if not isinstance(file, str):
+        able = TRAINING and MODEL["is_validated"] and file is not False
+        return {"config": TRAINING, "data": training_data(), "inputs": MODEL["inputs"]} if able else None
+    data = option("--data", config["train_data"])
+    found = resolve("model", file, *data, "--set", "checkpoint=null")
+    if not found.get("is_validated"):
+        raise WorkflowError(f"config: pretrain.compare: {file} has no `validation`, by which two networks are compared")
+    return {"config": file, "data": data, "inputs": found["inputs"]}
+
+
+def of_slides(slides, *names):
+    """An input function: the files called ``names`` of ``slides``."""
+    return lambda wildcards: [f"{OUTPUT}/{slide}/{name}" for slide in slides for name in names]
+
+
+def without_patterns(paths):
+    """The paths that Snakemake does not take for patterns: others enter as params only, or inside a config."""
+    return [path for path in paths if not re.search("[{}<>*?]", path)]
+
+
+if PRETRAIN and workflow.is_main_process:
+    write_if_changed(RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False))
+
+PRETRAINING = json.loads(RESOLVED_PRETRAINING.read_text(encoding="utf-8")) if PRETRAIN else None
+PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
+PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
+COMPARED = [f"{PRETRAINING_FOLDER}/compare/{name}" for name in ("compare.html", "compare.json")] if PRETRAINING else []
+PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
+PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
+LABELS = PRETRAINING["labels"] if PRETRAINING else None
+# Whether pretraining helped is also asked of the slides held back; where there is neither label nor such a slide, of those
+# learnt from.
+COMPARE_SLIDES = (PRETRAINING["held"] or ([] if LABELS else PRETRAIN_SLIDES)) if PRETRAINING else []
+if PRETRAINING:
+    MPP_OF_STORE.setdefault(PRETRAIN_STORE, PRETRAINING["mpp"])
+
+
+def every_store(wildcards):
+    """The images of every slide that the config asks for."""
+    names = [STORE, *map(store_name, config["extra_mpps"])]
+    of_pretraining = of_slides([*PRETRAIN_SLIDES, *COMPARE_SLIDES], PRETRAIN_STORE)
+    return list(dict.fromkeys([*of_every_slide(*names)(wildcards), *of_pretraining(wildcards)]))
+
+
+def devices_of(resources, threads):
+    """What trains: as many GPUs as the profile gives, read ahead for by the threads; without, whatever is there."""
+    n_gpus = int(resources.get("gpu", 0))
+    return ["--accelerator", "cuda", "--devices", n_gpus, "--loaders", threads] if n_gpus else []
+
+
+rule pretrain:
+    """Train a backbone on nuclei without labels."""
+    input:
+        run="<results>/pretraining/{run}/cohort.yaml",
+        stores=of_slides(PRETRAIN_SLIDES, PRETRAIN_STORE),
+        colours=of_slides(PRETRAIN_SLIDES, "colour.json"),
+        proposals=of_slides(PRETRAIN_SLIDES, "proposals.parquet"),
+        read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
+    output:
+        checkpoint="<results>/pretraining/{run}/checkpoint.pt",
+    log:
+        "<results>/pretraining/{run}/logs/pretrain.log",
+    benchmark:
+        "<results>/pretraining/{run}/benchmarks/pretrain.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        folder=subpath(output.checkpoint, parent=True),
+        devices=lambda wildcards, resources, threads: devices_of(resources, threads),
+    shell:
+        r"""
+        muse pretrain {input.run:q} {params.devices} \
+            --start-over \
+            --threads {threads} \
+            --output {params.folder:q} 2>&1 | tee {log:q}
+        """
+
+
+def compare_options(wildcards, input):
+    """What two networks are compared on: labels, slides, or both; slides that one has seen must be meant so."""
+    if not LABELS:
+        return [*input.tissue, *([] if PRETRAINING["held"] else ["--allow-shared-patients"])]
+    return [LABELS["config"], *LABELS["data"], *(word for file in input.tissue for word in ("--unlabelled", file))]
+
+
+rule compare:
+    """Say whether pretraining helped."""
+    input:
+        tissue=["<results>/pretraining/{run}/tissue.yaml"] if COMPARE_SLIDES else [],
+        labels=without_patterns([LABELS["config"], *LABELS["inputs"]] if LABELS else []),
+        stores=of_slides(COMPARE_SLIDES, PRETRAIN_STORE),
+        colours=of_slides(COMPARE_SLIDES, "colour.json"),
+        proposals=of_slides(COMPARE_SLIDES, "proposals.parquet"),
+        checkpoint="<results>/pretraining/{run}/checkpoint.pt",
+    output:
+        page="<results>/pretraining/{run}/compare/compare.html",
+        figures="<results>/pretraining/{run}/compare/compare.json",
+    log:
+        "<results>/pretraining/{run}/logs/compare.log",
+    benchmark:
+        "<results>/pretraining/{run}/benchmarks/compare.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        on=compare_options,
+        before=lambda wildcards: PRETRAINING["checkpoint"] or "untrained",
+        folder=subpath(output.page, parent=True),
+    shell:
+        r"""
+        muse compare {params.on:q} \
+            --before {params.before:q} \
+            --after {input.checkpoint:q} \
+            --threads {threads} \
+            --output {params.folder:q} 2>&1 | tee {log:q}
+        """
