@@ -44,10 +44,10 @@ def test_the_example_sheet_has_every_column():
     assert tuple((TOP / "config/slides.tsv").read_text(encoding="utf-8").split()) == COLUMNS
 
 
-@pytest.mark.parametrize("profile", ["default", "slurm"])
+@pytest.mark.parametrize("profile", ["default", "slurm", "slurm-gpu"])
 def test_profiles_name_rules_that_exist(profile):
     settings = load(f"profiles/{profile}/config.yaml")
-    named = {*settings["set-threads"], *settings["set-resources"]}
+    named = {*settings["set-threads"], *settings["set-resources"], *settings.get("groups", ())}
     assert named <= set(re.findall(r"^rule (\w+):", RULES, re.M))
     assert settings["keep-going"]
 
