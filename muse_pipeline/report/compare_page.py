@@ -82,7 +82,7 @@ def _notes_and_picture(part: dict[str, Any], folder: Path) -> Iterator[Markup]:
 
 def _patients(row: dict[str, Any]) -> str:
     draws = f", {row['n_draws']} draws" if row["n_draws"] > 1 else ""
-    return f"{row['n_patients']} patients{draws}"
+    return f"{row['n_patients']} {'patient' if row['n_patients'] == 1 else 'patients'}{draws}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:

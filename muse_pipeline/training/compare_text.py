@@ -31,7 +31,7 @@ def _label_table(labels: dict[str, Any]) -> str:
     rows = [
         [
             row["protocol"],
-            f"{row['n_patients']} patients{_draws(row)}",
+            _patients(row),
             *_score_cells(row["accuracy"]),
             *_score_cells(row["balanced_accuracy"])[2:],
         ]
@@ -46,8 +46,9 @@ def _tissue_table(tissue: dict[str, Any]) -> str:
     return render_table(header, rows)
 
 
-def _draws(row: dict[str, Any]) -> str:
-    return f" x{row['n_draws']}" if row["n_draws"] > 1 else ""
+def _patients(row: dict[str, Any]) -> str:
+    draws = f" x{row['n_draws']}" if row["n_draws"] > 1 else ""
+    return f"{row['n_patients']} {'patient' if row['n_patients'] == 1 else 'patients'}{draws}"
 
 
 def _score_cells(score: dict[str, Any]) -> list[str]:

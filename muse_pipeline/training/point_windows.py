@@ -1,9 +1,9 @@
 """Windows around labelled points, as MUSE's authors cut their evaluation sets.
 
 The annotated area is tiled with cells of 224 px that do not overlap; a window of 224, 512 or 1,024 px lies centred on
-each cell that holds a nucleus, and its labels are those of the cell. At the edge of a picture, where the authors read
-on in the slide, a window is moved inside; where the picture is smaller than the window, it is continued by reflection.
-The authors' truncation of positions to whole pixels is left out.
+each cell that holds a nucleus, and its labels are those of the cell; smaller windows have cells of their own size. At
+the edge of a picture, where the authors read on in the slide, a window is moved inside; where the picture is smaller
+than the window, it is continued by reflection. The authors' truncation of positions to whole pixels is left out.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     if not len(nuclei):
         return []
     start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
-    cells = np.floor((nuclei.xy - start) / CELL_PX).astype(int)
-    origins = start + cells * CELL_PX + (CELL_PX - window_px) // 2
+    cell_px = min(CELL_PX, window_px)  # a smaller window would not hold the nuclei of its cell
+    cells = np.floor((nuclei.xy - start) / cell_px).astype(int)
+    origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
     unique, member = np.unique(origins, axis=0, return_inverse=True)  # cells whose windows coincide share one

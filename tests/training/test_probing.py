@@ -42,6 +42,13 @@ def test_every_nucleus_is_in_one_window_of_its_cell():
     assert largest_reflection(windows) == 0
 
 
+def test_every_nucleus_lies_in_its_window_however_small():
+    xy = np.random.default_rng(0).uniform(0, 491, (300, 2))
+    windows = cut_point_windows([picture(491, 491, xy)], 96)
+    assert sum(len(window.label) for window in windows) == 300
+    assert all(((window.xy >= 0) & (window.xy <= 96)).all() for window in windows)
+
+
 def test_a_window_larger_than_its_picture_is_centred_and_reflected():
     image = picture(491, 491, np.array([(0.5, 0.5), (490.5, 300.0)]))
     (window,) = cut_point_windows([image], 512)
