@@ -1,0 +1,48 @@
+"""What the cohort's page says of a pretraining, however far that came."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from muse_pipeline.files import write_json
+from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.pretraining_facts import pretraining_facts
+
+SENTENCE = "Without labels: yes. 61.0 % of nuclei <at 0.5> are found again."
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A run that ended and was compared."""
+    folder = tmp_path / "pretraining" / "own tissue"
+    for name in ("logs/pretrain.log", "logs/compare.log", "checkpoint.pt", "compare/compare.html", "views.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    answers = [{"where": "Without labels", "verdict": "yes", "sentence": SENTENCE}]
+    write_json(folder / "compare" / "compare.json", {"answers": answers})
+    return folder
+
+
+def said_of(folder: Path) -> str:
+    return pretraining_facts(folder, Album(folder.parents[1] / "report.html", embedded=False))
+
+
+def test_the_answer_stands_there_with_the_way_to_its_page(folder):
+    said = said_of(folder)
+    assert SENTENCE.replace("<", "&lt;").replace(">", "&gt;") in said
+    assert 'class="answer yes"' in said
+    for name in ("compare/compare.html", "views.png"):
+        assert f'href="pretraining/own%20tissue/{name}"' in said
+    assert "curves.png" not in said  # which is not there
+
+
+def test_what_is_missing_is_said_and_an_older_answer_is_none(folder):
+    os.utime(folder / "compare" / "compare.json", ns=(0, 0))
+    said = said_of(folder)
+    assert SENTENCE[:20] not in said and "Whether it helped is not known" in said
+    assert "logs/compare.log" in said
+    (folder / "checkpoint.pt").unlink()
+    assert "It has not ended" in said_of(folder) and "logs/pretrain.log" in said_of(folder)
+    (folder / "logs" / "pretrain.log").unlink()
+    assert "mend them, or name them in `pretrain.exclude`" in said_of(folder)
