@@ -76,7 +76,8 @@ def pretrain(
         run.forget()
     torch.set_num_threads(threads)
     method, origin = _build_method(config)
-    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, say)
+    left_out: list[str] = []
+    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, left_out.append)
     require_apart(data.patients, config.held)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(accelerator, devices, config.precision)
@@ -85,6 +86,8 @@ def pretrain(
     batches = make_batches(config, data, fabric.device)
     if fabric.is_global_zero:
         run.describe(config, provenance)
+        for sentence in left_out:
+            say(sentence)
         say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
         draw_views(batches.sample, config.seed, run.path / "views.png")
     alarm = CollapseAlarm(config.schedule, run)

@@ -140,6 +140,28 @@ def test_the_backbone_has_a_rate_of_its_own_and_biases_do_not_decay():
     assert found[id(method.head.bias)] == (0.4, 0.0)
 
 
+def test_decay_goes_to_its_last_value_along_a_cosine_on_kernels_alone():
+    method, schedule = Line(), Schedule(100, weight_decay=0.04, last_weight_decay=0.4)
+    optimiser = build_optimiser(method, schedule)
+    found = []
+    for step in (0, 50, 99):
+        set_step(optimiser, schedule, step)
+        found.append({len(one["params"][0].shape): one["weight_decay"] for one in optimiser.param_groups})
+    assert [one[2] for one in found] == pytest.approx([0.04, 0.22, 0.4], abs=1e-3)
+    assert [one[1] for one in found] == [0, 0, 0]
+
+
+def test_a_resume_point_from_before_decays_changed_goes_on(tmp_path):
+    for name in ("parts", "again"):
+        run(tmp_path / name, Line(), steps=2, save_every=2)
+    state = torch.load(tmp_path / "parts" / "resume.pt", weights_only=True)
+    for group in state["optimiser"]["param_groups"]:
+        del group["decays"]
+    torch.save(state, tmp_path / "parts" / "resume.pt")
+    rows = [run(tmp_path / name, Line(), steps=4, save_every=2) for name in ("parts", "again")]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", "list", "foreign", "other devices", "other network"])
 def test_a_resume_point_that_is_none_is_one_sentence(tmp_path, content):
     run(tmp_path, Line(), steps=2)
