@@ -23,13 +23,21 @@ def read_colour(path: Path | str) -> dict[str, Any]:
     try:
         statistics = read_json(path)
         fit = statistics["macenko"]
-        if fit is None or (np.shape(fit["stains"]), np.shape(fit["strong"])) == ((2, 3), (2,)):
+        if fit is None:
+            return statistics
+        stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
+        if (stains.shape, strong.shape) == ((2, 3), (2,)) and _are_sound(stains, strong):
             return statistics
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
+
+
+def _are_sound(stains: np.ndarray, strong: np.ndarray) -> bool:
+    """Whether there are two stains, each with a direction and a strength of its own."""
+    return bool(np.isfinite(stains).all() and np.linalg.matrix_rank(stains) == 2 and (strong > 0).all())
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:

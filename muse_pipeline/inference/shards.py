@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,29 +80,69 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
         StoreError: the file is missing or no shard of ours.
     """
     try:
-        return json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
+        facts = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
+        _require_facts(facts)
+        return facts
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such shard; run `muse detect` for it") from error
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: not a complete shard of `muse detect`; delete it and run that again") from error
 
 
+def _require_facts(facts: dict[str, Any]) -> None:
+    """Whether the facts are of the kinds that stitching takes for granted.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not.
+    """
+    common = facts["common"]
+    words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
+    numbers = facts["n_windows"], common["offset_px"], *common["size_px"], *facts["full_windows"]
+    if not all(isinstance(word, str) for word in words) or not all(type(number) is int for number in numbers):
+        raise ValueError("a fact is of another kind")
+    if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
+        raise ValueError("a fact is of another kind")
+    [*common["colour"], *common["slide_mpp"], float(common["corrupt_fraction"])]
+
+
 def iterate_reports(path: Path) -> Iterator[tuple[Nuclei, np.ndarray]]:
-    """Groups of rows in window order: nuclei (frame: work) and the window of each."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            prob, rays = (_matrix(table.column(name)) for name in ("prob", "rays"))
-            nuclei = Nuclei(
-                np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1),
-                Frame.WORK,
-                rays=rays,
-                label=prob.argmax(1) if prob.shape[1] else None,
-                score=table.column("score").to_numpy(),
-                prob=prob,
-                embedding=_matrix(table.column("embedding")) if "embedding" in table.column_names else None,
-            )
-            yield nuclei, table.column("window").to_numpy()
+    """Groups of rows in window order: nuclei (frame: work) and the window of each.
+
+    Raises:
+        StoreError: a group cannot be read.
+    """
+    with _as_damage(path), pq.ParquetFile(path) as file:
+        n_groups = file.num_row_groups
+    for group in range(n_groups):
+        with _as_damage(path), pq.ParquetFile(path) as file:
+            reports = _read_group(file, group)
+        yield reports
+
+
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises on foreign bytes into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise StoreError(f"{path}: is damaged; delete it and run `muse detect` for it again") from error
+
+
+def _read_group(file: pq.ParquetFile, group: int) -> tuple[Nuclei, np.ndarray]:
+    table = file.read_row_group(group)
+    prob, rays = (_matrix(table.column(name)) for name in ("prob", "rays"))
+    nuclei = Nuclei(
+        np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1),
+        Frame.WORK,
+        rays=rays,
+        label=prob.argmax(1) if prob.shape[1] else None,
+        score=table.column("score").to_numpy(),
+        prob=prob,
+        embedding=_matrix(table.column("embedding")) if "embedding" in table.column_names else None,
+    )
+    if not np.isfinite(nuclei.xy).all() or not np.isfinite(rays).all():
+        raise ValueError("positions or rays that are no numbers")
+    return nuclei, table.column("window").to_numpy()
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

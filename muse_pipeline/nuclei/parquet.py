@@ -160,9 +160,9 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read until the end
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise NucleiError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-    if PROVENANCE_KEY not in file.metadata.metadata:
+    if PROVENANCE_KEY not in (file.metadata.metadata or {}):
         raise NucleiError(f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote")
     return file
 
@@ -177,19 +177,34 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
         provenance = json.loads(text)
-        if provenance.keys() >= _STATED:
+        if provenance.keys() >= _STATED and _is_sound(provenance):
             return provenance
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         pass
     raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
 
 
+def _is_sound(provenance: dict[str, Any]) -> bool:
+    """Whether what readers take for granted of a model and its classes is of the right kind."""
+    classes = provenance["card"]["classes"]
+    colours = [part for each in classes for part in each["color"]]
+    return (
+        all(isinstance(each["name"], str) and len(each["color"]) == 3 for each in classes)
+        and all(type(part) is int and 0 <= part <= 255 for part in colours)
+        and all(isinstance(provenance["model"][name], str) for name in ("name", "sha256"))
+    )
+
+
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Tables of exactly ``batch_size`` rows (the last may be shorter), never an empty one, in the file's order."""
+    """Tables of exactly ``batch_size`` rows (the last may be shorter), never an empty one, in the file's order.
+
+    Raises:
+        NucleiError: a part of the file cannot be read.
+    """
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
-        for batch in file.iter_batches(min(batch_size, ROW_GROUP), columns=order):
+        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order)):
             waiting.append(pa.Table.from_batches([batch]).select(order))
             while sum(map(len, waiting)) >= batch_size:
                 table = pa.concat_tables(waiting).combine_chunks()
@@ -198,6 +213,19 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
                 waiting = [table[batch_size:]] if len(table) > batch_size else []
         if waiting:
             yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches; what Arrow raises on foreign bytes becomes one sentence."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise NucleiError(f"{path}: is damaged ({why}); make it with `muse stitch` again") from error
+        if batch is None:
+            return
+        yield batch
 
 
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:

@@ -19,6 +19,7 @@ from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import checksum, stream_positions
 from muse_pipeline.report.overlays import draw_field
 from muse_pipeline.report.proposals_field import PROPOSALS, describe_proposals, draw_proposals
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
@@ -64,7 +65,7 @@ def _read_known(folder: Path) -> dict[str, Any] | None:
 
 def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> dict[str, Any]:
     cv2.setNumThreads(1)
-    info = SlideInfo.from_dict(read_json(folder / "slide.json"))
+    info = read_info(folder / "slide.json")
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     grid = count_nuclei(stream_positions(folder / "nuclei.parquet"), info.size_px, info.mpp, len(classes))
     mask = TissueMask.load(folder / "tissue.npz").mask

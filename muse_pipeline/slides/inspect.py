@@ -58,11 +58,34 @@ def read_info(path: Path | str) -> SlideInfo:
         SlideError: the file is missing or was not written by ``muse inspect``.
     """
     try:
-        return SlideInfo.from_dict(read_json(path))
+        info = SlideInfo.from_dict(read_json(path))
+        _require_sound(info)
+        return info
     except OSError as error:
         raise SlideError(f"{path}: cannot be read ({error.strerror}); make it with `muse inspect`") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SlideError(f"{path}: is not a slide.json of this version; make it with `muse inspect`") from error
+
+
+def _require_sound(info: SlideInfo) -> None:
+    """Whether all parts are of the kind that the later steps take for granted.
+
+    Raises:
+        ValueError: one is not.
+    """
+    words = (info.slide_id, info.path, info.reader, info.vendor, info.mpp_source, info.fingerprint, *info.warnings)
+    pairs = (info.size_px, *info.level_sizes_px, info.mpp, *info.level_downsamples)
+    whole = (*info.size_px, *(side for size in info.level_sizes_px for side in size))
+    sizes = [side for pair in pairs for side in pair]
+    edges = [] if info.bounds is None else [info.bounds.x, info.bounds.y, info.bounds.width, info.bounds.height]
+    if not (
+        all(isinstance(word, str) for word in words)
+        and all(len(pair) == 2 for pair in pairs)
+        and all(type(side) in {int, float} and 0 < side < 1e12 for side in sizes)
+        and all(type(side) is int for side in (*whole, *edges))
+        and len(info.level_sizes_px) == len(info.level_downsamples) > 0
+    ):
+        raise ValueError("a part is missing or of another kind")
 
 
 def _look(slide: SlideReader) -> tuple[str, ...]:

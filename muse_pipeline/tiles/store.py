@@ -43,11 +43,30 @@ def open_store(path: Path | str) -> Store:
     try:
         group = zarr.open_group(str(path), mode="r", zarr_format=3)
         attributes = dict(group.attrs["muse"])
+        _require_ours(attributes, group["0"], group["labels/tissue/0"])
         return Store(Path(path), group["0"], group["labels/tissue/0"], attributes)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such store; run `muse tile` first") from error
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path}: not a store of ours ({error!r}); run `muse tile` again") from error
+    except Exception as error:  # whatever zarr raises on foreign metadata
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise StoreError(f"{path}: not a store of ours ({why}); run `muse tile` again") from error
+
+
+def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Array) -> None:
+    """Whether a store is of the layout that its readers take for granted.
+
+    Raises:
+        ValueError: it is not.
+    """
+    mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
+    if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
+        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are no sizes of pixels")
+    shard_px = (3, SHARD_PX, SHARD_PX)
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.shards != shard_px:
+        raise ValueError(f"its image is {image.dtype} of {image.shape} in shards of {image.shards}, not of {shard_px}")
+    pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in image.shape[1:])
+    if tissue.shape != pixels or tissue.dtype != np.uint8:
+        raise ValueError(f"its tissue is {tissue.dtype} of {tissue.shape}, not of {pixels}")
 
 
 class Store:

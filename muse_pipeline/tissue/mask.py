@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -75,9 +74,22 @@ class TissueMask:
         try:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
-                return cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]))
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-            raise StoreError(f"{path}: not a readable tissue mask ({error}); run `muse tissue` again") from error
+                tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]))
+            tissue.require_sound()
+            return tissue
+        except Exception as error:  # whatever NumPy, zipfile and GEOS raise on foreign bytes
+            why = " ".join(str(error).split())[:200]
+            raise StoreError(f"{path}: not a readable tissue mask ({why}); run `muse tissue` again") from error
+
+    def require_sound(self) -> None:
+        """Make sure that a mask that was read is one.
+
+        Raises:
+            ValueError: it is not.
+        """
+        kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
+        if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):
+            raise ValueError("an array is of another kind")
 
 
 def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarray:
@@ -86,4 +98,5 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
     reach = np.floor(radius_um / np.asarray(mask_mpp)).astype(int)
     x, y = np.meshgrid(*(np.arange(-n, n + 1) for n in reach))
     disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
-    return cv2.dilate(mask.astype(np.uint8), disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # views: masks of large slides are not copied
+    return cv2.dilate(pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
