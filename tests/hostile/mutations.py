@@ -1,0 +1,309 @@
+"""Ways to spoil a file, each a function of its bytes and a random generator; the same seed spoils in the same way."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+ODD_NUMBERS = (0, 1, 2, 7, 255, 65_535, 65_536, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+ODD_VALUES = (
+    *(None, True, -1, 0, 1e308, float("inf"), float("nan"), 10**30, "", "x", "../../escaped", "\u0000", "a\nb", "-rf"),
+    *([], {}, [[]], [None], {"a": {"b": []}}, "9" * 5000, ["x"] * 3, "é\u202e\U0001f4a9"),
+)
+ODD_CELLS = (
+    *("../../escaped", "/escaped", "..", ".", "-rf", "--output", "'; touch escaped; '", '"', "a\nb", "a\tb", "\x00"),
+    *(
+        "$(touch escaped)",
+        "`touch escaped`",
+        "é\u202e",
+        "x" * 5000,
+        "",
+        " ",
+        "NaN",
+        "1e400",
+        "-1",
+        "{slide}",
+        "CON",
+        "a/b",
+    ),
+)
+
+
+def truncate(content: bytes, rng: random.Random) -> bytes:
+    """Cut the end off."""
+    return content[: rng.randrange(len(content))] if content else content
+
+
+def truncate_late(content: bytes, rng: random.Random) -> bytes:
+    """Cut a few bytes off the end."""
+    return content[: -rng.randint(1, min(64, len(content)))]
+
+
+def flip_bits(content: bytes, rng: random.Random) -> bytes:
+    """Flip a few bits anywhere."""
+    return _change(content, rng, range(len(content)), rng.choice((1, 3, 20, 200)))
+
+
+def flip_head(content: bytes, rng: random.Random) -> bytes:
+    """Flip bits where headers lie."""
+    return _change(content, rng, range(min(len(content), 512)), rng.choice((1, 2, 6)))
+
+
+def flip_tail(content: bytes, rng: random.Random) -> bytes:
+    """Flip bits where footers lie."""
+    return _change(content, rng, range(max(len(content) - 2048, 0), len(content)), rng.choice((1, 2, 6)))
+
+
+def blank(content: bytes, rng: random.Random) -> bytes:
+    """Set a stretch to zero or to one, as a disk that failed does."""
+    start = rng.randrange(len(content))
+    stop = min(len(content), start + rng.choice((16, 512, 4096, 65_536)))
+    return content[:start] + bytes([rng.choice((0, 255))]) * (stop - start) + content[stop:]
+
+
+def splice(content: bytes, rng: random.Random) -> bytes:
+    """Repeat a stretch of it elsewhere, so that all behind it has moved."""
+    start, at = rng.randrange(len(content)), rng.randrange(len(content))
+    return content[:at] + content[start : start + rng.choice((1, 7, 300))] + content[at:]
+
+
+def noise(content: bytes, rng: random.Random) -> bytes:
+    """Keep the first bytes, by which it is known, and nothing else."""
+    return content[: rng.choice((4, 8, 132))] + rng.randbytes(rng.choice((0, 40, 5000)))
+
+
+def _change(content: bytes, rng: random.Random, places: range, n: int) -> bytes:
+    changed = bytearray(content)
+    for _ in range(n if places else 0):
+        changed[rng.choice(places)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+ANY_BYTES: tuple[Mutation, ...] = (truncate, truncate_late, flip_bits, flip_head, flip_tail, blank, splice, noise)
+
+
+def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
+    """Let tags of a TIFF directory speak untruth: size, tiles, offsets, compression, number of values."""
+    changed = bytearray(content)
+    entries = [entry for directory in tiff_directories(content) for entry in directory.entries]
+    for entry in rng.sample(entries, min(len(entries), rng.choice((1, 1, 2, 5)))):
+        kind = rng.choice(("value", "value", "count", "type", "array"))
+        if kind == "array" and entry.array:
+            offset, width = entry.array
+            _put(changed, offset, width, rng.choice((*ODD_NUMBERS, len(content) - 1)))
+        elif kind == "count":
+            _put(changed, entry.count_at, entry.word, rng.choice(ODD_NUMBERS))
+        elif kind == "type":
+            _put(changed, entry.at + 2, 2, rng.choice((0, 1, 2, 5, 11, 13, 18, 99)))
+        else:
+            _put(changed, entry.value_at, entry.word, rng.choice((*ODD_NUMBERS, len(content) - 1)))
+    return bytes(changed)
+
+
+def loop_directories(content: bytes, rng: random.Random) -> bytes:
+    """Let the chain of TIFF directories come back to one of them, or lead into the pixels."""
+    changed = bytearray(content)
+    directories = tiff_directories(content)
+    targets = [directory.at for directory in directories] + [8, 16, len(content) // 2, len(content) + 100]
+    if directories:
+        last = rng.choice(directories)
+        _put(changed, last.next_at, last.word, rng.choice(targets))
+    return bytes(changed)
+
+
+def swell_picture(content: bytes, rng: random.Random) -> bytes:
+    """Let a PNG or JPEG state another size than it has."""
+    changed = bytearray(content)
+    if content.startswith(b"\x89PNG"):
+        for at in rng.sample((16, 20), rng.choice((1, 2))):
+            changed[at : at + 4] = struct.pack(">I", rng.choice((0, 30_000, 65_535, 1 << 20, (1 << 31) - 1)))
+        return bytes(changed)
+    for match in re.finditer(rb"\xff[\xc0-\xc2]", content):
+        changed[match.start() + 5 : match.start() + 9] = struct.pack(">HH", *rng.choices((0, 1, 30_000, 65_535), k=2))
+    return bytes(changed)
+
+
+class _Entry:
+    """A tag: where its parts lie."""
+
+    def __init__(self, at: int, word: int, array: tuple[int, int] | None):
+        self.at, self.word, self.array = at, word, array
+        self.count_at, self.value_at = at + 4, at + 4 + word
+
+
+class _Directory:
+    def __init__(self, at: int, word: int, entries: list[_Entry], next_at: int):
+        self.at, self.word, self.entries, self.next_at = at, word, entries, next_at
+
+
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def tiff_directories(content: bytes) -> list[_Directory]:
+    """Every directory of a little-endian TIFF or BigTIFF, those of sub-images too."""
+    big = content[2:4] == b"+\0"
+    word, head = (8, 8) if big else (4, 2)
+    waiting, found = [int.from_bytes(content[8:16] if big else content[4:8], "little")], []
+    while waiting and len(found) < 50:
+        at = waiting.pop(0)
+        if not 0 < at < len(content) - head:
+            continue
+        n = int.from_bytes(content[at : at + head], "little")
+        entries = []
+        for index in range(min(n, 100)):
+            here = at + head + index * (4 + 2 * word)
+            tag, kind = struct.unpack_from("<HH", content, here)
+            count = int.from_bytes(content[here + 4 : here + 4 + word], "little")
+            value = int.from_bytes(content[here + 4 + word : here + 4 + 2 * word], "little")
+            outside = SIZES.get(kind, 1) * count > word
+            entries.append(_Entry(here, word, (value, SIZES.get(kind, 1)) if outside else None))
+            if tag == 330:  # sub-directories
+                places = (
+                    [value]
+                    if not outside
+                    else [int.from_bytes(content[value + i * word :][:word], "little") for i in range(min(count, 8))]
+                )
+                waiting += places
+        next_at = at + head + n * (4 + 2 * word)
+        found.append(_Directory(at, word, entries, next_at))
+        waiting.append(int.from_bytes(content[next_at : next_at + word], "little"))
+    return found
+
+
+def _put(content: bytearray, at: int, width: int, value: int) -> None:
+    if 0 <= at <= len(content) - width:
+        content[at : at + width] = (value % (1 << (8 * width))).to_bytes(width, "little")
+
+
+TIFF: tuple[Mutation, ...] = (lie_in_tags, lie_in_tags, lie_in_tags, loop_directories, *ANY_BYTES)
+PICTURE: tuple[Mutation, ...] = (swell_picture, *ANY_BYTES)
+
+
+def bomb_in_xml(content: bytes, rng: random.Random) -> bytes:
+    """Put ever-growing entities, or none that ends, where an OME-TIFF has its description; its length stays."""
+    start = content.find(b"<?xml")
+    stop = content.find(b"</OME>", start) + 6
+    if start < 0 or stop < 6:
+        return lie_in_tags(content, rng)
+    names = "abcdefghij"
+    rows = [f'<!ENTITY {b} "{f"&{a};" * 9}">' for a, b in pairwise(names)]
+    bombs = (
+        f'<?xml version="1.0"?><!DOCTYPE O [<!ENTITY a "ha">{"".join(rows)}]><OME>&j;</OME>',
+        '<?xml version="1.0"?><!DOCTYPE O [<!ENTITY x SYSTEM "file:///etc/passwd">]><OME>&x;</OME>',
+        "<OME>" + "<Pixels>" * 80,
+        '<OME><Image><Pixels SizeX="99999999999" SizeY="-1" PhysicalSizeX="1e999"/></Image></OME>',
+    )
+    bomb = rng.choice(bombs).encode()[: stop - start]
+    return content[:start] + bomb.ljust(stop - start) + content[stop:]
+
+
+def odd_json(content: bytes, rng: random.Random) -> bytes:
+    """Replace, drop or wrap values somewhere in a JSON document."""
+    values = json.loads(content)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        values = _odd_within(values, rng)
+    return json.dumps(values).encode()
+
+
+def _odd_within(value: object, rng: random.Random) -> object:
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    if not keys or rng.random() < 0.15:
+        return rng.choice(ODD_VALUES)
+    key = rng.choice(keys)
+    if rng.random() < 0.2:
+        del value[key]
+    elif rng.random() < 0.1 and isinstance(value, dict):
+        value[rng.choice(ODD_CELLS)] = value.pop(key)
+    else:
+        value[key] = _odd_within(value[key], rng)
+    return value
+
+
+def deep_json(content: bytes, rng: random.Random) -> bytes:
+    """Nested deeper than any parser's stack."""
+    return rng.choice((b"[", b'{"a":', b'{"type":"Feature","geometry":')) * rng.choice((1000, 200_000))
+
+
+JSON: tuple[Mutation, ...] = (odd_json, odd_json, odd_json, deep_json, *ANY_BYTES)
+
+
+def odd_cells(content: bytes, rng: random.Random) -> bytes:
+    """Put what nobody expects into cells of a table, or too many or few of them into a row."""
+    lines = content.decode().splitlines()
+    for _ in range(rng.choice((1, 2, 5))):
+        row = rng.randrange(len(lines))
+        cells = lines[row].split("\t")
+        cells[rng.randrange(len(cells))] = rng.choice(ODD_CELLS)
+        lines[row] = "\t".join(cells * rng.choice((1, 1, 1, 2)))
+    return ("\n".join(lines) + "\n").encode(errors="replace")
+
+
+TABLE: tuple[Mutation, ...] = (odd_cells, odd_cells, odd_cells, odd_cells, *ANY_BYTES)
+
+
+def odd_yaml(content: bytes, rng: random.Random) -> bytes:
+    """Swap a setting's value, its name or its indentation, or add what only a careless reader would follow."""
+    lines = content.decode().splitlines()
+    row = rng.randrange(len(lines))
+    name, colon, _ = lines[row].partition(":")
+    odd = rng.choice(
+        ("", "[", "{}", "-1", "1e999", "!!python/object/apply:os.system ['touch escaped']", "*a", "null", "é")
+    )
+    laughs = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    lines[row] = rng.choice(
+        (f"{name}{colon} {odd}", f"  {lines[row]}", f"\t{lines[row]}", f"{name}x{colon} 1", lines[row] * 2)
+    )
+    if rng.random() < 0.2:
+        lines.append(f"a: &a [x, x]\n{laughs}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+YAML: tuple[Mutation, ...] = (odd_yaml, odd_yaml, odd_yaml, *ANY_BYTES)
+
+
+def odd_archive(content: bytes, rng: random.Random) -> bytes:
+    """Another array in an .npz: absent, of another kind, or one whose header promises a terabyte."""
+    promise = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + str({"descr": rng.choice(("|b1", "<f8", "|O", "<U9")), "fortran_order": False, "shape": (1 << 20, 1 << 20)})
+        .encode()
+        .ljust(117)
+        + b"\n"
+    )
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as new:
+        victim = rng.choice(old.namelist())
+        for name in old.namelist():
+            if name != victim:
+                new.writestr(name, old.read(name))
+            elif rng.random() < 0.7:
+                new.writestr(name, rng.choice((promise, old.read(name)[:60], bytes(1 << 24), b"", promise + bytes(99))))
+        if rng.random() < 0.2:
+            new.writestr("../../escaped.npy", b"x")
+    return result.getvalue()
+
+
+ARCHIVE: tuple[Mutation, ...] = (odd_archive, odd_archive, odd_archive, *ANY_BYTES)
+
+
+def odd_text_inside(content: bytes, rng: random.Random) -> bytes:
+    """Change numbers and words of the JSON inside a binary file (a card, facts), keeping its length."""
+    places = [match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)]
+    changed = bytearray(content)
+    for start, stop in rng.sample(places, min(len(places), rng.choice((1, 2)))):
+        colon = content.index(b":", start)
+        width = stop - colon - 2
+        odd = rng.choice((b"-1", b"0", b"9" * width, b'""', b"null", b"1e9", b"[]"))[:width]
+        changed[colon + 2 : stop] = odd.ljust(width)
+    return bytes(changed)
+
+
+BINARY: tuple[Mutation, ...] = (odd_text_inside, odd_text_inside, odd_text_inside, *ANY_BYTES)

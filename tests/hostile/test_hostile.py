@@ -1,0 +1,44 @@
+"""Whatever stands in a file: it is read, or refused in one sentence; nothing hangs, crashes, or is left behind."""
+
+import pytest
+
+from hostile.specimens import SPECIMENS
+from hostile.trial import judge, try_mutations
+
+pytestmark = pytest.mark.timeout(1800)  # hundreds of commands, on a machine that may be busy
+
+
+def assert_no_defect(folder, n, start):
+    outcomes = list(try_mutations(folder, n, start))
+    assert [f"{one.number} {one.specimen}: {one.defect}" for one in outcomes if one.defect] == []
+    refused = sum(one.status == 2 for one in outcomes)
+    assert n // 4 < refused < n  # files that nothing spoils, or that nothing reads, would prove nothing
+
+
+def test_two_mutations_of_every_specimen(tmp_path):
+    assert_no_defect(tmp_path, 2 * len(SPECIMENS), 0)
+
+
+@pytest.mark.slow
+def test_five_hundred_mutations(tmp_path):
+    assert_no_defect(tmp_path, 500, 2 * len(SPECIMENS))
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "changed", "word"),
+    [
+        ({"status": 1, "said": "", "traceback": "Traceback: boom"}, [], [], "boom"),
+        ({"status": 2, "said": "something", "traceback": ""}, [], [], "exit 2"),
+        ({"status": 2, "said": "muse tile: one\ntwo", "traceback": ""}, [], [], "more than a sentence"),
+        ({"status": 2, "said": "muse tile: no", "traceback": ""}, ["slide.json"], [], "failed and left"),
+        ({"status": 0, "said": "", "traceback": ""}, [".a.1.partial"], [], "left"),
+        ({"status": 0, "said": "", "traceback": ""}, [], ["escaped"], "outside its folder"),
+    ],
+)
+def test_what_is_not_allowed_is_seen(answer, left, changed, word):
+    assert word in judge("tile", answer, left, changed)
+
+
+def test_a_clean_end_is_no_defect():
+    assert judge("tile", {"status": 0, "said": "", "traceback": ""}, ["slide.json"], []) == ""
+    assert judge("tile", {"status": 2, "said": "muse tile: why\n", "traceback": ""}, ["l.json"], []) == ""

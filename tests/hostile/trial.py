@@ -1,0 +1,165 @@
+"""Spoil specimens one after the other, run what reads them, and judge how it ended.
+
+python -m hostile.trial 5000 --start 500      from the folder tests/: 5,000 mutations more, and what they found
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from hostile.specimens import Specimen, every_case, make_specimens
+
+SECONDS = 30.0  # for one command, on a machine that may be busy
+MEMORY_BYTES = 12 << 30  # of addresses; ONNX Runtime and torch reserve many that they never use
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command on a spoilt file ended; ``defect`` is "" where it ended as it should."""
+
+    specimen: str
+    mutation: str
+    number: int
+    verb: str
+    status: int | None
+    defect: str
+    said: str = ""
+
+
+class Worker:
+    """The process in which commands run; another one when it is gone."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.process = folder, None
+
+    def run(self, arguments: list[str]) -> dict:
+        """The worker's answer, or how it was lost."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "worker.py"), str(MEMORY_BYTES)],
+                cwd=self.folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        readable, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        line = self.process.stdout.readline() if readable else ""
+        if line:
+            return json.loads(line)
+        lost = f"died (exit {self.process.wait()})" if readable else f"hangs for {SECONDS:g} s"
+        self.stop()
+        return {"status": None, "said": "", "traceback": lost}
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+        self.process = None
+
+
+def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
+    """Outcomes of the mutations ``start`` to ``start + n``, each of its own seed."""
+    source = make_specimens(folder / "specimens")
+    worker = Worker(folder)
+    try:
+        for number, case in enumerate(islice(every_case(), start, start + n), start):
+            yield try_one(source, folder / "trial", worker, *case, number)
+    finally:
+        worker.stop()
+
+
+def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, command: int, mutation: int, number: int):
+    """Spoil one file in a copy of what its command reads, run it, judge."""
+    shutil.rmtree(trial, ignore_errors=True)
+    here, out = trial / "here", trial / "out"
+    out.mkdir(parents=True)
+    for name in (specimen.file, *specimen.tree):
+        _link(source / name, here / name)
+    victim, rng = here / specimen.file, random.Random(number)
+    spoil = specimen.mutations[mutation]
+    content = spoil((source / specimen.file).read_bytes(), rng)
+    victim.unlink()
+    victim.write_bytes(content)
+    arguments = [word.format(file=victim, here=here, out=out) for word in specimen.commands[command]]
+    before = {path for path in trial.parent.rglob("*") if out not in path.parents}
+    answer = worker.run(arguments)
+    changed = sorted(
+        str(path)
+        for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
+        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # which write among the results
+    )
+    left = [path.name for path in out.rglob("*") if path.is_file()]
+    defect = judge(arguments[0], answer, left, changed)
+    return Outcome(
+        specimen.name, spoil.__name__, number, arguments[0], answer["status"], defect, answer["said"].strip()[-300:]
+    )
+
+
+def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
+    """What is wrong with an end; "" if nothing is."""
+    said = answer["said"].strip()
+    if answer["traceback"]:
+        return answer["traceback"]
+    if changed:
+        return f"wrote outside its folder: {changed}"
+    if [name for name in left if name.endswith(".partial")]:
+        return f"left {left}"
+    if answer["status"] == 0 or verb == "check-geojson":
+        return "" if answer["status"] in {0, 2} else f"exit {answer['status']}"
+    if answer["status"] != 2 or not said.startswith(f"muse {verb}: "):
+        return f"exit {answer['status']}, said {said!r}"
+    if "\n" in said and " problems:" not in said.splitlines()[0]:  # a sheet names all of its rows
+        return f"more than a sentence: {said!r}"
+    return f"failed and left {left}" if set(left) - {"l.json"} else ""
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file or folder elsewhere; what is there already stays."""
+    for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
+        place = target / path.relative_to(source)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(path)
+
+
+def main() -> None:
+    """Try as many as were asked for, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("n", type=int)
+    parser.add_argument("--start", type=int, default=0)
+    args = parser.parse_args()
+    started, ends = time.monotonic(), Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for outcome in try_mutations(Path(folder), args.n, args.start):
+            ends["defect" if outcome.defect else "read" if outcome.status == 0 else "refused"] += 1
+            if outcome.defect:
+                print(
+                    outcome.number,
+                    outcome.specimen,
+                    outcome.mutation,
+                    f"{outcome.verb}: {outcome.defect}\n",
+                    flush=True,
+                )
+    print(f"{ends.total()} mutations in {time.monotonic() - started:.0f} s: {dict(ends)}")
+    sys.exit(bool(ends["defect"]))
+
+
+if __name__ == "__main__":
+    main()
