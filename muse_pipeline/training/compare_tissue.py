@@ -30,6 +30,7 @@ VARIATIONS = (  # of the finer look
     {"stain": (0.77, 1.25)},
 )
 RETRIEVAL, STABILITY = "the same nucleus found at the other mpp", "nearer to itself than another nucleus is"
+ACROSS = "nearer to itself at the other mpp than another is"
 
 
 def choose_images(images: Sequence[NucleusImage], most: int = MOST_IMAGES) -> list[NucleusImage]:
@@ -81,7 +82,7 @@ def compare_on_tissue(
             for image, xy in zip(chosen, nuclei, strict=True)
         ]
         sides.append({name: [look[name] for look in looks] for name in looks[0]})
-    rows = [_row(name, chosen, [side[name] for side in sides], repeats) for name in (RETRIEVAL, STABILITY)]
+    rows = [_row(name, chosen, [side[name] for side in sides], repeats) for name in (RETRIEVAL, STABILITY, ACROSS)]
     for cosine in ("same", "different"):
         of = [float(np.concatenate(side[cosine]).mean()) for side in sides]
         rows[1][f"cosine_{cosine}"] = dict(zip(("before", "after"), of, strict=True))
@@ -122,6 +123,7 @@ def _look_at(
     nearer, same, different = np.mean(varied, 0)
     return {
         RETRIEVAL: recognised(fine, coarse),
+        ACROSS: stability(fine, coarse)[0],
         STABILITY: nearer,
         "same": same,
         "different": different,
