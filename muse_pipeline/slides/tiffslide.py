@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +22,7 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.signature import file_format
+from muse_pipeline.slides.tiff_log import complaints_of_tifffile
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -80,7 +78,7 @@ def _open(path: Path) -> TiffSlide:
     import tiffslide
 
     try:
-        with warnings.catch_warnings(), _complaints_of_tifffile() as complaints:
+        with warnings.catch_warnings(), complaints_of_tifffile() as complaints:
             warnings.simplefilter("ignore")
             slide = tiffslide.TiffSlide(path)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
@@ -89,23 +87,6 @@ def _open(path: Path) -> TiffSlide:
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
     return slide
-
-
-@contextmanager
-def _complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect what tifffile logs: it names what is broken and carries on, between our own sentences."""
-    complaints: list[str] = []
-    logger = logging.getLogger("tifffile")
-
-    def collect(record: logging.LogRecord) -> bool:
-        complaints.append(record.getMessage())
-        return False
-
-    logger.addFilter(collect)
-    try:
-        yield complaints
-    finally:
-        logger.removeFilter(collect)
 
 
 def _level_pages(slide: TiffSlide) -> list[TiffPage]:

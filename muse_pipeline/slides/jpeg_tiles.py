@@ -1,0 +1,218 @@
+"""The JPEG tiles of a TIFF, decoded straight from the file: OpenSlide's own pixels at a fraction of its time.
+
+OpenSlide paints every tile as a picture with transparency, which costs four times as much as to decode it. Here the
+places of the tiles are read once, with tifffile; a tile is one ``pread`` and one call of libjpeg-turbo, whose warnings
+count as errors as they do in OpenSlide. OpenSlide stays the referee: at the first read of a level, tiles of it are
+compared with what OpenSlide makes of them, and a level that differs by one bit is never read here. Whatever cannot be
+read here is left to OpenSlide too: tiles that are not in the file, damage and its error, other codecs.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import overlap, white_canvas
+from muse_pipeline.slides.tiff_log import complaints_of_tifffile
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as OpenSlide keeps: a row of blocks of `muse tile`
+MAX_DIRECTORIES = 100  # a slide has a dozen; a damaged chain of them may have no end
+
+_START = b"\xff\xd8"
+_END = b"\xff\xd9"
+# Adobe's segment says whether colours were converted: without it a decoder has to guess, where the TIFF's tag knows.
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_CONVERTED = {"RGB": b"\x00", "YCBCR": b"\x01"}
+
+Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class TileIndex:
+    """Where the tiles of a level lie in the file.
+
+    Attributes:
+        size_px: (width, height) of the level.
+        tile_px: (width, height) of every tile, those at the border included.
+        offsets: (rows, columns) int64.
+        n_bytes: (rows, columns) int64; 0 for a tile that is not in the file.
+        header: with what every tile's stream begins: its colours and the tables that all tiles share.
+    """
+
+    size_px: tuple[int, int]
+    tile_px: tuple[int, int]
+    offsets: np.ndarray
+    n_bytes: np.ndarray
+    header: bytes
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of one tile."""
+        return self.tile_px[0] * self.tile_px[1] * 3
+
+
+class JpegTiles:
+    """The levels of a slide whose tiles are JPEG; several threads may read at once."""
+
+    def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
+        """Nothing is opened before the first read.
+
+        Args:
+            path: the slide, in one file.
+            level_sizes_px: (width, height) of the levels that may be read here, by their number.
+        """
+        self._path, self._sizes = path, level_sizes_px
+        self._levels: dict[int, TileIndex] | None = None
+        self._agrees: dict[int, bool] = {}
+        self._lock = Lock()
+
+    def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
+        """Read ``size`` = (width, height) pixels whose corner is pixel ``xy_px`` of ``level`` itself.
+
+        Args:
+            xy_px: (x, y), also outside the level.
+            level: its number.
+            size: (width, height).
+            referee: reads the same with OpenSlide.
+
+        Returns:
+            (h, w, 3) uint8 RGB, white outside the level; None where OpenSlide has to be asked.
+        """
+        if level not in self._agrees:
+            with self._lock:
+                if level not in self._agrees:
+                    self._agrees[level] = self._compare(level, referee)
+        return self._read(xy_px, level, size) if self._agrees[level] else None
+
+    def _compare(self, level: int, referee: Read) -> bool:
+        """Whether the first, the last and the largest tile (in bytes: the one that shows most) are the referee's."""
+        if self._levels is None:
+            self._open()
+        if level not in self._levels:
+            return False
+        index = self._levels[level]
+        n_bytes = index.n_bytes.ravel()
+        stored = np.flatnonzero(n_bytes)
+        agree = []
+        for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
+            row, column = divmod(tile, index.n_bytes.shape[1])
+            region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
+            if (pixels := self._read(*region)) is not None:  # else OpenSlide is asked for that tile, now and later
+                agree.append(_equals(pixels, referee, region))
+        return bool(agree) and all(agree)
+
+    def _open(self) -> None:
+        self._levels = _index_levels(self._path, self._sizes) if hasattr(os, "pread") else {}
+        if not self._levels:
+            return
+        try:
+            file = os.open(self._path, os.O_RDONLY)
+        except OSError:  # gone, or too many are open
+            self._levels = {}
+            return
+        weakref.finalize(self, os.close, file)  # when the last thread that reads lets go
+        n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
+        self._tile = lru_cache(n_kept)(partial(_decode_tile, file, self._levels))
+
+    def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
+        index = self._levels[level]
+        canvas = white_canvas(size)
+        meeting = overlap(xy_px, size, index.size_px)
+        if meeting is None:
+            return canvas
+        (rows, columns), inside = meeting
+        target = canvas[inside]
+        extent = target.shape[1::-1]
+        width, height = index.tile_px
+        try:
+            for row in range(rows.start // height, -(-rows.stop // height)):
+                for column in range(columns.start // width, -(-columns.stop // width)):
+                    corner = columns.start - column * width, rows.start - row * height
+                    of_tile, of_target = overlap(corner, extent, index.tile_px)
+                    target[of_target] = self._tile(level, row, column)[of_tile]
+        except (ValueError, OSError):  # not in the file, or damaged
+            return None
+        return canvas
+
+
+def _equals(pixels: np.ndarray, referee: Read, region: tuple) -> bool:
+    try:
+        return np.array_equal(pixels, referee(*region))
+    except SlideError:
+        return False
+
+
+def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: int, column: int) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a whole tile.
+
+    Raises:
+        ValueError: there is none, or a bit of it is wrong.
+    """
+    import simplejpeg
+
+    index = levels[level]
+    n_bytes = int(index.n_bytes[row, column])
+    if not 0 < n_bytes < 2 * index.decoded_bytes:
+        raise ValueError(f"a tile of {n_bytes} bytes")
+    stream = os.pread(file, n_bytes, int(index.offsets[row, column]))
+    if len(stream) < n_bytes or not stream.startswith(_START):
+        raise ValueError("not a JPEG stream")
+    # The buffer holds a tile and no more: a stream that claims to be larger is refused before it is decoded.
+    buffer = np.empty(index.decoded_bytes, np.uint8)
+    pixels = simplejpeg.decode_jpeg(index.header + stream[2:], "RGB", buffer=buffer, strict=True)
+    if pixels.shape != (*index.tile_px[::-1], 3):
+        raise ValueError(f"a tile of {pixels.shape}")
+    return pixels
+
+
+def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> dict[int, TileIndex]:
+    """The index of every level that exactly one directory of JPEG tiles can be."""
+    try:
+        import simplejpeg  # noqa: F401 - without it nothing is decoded here
+        import tifffile
+
+        with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
+            pages = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if _holds_jpeg_tiles(page)]
+            candidates = {
+                level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
+                for level, size in level_sizes_px.items()
+            }
+            return {level: _index_page(found[0]) for level, found in candidates.items() if len(found) == 1}
+    except Exception:  # whatever tifffile raises on foreign bytes: OpenSlide reads them then
+        return {}
+
+
+def _holds_jpeg_tiles(page: TiffPage) -> bool:
+    return (
+        page.is_tiled
+        and page.compression.name == "JPEG"
+        and page.photometric.name in _CONVERTED
+        and page.planarconfig.name == "CONTIG"
+        and (page.bitspersample, page.samplesperpixel, page.imagedepth) == (8, 3, 1)
+        and 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
+    )
+
+
+def _index_page(page: TiffPage) -> TileIndex:
+    grid = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
+    tables = (page.jpegtables or b"").removeprefix(_START).removesuffix(_END)
+    return TileIndex(
+        size_px=(page.imagewidth, page.imagelength),
+        tile_px=(page.tilewidth, page.tilelength),
+        offsets=np.array(page.dataoffsets, np.int64).reshape(grid),
+        n_bytes=np.array(page.databytecounts, np.int64).reshape(grid),
+        header=_START + _ADOBE + _CONVERTED[page.photometric.name] + tables,
+    )

@@ -1,0 +1,272 @@
+"""JPEG tiles decoded without OpenSlide: its own pixels, bit for bit, and its own errors."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import imagecodecs
+import numpy as np
+import openslide
+import psutil
+import pytest
+import tifffile
+from slide_files import shrink, spoil_tile, write_pyramid
+
+from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import UnsuitedError, open_slide
+from muse_pipeline.slides.jpeg_tiles import JpegTiles
+from muse_pipeline.slides.openslide import OpenSlideReader
+
+SIZE, TILE = (700, 520), 240  # neither a multiple of the other
+REGIONS = [
+    ((0, 0), (TILE, TILE)),
+    ((TILE, TILE), (TILE, TILE)),
+    ((37, 101), (301, 233)),
+    ((TILE - 1, TILE - 1), (2, 2)),
+    ((-20, -30), (100, 90)),
+    ((600, 400), (200, 200)),
+    ((-5, -5), (800, 600)),
+    ((5000, 0), (10, 20)),
+]
+KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """(h, w, 3) uint8: sharp coloured discs on a coloured noise, so that every rule of upsampling shows."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    image = rng.normal(200, 12, (*x.shape, 3))
+    for cx, cy, radius in rng.uniform((0, 0, 3), (*SIZE, 12), (250, 3)):
+        image[(x - cx) ** 2 + (y - cy) ** 2 < radius**2] = rng.uniform(0, 255, 3)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=None):
+    """A pyramid of JPEG tiles; ``kind`` is how colours are kept and whether the tables stand in a tag of their own."""
+    rgb, subsampling = "rgb" in kind, kind if kind.isdigit() else "420"
+    colours = {"outcolorspace": "RGB"} if rgb else {"subsampling": subsampling}
+    with tifffile.TiffWriter(path) as tiff:
+        for factor in factors:
+            image = shrink(picture, factor)
+            height, width = (-(-side // TILE) * TILE for side in image.shape[:2])
+            image = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge")
+            streams = [
+                imagecodecs.jpeg8_encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), 80, **colours)
+                for y in range(0, height, TILE)
+                for x in range(0, width, TILE)
+            ]
+            tables = None
+            if "tables" in kind:
+                parts = [part_tables(stream) for stream in streams]
+                tables, streams = parts[0][0], [stream for _, stream in parts]
+            tiff.write(
+                iter(streams),
+                shape=shrink(picture, factor).shape,
+                dtype=np.uint8,
+                tile=(TILE, TILE),
+                photometric="ycbcr",
+                compression="jpeg",
+                jpegtables=tables,
+                description=description if factor == 1 else None,
+                subfiletype=int(factor > 1),
+                metadata=None,
+            )
+    if rgb:  # which tifffile does not write
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            for page in tiff.pages:
+                page.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.RGB)
+
+
+def part_tables(stream):
+    """The tables of a JPEG stream, and the stream without them and without what says how its colours are kept."""
+    tables, rest, at = b"", b"", 2
+    while stream[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if stream[at + 1] in (0xDB, 0xC4):
+            tables += stream[at:end]
+        elif not 0xE0 <= stream[at + 1] <= 0xEF:
+            rest += stream[at:end]
+        at = end
+    return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[at:]
+
+
+def painter(path):
+    """Reads with OpenSlide and nothing else."""
+    handle = openslide.OpenSlide(path)
+
+    def paint(xy_px, level, size):
+        corner = [round(at * handle.level_downsamples[level]) for at in xy_px]
+        pixels = np.array(handle.read_region(corner, level, size))
+        return np.where(pixels[..., 3:] == 255, pixels[..., :3], 255).astype(np.uint8)
+
+    return paint, dict(enumerate(handle.level_dimensions))
+
+
+def outcome(slide, *region):
+    """The pixels, or the sentence."""
+    try:
+        return slide.read_level(*region).tobytes()
+    except SlideError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_openslides_own(tmp_path, picture, kind):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture, kind)
+    paint, sizes = painter(path)
+    tiles = JpegTiles(path, sizes)
+    assert len(sizes) == 3
+    for level in sizes:
+        for xy, size in REGIONS:
+            pixels = tiles.read(xy, level, size, paint)
+            np.testing.assert_array_equal(pixels, paint(xy, level, size))
+            assert pixels.flags.c_contiguous
+            assert pixels.flags.writeable
+
+
+def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
+    path = shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs"
+    paint, sizes = painter(path)
+    tiles = JpegTiles(path, sizes)
+    for y in range(-100, sizes[0][1], 1000):
+        region = (-100, y), 0, (2500, 1000)
+        np.testing.assert_array_equal(tiles.read(*region, paint), paint(*region))
+
+
+def test_real_slides_read_as_with_openslide_alone(shared_data):
+    n_openslide = 0
+    for path in sorted(path for path in shared_data.glob("wsi-*/*") if path.suffix in {".svs", ".dcm", ".ndpi"}):
+        try:
+            slide = OpenSlideReader(path)
+        except UnsuitedError:
+            continue
+        n_openslide += 1
+        for level, (width, height) in enumerate(slide.properties.level_sizes_px):
+            region = (width // 2, height // 2), level, (600, 400)
+            assert outcome(slide, *region) == slide._paint(*region).tobytes()
+    assert n_openslide >= 2
+
+
+def test_a_reader_of_jpeg_tiles_is_still_the_openslide_reader(tmp_path, picture):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture)
+    with open_slide(path) as slide:
+        assert slide.name == "openslide"
+        assert outcome(slide, (3, 4), 1, (200, 200)) == painter(path)[0]((3, 4), 1, (200, 200)).tobytes()
+    assert not [file for file in psutil.Process().open_files() if file.path == str(path)]
+
+
+def test_levels_between_pixels_are_left_to_openslide(tmp_path, picture):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture, factors=(1, 3))
+    with open_slide(path) as slide:
+        painted = slide._paint((50, 60), 1, (100, 90))
+        assert slide.properties.level_downsamples[1] == (3.0, 3.0)
+        np.testing.assert_array_equal(slide.read_level((50, 60), 1, (100, 90)), painted)
+        assert slide._jpeg_tiles._sizes.keys() == {0}
+
+
+def test_a_level_on_which_openslide_disagrees_is_never_read(tmp_path, picture):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture)
+    paint, sizes = painter(path)
+    tiles = JpegTiles(path, sizes)
+
+    def one_bit_off(*region):
+        pixels = paint(*region)
+        pixels[-1, 0, 2] ^= 1
+        return pixels
+
+    assert tiles.read((0, 0), 0, (10, 10), one_bit_off) is None
+    assert tiles.read((0, 0), 0, (10, 10), paint) is None
+    assert tiles.read((0, 0), 1, (10, 10), paint) is not None
+
+
+@pytest.mark.parametrize("compression", ["deflate", "jpeg2000"])
+def test_other_codecs_are_left_to_openslide(tmp_path, picture, compression):
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, picture, compression=compression)
+    tiles = JpegTiles(path, {0: SIZE})
+    assert tiles.read((0, 0), 0, (10, 10), lambda *_: pytest.fail("nothing to compare")) is None
+
+
+def test_strips_and_noise_are_left_to_openslide(tmp_path, picture, caplog):
+    strips, noise = tmp_path / "strips.tif", tmp_path / "noise.tif"
+    tifffile.imwrite(strips, picture, compression="jpeg", rowsperstrip=16, photometric="ycbcr")
+    noise.write_bytes(strips.read_bytes()[:8] + bytes(range(256)) * 8)
+    for path in (strips, noise):
+        assert JpegTiles(path, {0: SIZE}).read((0, 0), 0, (10, 10), lambda *_: None) is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("description", [None, "Aperio Image Library v0\r\n700x520 (240x240) JPEG/RGB Q=80"])
+def test_tiles_that_are_not_in_the_file(tmp_path, picture, description):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture, description=description)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        counts.overwrite([0 if tile == 4 else n_bytes for tile, n_bytes in enumerate(counts.value)])
+    paint, sizes = painter(path)
+    tiles = JpegTiles(path, sizes)
+    assert tiles.read((TILE, TILE), 0, (TILE, TILE), paint) is None
+    assert tiles.read((0, 0), 0, (TILE, TILE), paint) is not None
+    with open_slide(path) as slide:
+        assert slide.properties.vendor == ("aperio" if description else "generic-tiff")
+        for xy, size in REGIONS:
+            np.testing.assert_array_equal(slide.read_level(xy, 0, size), paint(xy, 0, size))
+
+
+@pytest.mark.parametrize("kind", ["420", "444", "rgb tables"])
+def test_damage_ends_as_it_does_in_openslide(tmp_path, picture, kind):
+    path, spoilt = tmp_path / "slide.tif", tmp_path / "spoilt.tif"
+    write_jpeg_slide(path, picture, kind)
+    with tifffile.TiffFile(path) as tiff:
+        offset, n_bytes = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
+    whole, draw = path.read_bytes(), random.Random(0)
+    ends = set()
+    for number in range(30):
+        content = bytearray(whole)
+        at = offset + draw.randrange(n_bytes if number % 3 else min(n_bytes, 700))
+        n = min((1, 16, 400, n_bytes)[number % 4], offset + n_bytes - at)
+        content[at : at + n] = bytes(n) if number % 2 else draw.randbytes(n)
+        spoilt.write_bytes(content)
+        with open_slide(spoilt) as slide:
+            slide.read_level((0, 0), 0, (10, 10))
+            assert slide._jpeg_tiles._agrees == {0: True}
+            ended = outcome(slide, (TILE, TILE), 0, (TILE, TILE))
+            slide._jpeg_tiles = None
+            assert ended == outcome(slide, (TILE, TILE), 0, (TILE, TILE))
+        ends.add(type(ended))
+    assert ends == {str, bytes}
+
+
+def test_a_stream_larger_than_its_tile_is_damage(tmp_path, picture):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture)
+    stream = imagecodecs.jpeg8_encode(np.full((640, 640, 3), 90, np.uint8), 20)
+    with tifffile.TiffFile(path) as tiff:
+        offset, n_bytes = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
+    assert len(stream) <= n_bytes
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(stream)] = stream
+    path.write_bytes(content)
+    with open_slide(path) as slide, pytest.raises(SlideError, match="cannot be read"):
+        slide.read_level((TILE, TILE), 0, (10, 10))
+
+
+def test_threads_share_tiles_one_of_which_is_damaged(tmp_path, picture):
+    path = tmp_path / "slide.tif"
+    write_jpeg_slide(path, picture)
+    expected = painter(path)[0]((0, 0), 0, SIZE)
+    spoil_tile(path, page=0, tile=4)
+    places = [(x, y) for x in range(0, 650, 130) for y in range(0, 480, 120)] * 4
+
+    def is_right(xy):
+        x, y = xy
+        over_damage = x + 60 > TILE and x < 2 * TILE and y + 50 > TILE and y < 2 * TILE
+        found = outcome(slide, xy, 0, (60, 50))
+        return isinstance(found, str) if over_damage else found == expected[y : y + 50, x : x + 60].tobytes()
+
+    with open_slide(path) as slide, ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_right, places))
