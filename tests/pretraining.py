@@ -64,7 +64,12 @@ def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16) 
 def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
     """A table of nuclei of one class at (N, 2) level-0 px."""
     n = len(xy)
-    said = {"slide_id": slide_id, "fingerprint": fingerprint, "model": {}, "card": {}}
+    said = {
+        "slide_id": slide_id,
+        "fingerprint": fingerprint,
+        "model": {"name": "drawn", "sha256": "ab" * 32},
+        "card": {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]},
+    }
     nuclei = Nuclei(
         xy=xy,
         frame=Frame.LEVEL0,
