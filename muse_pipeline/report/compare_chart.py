@@ -71,5 +71,5 @@ def _row(row: ChartRow, y: float, x: Any) -> Markup:
 
 
 def css_word(verdict: str) -> str:
-    """How the style sheet calls a verdict: yes, no or open."""
-    return verdict if verdict in {"yes", "no"} else "open"
+    """How the style sheet calls a verdict: yes, no or undecided."""
+    return verdict if verdict in {"yes", "no"} else "undecided"
