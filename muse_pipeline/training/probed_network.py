@@ -22,6 +22,7 @@ from muse_pipeline.training.initial import load_backbone
 from muse_pipeline.training.start import find_checkpoint
 
 SEED = 2025  # the authors'
+NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # every run's are called so: its folder tells it from others
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,8 @@ def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False)
     meta = ours.meta if ours else {}  # the authors normalise no stain and name no pictures
     reference = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
     seen = (frozenset(map(str, meta.get(key, ()))) for key in ("patients", "images"))
-    return ProbedNetwork(name, backbone, reference, path.name, *seen)
+    weights = path.name if path.name not in NAMES_OF_RUNS else f"{path.resolve().parent.name}/{path.name}"
+    return ProbedNetwork(name, backbone, reference, weights, *seen)
 
 
 def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
