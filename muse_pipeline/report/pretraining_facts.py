@@ -36,15 +36,23 @@ def pretraining_facts(folder: Path, album: Album) -> Markup:
 
 def _answers(folder: Path, album: Album) -> list[Markup]:
     checkpoint, figures = folder / "checkpoint.pt", folder / "compare" / "compare.json"
-    if not checkpoint.is_file():
+    if not _is_newer(checkpoint, folder / "cohort.yaml"):
         return [_unfinished("It has not ended", folder / "logs" / "pretrain.log", album)]
     try:
-        if figures.stat().st_mtime < checkpoint.stat().st_mtime:
-            raise ValueError("an older run's")
+        if not _is_newer(figures, checkpoint):
+            raise ValueError("of an older run")
         answers = [(answer["verdict"], answer["sentence"]) for answer in read_json(figures)["answers"]]
     except (OSError, ValueError, KeyError, TypeError):
         return [_unfinished("Whether it helped is not known", folder / "logs" / "compare.log", album)]
     return [element("p", sentence, class_=f"answer {css_word(verdict)}") for verdict, sentence in answers]
+
+
+def _is_newer(file: Path, than: Path) -> bool:
+    """Whether the file was made after what it is made from; no file is not."""
+    try:
+        return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _unfinished(what: str, log: Path, album: Album) -> Markup:

@@ -16,7 +16,14 @@ SENTENCE = "Without labels: yes. 61.0 % of nuclei <at 0.5> are found again."
 def folder(tmp_path) -> Path:
     """A run that ended and was compared."""
     folder = tmp_path / "pretraining" / "own tissue"
-    for name in ("logs/pretrain.log", "logs/compare.log", "checkpoint.pt", "compare/compare.html", "views.png"):
+    for name in (
+        "cohort.yaml",
+        "logs/pretrain.log",
+        "logs/compare.log",
+        "checkpoint.pt",
+        "compare/compare.html",
+        "views.png",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     answers = [{"where": "Without labels", "verdict": "yes", "sentence": SENTENCE}]
@@ -42,6 +49,8 @@ def test_what_is_missing_is_said_and_an_older_answer_is_none(folder):
     said = said_of(folder)
     assert SENTENCE[:20] not in said and "Whether it helped is not known" in said
     assert "logs/compare.log" in said
+    (folder / "cohort.yaml").touch()  # other settings than the backbone's
+    assert "It has not ended" in said_of(folder)
     (folder / "checkpoint.pt").unlink()
     assert "It has not ended" in said_of(folder) and "logs/pretrain.log" in said_of(folder)
     (folder / "logs" / "pretrain.log").unlink()
