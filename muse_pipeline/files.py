@@ -92,5 +92,12 @@ def write_json(path: Path | str, values: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file that one of our steps wrote."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file that one of our steps wrote.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON that anybody would write.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -12,6 +12,8 @@ from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
 from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.slides.sheet import id_problem
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 
@@ -80,9 +82,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = read_json(path)
     except (OSError, ValueError) as error:
         raise SheetError(f"{path}: not readable as JSON ({error}); `muse sheet --check` writes one") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("slide_id") for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
         raise SheetError(f"{path}: expected a list of rows with a slide_id each; `muse sheet --check` writes one")
     return rows
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether a row names a folder among the results, and none outside; shards are a number or nothing."""
+    name, n_shards = row.get("slide_id"), row.get("shards")
+    return isinstance(name, str) and id_problem(name) is None and (n_shards is None or type(n_shards) is int)
 
 
 def gather_cohort(results: Path, rows: Iterable[dict[str, Any]]) -> list[SlideResult]:
@@ -137,7 +145,7 @@ def class_names(slides: Iterable[SlideResult]) -> list[str]:
 
 def _read_info(folder: Path) -> SlideInfo | None:
     try:
-        return SlideInfo.from_dict(read_json(folder / "slide.json"))
+        return read_info(folder / "slide.json")
     except _UNREADABLE:
         return None
 
