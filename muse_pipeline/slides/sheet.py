@@ -6,6 +6,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -102,7 +103,7 @@ def id_problem(slide_id: str) -> str | None:
         (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
         (slide_id.casefold() in ID_RESERVED, "is taken by a file among the results"),
     )
-    shown = repr(slide_id if len(slide_id) <= 60 else f"{slide_id[:60]}...")
+    shown = repr(_shorten(slide_id))
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
@@ -141,9 +142,8 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
     if not values.get("path"):
         yield "path is empty"
     for column in ("path", "roi"):
-        if (cell := values.get(column)) and not _absolute(cell, folder).is_file():
-            kind = "is a folder, not a file" if _absolute(cell, folder).is_dir() else "no such file"
-            yield f"{column} '{cell}': {kind} ({_absolute(cell, folder)})"
+        if (cell := values.get(column)) and (problem := _file_problem(_absolute(cell, folder))):
+            yield f"{column} '{_shorten(cell)}': {problem}"
     if (cell := values.get("mpp")) and not _parse_mpp(cell):
         yield f"mpp '{cell}' is not a positive number of um per pixel, as in 0.25"
     if (cell := values.get("shards")) and not _parse_shards(cell):
@@ -165,7 +165,23 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
 
 def _absolute(cell: str, folder: Path) -> Path:
     """Links are kept as they are: a MIRAX slide needs the folder beside its link."""
-    return (folder / Path(cell).expanduser()).absolute()
+    with suppress(RuntimeError):  # the home of a user whom nobody knows
+        return (folder / Path(cell).expanduser()).absolute()
+    return (folder / cell).absolute()
+
+
+def _file_problem(path: Path) -> str | None:
+    """Why there is no file at ``path``; None if there is one."""
+    try:
+        if path.is_file():
+            return None
+        return f"is a folder, not a file ({path})" if path.is_dir() else f"no such file ({path})"
+    except OSError as error:  # a name that no file system takes
+        return f"no such file ({error.strerror})"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _parse_mpp(cell: str) -> float | None:

@@ -16,9 +16,9 @@ def require_file(path: Path) -> None:
     Raises:
         SlideError: it is missing, a folder, empty, or may not be read.
     """
-    if path.is_dir():
-        raise SlideError(f"{path}: is a folder, not a slide; give the slide file inside it")
     try:
+        if path.is_dir():
+            raise SlideError(f"{path}: is a folder, not a slide; give the slide file inside it")
         with path.open("rb") as file:
             if not file.read(1):
                 raise SlideError(f"{path}: is empty (0 bytes); copy it again from its source")
