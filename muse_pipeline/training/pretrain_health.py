@@ -47,9 +47,10 @@ class CollapseAlarm:
                 continue
             value = losses.get(name, least)
             if self._count(name, not least <= value <= most) >= PATIENCE:
+                seen = "nuclei" if name in OF_NUCLEI else "views"
                 raise CollapsedError(
                     f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
-                    f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all nuclei look alike to the network; "
+                    f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all {seen} look alike to the network; "
                     "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
                     "batch"
                 )

@@ -228,8 +228,12 @@ def test_the_alarm_counts_looks_in_a_row_after_the_beginning(tmp_path):
     alarm(20, good)
     for done in range(21, 21 + PATIENCE - 1):
         alarm(done, bad)
-    with pytest.raises(CollapsedError, match=r"collapsed by step 30: spread is 0, outside 0\.05 to inf"):
+    with pytest.raises(CollapsedError, match=r"by step 30: spread is 0, outside 0\.05 to inf .* all nuclei look alike"):
         alarm(30, bad)
+    alike = {"entropy_image": 1.0}
+    with pytest.raises(CollapsedError, match=r"entropy image is 1, .* all views look alike"):
+        for done in range(PATIENCE):
+            alarm(40 + done, alike)
 
 
 def test_views_that_share_no_nuclei_are_no_collapse_but_are_said(tmp_path):

@@ -153,11 +153,11 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
 
 
 def test_a_short_run_does_not_collapse(tmp_path):
-    """Spec G8 at the smallest scale: on drawn tissue of two kinds of nuclei."""
+    """Spec G8 at the smallest scale: nuclei of two kinds in drawn tissue, whose views as a whole are all alike."""
     draw_slide(tmp_path / "S1")
     source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
-    schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 5, "save_every": 300}
-    learning = {"n_prototypes": 256, "hidden": 128, "bottleneck": 64, "momentum": 0.98}
+    schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}
+    learning = {"image_weight": 0.0, "n_prototypes": 128, "hidden": 128, "bottleneck": 64, "momentum": 0.98}
     path = write_config(tmp_path / "c.yaml", [source], batch=8, schedule=schedule, distillation=learning)
     pretrain(load_pretrain_config(path), tmp_path / "run", "cpu")
     found = rows(tmp_path / "run")
@@ -165,5 +165,4 @@ def test_a_short_run_does_not_collapse(tmp_path):
     assert 0.2 < last["entropy_nucleus"] < 0.95
     assert last["spread"] >= 0.3
     assert last["prototypes_nucleus"] >= 0.2
-    print({name: round(float(value), 3) for name, value in last.items()}, found[0]["nucleus"])
     assert last["nucleus"] < 0.9 * found[0]["nucleus"]
