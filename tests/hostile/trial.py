@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import psutil
+
 from hostile.specimens import Specimen, every_case, make_specimens
 
-SECONDS = 30.0  # for one command, on a machine that may be busy
+SECONDS, CLOCK_SECONDS = 30.0, 900.0  # for one command: of the processor, and of the clock on a machine that is busy
 MEMORY_BYTES = 12 << 30  # of addresses; ONNX Runtime and torch reserve many that they never use
 
 
@@ -58,13 +60,25 @@ class Worker:
             )
         self.process.stdin.write(json.dumps(arguments) + "\n")
         self.process.stdin.flush()
-        readable, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        readable = self._wait()
         line = self.process.stdout.readline() if readable else ""
         if line:
             return json.loads(line)
-        lost = f"died (exit {self.process.wait()})" if readable else f"hangs for {SECONDS:g} s"
+        lost = f"died (exit {self.process.wait()})" if readable else "hangs"
         self.stop()
         return {"status": None, "said": "", "traceback": lost}
+
+    def _wait(self) -> bool:
+        """Wait for an answer for as long as it may take; whether there is one."""
+        used, deadline = self._seconds(), time.monotonic() + CLOCK_SECONDS
+        while time.monotonic() < deadline and self._seconds() - used < SECONDS:
+            if select.select([self.process.stdout], [], [], 1.0)[0]:
+                return True
+        return False
+
+    def _seconds(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def stop(self) -> None:
         """End it."""
