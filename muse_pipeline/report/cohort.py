@@ -13,7 +13,6 @@ from muse_pipeline.files import read_json
 from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.slides.sheet import id_problem
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 
@@ -90,7 +89,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _is_row(row: dict[str, Any]) -> bool:
     """Whether a row names a folder among the results, and none outside; shards are a number or nothing."""
     name, n_shards = row.get("slide_id"), row.get("shards")
-    return isinstance(name, str) and id_problem(name) is None and (n_shards is None or type(n_shards) is int)
+    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
+    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
 def gather_cohort(results: Path, rows: Iterable[dict[str, Any]]) -> list[SlideResult]:
