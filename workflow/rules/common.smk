@@ -142,17 +142,19 @@ def row_option(flag, column):
 def row_file(column):
     """An input function: the file that the slide's row names in ``column``, if there is one.
 
-    Snakemake would take a name with {} or <> for a pattern: such a file enters as a param only.
+    Two kinds enter as a param only: a name with {} or <>, which Snakemake would take for a pattern, and a file dated in
+    the future, than which no result could be younger.
     """
     return lambda wildcards: [
-        dated(path) for path in [row(wildcards).get(column)] if path and not re.search("[{}<>]", path)
+        path
+        for path in [row(wildcards).get(column)]
+        if path and not re.search("[{}<>]", path) and not is_dated_ahead(path)
     ]
 
 
-def dated(path):
-    """``path``, whose time counts unless it lies ahead: what is made of such a file can never be younger."""
-    ahead = os.path.exists(path) and os.path.getmtime(path) > time.time()
-    return ancient(path) if ahead else path
+def is_dated_ahead(path):
+    """Whether the clock that wrote a file was ahead of ours."""
+    return os.path.exists(path) and os.path.getmtime(path) > time.time()
 
 
 def store_name(mpp):
