@@ -37,7 +37,11 @@ def examine_surroundings() -> list[Finding]:
         _find_openslide(),
         *(
             _find_package(topic, name)
-            for topic, name in (("reader tiffslide", "tiffslide"), ("reader image", "pillow"))
+            for topic, name in (
+                ("reader tiffslide", "tiffslide"),
+                ("reader image", "pillow"),
+                ("JPEG tiles", "simplejpeg"),
+            )
         ),
         *_find_runtimes(),
         _find_gpus(),
