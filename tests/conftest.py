@@ -12,6 +12,12 @@ from slide_files import draw_gradient, write_pyramid
 from muse_pipeline.cli.main import main
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often tests/faults/test_kills.py kills, and when."""
+    parser.addoption("--kills", type=int, default=20, help="how often runs are killed at random moments")
+    parser.addoption("--seed", type=int, default=0, help="of those moments")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real slides and labels: ../shared/data, or data/ under $MUSE_SHARED."""

@@ -1,0 +1,117 @@
+"""Killed at random moments, again and again, and run once more: the bytes of a run that nobody disturbed.
+
+`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and says what was hit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from undisturbed import assert_as_undisturbed
+from workflow_runs import run_snakemake, snakemake_command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # as long as the kills that were asked for take
+
+# everything: as a power cut does. workflow: Snakemake alone, while its steps go on beside the next run. step: one
+# command, as the kernel does when memory ends.
+KINDS = ("everything", "workflow", "step")
+
+
+def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched, request):
+    n_kills, seed = request.config.getoption("kills"), request.config.getoption("seed")
+    draw = random.Random(seed)
+    hit: Counter[str] = Counter()
+    n_finished = 0
+    while hit.total() < n_kills:
+        struck = strike(untouched, draw.choice(KINDS), draw.uniform(0, undisturbed.seconds))
+        if struck:
+            hit[struck] += 1
+            continue
+        psutil.wait_procs(find_orphans(untouched))  # it was done before its moment came
+        assert_as_undisturbed(untouched, undisturbed)
+        n_finished += 1
+        shutil.rmtree(untouched / "results")
+    psutil.wait_procs(find_orphans(untouched))
+    run = run_snakemake(untouched, "--nolock")
+    assert run.returncode == 0, run.stdout
+    assert_as_undisturbed(untouched, undisturbed)
+    print(f"\n{hit.total()} kills, seed {seed}, {n_finished + 1} times run to the end, bytes equal each time")
+    for what, n in sorted(hit.items()):
+        print(f"{n:5d}  {what}")
+
+
+def strike(folder: Path, kind: str, after_s: float) -> str | None:
+    """Start the workflow and kill it, or a part of it, after some seconds.
+
+    ``--nolock`` stands for the `--unlock` that a user has to call first; test_surroundings.py calls it.
+
+    Returns:
+        What was killed while what was at work, or None where the run came to a good end before.
+    """
+    orphans = find_orphans(folder)
+    process = subprocess.Popen(
+        snakemake_command("--nolock"),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        process.wait(timeout=after_s)
+    except subprocess.TimeoutExpired:
+        steps = find_steps(process)
+    else:
+        if process.returncode and orphans:  # a step may find that one of a killed run replaced its image, and says so
+            psutil.wait_procs(orphans)
+            return strike(folder, kind, after_s)
+        assert process.returncode == 0, f"failed by itself, before it was killed, in {folder}"
+        return None
+    if kind == "step" and steps:
+        victim = random.Random(len(steps)).choice(steps)
+        name = verb(victim)
+        victim.kill()
+        process.wait()  # it goes on with what else it can do, then says that something failed
+        return f"step {name}"
+    names = ", ".join(sorted(verb(step) for step in steps)) or "Snakemake itself"
+    if kind == "workflow":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return f"{'workflow' if kind == 'workflow' else 'everything'} during {names}"
+
+
+def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
+    """The commands of ours that a running workflow has started, in the order of their start."""
+    try:
+        family = psutil.Process(workflow.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return sorted((each for each in family if verb(each)), key=lambda each: each.pid)
+
+
+def verb(process: psutil.Process) -> str:
+    """What `muse` does in a process; nothing where it is no such process."""
+    with suppress(psutil.Error, ValueError):
+        interpreter, program, name = process.cmdline()[:3]
+        return name if "python" in interpreter and Path(program).name == "muse" else ""
+    return ""
+
+
+def find_orphans(folder: Path) -> list[psutil.Process]:
+    """Steps that are at work in a folder; those whose workflow was killed end by themselves."""
+    orphans = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(folder) and verb(process):
+                orphans.append(process)
+    return orphans

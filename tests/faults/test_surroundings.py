@@ -1,0 +1,130 @@
+"""What a machine does to a run: no space, read-only, wrong clocks, no memory, a lock left behind. Then run again."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from undisturbed import SLIDE, assert_as_undisturbed
+from workflow_runs import run_snakemake, snakemake_command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+DAY_S = 86_400
+
+
+def logged(folder: Path, step: str) -> list[str]:
+    """The lines that a step said."""
+    return (folder / "results" / SLIDE / "logs" / f"{step}.log").read_text("utf-8").splitlines()
+
+
+def forget(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "results" / SLIDE / name).unlink()
+
+
+@pytest.fixture
+def small_disk(untouched):
+    """Mount a disk of some size as the folder of results; called again, it changes size or becomes read-only."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = untouched / "results"
+    disk.mkdir()
+
+    def mount(options: str) -> None:
+        how = f"remount,{options}" if disk.is_mount() else options
+        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", disk]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            pytest.skip(f"no disk can be mounted here: {run.stderr.strip()}")
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_read_only_then_full_then_large_enough(small_disk, untouched, undisturbed):
+    small_disk("ro,size=200k")
+    run = run_snakemake(untouched)
+    assert run.returncode == 1
+    assert "Read-only file system" in run.stdout and "Traceback" not in run.stdout
+    small_disk("rw,size=200k")
+    run = run_snakemake(untouched)
+    assert run.returncode == 1 and "No space left on device" in run.stdout
+    assert not list((untouched / "results" / SLIDE).glob("nuclei*"))
+    small_disk("size=100m")
+    run = run_snakemake(untouched)
+    assert run.returncode == 0, run.stdout
+    assert_as_undisturbed(untouched, undisturbed)
+
+
+def test_a_lock_left_behind_is_named_and_lifted(finished, undisturbed):
+    forget(finished, "shards/1-of-2.parquet", "nuclei.parquet")
+    process = subprocess.Popen(
+        snakemake_command(), cwd=finished, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not list((finished / ".snakemake/locks").glob("*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    refused = run_snakemake(finished)
+    assert refused.returncode == 1 and "--unlock" in refused.stdout
+    assert run_snakemake(finished, "--unlock").returncode == 0
+    run = run_snakemake(finished)
+    assert run.returncode == 0, run.stdout
+    assert_as_undisturbed(finished, undisturbed)
+
+
+def test_wrong_clocks_cost_time_but_no_byte(finished, undisturbed):
+    """The scanner's clock is ahead by days, that of the machine that found the tissue was behind by a year."""
+    results, slide = finished / "results" / SLIDE, undisturbed.folder / f"{SLIDE}.tif"
+    before = slide.stat()
+    forget(finished, "slide.json")
+    try:
+        for path, days in ((slide, 2), (results / "tissue.npz", -400), (results / "shards/1-of-2.parquet", -400)):
+            os.utime(path, (time.time() + days * DAY_S,) * 2)
+        run = run_snakemake(finished)
+        assert run.returncode == 0, run.stdout
+        assert "Nothing to be done" in run_snakemake(finished).stdout
+    finally:
+        os.utime(slide, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_as_undisturbed(finished, undisturbed)
+
+
+def test_a_missing_provider_is_one_sentence_and_leaves_nothing(finished, undisturbed):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this runtime has CUDA")
+    assert run_snakemake(finished, "--config", "provider=cuda").returncode == 1
+    (sentence,) = logged(finished, "detect-1-of-2")
+    assert "provider 'cuda' was asked for and is not in this installation" in sentence
+    assert not list((finished / "results" / SLIDE).glob("nuclei*"))
+    run = run_snakemake(finished)
+    assert run.returncode == 0, run.stdout
+    assert_as_undisturbed(finished, undisturbed)
+
+
+def test_out_of_memory_fails_and_with_more_the_bytes_are_the_same(finished, undisturbed):
+    shutil.rmtree(finished / "results" / SLIDE / "shards")
+    limit = 700 << 20  # enough for Snakemake, not for a model
+    command = snakemake_command()
+    run = subprocess.run(
+        command,
+        cwd=finished,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout
+    assert not list((finished / "results" / SLIDE).glob("nuclei*"))
+    again = run_snakemake(finished)
+    assert again.returncode == 0, again.stdout
+    assert_as_undisturbed(finished, undisturbed)

@@ -1,0 +1,199 @@
+"""A Slurm of one node in a folder: its own munge, controller and daemon, ports and configuration; nothing is shared.
+
+As root, Debian's packages are installed where they are missing. Who is not root runs jobs as themselves.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+PACKAGES = ("slurm-wlm", "munge")
+DEADLINE_S = 60
+
+# The node claims as many cores as the profile's largest job asks for, whatever the machine has (config_overrides).
+CONFIGURATION = """
+ClusterName=local
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+TaskProlog={folder}/bin/note-gpu
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=2
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+GresTypes=gpu
+SlurmdParameters=config_overrides
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+MinJobAge=300
+KillWait=5
+NodeName={host} NodeAddr=127.0.0.1 CPUs=16 CoresPerSocket=16 Sockets=1 ThreadsPerCore=1 RealMemory=32000 Gres=gpu:1
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=1000
+"""
+
+
+class NoSlurmError(Exception):
+    """Slurm cannot be had here; the message says why."""
+
+
+@dataclass
+class SlurmNode:
+    """A running Slurm. ``environment`` makes its commands, and whatever they start, find it."""
+
+    folder: Path
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
+        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
+
+    def start(self) -> SlurmNode:
+        """Start munge, controller and node.
+
+        Raises:
+            NoSlurmError: a program is missing or does not come up.
+        """
+        _require_programs()
+        self._configure()
+        try:
+            self._start_munge()
+            self._daemon("slurmctld", "-D")
+            self._daemon("slurmd", "-D")
+            self._wait(lambda: "idle" in self.call("sinfo", "-h", "-o", "%t"), "the node never became idle")
+        except Exception:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End what was started, jobs first."""
+        with suppress(subprocess.SubprocessError, OSError):
+            self.call("scancel", "--user", getpass.getuser())
+            self._wait(lambda: not self.call("squeue", "-h"), "jobs remain")
+        for process in reversed(self.processes):
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def gpus(self) -> dict[str, str]:
+        """CUDA_VISIBLE_DEVICES as each job found it, by job; jobs without a GPU are not among them."""
+        lines = [line.split() for line in (self.folder / "gpus").read_text("ascii").splitlines()]
+        return {job: gpu for job, *gpus in lines for gpu in gpus}
+
+    def granted(self, job: str) -> tuple[int, int]:
+        """Cores and MB of memory that a job asked for and was given."""
+        resources = re.search(r"TRES=cpu=(\d+),mem=(\d+)M", self.call("scontrol", "show", "job", job))
+        return int(resources[1]), int(resources[2])
+
+    def call(self, *command: str) -> str:
+        """What a command of Slurm prints."""
+        run = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=30)
+        return run.stdout.strip()
+
+    def _configure(self) -> None:
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir(parents=True)
+        host = socket.gethostname().partition(".")[0]
+        controller_port, node_port = _free_ports(2)
+        settings = {"host": host, "controller_port": controller_port, "node_port": node_port}
+        text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
+        (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
+        # A file that every process can open stands for the GPU: enough to see that jobs ask for it and are given it.
+        (self.folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File=/dev/null\n", encoding="ascii")
+        self._lead_steps_here()
+        self._write_script("note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus')
+
+    def _lead_steps_here(self) -> None:
+        """The executor plugin clears SLURM_* before it calls `srun`, which then looks for Slurm in /etc alone."""
+        self._write_script("srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"')
+
+    def _write_script(self, name: str, text: str) -> None:
+        script = self.folder / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"#!/bin/sh\n{text}\n", "ascii")
+        script.chmod(0o755)
+
+    def _start_munge(self) -> None:
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        place = f"{self.folder}/munge"
+        files = [f"--socket={place}.socket", f"--key-file={key}", f"--log-file={place}.log"]
+        state = [f"--pid-file={place}.pid", f"--seed-file={place}.seed"]
+        self._daemon("munged", "--foreground", "--force", *files, *state)
+        self._wait(Path(f"{place}.socket").is_socket, "munge did not start")
+
+    def _daemon(self, *command: str) -> None:
+        with (self.folder / f"{command[0]}.out").open("w", encoding="utf-8") as said:
+            # A session of its own: a Ctrl-C in pytest must not end it before its jobs.
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.processes.append(process)
+
+    def _wait(self, ready, complaint: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not ready():
+            dead = [process.args[0] for process in self.processes if process.poll() is not None]
+            if dead or time.monotonic() > deadline:
+                said = "; ".join((self.folder / f"{name}.out").read_text("utf-8", "replace").strip() for name in dead)
+                raise NoSlurmError(f"{complaint} in {self.folder}{f': {said[-300:]}' if said else ''}")
+            time.sleep(0.2)
+
+
+def _require_programs() -> None:
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise NoSlurmError(f"{', '.join(missing)} not found; as root: apt-get install {' '.join(PACKAGES)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
+    for command in (["apt-get", "update"], install):
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise NoSlurmError(f"{' '.join(command)}: {(run.stderr or run.stdout).strip()[-300:]}")
+
+
+def _free_ports(n_ports: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n_ports)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,147 @@
+"""The workflow on a real Slurm of one node: the bytes of a local run, a job killed in the middle, a GPU asked for."""
+
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import onnxruntime
+import psutil
+import pytest
+from slurm_node import NoSlurmError, SlurmNode
+from workflow_runs import (
+    draw_stained_slide,
+    snakemake_command,
+    write_config,
+    write_sheet,
+)
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+# Short jobs in place of hours: ask soon and often. Everything else is the profile as users get it.
+IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")
+SLIDES = ("first", "second")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets need a short path
+    try:
+        node = SlurmNode(folder).start()
+    except NoSlurmError as error:
+        pytest.skip(f"no Slurm: {error}")
+    yield node
+    node.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """A folder of two slides, where nothing has run."""
+    folder = tmp_path_factory.mktemp("cohort")
+    draw_stained_slide(folder / "first.tif", size_px=1000, n_nuclei=250)
+    draw_stained_slide(folder / "second.tif", size_px=600, n_nuclei=90, seed=1)
+    write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": folder / f"{name}.tif"} for name in SLIDES])
+    write_config(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(slurm, cohort, request) -> list[str]:
+    """Ids of the Slurm jobs that ran the cohort while one was cancelled and steps of the other were killed."""
+    n_kills, draw = slurm_kills(request.config), random.Random(request.config.getoption("seed"))
+    run = start_on_slurm(slurm, cohort, "slurm", "--retries", str(n_kills))
+    slurm.call("scancel", wait_for(lambda: job_of("second", cohort), run, cohort))
+    for attempt in range(1, n_kills + 1):
+        verb = draw.choice(("tissue", "tile", "detect", "stitch"))
+        wait_for(lambda verb=verb: running_step("first", cohort, verb), run, cohort).kill()
+        wait_for(lambda n=attempt: len(submitted(cohort)) > len(SLIDES) + n, run, cohort)
+    assert run.wait() == 0, (cohort / "said.txt").read_text("utf-8")
+    return submitted(cohort)
+
+
+def slurm_kills(config: pytest.Config) -> int:
+    """A job on Slurm takes longer than a step here: one kill there for twenty here."""
+    return max(1, config.getoption("kills") // 20)
+
+
+def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
+    command = snakemake_command("--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16)
+    with (folder / "said.txt").open("w", encoding="utf-8") as said:
+        return subprocess.Popen(
+            command, cwd=folder, env=slurm.environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def wait_for(condition, process: subprocess.Popen, folder: Path):
+    """What ``condition`` finds, while the workflow runs."""
+    while not (found := condition()):
+        assert process.poll() is None, (folder / "said.txt").read_text("utf-8")
+        time.sleep(0.02)
+    return found
+
+
+def running_step(slide: str, folder: Path, verb: str | None = None) -> psutil.Process | None:
+    """The `muse` process at work on a slide (with a certain verb) for a Slurm job."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            at = next((i for i, word in enumerate(words) if word.endswith("/muse")), None)
+            if at is None or process.cwd() != str(folder) or verb not in (None, words[at + 1]):
+                continue
+            if any(f"/{slide}/" in word or word == slide for word in words):
+                return process
+    return None
+
+
+def job_of(slide: str, folder: Path) -> str | None:
+    """Id of the Slurm job that is at work on a slide."""
+    with suppress(psutil.Error):
+        step = running_step(slide, folder)
+        return step and step.environ()["SLURM_JOB_ID"]
+    return None
+
+
+def submitted(folder: Path) -> list[str]:
+    """Ids of the Slurm jobs of a run."""
+    said = (folder / "said.txt").read_text("utf-8")
+    return [line.split("SLURM jobid ")[1].split()[0] for line in said.splitlines() if "with SLURM jobid" in line]
+
+
+def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(killed, cohort, tmp_path, muse):
+    assert muse("run", *(cohort / f"{name}.tif" for name in SLIDES), "-o", tmp_path)[0] == 0
+    for slide in SLIDES:
+        for name in RESULTS:
+            here, there = tmp_path / slide / name, cohort / "results" / slide / name
+            assert here.read_bytes() == there.read_bytes(), (slide, name)
+    assert (cohort / "results/report.html").is_file()
+
+
+def test_a_job_asks_for_its_largest_step_and_for_more_when_it_failed(slurm, killed, request):
+    n_kills = slurm_kills(request.config)
+    first, second = [(4, 3000 * attempt) for attempt in range(1, n_kills + 2)], [(4, 3000), (4, 6000)]
+    report = (1, 2000)
+    assert sorted(map(slurm.granted, killed)) == sorted([*first, *second, report])
+    assert not slurm.gpus().keys() & set(killed)
+
+
+def test_detection_is_given_the_gpu_that_it_asks_for_and_says_what_it_lacks(slurm, killed, cohort, tmp_path):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this runtime has CUDA")
+    shutil.copytree(cohort, tmp_path, dirs_exist_ok=True, symlinks=True)
+    run = start_on_slurm(slurm, tmp_path, "slurm-gpu", "--retries", "0", "--config", "provider=cuda")
+    assert run.wait() == 1
+    jobs = submitted(tmp_path)
+    assert len(jobs) == len(SLIDES)  # detection alone: whatever comes before it stands
+    assert {job: slurm.gpus().get(job) for job in jobs} == dict.fromkeys(jobs, "0")
+    for slide in SLIDES:
+        log = (tmp_path / "results" / slide / "logs/detect-1-of-1.log").read_text("utf-8")
+        assert log.startswith("muse detect: provider 'cuda' was asked for and is not in this installation")
+        assert len(log.splitlines()) == 1
+        assert not list((tmp_path / "results" / slide).glob("nuclei.*"))

@@ -1,0 +1,40 @@
+"""What an undisturbed run makes of a small cohort, and how another run is judged against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SLIDE = "S"
+# All that a run makes of a slide, but for logs, ledgers and benchmarks, which tell of time.
+RESULTS = (
+    *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),
+    *("nuclei.parquet", "nuclei.geojson.gz", "nuclei.provenance.json", "summary.json", "density.png"),
+)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A finished cohort in ``folder``, the seconds that it took and the bytes of its results."""
+
+    folder: Path
+    seconds: float
+    results: dict[str, bytes]
+
+
+def read_results(folder: Path) -> dict[str, bytes]:
+    """The bytes of every result by name, of the image's files too; there is no result that is not complete."""
+    results = folder / "results" / SLIDE
+    image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file()]
+    return {
+        str(path.relative_to(results)): path.read_bytes() for path in [*(results / name for name in RESULTS), *image]
+    }
+
+
+def assert_as_undisturbed(folder: Path, undisturbed: Undisturbed) -> None:
+    """Every result is there with the same bytes, and nothing half written lies beside it."""
+    found = read_results(folder)
+    assert found.keys() == undisturbed.results.keys()
+    assert [name for name, content in found.items() if content != undisturbed.results[name]] == []
+    assert (folder / "results/report.html").is_file()
+    assert [str(path) for path in (folder / "results").rglob("*.partial")] == []
