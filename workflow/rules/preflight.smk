@@ -13,7 +13,7 @@ def preflight_alone():
     return set(workflow.dag_settings.targets) == {"preflight"}
 
 
-rule look:
+rule preflight_slide:
     """Look at one slide; that it cannot run is what is found then, and no failure."""
     input:
         slide=row_file("path"),
@@ -54,6 +54,8 @@ rule preflight:
     log:
         text="<results>/logs/preflight.log",
         json="<results>/preflight.json",
+    benchmark:
+        "<results>/benchmarks/preflight.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
