@@ -105,6 +105,8 @@ def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
 
 
 def _require_whole(path: Path, pages: list[TiffPage]) -> None:
+    if any(len(page.dataoffsets) != len(page.databytecounts) for page in pages):
+        raise UnsuitedError("tiffslide: its tags tell of more places of tiles than sizes of tiles, or of fewer")
     expected = max(int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages)
     if expected > (found := path.stat().st_size):
         raise SlideError(
