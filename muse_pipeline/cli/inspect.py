@@ -1,7 +1,7 @@
 """Say what a slide is: size, levels, mpp and where it came from, bounds, fingerprint, warnings.
 
-Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp. The slide is opened in a
-process of its own: one that crashes or hangs its reader is refused here, before any other step reads it.
+Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp. The slide is opened in
+a process of its own: one that crashes or hangs its reader is refused here, before any other step reads it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from muse_pipeline.evaluation.segmentation import jaccard_areas
 from muse_pipeline.evaluation.slides import SlidePair
 from muse_pipeline.evaluation.truth import Truth, read_truth
 from muse_pipeline.files import read_json
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, read_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _score_outlines(
     columns = [
         table["geometry"].to_numpy(zero_copy_only=False) for table in iterate_rows(nuclei, ROW_GROUP, ["geometry"])
     ]
-    outlines = shapely.from_wkb(np.concatenate([np.zeros(0, object), *columns]))[kept]
+    outlines = parse_outlines(np.concatenate([np.zeros(0, object), *columns]))[kept]
     overlaps = overlap_polygons(outlines, truth.outlines, mpp)
     labels = matches.predicted_label, matches.true_label
     return count_panoptic(overlaps, *labels, n_classes, matches.judged), jaccard_areas(overlaps, matches.judged)

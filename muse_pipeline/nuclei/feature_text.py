@@ -17,7 +17,7 @@ import shapely
 
 from muse_pipeline.nuclei.digits import render_coordinates, render_decimals, render_integers
 from muse_pipeline.nuclei.feature_file import SEPARATOR
-from muse_pipeline.nuclei.parquet import CLUSTER
+from muse_pipeline.nuclei.parquet import CLUSTER, parse_outlines
 from muse_pipeline.nuclei.uuid5 import uuid5
 
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
@@ -67,7 +67,7 @@ class FeatureRenderer:
         return matrix.tobytes().translate(None, b"\0")[len(SEPARATOR) :]
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
-        polygons = shapely.from_wkb(geometry.to_numpy())
+        polygons = parse_outlines(geometry.to_numpy())
         xy, owner = shapely.get_coordinates(polygons, return_index=True)
         n_positions = np.bincount(owner, minlength=len(polygons))
         position = np.arange(len(owner)) - (np.cumsum(n_positions) - n_positions)[owner]

@@ -228,6 +228,21 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
         yield batch
 
 
+def parse_outlines(geometry: np.ndarray) -> np.ndarray:
+    """(N,) shapely polygons of (N,) WKB, as the column ``geometry`` has it.
+
+    Raises:
+        NucleiError: one is damaged.
+    """
+    try:
+        return shapely.from_wkb(geometry)
+    except (shapely.errors.GEOSException, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise NucleiError(
+            f"an outline in the table of nuclei is damaged ({why}); make it with `muse stitch` again"
+        ) from error
+
+
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
     """The nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:

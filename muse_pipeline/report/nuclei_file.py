@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import shapely
 
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows
+from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines
 
 
 def checksum(path: Path) -> str:
@@ -36,5 +35,5 @@ def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[
     """
     inside = [("x", ">=", low_xy[0]), ("x", "<", high_xy[0]), ("y", ">=", low_xy[1]), ("y", "<", high_xy[1])]
     table = pq.read_table(path, columns=["geometry", "x", "y", "label"], filters=inside, use_threads=False)
-    geometry = shapely.from_wkb(table["geometry"].to_numpy())
+    geometry = parse_outlines(table["geometry"].to_numpy())
     return geometry, np.column_stack([table["x"], table["y"]]).reshape(-1, 2), table["label"].to_numpy()
