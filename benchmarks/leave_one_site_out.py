@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -44,11 +45,13 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity"
     )
+    parser.add_argument("--pictures", type=int, help="train on so many only, drawn by their names")
+    parser.add_argument("--draw", type=int, default=0, help="which of them (default: %(default)s)")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
     config = load_finetune_config(args.config, args.data, args.set)
     for fold in args.folds:
-        scores = run_fold(config, fold, args.output / fold, args.accelerator)
+        scores = run_fold(config, fold, args.output / fold, args.accelerator, args.pictures, args.draw)
         (args.output / f"{fold}.json").write_text(json.dumps(scores, indent=1))
         print(fold, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
 
@@ -70,9 +73,20 @@ def excluding(source: LabelSource, *words: str) -> LabelSource:
     return dataclasses.replace(source, exclude=(*source.exclude, *words))
 
 
-def run_fold(config: FinetuneConfig, fold: str, folder: Path, accelerator: str) -> dict:
-    """Train without the fold's pictures, score on them."""
+def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
+    """The source with ``n`` of its pictures."""
+    names = [path.name for path in image_paths(source)]
+    names.sort(key=lambda name: hashlib.sha256(f"{draw}{name}".encode()).digest())
+    return excluding(source, *names[n:])
+
+
+def run_fold(
+    config: FinetuneConfig, fold: str, folder: Path, accelerator: str, n_pictures: int | None = None, draw: int = 0
+) -> dict:
+    """Train without the fold's pictures, on all others or on a few drawn ones, and score on them."""
     sources, held = split_sources(config, fold)
+    if n_pictures is not None:
+        sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
     checkpoint = finetune(train, folder, accelerator)
     export_onnx(checkpoint, folder / "model.onnx")
