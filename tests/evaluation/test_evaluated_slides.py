@@ -30,8 +30,8 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
         "fingerprint": "ab",
         "slide_mpp": MPP,
         "bounds": bounds,
-        "model": {"name": "drawn"},
-        "card": {"classes": [{"name": name} for name in CLASSES], "threshold": 0.4},
+        "model": {"name": "drawn", "sha256": "cd"},
+        "card": {"classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES], "threshold": 0.4},
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
