@@ -7,7 +7,7 @@ those of `--check-images FOLDER`; the figures are printed, and nothing is writte
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import at_least_one, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `muse finetune`")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures that int8 takes its ranges from, in place of those beside the checkpoint",
+    )
+    parser.add_argument("--calibration-mpp", type=positive, metavar="UM", help="of these pictures; else the model's")
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
-    settings.add_argument("--precision", choices=("fp32", "fp16"), help="of weights and activations")
+    settings.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of weights and activations")
     settings.add_argument(
         "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
     )
@@ -42,7 +49,13 @@ def run(args: argparse.Namespace) -> None:
     kept = RunFolder(args.checkpoint.parent).pictures
     pictures = args.check_images or (kept if kept.is_dir() else None)
     with complete_file(args.output) as partial:
-        export_onnx(args.checkpoint, partial, **changes)
+        export_onnx(
+            args.checkpoint,
+            partial,
+            calibration=args.calibration,
+            calibration_mpp=args.calibration_mpp,
+            **changes,
+        )
         if pictures:
             print(f"checked against torch on {pictures}: {check_parity(args.checkpoint, partial, pictures)}")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
@@ -12,30 +13,48 @@ from typing import Any
 import onnx
 import torch
 
+from muse_pipeline.export.calibration import calibration_windows, describe_calibration
 from muse_pipeline.export.detector import load_detector
+from muse_pipeline.export.int8 import quantise
 from muse_pipeline.files import complete_file
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.models.detector import DetectionGraph
+from muse_pipeline.training.run_folder import RunFolder
 
 OPSET = 18
 TRACED_BATCH = 2  # a batch of one would be taken for a constant
 
 
-def export_onnx(checkpoint: Path, output: Path, **changes: Any) -> ModelCard:
+def export_onnx(
+    checkpoint: Path,
+    output: Path,
+    *,
+    calibration: Path | None = None,
+    calibration_mpp: float | None = None,
+    **changes: Any,
+) -> ModelCard:
     """Write ``output``: one file, its card in the metadata, for batches of any size.
 
     Args:
         checkpoint: of ``muse finetune``.
         output: the file.
+        calibration: folder of pictures that int8 takes its ranges from; the run's own when not given.
+        calibration_mpp: of these pictures; the model's when not given.
         changes: see ``export.detector.load_detector``.
 
     Raises:
         CheckpointError: see ``export.detector.load_detector``.
-        ConfigError: likewise.
+        ConfigError: likewise; and there is nothing to calibrate int8 on, or the network cannot be quantised.
     """
     graph, card = load_detector(checkpoint, **changes)
-    model = embed_card(trace(graph, card), card)
+    folder = calibration or RunFolder(checkpoint.parent).pictures
+    windows = calibration_windows(folder, card, calibration_mpp) if card.precision == "int8" else []
+    model = trace(graph, card)
+    if windows:
+        model = quantise(model, windows, card.source["backbone"])
+        card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
+    model = embed_card(model, card)
     onnx.checker.check_model(model)
     with complete_file(output) as partial:
         onnx.save_model(model, partial)

@@ -68,11 +68,11 @@ class ModelCard:
         n_rays: rays per outline.
         readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
         colour: how the ``colour`` input is fitted.
-        precision: of weights and activations inside the graph, "fp32" or "fp16".
+        precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
         embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
         licence: SPDX name of the weights' licence.
         training_data: what the weights were trained on, with licences.
-        source: checkpoint's checksum, command and package versions.
+        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
         limits: what the model is not for, in words.
     """

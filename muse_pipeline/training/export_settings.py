@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from muse_pipeline.config import require_between
 from muse_pipeline.errors import ConfigError
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ExportSettings:
         batch: windows per call.
         capacity: slots for nuclei per window.
         threshold: score below which a slot stays empty.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16" or "int8".
         embedding: whether the graph also gives every nucleus its vector of the dense map.
         any_window: whether a network that ties positions to its window may leave for another than it was trained with.
         colour_share: share of the way that a slide's stains are taken to the reference at run time, 0 to 1.
@@ -40,6 +40,6 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ConfigError(f"export: precision '{self.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+            raise ConfigError(f"export: precision '{self.precision}' is unknown; choose {', '.join(PRECISIONS)}")
         require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
         require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1))

@@ -1,0 +1,121 @@
+"""What int8 gains and costs: processor time of one window, agreement with fp32, F1 on a site that was left out.
+
+    python benchmarks/int8.py runs/loso/A8/checkpoint.pt config/train/compact.yaml --site A8 --data ../shared/data
+
+The checkpoint is of a fold of leave_one_site_out.py; both graphs are exported from it here. Time is counted in turns in
+one process, on one thread. Agreement is on the pictures of the official val split, one window each with its own stains;
+the network has seen those of other sites in its training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from leave_one_site_out import VALIDATION, score_picture, split_sources
+
+from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.export.parity import SAME_PX, TOLERANCES, compare
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.matching import match_points
+from muse_pipeline.training.census import image_colour
+from muse_pipeline.training.finetune_config import load_finetune_config
+
+PRECISIONS = ("fp32", "int8")
+
+
+def main() -> None:
+    """Export, then measure all three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--site", required=True, help="that the checkpoint has not seen")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--threshold", type=float, default=0.4)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    config = load_finetune_config(args.config, args.data)
+    names = tuple(one.name for one in config.classes)
+
+    def read(fold: str) -> list[LabelledImage]:
+        return read_labelled_images(split_sources(config, fold)[1], names, config.mpp, config.n_rays)
+
+    with tempfile.TemporaryDirectory() as folder:
+        predictors = []
+        for precision in PRECISIONS:
+            path = Path(folder) / f"{precision}.onnx"
+            export_onnx(args.checkpoint, path, precision=precision, threshold=args.threshold)
+            predictors.append(Predictor(path))
+    validation, held = read(VALIDATION), read(args.site)
+    print_time(predictors, validation[0], args.rounds)
+    print_agreement(predictors, validation, args.threshold)
+    print_scores(predictors, held, names)
+
+
+def print_time(predictors: list[Predictor], picture: LabelledImage, rounds: int) -> None:
+    """Processor seconds of one call, the graphs in turns; one call of each goes before."""
+    card = predictors[0].card
+    side, repeats = card.input_px, -(-card.input_px // min(picture.pixels.shape[:2]))
+    window = np.tile(picture.pixels, (repeats, repeats, 1))[None, :side, :side]
+    feed = {"pixels": np.ascontiguousarray(window.transpose(0, 3, 1, 2)), "colour": np.eye(3, 4, dtype=np.float32)}
+    seconds = np.zeros((rounds + 1, len(predictors)))
+    for turn in seconds:
+        for index, predictor in enumerate(predictors):
+            begun = process_time()
+            predictor.session.run(predictor.outputs, feed)
+            turn[index] = process_time() - begun
+    fp32, int8 = np.median(seconds[1:], axis=0)
+    print(f"one window of {side} px: fp32 {fp32:.3f} s, int8 {int8:.3f} s of processor time, {fp32 / int8:.2f} times")
+
+
+def print_agreement(predictors: list[Predictor], pictures: list[LabelledImage], threshold: float) -> None:
+    """Nucleus by nucleus: those within a pixel of each other, one to one."""
+    pairs = []
+    for picture in pictures:
+        pairs.append([detect_image(p, picture.pixels, image_colour(picture, p.card.colour)) for p in predictors])
+    print("as `muse export` judges it:", compare(pairs, threshold, TOLERANCES["int8"]))
+    n_expected = n_found = 0
+    apart, score, other = [], [], []
+    for expected, found in pairs:
+        taken = match_points(found.xy, found.score, expected.xy, SAME_PX)
+        first, second = taken[taken >= 0], np.flatnonzero(taken >= 0)
+        n_expected, n_found = n_expected + len(expected), n_found + len(found)
+        apart.append(np.hypot(*(expected.xy[first] - found.xy[second]).T))
+        score.append(np.abs(expected.score[first] - found.score[second]))
+        other.append(expected.label[first] != found.label[second])
+    apart, score, other = (np.concatenate(parts) for parts in (apart, score, other))
+    print(
+        f"all nuclei of {len(pictures)} pictures: fp32 {n_expected}, int8 {n_found}, {len(apart)} of both, "
+        f"{other.mean():.2%} of them of another class; median (99 %) distance {np.median(apart):.3f} "
+        f"({np.percentile(apart, 99):.3f}) px, score {np.median(score):.4f} ({np.percentile(score, 99):.4f})"
+    )
+
+
+def print_scores(predictors: list[Predictor], pictures: list[LabelledImage], names: tuple[str, ...]) -> None:
+    """F1 in percent at 3 um."""
+    for precision, predictor in zip(PRECISIONS, predictors, strict=True):
+        card = predictor.card
+        counts = [
+            score_picture(
+                detect_image(predictor, picture.pixels, image_colour(picture, card.colour)),
+                picture.nuclei,
+                len(names),
+                card.mpp,
+            )
+            for picture in pictures
+        ]
+        scores = sum(counts[1:], counts[0]).scores(list(names))
+        print(f"{precision} on {len(pictures)} pictures:", ", ".join(f"{n} {v:.2f}" for n, v in scores.items()))
+
+
+if __name__ == "__main__":
+    main()

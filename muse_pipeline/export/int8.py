@@ -1,0 +1,101 @@
+"""Eight-bit integers inside a graph: convolutions in int8 where the time goes, float32 where nuclei are decided."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.export.calibration import CalibrationWindow
+
+QUANTISED = ("Conv", "Add", "Relu")
+KEPT = ("Resize",)  # gains nothing in integers
+
+
+def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
+    """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
+
+    In int8 is what lies between the first convolution with weights of its own and the last ones, these excluded:
+    rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
+    same bytes.
+
+    Args:
+        model: in float32, as ``export.onnx.trace`` gives it.
+        windows: what the ranges of activations are taken from.
+        name: of the network, in errors.
+
+    Raises:
+        ConfigError: the network is more than convolutions.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = ({"pixels": window.pixels, "colour": window.colour} for window in windows)
+
+        def get_next(self) -> dict | None:
+            return next(self.feeds, None)
+
+    nodes = _between_convolutions(model)
+    others = sorted({node.op_type for node in nodes} - {*QUANTISED, *KEPT})
+    if others or not nodes:
+        found = ", ".join(others) or "no two convolutions"
+        raise ConfigError(
+            f"precision 'int8' is for networks of convolutions alone (the compact family), and {name} has {found}; "
+            "choose fp32 or fp16"
+        )
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        quantised = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            quantised,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            nodes_to_quantize=[node.name for node in nodes if node.op_type in QUANTISED],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(quantised)
+
+
+def _between_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes from the first convolution that has weights up to, and without, those that no other one follows."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights}
+    leads_on: set[str] = set()  # tensors that a convolution still reads, if by other nodes
+    leading = set()
+    for node in reversed(model.graph.node):
+        if leads_on & set(node.output):
+            leading.add(node.name)
+        if node.name in leading | convolutions:
+            leads_on |= set(node.input)
+    follows: set[str] = set()  # tensors that a convolution made, if by other nodes
+    between = []
+    for node in model.graph.node:
+        if node.name in convolutions or follows & set(node.input):
+            follows |= set(node.output)
+            if node.name in leading:
+                between.append(node)
+    return between
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """ONNX Runtime advises to fuse batch norms first, which torch's exporter has done."""
+    root = logging.getLogger()
+    root.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,98 @@
+"""The same network in eight-bit integers: what is quantised, on which pictures, and what cannot be."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.export.calibration import calibration_windows, describe_calibration
+from muse_pipeline.export.int8 import quantise
+from muse_pipeline.inference.predictor import Predictor, read_card
+
+
+@pytest.fixture(scope="module")
+def small(run, tmp_path_factory):
+    """A model in int8 for windows of 128 px, and what its export said."""
+    path, said = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
+    with redirect_stdout(said):
+        assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
+    return path, said.getvalue()
+
+
+HOW = ["--precision", "int8", "--input-px", "128"]
+
+
+def test_int8_finds_the_same_nuclei_and_its_card_says_how_it_was_calibrated(run, small):
+    path, said = small
+    card = Predictor(path).card
+    windows = calibration_windows(run / "run" / "pictures", card)
+    assert card.precision == "int8"
+    assert card.source["calibration"] == describe_calibration(windows)
+    assert card.source["calibration"].startswith(f"{len(windows)} windows, sha256 ")
+    assert f"checked against torch on {run}/run/pictures: " in said
+
+
+def test_convolutions_are_integers_and_the_last_one_is_not(small):
+    graph = onnx.load(small[0]).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    integers, floats = [], []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            source = made_by.get(node.input[1])
+            is_integer = source is not None and source.op_type == "DequantizeLinear"
+            (integers if is_integer else floats).append(node)
+            if is_integer:
+                assert kinds[source.input[0]] == TensorProto.INT8
+                assert kinds[made_by[node.input[0]].input[2]] == TensorProto.UINT8
+    assert len(integers) > 10
+    assert len(floats) == 2  # the stain map and the head's last one
+
+
+def test_other_processes_write_the_same_bytes(run, small, tmp_path):
+    again = tmp_path / "again.onnx"
+    command = [sys.executable, "-m", "muse_pipeline.cli.main", "export", str(run / "run" / "checkpoint.pt")]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([*command, "--output", str(again), *HOW], check=True, env=environment, capture_output=True)
+    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(small[0].read_bytes()).digest()
+
+
+def test_pictures_of_another_mpp_are_brought_to_the_models(run, small, tmp_path):
+    card = read_card(small[0])
+    picture = cv2.imread(str(run / "run" / "pictures" / "0.png"))[:64, :64]
+    cv2.imwrite(str(tmp_path / "half.png"), cv2.resize(picture, (128, 128), interpolation=cv2.INTER_NEAREST))
+    (window,) = calibration_windows(tmp_path, card, card.mpp / 2)
+    assert np.array_equal(window.pixels[0, :, :64, :64], picture[..., ::-1].transpose(2, 0, 1))
+    assert (window.pixels[0, :, 64:] == 255).all()
+
+
+def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    how = [*HOW, "--calibration", str(empty)]
+    assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(tmp_path / "m.onnx"), *how]) == 2
+    assert "no pictures to calibrate precision 'int8' on; give a folder" in capsys.readouterr().err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_network_with_attention_is_refused():
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["patches"], name="first"),
+        helper.make_node("Softmax", ["patches"], ["attention"], name="softmax"),
+        helper.make_node("Conv", ["attention", "w"], ["y"], name="last"),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 4, 4)) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "attention", ports[:1], ports[1:], [weight]))
+    with pytest.raises(ConfigError, match=r"convolutions alone .*, and vit has Softmax; choose fp32 or fp16"):
+        quantise(model, [], "vit")
