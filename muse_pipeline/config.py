@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from muse_pipeline.errors import ConfigError
 
 C = TypeVar("C")
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3, without a point, for text
 WORDS = {
     str: "text",
     int: "a whole number",
@@ -138,7 +140,8 @@ def require_between(settings: Any, where: str, **limits: tuple[float, float]) ->
         value = getattr(settings, name)
         if value is None or (math.isfinite(value) and least <= value <= most):
             continue
-        wanted = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of {least:g} or more"
+        end = f"{most:,}" if isinstance(most, int) else f"{most:g}"
+        wanted = f"from {least:g} to {end}" if math.isfinite(most) else f"of {least:g} or more"
         kind = "whole number" if isinstance(value, int) else "number"
         raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a {kind} {wanted}")
 
@@ -164,6 +167,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one l
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

@@ -20,6 +20,7 @@ from muse_pipeline.errors import ConfigError
 MPP_MODES = ("independent", "same")
 CONTROLS = ("random points", "shuffled identities")
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
+MAX_SIDE_PX = 4096
 BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
 INFINITE = float("inf")
 
@@ -52,10 +53,12 @@ class ViewSettings:
     control: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("global_px", "local_px", "max_matches", "draws"):
+        for name in ("global_px", "local_px"):
+            require_between(self, "views", **{name: (1, MAX_SIDE_PX)})
+        for name in ("max_matches", "draws"):
             require_between(self, "views", **{name: (1, INFINITE)})
         require_between(self, "views", n_local=(0, 64), min_matches=(0, INFINITE))
-        if not 0.01 <= self.mpp[0] <= self.mpp[1] <= 100:
+        if not 0.01 <= self.mpp[0] <= self.mpp[1] <= 10:
             raise ConfigError(
                 f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
             )

@@ -34,6 +34,7 @@ from muse_pipeline.models.readout import read_at
 
 BALANCES, PAIRS = ("centring", "sinkhorn"), ("all", "same scale", "cross scale")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
+MAX_WIDTH = 1 << 18  # four times DINO's prototypes
 HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 
@@ -80,7 +81,7 @@ class DistillationSettings:
         for name in ("nucleus_weight", "image_weight", "koleo_weight", "jitter_um"):
             require_between(self, "distillation", **{name: (0, math.inf)})
         for name in ("n_prototypes", "hidden", "bottleneck"):
-            require_between(self, "distillation", **{name: (2, math.inf)})
+            require_between(self, "distillation", **{name: (2, MAX_WIDTH)})
         for name in ("teacher_warmup", "momentum", "frozen"):
             require_between(self, "distillation", **{name: (0, 1)})
         require_between(self, "distillation", student_temperature=(1e-3, 10))

@@ -59,6 +59,7 @@ def _price(price: dict[str, Any]) -> Iterator[str]:
         f"{_size(price['largest_scratch_bytes'])} at most for a slide at a time"
     )
     yield f"results  {_size(price['result_bytes'])}"
+    yield "not in it: proposals, further images (extra_mpps) and training, where the config asks for them"
 
 
 def _duration(hours: float) -> str:

@@ -130,7 +130,7 @@ def compare_on_labels(
         "splits": data.describe(),
         "seed": SEED,
         "rows": rows,
-        "notes": [*data.notes, *_missing_classes(data, drawn)],
+        "notes": [*data.notes, _by_chance(true[reported], data.classes), *_missing_classes(data, drawn)],
         "picture": _draw(judged, features, looked_up, classes, mpp, output / "neighbours.png"),
     }
 
@@ -147,6 +147,16 @@ def _predict(
     if settings.finetune:
         say(f"fine-tuning on {len(draw.patients)} patients, draw {draw.number + 1}")
         yield NAMES[FINETUNE], predict_finetuned(some, layer, linear, settings.finetune_rate).predicted
+
+
+def _by_chance(true: np.ndarray, classes: Sequence[str]) -> str:
+    """What an accuracy has to beat."""
+    counts = np.bincount(true, minlength=len(classes))
+    share, balanced = 100 * counts.max() / max(1, counts.sum()), 100 / max(1, np.count_nonzero(counts))
+    return (
+        f"{classes[counts.argmax()]}, the commonest class, said of every nucleus would be right for {share:.1f} % "
+        f"(balanced: {balanced:.1f} %)"
+    )
 
 
 def _missing_classes(data: ProbeData, drawn: Sequence[LabelDraw]) -> Iterator[str]:

@@ -164,7 +164,7 @@ def _answer_by_labels(labels: dict[str, Any]) -> dict[str, str]:
 def _answer_by_tissue(tissue: dict[str, Any]) -> dict[str, str]:
     """By retrieval across mpps: fixed before anything is looked at."""
     row = next(row for row in tissue["rows"] if row["measure"] == RETRIEVAL)
-    what = f"of nuclei at {tissue['mpps'][0]:g} um/px are found again at {tissue['mpps'][1]:g}"
+    what = f"of nuclei at {tissue['mpps'][0]:g} um/px are found again at {tissue['mpps'][1]:g} um/px"
     return _answer("Without labels", what, row["score"])
 
 
@@ -179,7 +179,7 @@ def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
     ends = score["interval"]
     interval = f", 95 % interval {ends[0]:+.1f} to {ends[1]:+.1f} over {patients}" if ends else ""
     sentence = (
-        f"{where}: {verdict}{needed}. {score['after']:.1f} % {what}, {score['before']:.1f} % before "
+        f"{where}: {verdict}{needed}. {score['after']:.1f} % {what}; before, {score['before']:.1f} % "
         f"({score['difference']:+.1f} points{interval})."
     )
     return {"where": where, "verdict": verdict, "sentence": sentence}

@@ -11,6 +11,7 @@ from pathlib import Path
 from muse_pipeline.config import load_config, require_between, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.predictor import BUILT_IN
@@ -89,7 +90,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf), region_px=(1, math.inf))
-        require_between(self, "", batch=(1, math.inf), seed=(0, math.inf), backbone_rate=(0, math.inf))
+        require_between(self, "", batch=(1, math.inf), seed=(0, MAX_SEED), backbone_rate=(0, math.inf))
 
     @property
     def class_names(self) -> tuple[str, ...]:

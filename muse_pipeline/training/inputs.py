@@ -44,9 +44,14 @@ def _require_there(source: LabelSource) -> None:
 
 
 def source_files(source: LabelSource) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for each file that a setting of the source names, or that lies in a folder that it names."""
+    """(setting, file) for each file that a setting of the source names, or that lies in a folder that it names.
+
+    Pictures that the source leaves out are not read.
+    """
     for field in dataclasses.fields(source):
         path = getattr(source, field.name)
         if isinstance(path, Path):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
-            yield from ((field.name, file) for file in inside if file.is_file())
+            unused = getattr(source, "exclude", ()) if field.name == "images" else ()
+            files = (file for file in inside if file.is_file())
+            yield from ((field.name, file) for file in files if not any(word in file.name for word in unused))

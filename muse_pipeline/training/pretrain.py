@@ -88,6 +88,8 @@ def pretrain(
         run.describe(config, provenance)
         for sentence in left_out:
             say(sentence)
+        if run.checkpoint.is_file() or run.resume.is_file():
+            origin += " in a run that goes on"
         say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
         draw_views(batches.sample, config.seed, run.path / "views.png")
     alarm = CollapseAlarm(config.schedule, run)

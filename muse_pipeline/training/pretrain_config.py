@@ -14,6 +14,7 @@ from muse_pipeline.config import load_config, require_between, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods.muse import DistillationSettings
@@ -65,7 +66,7 @@ class PretrainConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        require_between(self, "", grey=(0, 1), balance=(0, 1), min_nuclei=(1, math.inf), seed=(0, math.inf))
+        require_between(self, "", grey=(0, 1), balance=(0, 1), min_nuclei=(1, math.inf), seed=(0, MAX_SEED))
         require_between(self, "", batch=(1, math.inf))
         if not self.sources:
             raise ConfigError("sources: there is none; name tissue with nucleus positions")

@@ -77,12 +77,6 @@ def read_pretrain_data(
         StoreError: a store or a ``colour.json`` is missing or damaged.
     """
     images = [image for source in sources for image in _open(source, finest_mpp, folder)]
-    too_coarse = next((one for one in images if finest_mpp * MPP_TOLERANCE < one.mpp), None)
-    if too_coarse is not None:
-        raise MppError(
-            f"{too_coarse.name}: is at {too_coarse.mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise "
-            "`views.mpp`, or write a finer store (`extra_mpps`)"
-        )
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
@@ -121,15 +115,25 @@ def _patients(source: LabelSource) -> list[str]:
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
     if source.store is not None:
-        yield _open_slide(source, folder)
+        yield _open_slide(source, finest_mpp, folder)
     elif source.images is not None:
-        yield from _read_pictures(source, folder)
+        yield from _read_pictures(source, finest_mpp, folder)
     else:
         yield from _read_labelled(source, finest_mpp)
 
 
-def _open_slide(source: NucleusSource, folder: Path) -> NucleusSlide:
+def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
+    """Refuse an image before anything is looked for in it."""
+    if finest_mpp * MPP_TOLERANCE < mpp:
+        raise MppError(
+            f"{name}: is at {mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise `views.mpp`, or write a "
+            "finer store (`extra_mpps`)"
+        )
+
+
+def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
+    _require_fine(store.slide_id, store.mpp, finest_mpp)
     fit = read_colour(source.colour or source.store.parent / COLOUR)["macenko"]
     return NucleusSlide(
         store.slide_id,
@@ -161,7 +165,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
     return place
 
 
-def _read_pictures(source: NucleusSource, folder: Path) -> Iterator[NucleusPicture]:
+def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
     paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -171,6 +175,7 @@ def _read_pictures(source: NucleusSource, folder: Path) -> Iterator[NucleusPictu
     predictor = Predictor(find_model(source.detector))
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)
+        _require_fine(path.stem, mpp, finest_mpp)
         place = folder / _key(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
         if not place.is_dir():
@@ -191,6 +196,7 @@ def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndar
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
     labels = source.labelled
     mpp = labels.mpp or finest_mpp
+    _require_fine(str(labels.place), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
         nuclei = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
         yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)

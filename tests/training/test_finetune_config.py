@@ -29,6 +29,13 @@ def test_changes_replace_what_the_file_says(folder):
     assert config.schedule.learning_rate == 0.005  # what is not named stays
 
 
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-03", "0.001"])
+def test_a_small_number_may_be_written_without_a_point(folder, written):
+    """YAML 1.1 takes 1e-3 for text."""
+    config = load_finetune_config(write_config(folder), changes=[f"schedule.learning_rate={written}"])
+    assert config.schedule.learning_rate == 0.001
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -49,7 +56,7 @@ def test_changes_replace_what_the_file_says(folder):
         ("window_px=-96", "window_px is -96; give a whole number"),
         ("n_rays=2", "n_rays is 2; give a whole number from 3 to 360"),
         ("region_px=0", "region_px is 0"),
-        ("seed=-1", "seed is -1; give a whole number of 0 or more"),
+        ("seed=-1", "seed is -1; give a whole number from 0 to 1,099,511,627,776"),
         ("backbone_rate=.inf", "backbone_rate is inf"),
         ("schedule.warmup=2", r"schedule: warmup is 2\.0; give a number from 0 to 1"),
         ("export.capacity=0", "export: capacity is 0"),

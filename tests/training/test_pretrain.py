@@ -11,6 +11,7 @@ import pytest
 import torch
 from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
+from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.errors import CheckpointError, CollapsedError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.official import PREFIX
@@ -18,6 +19,7 @@ from muse_pipeline.tiles import shard_files
 from muse_pipeline.tiles.shard_files import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.initial import load_backbone
+from muse_pipeline.training.inputs import source_files
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.training.pretrain import make_batches, pretrain
 from muse_pipeline.training.pretrain_config import load_pretrain_config
@@ -150,6 +152,13 @@ def test_a_change_of_tissue_is_refused_or_begins_anew(pictures, slide, tmp_path)
     first = rows(tmp_path / "run")
     pretrain(config, tmp_path / "run", "cpu", start_over=True)
     assert rows(tmp_path / "run") != first
+
+
+def test_what_is_left_out_may_come_and_go(tmp_path):
+    source = NucleusSource(images=tmp_path, mpp=0.5, exclude=("held",))
+    for name in ("kept.png", "held-1.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((9, 9, 3), 220, np.uint8))
+    assert [file.name for _, file in source_files(source)] == ["kept.png"]
 
 
 def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
@@ -410,7 +419,29 @@ def no_mpp(place, source):
     return [{"images": str(place)}], {}
 
 
+def huge_views(place, source):
+    return None, {"views": {"global_px": 100_000}}
+
+
+def huge_projector(place, source):
+    return None, {"distillation": {"n_prototypes": 1_000_000_000}}
+
+
+def huge_seed(place, source):
+    return None, {"seed": 10**22}
+
+
+def pictures_too_coarse(place, source):
+    """Refused before any nucleus is looked for."""
+    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(place), "mpp": 2.0}], {}
+
+
 WRONG = {
+    huge_views: "views: global_px is 100000; give a whole number from 1 to 4,096",
+    huge_projector: "distillation: n_prototypes is 1000000000",
+    huge_seed: "seed is 10000000000000000000000; give",
+    pictures_too_coarse: "a: is at 2 um/px and views are drawn down to",
     no_proposals: "`proposals` is missing",
     missing_proposals: "proposals.parquet: no such file",
     too_few: "none of 1 images holds 10000 nuclei",
