@@ -58,15 +58,25 @@ _NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROF
 
 def _abandoned(path: Path) -> Iterator[Path]:
     """What killed processes left of ``path``: here, those that are gone; of other machines, what is a day old."""
-    import psutil
-
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
         if host == platform.node() and pid.isdigit():
-            if not psutil.pid_exists(int(pid)):
+            if not _is_at_work(int(pid)):
                 yield partial
         elif time.time() - partial.stat().st_mtime > DAY_S:
             yield partial
+
+
+def _is_at_work(pid: int) -> bool:
+    """Whether a process lives; one that was killed and that nobody has buried yet does not."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # somebody else's
+        return True
 
 
 def _make_way(path: Path, partial: Path) -> None:

@@ -40,9 +40,12 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
 def test_what_a_killed_process_left_goes_and_what_may_still_be_written_stays(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
+    unburied = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, unburied.pid, os.WEXITED | os.WNOWAIT)
     here, elsewhere = platform.node(), "some-other-node"
     names = {
         "dead": f".image.zarr.{here}-{gone.pid}.partial",
+        "dead, not buried": f".image.zarr.{here}-{unburied.pid}.partial",
         "alive": f".image.zarr.{here}-{os.getppid()}.partial",
         "elsewhere": f".image.zarr.{elsewhere}-1.partial",
         "of yesterday": f".image.zarr.{elsewhere}-2.partial",
@@ -54,5 +57,6 @@ def test_what_a_killed_process_left_goes_and_what_may_still_be_written_stays(tmp
     os.utime(tmp_path / names["of yesterday"], (time.time() - 90_000,) * 2)
     with complete_file(tmp_path / "image.zarr") as partial:
         partial.mkdir()
+    unburied.wait()
     left = {path.name for path in tmp_path.iterdir()} - {"image.zarr"}
     assert left == {names[what] for what in ("alive", "elsewhere", "another file")}
