@@ -24,6 +24,7 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.evaluation.paired import compare_means
 from muse_pipeline.files import write_json
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models import BACKBONES
@@ -215,12 +216,8 @@ def compare(folders: dict[str, Path]) -> dict:
 
 def gain(full: dict, other: dict, name: str) -> list[float]:
     """Difference, and the two ends of its interval."""
-    patients, member = np.unique(full["patient"], return_inverse=True)
-    difference = full[name].astype(float) - other[name]
-    sums, counts = np.bincount(member, difference), np.bincount(member)
-    drawn = np.random.default_rng(0).integers(len(patients), size=(1000, len(patients)))
-    spread = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
-    return [round(100 * float(value), 1) for value in (difference.mean(), *spread)]
+    paired = compare_means(other[name], full[name], full["patient"])
+    return [round(100 * value, 1) for value in (paired["difference"], *paired["interval"])]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Numbers on the command line, judged before any work begins."""
+"""Numbers on the command line, judged before any work begins, and arguments that several verbs share."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 
 def at_least_one(text: str) -> int:
@@ -32,6 +33,29 @@ def fraction(text: str) -> float:
     if not 0 <= (number := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
     return number
+
+
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """What computes, of every verb that runs a network in torch."""
+    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    parser.add_argument(
+        "--accelerator",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="what computes (default: %(default)s)",
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
+    """Where the paths of a config start, and changes of it, such as ``example``."""
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"change settings of the config, as in {example}",
+    )
 
 
 def _number(text: str) -> float:

@@ -14,7 +14,7 @@ compare.json and pictures. See docs/muse.md, "Did it help".
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, positive
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, positive
 
 UNTRAINED = Path("untrained")
 
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="what the page goes into")
     parser.add_argument("--backbone", help="registered name, for what is untrained and where a checkpoint says none")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
     parser.add_argument(
         "--unlabelled", type=Path, metavar="YAML", help="tissue to compare on beside the config's labels"
@@ -49,11 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="what computes")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the config, as in mpp=0.25"
-    )
+    add_compute_arguments(parser)
+    add_config_arguments(parser, "mpp=0.25")
     parser.add_argument("--json", type=Path, metavar="JSON", help="also write all figures here")
 
 

@@ -7,21 +7,14 @@ run that was stopped goes on from its last resume point when the same command is
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse finetune``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/compact.yaml")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
-    parser.add_argument(
-        "--accelerator",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="what computes (default: %(default)s)",
-    )
+    add_compute_arguments(parser)
     parser.add_argument(
         "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
     )
@@ -30,13 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the folder holds a run of other settings, labels or weights, give that up in place of refusing",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings of the config, as in schedule.steps=100",
-    )
+    add_config_arguments(parser, "schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:

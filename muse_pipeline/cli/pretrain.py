@@ -8,23 +8,16 @@ resume point when the same command is given again; one that learns nothing is st
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, zero_or_more
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, zero_or_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse pretrain``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/muse_pretrain.yaml")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    add_compute_arguments(parser)
     parser.add_argument(
         "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--accelerator",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="what computes (default: %(default)s)",
     )
     parser.add_argument(
         "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
@@ -34,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the folder holds a run of other settings, tissue or weights, give that up in place of refusing",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings of the config, as in schedule.steps=100",
-    )
+    add_config_arguments(parser, "schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:

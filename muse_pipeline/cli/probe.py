@@ -11,13 +11,12 @@ docs/evaluation.md.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, positive
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse probe``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
     parser.add_argument("--backbone", help="registered name, in place of the config's")
     parser.add_argument("--checkpoint", type=Path, help="ours or the authors', in place of the config's")
@@ -30,11 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="what computes")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the config, as in mpp=0.25"
-    )
+    add_compute_arguments(parser)
+    add_config_arguments(parser, "mpp=0.25")
     parser.add_argument("--json", type=Path, metavar="JSON", help="also write all accuracies here")
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 
@@ -18,27 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse psm``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/psm.yaml")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to make (default: %(default)s)")
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
-    parser.add_argument(
-        "--accelerator",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="what computes (default: %(default)s)",
-    )
+    add_compute_arguments(parser)
     parser.add_argument(
         "--start-over",
         action="store_true",
         help="make stages again that were made from other settings or tissue, in place of refusing",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings of the config, as in masks=activation",
-    )
+    add_config_arguments(parser, "masks=activation")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from muse_pipeline.errors import CheckpointError
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.detector import NucleusDetector
@@ -63,13 +62,7 @@ def finetune(
     begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
     sources = (*config.sources, *config.validation)
     provenance = describe_run(plain_settings(config, portable=True), sources, begins_with)
-    try:
-        run.require_same_run(config, provenance, CARD_ONLY)
-    except CheckpointError:
-        if not start_over:
-            raise
-        say(f"{folder}: holds a run of other settings, labels or weights, which is given up; training from the start")
-        run.forget()
+    run.begin(config, provenance, CARD_ONLY, start_over, say)
     torch.set_num_threads(threads)
     data = read_finetune_data(config)
     method, origin = _build_method(data)

@@ -12,7 +12,6 @@ import torch
 
 from muse_pipeline.data.prefetch import Prefetched
 from muse_pipeline.data.view_batches import ViewBatches
-from muse_pipeline.errors import CheckpointError
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.census import REFERENCE_STAINS
@@ -67,13 +66,7 @@ def pretrain(
     begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
     read = tuple(source.labelled or source for source in config.sources)
     provenance = describe_run(plain_settings(config, portable=True), read, begins_with)
-    try:
-        run.require_same_run(config, provenance, ("name",))
-    except CheckpointError:
-        if not start_over:
-            raise
-        say(f"{folder}: holds a run of other settings, tissue or weights, which is given up; training from the start")
-        run.forget()
+    run.begin(config, provenance, ("name",), start_over, say)
     torch.set_num_threads(threads)
     method, origin = _build_method(config)
     left_out: list[str] = []

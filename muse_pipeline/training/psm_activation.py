@@ -12,7 +12,7 @@ import torch
 from muse_pipeline.config import require_between
 from muse_pipeline.data.unlabelled_source import UnlabelledSource, open_unlabelled
 from muse_pipeline.data.unlabelled_windows import UnlabelledWindows
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods import TASKS
 from muse_pipeline.methods.psm_activation import PriorSelfActivation
 from muse_pipeline.models.activation import KIND, ActivationNetwork
@@ -83,13 +83,7 @@ def train_activation(
         raise ConfigError(f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {stride}")
     run = RunFolder(Path(folder))
     provenance = describe_run(plain_settings(config, portable=True), config.sources)
-    try:
-        run.require_same_run(config, provenance, ())
-    except CheckpointError:
-        if not start_over:
-            raise
-        say(f"{folder}: holds a run of other settings or tissue, which is given up; training from the start")
-        run.forget()
+    run.begin(config, provenance, (), start_over, say)
     torch.set_num_threads(threads)
     images = open_unlabelled(config.sources, config.mpp)
     method = PriorSelfActivation(network, config.task)

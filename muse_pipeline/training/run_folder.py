@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,27 @@ class RunFolder:
                 f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder, "
                 "delete it, or give --start-over"
             )
+
+    def begin(
+        self,
+        config: Any,
+        provenance: dict[str, Any],
+        free: tuple[str, ...],
+        start_over: bool,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """Go on with the same run; give up another one where ``start_over`` says so, and ``say`` it.
+
+        Raises:
+            CheckpointError: see ``require_same_run``.
+        """
+        try:
+            self.require_same_run(config, provenance, free)
+        except CheckpointError:
+            if not start_over:
+                raise
+            say(f"{self.path}: holds a run of another configuration, which is given up; training from the start")
+            self.forget()
 
     def forget(self) -> None:
         """Remove what a run would go on from."""
