@@ -1,6 +1,6 @@
 """Killed at random moments, again and again, and run once more: the bytes of a run that nobody disturbed.
 
-`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and says what was hit.
+`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and counts aloud what it hit.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
         struck = strike(untouched, draw.choice(KINDS), draw.uniform(0, undisturbed.seconds))
         if struck:
             hit[struck] += 1
+            print(f"kill {hit.total()} of {n_kills}: {struck}", flush=True)
             continue
         psutil.wait_procs(find_orphans(untouched))  # it was done before its moment came
         assert_as_undisturbed(untouched, undisturbed)
         n_finished += 1
+        print(f"run to the end, bytes equal: {n_finished}", flush=True)
         shutil.rmtree(untouched / "results")
     psutil.wait_procs(find_orphans(untouched))
     run = run_snakemake(untouched, "--nolock")
