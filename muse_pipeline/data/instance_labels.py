@@ -41,6 +41,19 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
     return Annotations(path, nuclei, numbers[numbers > 0], "instance", np.zeros(0, object))
 
 
+def median_diameter_px(path: Path) -> float:
+    """Diameter of the circle as large as the median nucleus of a mask.
+
+    Raises:
+        LabelError: the file cannot be read, is no mask or has no nucleus.
+    """
+    numbers, areas = np.unique(_read_mask(path), return_counts=True)
+    areas = areas[numbers > 0]
+    if not len(areas):
+        raise LabelError(f"{path}: has no nucleus that diameter_um could be the size of; exclude the picture")
+    return float(np.sqrt(4 * np.median(areas) / np.pi))
+
+
 def name_instances(instances: Annotations, points: Annotations, mpp: float) -> None:
     """Give instances, in place, the class of the nearest point within 2 um of their centroid.
 

@@ -24,6 +24,8 @@ class LabelSource:
         images: folder of pictures.
         slides: in place of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
         mpp: um per pixel. Plain pictures need it; slides know theirs, and what a file says must agree with it.
+        diameter_um: for "instances" whose um per pixel nobody knows, in place of ``mpp``: what the median nucleus of
+            every picture measures across; its um per pixel follows.
         class_map: word in the label file -> class name of the model, or null for a nucleus whose class is not used. A
             word that is missing is an error. Without a map the words are the class names themselves.
         region_class: class or name of the annotations that bound what was annotated (QuPath's "Region*" is "Region").
@@ -44,6 +46,7 @@ class LabelSource:
     images: Path | None = None
     slides: Path | None = None
     mpp: float | None = None
+    diameter_um: float | None = None
     class_map: dict[str, str | None] = field(default_factory=dict)
     region_class: str = REGION
     regions: Path | None = None
@@ -100,6 +103,15 @@ def check_source(source: LabelSource) -> None:
         (
             source.mpp is not None and not 0 < source.mpp < float("inf"),
             f"{source.place}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
+        ),
+        (
+            source.diameter_um is not None and not 0 < source.diameter_um < float("inf"),
+            f"{source.place}: diameter_um {source.diameter_um} is not a size of a nucleus; give um, as in 8",
+        ),
+        (
+            source.diameter_um is not None and (source.format != "instances" or source.mpp is not None),
+            f"{source.place}: diameter_um takes the place of mpp where label masks tell how large nuclei are; give one "
+            "of both, and diameter_um with instances only",
         ),
         (
             not 0 < source.weight < float("inf"),

@@ -12,7 +12,7 @@ import shapely
 
 from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.data.geojson_labels import read_annotated
-from muse_pipeline.data.instance_labels import name_instances, read_instances
+from muse_pipeline.data.instance_labels import median_diameter_px, name_instances, read_instances
 from muse_pipeline.data.label_files import (
     GEOJSON_SUFFIXES,
     SUFFIXES,
@@ -47,9 +47,12 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
     if source.regions is not None:
         folders["regions"] = LabelFiles(source.regions, stems, GEOJSON_SUFFIXES)
     for path in image_paths(source):
-        pixels, picture_mpp = read_picture(path, source.mpp)
-        stain = fit_macenko(pixels.reshape(-1, 3))
         files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
+        stated_mpp = source.mpp
+        if source.diameter_um is not None:
+            stated_mpp = source.diameter_um / median_diameter_px(files["labels"])
+        pixels, picture_mpp = read_picture(path, stated_mpp)
+        stain = fit_macenko(pixels.reshape(-1, 3))
         annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
         inside = annotations.in_regions(source)
         nuclei = annotations.nuclei[inside]

@@ -15,28 +15,31 @@ REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johns
 
 
 def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference that slides are taken to, see ``mean_stains``."""
-    return mean_stains([image.stain for image in images], method)
+    """The reference that slides are taken to, see ``mean_stains``; images count as often as they are drawn."""
+    return mean_stains([image.stain for image in images], method, [image.weight for image in images])
 
 
-def mean_stains(fits: list[MacenkoFit | None], method: str) -> ColourReference:
+def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
     """The mean stains and the median strong end of training images.
 
     Args:
         fits: of the images, None where that failed.
         method: "macenko" or "identity".
+        weights: of the images; all alike without them.
 
     Raises:
         ConfigError: no image's stains could be fitted.
     """
     if method == "identity":
         return ColourReference()
-    fits = [fit for fit in fits if fit is not None]
+    fitted = [fit is not None for fit in fits]
+    weights = np.ones(len(fits)) if weights is None else np.array(weights, float)
+    fits, weights = [fit for fit in fits if fit is not None], weights[fitted]
     if not fits:
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
-    stains = np.mean([fit.stains for fit in fits], 0)
+    stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    strong = np.median([fit.strong for fit in fits], 0)
+    strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
 
 

@@ -7,6 +7,7 @@ import tifffile
 from drawn_labels import RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.errors import LabelError
 from muse_pipeline.types import Frame
 
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
@@ -142,3 +143,32 @@ def test_a_real_patch_in_rows_and_columns(shared_data):
     assert np.array_equal(image.nuclei.label, np.array([0, 1, -1])[rows[:, 2].astype(int) - 1])
     at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
     assert at[:, 0].mean() < image.pixels[..., 0].mean() - 30  # nuclei take red away
+
+
+def mask_source(folder, n=3, **settings):
+    """``n`` nuclei, 13 px across but the last."""
+    mask = np.zeros((90, 120), np.uint16)
+    for number, (x, y) in enumerate(XY.astype(int)[:n], 1):
+        cv2.circle(mask, (int(x), int(y)), RADIUS_PX if number < 3 else 2 * RADIUS_PX, number, -1)
+    source = make_source(folder, "P.png", b"", "instances", **{"mpp": None, **settings})
+    cv2.imwrite(str(folder / "labels" / "P.png"), mask)
+    return source
+
+
+def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
+    (image,) = read(mask_source(tmp_path, diameter_um=8.0))
+    assert 2 * image.nuclei.rays[:2].mean() == pytest.approx(8.0, rel=0.05)
+    assert image.pixels.shape[0] == pytest.approx(90 * (8.0 / 0.5) / 12.4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus that diameter_um"),
+        ({"mpp": 0.5, "diameter_um": 8.0}, "give one of both"),
+        ({"diameter_um": -8.0}, "is not a size of a nucleus"),
+    ],
+)
+def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):
+    with pytest.raises(LabelError, match=sentence):
+        read(mask_source(tmp_path, **settings))
