@@ -1,4 +1,4 @@
-"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin."""
+"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin, then the nearest edge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from muse_pipeline.data.edge_outlines import follow_edges
 from muse_pipeline.nuclei.label_image import march_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
@@ -19,7 +20,9 @@ HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where 
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Give points outlines by a seeded watershed on smoothed haematoxylin; NaN rays where the region is implausible.
+    """Give points outlines by a seeded watershed on smoothed haematoxylin, put on the edge that is nearest.
+
+    Rays are NaN where the region is implausible.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -43,13 +46,16 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     seeds[rows, columns] = np.arange(1, len(nuclei) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
+    darkest = max(np.percentile(amount, 99), 1e-6)
     # Darkness and distance together: lines fall where it is lighter, else half way between two points.
-    landscape = near * mpp / 4 - amount / max(np.percentile(amount, 99), 1e-6)
+    landscape = near * mpp / 4 - amount / darkest
     regions = watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp))
     regions = _open_each(regions, mpp)
     rays = march_rays(regions, nuclei.xy, (mpp, mpp), n_rays)
     area_um2 = np.bincount(regions.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
-    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # watershed lines are ragged, nuclei are not
+    seen = np.isfinite(rays).all(1)
+    rays[seen] = follow_edges(amount / darkest, nuclei.xy[seen], rays[seen], mpp)
+    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
     implausible = (area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1]) | (rays.mean(1) < 1.2)
     rays[implausible] = np.nan
     return replace(nuclei, rays=rays)
