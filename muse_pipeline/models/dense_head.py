@@ -18,9 +18,9 @@ class DenseHead(NucleusHead):
 
     def __init__(self, in_channels: int, n_classes: int, n_rays: int, hidden: int = 96):
         super().__init__()
-        self.sizes = (1, 2, n_classes, n_rays)
+        self.sizes = (2, n_classes, n_rays)
         self.shared = nn.Sequential(conv_norm(in_channels, hidden), nn.ReLU(inplace=True))
-        self.out = nn.Conv2d(hidden, sum(self.sizes), 1)
+        self.out = nn.Conv2d(hidden, 1 + sum(self.sizes), 1)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
         with torch.no_grad():
@@ -30,10 +30,25 @@ class DenseHead(NucleusHead):
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
         maps = self.out(self.shared(features)).float()  # losses and read-out stay exact in mixed precision
-        centre, offset, label, rays = maps.split(self.sizes, 1)
+        centre, offset, label, rays = maps.split((1, *self.sizes), 1)
         return NucleusMaps(centre, offset, label, nn.functional.softplus(rays))
 
     def scores(self, maps: NucleusMaps) -> Tensor:
         """The centre map at its peaks among 3 x 3 cells."""
-        peak = maps.centre == nn.functional.max_pool2d(maps.centre, 3, stride=1, padding=1)
-        return torch.where(peak, maps.centre.sigmoid(), torch.zeros_like(maps.centre))
+        return _scores_at_peaks(maps.centre)
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The centre map alone is computed at every cell; the rest waits until it is known which cells speak."""
+        shared = self.shared(features)
+        centre = nn.functional.conv2d(shared, self.out.weight[:1], self.out.bias[:1])
+        return _scores_at_peaks(centre), shared
+
+    def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """The other channels of the last convolution, as one matrix product."""
+        offset, label, rays = (self.out.weight[1:, :, 0, 0] @ cells + self.out.bias[1:, None]).split(self.sizes, 1)
+        return offset, label, nn.functional.softplus(rays)
+
+
+def _scores_at_peaks(centre: Tensor) -> Tensor:
+    peak = centre == nn.functional.max_pool2d(centre, 3, stride=1, padding=1)
+    return torch.where(peak, centre.sigmoid(), torch.zeros_like(centre))

@@ -37,6 +37,10 @@ class NucleusDetector(nn.Module):
         """What the head says of a dense map of ``features``."""
         return self.head(self.backbone.lattice.at_cells(dense))
 
+    def propose(self, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of a dense map's cells, and what the head needs of those that have one (``NucleusHead.propose``)."""
+        return self.head.propose(self.backbone.lattice.at_cells(dense))
+
 
 class DetectionGraph(nn.Module):
     """What is exported: windows in, fixed numbers of nuclei out (DESIGN, "The graph does the work").
@@ -64,14 +68,13 @@ class DetectionGraph(nn.Module):
             With ``embed`` also embedding (B, K, D), the dense map read where the nucleus lies.
         """
         dense = self.detector.features(pixels, colour)
-        maps = self.detector.read_maps(dense)
-        rows, columns = maps.centre.shape[-2:]
-        score = self.detector.head.scores(maps).flatten(1)
+        score, said = self.detector.propose(dense)
+        rows, columns = score.shape[-2:]
+        score = score.flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, rows * columns), dim=1)  # (B, K)
-        at_cell = torch.cat((maps.offset, maps.label, maps.rays), 1).flatten(2)  # (B, 2 + C + R, h * w)
-        values = at_cell.gather(2, cell[:, None].expand(-1, at_cell.shape[1], -1)).transpose(1, 2)  # (B, K, ...)
-        offset, label, rays = values.split((2, maps.label.shape[1], maps.rays.shape[1]), 2)
+        at_cells = said.flatten(2).gather(2, cell[:, None].expand(-1, said.shape[1], -1))  # (B, M, K)
+        offset, label, rays = (values.transpose(1, 2) for values in self.detector.head.describe(at_cells))
         row = torch.div(cell, columns, rounding_mode="floor")
         centre = torch.stack((cell - row * columns, row), 2).to(offset.dtype) + 0.5
         xy = (centre + offset) * CELL_PX

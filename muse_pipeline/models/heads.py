@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 PRIOR = 0.05  # share of cells that hold a centre in dense tissue: where scores start
@@ -27,7 +28,13 @@ class NucleusMaps(NamedTuple):
 
 
 class NucleusHead(nn.Module):
-    """Built from (in_channels, n_classes, n_rays)."""
+    """Built from (in_channels, n_classes, n_rays).
+
+    Attributes:
+        sizes: channels of offset, label and rays.
+    """
+
+    sizes: tuple[int, int, int]
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w), read at the centres of the cells -> four maps, float32."""
@@ -36,3 +43,12 @@ class NucleusHead(nn.Module):
     def scores(self, maps: NucleusMaps) -> Tensor:
         """(B, 1, h, w): the score of each nucleus in the one cell that speaks for it, 0 elsewhere."""
         raise NotImplementedError
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D, h, w) -> the scores and (B, M, h, w) what ``describe`` needs of a cell that speaks."""
+        maps = self(features)
+        return self.scores(maps), torch.cat((maps.offset, maps.label, maps.rays), 1)
+
+    def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """(B, M, K) of ``propose`` at K cells -> their offset (B, 2, K), label (B, C, K) and rays (B, R, K)."""
+        return cells.split(self.sizes, 1)

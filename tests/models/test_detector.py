@@ -5,7 +5,7 @@ import torch
 from muse_pipeline.models.colour import optical_density
 from muse_pipeline.models.dense_head import DenseHead
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.heads import NucleusHead, NucleusMaps
 
 
 def test_optical_density_is_the_one_of_the_stain_fit():
@@ -26,18 +26,42 @@ def test_the_colour_map_may_differ_by_window():
         assert torch.allclose(both[index], optical_density(pixels, maps[index])[index], atol=1e-6)
 
 
+class KnownHead(DenseHead):
+    """Says what it was told, all of it at every cell."""
+
+    propose, describe = NucleusHead.propose, NucleusHead.describe
+
+    def __init__(self, maps: NucleusMaps):
+        super().__init__(4, maps.label.shape[1], maps.rays.shape[1])
+        self.maps = maps
+
+    def forward(self, features):
+        return self.maps
+
+
 class KnownMaps(torch.nn.Module):
     """Stands where the network stands and says what it was told."""
 
     def __init__(self, maps: NucleusMaps):
         super().__init__()
-        self.maps, self.head = maps, DenseHead(4, 1, 1)
+        self.head = KnownHead(maps)
 
     def features(self, pixels, colour):
         return None
 
-    def read_maps(self, dense):
-        return self.maps
+    def propose(self, dense):
+        return self.head.propose(dense)
+
+
+def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
+    head = DenseHead(8, 3, 16).eval()
+    features = torch.randn(2, 8, 6, 7, generator=torch.Generator().manual_seed(0))
+    maps = head(features)
+    score, said = head.propose(features)
+    assert torch.allclose(score, head.scores(maps), atol=1e-6)
+    cells = torch.tensor([3, 0, 41])
+    for found, known in zip(head.describe(said.flatten(2)[..., cells]), maps[1:], strict=True):
+        assert torch.allclose(found, known.flatten(2)[..., cells], atol=1e-6)
 
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
