@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.heads import NucleusHead, NucleusMaps
 from muse_pipeline.models.readout import CELL_PX, read_at
 
 
@@ -24,6 +25,14 @@ class NucleusDetector(nn.Module):
         super().__init__()
         self.backbone = BACKBONES[backbone]()
         self.head = HEADS[head](self.backbone.channels, n_classes, n_rays)
+
+    @classmethod
+    def of(cls, backbone: Backbone, head: NucleusHead) -> NucleusDetector:
+        """The detector of networks that there are already."""
+        detector = cls.__new__(cls)
+        nn.Module.__init__(detector)
+        detector.backbone, detector.head = backbone, head
+        return detector
 
     def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """(B, D, h, w) dense map, as the backbone's own lattice has it."""
