@@ -40,6 +40,7 @@ rule all:
 
 
 onstart:
+    print(f"model: {MODEL.get('model', MODEL['name'])}")
     forget_unasked_stores()
 
 

@@ -1,17 +1,19 @@
 """Seconds from slide to GeoJSON by tissue area: fits a + b x mm2 and says where the time goes.
 
     python benchmarks/draw_slides.py bench --areas-mm2 20 100
-    python benchmarks/end_to_end.py bench --areas-mm2 20 100 --cores 2 --output bench/end_to_end.json
+    python benchmarks/end_to_end.py bench/20mm2 bench/100mm2 --cores 2 --output bench/end_to_end.json
 
-Runs the workflow as a user does, on slides that no step has seen. In the same run it measures, on the same number of
-threads, what nobody can do without: bare `session.run` of exactly the windows used, and bare reading of exactly the
-level-0 blocks that hold tissue. What is left of b is our own cost.
+Runs the workflow as a user does, on slides that no step has seen, with each model in turn. In the same run it measures,
+on the same number of threads, what nobody can do without: bare `session.run` of exactly the windows used, and bare
+reading of exactly the level-0 blocks that hold tissue. What is left of b is our own cost, and R is the whole run over
+these two. The processor's seconds, of all processes and threads, hardly depend on what else the machine is doing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -34,27 +36,33 @@ BLOCK_PX = 2048
 def main() -> None:
     """Measure every area, fit, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--areas-mm2", type=float, nargs="+", default=[20.0, 100.0])
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as draw_slides.py leaves it")
+    parser.add_argument("--models", nargs="+", default=["compact-fp32", "compact-int8"])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    rows = [measure(args.folder / f"{area:g}mm2", args.cores) for area in args.areas_mm2]
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    area = [row["tissue_mm2"] for row in rows]
-    fits = {}
-    for name in ("seconds", "bare_run_seconds", "bare_reading_seconds"):
+    rows: dict[str, list[dict]] = {model: [] for model in args.models}
+    for folder in args.folders:
+        for model in args.models:
+            rows[model].append(measure(folder, model, args.cores))
+            print(json.dumps(rows[model][-1]), flush=True)
+    fits = {model: fit(rows[model]) for model in args.models}
+    args.output.write_text(json.dumps({"cores": args.cores, "fit": fits, "slides": rows}, indent=1) + "\n")
+    for model in args.models:
+        print(json.dumps({"model": model, "fit": fits[model]}))
+
+
+def fit(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """The a and b of a + b x mm2 for each kind of seconds; of one slide, all of it is b."""
+    area, fits = [row["tissue_mm2"] for row in rows], {}
+    for name in (name for name in rows[0] if name.endswith("seconds")):
         b, a = np.polyfit(area, [row[name] for row in rows], 1) if len(rows) > 1 else (rows[0][name] / area[0], 0.0)
         fits[name] = {"a": round(float(a), 2), "b": round(float(b), 3)}
-    own = fits["seconds"]["b"] - fits["bare_run_seconds"]["b"] - fits["bare_reading_seconds"]["b"]
-    table = {"cores": args.cores, "fit": fits, "own_seconds_per_mm2": round(own, 3), "slides": rows}
-    args.output.write_text(json.dumps(table, indent=1) + "\n")
-    print(json.dumps({"fit": fits, "own s/mm2": round(own, 3)}))
+    return fits
 
 
-def measure(folder: Path, cores: int) -> dict:
-    """One slide: bare costs first, then the whole workflow into a fresh folder."""
+def measure(folder: Path, model: str, cores: int) -> dict:
+    """One slide: the whole workflow into a fresh folder, then the bare costs."""
     results = folder / "results"
     shutil.rmtree(results, ignore_errors=True)
     command = [
@@ -65,37 +73,48 @@ def measure(folder: Path, cores: int) -> dict:
         str(folder / "config.yaml"),
         "--config",
         f"output={results}",
+        f"model={model}",
     ]
-    started = time.monotonic()
+    started, used = time.monotonic(), children_seconds()
     subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=True, capture_output=True)
-    seconds = time.monotonic() - started
+    seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
     slide = next(path.parent for path in results.glob("*/nuclei.parquet"))
     provenance = read_provenance(slide / "nuclei.parquet")
     ledgers = {path.stem: json.loads(path.read_text()) for path in sorted(slide.glob("ledger/*.json"))}
+    bare = bare_run(model, provenance["n_windows"], cores), bare_reading(slide, cores)
     return {
+        "model": model,
         "tissue_mm2": round(TissueMask.load(slide / "tissue.npz").area_mm2, 2),
         "seconds": round(seconds, 2),
-        "bare_run_seconds": round(bare_run(provenance, cores), 2),
-        "bare_reading_seconds": round(bare_reading(slide, cores), 2),
+        "processor_seconds": round(processor_seconds, 2),
+        "bare_run_seconds": round(bare[0], 2),
+        "bare_reading_seconds": round(bare[1], 2),
+        "R": round(seconds / sum(bare), 2),
         "n_nuclei": provenance["n_nuclei"],
         "n_windows": provenance["n_windows"],
         "steps": {name: {"seconds": one["seconds"], "MiB": one["peak_memory_mib"]} for name, one in ledgers.items()},
     }
 
 
-def bare_run(provenance: dict, threads: int) -> float:
+def children_seconds() -> float:
+    """What all processes that were started from here, and have ended, have used of the processor."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def bare_run(model: str, n_windows: int, threads: int) -> float:
     """`session.run` on as many windows as the slide has, one call a thread at a time."""
-    predictor = Predictor(find_model(provenance["model"]["name"]))
+    predictor = Predictor(find_model(model))
     side, batch = predictor.card.input_px, predictor.card.batch
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, side, side), np.uint8)
     inputs = {"pixels": pixels, "colour": IDENTITY}
-    n_calls = min(-(-provenance["n_windows"] // batch), 40)
+    n_calls = min(-(-n_windows // batch), 40)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda _: predictor.session.run(None, inputs), range(threads)))  # warm
         started = time.monotonic()
         list(pool.map(lambda _: predictor.session.run(None, inputs), range(n_calls)))
         seconds = time.monotonic() - started
-    return seconds / n_calls * -(-provenance["n_windows"] // batch)
+    return seconds / n_calls * -(-n_windows // batch)
 
 
 def bare_reading(slide: Path, threads: int) -> float:

@@ -48,6 +48,7 @@ def examine_surroundings() -> list[Finding]:
         _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
         _find_package("workflow", "snakemake"),
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
+        _find_byte_products(),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
         _find_scratch(),
@@ -66,6 +67,12 @@ def count_cores() -> int:
     if len(quota) == 2 and quota[0].isdigit():
         allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))
     return allowed
+
+
+def has_vnni() -> bool:
+    """Whether the processor says that it adds up products of bytes at once and exactly (x86: VNNI)."""
+    flags = _read_text("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
 
 def peak_memory_mib() -> int:
@@ -110,6 +117,11 @@ def _find_runtimes() -> Iterator[Finding]:
         return
     providers = [name.removesuffix("ExecutionProvider").lower() for name in onnxruntime.get_available_providers()]
     yield Finding(topic, True, f"onnxruntime {onnxruntime.__version__} with {', '.join(providers)}")
+
+
+def _find_byte_products() -> Finding:
+    found = "VNNI is there; built-in models run in int8" if has_vnni() else "no VNNI; built-in models run in fp32"
+    return Finding("processor", True, found)
 
 
 def _find_gpus() -> Finding:

@@ -31,16 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
-    from muse_pipeline.cli.progress import show_progress
+    from muse_pipeline.cli.progress import say_how_busy, show_progress
     from muse_pipeline.inference.colour import colour_for_slide, read_colour
     from muse_pipeline.inference.detect import detect_shard
-    from muse_pipeline.inference.predictor import Predictor, find_model
+    from muse_pipeline.inference.predictor import Predictor, find_model, name_model, precision_warnings
     from muse_pipeline.tiles.grid import Shard
     from muse_pipeline.tiles.store import open_store
 
     shard = Shard.parse(args.shard)
-    predictor = Predictor(find_model(args.model), args.provider)
+    predictor = Predictor(find_model(args.model, args.provider), args.provider)
+    args.warnings += precision_warnings(predictor.card, args.provider)
     store = open_store(args.store)
     colour = colour_for_slide(predictor.card.colour, read_colour(args.colour))
-    with show_progress("windows") as progress:
+    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {args.provider}")
+    with say_how_busy(args.threads), show_progress("windows") as progress:
         detect_shard(store, predictor, colour, shard, args.output, args.threads, progress)

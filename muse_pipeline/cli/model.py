@@ -11,6 +11,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
+    parser.add_argument("--provider", default="cpu", help="what will run it (default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of a training config first"
@@ -23,22 +24,24 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.files import write_json
 
     is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model)
+    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, args.provider)
     if args.resolved:
         write_json(args.resolved, found)
-    print(f"{found['name']}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
+    print(f"{found.get('model', found['name'])}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")
 
 
-def describe_file(model: str) -> dict:
-    """What there is to know of a built-in model or an .onnx file."""
+def describe_file(model: str, provider: str) -> dict:
+    """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
     import hashlib
 
-    from muse_pipeline.inference.predictor import BUILT_IN, find_model, read_card
+    from muse_pipeline.inference.predictor import BUILT_IN, find_model, name_model, read_card
 
-    path = find_model(model)
+    path = find_model(model, provider)
     card = read_card(path)
     return {
         "name": card.name,
+        "model": name_model(path),
+        "precision": card.precision,
         "mpp": card.mpp,
         "classes": [one.name for one in card.classes],
         "file": None if path.parent == BUILT_IN else str(path),

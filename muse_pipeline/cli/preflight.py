@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
     rows = find_rows(args.slides, args.mpp, args.roi)
-    trial = Trial(find_model(args.model), args.provider, args.max_corrupt)
+    trial = Trial(find_model(args.model, args.provider), args.provider, args.max_corrupt)
     if args.record:
         if len(rows) != 1:
             raise ConfigError(f"--record {args.record}: is of one slide, and {len(rows)} are given; leave it out")

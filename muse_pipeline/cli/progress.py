@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from muse_pipeline.surroundings import own_processor_seconds
 
 
 @contextmanager
@@ -19,6 +22,15 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield show
+
+
+@contextmanager
+def say_how_busy(threads: int) -> Iterator[None]:
+    """Say when the block ends how long it took, and how much of that the threads had of the processor."""
+    started, used = time.monotonic(), own_processor_seconds()
+    yield
+    seconds, busy = time.monotonic() - started, own_processor_seconds() - used
+    print(f"{seconds:.1f} s, {busy / seconds / threads:.0%} of {threads} threads busy")
 
 
 @contextmanager

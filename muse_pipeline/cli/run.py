@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> None:
     """Name the slides, run them, say where the results are."""
     from muse_pipeline.cli.steps import Plan, run_slides
     from muse_pipeline.errors import SlideError
-    from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model
+    from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model, name_model
     from muse_pipeline.slides.collect import name_slides
 
-    model = args.model or BUILT_IN_OF_MODE[args.mode]
-    card = Predictor(find_model(model)).card
+    path = find_model(args.model or BUILT_IN_OF_MODE[args.mode])
+    model, card = name_model(path), Predictor(path).card
+    print(f"model: {model} ({card.precision})")
     rows = name_slides(args.slides, args.mpp, args.roi)
     failed = run_slides(rows, Plan(args.output, model, card.mpp, args.shards, args.threads))
     if failed:

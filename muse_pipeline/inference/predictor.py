@@ -13,6 +13,7 @@ import numpy as np
 from muse_pipeline.errors import ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.surroundings import has_vnni
 from muse_pipeline.types import Frame
 
 if TYPE_CHECKING:
@@ -31,22 +32,50 @@ PROVIDERS = {
 OPTIONS = {"cuda": {"cudnn_conv_algo_search": "DEFAULT"}}
 
 
-def find_model(model: str) -> Path:
+def find_model(model: str, provider: str = "cpu") -> Path:
     """The file of a built-in model's name or of a path.
+
+    A built-in model that is there in fp32 and in int8 is chosen as ``faster_precision`` says; with its precision, as in
+    ``compact-fp32``, a name means the same file everywhere.
 
     Raises:
         ModelError: there is neither.
     """
-    named = BUILT_IN / f"{model}.onnx"
-    if named.is_file():
-        return named
+    for name in (model, f"{model}-{faster_precision(provider)}"):
+        named = BUILT_IN / f"{name}.onnx"
+        if named.is_file():
+            return named
     path = Path(model)
     if path.is_file():
         return path
-    known = sorted(file.stem for file in BUILT_IN.glob("*.onnx"))
+    files = [file.stem for file in BUILT_IN.glob("*.onnx")]
+    known = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
     raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
+
+
+def name_model(path: Path) -> str:
+    """What ``find_model`` finds this very file by, on any machine."""
+    return path.stem if path.parent == BUILT_IN else str(path)
+
+
+def faster_precision(provider: str) -> str:
+    """The precision "int8" on a processor with VNNI, else "fp32".
+
+    Other processors add products of bytes in 16 bits, which may not hold them; GPUs gain nothing from this int8.
+    """
+    return "int8" if provider == "cpu" and has_vnni() else "fp32"
+
+
+def precision_warnings(card: ModelCard, provider: str) -> list[str]:
+    """A sentence if this processor cannot be trusted with the model's integers."""
+    if card.precision != "int8" or provider != "cpu" or has_vnni():
+        return []
+    return [
+        f"model '{card.name}' is in int8, and this processor does not say that it has VNNI: sums may overflow, and "
+        "nuclei differ from those found elsewhere; choose the model in fp32 (compact-fp32)"
+    ]
 
 
 def read_card(path: Path) -> ModelCard:

@@ -93,7 +93,8 @@ def walk_shard(
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
 
-    def run_batch(windows: np.ndarray) -> tuple[np.ndarray, list[Nuclei], list[str]]:
+    def run_batch(windows: np.ndarray) -> list[tuple[int, Nuclei, bool, str]]:
+        """Of each window its reports, whether it was full, and why nothing was sought in it."""
         pixels = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
         origins = grid.origin_xy(windows)
         for slot, origin in enumerate(origins):
@@ -101,19 +102,22 @@ def walk_shard(
         reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(windows))]
         found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(windows)
         kept = [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)]
-        return windows, kept, reasons
+        return [
+            (window, report_window(nuclei, window, grid, card.mpp), len(nuclei) >= card.capacity, why)
+            for window, nuclei, why in zip(windows.tolist(), kept, reasons, strict=True)
+        ]
 
     full: list[int] = []
     guarded: dict[str, list[int]] = {}
     columns = len(card.classes), card.n_rays, card.embedding_dim
     with complete_file(output) as partial, ShardWriter(partial, *columns) as writer:
-        for done, (windows, found, reasons) in enumerate(map_in_order(run_batch, batches, threads), 1):
-            for window, nuclei, why in zip(windows.tolist(), found, reasons, strict=True):
-                if len(nuclei) >= card.capacity:
+        for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
+            for window, reports, is_full, why in batch:
+                if is_full:
                     full.append(window)
                 if why:
                     guarded.setdefault(why, []).append(window)
-                writer.add(report_window(nuclei, window, grid, card.mpp), window)
+                writer.add(reports, window)
             if progress:
                 progress(done, len(batches))
         store.require_unchanged()

@@ -19,7 +19,7 @@ from workflow_runs import draw_stained_slide
 from hostile import mutations
 from hostile.mutations import Mutation
 from muse_pipeline.cli.main import main
-from muse_pipeline.inference.predictor import find_model
+from muse_pipeline.inference.predictor import BUILT_IN, find_model
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def make_specimens(folder: Path) -> Path:
         assert main(arguments) == 0, arguments
     assert main(["overlay", out]) == 0
     shutil.copy(find_model("compact"), folder / "model.onnx")
-    shutil.copy(find_model("compact").with_suffix(".pt"), folder / "model.pt")
+    shutil.copy(BUILT_IN / "compact.pt", folder / "model.pt")
     _write_labels(folder)
     write_training_config(draw_labelled_folder(folder / "train", n_pictures=1))
     return folder

@@ -85,7 +85,7 @@ def resolve_model():
     """What the model is; one that does not suit the config's mpp is refused."""
     # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
-    model = resolve("model", TRAINING or config["model"], *([*training_data(), *later] if TRAINING else []))
+    model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *([*training_data(), *later] if TRAINING else []))
     if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
         raise WorkflowError(
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "

@@ -28,7 +28,7 @@ rule detect:
     conda:
         "../../envs/infer.yaml"
     params:
-        model=lambda wildcards, input: input.model or config["model"],
+        model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
         checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
         provider=config["provider"],
     shell:

@@ -5,7 +5,7 @@ fails, naming them, if there are slides that cannot run.
 """
 
 # A model that is still to be trained costs about what its mode's does.
-PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else config["model"]
+PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
 def preflight_alone():

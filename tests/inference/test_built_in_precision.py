@@ -1,0 +1,81 @@
+"""The built-in model is there in fp32 and in int8; which one a name means follows from the processor, and is said."""
+
+import dataclasses
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+
+from muse_pipeline import surroundings
+from muse_pipeline.files import read_json
+from muse_pipeline.inference import predictor
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import (
+    BUILT_IN,
+    Predictor,
+    find_model,
+    name_model,
+    precision_warnings,
+    read_card,
+)
+from muse_pipeline.tissue.stain_map import IDENTITY
+
+
+@pytest.fixture(params=[True, False])
+def vnni(request, monkeypatch):
+    monkeypatch.setattr(predictor, "has_vnni", lambda: request.param)
+    return request.param
+
+
+def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the_same_everywhere(vnni):
+    assert find_model("compact").stem == ("compact-int8" if vnni else "compact-fp32")
+    assert find_model("compact", "cuda").stem == "compact-fp32"
+    for name in ("compact-int8", "compact-fp32", "label_free"):
+        assert name_model(find_model(name)) == name
+
+
+def test_the_workflow_is_told_which_it_is(vnni, muse, tmp_path):
+    status, out, _ = muse("model", "compact", "--resolved", tmp_path / "m.json")
+    found = read_json(tmp_path / "m.json")
+    name = "compact-int8" if vnni else "compact-fp32"
+    assert (status, found["model"], found["precision"], found["file"]) == (0, name, name[-4:], None)
+    assert out.startswith(f"{name}: 0.5 um/px")
+    assert found["sha256"] == hashlib.sha256(find_model(name).read_bytes()).hexdigest()
+
+
+def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
+    card = read_card(BUILT_IN / "compact-int8.onnx")
+    assert [("compact-fp32" in said) for said in precision_warnings(card, "cpu")] == ([] if vnni else [True])
+    assert not precision_warnings(card, "cuda")
+    assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"), [("sse2 avx2 avx512_vnni", True), ("avx_vnni", True), ("sse2 avx2", False)]
+)
+def test_vnni_is_read_from_the_processors_flags(monkeypatch, flags, found):
+    said = f"processor\t: 0\nvmx flags\t: avx_vnni\nflags\t\t: {flags}\nbugs\t\t:\n"
+    monkeypatch.setattr(surroundings, "_read_text", lambda path: said)
+    assert surroundings.has_vnni() is found
+
+
+def test_both_files_are_made_from_the_weights_beside_them():
+    fp32, int8 = (read_card(BUILT_IN / f"compact-{precision}.onnx") for precision in ("fp32", "int8"))
+    weights = hashlib.sha256((BUILT_IN / "compact.pt").read_bytes()).hexdigest()
+    assert fp32.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"] == weights
+    assert "windows, sha256" in int8.source["calibration"]
+    assert dataclasses.replace(int8, precision="fp32", source=fp32.source) == fp32
+
+
+def test_both_find_the_same_nuclei(shared_data):
+    path = sorted((shared_data / "brca-m2c" / "images").glob("TCGA-A8*.png"))[0]
+    pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
+    fp32, int8 = (
+        detect_image(Predictor(BUILT_IN / f"compact-{precision}.onnx"), pixels, IDENTITY)
+        for precision in ("fp32", "int8")
+    )
+    apart = np.hypot(*(fp32.xy[:, None] - int8.xy[None]).transpose(2, 0, 1)).min(1)
+    assert len(fp32) > 50
+    assert abs(len(fp32) - len(int8)) < 0.05 * len(fp32)
+    assert (apart < 1).mean() > 0.95
