@@ -41,7 +41,7 @@ rule all:
 
 onstart:
     print(f"model: {MODEL.get('model', MODEL['name'])}")
-    forget_unasked_stores()
+    forget_unasked_steps()
 
 
 onsuccess:

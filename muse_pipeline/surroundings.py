@@ -46,6 +46,7 @@ def examine_surroundings() -> list[Finding]:
         *_find_runtimes(),
         _find_gpus(),
         _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
+        _find_package("slides by URL", "s3fs", remedy="not installed; install the extra `remote` to fetch slides"),
         _find_package("workflow", "snakemake"),
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
         _find_byte_products(),

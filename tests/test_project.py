@@ -21,7 +21,9 @@ def load(path: str):
     return yaml.safe_load((TOP / path).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("name", "extras"), [("infer", ["cpu"]), ("train", ["cpu", "train"])])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("infer", ["cpu"]), ("fetch", ["cpu", "remote"]), ("train", ["cpu", "train"])]
+)
 def test_environments_mirror_the_extras(name, extras):
     wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     pip = next(entry["pip"] for entry in load(f"envs/{name}.yaml")["dependencies"] if isinstance(entry, dict))

@@ -35,6 +35,13 @@ def fraction(text: str) -> float:
     return number
 
 
+def path_or_url(text: str) -> Path | str:
+    """A place on this machine, or the URL of a slide."""
+    from muse_pipeline.slides.url import SlideUrl, is_url
+
+    return SlideUrl(text) if is_url(text) else Path(text)
+
+
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """What computes, of every verb that runs a network in torch."""
     parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")

@@ -14,9 +14,12 @@ from muse_pipeline.cli.ledger import add_ledger_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("slide", type=Path, metavar="SLIDE", help="a slide or a plain image")
+    parser.add_argument(
+        "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
+    )
     parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
     parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel; overrides what the file says")
+    parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
     parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="where to write slide.json")
     add_ledger_argument(parser)
 
@@ -27,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.slides.guard import call_guarded
     from muse_pipeline.slides.inspect import inspect_slide
 
-    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
+    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp, args.source)
     write_json(args.output, info.to_dict())
     for warning in info.warnings:
         print(f"{info.slide_id}: {warning}")

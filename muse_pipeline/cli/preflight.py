@@ -1,10 +1,11 @@
 """Look at every slide before the run: what cannot be read, what is there twice, what it will cost here.
 
-    muse preflight slides.tsv --threads 4     a sheet, a folder, or slides themselves
+    muse preflight slides.tsv --threads 4     a sheet, a folder, slides themselves, or their URLs
     snakemake preflight --cores 4             the same for the workflow's sheet and model
 
 Opens each slide in a process of its own, finds its tissue, reads some tiles and runs some windows of the model, so the
-times are those of this machine, with what else it is doing now. The exit status is 2 if a slide cannot run.
+times are those of this machine, with what else it is doing now. A slide that lies at a URL is not fetched: its server
+is asked whether it is there, and how large it is. The exit status is 2 if a slide cannot run.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, fraction, positive
+from muse_pipeline.cli.arguments import at_least_one, fraction, path_or_url, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
+    parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
     parser.add_argument(
         "--mpp", type=positive, metavar="UM", help="of slides or a folder; overrides what the files say"
     )
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-threads", type=at_least_one, metavar="N", help="of the run (default: --threads)")
     parser.add_argument("--records", type=Path, metavar="RESULTS", help="gather RESULTS/<slide_id>/preflight.json")
     parser.add_argument("--record", type=Path, metavar="JSON", help="one slide: write what is found, judge nothing")
-    parser.add_argument("--slide-id", metavar="ID", help="with --record: its name in the cohort")
+    parser.add_argument("--slide-id", metavar="ID", help="with --record: its name in the cohort, or its row of a sheet")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="of slides: keep to these areas, drawn in QuPath")
     parser.add_argument("--json", type=Path, metavar="JSON", help="also write everything here")
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.surroundings import own_processor_seconds
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
-    rows = find_rows(args.slides, args.mpp, args.roi)
+    rows = find_rows(args.slides, args.mpp, args.roi, args.slide_id)
     trial = Trial(find_model(args.model, args.provider), args.provider, args.max_corrupt)
     if args.record:
         if len(rows) != 1:
@@ -71,15 +72,15 @@ def run(args: argparse.Namespace) -> None:
         raise SlideError(f"{len(names)} of {len(looks)} slides cannot run ({shown}); mend them or take them out")
 
 
-def find_rows(paths: list[Path], mpp: float | None, roi: Path | None) -> list:
-    """The rows of a sheet, of a folder, or of the slides themselves."""
+def find_rows(paths: list[Path | str], mpp: float | None, roi: Path | None, slide_id: str | None) -> list:
+    """The rows of a sheet or the one that is asked for, of a folder, or of the slides themselves."""
     from muse_pipeline.slides.collect import collect_slides, name_slides
-    from muse_pipeline.slides.sheet import read_sheet
+    from muse_pipeline.slides.sheet import read_row, read_sheet
 
-    if len(paths) == 1 and paths[0].is_dir():
+    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
         return collect_slides(paths[0], mpp)
-    if len(paths) == 1 and paths[0].suffix.lower() in {".tsv", ".csv"}:
-        return read_sheet(paths[0])
+    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].suffix.lower() in {".tsv", ".csv"}:
+        return [read_row(paths[0], slide_id)] if slide_id else read_sheet(paths[0])
     return name_slides(paths, mpp, roi)
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError
-from muse_pipeline.files import write_json
+from muse_pipeline.files import remove, write_json
 from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
+
+FETCHED = "fetched"  # among a slide's results, while they are made: the copy of a slide that lies elsewhere
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,17 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
 def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     """Take one slide along its path; returns why it failed, or "" if it did not."""
     withdraw_results(plan.output / row.slide_id)
-    for step in slide_steps(row, plan):
-        bar.set_description(f"{row.slide_id}: {step[0]}")
-        try:
+    try:
+        for step in slide_steps(row, plan):
+            bar.set_description(f"{row.slide_id}: {step[0]}")
             run_verb(step)
-        except MuseError as error:
-            return f"{step[0]}: {error}"
-        except Exception:  # a defect of ours: show it whole, and spare the other slides
-            return f"{step[0]}:\n{traceback.format_exc()}"
-        bar.update()
+            bar.update()
+    except MuseError as error:
+        return f"{step[0]}: {error}"
+    except Exception:  # a defect of ours: show it whole, and spare the other slides
+        return f"{step[0]}:\n{traceback.format_exc()}"
+    finally:
+        remove(plan.output / row.slide_id / FETCHED)
     return ""
 
 
@@ -84,20 +89,27 @@ def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
     folder = plan.output / row.slide_id
     store = folder / store_name(plan.mpp)
     shards = [f"{number}-of-{plan.n_shards}" for number in range(1, plan.n_shards + 1)]
+    slide = row.path
 
+    if isinstance(row.path, SlideUrl):
+        slide = folder / FETCHED
+        yield _step(
+            *["fetch", row.path.in_full, "--threads", plan.threads, "--output", slide],
+            *["--ledger", folder / "ledger/fetch.json"],
+        )
     yield _step(
-        *["inspect", row.path, "--slide-id", row.slide_id, *_option("--mpp", row.mpp)],
+        *["inspect", slide, "--slide-id", row.slide_id, *_option("--mpp", row.mpp)],
         *["--output", folder / "slide.json"],
         *["--ledger", folder / "ledger/inspect.json"],
     )
     yield _step(
-        *["tissue", row.path, "--info", folder / "slide.json", *_option("--roi", row.roi)],
+        *["tissue", slide, "--info", folder / "slide.json", *_option("--roi", row.roi)],
         *["--mask", folder / "tissue.npz", "--picture", folder / "tissue.png"],
         *["--outline", folder / "tissue.geojson", "--colour", folder / "colour.json"],
         *["--ledger", folder / "ledger/tissue.json"],
     )
     yield _step(
-        *["tile", row.path, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"],
+        *["tile", slide, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"],
         *["--mpp", plan.mpp, "--threads", plan.threads, "--output", store],
         *["--ledger", folder / f"ledger/tile-{store.name}.json"],
     )

@@ -12,13 +12,15 @@ import cv2
 import numpy as np
 from numcodecs import Zstd
 
-from muse_pipeline.errors import MuseError, SlideError
+from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
+from muse_pipeline.slides.fetch import ask_size
 from muse_pipeline.slides.guard import LIMITS, Limits, map_guarded
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.surroundings import peak_memory_mib
 from muse_pipeline.tiles.chunks import chunks_with_tissue, tissue_on_lattice
 from muse_pipeline.tiles.grid import WindowGrid
@@ -50,6 +52,7 @@ class Look:
         mpp: (x, y) um per level-0 pixel.
         mpp_source: where that came from.
         fingerprint: checksum of the content.
+        fetch_bytes: what is to be fetched of a slide that lies at a URL, and is not looked into.
         tissue_mm2: area of tissue, within the ROI where there is one.
         n_chunks: chunks of the image that detection reads.
         n_windows: windows that the model runs on.
@@ -69,6 +72,7 @@ class Look:
     mpp: tuple[float, float] | None = None
     mpp_source: str | None = None
     fingerprint: str | None = None
+    fetch_bytes: int | None = None
     tissue_mm2: float | None = None
     n_chunks: int | None = None
     n_windows: int | None = None
@@ -107,7 +111,7 @@ def look_at_slides(
     for number, found in map_guarded(_look, [(row.path, row, trial) for row in rows], threads, limits):
         if isinstance(found, Look):
             yield number, found
-        elif isinstance(found, SlideError):
+        elif isinstance(found, (SlideError, MissingPackageError)):
             yield number, Look(rows[number].slide_id, rows[number].path, str(found))
         else:
             raise found
@@ -128,6 +132,8 @@ def read_look(path: Path) -> Look:
 
 
 def _look(path: str, row: SheetRow, trial: Trial) -> Look:
+    if isinstance(row.path, SlideUrl):
+        return Look(row.slide_id, path, fetch_bytes=ask_size(row.path))
     cv2.setNumThreads(1)
     predictor = Predictor(trial.model, trial.provider)
     known: dict[str, Any] = {"slide_id": row.slide_id, "path": path}

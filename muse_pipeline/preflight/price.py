@@ -28,12 +28,14 @@ def sum_up(looks: Sequence[Look], threads: int, start_seconds: float) -> dict[st
         start_seconds: of the processor that a step takes before it begins.
     """
     runnable = [look for look in looks if not look.problem]
+    elsewhere = [look for look in runnable if look.fetch_bytes is not None]
     return {
         "n_slides": len(looks),
         "n_problems": len(looks) - len(runnable),
         "duplicates": find_duplicates(looks),
         "scanners": count_scanners(looks),
-        "price": price_run(runnable, threads, start_seconds),
+        "elsewhere": {"slides": len(elsewhere), "fetch_bytes": sum(look.fetch_bytes for look in elsewhere)},
+        "price": price_run([look for look in runnable if look.fetch_bytes is None], threads, start_seconds),
         "slides": [asdict(look) for look in looks],
     }
 

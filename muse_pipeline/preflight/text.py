@@ -10,7 +10,14 @@ MAX_ROWS = 40  # of the table of slides: longer ones are for the JSON file
 
 def render_preflight(cohort: dict[str, Any]) -> str:
     """What ``price.sum_up`` says, worst first."""
-    parts = [_problems(cohort), _remarks(cohort), _slides(cohort), _scanners(cohort), _price(cohort["price"])]
+    parts = [
+        _problems(cohort),
+        _remarks(cohort),
+        _slides(cohort),
+        _scanners(cohort),
+        _elsewhere(cohort),
+        _price(cohort["price"]),
+    ]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
 
 
@@ -29,7 +36,7 @@ def _remarks(cohort: dict[str, Any]) -> Iterator[str]:
 
 
 def _slides(cohort: dict[str, Any]) -> Iterator[str]:
-    runnable = [slide for slide in cohort["slides"] if not slide["problem"]]
+    runnable = [slide for slide in cohort["slides"] if not slide["problem"] and slide["fetch_bytes"] is None]
     if not runnable or len(runnable) > MAX_ROWS:
         return
     width = max(len("slide_id"), *(len(slide["slide_id"]) for slide in runnable))
@@ -47,6 +54,12 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
     for kind in cohort["scanners"]:
         x, y = kind["mpp"]
         yield f"{kind['slides']:6}  {kind['vendor']}, {x:g}" + (f" x {y:g}" if x != y else "")
+
+
+def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
+    if n_slides := cohort["elsewhere"]["slides"]:
+        size = _size(cohort["elsewhere"]["fetch_bytes"])
+        yield f"{n_slides} at URLs are there, {size} to fetch; none was looked into, and what follows is without them"
 
 
 def _price(price: dict[str, Any]) -> Iterator[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from muse_pipeline.files import read_json
 
-OPTIONAL = ("propose",)  # asked for by the config; no gap where it never ran
-STEPS = ("inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson")
+OPTIONAL = ("fetch", "propose")  # asked for by the sheet or the config; no gap where they never ran
+STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,6 @@ def _explain_absence(step: str, stopped_at: StepRecord | None) -> StepRecord:
         return StepRecord(step, "missing", f"not reached because {stopped_at.step} failed")
     if stopped_at:
         return StepRecord(step, "missing", f"not reached because {stopped_at.step} did not finish")
-    if step == STEPS[0]:
+    if step == "inspect":
         return StepRecord(step, "missing", "not started; run the workflow again")
     return StepRecord(step, "missing", "never started or was killed (out of memory or time?); see its log, run again")

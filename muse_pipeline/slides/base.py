@@ -17,6 +17,7 @@ import numpy as np
 
 from muse_pipeline.errors import SlideError
 from muse_pipeline.registry import Registry
+from muse_pipeline.slides.fetched import slide_file
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.signature import require_file, why_unreadable
 from muse_pipeline.types import Bounds
@@ -94,13 +95,13 @@ class SlideReader(ABC):
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide with the first reader that is made for it, or with ``reader`` alone.
+    """Open a slide, or a folder of `muse fetch`, with the first reader that is made for it, or with ``reader`` alone.
 
     Raises:
         SlideError: the file is missing, empty, truncated, a folder or not a slide.
         ConfigError: there is no reader of that name.
     """
-    path = Path(path)
+    path = slide_file(Path(path))
     require_file(path)
     reason, names = "", READERS.names() if reader is None else [reader]
     for candidate in sorted((READERS[name] for name in names), key=lambda kind: kind.priority):

@@ -9,10 +9,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import complete_file
 from muse_pipeline.slides.sheet import ID_FORBIDDEN, ID_MAX_BYTES, SheetRow, id_problem
+from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
@@ -43,11 +45,17 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
 
 
 def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
-    """A row for each of ``files``, all with the same ``mpp`` and ``roi``."""
-    paths = [Path(file).absolute() for file in files]
-    home = os.path.commonpath([path.parent for path in paths])
-    rows = zip(_unique_names([path.relative_to(home) for path in paths]), paths, strict=True)
-    return [SheetRow(name, str(path), mpp, roi=str(roi.absolute()) if roi else None) for name, path in rows]
+    """A row for each of ``files``, paths or URLs, all with the same ``mpp`` and ``roi``.
+
+    Raises:
+        SheetError: a URL is no slide's.
+    """
+    places = [_parse_place(file) for file in files]
+    home = os.path.commonpath([place.parent for place in places if isinstance(place, Path)] or ["/"])
+    names = _unique_names([_place_within(home, place) for place in places])
+    paths = [str(place) if isinstance(place, Path) else place for place in places]
+    where = str(roi.absolute()) if roi else None
+    return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
@@ -69,6 +77,23 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
             slide = Path(row.path)
             shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
             writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
+
+
+def _parse_place(file: Path | str) -> Path | SlideUrl:
+    if not is_url(str(file)):
+        return Path(file).absolute()
+    url = file if isinstance(file, SlideUrl) else SlideUrl(str(file))
+    if problem := url_problem(url.in_full):
+        raise SheetError(f"{url}: {problem}")
+    return url
+
+
+def _place_within(home: str, place: Path | SlideUrl) -> Path:
+    """A relative path that tells slides apart: of a URL, its host, folders and file."""
+    if isinstance(place, Path):
+        return place.relative_to(home)
+    parts = urlsplit(place)
+    return Path(parts.netloc, parts.path.strip("/")).with_name(place.file_name)
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 from muse_pipeline.errors import MppError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.slides.base import SlideReader, open_slide
+from muse_pipeline.slides.fetched import slide_origin
 from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.mpp import choose_mpp
 from muse_pipeline.types import SlideInfo
@@ -17,18 +18,22 @@ _PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
 _DARK = 40  # of 255: glass in bright field is never darker
 
 
-def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None) -> SlideInfo:
+def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
     """Open a slide and say what is known of it.
 
     Args:
-        path: the slide or image.
+        path: the slide or image, or a folder of `muse fetch`.
         slide_id: its name in the sheet.
         mpp: size of a level-0 pixel in um; overrides what the file says.
+        source: where a fetched slide is from, if that is to be made sure of.
 
     Raises:
-        SlideError: the file cannot be opened.
+        SlideError: the file cannot be opened, or is from elsewhere.
         MppError: nobody says how large a pixel is.
     """
+    origin = slide_origin(Path(path))
+    if source is not None and source != origin:
+        raise SlideError(f"{path}: is {origin}, not {source}; fetch that with `muse fetch`")
     with open_slide(path) as slide:
         known = slide.properties
         try:
@@ -37,7 +42,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None) -> 
             raise MppError(f"{path}: {error}") from error
         return SlideInfo(
             slide_id=slide_id,
-            path=str(path),
+            path=origin,
             reader=slide.name,
             vendor=known.vendor,
             size_px=known.level_sizes_px[0],
@@ -45,7 +50,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None) -> 
             mpp_source=source,
             level_sizes_px=known.level_sizes_px,
             level_downsamples=known.level_downsamples,
-            fingerprint=fingerprint_file(path),
+            fingerprint=fingerprint_file(slide.path),
             bounds=known.bounds,
             warnings=(*doubts, *_look(slide)),
         )

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from muse_pipeline.errors import SheetError
+from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 
 COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
 REQUIRED = COLUMNS[:2]
@@ -44,7 +45,7 @@ class SheetRow:
 
     Attributes:
         slide_id: its name, unique in the sheet also where a file system does not tell A from a.
-        path: absolute path of the slide.
+        path: absolute path of the slide, or its URL (a ``SlideUrl``).
         mpp: um per level-0 pixel, overriding the file; or None.
         patient: the case that it belongs to.
         roi: absolute path of a GeoJSON that limits the analysis; or None.
@@ -89,6 +90,23 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     if problems:
         raise _sheet_error(path, problems)
     return rows
+
+
+def read_row(path: Path | str, slide_id: str) -> SheetRow:
+    """One row of a sheet, whatever the others say: no file but the sheet is looked at for them.
+
+    Raises:
+        SheetError: there is no such row, or something is wrong with it.
+    """
+    path = Path(path)
+    header, records = read_table(path)
+    for number, cells in records:
+        values = dict(zip(header, cells, strict=False))
+        if values.get("slide_id") == slide_id:
+            if problems := [f"row {number}: {problem}" for problem in _row_problems(values, path.parent)]:
+                raise _sheet_error(path, problems)
+            return _parse_row(values, path.parent)
+    raise SheetError(f"{path}: has no slide '{slide_id}'; check its column slide_id")
 
 
 def id_problem(slide_id: str) -> str | None:
@@ -142,8 +160,8 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
     if not values.get("path"):
         yield "path is empty"
     for column in ("path", "roi"):
-        if (cell := values.get(column)) and (problem := _file_problem(_absolute(cell, folder))):
-            yield f"{column} '{_shorten(cell)}': {problem}"
+        if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
+            yield f"{column} '{_shorten(SlideUrl(cell) if is_url(cell) else cell)}': {problem}"
     if (cell := values.get("mpp")) and not _parse_mpp(cell):
         yield f"mpp '{cell}' is not a positive number of um per pixel, as in 0.25"
     if (cell := values.get("shards")) and not _parse_shards(cell):
@@ -154,7 +172,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
     filled = {name: cell for name, cell in values.items() if cell}
     return SheetRow(
         slide_id=filled["slide_id"],
-        path=str(_absolute(filled["path"], folder)),
+        path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(_absolute(filled["path"], folder)),
         mpp=_parse_mpp(filled.get("mpp", "")),
         patient=filled.get("patient"),
         roi=str(_absolute(filled["roi"], folder)) if "roi" in filled else None,
@@ -168,6 +186,13 @@ def _absolute(cell: str, folder: Path) -> Path:
     with suppress(RuntimeError):  # the home of a user whom nobody knows
         return (folder / Path(cell).expanduser()).absolute()
     return (folder / cell).absolute()
+
+
+def _place_problem(cell: str, column: str, folder: Path) -> str | None:
+    """Why nothing can be read at ``cell``; None if it can, or if its server would have to be asked."""
+    if not is_url(cell):
+        return _file_problem(_absolute(cell, folder))
+    return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
 
 
 def _file_problem(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def require_file(path: Path) -> None:
             if not file.read(1):
                 raise SlideError(f"{path}: is empty (0 bytes); copy it again from its source")
     except FileNotFoundError as error:
-        raise SlideError(f"{path}: no such file; check the path") from error
+        remedy = (
+            "copy it here first with `muse fetch`" if re.match(r"[A-Za-z][\w+.-]+:/", str(path)) else "check the path"
+        )
+        raise SlideError(f"{path}: no such file; {remedy}") from error
     except OSError as error:
         if isinstance(error, SlideError):
             raise

@@ -139,6 +139,29 @@ def row_option(flag, column):
     return lambda wildcards: option(flag, row(wildcards).get(column))
 
 
+def is_elsewhere(slide):
+    """Whether a slide of the sheet lies at a URL."""
+    return "://" in ROWS[slide]["path"]
+
+
+def slide_file(wildcards):
+    """An input function: the slide, or the copy of one that lies elsewhere."""
+    row(wildcards)  # objects to a slide that is not in the sheet
+    return slide_argument(wildcards) if is_elsewhere(wildcards.slide) else row_file("path")(wildcards)
+
+
+def slide_argument(wildcards):
+    """A params function: where a step finds the slide."""
+    path = row(wildcards)["path"]
+    return f"{OUTPUT}/{wildcards.slide}/fetched" if is_elsewhere(wildcards.slide) else path
+
+
+def slide_and_source(wildcards):
+    """The same, with the URL of one that lies elsewhere: a row that names another slide makes this one new."""
+    slide = slide_argument(wildcards)
+    return [slide, "--source", row(wildcards)["path"]] if is_elsewhere(wildcards.slide) else slide
+
+
 def row_file(column):
     """An input function: the file that the slide's row names in ``column``, if there is one.
 

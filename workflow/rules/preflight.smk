@@ -16,7 +16,7 @@ def preflight_alone():
 rule preflight_slide:
     """Look at one slide; that it cannot run is what is found then, and no failure."""
     input:
-        slide=row_file("path"),
+        slide=lambda wildcards: [] if is_elsewhere(wildcards.slide) else row_file("path")(wildcards),
         roi=row_file("roi"),
     output:
         look="<results>/{slide}/preflight.json",
@@ -27,7 +27,8 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        slide=cell("path"),
+        slide=lambda wildcards: config["slides"] if is_elsewhere(wildcards.slide) else row(wildcards)["path"],
+        url=lambda wildcards: row(wildcards)["path"] if is_elsewhere(wildcards.slide) else [],  # that it is another one
         mpp=row_option("--mpp", "mpp"),
         roi=row_option("--roi", "roi"),
         model=PREFLIGHT_MODEL,

@@ -35,10 +35,15 @@ def failed_steps(slide):
     return {path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) != "ok"}
 
 
-def forget_unasked_stores():
-    """Remove what steps noted of stores that are not asked for any more: failures there would stay in the report."""
+def forget_unasked_steps():
+    """Remove what steps noted that are not asked for any more: failures there would stay in the report.
+
+    Those are stores that the config had, and copies of slides that the sheet now has here.
+    """
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
+        if not is_elsewhere(slide):
+            Path(OUTPUT, slide, "ledger/fetch.json").unlink(missing_ok=True)
         for ledger in Path(OUTPUT, slide).glob("ledger/tile-*.json"):
             if Path(OUTPUT, slide, ledger.stem.removeprefix("tile-")) not in asked:
                 ledger.unlink(missing_ok=True)

@@ -9,10 +9,34 @@ wildcard_constraints:
     store="|".join(map(re.escape, MPP_OF_STORE)),
 
 
+rule fetch:
+    """Copy a slide that lies elsewhere; the copy goes as soon as the slide's images are written."""
+    output:
+        fetched=temp(directory("<results>/{slide}/fetched")),
+    log:
+        text="<results>/{slide}/logs/fetch.log",
+        ledger="<results>/{slide}/ledger/fetch.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/fetch.tsv"
+    conda:
+        "../../envs/fetch.yaml"
+    params:
+        url=cell("path"),  # without what it needs to be let in, which the sheet alone has
+        sheet=config["slides"],
+    shell:
+        r"""
+        muse fetch {params.sheet:q} \
+            --slide-id {wildcards.slide:q} \
+            --threads {threads} \
+            --output {output.fetched:q} \
+            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+        """
+
+
 rule inspect:
     """Read the header: size, mpp and where it came from, levels, bounds, fingerprint."""
     input:
-        slide=row_file("path"),
+        slide=slide_file,
     output:
         info="<results>/{slide}/slide.json",
     log:
@@ -23,7 +47,7 @@ rule inspect:
     conda:
         "../../envs/infer.yaml"
     params:
-        slide=cell("path"),
+        slide=slide_and_source,
         mpp=row_option("--mpp", "mpp"),
     shell:
         r"""
@@ -37,7 +61,7 @@ rule inspect:
 rule tissue:
     """Find the tissue, cut it to the region of interest if there is one, and measure its stain."""
     input:
-        slide=row_file("path"),
+        slide=slide_file,
         info="<results>/{slide}/slide.json",
         roi=row_file("roi"),
     output:
@@ -53,7 +77,7 @@ rule tissue:
     conda:
         "../../envs/infer.yaml"
     params:
-        slide=cell("path"),
+        slide=slide_argument,
         roi=row_option("--roi", "roi"),
     shell:
         r"""
@@ -70,7 +94,7 @@ rule tissue:
 rule tile:
     """Write the slide once at the mpp that the store is named for, tissue chunks only."""
     input:
-        slide=row_file("path"),
+        slide=slide_file,
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
     output:
@@ -83,7 +107,7 @@ rule tile:
     conda:
         "../../envs/infer.yaml"
     params:
-        slide=cell("path"),
+        slide=slide_argument,
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         max_corrupt=config["max_corrupt"],
     shell:

@@ -1,0 +1,54 @@
+"""Copy a slide from where its URL leads, for the steps that read it.
+
+muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or what else fsspec knows
+muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of a sheet
+
+Writes a folder with the slide in it, which `muse inspect`, `tissue` and `tile` take for the slide. What a URL needs to
+be let in (user:password@, a signed query) is neither written nor printed. Needs the extra `remote`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.ledger import add_ledger_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("url", metavar="URL", help="the slide, or a sheet with it")
+    parser.add_argument("--slide-id", metavar="ID", help="of a sheet: its row")
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="blocks on their way at a time")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the copy")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find the URL, copy."""
+    from muse_pipeline.slides.fetch import fetch_slide
+
+    url = find_url(args.url, args.slide_id)
+    n_bytes = fetch_slide(url, args.output, args.threads)
+    print(f"{url}: {n_bytes:,} bytes")
+
+
+def find_url(text: str, slide_id: str | None):
+    """The URL itself, or that in a sheet's row.
+
+    Raises:
+        SheetError, SlideError: there is no such row, or nothing to fetch.
+    """
+    from muse_pipeline.errors import SlideError
+    from muse_pipeline.slides.sheet import read_row
+    from muse_pipeline.slides.url import SlideUrl, is_url
+
+    if is_url(text):
+        return SlideUrl(text)
+    if slide_id is None:
+        raise SlideError(f"{text}: is not a URL; give one, or a sheet with --slide-id")
+    path = read_row(text, slide_id).path
+    if not is_url(path):
+        raise SlideError(f"{path}: is here already; nothing is to be fetched for '{slide_id}'")
+    return path

@@ -1,0 +1,196 @@
+"""A slide at a URL arrives whole or not at all, from real web servers, good and bad ones."""
+
+import json
+import sys
+from importlib import import_module
+
+import fsspec
+import pytest
+from web_server import Served, serve
+
+from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
+from muse_pipeline.errors import SlideError
+from muse_pipeline.report.progress import first_problem, read_progress
+from muse_pipeline.slides import fetch
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.fetched import slide_file
+from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.slides.url import SlideUrl
+
+pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
+KEY = "sig=geheim"
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Small blocks, and no waiting between tries."""
+    monkeypatch.setattr(fetch, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+
+
+@pytest.fixture
+def slide_bytes(pyramid_path):
+    return pyramid_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {},
+        {"ranges": False},
+        {"secret": KEY},
+        {"cut_after": 30_000, "n_cuts": 3},
+        {"ranges": False, "cut_after": 30_000, "n_cuts": 3},
+    ],
+)
+def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
+    served = Served(slide_bytes, **way)
+    assert len(slide_bytes) > 3 * fetch.BLOCK_BYTES
+    with serve({"/x/a%20b.tif": served}) as host:
+        url = f"{host.replace('//', '//ann:geheim@')}/x/a%20b.tif?{KEY}"
+        status, said, errors = muse("fetch", url, "--threads", 3, "--output", tmp_path / "copy")
+    shown = f"{host}/x/a%20b.tif"
+    assert (status, said, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
+    assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
+    assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
+    n_parts = sum("bytes=" in asked for asked in served.asked)
+    assert n_parts > 3 if served.ranges else n_parts == 1  # which only asked whether there are any
+    assert (
+        muse("inspect", tmp_path / "copy", "--slide-id", "S", "--source", shown, "--output", tmp_path / "1.json")[0]
+        == 0
+    )
+    assert muse("inspect", pyramid_path, "--slide-id", "S", "--output", tmp_path / "2.json")[0] == 0
+    ours, local = (json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json"))
+    assert ours == {**local, "path": shown}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
+
+
+BAD = {
+    "gone": (Served(b"", status=404), "there is no such file"),
+    "refused": (Served(b"x", secret="another"), r"access is refused \(HTTP 403\)"),
+    "broken": (Served(b"", status=503), "its server answers HTTP 503"),
+    "cut": (Served(b"x" * 200_000, cut_after=30_000), "cannot be fetched"),
+    "cut at once": (Served(b"x" * 40_000, cut_after=30_000), "cannot be fetched"),
+    "growing": (Served(b"x" * 200_000, grows=b"x"), "changed while it was fetched"),
+    "endless": (Served(b"x" * 200_000, says_size=False), "does not say how large it is"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_does_not_arrive_is_one_sentence_and_no_file(muse, tmp_path, kind):
+    served, sentence = BAD[kind]
+    with serve({"/a.tif": served}) as host:
+        answer = muse(
+            "fetch", f"{host}/a.tif?{KEY}", "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+        )
+    require_failure(answer, tmp_path, f"{host}/a.tif", sentence)
+
+
+def require_failure(answer, folder, url, sentence):
+    status, said, errors = answer
+    assert (status, said, errors.count("\n")) == (2, "", 1)
+    with pytest.raises(SlideError, match=sentence):
+        raise SlideError(errors)
+    assert errors.startswith(f"muse fetch: {url}: ")
+    assert "geheim" not in errors
+    assert [path.name for path in folder.iterdir()] == ["ledger"]
+    problem = first_problem(read_progress(folder))
+    assert (problem.step, problem.status) == ("fetch", "failed")
+    assert "geheim" not in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
+        ("glacier://geheim@vault/a.tif", "nothing here knows 'glacier://'"),
+        ("https://host/", "names no file"),
+    ],
+)
+def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
+    answer = muse("fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json")
+    require_failure(answer, tmp_path, SlideUrl(url), sentence)
+
+
+@pytest.mark.parametrize(("module", "url"), [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")])
+def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, module, url):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})  # what earlier tests have loaded
+    answer = muse("fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json")
+    require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
+
+
+def test_an_older_copy_stays_until_the_new_one_is_whole(tmp_path, slide_bytes):
+    with serve({"/a.tif": Served(slide_bytes), "/b.tif": Served(b"", status=404)}) as host:
+        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+        with pytest.raises(SlideError):
+            fetch.fetch_slide(SlideUrl(f"{host}/b.tif"), tmp_path / "copy")
+    assert slide_file(tmp_path / "copy").read_bytes() == slide_bytes
+
+
+def test_a_slide_of_many_files_comes_with_all(tmp_path):
+    system = fsspec.filesystem("memory")
+    files = {
+        "a.mrxs": b"1",
+        "a/Slidedat.ini": b"2",
+        "a/Data0.dat": b"3",
+        "b.mrxs": b"4",
+        "s/1.dcm": b"5",
+        "s/2.dcm": b"6",
+    }
+    try:
+        for name, content in files.items():
+            system.pipe(f"/cohort/{name}", content)
+        assert fetch.fetch_slide(SlideUrl("memory://cohort/a.mrxs"), tmp_path / "mirax") == 3
+        assert fetch.fetch_slide(SlideUrl("memory://cohort/s/2.dcm"), tmp_path / "dicom") == 2
+    finally:
+        system.rm("/cohort", recursive=True)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    mirax = {"mirax/a.mrxs", "mirax/a/Slidedat.ini", "mirax/a/Data0.dat", "mirax/source.json"}
+    assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
+
+
+def test_a_copy_of_another_slide_is_refused(muse, tmp_path, slide_bytes):
+    with serve({"/a.tif": Served(slide_bytes)}) as host:
+        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+    status, _, errors = muse("inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json")
+    assert (status, "a.tif, not s3://b/a.tif" in errors) == (2, True)
+    (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
+    with pytest.raises(SlideError, match="does not say where"):
+        open_slide(tmp_path / "copy")
+
+
+def test_readers_say_how_a_url_is_opened(muse, tmp_path):
+    errors = muse("inspect", "https://host/a.tif", "--output", tmp_path / "o.json")[2]
+    assert "copy it here first with `muse fetch`" in errors
+
+
+def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
+    class Bar:
+        def update(self):
+            pass
+
+        def set_description(self, text):
+            pass
+
+    with serve({"/a.tif": Served(b"no slide")}) as host:
+        row, plan = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")), Plan(tmp_path, "compact", 0.5)
+        assert [step[0] for step in slide_steps(row, plan)][:2] == ["fetch", "inspect"]
+        assert "is not a slide" in run_slide(row, plan, Bar())
+    assert not (tmp_path / "S/fetched").exists()
+    assert read_progress(tmp_path / "S")[0].status == "ok"
+
+
+def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
+    served = Served(slide_bytes, secret=KEY)
+    with serve({"/a.tif": served}) as host:
+        sheet = tmp_path / "slides.tsv"
+        sheet.write_text(f"slide_id\tpath\nA\t{host}/a.tif?{KEY}\nB\t{host}/b.tif?{KEY}\n")
+        status, said, errors = muse("preflight", sheet, "--json", tmp_path / "found.json")
+        one = muse("preflight", sheet, "--slide-id", "A", "--record", tmp_path / "A.json")
+    assert (status, "1 of 2 slides cannot run (B)" in errors, one[0]) == (2, True, 0)
+    assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in said
+    assert "1 at URLs are there" in said
+    assert json.loads((tmp_path / "A.json").read_text())["fetch_bytes"] == len(slide_bytes)
+    assert "geheim" not in said + (tmp_path / "found.json").read_text()
+    assert not [asked for asked in served.asked if asked.startswith("GET")]

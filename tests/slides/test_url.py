@@ -1,0 +1,106 @@
+"""URLs of slides: which are some, and what of them is shown."""
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from muse_pipeline.errors import SheetError
+from muse_pipeline.slides.collect import name_slides
+from muse_pipeline.slides.sheet import read_row, read_sheet
+from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
+
+SIGNED = "https://ann:pass@host.org:8443/a%20b.svs?X-Amz-Signature=signed&versionId=3#top"
+
+
+@pytest.mark.parametrize(
+    ("in_full", "shown", "file_name"),
+    [
+        (SIGNED, "https://host.org:8443/a%20b.svs?versionId=3", "a b.svs"),
+        ("http://token@host/x/y.tif?sig=q&se=2030&token=t", "http://host/x/y.tif", "y.tif"),
+        ("s3://bucket/case 7/slide #1.svs", "s3://bucket/case 7/slide #1.svs", "slide #1.svs"),
+        ("abfs://container@account.net/a.svs", "abfs://container@account.net/a.svs", "a.svs"),
+        ("sftp://ann:pass@host/a.svs", "sftp://host/a.svs", "a.svs"),
+        ("https://host/folder%2Fa.svs", "https://host/folder%2Fa.svs", "folder_a.svs"),
+        ("https://ann:pa/ss@host/a.svs", "https://...", ""),  # else the password would pass for a part of the path
+        ("zip://a.svs::https://ann:pass@host/b.zip", "zip://a.svs::https://host/b.zip", "b.zip"),
+    ],
+)
+def test_what_is_shown_of_a_url(in_full, shown, file_name):
+    url = SlideUrl(in_full)
+    for same in (url, pickle.loads(pickle.dumps(url)), copy.deepcopy(url)):
+        assert (str(same), f"{same}", json.dumps(same), same.in_full) == (shown, shown, f'"{shown}"', in_full)
+    assert url.file_name == file_name
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("https://host/", "names no file"),
+        ("file:///data/a.svs", "write its path alone"),
+        ("https://ann:pa/ss@host/a.svs", "%2F for /"),
+        ("zip://a.svs::https://host/b.zip", "chain of URLs"),
+        ("https://host/a.mrxs", "MIRAX"),
+        ("http://host/a.dcm", "DICOM"),
+        ("s3://bucket/a.vms", "many files"),
+        ("s3://bucket/a.mrxs", None),
+        ("gs://bucket/a.svs", None),
+        (SIGNED, None),
+    ],
+)
+def test_which_urls_are_slides(text, problem):
+    found = url_problem(text)
+    assert found is None if problem is None else problem in found
+
+
+def test_paths_are_no_urls():
+    assert [is_url(text) for text in ("/a/b.svs", "a.svs", "C:\\a.svs", "https:/a", "s3://a/b")] == [False] * 4 + [True]
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    (tmp_path / "a.svs").write_bytes(b"x")
+    path = tmp_path / "slides.tsv"
+    path.write_text(f"slide_id\tpath\nA\ta.svs\nB\t{SIGNED}\nC\tnowhere.svs\nD\thttps://ann:pass@host/\n")
+    return path
+
+
+def test_a_sheet_with_urls(sheet, muse):
+    with pytest.raises(SheetError) as raised:
+        read_sheet(sheet)
+    assert "row 4: path 'nowhere.svs': no such file" in str(raised.value)
+    assert "row 5: path 'https://host/': names no file" in str(raised.value)
+    sheet.write_text("\n".join(sheet.read_text().splitlines()[:3]))
+    resolved = sheet.with_name("sheet.json")
+    assert muse("sheet", "--check", sheet, "--resolved", resolved)[0] == 0
+    assert [row["path"] for row in json.loads(resolved.read_text())] == [
+        str(sheet.with_name("a.svs")),
+        "https://host.org:8443/a%20b.svs?versionId=3",
+    ]
+    assert "pass" not in resolved.read_text()
+
+
+def test_one_row_is_read_whatever_the_others_say(sheet):
+    assert read_row(sheet, "B").path.in_full == SIGNED
+    with pytest.raises(SheetError, match="row 4"):
+        read_row(sheet, "C")
+    with pytest.raises(SheetError, match="has no slide 'E'"):
+        read_row(sheet, "E")
+
+
+def test_a_region_of_interest_is_not_fetched(tmp_path):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\tpath\troi\nA\ts3://b/a.svs\ts3://b/a.geojson\n")
+    with pytest.raises(SheetError, match="only slides are fetched"):
+        read_sheet(sheet)
+
+
+def test_slides_by_url_get_names(tmp_path):
+    def names(*files):
+        return [row.slide_id for row in name_slides(files)]
+
+    assert names(tmp_path / "a.svs", SlideUrl("https://ann:pass@host/b.svs?sig=1")) == ["a", "b"]
+    assert names(SlideUrl("s3://x/1/a.svs"), SlideUrl("s3://x/2/a.svs")) == ["x_1_a", "x_2_a"]
+    with pytest.raises(SheetError, match="https://host/: names no file"):
+        names(SlideUrl("https://ann:pass@host/"))

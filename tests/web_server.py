@@ -1,0 +1,95 @@
+"""A web server on this machine that gives parts of files, and misbehaves where it is told to."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Served:
+    """A file and how it is given.
+
+    Attributes:
+        content: its bytes.
+        status: the answer to every request, where it is no file at all.
+        ranges: whether parts of it are given.
+        cut_after: after how many bytes an answer breaks off; the next one may go on from there.
+        n_cuts: how many answers break off.
+        grows: bytes that are added after every answer.
+        says_size: whether its size is stated.
+        secret: what the query must be, else access is refused.
+        asked: every request so far, as its method and range.
+    """
+
+    content: bytes
+    status: int = 200
+    ranges: bool = True
+    cut_after: int | None = None
+    n_cuts: int = 1 << 30
+    grows: bytes = b""
+    says_size: bool = True
+    secret: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        path, _, query = self.path.partition("?")
+        served = self.server.files.get(path, Served(b"", status=404))
+        served.asked.append(f"{self.command} {self.headers.get('Range', '')}")
+        allowed = served.secret in {None, query}
+        status = served.status if allowed else 403
+        content = served.content if status == 200 else b"no"
+        first, last = 0, len(content) - 1
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and served.ranges and status == 200:
+            status, first, last = 206, int(asked[1]), min(int(asked[2]), last)
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        if served.says_size:
+            self.send_header("Content-Length", str(last + 1 - first))
+        self.send_header("ETag", f'"{len(content)}"')
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        if with_body:
+            self._send(served, content[first : last + 1])
+
+    def _send(self, served: Served, body: bytes) -> None:
+        if served.cut_after is not None and served.n_cuts > 0 and len(body) > served.cut_after:
+            served.n_cuts -= 1
+            body = body[: served.cut_after]
+        self.wfile.write(body)
+        served.content += served.grows
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serve(files: dict[str, Served]) -> Iterator[str]:
+    """Serve ``files`` by their paths; gives the server's "http://127.0.0.1:PORT"."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.files, server.daemon_threads = files, True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
