@@ -13,6 +13,7 @@ from muse_pipeline.errors import MissingPackageError, MuseError
 # In the order of the path from glass to QuPath; each is a module beside this file.
 VERBS = (
     "preflight",
+    "fetch",
     "inspect",
     "tissue",
     "tile",

@@ -48,6 +48,7 @@ def _seconds(command: list[str]) -> float:
 
 BAD_INPUT = {
     "preflight": ["{noise}", "--model", "nobody"],
+    "fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],
     "tissue": [
         *["{noise}", "--info", "{missing}", "--mask", "{out}"],
