@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
     from muse_pipeline.cli.progress import say_how_busy, show_progress
+    from muse_pipeline.inference.appearance import judge_appearance
     from muse_pipeline.inference.colour import colour_for_slide, read_colour
     from muse_pipeline.inference.detect import detect_shard
     from muse_pipeline.inference.predictor import Predictor, find_model, name_model, precision_warnings
@@ -42,7 +43,10 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(find_model(args.model, args.provider), args.provider)
     args.warnings += precision_warnings(predictor.card, args.provider)
     store = open_store(args.store)
-    colour = colour_for_slide(predictor.card.colour, read_colour(args.colour))
+    statistics = read_colour(args.colour)
+    colour = colour_for_slide(predictor.card.colour, statistics)
+    appearance = judge_appearance(predictor.card.appearance, statistics)
+    args.warnings += appearance.sentences()
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {args.provider}")
     with say_how_busy(args.threads), show_progress("windows") as progress:
-        detect_shard(store, predictor, colour, shard, args.output, args.threads, progress)
+        detect_shard(store, predictor, colour, shard, args.output, args.threads, progress, appearance=appearance)

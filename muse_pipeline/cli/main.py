@@ -25,6 +25,7 @@ VERBS = (
     "psm",
     "export",
     "model",
+    "card",
     "propose",
     "detect",
     "stitch",

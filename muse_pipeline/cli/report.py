@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Gather, write, sum up; lay the import script for QuPath beside the results."""
     from muse_pipeline.nuclei.qupath import copy_import_script
-    from muse_pipeline.report.cohort import gather_cohort, read_rows, summarise_cohort
+    from muse_pipeline.report.cohort import gather_cohort, read_rows, summarise_cohort, summarise_flags
     from muse_pipeline.report.page import write_page
     from muse_pipeline.report.table import write_table
 
@@ -31,3 +31,5 @@ def run(args: argparse.Namespace) -> None:
     write_page(slides, args.output, args.pretraining)
     copy_import_script(args.results / "qupath")
     print(f"{summarise_cohort(slides)}; see {args.output}")
+    for line in summarise_flags(slides):
+        print(line)

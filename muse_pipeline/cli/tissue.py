@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.tissue.find import find_tissue
     from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
     from muse_pipeline.tissue.roi import read_roi
+    from muse_pipeline.tissue.stained import is_fluorescence
 
     info = read_info(args.info)
     roi = read_roi(args.roi, info) if args.roi else None
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
         found = find_tissue(slide, info, roi)
         colour = measure_colour(slide, info, found.tissue)
         thumbnail = read_thumbnail(slide, info, found.overview)
+    colour["dark_background"] = is_fluorescence(found.overview.pixels)
     colour["warnings"] = [*found.warnings, *colour["warnings"]]
     write_picture(args.picture, thumbnail, found.tissue, info)
     write_outline(args.outline, found.tissue, info)

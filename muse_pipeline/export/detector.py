@@ -11,7 +11,7 @@ from typing import Any
 from muse_pipeline.config import parse_config
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.export.half import halve
-from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
@@ -42,6 +42,8 @@ def load_detector(path: Path, **changes: Any) -> tuple[DetectionGraph, ModelCard
     detector.backbone.fix_size(input_px, input_px)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     card = describe_model(config, detector, input_px, reference, path)
+    if seen := checkpoint.meta.get("appearance"):
+        card = dataclasses.replace(card, appearance=parse_config(seen, AppearanceReference, str(path)))
     if card.precision == "fp16":
         halve(detector)
     return DetectionGraph(detector, card.threshold, card.capacity, config.export.embedding).eval(), card

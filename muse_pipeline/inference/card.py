@@ -52,6 +52,19 @@ class ColourReference:
 
 
 @dataclass(frozen=True)
+class AppearanceReference:
+    """How the pictures looked that a model was trained on (see ``inference.appearance``).
+
+    Attributes:
+        n_pictures: how many were measured.
+        ranges: 1st, 50th and 99th percentile over them of each measure of ``tissue.appearance``, by its name.
+    """
+
+    n_pictures: int
+    ranges: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Contract between a model file and whatever runs it.
 
@@ -68,6 +81,9 @@ class ModelCard:
         n_rays: rays per outline.
         readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
         colour: how the ``colour`` input is fitted.
+        appearance: how the training pictures looked; None where nobody measured it.
+        temperature: what the logits of the graph's class probabilities are divided by before they are written; 1
+            leaves them as they are.
         precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
         embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
         licence: SPDX name of the weights' licence.
@@ -91,6 +107,8 @@ class ModelCard:
     licence: str
     training_data: str
     colour: ColourReference = field(default_factory=ColourReference)
+    appearance: AppearanceReference | None = None
+    temperature: float = 1.0
     precision: str = "fp32"
     embedding_dim: int = 0
     source: dict[str, str] = field(default_factory=dict)
@@ -99,7 +117,8 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
-        for name, value in {"mpp": self.mpp, **counts, "classes": len(self.classes)}.items():
+        sizes = {"mpp": self.mpp, **counts, "classes": len(self.classes), "temperature": self.temperature}
+        for name, value in sizes.items():
             if not value > 0:
                 raise ConfigError(f"card of '{self.name}': {name} is {value}, which no model has")
         core_px = self.input_px - 2 * self.halo_px

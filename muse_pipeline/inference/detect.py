@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.walk import walk_shard
@@ -27,10 +28,12 @@ class ModelFinder:
     Attributes:
         predictor: the model.
         colour: (3, 4), see ``inference.colour``.
+        appearance: whether the slide looks like the model's training pictures, if that was judged.
     """
 
     predictor: Predictor
     colour: np.ndarray
+    appearance: Verdict | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -42,11 +45,12 @@ class ModelFinder:
         return self.predictor(pixels, self.colour)
 
     def facts(self) -> dict[str, Any]:
-        """Checksum, provider, colour map and versions."""
+        """Checksum, provider, colour map, verdict on the slide's appearance and versions."""
         return {
             "model_sha256": self.predictor.sha256,
             "provider": self.predictor.provider,
             "colour": self.colour.tolist(),
+            **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
             "versions": find_versions(PACKAGES),
         }
 
@@ -60,10 +64,11 @@ def detect_shard(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
+    appearance: Verdict | None = None,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
 
     Raises:
         ModelError: the store's mpp is not the card's.
     """
-    return walk_shard(store, ModelFinder(predictor, colour), shard, output, threads, progress, offset_px)
+    return walk_shard(store, ModelFinder(predictor, colour, appearance), shard, output, threads, progress, offset_px)

@@ -91,9 +91,16 @@ def read_card(path: Path) -> ModelCard:
     return _card_inside(_open_session(path, options, "cpu"), path)
 
 
-def nuclei_of_windows(outputs: Sequence[np.ndarray]) -> list[Nuclei]:
-    """The graph's outputs, with or without embeddings, as each window's nuclei (frame: window), by descending score."""
+def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
+    """The graph's outputs, with or without embeddings, as each window's nuclei (frame: window), by descending score.
+
+    Args:
+        outputs: xy, score, prob, rays and perhaps embedding.
+        temperature: see ``inference.card.ModelCard``.
+    """
     xy, score, prob, rays, *embedding = outputs
+    if temperature != 1:
+        prob = temper(prob, temperature)
     return [
         Nuclei(
             xy[b, :n],
@@ -106,6 +113,16 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray]) -> list[Nuclei]:
         )
         for b, n in enumerate((score > 0).sum(1))
     ]
+
+
+def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
+    """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML 2017).
+
+    Which class is the likeliest stays as it is.
+    """
+    logit = np.log(np.maximum(prob, np.finfo(np.float32).tiny)) / temperature
+    raised = np.exp(logit - logit.max(-1, keepdims=True))
+    return (raised / raised.sum(-1, keepdims=True)).astype(np.float32)
 
 
 class Predictor:
@@ -146,7 +163,7 @@ class Predictor:
             For each window its nuclei (frame: window), by descending score.
         """
         inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
-        return nuclei_of_windows(self.session.run(self.outputs, inputs))
+        return nuclei_of_windows(self.session.run(self.outputs, inputs), self.card.temperature)
 
     def _refuse_silent_fallback(self) -> None:
         if _provider_name(self.provider) not in self.session.get_providers():

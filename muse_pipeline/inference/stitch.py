@@ -175,7 +175,7 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
-        **{name: common[name] for name in ("proposer", "warnings") if name in common},
+        **{name: common[name] for name in ("appearance", "proposer", "warnings") if name in common},
         **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
     }

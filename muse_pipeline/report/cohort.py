@@ -10,6 +10,7 @@ from typing import Any
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
+from muse_pipeline.inference.appearance import DARK, FLAGGED, NOT_KNOWN, Verdict
 from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -55,6 +56,11 @@ class SlideResult:
     def n_nuclei(self) -> int | None:
         """Number of nuclei, None for a failed slide."""
         return self.summary["n_nuclei"] if self.summary else None
+
+    @property
+    def appearance(self) -> str | None:
+        """Verdict on whether it looks like the model's training pictures (``inference.appearance``); None if failed."""
+        return appearance_of(self.summary)["verdict"] if self.summary else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
@@ -126,6 +132,7 @@ def judge_slide(results: Path, row: dict[str, Any]) -> SlideResult:
     stale = _find_stale(known["info"], summary, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
+    known["warnings"] = _join_reasons(known["warnings"], summary)
     gaps, blank = _name_gaps(summary), _name_blank(known["tissue_mm2"], summary)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
@@ -136,6 +143,30 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     counts = Counter(slide.status for slide in slides)
     ends = [f"{counts[status]} {status}" for status in reversed(STATUSES) if counts[status]]
     return f"{_count(len(slides), 'slide')}: {', '.join(ends)}"
+
+
+def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
+    """Lines about slides whose results are not to be trusted without a look, none where there are none."""
+    doubtful = flagged(slides)
+    lines = [
+        f"  {slide.slide_id}: {'; '.join(appearance_of(slide.summary)['reasons'])}" for slide in doubtful[:n_shown]
+    ]
+    if len(doubtful) > n_shown:
+        lines.append(f"  and {len(doubtful) - n_shown} more; cohort.tsv names them")
+    unlike = f"{_count(len(doubtful), 'slide')} unlike the model's training pictures, look before you trust the result:"
+    unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
+    said = f"{_count(unknown, 'slide')}: not known whether they look like the model's training pictures"
+    return [*([unlike, *lines] if doubtful else []), *([said] if unknown else [])]
+
+
+def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """The verdict and its reasons as a slide's provenance has them; "not known" where it does not say."""
+    return summary["provenance"].get("appearance") or Verdict(NOT_KNOWN).to_dict()
+
+
+def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:
+    """Slides that do not look like what their model was trained on."""
+    return [slide for slide in slides if slide.appearance == FLAGGED]
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
@@ -167,6 +198,13 @@ def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) ->
     return list(dict.fromkeys(warnings))
 
 
+def _join_reasons(warnings: list[str], summary: dict[str, Any]) -> list[str]:
+    """The warnings with the reasons of a flag, each once: ledgers of a stopped run may lack them."""
+    verdict = appearance_of(summary)
+    reasons = verdict["reasons"] if verdict["verdict"] == FLAGGED else []
+    return list(dict.fromkeys([*warnings, *reasons]))
+
+
 def _missing(name: str) -> str:
     return f"{name} is missing although its step ended well; run the workflow again"
 
@@ -194,6 +232,8 @@ def _name_gaps(summary: dict[str, Any]) -> str:
 
 
 def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
+    if DARK in appearance_of(summary)["reasons"]:
+        return f"{DARK}; nothing was sought in it"
     if not tissue_mm2:
         return "no tissue was found; see tissue.png"
     return "" if summary["n_nuclei"] else "no nuclei were found"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.class_bar import add_up, class_bar
-from muse_pipeline.report.cohort import STATUSES, SlideResult, summarise_cohort
+from muse_pipeline.report.cohort import STATUSES, SlideResult, appearance_of, flagged, summarise_cohort
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.model_facts import model_facts
@@ -58,7 +58,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
 
 
 def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
-    """Failed and partial slides with their reasons, or nothing."""
+    """Failed, partial and flagged slides with their reasons, or nothing."""
     entries = [
         element(
             "li",
@@ -67,6 +67,16 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
         )
         for anchor, slide in anchored
         if slide.status in ("failed", "partial")
+    ]
+    doubtful = {id(slide) for slide in flagged(slide for _, slide in anchored)}
+    entries += [
+        element(
+            "li",
+            element("a", element("bdi", slide.slide_id), href=f"#{anchor}"),
+            f" unlike the model's training pictures: {'; '.join(appearance_of(slide.summary)['reasons'])}",
+        )
+        for anchor, slide in anchored
+        if id(slide) in doubtful
     ]
     if not entries:
         return Markup()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from muse_pipeline.inference.appearance import FLAGGED, OK
 from muse_pipeline.report.class_bar import class_bar
 from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.markup import Markup, element, join
@@ -18,7 +19,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
     """Everything about a slide: how it ended, figures, pictures, warnings, steps, provenance."""
     return element(
         "article",
-        element("header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status)),
+        element("header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status), _flag(slide)),
         element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
         _facts(slide),
         class_bar(slide.summary["classes"]) if slide.n_nuclei else None,
@@ -35,6 +36,14 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
 def status_pill(status: str) -> Markup:
     """The status as a word with its colour."""
     return element("span", status, class_=f"pill {status}")
+
+
+def _flag(slide: SlideResult) -> Markup | None:
+    """A second pill where the slide is unlike the model's training pictures, or where that is not known."""
+    if slide.appearance in (None, OK):
+        return None
+    words = "unlike training" if slide.appearance == FLAGGED else "likeness to training not known"
+    return element("span", words, class_="pill partial" if slide.appearance == FLAGGED else "pill")
 
 
 def definitions(pairs: dict[str, object], class_: str) -> Markup:

@@ -11,7 +11,10 @@ from muse_pipeline.files import complete_file
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.progress import STEPS
 
-_LEADING = ("slide_id", "status", "step", "reason", "path", "mpp_x", "mpp_y", "tissue_mm2", "nuclei", "nuclei_per_mm2")
+_LEADING = (
+    *("slide_id", "status", "step", "reason", "appearance", "warnings"),
+    *("path", "mpp_x", "mpp_y", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+)
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
@@ -32,6 +35,8 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "status": slide.status,
         "step": slide.step,
         "reason": " ".join(slide.reason.split()),
+        "appearance": slide.appearance,
+        "warnings": "; ".join(" ".join(warning.split()) for warning in slide.warnings),
         "path": slide.path,
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,

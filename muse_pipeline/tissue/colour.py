@@ -8,22 +8,21 @@ import cv2
 import numpy as np
 
 from muse_pipeline.errors import SlideError
+from muse_pipeline.tissue.appearance import FIELD_UM, SAMPLE_UM, AppearanceSample
 from muse_pipeline.tissue.macenko import MIN_PIXELS, fit_macenko
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level
 from muse_pipeline.tissue.strips import strips
 from muse_pipeline.types import Slide, SlideInfo
 
-SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
-FIELD_UM = 128.0
 SEED = 0
 MAX_PIXELS = 1_000_000
-NEAR_BLACK, NEAR_WHITE = 25, 250  # brightest, darkest channel: dirt and holes
 
 
 def measure_colour(slide: Slide, info: SlideInfo, tissue: TissueMask) -> dict[str, Any]:
-    """Fit the stains over the tissue of a slide: the content of ``colour.json``."""
-    pixels, mpp, warnings = sample_tissue(slide, info, tissue)
+    """Fit the stains over the tissue of a slide and measure how it looks: the content of ``colour.json``."""
+    sample, warnings = sample_tissue(slide, info, tissue)
+    pixels = sample.pixels
     fit = fit_macenko(pixels)
     if fit is None and not tissue.is_empty:
         few = len(pixels) < MIN_PIXELS
@@ -31,26 +30,28 @@ def measure_colour(slide: Slide, info: SlideInfo, tissue: TissueMask) -> dict[st
         warnings.append(f"the stains cannot be estimated: {reason}; colours are left as they are")
     # rounded, so that the order in which a library adds up cannot be seen
     macenko = fit and {"stains": fit.stains.round(6).tolist(), "strong": fit.strong.round(6).tolist()}
-    return {"macenko": macenko, "n_pixels": len(pixels), "mpp": round(mpp, 6), "warnings": warnings}
+    return {
+        "macenko": macenko,
+        "appearance": sample.measure(fit),
+        "n_pixels": len(pixels),
+        "mpp": round(sample.mpp, 6),
+        "warnings": warnings,
+    }
 
 
-def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[np.ndarray, float, list[str]]:
-    """Up to about 1 MP of tissue, at about 0.5 um a pixel, in fields drawn at random over the slide.
-
-    Returns:
-        (N, 3) uint8 pixels, their mpp, and warnings.
-    """
+def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
+    """Up to about 1 MP of tissue, at about 0.5 um a pixel, in fields drawn at random over the slide; and warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields = choose_fields(tissue, mpp)
-    kept, n_failed = [np.empty((0, 3), np.uint8)], 0
+    sample, n_failed = AppearanceSample(float(mpp.mean())), 0
     for field in fields:
         try:
-            kept.append(_read_tissue(slide, info, tissue, level, factors, field))
+            sample.add(*_read_field(slide, info, tissue, level, factors, field))
         except SlideError:
             n_failed += 1
     warnings = [f"{n_failed} of {len(fields)} fields for the stains cannot be decoded"] if n_failed else []
-    return np.concatenate(kept), float(mpp.mean()), warnings
+    return sample, warnings
 
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
@@ -69,14 +70,16 @@ def _fields_of_strip(tissue: TissueMask, strip: slice) -> np.ndarray:
     return np.unique(np.stack([columns, rows + strip.start], 1) * tissue.mask_mpp // FIELD_UM, axis=0)
 
 
-def _read_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um) -> np.ndarray:
-    """(N, 3) uint8: the tissue in the field at ``corner_um``, blocks of ``factors`` (x, y) level pixels averaged."""
+def _read_field(
+    slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um
+) -> tuple[np.ndarray, np.ndarray]:
+    """The field at ``corner_um``, blocks of ``factors`` (x, y) pixels averaged: (h, w, 3) uint8, and its tissue."""
     downsample = np.array(info.level_downsamples[level])
     level_mpp = info.mpp * downsample
     first = np.round(corner_um / level_mpp).astype(int)
     n = np.minimum(np.ceil(FIELD_UM / level_mpp), info.level_sizes_px[level] - first).astype(int) // factors
     if n.min() < 1:
-        return np.empty((0, 3), np.uint8)
+        return np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), bool)
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
@@ -87,5 +90,4 @@ def _read_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, 
         .clip(max=last)
         for i, last in enumerate((tissue.mask.shape[1] - 1, tissue.mask.shape[0] - 1))
     )
-    usable = tissue.mask[row[:, None], column] & (pixels.max(-1) > NEAR_BLACK) & (pixels.min(-1) < NEAR_WHITE)
-    return pixels[usable]
+    return pixels, tissue.mask[row[:, None], column]

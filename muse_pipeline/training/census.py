@@ -7,8 +7,10 @@ import torch
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.appearance import describe_training
+from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.tissue.appearance import measure_picture
 from muse_pipeline.tissue.macenko import MacenkoFit
 
 REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
@@ -46,6 +48,15 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
 def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
     """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
     return colour_of_fit(reference, image.stain)
+
+
+def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
+    """How the annotated parts of labelled images look, for the card; None where there is nothing to measure."""
+    boxes = [image.annotated_box for image in images]
+    parts = (
+        image.pixels[top:bottom, left:right] for image, (left, top, right, bottom) in zip(images, boxes, strict=True)
+    )
+    return describe_training([measure_picture(part, mpp) for part in parts])
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:

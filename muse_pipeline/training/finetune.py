@@ -12,7 +12,7 @@ import torch
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.census import class_weights
+from muse_pipeline.training.census import appearance_reference, class_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
@@ -103,6 +103,7 @@ def _build_method(data: FinetuneData) -> tuple[Method, str]:
 
 def _describe(data: FinetuneData) -> dict[str, Any]:
     config = data.config
+    appearance = appearance_reference(data.images, config.mpp)
     return {
         "kind": "detector",
         "backbone": config.backbone,
@@ -111,6 +112,7 @@ def _describe(data: FinetuneData) -> dict[str, Any]:
         "positions": "as trained",  # a positional table is read as it is, see ``models.official``
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
+        "appearance": appearance and dataclasses.asdict(appearance),
         "images": sorted(image.name for image in data.images),
     }
 

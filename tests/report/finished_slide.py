@@ -53,6 +53,7 @@ def write_slide(
     colour_warnings=(),
     full_windows=(),
     corrupt=(),
+    appearance=None,
 ) -> Path:
     """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times."""
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
@@ -67,7 +68,7 @@ def write_slide(
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
-    write_nuclei(folder, info, xy * enlarged, label, full_windows)
+    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance)
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -86,7 +87,7 @@ def find_pink(pixels: np.ndarray) -> TissueMask:
     return TissueMask(mask, np.array([8.0, 8.0]), None, float(mask.sum() * 64e-6))
 
 
-def write_nuclei(folder: Path, info: SlideInfo, xy_level0, label, full_windows=()) -> None:
+def write_nuclei(folder: Path, info: SlideInfo, xy_level0, label, full_windows=(), appearance=None) -> None:
     nuclei = Nuclei(
         xy_level0,
         Frame.LEVEL0,
@@ -95,7 +96,8 @@ def write_nuclei(folder: Path, info: SlideInfo, xy_level0, label, full_windows=(
         prob=np.eye(len(CLASSES))[label],
     )
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), provenance(info, full_windows), n_rays=32) as writer:
+    said = provenance(info, full_windows) | ({"appearance": appearance} if appearance else {})
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), said, n_rays=32) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 

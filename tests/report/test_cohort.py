@@ -7,7 +7,8 @@ from finished_slide import CLASSES, GLASS, row, write_ledger, write_slide
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json, write_json
-from muse_pipeline.report.cohort import gather_cohort, judge_slide, read_rows, summarise_cohort
+from muse_pipeline.report.cohort import gather_cohort, judge_slide, read_rows, summarise_cohort, summarise_flags
+from muse_pipeline.report.page import write_page
 from muse_pipeline.report.progress import STEPS
 from muse_pipeline.report.table import write_table
 
@@ -104,6 +105,8 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "status",
         "step",
         "reason",
+        "appearance",
+        "warnings",
         "path",
         "mpp_x",
         "mpp_y",
@@ -119,6 +122,56 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
     assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
     assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
     assert failed["step"] == "detect"
+
+
+BROWN = "stains unlike those of training: brown"
+DARK = "dark background: not bright-field"
+
+
+@pytest.fixture(scope="module")
+def flagged_slides(tmp_path_factory):
+    """One like the training pictures, one that is not, and one that is no bright-field picture."""
+    results = tmp_path_factory.mktemp("flagged")
+    glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
+    for name, drawing, reasons in (("like", None, []), ("brown", None, [BROWN]), ("dark", glass, [DARK])):
+        verdict = {"verdict": "flagged" if reasons else "ok", "reasons": reasons}
+        write_slide(results, name, drawing, appearance=verdict)
+    return [judge_slide(results, row(name)) for name in ("like", "brown", "dark")]
+
+
+def test_a_flag_is_a_warning_and_stops_nothing(flagged_slides):
+    like, brown, _ = flagged_slides
+    assert (like.status, like.appearance, like.warnings) == ("ok", "ok", [])
+    assert (brown.status, brown.appearance, brown.warnings) == ("ok", "flagged", [BROWN])
+
+
+def test_a_dark_slide_says_why_there_is_nothing_in_it(flagged_slides):
+    dark = flagged_slides[2]
+    assert (dark.status, dark.n_nuclei) == ("empty", 0)
+    assert dark.reason == f"{DARK}; nothing was sought in it"
+
+
+def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, tmp_path):
+    write_table(flagged_slides, tmp_path / "cohort.tsv")
+    rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    assert [(each["appearance"], each["warnings"]) for each in rows] == [
+        ("ok", ""),
+        ("flagged", BROWN),
+        ("flagged", DARK),
+    ]
+    write_page(flagged_slides, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"unlike the model&#x27;s training pictures: {BROWN}" in text and text.count("unlike training<") == 2
+    lines = summarise_flags(flagged_slides)
+    assert lines[0].startswith("2 slides unlike the model's training pictures") and f"  brown: {BROWN}" in lines
+    assert summarise_flags(flagged_slides[:1]) == []
+
+
+def test_not_known_is_said(slides):
+    assert slides["good"].appearance == "not known" and slides["noise"].appearance is None
+    assert summarise_flags(list(slides.values())) == [
+        "2 slides: not known whether they look like the model's training pictures"
+    ]
 
 
 def test_a_sheet_that_is_none_is_refused(tmp_path):

@@ -1,0 +1,59 @@
+"""Write into a finished model's card what was measured after its export; the graph stays as it is.
+
+    muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
+    muse card compact.onnx --temperature 1.3 -o compact.onnx
+
+A model that `muse finetune` trained knows how its training pictures look already. Without options the card is printed.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse card``."""
+    parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
+    parser.add_argument(
+        "--pictures",
+        nargs=2,
+        action="append",
+        metavar=("FOLDER", "UM"),
+        help="what it was trained on, with um per pixel; may be given several times",
+    )
+    parser.add_argument(
+        "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="ONNX", help="may be the model's own file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, write, say."""
+    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.inference.predictor import find_model, read_card
+
+    model = find_model(args.model)
+    if not args.pictures and args.temperature is None:
+        print(read_card(model).to_json())
+        return
+    if args.output is None:
+        raise ConfigError("give --output ONNX, the file to write; it may be the model's own")
+
+    from muse_pipeline.export.recard import measure_folders, recard
+
+    facts: dict = {} if args.temperature is None else {"temperature": args.temperature}
+    if args.pictures:
+        facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
+        print(f"measured {facts['appearance'].n_pictures} pictures")
+    card = recard(model, args.output, **facts)
+    print(f"{args.output}: {card.name}, temperature {card.temperature:g}")
+
+
+def _folder(folder: str, um: str) -> tuple[Path, float]:
+    from muse_pipeline.errors import ConfigError
+
+    try:
+        return Path(folder), positive(um)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--pictures {folder}: {error}; give um per pixel") from error

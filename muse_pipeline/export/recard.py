@@ -1,0 +1,62 @@
+"""A finished model file with facts in its card that were measured after its export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+
+from muse_pipeline.data.label_files import PICTURE_SUFFIXES
+from muse_pipeline.errors import ModelError
+from muse_pipeline.export.onnx import embed_card
+from muse_pipeline.files import complete_file
+from muse_pipeline.inference.appearance import describe_training
+from muse_pipeline.inference.card import AppearanceReference, ModelCard
+from muse_pipeline.inference.predictor import read_card
+from muse_pipeline.tissue.appearance import measure_picture
+
+
+def recard(model: Path, output: Path, **facts: AppearanceReference | float) -> ModelCard:
+    """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
+
+    Raises:
+        ModelError: the file is not ONNX or has no card.
+    """
+    card = dataclasses.replace(read_card(model), **facts)
+    graph = embed_card(onnx.load(model), card)
+    with complete_file(output) as partial:
+        onnx.save_model(graph, partial)
+    return card
+
+
+def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReference:
+    """How the pictures of folders look, each with its um per pixel.
+
+    Raises:
+        ModelError: a folder holds no picture, a picture cannot be read, or nothing can be measured.
+    """
+    reference = describe_training([measure_picture(_read(path), mpp) for path, mpp in _pictures(folders)])
+    if reference is None:
+        raise ModelError("the pictures hold nothing that can be measured; give those that the model was trained on")
+    return reference
+
+
+def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]:
+    found = []
+    for folder, mpp in folders:
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        if not paths:
+            raise ModelError(f"{folder}: holds no pictures; give a folder of those that the model was trained on")
+        found += [(path, mpp) for path in paths]
+    return found
+
+
+def _read(path: Path) -> np.ndarray:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ModelError(f"{path}: not readable as a picture; remove it or write it again")
+    return np.ascontiguousarray(picture[..., ::-1])

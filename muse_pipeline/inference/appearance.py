@@ -1,0 +1,130 @@
+"""Whether a slide looks like the pictures that a model was trained on: when not to trust a result.
+
+Every measure of ``tissue.appearance`` has a range over the training pictures, in the model's card. A slide beyond it
+by more than a margin is flagged, with the reason in words. Nothing stops for it. docs/confidence.md says how often
+pictures of a site that the reference has not seen are flagged, and what is not noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from muse_pipeline.inference.card import AppearanceReference
+
+OK, FLAGGED, NOT_KNOWN = "ok", "flagged", "not known"
+PERCENTILES = (1, 50, 99)
+DARK = "dark background: not bright-field"
+
+
+class Measure(NamedTuple):
+    """How one measure is judged.
+
+    Attributes:
+        margin: how far beyond the training pictures' range a slide may lie, in the measure's own unit.
+        below: what it means to lie below, in words; "" where that means nothing.
+        above: likewise.
+    """
+
+    margin: float
+    below: str
+    above: str
+
+
+# The margins: from how far pictures of one site lie beyond the range of two others (docs/confidence.md).
+STAINS = {
+    "brown": Measure(0.01, "", "brown"),
+    "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
+    "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
+    "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),
+    "nuclei red": Measure(0.2, "nuclei redder", "nuclei bluer"),
+    "nuclei blue": Measure(0.2, "nuclei more violet", "nuclei more yellow or brown"),
+    "tissue density": Measure(0.5, "tissue paler", "tissue darker"),
+    "nuclei density": Measure(0.5, "nuclei paler", "nuclei darker"),
+    "haematoxylin red": Measure(0.1, "haematoxylin redder", "haematoxylin bluer"),
+    "haematoxylin blue": Measure(0.1, "haematoxylin more violet", "haematoxylin more grey or brown"),
+    "haematoxylin strength": Measure(0.5, "haematoxylin weaker", "haematoxylin stronger"),
+    "eosin red": Measure(0.1, "eosin redder", "eosin bluer"),
+    "eosin blue": Measure(0.1, "eosin more violet", "eosin more yellow or brown"),
+    "eosin strength": Measure(0.5, "eosin weaker", "eosin stronger"),
+}
+FOCUS = {"sharpness": Measure(0.5, "out of focus", "")}
+TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a slide.
+
+    Attributes:
+        verdict: "ok", "flagged" or "not known".
+        reasons: why, in words; none for "ok".
+    """
+
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"verdict": self.verdict, "reasons": list(self.reasons)}
+
+    def sentences(self) -> list[str]:
+        """What a ledger says of it: nothing that is not flagged is worth a warning."""
+        return list(self.reasons) if self.verdict == FLAGGED else []
+
+
+def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
+    """The reference, from what ``tissue.appearance`` measured of each training picture; None where there is nothing."""
+    names = sorted({name for one in measured for name in one})
+    values = {name: [one[name] for one in measured if name in one] for name in names}
+    ranges = {
+        name: tuple(np.percentile(found, PERCENTILES).round(4).tolist()) for name, found in values.items() if found
+    }
+    return AppearanceReference(len(measured), ranges) if ranges else None
+
+
+def judge_appearance(reference: AppearanceReference | None, colour: dict[str, Any]) -> Verdict:
+    """Judge a slide.
+
+    Args:
+        reference: of the model's card.
+        colour: content of the slide's ``colour.json``.
+    """
+    if colour.get("dark_background"):
+        return Verdict(FLAGGED, (DARK,))
+    if reference is None:
+        return Verdict(NOT_KNOWN, ("the model's card does not say how its training pictures looked",))
+    if "appearance" not in colour:
+        return Verdict(NOT_KNOWN, ("colour.json is of a version that did not measure how the slide looks",))
+    measured = colour["appearance"]
+    if not measured:
+        return Verdict(NOT_KNOWN, ("no tissue to measure",))
+    reasons = tuple(_reasons(reference, measured))
+    return Verdict(FLAGGED if reasons else OK, reasons)
+
+
+def _reasons(reference: AppearanceReference, measured: dict[str, float]) -> Iterator[str]:
+    stains = list(_deviations(STAINS, reference, measured))
+    if "haematoxylin red" in reference.ranges and "haematoxylin red" not in measured:
+        stains.append("not told apart as haematoxylin and eosin")
+    if stains:
+        yield f"stains unlike those of training: {', '.join(stains)}"
+    yield from _deviations(FOCUS, reference, measured)
+    if tissue := list(_deviations(TISSUE, reference, measured)):
+        yield f"tissue unlike that of training: {', '.join(tissue)}"
+
+
+def _deviations(
+    measures: dict[str, Measure], reference: AppearanceReference, measured: dict[str, float]
+) -> Iterator[str]:
+    for name, (margin, below, above) in measures.items():
+        if name not in measured or name not in reference.ranges:
+            continue
+        least, _, most = reference.ranges[name]
+        if below and measured[name] < least - margin:
+            yield below
+        if above and measured[name] > most + margin:
+            yield above
