@@ -15,8 +15,10 @@ from muse_pipeline.tissue.overview import Overview, read_overview
 from muse_pipeline.tissue.pen import find_pen, is_ink
 from muse_pipeline.tissue.specks import tidy
 from muse_pipeline.tissue.stained import find_stained, is_fluorescence
-from muse_pipeline.tissue.strips import map_strips
+from muse_pipeline.tissue.strips import map_strips, strips
 from muse_pipeline.types import Slide, SlideInfo
+
+ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,9 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     area_mm2 = float(mask.sum() * np.prod(overview.mpp) / 1e6)
     if roi is not None:
         inside = roi_coverage(roi, mask.shape, overview.mpp / np.array(info.mpp))
-        area_mm2 = float((inside * mask).sum() * np.prod(overview.mpp) / 1e6)
-        mask &= inside > 0
+        inside *= mask
+        area_mm2 = float(inside.sum() * np.prod(overview.mpp) / 1e6)
+        mask = inside > 0
         if not mask.any() and not warnings:
             warnings = ("no tissue within the region of interest",)
     tissue = TissueMask(mask, overview.mpp, roi, round(area_mm2, 6))
@@ -76,10 +79,16 @@ def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray)
     if not columns.size or not rows.size:
         return coverage
     shapely.prepare(roi)
+    for strip in strips(len(rows), ROI_ROWS):
+        coverage[np.ix_(rows[strip], columns)] = _cover_cells(roi, columns, rows[strip], mask_px)
+    return coverage
+
+
+def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_px: np.ndarray) -> np.ndarray:
+    """(rows, columns) float32 of ``roi_coverage``."""
     x, y = columns * mask_px[0], rows * mask_px[1]
     cells = shapely.box(x[None], y[:, None], x[None] + mask_px[0], y[:, None] + mask_px[1])
     part = shapely.contains_properly(roi, cells).astype(np.float32)
     border = shapely.intersects(roi, cells) & (part == 0)
     part[border] = np.maximum(shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6)
-    coverage[np.ix_(rows, columns)] = part
-    return coverage
+    return part

@@ -7,6 +7,7 @@ import numpy as np
 
 from muse_pipeline.tissue.strips import map_strips, strips
 
+WHITE = 255  # padding
 DEFAULT_GLASS = 243.0  # where a picture is tissue from wall to wall
 MIN_GLASS = 195  # of 255, in every channel
 MAX_ROUGHNESS = 1.5  # grey levels among neighbours, at 8 um a pixel: glass has 0.3 to 1.2, the palest stroma 2 to 10
@@ -18,26 +19,37 @@ FREQUENT = 0.1  # of the candidates, within +-1 grey level
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
     """The colour of glass in (h, w, 3) uint8: (3,) float, the brightest frequent one that is pale and flat."""
-    low, high = pixels.min(-1), pixels.max(-1)
-    pale = (low >= MIN_GLASS) & (low < 255)  # pure white is padding
-    flat = pale & map_strips(lambda grey: measure_roughness(grey) < MAX_ROUGHNESS, pixels[..., 1], halo=1)
+    candidates = map_strips(_is_pale_and_flat, pixels, halo=1)
+    n_scanned = sum(int((pixels[strip].min(-1) < WHITE).sum()) for strip in strips(len(pixels)))
     for max_tint, min_share in KINDS:
-        candidates = flat & (high - low <= max_tint)
-        counts = count_levels(pixels, candidates)[1]
-        if counts.sum() >= max(min_share * (low < 255).sum(), 1):
+        counts = count_levels(pixels, candidates, max_tint)[1]
+        if counts.sum() >= max(min_share * n_scanned, 1):
             frequent = np.convolve(counts, np.ones(3), "same") >= FREQUENT * counts.sum()
             green = int(np.flatnonzero(frequent).max())
-            near = (pixels[..., 1] >= max(green - 2, 0)) & (pixels[..., 1] <= min(green + 2, 255))
-            return np.array([median_level(levels) for levels in count_levels(pixels, candidates & near)])
+            near = count_levels(pixels, candidates, max_tint, (green - 2, green + 2))
+            return np.array([median_level(levels) for levels in near])
     return np.full(3, DEFAULT_GLASS)
 
 
-def count_levels(pixels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(3, 256) how often each level occurs in each channel of the ``chosen`` (h, w) of (h, w, 3) uint8 pixels."""
+def _is_pale_and_flat(pixels: np.ndarray) -> np.ndarray:
+    low = pixels.min(-1)
+    return (low >= MIN_GLASS) & (low < WHITE) & (measure_roughness(pixels[..., 1]) < MAX_ROUGHNESS)
+
+
+def count_levels(
+    pixels: np.ndarray, candidates: np.ndarray, max_tint: int, greens: tuple[int, int] = (0, 255)
+) -> np.ndarray:
+    """(3, 256) how often each level occurs in each channel of (h, w, 3) uint8 pixels.
+
+    Those count that are among the ``candidates`` (h, w) bool, whose channels differ by no more than ``max_tint``, and
+    whose green lies between the two ``greens``.
+    """
     counts = np.zeros((3, 256), int)
     for strip in strips(len(pixels)):
-        part = pixels[strip][chosen[strip]]
-        counts += [np.bincount(channel, minlength=256) for channel in part.T]
+        colours = pixels[strip][candidates[strip]]
+        green = colours[:, 1].astype(int)
+        chosen = (np.ptp(colours, axis=-1) <= max_tint) & (green >= greens[0]) & (green <= greens[1])
+        counts += [np.bincount(channel, minlength=256) for channel in colours[chosen].T]
     return counts
 
 

@@ -40,28 +40,24 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     level, factors = choose_overview_level(info, target_um)
     width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))
     pixels = np.full((height, width, 3), WHITE, np.uint8)
-    corrupt = np.zeros((height, width), bool)
-
-    def fill(columns: range, rows: range) -> SlideError | None:
-        """Read a block; where that fails, its quarters; what cannot be divided further is corrupt."""
-        part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+    n_corrupt, failure = 0, None
+    steps = [max(BLOCK_PX // factor, 1) for factor in factors]
+    waiting = [(columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])][::-1]
+    while waiting:  # blocks; of one that fails, its quarters; what cannot be divided further is corrupt
+        columns, rows = waiting.pop()
         try:
-            pixels[part] = _read_block(slide, info, level, factors, (columns, rows))
-            return None
+            block = _read_block(slide, info, level, factors, (columns, rows))
+            pixels[rows.start : rows.stop, columns.start : columns.stop] = block
         except SlideError as error:
             halves = _halve(columns, LEAST_PX // factors[0]), _halve(rows, LEAST_PX // factors[1])
             if halves == ([columns], [rows]):
-                corrupt[part] = True
-                return error
-        failures = [fill(columns, rows) for rows in halves[1] for columns in halves[0]]
-        return next(filter(None, failures), None)
-
-    steps = [max(BLOCK_PX // factor, 1) for factor in factors]
-    failures = [fill(columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])]
-    failure = next(filter(None, failures), None)
-    if corrupt.all():
+                n_corrupt += len(columns) * len(rows)
+                failure = failure or error
+            else:
+                waiting += [(columns, rows) for rows in halves[1] for columns in halves[0]][::-1]
+    if n_corrupt == width * height:
         raise failure
-    warnings = (f"{corrupt.mean():.1%} of level {level} cannot be decoded: {failure}",) if failure else ()
+    warnings = (f"{n_corrupt / (width * height):.1%} of level {level} cannot be decoded: {failure}",) if failure else ()
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     return Overview(pixels, level_mpp * factors, warnings)
 

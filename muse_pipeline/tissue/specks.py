@@ -5,6 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from muse_pipeline.tissue.regions import Regions
+from muse_pipeline.tissue.strips import map_strips
+
 JOIN_UM = 16.0  # cracks and thin walls of fat
 MIN_PIECE_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
@@ -14,27 +17,33 @@ MIN_PIECE_SHARE = 0.02  # of a small picture
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
     """Join what nearly touches, drop specks, fill holes of (h, w) bool; areas in um2."""
     pixel_um2 = float(np.prod(mpp))
-    joined = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
     least_um2 = min(MIN_PIECE_UM2, MIN_PIECE_SHARE * mask.size * pixel_um2)
-    pieces = drop_small(joined, least_um2 / pixel_um2)
-    return ~drop_small(~pieces, MIN_HOLE_UM2 / pixel_um2, connectivity=4, keep_at_border=True)
+    mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
+    mask = drop_small(mask, least_um2 / pixel_um2)
+    glass = drop_small(np.logical_not(mask, out=mask), MIN_HOLE_UM2 / pixel_um2, connectivity=4, keep_at_border=True)
+    return np.logical_not(glass, out=glass)
 
 
 def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
     """(h, w) bool without its components of fewer than ``min_pixels``."""
-    _, components, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    large = stats[:, cv2.CC_STAT_AREA] >= min_pixels
+    regions = Regions(mask, connectivity)
+    area, at_border = np.zeros(regions.n, int), np.zeros(regions.n, bool)
+    for strip, region in regions:
+        area += np.bincount(region.ravel(), minlength=regions.n)
+        at_border[region[:, [0, -1]]] = True
+        at_border[region[[row - strip.start for row in (0, len(mask) - 1) if strip.start <= row < strip.stop]]] = True
+    large = area >= min_pixels
     if keep_at_border:
-        edge = np.concatenate([components[0], components[-1], components[:, 0], components[:, -1]])
-        large[edge] |= stats[edge, cv2.CC_STAT_AREA] >= min_pixels / 8
+        large |= at_border & (area >= min_pixels / 8)
     large[0] = False
-    return large[components]
+    return regions.choose(large)
 
 
 def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
     """Morphological closing as if the picture went on beyond its border."""
     x, y = (int(r) for r in radius_px)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * x + 1, 2 * y + 1))
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), y, y, x, x, cv2.BORDER_REPLICATE)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)
-    return closed[y : y + mask.shape[0], x : x + mask.shape[1]] > 0
+    pixels = np.ascontiguousarray(mask).view(np.uint8)
+    pixels = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
+    pixels = map_strips(lambda strip: cv2.morphologyEx(strip, cv2.MORPH_CLOSE, disc), pixels, halo=2 * y)
+    return np.ascontiguousarray(pixels[y : y + mask.shape[0], x : x + mask.shape[1]]).view(bool)

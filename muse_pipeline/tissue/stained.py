@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
-from muse_pipeline.tissue.glass import absorbed
-from muse_pipeline.tissue.strips import map_strips
+from muse_pipeline.tissue.glass import absorbed, median_level
+from muse_pipeline.tissue.regions import Regions
+from muse_pipeline.tissue.strips import strips
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel
 CERTAIN = 0.09  # a region of faint colour counts if some of it is this strong
@@ -19,24 +19,31 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
     Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Both stains, brown and
     blue chromogens included, do not.
     """
-    faint, strong = np.moveaxis(map_strips(lambda strip: _faint_and_strong(strip, glass), pixels), -1, 0)
-    regions, n = ndimage.label(faint, structure=np.ones((3, 3)))
-    certain = np.zeros(n + 1, bool)
-    certain[regions[strong]] = True
-    return faint & certain[regions]
+    faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
+    for strip in strips(len(pixels)):
+        faint[strip], strong[strip] = _faint_and_strong(pixels[strip], glass)
+    regions = Regions(faint)
+    certain = np.zeros(regions.n, bool)
+    for strip, region in regions:
+        certain[region[strong[strip]]] = True
+    certain[0] = False
+    return regions.choose(certain)
 
 
-def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
-    """(h, w, 2) bool: whether there may be stain, and whether there is colour that nothing else has."""
+def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two (h, w) bool: whether there may be stain, and whether there is colour that nothing else has."""
     density = absorbed(pixels, glass)
     colour = np.ptp(density, axis=-1)
     greenish = density[..., 1] <= density[..., [0, 2]].min(-1)
     bright = pixels.max(-1) >= BLACK
-    return np.stack([(colour > FAINT) & ~greenish & bright, colour > CERTAIN], -1)
+    return (colour > FAINT) & ~greenish & bright, colour > CERTAIN
 
 
 def is_fluorescence(pixels: np.ndarray) -> bool:
     """Whether more than half of the slide is black and the rest is dark too."""
-    brightest = pixels.max(-1)
-    lit = brightest >= BLACK // 2
-    return bool(lit.mean() < 0.5 and (not lit.any() or np.median(pixels[lit].mean(-1)) < 100))
+    n_by_sum = np.zeros(3 * 255 + 1, int)  # of the channels, over the pixels that are not black
+    for strip in strips(len(pixels)):
+        lit = pixels[strip][pixels[strip].max(-1) >= BLACK // 2]
+        n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
+    n_lit, n = n_by_sum.sum(), pixels.shape[0] * pixels.shape[1]
+    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-ROWS = 256
+ROWS = 64
 
 
 def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
@@ -16,9 +16,11 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
 
 def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
     """``function`` of an (h, w, ...) ``image``, whose result at a row follows from ``halo`` rows on either side."""
-    parts = []
+    result = None
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)
         part = function(image[first : strip.stop + halo])
-        parts.append(part[strip.start - first :][: strip.stop - strip.start].copy())
-    return np.concatenate(parts)
+        if result is None:
+            result = np.empty((len(image), *part.shape[1:]), part.dtype)
+        result[strip] = part[strip.start - first :][: strip.stop - strip.start]
+    return result

@@ -1,0 +1,68 @@
+"""The connected regions of a mask, numbered and looked at strip by strip: all their numbers at once take four masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from muse_pipeline.tissue.strips import strips
+
+
+class Regions:
+    """The regions of connected true pixels in a mask (h, w) bool, numbered from 1; 0 is all that is false.
+
+    Attributes:
+        n: how many numbers there are, 0 included.
+    """
+
+    def __init__(self, mask: np.ndarray, connectivity: int = 8):
+        self._pixels = np.ascontiguousarray(mask).view(np.uint8)
+        self._connectivity = connectivity
+        self.n, self._numbers = self._join_strips()
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Strips of rows and, (rows, w) int32, the number of the region of each pixel in them."""
+        for strip, numbers in zip(strips(len(self._pixels)), self._numbers, strict=True):
+            yield strip, numbers[self._label(strip)]
+
+    def choose(self, chosen: np.ndarray) -> np.ndarray:
+        """(h, w) bool: where the number of a pixel's region is among the ``chosen`` (n,) bool."""
+        mask = np.empty(self._pixels.shape, bool)
+        for strip, region in self:
+            mask[strip] = chosen[region]
+        return mask
+
+    def _label(self, strip: slice) -> np.ndarray:
+        """The strip's own labels: the same whenever they are asked for."""
+        return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
+
+    def _join_strips(self) -> tuple[int, list[np.ndarray]]:
+        """How many regions there are, and for each strip the number of the region that each of its labels is in."""
+        n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
+        for strip in strips(len(self._pixels)):
+            labels = self._label(strip)
+            before = sum(n_labels)
+            n_labels.append(int(labels.max()))
+            first, last = (np.where(row > 0, row + before, 0) for row in (labels[0], labels[-1]))
+            if last_row is not None:
+                touching.append(self._pairs(last_row, first))
+            last_row = last
+        one, other = np.concatenate(touching, axis=1)
+        count = 1 + sum(n_labels)
+        graph = coo_array((np.ones(len(one), bool), (one, other)), (count, count))
+        n, number = connected_components(graph, directed=False)
+        starts = np.cumsum([1, *n_labels])
+        return n, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
+
+    def _pairs(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """(2, k): the labels that touch between two rows (w,), one above the other."""
+        pairs = [(upper, lower)]
+        if self._connectivity == 8:
+            pairs += [(upper[1:], lower[:-1]), (upper[:-1], lower[1:])]
+        both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
+        return np.unique(both[:, (both > 0).all(0)], axis=1)

@@ -1,0 +1,52 @@
+"""Regions numbered strip by strip are those of the whole mask at once."""
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+from shapely.geometry import Point
+
+from muse_pipeline.tissue.find import roi_coverage
+from muse_pipeline.tissue.regions import Regions
+from muse_pipeline.tissue.specks import drop_small
+from muse_pipeline.tissue.strips import ROWS
+
+
+def ragged_mask(seed, share, smooth):
+    generator = np.random.default_rng(seed)
+    noise = generator.random((3 * ROWS + 7, 150), np.float32)
+    return (cv2.blur(noise, (5, 5)) < 0.42 + 0.2 * share) if smooth else noise < share
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.45, 0.6, 1.0])
+def test_the_same_regions_as_of_the_whole_mask(share, smooth, connectivity):
+    mask = ragged_mask(1, share, smooth)
+    expected, _ = ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)
+    regions = Regions(mask, connectivity)
+    found = np.concatenate([region for _, region in regions])
+    both = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
+    assert (
+        both.shape[1] == len(np.unique(found)) == len(np.unique(expected))
+    )
+    assert ((found == 0) == ~mask).all()
+    np.testing.assert_array_equal(regions.choose(np.arange(regions.n) > 0), mask)
+
+
+def test_a_piece_over_many_strips_counts_whole():
+    mask = np.zeros((3 * ROWS, 40), bool)
+    mask[ROWS // 2 : -ROWS // 2, 10] = True  # a thin line: 2 * ROWS pixels
+    mask[:5, 30], mask[5, 31:36] = True, True  # 10 pixels, joined at a corner alone
+    assert drop_small(mask, 2 * ROWS).sum() == 2 * ROWS
+    assert not drop_small(mask, 2 * ROWS + 1).any()
+    assert drop_small(mask, 10).sum() == 2 * ROWS + 10 and drop_small(mask, 10, connectivity=4).sum() == 2 * ROWS
+    assert drop_small(mask, 40, connectivity=4, keep_at_border=True)[:5, 30].all()
+
+
+def test_a_roi_is_the_same_whether_its_rows_are_few_or_many():
+    disc = Point(400, 700).buffer(350)
+    whole = roi_coverage(disc, (90, 60), np.array([16.0, 16.0]))
+    assert whole.sum() * 256 == pytest.approx(disc.area, rel=1e-4)
+    row = roi_coverage(disc, (44, 60), np.array([16.0, 16.0]))
+    np.testing.assert_array_equal(whole[:44], row)
