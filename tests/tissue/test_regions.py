@@ -27,9 +27,7 @@ def test_the_same_regions_as_of_the_whole_mask(share, smooth, connectivity):
     regions = Regions(mask, connectivity)
     found = np.concatenate([region for _, region in regions])
     both = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
-    assert (
-        both.shape[1] == len(np.unique(found)) == len(np.unique(expected))
-    )
+    assert both.shape[1] == len(np.unique(found)) == len(np.unique(expected))
     assert ((found == 0) == ~mask).all()
     np.testing.assert_array_equal(regions.choose(np.arange(regions.n) > 0), mask)
 
