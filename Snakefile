@@ -40,6 +40,8 @@ rule all:
 
 
 onstart:
+    gc.freeze()  # the plan stays
+    gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}")
     forget_unasked_steps()
 

@@ -8,6 +8,7 @@ A row of the sheet enters the rules as params, cell by cell, and the sheet is no
 one slide. The workflow knows the package by its command line only.
 """
 
+import gc
 import json
 import os
 import re
@@ -23,6 +24,10 @@ from snakemake.utils import validate
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+# A plan is millions of objects that stay; a fifth of its time would go into looking for garbage among them. What the run
+# itself leaves is collected: `onstart`.
+gc.disable()
 
 
 def write_if_changed(path, text):
@@ -85,7 +90,13 @@ def resolve_model():
     """What the model is; one that does not suit the config's mpp is refused."""
     # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
-    model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *([*training_data(), *later] if TRAINING else []))
+    model = resolve(
+        "model",
+        TRAINING or config["model"],
+        "--provider",
+        config["provider"],
+        *([*training_data(), *later] if TRAINING else []),
+    )
     if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
         raise WorkflowError(
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
