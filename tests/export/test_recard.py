@@ -1,0 +1,60 @@
+"""Facts that are measured after the export go into the card; the graph stays as it is."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from drawn_tissue import draw_labelled_tissue
+
+from muse_pipeline.inference.predictor import Predictor, read_card, temper
+from muse_pipeline.tissue.stain_map import IDENTITY
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return draw_labelled_tissue((192, 192), 0.5, seed=1).pixels
+
+
+def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_path, picture):
+    model, tempered = run / "model.onnx", tmp_path / "tempered.onnx"
+    status, out, _ = muse("card", model, "--temperature", "2", "-o", tempered)
+    assert status == 0 and "temperature 2" in out
+    raw, soft = ([p(picture[None], IDENTITY)[0] for p in [Predictor(path)]][0] for path in (model, tempered))
+    assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
+    assert np.allclose(soft.prob, np.sqrt(raw.prob) / np.sqrt(raw.prob).sum(1, keepdims=True), atol=1e-5)
+    assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()
+
+
+def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_path, picture):
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures/1.png"), picture)
+    model = tmp_path / "model.onnx"
+    assert muse("card", run / "model.onnx", "--pictures", tmp_path / "pictures", "0.5", "-o", model)[0] == 0
+    status, out, _ = muse("card", model)
+    assert status == 0 and json.loads(out)["appearance"]["n_pictures"] == 1
+    assert read_card(model).temperature == 1
+
+
+def test_a_finetuned_model_knows_its_training_pictures(run):
+    appearance = read_card(run / "model.onnx").appearance
+    assert appearance.n_pictures == 3 and "tissue red" in appearance.ranges
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--temperature", "2"], "--output"),
+        (["--pictures", "{empty}", "0.5", "-o", "{out}"], "holds no pictures"),
+        (["--pictures", "{empty}", "coarse", "-o", "{out}"], "um per pixel"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, muse, tmp_path, arguments, complaint):
+    words = [word.format(empty=tmp_path, out=tmp_path / "out.onnx") for word in arguments]
+    status, _, errors = muse("card", run / "model.onnx", *words)
+    assert status == 2 and complaint in errors and errors.count("\n") == 1
+
+
+def test_tempering_survives_probabilities_of_nought():
+    prob = np.array([[1.0, 0.0, 0.0]], np.float32)
+    assert np.isfinite(temper(prob, 0.5)).all() and temper(prob, 3.0).sum() == pytest.approx(1)

@@ -1,0 +1,94 @@
+"""Slides unlike a model's training pictures are flagged, in words; what is not known is never fine."""
+
+import pytest
+
+from muse_pipeline.inference.appearance import (
+    DARK,
+    FOCUS,
+    STAINS,
+    TISSUE,
+    describe_training,
+    judge_appearance,
+)
+from muse_pipeline.inference.predictor import BUILT_IN, read_card
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.stained import is_fluorescence
+
+MEASURES = STAINS | FOCUS | TISSUE
+SEEN = dict.fromkeys(MEASURES, 0.0)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return describe_training([SEEN, {name: 0.1 for name in SEEN}])
+
+
+def judge(reference, **measures):
+    return judge_appearance(reference, {"appearance": {**SEEN, **measures}})
+
+
+def test_a_slide_like_the_training_pictures_is_ok(reference):
+    assert judge(reference).to_dict() == {"verdict": "ok", "reasons": []}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_counts_beyond_its_margin_and_not_before(reference, name):
+    margin, below, above = MEASURES[name]
+    least, _, most = reference.ranges[name]
+    for word, edge, beyond in ((below, least, -1), (above, most, 1)):
+        assert judge(reference, **{name: edge + 0.9 * margin * beyond}).verdict == "ok"
+        verdict = judge(reference, **{name: edge + 1.1 * margin * beyond})
+        assert verdict.verdict == ("flagged" if word else "ok")
+        assert word in " ".join(verdict.reasons)
+
+
+def test_reasons_are_plain(reference):
+    verdict = judge(reference, **{"brown": 0.3, "sharpness": -1.0})
+    assert verdict.reasons == ("stains unlike those of training: brown", "out of focus")
+    assert verdict.sentences() == list(verdict.reasons)
+
+
+def test_stains_that_are_not_those_of_h_and_e(reference):
+    measures = {name: value for name, value in SEEN.items() if not name.startswith(("haematoxylin", "eosin"))}
+    verdict = judge_appearance(reference, {"appearance": measures})
+    assert "not told apart as haematoxylin and eosin" in verdict.reasons[0]
+
+
+def test_a_dark_background_is_flagged_whatever_the_model_knows(reference):
+    for known in (reference, None):
+        verdict = judge_appearance(known, {"dark_background": True, "appearance": {}})
+        assert (verdict.verdict, verdict.reasons) == ("flagged", (DARK,))
+
+
+@pytest.mark.parametrize("colour", [{"appearance": SEEN}, {}])
+def test_what_is_not_known_is_not_fine(reference, colour):
+    verdict = judge_appearance(None if colour else reference, colour)
+    assert verdict.verdict == "not known" and verdict.reasons and not verdict.sentences()
+
+
+@pytest.mark.parametrize("model", sorted(BUILT_IN.glob("*.onnx")), ids=lambda path: path.stem)
+def test_built_in_models_know_how_their_training_pictures_looked(model):
+    assert read_card(model).appearance is not None, "write it with `muse card`, see docs/confidence.md"
+
+
+SLIDES = {
+    "wsi-cmu-small-region/CMU-1-Small-Region.svs": "ok",
+    "wsi-openslide-crops/OS-1-detail.ome.tif": "ok",
+    "wsi-openslide-crops/OS-2-ndpi.ome.tif": "flagged",
+    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": "flagged",
+}
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_real_slides(shared_data, name):
+    reference = read_card(next(BUILT_IN.glob("compact*.onnx"))).appearance
+    info = inspect_slide(shared_data / name, "slide")
+    with open_slide(shared_data / name, info.reader) as slide:
+        found = find_tissue(slide, info)
+        colour = measure_colour(slide, info, found.tissue)
+    verdict = judge_appearance(reference, {**colour, "dark_background": is_fluorescence(found.overview.pixels)})
+    assert verdict.verdict == SLIDES[name], verdict
+    assert ("brown" in " ".join(verdict.reasons)) == name.endswith("OS-2-ndpi.ome.tif")
