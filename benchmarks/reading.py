@@ -50,7 +50,7 @@ def measure(path: Path, info: SlideInfo, name: str, work: Callable, rounds: int)
         for way in range(2):
             with OpenSlideReader(path) as slide:
                 if way == 0:
-                    slide._jpeg_tiles = None
+                    slide._direct_tiles = None
                 before = os.times()
                 results.add(work(slide, info))
                 after = os.times()

@@ -11,11 +11,11 @@ from PIL import Image
 
 from muse_pipeline.errors import SlideError
 from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, exact_downsamples
-from muse_pipeline.slides.jpeg_tiles import JpegTiles
+from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.types import Bounds
 
-JPEG_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file, whose tiles lie side by side
+TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file, whose tiles lie side by side
 
 
 @READERS.register("openslide")
@@ -35,7 +35,7 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError(
                 "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
             )
-        self._jpeg_tiles = self._find_jpeg_tiles()
+        self._direct_tiles = self._find_direct_tiles()
 
     def _open(self) -> openslide.OpenSlide:
         try:
@@ -43,21 +43,21 @@ class OpenSlideReader(SlideReader):
         except openslide.OpenSlideError as error:
             raise UnsuitedError(f"OpenSlide: {error}") from error
 
-    def _find_jpeg_tiles(self) -> JpegTiles | None:
+    def _find_direct_tiles(self) -> DirectTiles | None:
         # Between pixels OpenSlide interpolates (see ``_paint``): those levels stay its own.
         sizes = {
             level: size
             for level, size in enumerate(self.properties.level_sizes_px)
             if self._downsamples[level] % 1 == 0
         }
-        return JpegTiles(self.path, sizes) if self.properties.vendor in JPEG_VENDORS else None
+        return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """See ``SlideReader``; at most half a level-0 pixel off where OpenSlide's own downsample is not whole.
 
-        JPEG tiles are decoded without OpenSlide's painting wherever that gives its pixels.
+        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide's painting wherever that gives its pixels.
         """
-        if (tiles := self._jpeg_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
+        if (tiles := self._direct_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
             return pixels
         return self._paint(xy_px, level, size)
 
@@ -84,7 +84,7 @@ class OpenSlideReader(SlideReader):
 
     def close(self) -> None:
         """Let go of the file; OpenSlide closes it when the last thread has finished reading."""
-        self._handle = self._jpeg_tiles = None
+        self._handle = self._direct_tiles = None
 
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:

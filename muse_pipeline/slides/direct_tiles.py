@@ -1,10 +1,10 @@
-"""The JPEG tiles of a TIFF, decoded straight from the file: OpenSlide's own pixels at a fraction of its time.
+"""The tiles of a TIFF, decoded straight from the file: OpenSlide's own pixels at a fraction of its time.
 
-OpenSlide paints every tile as a picture with transparency, which costs four times as much as to decode it. Here the
-places of the tiles are read once, with tifffile; a tile is one ``pread`` and one call of libjpeg-turbo, whose warnings
-count as errors as they do in OpenSlide. OpenSlide stays the referee: at the first read of a level, tiles of it are
-compared with what OpenSlide makes of them, and a level that differs by one bit is never read here. Whatever cannot be
-read here is left to OpenSlide too: tiles that are not in the file, damage and its error, other codecs.
+OpenSlide paints every tile as a picture with transparency, which costs several times as much as to decode a JPEG. Here
+the places of the tiles are read once, with tifffile; a tile is one ``pread`` and one call of its codec
+(``slides.tile_codecs``). OpenSlide stays the referee: at the first read of a level, tiles of it are compared with what
+OpenSlide makes of them, and a level that differs by one bit is never read here. Whatever cannot be read here is left to
+OpenSlide too: tiles that are not in the file, damage and its error, other compressions.
 """
 
 from __future__ import annotations
@@ -24,18 +24,13 @@ import numpy as np
 from muse_pipeline.errors import SlideError
 from muse_pipeline.slides.base import overlap, white_canvas
 from muse_pipeline.slides.tiff_log import complaints_of_tifffile
+from muse_pipeline.slides.tile_codecs import TileCodec, codec_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
 CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as OpenSlide keeps: a row of blocks of `muse tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; a damaged chain of them may have no end
-
-_START = b"\xff\xd8"
-_END = b"\xff\xd9"
-# Adobe's segment says whether colours were converted: without it a decoder has to guess, where the TIFF's tag knows.
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-_CONVERTED = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
 Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
@@ -49,14 +44,14 @@ class TileIndex:
         tile_px: (width, height) of every tile, those at the border included.
         offsets: (rows, columns) int64.
         n_bytes: (rows, columns) int64; 0 for a tile that is not in the file.
-        header: with what every tile's stream begins: its colours and the tables that all tiles share.
+        codec: what decodes them.
     """
 
     size_px: tuple[int, int]
     tile_px: tuple[int, int]
     offsets: np.ndarray
     n_bytes: np.ndarray
-    header: bytes
+    codec: TileCodec
 
     @property
     def decoded_bytes(self) -> int:
@@ -64,8 +59,8 @@ class TileIndex:
         return self.tile_px[0] * self.tile_px[1] * 3
 
 
-class JpegTiles:
-    """The levels of a slide whose tiles are JPEG; several threads may read at once."""
+class DirectTiles:
+    """The levels of a slide whose tiles are decoded here; several threads may read at once."""
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
         """Nothing is opened before the first read.
@@ -143,7 +138,7 @@ class JpegTiles:
                     corner = columns.start - column * width, rows.start - row * height
                     of_tile, of_target = overlap(corner, extent, index.tile_px)
                     target[of_target] = self._tile(level, row, column)[of_tile]
-        except (ValueError, OSError):  # not in the file, or damaged
+        except (ValueError, RuntimeError, OSError):  # not in the file, or damaged
             return None
         return canvas
 
@@ -159,60 +154,49 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     """(h, w, 3) uint8 RGB of a whole tile.
 
     Raises:
-        ValueError: there is none, or a bit of it is wrong.
+        ValueError, RuntimeError: there is none, or a bit of it is wrong.
     """
-    import simplejpeg
-
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
     if not 0 < n_bytes < 2 * index.decoded_bytes:
         raise ValueError(f"a tile of {n_bytes} bytes")
     stream = os.pread(file, n_bytes, int(index.offsets[row, column]))
-    if len(stream) < n_bytes or not stream.startswith(_START):
-        raise ValueError("not a JPEG stream")
-    # The buffer holds a tile and no more: a stream that claims to be larger is refused before it is decoded.
-    buffer = np.empty(index.decoded_bytes, np.uint8)
-    pixels = simplejpeg.decode_jpeg(index.header + stream[2:], "RGB", buffer=buffer, strict=True)
-    if pixels.shape != (*index.tile_px[::-1], 3):
+    if len(stream) < n_bytes:
+        raise ValueError("a tile that ends beyond the file")
+    pixels = index.codec.decode(stream, index.tile_px)
+    if pixels.shape != (*index.tile_px[::-1], 3) or pixels.dtype != np.uint8:
         raise ValueError(f"a tile of {pixels.shape}")
     return pixels
 
 
 def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> dict[int, TileIndex]:
-    """The index of every level that exactly one directory of JPEG tiles can be."""
+    """The index of every level that exactly one directory of tiles can be, if there is a codec for it."""
     try:
-        import simplejpeg  # noqa: F401 - without it nothing is decoded here
         import tifffile
 
         with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
-            pages = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if _holds_jpeg_tiles(page)]
+            pages = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if _holds_tiles(page)]
             candidates = {
                 level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
                 for level, size in level_sizes_px.items()
             }
-            return {level: _index_page(found[0]) for level, found in candidates.items() if len(found) == 1}
+            indices = {level: _index_page(found[0]) for level, found in candidates.items() if len(found) == 1}
+            return {level: index for level, index in indices.items() if index}
     except Exception:  # whatever tifffile raises on foreign bytes: OpenSlide reads them then
         return {}
 
 
-def _holds_jpeg_tiles(page: TiffPage) -> bool:
-    return (
-        page.is_tiled
-        and page.compression.name == "JPEG"
-        and page.photometric.name in _CONVERTED
-        and page.planarconfig.name == "CONTIG"
-        and (page.bitspersample, page.samplesperpixel, page.imagedepth) == (8, 3, 1)
-        and 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
-    )
+def _holds_tiles(page: TiffPage) -> bool:
+    return page.is_tiled and 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
 
 
-def _index_page(page: TiffPage) -> TileIndex:
+def _index_page(page: TiffPage) -> TileIndex | None:
     grid = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
-    tables = (page.jpegtables or b"").removeprefix(_START).removesuffix(_END)
-    return TileIndex(
+    codec = codec_of(page)
+    return codec and TileIndex(
         size_px=(page.imagewidth, page.imagelength),
         tile_px=(page.tilewidth, page.tilelength),
         offsets=np.array(page.dataoffsets, np.int64).reshape(grid),
         n_bytes=np.array(page.databytecounts, np.int64).reshape(grid),
-        header=_START + _ADOBE + _CONVERTED[page.photometric.name] + tables,
+        codec=codec,
     )

@@ -1,6 +1,7 @@
-"""JPEG tiles decoded without OpenSlide: its own pixels, bit for bit, and its own errors."""
+"""Tiles decoded without OpenSlide: its own pixels, bit for bit, and its own errors."""
 
 import random
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
@@ -13,7 +14,7 @@ from slide_files import shrink, spoil_tile, write_pyramid
 
 from muse_pipeline.errors import SlideError
 from muse_pipeline.slides.base import UnsuitedError, open_slide
-from muse_pipeline.slides.jpeg_tiles import JpegTiles
+from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.openslide import OpenSlideReader
 
 SIZE, TILE = (700, 520), 240  # neither a multiple of the other
@@ -28,6 +29,8 @@ REGIONS = [
     ((5000, 0), (10, 20)),
 ]
 KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
+JPEG2000_KINDS = ["ycc 444", "rgb 444", "ycc 444 lossless", "rgb 444 lossless"]  # Aperio's compressions 33003 and 33005
+APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,67 @@ def part_tables(stream):
     return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[at:]
 
 
+def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
+    """A pyramid of JPEG 2000 tiles as Aperio numbers them; "422": chroma of half the width."""
+    encode = encode_halved if "422" in kind else encode_jpeg2000
+    with tifffile.TiffWriter(path) as tiff:
+        for factor in factors:
+            image = shrink(picture, factor)
+            height, width = (-(-side // TILE) * TILE for side in image.shape[:2])
+            image = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge")
+            tiff.write(
+                (
+                    encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), kind)
+                    for y in range(0, height, TILE)
+                    for x in range(0, width, TILE)
+                ),
+                shape=shrink(picture, factor).shape,
+                dtype=np.uint8,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression=33003 if "ycc" in kind else 33005,
+                description=APERIO.format("J2K/YUV16 Q=70") if factor == 1 else None,
+                subfiletype=int(factor > 1),
+                metadata=None,
+            )
+
+
+def encode_jpeg2000(pixels, kind):
+    """A bare codestream; of RGB its components are decorrelated, as Aperio's encoder does."""
+    lossless, decorrelated = "lossless" in kind, "rgb" in kind
+    return imagecodecs.jpeg2k_encode(
+        pixels, 40, codecformat="j2k", reversible=lossless, mct=decorrelated and pixels.ndim == 3, resolutions=5
+    )
+
+
+def encode_halved(pixels, kind):
+    """A codestream whose second and third component have half the width, which imagecodecs does not write.
+
+    Each component is encoded alone; where all packets of one component come before those of the next (progression by
+    component), one codestream of three is theirs one after the other, under a header that says so.
+    """
+    planes = [pixels[..., 0], *(np.ascontiguousarray(pixels[:, ::2, i]) for i in (1, 2))]
+    heads, packets = zip(*(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True)
+    sizes = heads[0][0x51][:34] + struct.pack(">H9s", 3, b"\x07\x01\x01\x07\x02\x01\x07\x02\x01")
+    by_component = heads[0][0x52][:1] + b"\x04" + heads[0][0x52][2:]
+    data = b"".join(packets)
+    segments = [(0x51, sizes), (0x52, by_component), (0x5C, heads[0][0x5C])]
+    header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    tile = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 14 + len(data), 0, 1) + b"\xff\x93"
+    return b"\xff\x4f" + header + tile + data + b"\xff\xd9"
+
+
+def part_packets(stream):
+    """The header segments of a codestream of one tile by their marker, and its packets."""
+    segments, at = {}, 2
+    while stream[at + 1] != 0x90:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        segments[stream[at + 1]] = stream[at + 4 : end]
+        at = end
+    tile = stream[at : at + int.from_bytes(stream[at + 6 : at + 10], "big")]
+    return segments, tile[tile.index(b"\xff\x93") + 2 :]
+
+
 def painter(path):
     """Reads with OpenSlide and nothing else."""
     handle = openslide.OpenSlide(path)
@@ -115,7 +179,7 @@ def test_pixels_are_openslides_own(tmp_path, picture, kind):
     path = tmp_path / "slide.tif"
     write_jpeg_slide(path, picture, kind)
     paint, sizes = painter(path)
-    tiles = JpegTiles(path, sizes)
+    tiles = DirectTiles(path, sizes)
     assert len(sizes) == 3
     for level in sizes:
         for xy, size in REGIONS:
@@ -125,10 +189,59 @@ def test_pixels_are_openslides_own(tmp_path, picture, kind):
             assert pixels.flags.writeable
 
 
+@pytest.mark.parametrize("kind", JPEG2000_KINDS)
+def test_pixels_of_jpeg2000_are_openslides_own(tmp_path, picture, kind):
+    path = tmp_path / "slide.svs"
+    write_jpeg2000_slide(path, picture, kind)
+    assert openslide.OpenSlide(path).properties["openslide.vendor"] == "aperio"
+    paint, sizes = painter(path)
+    tiles = DirectTiles(path, sizes)
+    assert len(sizes) == 3
+    for level in sizes:
+        for xy, size in REGIONS:
+            pixels = tiles.read(xy, level, size, paint)
+            np.testing.assert_array_equal(pixels, paint(xy, level, size))
+
+
+def test_every_chroma_is_turned_into_openslides_rgb(tmp_path):
+    path, tile = tmp_path / "slide.svs", (256, 256)
+    chroma = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij"), -1)
+    for luma in (0, 90, 255):
+        pixels = np.concatenate([np.full((*tile, 1), luma), chroma], -1).astype(np.uint8)
+        stream = encode_jpeg2000(pixels, "ycc 444 lossless")
+        options = {"shape": pixels.shape, "dtype": np.uint8, "tile": tile, "photometric": "rgb", "metadata": None}
+        tifffile.imwrite(path, iter([stream]), compression=33003, description=APERIO.format("J2K/YUV16"), **options)
+        paint, sizes = painter(path)
+        region = (0, 0), 0, tile
+        np.testing.assert_array_equal(DirectTiles(path, sizes).read(*region, paint), paint(*region))
+
+
+@pytest.mark.parametrize("kind", ["ycc 422", "rgb 422", "ycc 422 lossless"])
+def test_components_of_unequal_size_are_left_to_openslide(tmp_path, picture, kind):
+    path = tmp_path / "slide.svs"
+    write_jpeg2000_slide(path, picture, kind)
+    paint, sizes = painter(path)
+    assert DirectTiles(path, sizes).read((0, 0), 0, (10, 10), paint) is None
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300)))
+        assert slide._direct_tiles._agrees == {0: False}
+    if kind == "ycc 422 lossless":  # what was written is there: grey where all chroma is
+        luma = paint((0, 0), 0, SIZE).astype(int).mean(-1)
+        assert np.corrcoef(luma.ravel(), picture[..., 0].ravel())[0, 1] > 0.5
+
+
+def test_without_the_package_jpeg2000_is_left_to_openslide(tmp_path, picture, monkeypatch):
+    path = tmp_path / "slide.svs"
+    write_jpeg2000_slide(path, picture, factors=(1,))
+    paint, sizes = painter(path)
+    monkeypatch.setattr(imagecodecs.JPEG2K, "available", False)
+    assert DirectTiles(path, sizes).read((0, 0), 0, (10, 10), paint) is None
+
+
 def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
     path = shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs"
     paint, sizes = painter(path)
-    tiles = JpegTiles(path, sizes)
+    tiles = DirectTiles(path, sizes)
     for y in range(-100, sizes[0][1], 1000):
         region = (-100, y), 0, (2500, 1000)
         np.testing.assert_array_equal(tiles.read(*region, paint), paint(*region))
@@ -148,7 +261,7 @@ def test_real_slides_read_as_with_openslide_alone(shared_data):
     assert n_openslide >= 2
 
 
-def test_a_reader_of_jpeg_tiles_is_still_the_openslide_reader(tmp_path, picture):
+def test_a_reader_of_direct_tiles_is_still_the_openslide_reader(tmp_path, picture):
     path = tmp_path / "slide.tif"
     write_jpeg_slide(path, picture)
     with open_slide(path) as slide:
@@ -164,14 +277,14 @@ def test_levels_between_pixels_are_left_to_openslide(tmp_path, picture):
         painted = slide._paint((50, 60), 1, (100, 90))
         assert slide.properties.level_downsamples[1] == (3.0, 3.0)
         np.testing.assert_array_equal(slide.read_level((50, 60), 1, (100, 90)), painted)
-        assert slide._jpeg_tiles._sizes.keys() == {0}
+        assert slide._direct_tiles._sizes.keys() == {0}
 
 
 def test_a_level_on_which_openslide_disagrees_is_never_read(tmp_path, picture):
     path = tmp_path / "slide.tif"
     write_jpeg_slide(path, picture)
     paint, sizes = painter(path)
-    tiles = JpegTiles(path, sizes)
+    tiles = DirectTiles(path, sizes)
 
     def one_bit_off(*region):
         pixels = paint(*region)
@@ -187,7 +300,7 @@ def test_a_level_on_which_openslide_disagrees_is_never_read(tmp_path, picture):
 def test_other_codecs_are_left_to_openslide(tmp_path, picture, compression):
     path = tmp_path / "slide.tif"
     write_pyramid(path, picture, compression=compression)
-    tiles = JpegTiles(path, {0: SIZE})
+    tiles = DirectTiles(path, {0: SIZE})
     assert tiles.read((0, 0), 0, (10, 10), lambda *_: pytest.fail("nothing to compare")) is None
 
 
@@ -196,46 +309,49 @@ def test_strips_and_noise_are_left_to_openslide(tmp_path, picture, caplog):
     tifffile.imwrite(strips, picture, compression="jpeg", rowsperstrip=16, photometric="ycbcr")
     noise.write_bytes(strips.read_bytes()[:8] + bytes(range(256)) * 8)
     for path in (strips, noise):
-        assert JpegTiles(path, {0: SIZE}).read((0, 0), 0, (10, 10), lambda *_: None) is None
+        assert DirectTiles(path, {0: SIZE}).read((0, 0), 0, (10, 10), lambda *_: None) is None
     assert not caplog.records
 
 
-@pytest.mark.parametrize("description", [None, "Aperio Image Library v0\r\n700x520 (240x240) JPEG/RGB Q=80"])
-def test_tiles_that_are_not_in_the_file(tmp_path, picture, description):
+@pytest.mark.parametrize("kind", ["jpeg", "aperio jpeg", "aperio jpeg2000"])
+def test_tiles_that_are_not_in_the_file(tmp_path, picture, kind):
     path = tmp_path / "slide.tif"
-    write_jpeg_slide(path, picture, description=description)
+    if kind == "aperio jpeg2000":
+        write_jpeg2000_slide(path, picture)
+    else:
+        write_jpeg_slide(path, picture, description=APERIO.format("JPEG/RGB Q=80") if "aperio" in kind else None)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         counts = tiff.pages[0].tags["TileByteCounts"]
         counts.overwrite([0 if tile == 4 else n_bytes for tile, n_bytes in enumerate(counts.value)])
     paint, sizes = painter(path)
-    tiles = JpegTiles(path, sizes)
+    tiles = DirectTiles(path, sizes)
     assert tiles.read((TILE, TILE), 0, (TILE, TILE), paint) is None
     assert tiles.read((0, 0), 0, (TILE, TILE), paint) is not None
     with open_slide(path) as slide:
-        assert slide.properties.vendor == ("aperio" if description else "generic-tiff")
+        assert slide.properties.vendor == ("aperio" if "aperio" in kind else "generic-tiff")
         for xy, size in REGIONS:
             np.testing.assert_array_equal(slide.read_level(xy, 0, size), paint(xy, 0, size))
 
 
-@pytest.mark.parametrize("kind", ["420", "444", "rgb tables"])
+@pytest.mark.parametrize("kind", ["420", "444", "rgb tables", "ycc 444", "rgb 444 lossless"])
 def test_damage_ends_as_it_does_in_openslide(tmp_path, picture, kind):
     path, spoilt = tmp_path / "slide.tif", tmp_path / "spoilt.tif"
-    write_jpeg_slide(path, picture, kind)
+    (write_jpeg_slide if kind in KINDS else write_jpeg2000_slide)(path, picture, kind)
     with tifffile.TiffFile(path) as tiff:
         offset, n_bytes = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
-    whole, draw = path.read_bytes(), random.Random(0)
+    whole, draw, header_bytes = path.read_bytes(), random.Random(0), 700 if kind in KINDS else 120
     ends = set()
     for number in range(30):
         content = bytearray(whole)
-        at = offset + draw.randrange(n_bytes if number % 3 else min(n_bytes, 700))
+        at = offset + draw.randrange(n_bytes if number % 3 else header_bytes)
         n = min((1, 16, 400, n_bytes)[number % 4], offset + n_bytes - at)
         content[at : at + n] = bytes(n) if number % 2 else draw.randbytes(n)
         spoilt.write_bytes(content)
         with open_slide(spoilt) as slide:
             slide.read_level((0, 0), 0, (10, 10))
-            assert slide._jpeg_tiles._agrees == {0: True}
+            assert slide._direct_tiles._agrees == {0: True}
             ended = outcome(slide, (TILE, TILE), 0, (TILE, TILE))
-            slide._jpeg_tiles = None
+            slide._direct_tiles = None
             assert ended == outcome(slide, (TILE, TILE), 0, (TILE, TILE))
         ends.add(type(ended))
     assert ends == {str, bytes}
