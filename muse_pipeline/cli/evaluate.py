@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patient", metavar="PATTERN", help="what this regular expression finds in a slide's name is its patient"
     )
+    parser.add_argument(
+        "--site", metavar="PATTERN", help="likewise its site, by which calibration of class probabilities is given"
+    )
     parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance (default: %(default)g)")
     parser.add_argument("--score", type=fraction, help="leave out nuclei below it (default: keep what the model kept)")
     parser.add_argument(
@@ -42,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="also write all scores and counts here")
+    parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw probabilities against what is right")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,10 +57,22 @@ def run(args: argparse.Namespace) -> None:
 
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame)
-    summary = summarise([score_slide(pair, rules) for pair in pairing.pairs], pairing, rules, args.repeats)
+    summary = summarise([score_slide(pair, rules) for pair in pairing.pairs], pairing, rules, args.repeats, args.site)
     print(render_summary(summary))
     if args.json:
         write_json(args.json, summary)
+    if args.reliability:
+        _draw(summary, args.reliability)
+
+
+def _draw(summary: dict, output: Path) -> None:
+    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.evaluation.reliability_picture import draw_reliability
+
+    calibration = summary["calibration"]
+    if calibration is None:
+        raise ConfigError("--reliability: no matched nucleus has a true class, or the model tells none apart; leave it")
+    draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
 def _pair(args: argparse.Namespace):

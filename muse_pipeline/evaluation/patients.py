@@ -25,8 +25,8 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     return {name: patient or name for name, patient in patients.items()}, f"as the sheet says{own}"
 
 
-def match_patient(name: str, pattern: str) -> str:
-    """What ``pattern`` finds in a name: its first group if it has one.
+def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
+    """What ``pattern``, given by ``option``, finds in a name: its first group if it has one.
 
     Raises:
         ConfigError: it is no regular expression, or finds nothing.
@@ -34,7 +34,7 @@ def match_patient(name: str, pattern: str) -> str:
     try:
         match = re.search(pattern, name)
     except re.error as error:
-        raise ConfigError(f"--patient '{pattern}': is no regular expression ({error}); correct it") from error
+        raise ConfigError(f"{option} '{pattern}': is no regular expression ({error}); correct it") from error
     if match is None:
-        raise ConfigError(f"--patient '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
+        raise ConfigError(f"{option} '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
     return match[1] if match.re.groups else match[0]

@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from muse_pipeline.errors import NucleiError
+from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlap import overlap_polygons
 from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
@@ -18,6 +19,7 @@ from muse_pipeline.evaluation.slides import SlidePair
 from muse_pipeline.evaluation.truth import Truth, read_truth
 from muse_pipeline.files import read_json
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
+from muse_pipeline.nuclei.table import Nuclei
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class SlideScore:
         n_true: true nuclei that count.
         n_unknown: of these, how many have no class.
         matches: who took whom.
+        calibration: found nuclei of known true class by their class probability, or None where there is one class only.
         panoptic: sums of PQ, or None where the truth has no outlines.
         jaccard: (2,) areas of AJI, or None likewise.
         region_mm2: area of the annotated region, or None where the whole slide counts.
@@ -68,6 +71,7 @@ class SlideScore:
     n_true: int
     n_unknown: int
     matches: Matches
+    calibration: CalibrationCounts | None
     panoptic: PanopticCounts | None
     jaccard: np.ndarray | None
     region_mm2: float | None
@@ -117,6 +121,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         len(counted.nuclei),
         int((counted.nuclei.label < 0).sum()),
         matches,
+        _calibrate(found, matches),
         panoptic,
         jaccard,
         None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
@@ -146,6 +151,17 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
 
 def _inside_slide(xy: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
     return (xy >= 0).all(1) & (xy <= (np.inf if size_px is None else size_px)).all(1)
+
+
+def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:
+    """Counts over the pairs of detection; None where the model tells no classes apart."""
+    if found.prob.shape[1] < 2:
+        return None
+    taken = matches.taken[0]
+    paired = np.flatnonzero(taken >= 0)
+    true_label = matches.true_label[taken[paired]]
+    known = true_label >= 0
+    return count_calibration(found.prob[paired[known]], true_label[known])
 
 
 def _score_outlines(

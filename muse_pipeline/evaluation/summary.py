@@ -10,17 +10,29 @@ import numpy as np
 
 from muse_pipeline.errors import NucleiError
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
+from muse_pipeline.evaluation.calibration import CalibrationCounts
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.panoptic import MIN_IOU, PanopticCounts
+from muse_pipeline.evaluation.patients import match_patient
 from muse_pipeline.evaluation.score import Rules, SlideScore
 from muse_pipeline.evaluation.segmentation import jaccard_ratio
 from muse_pipeline.evaluation.slides import Pairing
 
 
-def summarise(scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS) -> dict[str, Any]:
+def summarise(
+    scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
+) -> dict[str, Any]:
     """All that ``muse evaluate`` says.
 
+    Args:
+        scores: of the slides.
+        pairing: which slides there are.
+        rules: how they were scored.
+        repeats: draws of the bootstrap.
+        site: regular expression that finds a slide's site in its name, for calibration by site.
+
     Raises:
+        ConfigError: the expression is none, or finds nothing in a name.
         NucleiError: the slides were not detected with the same classes.
     """
     classes = scores[0].classes
@@ -49,6 +61,7 @@ def summarise(scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repe
         "n_true": sum(score.n_true for score in scores),
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         **_detection(scores, patients, repeats),
+        "calibration": _calibration(scores, repeats, site),
         "outlines": _outlines(scores, repeats),
         "set_aside": {
             "found_outside_region": sum(score.matches.n_set_aside for score in scores),
@@ -99,6 +112,24 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
             "counts": sum(score.matches.confusion for score in scores).tolist(),
         },
     }
+
+
+def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -> dict[str, Any] | None:
+    """Whether class probabilities mean what they say, over all slides and by site; None without classes or pairs."""
+    counted = [score for score in scores if score.calibration is not None and score.calibration.n]
+    if not counted:
+        return None
+
+    def row(chosen: Sequence[SlideScore]) -> dict[str, Any]:
+        by_slide = np.stack([score.calibration.values for score in chosen])
+        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.patient for score in chosen], repeats)
+
+    sites = [match_patient(score.slide_id, site, "--site") for score in counted] if site else []
+    by_site = {
+        name: row([score for score, its in zip(counted, sites, strict=True) if its == name])
+        for name in sorted(set(sites))
+    }
+    return {**row(counted), "by_site": by_site or None}
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:

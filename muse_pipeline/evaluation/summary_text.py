@@ -11,7 +11,8 @@ NONE = "-"
 def render_summary(summary: dict[str, Any]) -> str:
     """Tables of ``summary.summarise``'s dictionary, and in sentences by which rules and without what."""
     parts = [_heading(summary), _f1_table(summary)]
-    parts += [part for part in (_confusion(summary), _outline_table(summary), _slide_table(summary)) if part]
+    tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
+    parts += [part for part in tables if part]
     remarks = list(_remarks(summary))
     return "\n\n".join([*parts, *(["\n".join(remarks)] if remarks else [])])
 
@@ -86,6 +87,25 @@ def _confusion(summary: dict[str, Any]) -> str | None:
     ]
     rows[-1][-1] = ""
     return render_table(["true \\ found", *confusion["columns"]], rows)
+
+
+def _calibration_table(summary: dict[str, Any]) -> str | None:
+    calibration = summary["calibration"]
+    if calibration is None:
+        return None
+    rows = [
+        [
+            name,
+            format_number(row["confidence"], 100),
+            format_number(row["accuracy"], 100),
+            format_number(row["error"], 100),
+            format_interval(row["error_interval"], 100),
+            f"{row['n']:,}",
+        ]
+        for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items()
+    ]
+    header = ["class probability, %", "given", "right", "calibration error", "interval", "matched nuclei"]
+    return render_table(header, rows)
 
 
 def _outline_table(summary: dict[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
     model, tempered = run / "model.onnx", tmp_path / "tempered.onnx"
     status, out, _ = muse("card", model, "--temperature", "2", "-o", tempered)
     assert status == 0 and "temperature 2" in out
-    raw, soft = ([p(picture[None], IDENTITY)[0] for p in [Predictor(path)]][0] for path in (model, tempered))
+    raw, soft = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, tempered))
     assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
     assert np.allclose(soft.prob, np.sqrt(raw.prob) / np.sqrt(raw.prob).sum(1, keepdims=True), atol=1e-5)
     assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()

@@ -1,0 +1,73 @@
+"""Class probabilities against what is right: the error of made-up models whose calibration is known."""
+
+import numpy as np
+import pytest
+from test_evaluated_slides import TRUTH, write_result
+
+from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration, fit_temperature, log_loss
+from muse_pipeline.files import read_json
+from muse_pipeline.inference.predictor import temper
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """(N, 3) probabilities, and classes drawn by them."""
+    rng = np.random.default_rng(0)
+    prob = rng.dirichlet((0.7, 0.7, 0.7), 20_000).astype(np.float32)
+    return prob, (prob.cumsum(1) > rng.random((len(prob), 1))).argmax(1)
+
+
+def test_probabilities_that_mean_what_they_say_have_next_to_no_error(calibrated):
+    counts = count_calibration(*calibrated)
+    assert counts.n == 20_000 and counts.error < 0.01
+    assert counts.accuracy == pytest.approx(counts.confidence, abs=0.01)
+
+
+@pytest.mark.parametrize("sharper", [2.0, 0.5])
+def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
+    prob, label = calibrated
+    spoilt = temper(prob, 1 / sharper)
+    temperature = fit_temperature(spoilt, label)
+    assert temperature == pytest.approx(sharper, rel=0.05)
+    assert (
+        count_calibration(spoilt, label).error > 0.05 > 5 * count_calibration(temper(spoilt, temperature), label).error
+    )
+    assert log_loss(temper(spoilt, temperature), label) < log_loss(spoilt, label)
+
+
+def test_error_is_the_mean_distance_over_the_bins():
+    prob = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 6)
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 0, 0, 0])  # right: 3 of 4, 3 of 6
+    counts = count_calibration(prob, label)
+    assert counts.error == pytest.approx((4 * 0.15 + 6 * 0.1) / 10)
+    described = counts.describe(counts.values[None], ["one"])
+    assert described["error_interval"] is None
+    assert [(one["n"], one["accuracy"]) for one in described["bins"] if one["n"]] == [(6, 0.5), (4, 0.75)]
+
+
+def test_counts_of_slides_add_up(calibrated):
+    prob, label = calibrated
+    parts = [count_calibration(prob[half], label[half]).values for half in (slice(0, 9000), slice(9000, None))]
+    assert np.allclose(CalibrationCounts(sum(parts)).values, count_calibration(prob, label).values)
+    assert count_calibration(prob[:0], label[:0]).n == 0
+
+
+def test_evaluate_says_it_by_site_and_draws_it(muse, tmp_path):
+    (tmp_path / "truth").mkdir()
+    for name in ("A7-1", "A7-2", "A8-1"):
+        write_result(tmp_path / "results", name)
+        (tmp_path / "truth" / f"{name}.csv").write_text(TRUTH)
+    picture, scores = tmp_path / "r.png", tmp_path / "s.json"
+    status, out, _ = muse(
+        *("evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--site", "^.."),
+        *("--json", scores, "--reliability", picture),
+    )
+    assert status == 0 and picture.read_bytes()[:4] == b"\x89PNG"
+    calibration = read_json(scores)["calibration"]
+    # of three matched nuclei of each slide, all given a probability of 1, two are right
+    assert (calibration["n"], calibration["confidence"]) == (9, 1.0)
+    assert calibration["error"] == pytest.approx(1 / 3)
+    assert {name: row["n"] for name, row in calibration["by_site"].items()} == {"A7": 6, "A8": 3}
+    assert "calibration error" in out
+    status, _, errors = muse("evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--site", "Z")
+    assert status == 2 and "--site 'Z': finds nothing in 'A7-1'" in errors
