@@ -49,6 +49,7 @@ onstart:
 onsuccess:
     if not preflight_alone():
         print(f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html")
+        name_doubtful_slides()
 
 
 onerror:

@@ -30,6 +30,20 @@ def report_failures():
             outdated.unlink()
 
 
+def name_doubtful_slides(n_shown=10):
+    """Say which slides do not look like what their model was trained on; the table has the reasons."""
+    table = Path(OUTPUT, "cohort.tsv")
+    if not table.exists():
+        return
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, dialect="excel-tab")
+        doubtful = [row["slide_id"] for row in rows if row.get("appearance") == "flagged"]
+    if doubtful:
+        more = f" and {len(doubtful) - n_shown} more" if len(doubtful) > n_shown else ""
+        names = ", ".join(doubtful[:n_shown]) + more
+        print(f"Unlike the model's training pictures, look before you trust the result: {names}; why: {table}")
+
+
 def failed_steps(slide):
     """Steps of the slide that noted their failure or were killed; where there are no ledgers nothing is withdrawn."""
     return {path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) != "ok"}

@@ -1,0 +1,145 @@
+"""Whether class probabilities mean what they say on sites that a model has not seen, before and after scaling.
+
+    python benchmarks/calibration.py runs/loso/A7 runs/loso/A8 runs/loso/AC --data ../shared/data --output runs/scores
+
+Each folder is one of `benchmarks/leave_one_site_out.py`, named for its site: model.onnx there has not seen it. For
+every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, on the
+half of its patients that is not scored, in turn. The last line is the temperature that all left-out predictions
+together ask for: `muse card MODEL --temperature T -o MODEL` writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration, fit_temperature, log_loss
+from muse_pipeline.evaluation.detection import match_nuclei
+from muse_pipeline.evaluation.reliability_picture import draw_reliability
+from muse_pipeline.files import write_json
+from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.predictor import Predictor, temper
+from muse_pipeline.training.census import image_colour
+
+THRESHOLD = 0.4  # of the built-in model; the benchmark's graphs keep more
+CLASS_MAP = {"1": "Lymphocyte", "2": "Tumour", "3": "Stroma"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Matched nuclei of a site: probabilities (N, C), true class (N,) and picture (N,)."""
+
+    site: str
+    prob: np.ndarray
+    label: np.ndarray
+    picture: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> LeftOut:
+        return LeftOut(self.site, self.prob[chosen], self.label[chosen], self.picture[chosen])
+
+    @property
+    def patient(self) -> np.ndarray:
+        """(N,) of TCGA names."""
+        return np.array([name[:12] for name in self.picture])
+
+
+def main() -> None:
+    """Predict, fit on other sites, score, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folds", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    sites = [predict(folder, args.data) for folder in args.folds]
+    scores, panels = {}, {}
+    for site in sites:
+        others = [one for one in sites if one is not site]
+        after, temperatures = cross_fitted(site, others)
+        by_time = {when: describe(site, prob) for when, prob in (("before", site.prob), ("after", after))}
+        scores[site.site] = {"temperatures": temperatures, **by_time}
+        panels |= {f"{site.site}, {when}": scores[site.site][when] for when in ("before", "after")}
+        before, later = scores[site.site]["before"], scores[site.site]["after"]
+        print(
+            f"{site.site}: {before['n']} nuclei, right {100 * before['accuracy']:.1f}, "
+            f"given {100 * before['confidence']:.1f} -> {100 * later['confidence']:.1f}, "
+            f"error {100 * before['error']:.1f} {interval(before)} -> {100 * later['error']:.1f} {interval(later)}, "
+            f"log loss {before['log_loss']:.3f} -> {later['log_loss']:.3f}, "
+            f"temperature {', '.join(f'{t:.2f}' for t in temperatures)}"
+        )
+    temperature = fit_temperature(*pooled(sites))
+    print(f"all left-out predictions together: temperature {temperature:.2f}")
+    write_json(args.output / "calibration.json", {"temperature": temperature, "sites": scores})
+    draw_reliability(panels, args.output / "reliability.png")
+
+
+def predict(folder: Path, data: Path) -> LeftOut:
+    """What a fold's model says of the site that it has not seen."""
+    predictor, site = Predictor(folder / "model.onnx"), folder.name
+    classes = tuple(one.name for one in predictor.card.classes)
+    others = tuple(sorted({path.name[:8] for path in (data / "brca-m2c/images").iterdir() if path.name[5:7] != site}))
+    source = LabelSource(
+        images=data / "brca-m2c/images",
+        labels=data / "brca-m2c/labels",
+        format="row column class",
+        mpp=0.5,
+        class_map=CLASS_MAP,
+        exclude=others,
+    )
+    probs, labels, names = [], [], []
+    for picture in read_labelled_images((source,), classes, predictor.card.mpp, predictor.card.n_rays):
+        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        found = found[found.score >= THRESHOLD]
+        true = dataclasses.replace(picture.nuclei, frame=found.frame)
+        taken = match_nuclei(found, true, len(classes), predictor.card.mpp).taken[0]
+        label = np.where(taken >= 0, true.label[taken], -1)
+        probs.append(found.prob[label >= 0])
+        labels.append(label[label >= 0])
+        names.append(np.repeat(picture.name, len(labels[-1])))
+    return LeftOut(site, np.concatenate(probs), np.concatenate(labels), np.concatenate(names))
+
+
+def cross_fitted(site: LeftOut, others: list[LeftOut]) -> tuple[np.ndarray, list[float]]:
+    """Probabilities of a site after temperatures that were fitted without what they are scored on."""
+    if others:
+        temperature = fit_temperature(*pooled(others))
+        return temper(site.prob, temperature), [temperature]
+    patients = np.unique(site.patient)
+    halves = [np.isin(site.patient, patients[start::2]) for start in (0, 1)]
+    temperatures = [fit_temperature(site.prob[other], site.label[other]) for other in halves[::-1]]
+    after = np.empty_like(site.prob)
+    for half, temperature in zip(halves, temperatures, strict=True):
+        after[half] = temper(site.prob[half], temperature)
+    return after, temperatures
+
+
+def pooled(sites: Iterable[LeftOut]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and true classes of several sites."""
+    sites = list(sites)
+    return np.concatenate([site.prob for site in sites]), np.concatenate([site.label for site in sites])
+
+
+def describe(site: LeftOut, prob: np.ndarray) -> dict:
+    """Calibration with its interval over patients, and log loss."""
+    names = np.unique(site.picture)
+    by_picture = np.stack(
+        [count_calibration(prob[site.picture == name], site.label[site.picture == name]).values for name in names]
+    )
+    counts = CalibrationCounts(by_picture.sum(0))
+    return {**counts.describe(by_picture, [name[:12] for name in names]), "log_loss": log_loss(prob, site.label)}
+
+
+def interval(score: dict) -> str:
+    """As in (3.1-5.2)."""
+    low, high = (100 * end for end in score["error_interval"])
+    return f"({low:.1f}-{high:.1f})"
+
+
+if __name__ == "__main__":
+    main()
