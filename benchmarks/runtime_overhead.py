@@ -22,7 +22,8 @@ import torch
 
 from muse_pipeline.export.onnx import embed_card, trace
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.predictor import OPTIONS, OUTPUTS, PROVIDERS, Predictor
+from muse_pipeline.inference.predictor import OUTPUTS, Predictor
+from muse_pipeline.inference.providers import runtime_arguments
 from muse_pipeline.inference.walk import map_in_order
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.tissue.stain_map import IDENTITY
@@ -80,7 +81,7 @@ def main() -> None:
         predictor = Predictor(path, args.provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads
-        providers = [(PROVIDERS[args.provider], OPTIONS.get(args.provider, {}))]
+        providers = runtime_arguments(args.provider)
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         pixels = np.random.default_rng(0).integers(0, 256, (args.windows, 1, args.window, args.window, 3), np.uint8)
         inputs = [{"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), "colour": IDENTITY} for batch in pixels]

@@ -41,6 +41,7 @@ def examine_surroundings() -> list[Finding]:
                 ("reader tiffslide", "tiffslide"),
                 ("reader image", "pillow"),
                 ("JPEG tiles", "simplejpeg"),
+                ("JPEG 2000 tiles", "imagecodecs"),
             )
         ),
         *_find_runtimes(),
@@ -108,16 +109,16 @@ def _find_openslide() -> Finding:
 
 def _find_runtimes() -> Iterator[Finding]:
     topic = "model runtime"
-    if len(find_versions(("onnxruntime", "onnxruntime-gpu"))) > 1:
-        yield Finding(topic, False, "onnxruntime and onnxruntime-gpu exclude each other; uninstall one of them")
+    installed = find_versions(("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"))
+    if len(installed) > 1:
+        yield Finding(topic, False, f"{' and '.join(installed)} exclude each other; uninstall all, install one")
         return
     try:
         import onnxruntime
     except ImportError:
-        yield Finding(topic, False, "onnxruntime is not installed; install the extra `cpu` or `gpu`")
+        yield Finding(topic, False, "onnxruntime is not installed; install the extra `cpu`, `gpu` or `openvino`")
         return
-    providers = [name.removesuffix("ExecutionProvider").lower() for name in onnxruntime.get_available_providers()]
-    yield Finding(topic, True, f"onnxruntime {onnxruntime.__version__} with {', '.join(providers)}")
+    yield Finding(topic, True, f"{next(iter(installed), 'onnxruntime')} {onnxruntime.__version__}")
 
 
 def _find_byte_products() -> Finding:

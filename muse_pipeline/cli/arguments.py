@@ -53,6 +53,15 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_provider_argument(parser: argparse.ArgumentParser) -> None:
+    """What runs a model, of every verb that runs one."""
+    parser.add_argument(
+        "--provider",
+        default="cpu",
+        help='cpu, cuda, tensorrt, openvino, or "auto": cuda if it starts here, else cpu (default: %(default)s)',
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     """Where the paths of a config start, and changes of it, such as ``example``."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")

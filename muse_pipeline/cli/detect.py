@@ -7,7 +7,7 @@ on the number of shards or threads.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_provider_argument, at_least_one
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least_one, default=1, help="windows run at the same time (default: %(default)s)"
     )
-    parser.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt or openvino (default: %(default)s)")
+    add_provider_argument(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
     add_ledger_argument(parser)
 
@@ -36,17 +36,19 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.colour import colour_for_slide, read_colour
     from muse_pipeline.inference.detect import detect_shard
     from muse_pipeline.inference.predictor import Predictor, find_model, name_model, precision_warnings
+    from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.tiles.grid import Shard
     from muse_pipeline.tiles.store import open_store
 
     shard = Shard.parse(args.shard)
-    predictor = Predictor(find_model(args.model, args.provider), args.provider)
-    args.warnings += precision_warnings(predictor.card, args.provider)
+    provider = choose_provider(args.provider)
+    predictor = Predictor(find_model(args.model, provider), provider)
+    args.warnings += precision_warnings(predictor.card, provider)
     store = open_store(args.store)
     statistics = read_colour(args.colour)
     colour = colour_for_slide(predictor.card.colour, statistics)
     appearance = judge_appearance(predictor.card.appearance, statistics)
     args.warnings += appearance.sentences()
-    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {args.provider}")
+    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
     with say_how_busy(args.threads), show_progress("windows") as progress:
         detect_shard(store, predictor, colour, shard, args.output, args.threads, progress, appearance=appearance)

@@ -1,4 +1,4 @@
-"""Say what is installed and usable here: readers, model runtime, GPU, training, workflow, cores, scratch space."""
+"""Say what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from muse_pipeline import __version__
+    from muse_pipeline.inference.providers import examine_providers
     from muse_pipeline.surroundings import examine_surroundings
 
-    findings = examine_surroundings()
+    findings = [*examine_surroundings(), *examine_providers()]
     if args.json:
         print(json.dumps({"version": __version__, "findings": [asdict(finding) for finding in findings]}, indent=1))
         return

@@ -1,17 +1,19 @@
 """Say what a model is: a built-in one by its name, an .onnx file, or a training run that is yet to make one.
 
 Prints the model's name, mpp and classes; `--resolved` writes what the workflow must know before it starts: the file and
-its checksum, or all files that the training run reads.
+its checksum, or all files that the training run reads, and the provider, which `auto` chooses here once for all.
 """
 
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_provider_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
-    parser.add_argument("--provider", default="cpu", help="what will run it (default: %(default)s)")
+    add_provider_argument(parser)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of a training config first"
@@ -22,9 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describe one model."""
     from muse_pipeline.files import write_json
+    from muse_pipeline.inference.providers import choose_provider
 
+    provider = choose_provider(args.provider)
     is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, args.provider)
+    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
+    found["provider"] = provider
     if args.resolved:
         write_json(args.resolved, found)
     print(f"{found.get('model', found['name'])}: {found['mpp']:g} um/px; {', '.join(found['classes'])}")

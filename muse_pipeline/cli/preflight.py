@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, fraction, path_or_url, positive
+from muse_pipeline.cli.arguments import add_provider_argument, at_least_one, fraction, path_or_url, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mpp", type=positive, metavar="UM", help="of slides or a folder; overrides what the files say"
     )
     parser.add_argument("--model", default="compact", help="what detection will run (default: %(default)s)")
-    parser.add_argument("--provider", default="cpu", help="cpu, cuda, tensorrt or openvino (default: %(default)s)")
+    add_provider_argument(parser)
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
     )
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.errors import ConfigError, SlideError
     from muse_pipeline.files import write_json
     from muse_pipeline.inference.predictor import find_model
+    from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
     from muse_pipeline.preflight.price import sum_up
     from muse_pipeline.preflight.text import render_preflight
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
     rows = find_rows(args.slides, args.mpp, args.roi, args.slide_id)
-    trial = Trial(find_model(args.model, args.provider), args.provider, args.max_corrupt)
+    provider = choose_provider(args.provider)
+    trial = Trial(find_model(args.model, provider), provider, args.max_corrupt)
     if args.record:
         if len(rows) != 1:
             raise ConfigError(f"--record {args.record}: is of one slide, and {len(rows)} are given; leave it out")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, path_or_url, positive
+from muse_pipeline.cli.arguments import add_provider_argument, at_least_one, path_or_url, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='label-free: by a model that has seen no label, all of one class "Nucleus" (default: %(default)s)',
     )
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
+    add_provider_argument(parser)
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
 
@@ -34,13 +35,15 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cli.steps import Plan, run_slides
     from muse_pipeline.errors import SlideError
     from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model, name_model
+    from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
 
-    path = find_model(args.model or BUILT_IN_OF_MODE[args.mode])
-    model, card = name_model(path), Predictor(path).card
-    print(f"model: {model} ({card.precision})")
+    provider = choose_provider(args.provider)
+    path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
+    model, card = name_model(path), Predictor(path, provider).card
+    print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
-    failed = run_slides(rows, Plan(args.output, model, card.mpp, args.shards, args.threads))
+    failed = run_slides(rows, Plan(args.output, model, card.mpp, args.shards, args.threads, provider))
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

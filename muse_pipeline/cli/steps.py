@@ -28,6 +28,7 @@ class Plan:
         mpp: um per pixel that the model reads.
         n_shards: pieces that detection of a slide is cut into.
         threads: threads of the steps that use them.
+        provider: what runs the model.
     """
 
     output: Path
@@ -35,6 +36,7 @@ class Plan:
     mpp: float
     n_shards: int = 1
     threads: int = 1
+    provider: str = "cpu"
 
 
 def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
@@ -116,7 +118,8 @@ def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
     for shard in shards:
         yield _step(
             *["detect", store, "--model", plan.model, "--colour", folder / "colour.json"],
-            *["--shard", shard, "--threads", plan.threads, "--output", folder / f"shards/{shard}.parquet"],
+            *["--shard", shard, "--threads", plan.threads, "--provider", plan.provider],
+            *["--output", folder / f"shards/{shard}.parquet"],
             *["--ledger", folder / f"ledger/detect-{shard}.json"],
         )
     yield _step(

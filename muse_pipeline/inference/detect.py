@@ -18,7 +18,7 @@ from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import Store
 
-PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from muse_pipeline.errors import ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
+from muse_pipeline.inference.providers import PROVIDERS, choose_provider, runtime_arguments
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import has_vnni
 from muse_pipeline.types import Frame
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
 BUILT_IN_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 BUILT_IN = Path(__file__).parent / "built_in"
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-# cuDNN's exhaustive search times its kernels and may choose others at the next start: other last digits, other bytes.
-OPTIONS = {"cuda": {"cudnn_conv_algo_search": "DEFAULT"}}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
@@ -132,7 +125,7 @@ class Predictor:
 
     Args:
         path: an ONNX file with a card.
-        provider: "cpu", "cuda", "tensorrt" or "openvino".
+        provider: see ``inference.providers.choose_provider``.
 
     Raises:
         ModelError: the file is not ONNX, has no card, or its card speaks of another graph.
@@ -142,11 +135,11 @@ class Predictor:
     def __init__(self, path: Path, provider: str = "cpu"):
         import onnxruntime
 
-        self.path, self.provider = Path(path), provider
+        self.path, self.provider = Path(path), choose_provider(provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self.session = _open_session(self.path, options, provider)
+        self.session = _open_session(self.path, options, self.provider)
         self._refuse_silent_fallback()
         self.card = self._read_card()
         self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
@@ -166,7 +159,7 @@ class Predictor:
         return nuclei_of_windows(self.session.run(self.outputs, inputs), self.card.temperature)
 
     def _refuse_silent_fallback(self) -> None:
-        if _provider_name(self.provider) not in self.session.get_providers():
+        if PROVIDERS[self.provider] not in self.session.get_providers():
             raise ProviderError(
                 f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) "
                 "or choose provider 'cpu'"
@@ -210,7 +203,7 @@ def _open_session(path: Path, options: onnxruntime.SessionOptions, provider: str
     import onnxruntime
 
     options.log_severity_level = 3
-    providers = [(_provider_name(provider), OPTIONS.get(provider, {}))]
+    providers = runtime_arguments(provider)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
@@ -222,20 +215,6 @@ def _card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard
     if METADATA_KEY not in metadata:
         raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
     return ModelCard.from_json(metadata[METADATA_KEY], str(path))
-
-
-def _provider_name(provider: str) -> str:
-    import onnxruntime
-
-    name = PROVIDERS.get(provider)
-    if name is None:
-        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}")
-    if name not in onnxruntime.get_available_providers():
-        raise ProviderError(
-            f"provider '{provider}' was asked for and is not in this installation of ONNX Runtime; install the extra "
-            "`gpu` (or the provider's own package) or choose provider 'cpu'"
-        )
-    return name
 
 
 def _first_line(error: Exception) -> str:

@@ -204,7 +204,7 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
     reader, tissue, card = known["reader"], known["tissue"], predictor.card
     windows, origins = _windows(reader, tissue, predictor)
     # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
-    clock = time.process_time if trial.provider == "cpu" else time.perf_counter
+    clock = time.process_time if trial.provider in {"cpu", "openvino"} else time.perf_counter
     if not len(windows):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
     seconds, n_nuclei = [], []

@@ -4,6 +4,7 @@ import os
 import openslide
 
 from muse_pipeline import surroundings
+from muse_pipeline.inference.providers import examine_providers
 from muse_pipeline.surroundings import count_cores, examine_surroundings
 
 
@@ -12,7 +13,7 @@ def test_plain_lines(muse):
     assert (status, err) == (0, "")
     assert f"library {openslide.__library_version__}" in out
     lines = out.splitlines()[1:]
-    assert len(lines) == len(examine_surroundings())
+    assert len(lines) == len(examine_surroundings()) + len(examine_providers())
     assert all(line[2:4] in {"ok", "--"} for line in lines)
 
 
@@ -23,6 +24,8 @@ def test_json(muse):
     assert usable["reader tiffslide"]
     assert usable["workflow"]
     assert usable["scratch"]
+    assert usable["provider cpu"]
+    assert "provider openvino" in usable
 
 
 def test_cores_are_those_that_are_granted(monkeypatch):

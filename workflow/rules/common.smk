@@ -228,7 +228,7 @@ def made_from(wildcards):
     """
     model = [json.dumps(config["model"]), MODEL.get("sha256")]
     backbone = [json.dumps({**PRETRAIN, "compare": None})] if TRAINING and PRETRAINING else []
-    return [*slide_settings(wildcards), *model, config["provider"], *backbone]
+    return [*slide_settings(wildcards), *model, MODEL["provider"], *backbone]
 
 
 def slide_settings(wildcards):

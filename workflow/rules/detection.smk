@@ -30,7 +30,7 @@ rule detect:
     params:
         model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
         checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
-        provider=config["provider"],
+        provider=MODEL["provider"],  # what `auto` was when the run was planned
     shell:
         r"""
         muse detect {input.store:q} \

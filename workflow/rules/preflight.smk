@@ -33,7 +33,7 @@ rule preflight_slide:
         roi=row_option("--roi", "roi"),
         model=PREFLIGHT_MODEL,
         checksum=MODEL.get("sha256"),
-        provider=config["provider"],
+        provider=MODEL["provider"],
         max_corrupt=config["max_corrupt"],
     shell:
         r"""

@@ -1,0 +1,88 @@
+"""Which provider runs a model, who chooses it, and whether it finds the same nuclei."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from muse_pipeline.errors import ProviderError
+from muse_pipeline.inference import providers
+from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.providers import AUTO, PREFERRED, PROVIDERS, choose_provider, examine_providers, starts
+from muse_pipeline.nuclei.matching import match_points
+from muse_pipeline.nuclei.parquet import read_nuclei
+
+OTHERS = [name for name in PROVIDERS if name != "cpu"]
+
+
+def test_the_cpu_starts_everywhere():
+    assert starts("cpu")
+    assert Predictor(find_model("compact-fp32")).provider == "cpu"
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_a_provider_that_is_not_there_is_refused_with_what_to_install(provider):
+    if providers.is_installed(provider):
+        pytest.skip(f"{provider} is there")
+    assert not starts(provider)
+    assert choose_provider(provider) == provider  # who plans a run on another machine may name it
+    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for .* the extra `{providers.EXTRAS[provider]}`"):
+        Predictor(find_model("compact-fp32"), provider)
+
+
+def test_a_provider_that_is_there_and_cannot_start_is_refused(monkeypatch):
+    if starts("cuda"):
+        pytest.skip("CUDA starts here")
+    # As in a package for GPUs on a machine without one: the name is listed, and no session gets it.
+    listed = [PROVIDERS["cuda"], *onnxruntime.get_available_providers()]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.warns(UserWarning, match="not in available"):
+        assert choose_provider(AUTO) == "cpu"
+    with pytest.warns(UserWarning), pytest.raises(ProviderError, match="'cuda' is installed but could not start"):
+        Predictor(find_model("compact-fp32"), "cuda")
+    with pytest.warns(UserWarning):
+        found = {finding.topic: finding for finding in examine_providers()}
+    assert not found["provider cuda"].usable
+    assert "does not start here" in found["provider cuda"].found
+
+
+def test_auto_takes_the_first_that_starts(monkeypatch):
+    assert PREFERRED[-1] == "cpu"
+    assert starts(choose_provider(AUTO))
+    for able in (["cuda", "cpu"], ["cpu"], ["openvino", "tensorrt", "cpu"]):
+        monkeypatch.setattr(providers, "starts", able.__contains__)
+        assert choose_provider(AUTO) == able[0 if able[0] in PREFERRED else -1]
+
+
+def test_an_unknown_provider_names_the_known_ones():
+    with pytest.raises(ProviderError, match="choose one of auto, cpu, cuda, tensorrt, openvino"):
+        Predictor(find_model("compact-fp32"), "gpu")
+
+
+def test_what_auto_takes_is_recorded_by_its_own_name(muse, tmp_path):
+    resolved = tmp_path / "model.json"
+    assert muse("model", "compact", "--provider", "auto", "--resolved", str(resolved))[0] == 0
+    taken = choose_provider(AUTO)
+    assert re.search(r'"provider": "(\w+)"', resolved.read_text())[1] == taken
+    assert Predictor(find_model("compact-fp32"), AUTO).provider == taken
+
+
+@pytest.mark.parametrize("provider", OTHERS)
+def test_another_provider_finds_the_same_nuclei(provider, request, tmp_path):
+    if not starts(provider):
+        pytest.skip(f"{provider} does not start here")
+    slide, nuclei = request.getfixturevalue("tiled_slide"), {}
+    for run in ("cpu", provider, f"{provider} again"):
+        predictor = Predictor(find_model("compact-fp32"), run.split()[0])
+        nuclei[run] = read_nuclei(replace(slide, predictor=predictor).nuclei(tmp_path / run, threads=2))
+    expected, found, again = nuclei.values()
+    assert len(expected) > 500
+    assert len(expected) == len(found)
+    partner = match_points(found.xy, found.score, expected.xy, 1.0)
+    assert sorted(partner) == list(range(len(expected)))
+    for name, tolerance in (("xy", 0.01), ("score", 1e-3), ("prob", 5e-3), ("rays", 0.02)):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected[partner], name), rtol=0, atol=tolerance)
+    for name in ("xy", "score", "prob", "rays"):
+        assert np.array_equal(getattr(found, name), getattr(again, name))
