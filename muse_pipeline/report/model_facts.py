@@ -21,6 +21,7 @@ def _describe(provenance: dict[str, Any]) -> Markup:
     pairs: dict[str, object] = {
         "Classes": _classes(card.get("classes", [])),
         "Works at": f"{card['mpp']:g} µm per pixel",
+        "Precision": card.get("precision"),
         "Threshold": _number(card.get("threshold")),
         "Stain normalisation": _colour(card.get("colour") or {}),
         "Training data": card.get("training_data") or None,
