@@ -23,20 +23,25 @@ def read_colour(path: Path | str) -> dict[str, Any]:
     try:
         statistics = read_json(path)
         fit = statistics["macenko"]
-        if fit is None:
-            return statistics
-        stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
-        if (stains.shape, strong.shape) == ((2, 3), (2,)) and _are_sound(stains, strong):
+        if _are_measures(statistics.get("appearance", {})) and (fit is None or _is_fit(fit)):
             return statistics
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
 
 
-def _are_sound(stains: np.ndarray, strong: np.ndarray) -> bool:
+def _are_measures(appearance: dict[str, float]) -> bool:
+    """Whether these are finite numbers by name."""
+    return bool(np.isfinite(np.array(list(appearance.values()), float)).all())
+
+
+def _is_fit(fit: dict[str, Any]) -> bool:
     """Whether there are two stains, each with a direction and a strength of its own."""
+    stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
+    if (stains.shape, strong.shape) != ((2, 3), (2,)):
+        return False
     return bool(np.isfinite(stains).all() and np.linalg.matrix_rank(stains) == 2 and (strong > 0).all())
 
 

@@ -161,7 +161,9 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
 
 def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
     """The verdict and its reasons as a slide's provenance has them; "not known" where it does not say."""
-    return summary["provenance"].get("appearance") or Verdict(NOT_KNOWN).to_dict()
+    said = summary["provenance"].get("appearance")
+    is_verdict = isinstance(said, dict) and {"verdict", "reasons"} <= said.keys()
+    return said if is_verdict else Verdict(NOT_KNOWN).to_dict()
 
 
 def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:

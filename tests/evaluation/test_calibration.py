@@ -37,12 +37,15 @@ def test_a_temperature_takes_back_what_was_overdone(calibrated, sharper):
 
 def test_error_is_the_mean_distance_over_the_bins():
     prob = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 6)
-    label = np.array([0, 0, 0, 1, 1, 1, 1, 0, 0, 0])  # right: 3 of 4, 3 of 6
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0])  # right: 3 of 4, too sure; 5 of 6, not sure enough
     counts = count_calibration(prob, label)
-    assert counts.error == pytest.approx((4 * 0.15 + 6 * 0.1) / 10)
+    assert counts.error == pytest.approx((4 * (0.9 - 3 / 4) + 6 * (5 / 6 - 0.6)) / 10)
     described = counts.describe(counts.values[None], ["one"])
     assert described["error_interval"] is None
-    assert [(one["n"], one["accuracy"]) for one in described["bins"] if one["n"]] == [(6, 0.5), (4, 0.75)]
+    assert [(one["n"], one["accuracy"]) for one in described["bins"] if one["n"]] == [
+        (6, pytest.approx(5 / 6)),
+        (4, 0.75),
+    ]
 
 
 def test_counts_of_slides_add_up(calibrated):

@@ -48,3 +48,11 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
     np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))
     with pytest.raises(ConfigError, match=r"share is 1.5"):
         dataclasses.replace(reference, share=1.5)
+
+
+@pytest.mark.parametrize("appearance", [{"brown": "much"}, {"brown": float("nan")}, ["brown"], 3])
+def test_measures_that_are_no_numbers_are_refused(tmp_path, appearance):
+    path = tmp_path / "colour.json"
+    path.write_text(json.dumps({"macenko": None, "appearance": appearance}), encoding="utf-8")
+    with pytest.raises(StoreError, match="muse tissue"):
+        read_colour(path)
