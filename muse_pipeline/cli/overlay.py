@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, sum up."""
+    from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.report.slide_summary import summarise_slide
 
+    return_large_arrays()
     summarise_slide(args.folder)

@@ -28,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
+    from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tiles.write import write_store
     from muse_pipeline.tissue.mask import TissueMask
 
+    return_large_arrays()
     info, tissue = read_info(args.info), TissueMask.load(args.tissue)
     with open_slide(args.slide, info.reader) as slide:
         write_store(slide, info, tissue, args.output, mpp=args.mpp, threads=args.threads, max_corrupt=args.max_corrupt)

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Find, measure, write."""
     from muse_pipeline.files import write_json
+    from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.colour import measure_colour
@@ -34,15 +35,17 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.tissue.roi import read_roi
     from muse_pipeline.tissue.stained import is_fluorescence
 
+    return_large_arrays()
     info = read_info(args.info)
     roi = read_roi(args.roi, info) if args.roi else None
     with open_slide(args.slide, info.reader) as slide:
         found = find_tissue(slide, info, roi)
-        colour = measure_colour(slide, info, found.tissue)
-        thumbnail = read_thumbnail(slide, info, found.overview)
-    colour["dark_background"] = is_fluorescence(found.overview.pixels)
-    colour["warnings"] = [*found.warnings, *colour["warnings"]]
-    write_picture(args.picture, thumbnail, found.tissue, info)
-    write_outline(args.outline, found.tissue, info)
+        tissue, warnings = found.tissue, found.warnings
+        dark_background = is_fluorescence(found.overview.pixels)
+        write_picture(args.picture, read_thumbnail(slide, info, found.overview), tissue, info)
+        del found  # the overview makes room for the pixels that the stains are measured in
+        colour = measure_colour(slide, info, tissue)
+    colour |= {"dark_background": dark_background, "warnings": [*warnings, *colour["warnings"]]}
+    write_outline(args.outline, tissue, info)
     write_json(args.colour, colour)
-    found.tissue.save(args.mask)
+    tissue.save(args.mask)

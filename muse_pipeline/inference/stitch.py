@@ -23,15 +23,15 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard, WindowGrid
-from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.mask import KeptArea, TissueMask
 from muse_pipeline.types import Frame, SlideInfo
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
-PIECE = 8192  # nuclei whose outlines are held at once
+PIECE = 2048  # nuclei whose outlines are held at once
 
 
-def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask, output: Path) -> dict[str, Any]:
+def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptArea, output: Path) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
     Args:

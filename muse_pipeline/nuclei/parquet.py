@@ -91,12 +91,14 @@ class NucleiWriter:
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
-        # One chunk: pages begin where chunks do, and would betray the batches.
-        table = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
-        stop = len(table) // ROW_GROUP * ROW_GROUP if whole_only else len(table)
+        waiting = pa.concat_tables([self.schema.empty_table(), *self._waiting])
+        stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
+        # One chunk: pages begin where chunks do, and would betray the batches. The rest is cut from the batches, not
+        # from that chunk, which it would keep in memory.
+        groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
+        del waiting
         if stop:
-            self._file.write_table(table[:stop], row_group_size=ROW_GROUP)
-        self._waiting = [table[stop:]]
+            self._file.write_table(groups, row_group_size=ROW_GROUP)
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
         indices = pa.array(nuclei.label.astype(np.int32), mask=nuclei.label == _NO_CLASS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from muse_pipeline.report.density import CELL_UM, DensityGrid
 from muse_pipeline.report.drawing import FAINT, STRIP_PX, add_strip, save_picture, write_text
+from muse_pipeline.tissue.strips import map_strips
 
 LONG_SIDE_PX = 900
 _OUTLINE = (74, 84, 98)
@@ -18,22 +20,22 @@ _GLASS_GREY = 236
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
 
 
-def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: np.ndarray, path: Path) -> None:
+def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndarray], path: Path) -> None:
     """Write the heat map of a slide as PNG.
 
     Args:
         grid: nuclei counted over the whole slide; there may be none.
         mask: (h, w) bool tissue mask that covers the whole slide.
-        backdrop: (h, w, 3) uint8 picture of the whole slide at any size.
+        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; taken one by one.
         path: where the PNG goes.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    picture = _pale_grey(cv2.resize(backdrop, size, interpolation=cv2.INTER_AREA))
+    picture = _pale_grey(cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop]))
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
     strength = np.clip(density / top, 0, 1)
-    inside = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
+    inside = _resample_mask(mask, size) > 0.5
     opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
     picture = np.round(picture * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
     _draw_outline(picture, inside)
@@ -56,6 +58,12 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
     to_cells = np.array([[scale, 0, shift], [0, scale, shift]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(smooth, to_cells, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) float32 of a bool mask at another ``size``, linear; along the rows first, so that little is float."""
+    narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
+    return cv2.resize(narrow, size)
 
 
 def _heat_colours(strength: np.ndarray) -> np.ndarray:

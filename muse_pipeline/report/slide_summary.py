@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,14 @@ def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store
     }
 
 
-def _read_backdrop(store: Store) -> np.ndarray:
-    """The whole slide from the smallest pyramid level that is large enough for the density picture."""
+def _read_backdrop(store: Store) -> Iterator[np.ndarray]:
+    """The whole slide, colour by colour, from the smallest pyramid level large enough for the density picture."""
     group = zarr.open_group(store.path, mode="r")
     levels = [group[level["path"]] for level in group.attrs["ome"]["multiscales"][0]["datasets"]]
     enough = [level for level in levels if max(level.shape[1:]) >= LONG_SIDE_PX]
-    return np.ascontiguousarray(np.moveaxis((enough[-1] if enough else levels[0])[:], 0, -1))
+    level = enough[-1] if enough else levels[0]
+    return (level[channel] for channel in range(3))
 
 
-def _picture_mask(mask: np.ndarray) -> np.ndarray:
-    return np.repeat(np.where(mask, 215, 255).astype(np.uint8)[..., None], 3, axis=2)
+def _picture_mask(mask: np.ndarray) -> list[np.ndarray]:
+    return [np.where(mask, np.uint8(215), np.uint8(255))] * 3

@@ -18,6 +18,39 @@ KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own borde
 
 
 @dataclass(frozen=True, eq=False)
+class KeptArea:
+    """Where nuclei are kept: a mask to be looked up for every nucleus, in an eighth of its memory.
+
+    Attributes:
+        bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the leftmost the highest.
+        width: of the mask in pixels.
+        mask_mpp: (2,) float64, exact um per mask pixel in x and y.
+        roi: polygon or multipolygon in absolute level-0 px, or None.
+    """
+
+    bits: np.ndarray
+    width: int
+    mask_mpp: np.ndarray
+    roi: BaseGeometry | None
+
+    def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
+        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
+
+        Returns:
+            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one.
+        """
+        xy = np.asarray(xy_level0, float).reshape(-1, 2)
+        column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
+        height = len(self.bits)
+        on_slide = (column >= 0) & (row >= 0) & (column < self.width) & (row < height)
+        row, column = row.clip(0, height - 1), column.clip(0, self.width - 1)
+        kept = on_slide & (self.bits[row, column >> 3] << (column & 7) & 128 > 0)
+        if self.roi is not None:
+            kept &= shapely.contains_xy(self.roi, xy[:, 0], xy[:, 1])
+        return kept
+
+
+@dataclass(frozen=True, eq=False)
 class TissueMask:
     """Tissue of one slide.
 
@@ -44,25 +77,13 @@ class TissueMask:
         return dilate(self.mask, self.mask_mpp, KEEP_UM)
 
     @cached_property
-    def _keep_bits(self) -> np.ndarray:
-        """(h, ceil(w / 8)) uint8: ``keep`` in an eighth of the memory, to be looked up again and again."""
-        return np.packbits(self.keep, axis=1)
+    def kept(self) -> KeptArea:
+        """Where nuclei are kept, within the ROI."""
+        return KeptArea(np.packbits(self.keep, axis=1), self.mask.shape[1], self.mask_mpp, self.roi)
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
-
-        Returns:
-            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one.
-        """
-        xy = np.asarray(xy_level0, float).reshape(-1, 2)
-        column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
-        height, width = self.mask.shape
-        on_slide = (column >= 0) & (row >= 0) & (column < width) & (row < height)
-        row, column = row.clip(0, height - 1), column.clip(0, width - 1)
-        kept = on_slide & (self._keep_bits[row, column >> 3] << (column & 7) & 128 > 0)
-        if self.roi is not None:
-            kept &= shapely.contains_xy(self.roi, xy[:, 0], xy[:, 1])
-        return kept
+        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept: (N,) bool; see ``KeptArea``."""
+        return self.kept.contains(xy_level0, slide_mpp)
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""
