@@ -27,10 +27,13 @@ include: "workflow/rules/report.smk"
 rule all:
     """Everything that the config asks for."""
     default_target: True
-    # Every file that stays, by name: the report alone would not bring back what a killed job left missing behind it.
+    # A file of every step, by name: the report alone would not bring back what a killed job left missing behind it.
     input:
         report="<results>/report.html",
-        steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz"),
+        all_well=ALL_WELL,
+        steps=of_every_slide(
+            "slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz", "summary.json"
+        ),
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
         images=every_store if config["keep_stores"] else [],

@@ -159,8 +159,19 @@ def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
     assert planned == {**jobs, "report": 1, "all": 1}
 
 
-@pytest.mark.parametrize("lost", ["shards/1-of-1.parquet", "colour.json", "image-500nm.zarr"])
-def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost):
+BEHIND_DETECTION = {"detect", "stitch", "geojson"}
+
+
+@pytest.mark.parametrize(
+    ("lost", "made"),
+    [
+        ("shards/1-of-1.parquet", BEHIND_DETECTION),
+        ("colour.json", BEHIND_DETECTION),
+        ("image-500nm.zarr", BEHIND_DETECTION),
+        ("summary.json", {"overlay", "report"}),
+    ],
+)
+def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
     """A job that is killed has lost its outputs, and what an older run made of them still lies there."""
     path, aside = finished / "results" / IDS[0] / lost, finished / "aside"
     path.rename(aside)
@@ -168,7 +179,7 @@ def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finishe
         planned = planned_jobs(run_snakemake(finished, "--dry-run").stdout)
     finally:
         aside.rename(path)
-    assert {"detect", "stitch", "geojson"} <= planned.keys()
+    assert made <= planned.keys()
 
 
 def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):

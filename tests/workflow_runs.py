@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import yaml
 from slide_files import write_pyramid
 
@@ -73,3 +75,20 @@ def planned_jobs(output: str) -> dict[str, int]:
         jobs[rule] = int(count)
     jobs.pop("total", None)
     return jobs
+
+
+def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
+    """The commands of ours that a running workflow has started, in the order of their start."""
+    try:
+        family = psutil.Process(workflow.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return sorted((each for each in family if verb(each)), key=lambda each: each.pid)
+
+
+def verb(process: psutil.Process) -> str:
+    """What `muse` does in a process; nothing where it is no such process."""
+    with suppress(psutil.Error, ValueError):
+        interpreter, program, name = process.cmdline()[:3]
+        return name if "python" in interpreter and Path(program).name == "muse" else ""
+    return ""

@@ -11,6 +11,7 @@ from typing import Any
 from muse_pipeline.files import read_json
 
 OPTIONAL = ("fetch", "propose")  # asked for by the sheet or the config; no gap where they never ran
+KILLED = "killed (out of memory or time?); see its log, run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson")
 
 
@@ -68,8 +69,13 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
             yield {
                 "step": path.name.split("-")[0].removesuffix(".json"),
                 "status": "failed",
-                "reason": f"{path} is broken",
+                "reason": f"{path} is broken" if _has_content(path) else f"was {KILLED}",
             }
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a step wrote its entry: of one that was killed, Snakemake leaves an empty file."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:
@@ -91,4 +97,4 @@ def _explain_absence(step: str, stopped_at: StepRecord | None) -> StepRecord:
         return StepRecord(step, "missing", f"not reached because {stopped_at.step} did not finish")
     if step == "inspect":
         return StepRecord(step, "missing", "not started; run the workflow again")
-    return StepRecord(step, "missing", "never started or was killed (out of memory or time?); see its log, run again")
+    return StepRecord(step, "missing", f"never started or was {KILLED}")

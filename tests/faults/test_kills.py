@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from undisturbed import assert_as_undisturbed
-from workflow_runs import run_snakemake, snakemake_command
+from workflow_runs import find_steps, run_snakemake, snakemake_command, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # as long as the kills that were asked for take
 
@@ -90,23 +90,6 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return f"{'workflow' if kind == 'workflow' else 'everything'} during {names}"
-
-
-def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
-    """The commands of ours that a running workflow has started, in the order of their start."""
-    try:
-        family = psutil.Process(workflow.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return sorted((each for each in family if verb(each)), key=lambda each: each.pid)
-
-
-def verb(process: psutil.Process) -> str:
-    """What `muse` does in a process; nothing where it is no such process."""
-    with suppress(psutil.Error, ValueError):
-        interpreter, program, name = process.cmdline()[:3]
-        return name if "python" in interpreter and Path(program).name == "muse" else ""
-    return ""
 
 
 def find_orphans(folder: Path) -> list[psutil.Process]:

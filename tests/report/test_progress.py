@@ -29,6 +29,14 @@ def test_a_step_that_was_killed_is_the_problem(tmp_path):
     assert "killed" in problem.reason
 
 
+def test_the_empty_file_that_snakemake_leaves_of_a_killed_step_is_no_broken_record(tmp_path):
+    for step in ("inspect", "tissue"):
+        write_ledger(tmp_path, step)
+    (tmp_path / "ledger/tile-image-500nm.zarr.json").touch()
+    problem = first_problem(read_progress(tmp_path))
+    assert (problem.step, problem.reason) == ("tile", "was killed (out of memory or time?); see its log, run again")
+
+
 def test_one_failed_shard_fails_the_step_and_shards_of_another_cut_do_not_count(tmp_path):
     write_ledger(tmp_path, "detect", file_name="detect-1-of-2")
     write_ledger(tmp_path, "detect", "failed", "no memory", "detect-2-of-2")

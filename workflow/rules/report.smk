@@ -9,12 +9,16 @@ import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 
+# Without it the page tells of failures, and is no report of what is there once they are mended.
+ALL_WELL = f"{OUTPUT}/logs/all_well"
+
 
 def report_failures():
     """Write the report without the slides that will never come, and withdraw what an earlier run found in them.
 
     Nothing of a failed slide may pass for a result; and while its old nuclei are there, Snakemake would call it done.
     """
+    Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
     if subprocess.run([*REPORT_COMMAND, "--output", page, "--table", table]).returncode:
         return
@@ -109,6 +113,7 @@ rule report:
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
+        all_well=touch(ALL_WELL),
     log:
         "<results>/logs/report.log",
     benchmark:

@@ -1,0 +1,160 @@
+"""Changing a setting, or a cell of the sheet, does again exactly what depends on it, and nothing else.
+
+A cohort is run; then settings change one at a time and Snakemake is asked what it would do. A setting that has no line
+here fails `test_every_setting_says_what_depends_on_it`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+from labelled import draw_labelled_folder
+from labelled import write_config as write_training_config
+from test_pretrain_workflow import PRETRAIN
+from workflow_runs import SNAKEFILE, draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.inference.card import METADATA_KEY
+from muse_pipeline.inference.predictor import find_model
+
+SCHEMAS = SNAKEFILE.parent / "workflow" / "schemas"
+SETTINGS = {"proposals": {"method": "haematoxylin"}}
+ROWS = [  # slide b is cut into two shards, whatever the config says
+    {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
+    {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
+]
+
+# What follows from what, in jobs for both slides.
+PICTURES = {"overlay": 2, "report": 1}
+NUCLEI = {"stitch": 2, "geojson": 2, **PICTURES}
+DETECTION = {"detect": 3, **NUCLEI}
+PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
+IMAGES = {"tile": 2, **DETECTION, **PROPOSALS}
+EVERYTHING = {"inspect": 2, "tissue": 2, **IMAGES}
+PRETRAINING = {"pretrain": 1, "compare": 1, "report": 1}
+# And for slide a alone.
+CUT_OF_A = {
+    **{"detect": 1, "stitch": 1, "geojson": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
+    **{"overlay": 1, "report": 1},
+}
+A_FROM_TISSUE = {"tissue": 1, "tile": 1, **CUT_OF_A}
+A = {"inspect": 1, **A_FROM_TISSUE}
+
+CHANGED_SETTINGS = [
+    ("slides", "the same.tsv", {}),
+    ("output", "elsewhere", EVERYTHING),
+    ("mode", "label-free", DETECTION),
+    ("model", "label_free", DETECTION),
+    ("model", "same.onnx", DETECTION),
+    ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
+    ("pretrain", PRETRAIN, PRETRAINING),
+    ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
+    ("train_data", ".", {}),  # there is no run that reads it
+    ("provider", "openvino", DETECTION),
+    ("proposals", None, PICTURES),
+    ("proposals", {"method": "otsu"}, PROPOSALS),
+    ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
+    ("mpp", 0.25, IMAGES),
+    ("extra_mpps", [0.25], {"tile": 2}),
+    ("keep_stores", False, {}),
+    ("max_corrupt", 0.5, IMAGES),
+    ("shards", 1, {}),
+    ("shards", 3, {**CUT_OF_A, "detect": 3, "propose": 3}),
+    ("frame", "openslide", {"geojson": 2, "geojson_proposals": 2, "report": 1}),
+    ("max_features", 100, {"geojson": 2, "report": 1}),
+    ("csv", True, NUCLEI),
+]
+# The built-in model works at 0.5 um alone; the setting needs one that does not.
+TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}
+CHANGED_CELLS = [
+    ("slide_id", "c", A),
+    ("path", "b.tif", A),
+    ("mpp", "0.5", A),
+    ("roi", "roi.geojson", A_FROM_TISSUE),
+    ("shards", "1", {}),
+    ("shards", "3", {**CUT_OF_A, "detect": 3, "propose": 3}),
+    ("patient", "P1", {"report": 1}),
+    ("split", "test", {"report": 1}),
+]
+OF_THE_MACHINE = [
+    ["--cores", "1"],
+    ["--set-threads", "detect=1", "tile=1"],
+    ["--resources", "mem_mb=8000"],
+    ["--set-resources", "detect:mem_mb=4000", "stitch:runtime=10"],
+]
+
+
+def named(case) -> str | None:
+    return case if isinstance(case, str) else None
+
+
+def test_every_setting_says_what_depends_on_it():
+    schema = yaml.safe_load((SCHEMAS / "config.schema.yaml").read_text("utf-8"))
+    assert {setting for setting, *_ in CHANGED_SETTINGS} == schema["properties"].keys()
+    schema = yaml.safe_load((SCHEMAS / "slides.schema.yaml").read_text("utf-8"))
+    assert {column for column, *_ in CHANGED_CELLS} == schema["items"]["properties"].keys()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a cohort that has run, with what changed settings name beside it."""
+    folder = tmp_path_factory.mktemp("reruns")
+    draw_stained_slide(folder / "a.tif", size_px=640, n_nuclei=100)
+    shutil.copy(folder / "a.tif", folder / "b.tif")
+    corner = {"type": "Polygon", "coordinates": [[[100, 100], [500, 100], [500, 500], [100, 500], [100, 100]]]}
+    (folder / "roi.geojson").write_text(json.dumps(corner))
+    write_training_config(draw_labelled_folder(folder, n_pictures=1))
+    shutil.copy(find_model("compact"), folder / "same.onnx")
+    write_model_at(0.25, folder / "fine.onnx")
+    write_sheet(folder / "the same.tsv", ROWS)
+    write_sheet(folder / "slides.tsv", ROWS)
+    write_config(folder, **SETTINGS)
+    run = run_snakemake(folder)
+    assert run.returncode == 0, run.stdout
+    return folder
+
+
+def write_model_at(mpp: float, path: Path) -> None:
+    """The built-in model, with a card that says that it works at ``mpp``."""
+    model = onnx.load(find_model("compact"))
+    card = {**{each.key: each.value for each in model.metadata_props}}
+    card[METADATA_KEY] = json.dumps({**json.loads(card[METADATA_KEY]), "mpp": mpp})
+    onnx.helper.set_model_props(model, card)
+    onnx.save(model, path)
+
+
+def plan(folder: Path, *arguments: str, rows=ROWS, settings=SETTINGS) -> dict[str, int]:
+    """Rule -> number of jobs that a run would do."""
+    write_sheet(folder / "slides.tsv", rows)
+    write_config(folder, **settings)
+    run = run_snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
+    assert run.returncode == 0, run.stdout
+    planned = planned_jobs(run.stdout)
+    assert planned or "Nothing to be done" in run.stdout
+    planned.pop("all", None)
+    return planned
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the first of them runs the cohort
+@pytest.mark.parametrize(("setting", "value", "jobs"), CHANGED_SETTINGS, ids=named)
+def test_a_setting_reruns_what_depends_on_it_and_nothing_else(finished, setting, value, jobs):
+    assert plan(finished, settings={**SETTINGS, **TOGETHER_WITH.get(setting, {}), setting: value}) == jobs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
+def test_a_cell_of_the_sheet_reruns_its_slide_alone(finished, column, value, jobs):
+    assert plan(finished, rows=[{**ROWS[0], column: value}, ROWS[1]]) == jobs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("arguments", OF_THE_MACHINE, ids=" ".join)
+def test_what_a_machine_has_reruns_nothing(finished, arguments):
+    assert plan(finished, *arguments) == {}

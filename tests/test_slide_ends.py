@@ -1,0 +1,135 @@
+"""How slides end - ok, partial, empty, failed - through keep-going, retries and reruns: table, page and exit status."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slide_files import spoil_tile, write_pyramid
+from workflow_runs import (
+    draw_stained_slide,
+    find_steps,
+    planned_jobs,
+    run_snakemake,
+    snakemake_command,
+    verb,
+    write_config,
+    write_sheet,
+)
+
+from muse_pipeline.files import read_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+ENDS = {"sound": "ok", "with a hole": "partial", "glass": "empty", "broken": "failed"}
+UNREADABLE = "broken.tif: is not a slide"
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a cohort with a slide for every end, the broken one in it, and what its first run said."""
+    slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
+    paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
+    draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)
+    draw_stained_slide(paths["with a hole"], size_px=1100, n_nuclei=200)
+    spoil_tile(paths["with a hole"], page=0, tile=6)
+    write_pyramid(paths["glass"], np.full((640, 640, 3), 244, np.uint8))
+    paths["broken"].write_bytes(b"no slide")
+    rows = [{"slide_id": name, "path": path.name if path.parent == folder else path} for name, path in paths.items()]
+    write_sheet(folder / "slides.tsv", rows)
+    write_config(folder, max_corrupt=0.5)
+    return folder, run_snakemake(folder)
+
+
+def read_ends(folder: Path) -> dict[str, dict[str, str]]:
+    """Slide -> its row of cohort.tsv."""
+    with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {name: row["status"] for name, row in read_ends(folder).items()}
+
+
+def identities(folder: Path, slides) -> dict[str, tuple[int, int]]:
+    """Inode and time of every file of some slides, logs and ledgers too."""
+    files = [path for name in slides for path in (folder / "results" / name).rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def test_every_end_is_in_table_page_and_exit_status(first_run):
+    folder, run = first_run
+    assert run.returncode == 1
+    assert statuses(folder) == ENDS
+    ends = read_ends(folder)
+    assert (ends["broken"]["step"], ends["broken"]["nuclei"]) == ("inspect", "")
+    assert UNREADABLE in ends["broken"]["reason"]
+    assert "1 region could not be decoded, in level-0 pixels (" in ends["with a hole"]["reason"]
+    assert ends["glass"]["reason"] == "no tissue was found; see tissue.png"
+    assert int(ends["sound"]["nuclei"]) > int(ends["glass"]["nuclei"]) == 0
+    page = (folder / "results/report.html").read_text(encoding="utf-8")
+    assert all(ends[name]["reason"] in page for name in ENDS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--retries", "2")], ids=" ".join)
+def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, arguments):
+    folder, _ = first_run
+    others = identities(folder, ENDS.keys() - {"broken"})
+    run = run_snakemake(folder, *arguments)
+    assert run.returncode == 1
+    tries = 1 + int(arguments[-1] if arguments else 0)
+    assert run.stdout.count(UNREADABLE) == tries
+    assert statuses(folder) == ENDS
+    assert UNREADABLE in read_json(folder / "results/broken/ledger/inspect.json")["reason"]
+    assert identities(folder, ENDS.keys() - {"broken"}) == others
+
+
+def test_a_slide_that_is_mended_costs_no_other_slide_anything(first_run, tmp_path):
+    folder = shutil.copytree(first_run[0], tmp_path / "mended")
+    others = identities(folder, ENDS.keys() - {"broken"})
+    draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
+    run = run_snakemake(folder)
+    assert run.returncode == 0, run.stdout  # a gap and glass are no failures
+    once = ("inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "report", "all")
+    assert planned_jobs(run.stdout) == dict.fromkeys(once, 1)
+    assert statuses(folder) == {**ENDS, "broken": "ok"}
+    assert identities(folder, ENDS.keys() - {"broken"}) == others
+    assert "Nothing to be done" in run_snakemake(folder).stdout
+
+
+def kill_first(step: str, folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the workflow, kill -9 the first process that does ``step``; exit status and what the run said."""
+    said = folder / "said.txt"
+    with said.open("w") as file:
+        process = subprocess.Popen(snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        while not (victims := [each for each in find_steps(process) if verb(each) == step]):
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.02)
+        victims[0].kill()
+        return process.wait(), said.read_text()
+
+
+def test_a_killed_step_is_a_failure_unless_a_retry_mends_it(tmp_path):
+    draw_stained_slide(tmp_path / "s.tif", size_px=640, n_nuclei=100)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "s.tif"}])
+    write_config(tmp_path)
+    status, said = kill_first("tile", tmp_path)
+    assert status == 1, said
+    end = read_ends(tmp_path)["s"]
+    assert (end["status"], end["step"]) == ("failed", "tile")
+    assert "was killed (out of memory or time?)" in end["reason"]
+    status, said = kill_first("detect", tmp_path, "--retries", "1")
+    assert status == 0, said
+    assert statuses(tmp_path) == {"s": "ok"}
+    (tmp_path / "results/s/nuclei.parquet").unlink()
+    assert kill_first("stitch", tmp_path)[0] == 1
+    made_again = [f"results/s/{name}" for name in ("nuclei.geojson.gz", "summary.json")]
+    assert run_snakemake(tmp_path, "--", *made_again).returncode == 0  # the same bytes as when all was well
+    assert statuses(tmp_path)["s"] == "failed"
+    assert run_snakemake(tmp_path).returncode == 0
+    assert statuses(tmp_path) == {"s": "ok"}  # the page about failures did not pass for the report
