@@ -6,6 +6,7 @@ the same command over what there is.
 """
 
 import csv
+import shutil
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 
@@ -16,7 +17,8 @@ ALL_WELL = f"{OUTPUT}/logs/all_well"
 def report_failures():
     """Write the report without the slides that will never come, and withdraw what an earlier run found in them.
 
-    Nothing of a failed slide may pass for a result; and while its old nuclei are there, Snakemake would call it done.
+    Nothing of a failed slide may pass for a result; and while its old nuclei are there, Snakemake would call it done. Nor
+    is the copy of a slide kept that may be mended where it came from.
     """
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
@@ -25,6 +27,7 @@ def report_failures():
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
+        shutil.rmtree(Path(OUTPUT, slide, "fetched"), ignore_errors=True)
         steps = failed_steps(slide)
         for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
         proposing = {step for step in steps if "propos" in step}
