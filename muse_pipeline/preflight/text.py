@@ -59,7 +59,7 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
 def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
     if n_slides := cohort["elsewhere"]["slides"]:
         size = _size(cohort["elsewhere"]["fetch_bytes"])
-        yield f"{n_slides} at URLs are there, {size} to fetch; none was looked into, and what follows is without them"
+        yield f"at URLs  {n_slides} of them, all there, {size} to fetch; not looked into, and not in what follows"
 
 
 def _price(price: dict[str, Any]) -> Iterator[str]:

@@ -44,6 +44,9 @@ class Stated:
     n_bytes: int
     version: str | None
 
+    def __str__(self) -> str:
+        return f"{self.n_bytes:,} bytes" + (f" (version {self.version})" if self.version else "")
+
 
 def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     """Copy a slide into ``folder``, which appears when all of it has arrived, and says there where it came from.
@@ -155,8 +158,9 @@ class _Elsewhere:
             SlideError: the server now says something else than it did.
         """
         if (now := self.state(path)) != stated:
-            sizes = f"{stated.n_bytes:,} bytes, then {now.n_bytes:,}"
-            raise SlideError(f"{self.url}: changed while it was fetched ({sizes}); run again when it is complete there")
+            raise SlideError(
+                f"{self.url}: changed while it was fetched, from {stated} to {now}; run again when it is complete there"
+            )
 
     def try_often(self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None) -> T:
         """What ``call`` returns; where it fails for a reason that may pass, it is called again.

@@ -190,7 +190,7 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
         one = muse("preflight", sheet, "--slide-id", "A", "--record", tmp_path / "A.json")
     assert (status, "1 of 2 slides cannot run (B)" in errors, one[0]) == (2, True, 0)
     assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in said
-    assert "1 at URLs are there" in said
+    assert "at URLs  1 of them, all there" in said
     assert json.loads((tmp_path / "A.json").read_text())["fetch_bytes"] == len(slide_bytes)
     assert "geheim" not in said + (tmp_path / "found.json").read_text()
     assert not [asked for asked in served.asked if asked.startswith("GET")]

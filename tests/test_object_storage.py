@@ -1,0 +1,191 @@
+"""A cohort whose slides lie elsewhere, on a web server and on an S3 that are real, comes out as from this machine."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from web_server import Served, serve
+from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.slides import fetch
+from muse_pipeline.slides.fetched import slide_file
+from muse_pipeline.slides.url import SlideUrl
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
+pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+
+SECRET = "geheim"
+RESULTS = (
+    "nuclei.parquet",
+    "nuclei.geojson.gz",
+    "tissue.npz",
+    "tissue.png",
+    "colour.json",
+    "summary.json",
+    "density.png",
+)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Two slides with the same pixels, called as their slide_id."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_stained_slide(folder / "S 1.tif")
+    shutil.copy(folder / "S 1.tif", folder / "T.tif")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bucket(drawn):
+    """An S3 with the drawn slides in "s3://slides"; Snakemake's jobs find it by their environment."""
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    surroundings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": SECRET,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in surroundings.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="slides")
+        client.upload_file(str(drawn / "T.tif"), "slides", "cohort #7/T.tif")
+        client.upload_file(str(drawn / "S 1.tif"), "slides", "other.tif")
+        yield client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def host(drawn):
+    """A web server with the drawn slides, which wants a signature."""
+    content = (drawn / "S 1.tif").read_bytes()
+    files = {
+        "/x/S%201.tif": Served(content, secret=f"sig={SECRET}"),
+        "/no.tif": Served(content, secret="another"),
+        "/broken.svs": Served(bytes(99)),
+    }
+    with serve(files) as host:
+        yield host
+
+
+def rows(host, signature=SECRET, key="cohort #7/T.tif"):
+    return [
+        {"slide_id": "S 1", "path": f"{host}/x/S%201.tif?sig={signature}"},
+        {"slide_id": "T", "path": f"s3://slides/{key}"},
+    ]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, bucket, host):
+    """(folder, what Snakemake said) of the cohort with two slides that do not come, and one that is none."""
+    folder = tmp_path_factory.mktemp("cohort")
+    missing = [
+        {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},
+        {"slide_id": "refused", "path": f"{host}/no.tif?sig={SECRET}"},
+        {"slide_id": "broken", "path": f"{host}/broken.svs"},
+    ]
+    write_sheet(folder / "slides.tsv", [*rows(host), *missing])
+    write_config(folder)
+    return folder, run_snakemake(folder)
+
+
+def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
+    folder, run = first_run
+    assert run.returncode == 1
+    with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert [(slides[name]["status"], slides[name]["step"]) for name in ("S 1", "T")] == [("ok", "")] * 2, run.stdout
+    assert [(slides[name]["status"], slides[name]["step"]) for name in ("gone", "refused")] == [("failed", "fetch")] * 2
+    assert (slides["broken"]["status"], slides["broken"]["step"]) == ("failed", "inspect")
+    assert "s3://slides/nowhere.tif: cannot be fetched: there is no such file" in slides["gone"]["reason"]
+    assert f"{host}/no.tif: cannot be fetched: access is refused (HTTP 403)" in slides["refused"]["reason"]
+    assert slides["S 1"]["path"] == f"{host}/x/S%201.tif"
+
+
+def test_the_bytes_are_those_of_slides_on_this_machine(first_run, drawn, tmp_path, muse):
+    folder, _ = first_run
+    assert muse("run", drawn / "S 1.tif", drawn / "T.tif", "-o", tmp_path)[0] == 0
+    for slide in ("S 1", "T"):
+        for name in RESULTS:
+            local, fetched = tmp_path / slide / name, folder / "results" / slide / name
+            assert local.read_bytes() == fetched.read_bytes(), (slide, name)
+
+
+def test_copies_go_and_nothing_tells_a_secret(first_run):
+    folder, run = first_run
+    assert not list(folder.glob("results/*/fetched"))
+    assert SECRET not in run.stdout
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "slides.tsv"]
+    assert any(path.match(".snakemake/metadata/*") for path in files)
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
+    folder, _ = first_run
+    write_sheet(folder / "slides.tsv", rows(host))
+    assert planned_jobs(run_snakemake(folder).stdout) == {"report": 1, "all": 1}
+    write_sheet(folder / "slides.tsv", rows(host, signature="signed-anew"))
+    assert "Nothing to be done" in run_snakemake(folder).stdout
+    whole = {name: 1 for name in ("fetch", "inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay")}
+    write_sheet(folder / "slides.tsv", rows(host, key="other.tif"))
+    assert planned_jobs(run_snakemake(folder, "--dry-run").stdout) == {**whole, "report": 1, "all": 1}
+    write_sheet(folder / "slides.tsv", rows(host))
+    again = planned_jobs(run_snakemake(folder, "--dry-run", "--config", "extra_mpps=[1.0]").stdout)
+    assert (again["fetch"], again["inspect"], again["tile"]) == (
+        2,
+        2,
+        4,
+    )  # a new copy makes all that is read from it new
+
+
+def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
+    write_sheet(tmp_path / "slides.tsv", rows(host)[1:])
+    write_config(tmp_path, keep_stores=False)
+    assert run_snakemake(tmp_path).returncode == 0
+    assert not list((tmp_path / "results/T").glob("fetched*")) + list((tmp_path / "results/T").glob("*.zarr"))
+    assert "Nothing to be done" in run_snakemake(tmp_path).stdout
+
+
+def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "BLOCK_BYTES", 100_000)
+    fetch.fetch_slide(SlideUrl("s3://slides/cohort #7/T.tif"), tmp_path / "copy", threads=4)
+    assert slide_file(tmp_path / "copy").read_bytes() == (drawn / "T.tif").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "surroundings", "sentence"),
+    [
+        ("s3://slides/nowhere.tif", {}, "there is no such file"),
+        ("s3://no-such-bucket/a.tif", {}, "there is no such file"),
+        ("s3://slides/folder", {}, "is a folder"),
+        ("s3://slides/other.tif", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Could not connect to the endpoint"),
+        ("s3://slides/other.tif", {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials"),
+    ],
+)
+def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, surroundings, sentence):
+    bucket.put_object(Bucket="slides", Key="folder/a.tif", Body=b"x")
+    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in surroundings.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    fetch_system_anew()
+    status, _, errors = muse("fetch", url, "--output", tmp_path / "copy")
+    fetch_system_anew()
+    assert (status, errors.count("\n"), errors.startswith(f"muse fetch: {url}: ")) == (2, 1, True)
+    assert sentence in errors
+    assert SECRET not in errors
+    assert not (tmp_path / "copy").exists()
+
+
+def fetch_system_anew():
+    """fsspec keeps what it has connected; a process of its own would not have."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
