@@ -137,12 +137,9 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     write_sheet(folder / "slides.tsv", rows(host, key="other.tif"))
     assert planned_jobs(run_snakemake(folder, "--dry-run").stdout) == {**whole, "report": 1, "all": 1}
     write_sheet(folder / "slides.tsv", rows(host))
-    again = planned_jobs(run_snakemake(folder, "--dry-run", "--config", "extra_mpps=[1.0]").stdout)
-    assert (again["fetch"], again["inspect"], again["tile"]) == (
-        2,
-        2,
-        4,
-    )  # a new copy makes all that is read from it new
+    write_config(folder, extra_mpps=[1.0])
+    again = planned_jobs(run_snakemake(folder, "--dry-run").stdout)
+    assert (again["fetch"], again["inspect"], again["tile"]) == (2, 2, 4)  # a new copy makes all that is read anew
 
 
 def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
