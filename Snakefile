@@ -45,7 +45,7 @@ rule all:
 onstart:
     gc.freeze()  # the plan stays
     gc.enable()
-    print(f"model: {MODEL.get('model', MODEL['name'])}")
+    print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     forget_unasked_steps()
 
 
