@@ -1,4 +1,4 @@
-"""Write a checkpoint as one ONNX file with its model card inside, and check it against torch.
+"""Write a checkpoint, or the mean of several, as one ONNX file with its model card inside, and check it against torch.
 
 The agreement is measured down to the nuclei, on the pictures that the training run kept beside its checkpoint or on
 those of `--check-images FOLDER`; the figures are printed, and nothing is written if the two are too far apart.
@@ -13,6 +13,13 @@ from muse_pipeline.cli.arguments import at_least_one, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse export``."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `muse finetune`")
+    parser.add_argument(
+        "others",
+        type=Path,
+        nargs="*",
+        metavar="checkpoint",
+        help="more of one config and other seeds: the model is their mean",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
     parser.add_argument(
@@ -22,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures that int8 takes its ranges from, in place of those beside the checkpoint",
     )
     parser.add_argument("--calibration-mpp", type=positive, metavar="UM", help="of these pictures; else the model's")
+    parser.add_argument("--name", help="of the model; else that in the training config")
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
@@ -38,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export one checkpoint."""
+    """Export one model."""
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
     from muse_pipeline.files import complete_file
     from muse_pipeline.training.run_folder import RunFolder
 
-    names = ("input_px", "halo_px", "precision", "embedding", "any_window")
+    names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     kept = RunFolder(args.checkpoint.parent).pictures
     pictures = args.check_images or (kept if kept.is_dir() else None)
@@ -52,11 +60,13 @@ def run(args: argparse.Namespace) -> None:
         export_onnx(
             args.checkpoint,
             partial,
+            others=args.others,
             calibration=args.calibration,
             calibration_mpp=args.calibration_mpp,
             **changes,
         )
         if pictures:
-            print(f"checked against torch on {pictures}: {check_parity(args.checkpoint, partial, pictures)}")
+            parity = check_parity(args.checkpoint, partial, pictures, others=args.others)
+            print(f"checked against torch on {pictures}: {parity}")
         else:
             print("not checked against torch: no pictures lie beside the checkpoint; give --check-images FOLDER")

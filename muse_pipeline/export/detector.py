@@ -9,27 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.config import parse_config
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.export.half import halve
 from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.models.ensemble import average_detectors
 from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 
 
-def load_detector(path: Path, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
-    """The graph and its card, from a checkpoint of ``muse finetune``.
+def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
+    """The graph and its card, from a checkpoint of ``muse finetune`` or the mean of several.
 
     Args:
-        path: of the checkpoint.
+        paths: of the checkpoints.
+        name: of the model, in place of that in the first checkpoint's settings.
         changes: settings of the export (``training.export_settings``) in place of the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
-        ConfigError: the network cannot be exported for the window that the settings name.
+        CheckpointError: a checkpoint holds no detector, or one that does not fit its own description.
+        ConfigError: the network cannot be exported for the window that the settings name, or several checkpoints are
+            not of one kind.
     """
+    members = [_load_member(path, changes) for path in paths]
+    detector, card = members[0]
+    for path, (_, other) in zip(paths[1:], members[1:], strict=True):
+        _require_one_kind(card, paths[0], other, path)
+    if len(members) > 1:
+        detector = average_detectors([member for member, _ in members])
+        card = dataclasses.replace(
+            card,
+            embedding_dim=detector.backbone.channels if card.embedding_dim else 0,
+            source={
+                **card.source,
+                "backbone": f"the mean of {len(members)} {card.source['backbone']}",
+                "checkpoint_sha256": " ".join(one.source["checkpoint_sha256"] for _, one in members),
+            },
+        )
+    card = dataclasses.replace(card, name=name or card.name)
+    return DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(), card
+
+
+def _load_member(path: Path, changes: dict[str, Any]) -> tuple[NucleusDetector, ModelCard]:
     checkpoint = load_checkpoint(path)
     if not checkpoint.head:
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
@@ -46,7 +69,22 @@ def load_detector(path: Path, **changes: Any) -> tuple[DetectionGraph, ModelCard
         card = dataclasses.replace(card, appearance=parse_config(seen, AppearanceReference, str(path)))
     if card.precision == "fp16":
         halve(detector)
-    return DetectionGraph(detector, card.threshold, card.capacity, config.export.embedding).eval(), card
+    return detector, card
+
+
+def _require_one_kind(card: ModelCard, path: Path, other: ModelCard, other_path: Path) -> None:
+    """Refuse to average networks that read or say different things."""
+    for what in ("mpp", "input_px", "halo_px", "classes", "n_rays", "readout", "colour", "precision"):
+        if getattr(card, what) != getattr(other, what):
+            raise ConfigError(
+                f"{path} and {other_path} are not of one kind: their {what} differ; average networks of one config"
+            )
+    for what in ("backbone", "head"):
+        if card.source[what] != other.source[what]:
+            raise ConfigError(
+                f"{path} and {other_path} are not of one kind: {what} {card.source[what]} and {other.source[what]}; "
+                "average networks of one config"
+            )
 
 
 def describe_model(

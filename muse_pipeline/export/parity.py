@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,9 @@ class Parity:
         )
 
 
-def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "cpu") -> Parity:
+def check_parity(
+    checkpoint: Path, model: Path, images: Path, provider: str = "cpu", others: Sequence[Path] = ()
+) -> Parity:
     """Run the checkpoint in torch, in float32, and the model in ONNX Runtime on the pictures of a folder.
 
     Args:
@@ -109,6 +112,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
         model: exported from it.
         images: PNG pictures at the model's mpp; the upper left window of each is compared.
         provider: see ``Predictor``.
+        others: further checkpoints, where the model is the mean of several.
 
     Raises:
         ModelError: there is no picture or a broken one, no nucleus on them, or the two differ by more than the
@@ -116,7 +120,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     """
     predictor = Predictor(model, provider)
     card = predictor.card
-    graph, _ = load_detector(checkpoint, **_as_exported(card))
+    graph, _ = load_detector(checkpoint, *others, **_as_exported(card))
     windows = [_window(path, card.input_px) for path in sorted(images.glob("*.png"))[:MAX_PICTURES]]
     if not windows:
         raise ModelError(f"{images}: no PNG pictures to check the export on; give a folder that has some")
