@@ -1,19 +1,28 @@
 """Draw the 40x slides on which speed is measured, and say what drawing them cost.
 
     python benchmarks/draw_slides.py OUT_DIR [--areas-mm2 20 100] [--sides-px 40000 90000] [--threads 2]
+    python benchmarks/draw_slides.py OUT_DIR --areas-mm2 15 --sides-px 31623 --repeat-px 100000
 
 Every slide gets a folder of its own, OUT_DIR/20mm2 and so on, as `muse demo-slide` writes it; with --sides-px each on a
-square glass of that many pixels (up to whole blocks of 1,024).
+square glass of that many pixels (up to whole blocks of 1,024). With --repeat-px each is also laid side by side over a
+glass of that many pixels, in OUT_DIR/20mm2-repeated: a large slide in seconds, since its tiles are copied as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from muse_pipeline.cli.ledger import peak_memory_mib
+import numpy as np
+import tifffile
+
+from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, describe, encode
 from muse_pipeline.demo.write import write_demo
+from muse_pipeline.files import complete_file
+from muse_pipeline.surroundings import peak_memory_mib
 
 MPP = 0.25
 
@@ -24,6 +33,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--areas-mm2", type=float, nargs="+", default=[20.0, 100.0])
     parser.add_argument("--sides-px", type=int, nargs="+", help="one for each area")
+    parser.add_argument("--repeat-px", type=int, help="side of a glass that each slide is also repeated over")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     sides_px = args.sides_px or [None] * len(args.areas_mm2)
@@ -33,6 +43,59 @@ def main() -> None:
         n_nuclei = write_demo(folder, area, MPP, threads=args.threads, side_um=side_px and side_px * MPP)
         seconds, size = time.monotonic() - started, (folder / "demo.svs").stat().st_size / 1e6
         print(f"{area:g} mm2: {n_nuclei:,} nuclei, {seconds:.0f} s, {size:.0f} MB, peak so far {peak_memory_mib()} MiB")
+        if args.repeat_px:
+            repeat_slide(folder, folder.with_name(f"{folder.name}-repeated"), -(-args.repeat_px // BLOCK_PX))
+
+
+def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
+    """Lay copies of a drawn slide side by side over ``n_blocks`` by ``n_blocks`` blocks; the last are cut off."""
+    side = n_blocks * BLOCK_PX
+    tiled = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2), "tile": (TILE_PX, TILE_PX)}
+    plain = {"metadata": None, "software": False}
+    with (
+        tifffile.TiffFile(folder / "demo.svs") as source,
+        complete_file(repeated / "demo.svs") as partial,
+        tifffile.TiffWriter(partial, bigtiff=True) as tiff,
+    ):
+        whole, thumbnail, quarter, sixteenth = source.pages
+        n_thumbnail = n_blocks * thumbnail.shape[0] // (whole.shape[0] // BLOCK_PX)
+        small = _repeat(sixteenth.asarray(), side // 16)
+        levels = [
+            (_repeat_tiles(whole, side // TILE_PX), side, describe(side, side, MPP)),
+            (_repeat_tiles(quarter, side // 4 // TILE_PX), side // 4, "Aperio level"),
+            (_encode_tiles(small), side // 16, "Aperio level"),
+        ]
+        for number, (tiles, side_px, description) in enumerate(levels):
+            shape = {"shape": (side_px, side_px, 3), "dtype": np.uint8, "description": description}
+            tiff.write(tiles, resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER", **shape, **tiled, **plain)
+            if number == 0:
+                picture = _repeat(thumbnail.asarray(), n_thumbnail)
+                tiff.write(picture, photometric="rgb", description="Aperio thumbnail", **plain)
+    shutil.copy(folder / "slides.tsv", repeated / "slides.tsv")
+
+
+def _repeat_tiles(page: tifffile.TiffPage, n: int) -> Iterator[bytes]:
+    """The compressed tiles of ``n`` by ``n``, from those of a level that is whole tiles wide and high."""
+    rows, columns = (side // TILE_PX for side in page.shape[:2])
+    for row in range(n):
+        for column in range(n):
+            index = row % rows * columns + column % columns
+            page.parent.filehandle.seek(page.dataoffsets[index])
+            yield page.parent.filehandle.read(page.databytecounts[index])
+
+
+def _repeat(picture: np.ndarray, side: int) -> np.ndarray:
+    rows, columns = (np.arange(side) % length for length in picture.shape[:2])
+    return picture[rows[:, None], columns]
+
+
+def _encode_tiles(picture: np.ndarray) -> Iterator[bytes]:
+    """The compressed tiles of a small level, white beyond its end."""
+    missing = -len(picture) % TILE_PX
+    padded = np.pad(picture, ((0, missing), (0, missing), (0, 0)), constant_values=255)
+    for y in range(0, len(padded), TILE_PX):
+        for x in range(0, len(padded), TILE_PX):
+            yield encode(padded[y : y + TILE_PX, x : x + TILE_PX])
 
 
 if __name__ == "__main__":
