@@ -19,6 +19,7 @@ class Served:
         status: the answer to every request, where it is no file at all.
         ranges: whether parts of it are given.
         cut_after: after how many bytes an answer breaks off; the next one may go on from there.
+        n_short: how many parts are smaller than what was asked for, and say so.
         n_cuts: how many answers break off.
         grows: bytes that are added after every answer.
         says_size: whether its size is stated.
@@ -30,6 +31,7 @@ class Served:
     status: int = 200
     ranges: bool = True
     cut_after: int | None = None
+    n_short: int = 0
     n_cuts: int = 1 << 30
     grows: bytes = b""
     says_size: bool = True
@@ -57,6 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if asked and served.ranges and status == 200:
             status, first, last = 206, int(asked[1]), min(int(asked[2]), last)
+            if served.n_short and last > first:
+                served.n_short -= 1
+                last -= 1
         self.send_response(status)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")

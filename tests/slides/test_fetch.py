@@ -40,6 +40,7 @@ def slide_bytes(pyramid_path):
         {"ranges": False},
         {"secret": KEY},
         {"cut_after": 30_000, "n_cuts": 3},
+        {"n_short": 2},
         {"ranges": False, "cut_after": 30_000, "n_cuts": 3},
     ],
 )
@@ -105,6 +106,7 @@ def require_failure(answer, folder, url, sentence):
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
         ("glacier://geheim@vault/a.tif", "nothing here knows 'glacier://'"),
         ("https://host/", "names no file"),
+        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp says the URL in full
     ],
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
