@@ -31,34 +31,44 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
         mpp: um per pixel.
         n_rays: rays per outline.
     """
-    from skimage.filters import threshold_local, threshold_otsu
-    from skimage.segmentation import watershed
-
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
     amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), BLUR_UM / mpp)
+    amount /= max(np.percentile(amount, 99), 1e-6)
+    regions = grow_regions(amount, nuclei.xy, mpp)
+    rays = march_rays(regions, nuclei.xy, (mpp, mpp), n_rays)
+    seen = np.isfinite(rays).all(1)
+    rays[seen] = follow_edges(amount, nuclei.xy[seen], rays[seen], mpp)
+    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
+    area_um2 = np.bincount(regions.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
+    implausible = (area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1]) | (rays.mean(1) < 1.2)
+    rays[implausible] = np.nan
+    return replace(nuclei, rays=rays)
+
+
+def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
+    """The seeded watershed: (h, w) int32, number i + 1 where the region of centre i lies.
+
+    Args:
+        amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
+        xy: (N, 2) centres, N > 0.
+        mpp: um per pixel.
+    """
+    from skimage.filters import threshold_local, threshold_otsu
+    from skimage.segmentation import watershed
+
     local = threshold_local(amount, 2 * round(25 / mpp) + 1, method="gaussian")
     dark = amount > np.maximum(local, OTSU_SHARE * threshold_otsu(amount))
     height, width = amount.shape
     seeds = np.zeros((height, width), np.int32)
-    rows = np.floor(nuclei.xy[:, 1]).astype(int).clip(0, height - 1)
-    columns = np.floor(nuclei.xy[:, 0]).astype(int).clip(0, width - 1)
-    seeds[rows, columns] = np.arange(1, len(nuclei) + 1)
+    rows = np.floor(xy[:, 1]).astype(int).clip(0, height - 1)
+    columns = np.floor(xy[:, 0]).astype(int).clip(0, width - 1)
+    seeds[rows, columns] = np.arange(1, len(xy) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
-    darkest = max(np.percentile(amount, 99), 1e-6)
     # Darkness and distance together: lines fall where it is lighter, else half way between two points.
-    landscape = near * mpp / 4 - amount / darkest
-    regions = watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp))
-    regions = _open_each(regions, mpp)
-    rays = march_rays(regions, nuclei.xy, (mpp, mpp), n_rays)
-    area_um2 = np.bincount(regions.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
-    seen = np.isfinite(rays).all(1)
-    rays[seen] = follow_edges(amount / darkest, nuclei.xy[seen], rays[seen], mpp)
-    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
-    implausible = (area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1]) | (rays.mean(1) < 1.2)
-    rays[implausible] = np.nan
-    return replace(nuclei, rays=rays)
+    landscape = near * mpp / 4 - amount
+    return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
 
 def haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
