@@ -9,7 +9,6 @@ import csv
 import shutil
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
-
 # Without it the page tells of failures, and is no report of what is there once they are mended.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 
