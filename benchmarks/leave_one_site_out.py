@@ -2,6 +2,8 @@
 
     python benchmarks/leave_one_site_out.py config/train/compact.yaml --data ../shared/data --output runs/loso
 
+With `--average runs/loso-0 runs/loso-1` nothing is trained: scored is the mean of what these runs left for the fold.
+
 Fold "val" is the official split; two of its patients are in the training split too: their training crops are dropped.
 Labels without a known site (NuCLS) are left out of training here, so that no picture of the left-out site can slip in.
 Detection and class F1 at 3 um, counts summed over the site's pictures; intervals by bootstrap over patients.
@@ -47,11 +49,16 @@ def main() -> None:
     )
     parser.add_argument("--pictures", type=int, help="train on so many only, drawn by their names")
     parser.add_argument("--draw", type=int, default=0, help="which of them (default: %(default)s)")
+    parser.add_argument("--average", nargs="+", type=Path, default=[], metavar="RUN", help="outputs of other seeds")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
     config = load_finetune_config(args.config, args.data, args.set)
     for fold in args.folds:
-        scores = run_fold(config, fold, args.output / fold, args.accelerator, args.pictures, args.draw)
+        folder = args.output / fold
+        checkpoints = [run / fold / "checkpoint.pt" for run in args.average]
+        if not checkpoints:
+            checkpoints = [train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)]
+        scores = score_fold(config, fold, checkpoints, folder)
         (args.output / f"{fold}.json").write_text(json.dumps(scores, indent=1))
         print(fold, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
 
@@ -80,16 +87,22 @@ def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
     return excluding(source, *names[n:])
 
 
-def run_fold(
+def train_fold(
     config: FinetuneConfig, fold: str, folder: Path, accelerator: str, n_pictures: int | None = None, draw: int = 0
-) -> dict:
-    """Train without the fold's pictures, on all others or on a few drawn ones, and score on them."""
-    sources, held = split_sources(config, fold)
+) -> Path:
+    """Train without the fold's pictures, on all others or on a few drawn ones; the checkpoint."""
+    sources, _ = split_sources(config, fold)
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
-    checkpoint = finetune(train, folder, accelerator)
-    export_onnx(checkpoint, folder / "model.onnx")
+    return finetune(train, folder, accelerator)
+
+
+def score_fold(config: FinetuneConfig, fold: str, checkpoints: list[Path], folder: Path) -> dict:
+    """Export the mean of the checkpoints and score the fold's pictures."""
+    _, held = split_sources(config, fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    export_onnx(checkpoints[0], folder / "model.onnx", others=checkpoints[1:])
     predictor = Predictor(folder / "model.onnx")
     names = [one.name for one in config.classes]
     pictures = read_labelled_images(held, tuple(names), config.mpp, config.n_rays)
