@@ -71,6 +71,8 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     with complete_file(folder) as partial:
         n_bytes, version = 0, None
         for path, name in elsewhere.files():
+            if ".." in PurePosixPath(name).parts:  # object storage takes any name
+                raise SlideError(f"{url}: '{name}' among its files would lie outside of the copy; rename it there")
             stated = elsewhere.state(path)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _copy(elsewhere, path, stated, partial / name, threads)
@@ -221,7 +223,7 @@ def _copy_blocks(elsewhere: _Elsewhere, path: str, stated: Stated, descriptor: i
             return block
 
         block = elsewhere.try_often(read, before_again=lambda: elsewhere.require_unchanged(path, stated))
-        os.pwrite(descriptor, block, start)
+        _write_all(descriptor, block, start)
 
     with ThreadPoolExecutor(threads) as pool:
         blocks = [pool.submit(copy_block, start) for start in range(0, stated.n_bytes, BLOCK_BYTES)]
@@ -230,6 +232,13 @@ def _copy_blocks(elsewhere: _Elsewhere, path: str, stated: Stated, descriptor: i
                 block.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _write_all(descriptor: int, block: bytes, start: int) -> None:
+    """A call that meets the end of the disk writes what still fits and says nothing; the next one does."""
+    n_written = 0
+    while n_written < len(block):
+        n_written += os.pwrite(descriptor, block[n_written:], start + n_written)
 
 
 def _copy_at_once(elsewhere: _Elsewhere, path: str, stated: Stated, file: Any) -> None:

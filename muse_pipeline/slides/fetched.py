@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from muse_pipeline.errors import SlideError
@@ -36,7 +37,7 @@ def slide_origin(path: Path) -> str:
 
 
 def _read_source(path: Path) -> dict[str, str] | None:
-    if not (path / SOURCE).is_file():
+    if not os.path.isfile(path / SOURCE):  # noqa: PTH113 - Path's fails on a name that no file system takes
         return None
     try:
         source = read_json(path / SOURCE)

@@ -81,7 +81,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
             found.append(f"{len(cells)} cells where the header has {len(header)}")
         key = _folder_key(values.get("slide_id", ""))
         if key and seen.setdefault(key, number) != number:
-            found.append(f"slide_id '{values['slide_id']}' names the same folder as that of row {seen[key]}")
+            found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
         problems += [f"row {number}: {problem}" for problem in found]
         if not found:
             rows.append(_parse_row(values, path.parent))
@@ -121,7 +121,7 @@ def id_problem(slide_id: str) -> str | None:
         (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
         (slide_id.casefold() in ID_RESERVED, "is taken by a file among the results"),
     )
-    shown = repr(_shorten(slide_id))
+    shown = repr(_show(slide_id))
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
@@ -144,11 +144,11 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _header_problems(header: list[str]) -> Iterator[str]:
     for name in sorted(set(header), key=header.index):
         if header.count(name) > 1:
-            yield f"row 1: column '{name}' is there {header.count(name)} times"
+            yield f"row 1: column '{_show(name)}' is there {header.count(name)} times"
         if name not in COLUMNS:
             near = get_close_matches(name, COLUMNS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COLUMNS)}"
-            yield f"row 1: unknown column '{name}'; {hint}"
+            yield f"row 1: unknown column '{_show(name)}'; {hint}"
     for name in REQUIRED:
         if name not in header:
             yield f"row 1: column '{name}' is missing"
@@ -161,11 +161,11 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
         yield "path is empty"
     for column in ("path", "roi"):
         if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
-            yield f"{column} '{_shorten(SlideUrl(cell) if is_url(cell) else cell)}': {problem}"
+            yield f"{column} '{_show(cell)}': {problem}"
     if (cell := values.get("mpp")) and not _parse_mpp(cell):
-        yield f"mpp '{cell}' is not a positive number of um per pixel, as in 0.25"
+        yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
     if (cell := values.get("shards")) and not _parse_shards(cell):
-        yield f"shards '{cell}' is not a whole number from 1 to {MAX_SHARDS:,}"
+        yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 
 
 def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
@@ -205,7 +205,9 @@ def _file_problem(path: Path) -> str | None:
         return f"no such file ({error.strerror})"
 
 
-def _shorten(text: str) -> str:
+def _show(cell: str) -> str:
+    """A cell as a message has it: short, and a URL without credentials, in whichever column it has ended up."""
+    text = SlideUrl(cell) if is_url(cell) else cell
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.url import SlideUrl
 
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
@@ -23,14 +24,14 @@ def require_file(path: Path) -> None:
         with path.open("rb") as file:
             if not file.read(1):
                 raise SlideError(f"{path}: is empty (0 bytes); copy it again from its source")
-    except FileNotFoundError as error:
-        remedy = (
-            "copy it here first with `muse fetch`" if re.match(r"[A-Za-z][\w+.-]+:/", str(path)) else "check the path"
-        )
-        raise SlideError(f"{path}: no such file; {remedy}") from error
     except OSError as error:
         if isinstance(error, SlideError):
             raise
+        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # of whose slashes a path keeps one
+            shown = SlideUrl(f"{url[1]}://{url[2]}")
+            raise SlideError(f"{shown}: is a URL, not a path; copy it here first with `muse fetch`") from error
+        if isinstance(error, FileNotFoundError):
+            raise SlideError(f"{path}: no such file; check the path") from error
         raise SlideError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
 
 

@@ -1,11 +1,13 @@
 """A slide at a URL arrives whole or not at all, from real web servers, good and bad ones."""
 
 import json
+import resource
 import sys
 from importlib import import_module
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile
 from web_server import Served, serve
 
 from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
@@ -152,6 +154,30 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
 
 
+def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
+    system = fsspec.filesystem("memory")
+    try:
+        system.store["/c/a.mrxs"] = MemoryFile(system, "/c/a.mrxs", b"1")
+        system.store["/c/a/../../../b"] = MemoryFile(system, "/c/a/../../../b", b"2")
+        with pytest.raises(SlideError, match="outside of the copy"):
+            fetch.fetch_slide(SlideUrl("memory://c/a.mrxs"), tmp_path / "1/2/copy")
+    finally:
+        system.store.clear()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_takes_a_part_of_a_block_takes_no_slide(tmp_path, slide_bytes):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serve({"/a.tif": Served(slide_bytes)}) as host:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(slide_bytes) - 10_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_copy_of_another_slide_is_refused(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
         fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
@@ -163,8 +189,12 @@ def test_a_copy_of_another_slide_is_refused(muse, tmp_path, slide_bytes):
 
 
 def test_readers_say_how_a_url_is_opened(muse, tmp_path):
-    errors = muse("inspect", "https://host/a.tif", "--output", tmp_path / "o.json")[2]
-    assert "copy it here first with `muse fetch`" in errors
+    for query in ("sig=geheim", f"sig={'geheim' * 100}"):  # which no file system takes for a name
+        url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
+        assert muse("inspect", url, "--slide-id", "S", "--output", output)[::2] == (
+            2,
+            "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with `muse fetch`\n",
+        )
 
 
 def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):

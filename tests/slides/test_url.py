@@ -89,6 +89,15 @@ def test_one_row_is_read_whatever_the_others_say(sheet):
         read_row(sheet, "E")
 
 
+@pytest.mark.parametrize("text", [f"A\t{SIGNED}\n", f"slide_id\tpath\tmpp\n{SIGNED}\tno.svs\t{SIGNED}\n"])
+def test_a_url_in_a_wrong_place_tells_nothing_either(tmp_path, text):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text(text)
+    with pytest.raises(SheetError, match=r"https://host\.org:8443/a%20b\.svs") as raised:
+        read_sheet(sheet)
+    assert not [secret for secret in ("ann", "pass", "signed") if secret in str(raised.value)]
+
+
 def test_a_region_of_interest_is_not_fetched(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\troi\nA\ts3://b/a.svs\ts3://b/a.geojson\n")

@@ -152,12 +152,11 @@ def row_option(flag, column):
 
 def is_elsewhere(slide):
     """Whether a slide of the sheet lies at a URL."""
-    return "://" in ROWS[slide]["path"]
+    return slide in ROWS and "://" in ROWS[slide]["path"]
 
 
 def slide_file(wildcards):
     """An input function: the slide, or the copy of one that lies elsewhere."""
-    row(wildcards)  # objects to a slide that is not in the sheet
     return slide_argument(wildcards) if is_elsewhere(wildcards.slide) else row_file("path")(wildcards)
 
 
