@@ -47,6 +47,7 @@ def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tupl
                 "backbone": f"the mean of {len(members)} {card.source['backbone']}",
                 "checkpoint_sha256": " ".join(one.source["checkpoint_sha256"] for _, one in members),
             },
+            metrics={f"of one of the {len(members)} alone: {what}": value for what, value in card.metrics.items()},
         )
     card = dataclasses.replace(card, name=name or card.name)
     return DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(), card
@@ -74,7 +75,8 @@ def _load_member(path: Path, changes: dict[str, Any]) -> tuple[NucleusDetector, 
 
 def _require_one_kind(card: ModelCard, path: Path, other: ModelCard, other_path: Path) -> None:
     """Refuse to average networks that read or say different things."""
-    for what in ("mpp", "input_px", "halo_px", "classes", "n_rays", "readout", "colour", "precision"):
+    reads, says = ("mpp", "input_px", "halo_px", "readout", "colour"), ("classes", "n_rays", "threshold", "capacity")
+    for what in (*reads, *says, "precision", "licence", "training_data"):
         if getattr(card, what) != getattr(other, what):
             raise ConfigError(
                 f"{path} and {other_path} are not of one kind: their {what} differ; average networks of one config"

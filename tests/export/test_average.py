@@ -58,10 +58,14 @@ def test_one_checkpoint_twice_finds_what_it_finds(run, tmp_path):
     np.testing.assert_allclose(once.xy, twice.xy, atol=1e-3)
 
 
-def test_networks_of_two_kinds_are_not_averaged(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [("mpp", {"mpp": 1.0}), ("threshold", {"export": {"threshold": 0.7}}), ("licence", {"licence": "CC-BY-NC-4.0"})],
+)
+def test_networks_of_two_kinds_are_not_averaged(run, tmp_path, capsys, what, changes):
     checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
-    config = {**checkpoint.meta["config"], "mpp": 2 * checkpoint.meta["config"]["mpp"]}
-    save_checkpoint(tmp_path / "coarse.pt", dataclasses.replace(checkpoint, meta={**checkpoint.meta, "config": config}))
-    assert export(run / "run" / "checkpoint.pt", tmp_path / "coarse.pt", output=tmp_path / "mean.onnx") == 2
-    assert "are not of one kind: their mpp differ" in capsys.readouterr().err
+    config = {**checkpoint.meta["config"], **changes}
+    save_checkpoint(tmp_path / "other.pt", dataclasses.replace(checkpoint, meta={**checkpoint.meta, "config": config}))
+    assert export(run / "run" / "checkpoint.pt", tmp_path / "other.pt", output=tmp_path / "mean.onnx") == 2
+    assert f"are not of one kind: their {what} differ" in capsys.readouterr().err
     assert not (tmp_path / "mean.onnx").exists()
