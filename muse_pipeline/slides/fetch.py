@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import complete_file
@@ -318,5 +318,6 @@ def _name(root: BaseException, url: SlideUrl) -> str:
     text = " ".join(str(root).split())
     parts = urlsplit(url.in_full)
     secrets = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
-    is_safe = text and not any(secret and secret in text for secret in secrets)
+    written = {way for secret in secrets if secret for way in (secret, unquote(secret))}
+    is_safe = text and not any(way in text for way in written)
     return f"{type(root).__name__} ({text})" if is_safe else type(root).__name__

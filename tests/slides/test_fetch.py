@@ -154,6 +154,13 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
 
 
+@pytest.mark.parametrize("words", ["no login for ge@heim", "no login for ge%40heim", "sig a+b is old", "ann b who?"])
+def test_words_of_other_packages_tell_no_secret_however_it_is_written(words):
+    url = SlideUrl("https://ann%20b:ge%40heim@host/a.svs?sig=a%2Bb")
+    assert fetch._explain(RuntimeError(words), url) == "RuntimeError; check the URL and the network"
+    assert "(no route)" in fetch._explain(RuntimeError("no route"), url)
+
+
 def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
     system = fsspec.filesystem("memory")
     try:
