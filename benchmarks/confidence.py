@@ -2,9 +2,9 @@
 
     python benchmarks/confidence.py --data ../shared/data --json confidence.json
 
-False alarms by leave-one-site-out: ranges from two sites of BRCA-M2C, judged on the third. The rest against the ranges of
-the built-in model's card: other collections, and every fifth picture of BRCA-M2C blurred or recoloured (with the ranges
-of the two sites that it is not of, too). Pictures of unknown pixel size are taken at 0.5 um.
+False alarms by leave-one-site-out: ranges from two sites of BRCA-M2C, judged on the third. The rest against the ranges
+of all training pictures of the built-in model: other collections, and every fifth picture of BRCA-M2C blurred or
+recoloured (with the ranges of the two sites that it is not of, too). Pixels of unknown size are taken to be 0.5 um.
 """
 
 from __future__ import annotations
