@@ -36,7 +36,7 @@ class Measure(NamedTuple):
 
 # The margins: from how far pictures of one site lie beyond the range of two others (docs/confidence.md).
 STAINS = {
-    "brown": Measure(0.01, "", "brown"),
+    "brown": Measure(0.01, "", "brown, as immunohistochemistry is"),
     "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
     "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
     "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),

@@ -19,7 +19,9 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
     """Everything about a slide: how it ended, figures, pictures, warnings, steps, provenance."""
     return element(
         "article",
-        element("header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status), _flag(slide)),
+        element(
+            "header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status), appearance_pill(slide)
+        ),
         element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
         _facts(slide),
         class_bar(slide.summary["classes"]) if slide.n_nuclei else None,
@@ -38,7 +40,7 @@ def status_pill(status: str) -> Markup:
     return element("span", status, class_=f"pill {status}")
 
 
-def _flag(slide: SlideResult) -> Markup | None:
+def appearance_pill(slide: SlideResult) -> Markup | None:
     """A second pill where the slide is unlike the model's training pictures, or where that is not known."""
     if slide.appearance in (None, OK):
         return None

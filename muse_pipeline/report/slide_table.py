@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from muse_pipeline.report.cohort import STATUSES, SlideResult, class_names
 from muse_pipeline.report.markup import Markup, element
-from muse_pipeline.report.slide_card import status_pill
+from muse_pipeline.report.slide_card import appearance_pill, status_pill
 from muse_pipeline.report.wording import area_text, count_text, density_text, time_text
 
 
@@ -26,7 +26,7 @@ def _row(anchor: str, slide: SlideResult, names: Iterable[str]) -> Markup:
     return element(
         "tr",
         element("th", link, scope="row"),
-        element("td", status_pill(slide.status), data_value=STATUSES.index(slide.status)),
+        element("td", status_pill(slide.status), appearance_pill(slide), data_value=STATUSES.index(slide.status)),
         _number(area_text(slide.tissue_mm2), slide.tissue_mm2),
         _number(count_text(slide.n_nuclei), slide.n_nuclei),
         _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),

@@ -47,7 +47,7 @@ def test_every_measure_counts_beyond_its_margin_and_not_before(reference, name):
 
 def test_reasons_are_plain(reference):
     verdict = judge(reference, **{"brown": 0.3, "sharpness": -1.0})
-    assert verdict.reasons == ("stains unlike those of training: brown", "out of focus")
+    assert verdict.reasons == ("stains unlike those of training: brown, as immunohistochemistry is", "out of focus")
     assert verdict.sentences() == list(verdict.reasons)
 
 

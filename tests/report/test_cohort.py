@@ -161,7 +161,9 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     ]
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"unlike the model&#x27;s training pictures: {BROWN}" in text and text.count("unlike training<") == 2
+    assert (
+        f"unlike the model&#x27;s training pictures: {BROWN}" in text and text.count("unlike training<") == 4
+    )  # table and card
     lines = summarise_flags(flagged_slides)
     assert lines[0].startswith("2 slides unlike the model's training pictures") and f"  brown: {BROWN}" in lines
     assert summarise_flags(flagged_slides[:1]) == []
