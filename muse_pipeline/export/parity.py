@@ -15,10 +15,13 @@ from muse_pipeline.errors import ModelError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
+from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
 SAME_PX = 1.0  # reports of one nucleus are nearer than this, and nearest to each other
+TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one speaks
+MAX_TIED = 0.02  # share of nuclei for which that may be so; more than that is another network
 # Not the identity, and no two rows or columns alike: a graph that lost or transposed its map finds other nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
 
@@ -143,12 +146,17 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
     Slots are sorted by score and near-equal scores may change places, so nuclei are matched by position. What lies
     within the tolerance of a decision, between slot and no slot or between two classes, may fall on either side.
     """
-    n_unmatched, both = 0, []
+    alone, both = [], []
     for expected, found in pairs:
-        first, second = _matches(expected.xy, found.xy)
-        for nuclei, matched in ((expected, first), (found, second)):
-            n_unmatched += int((np.delete(nuclei.score, matched) >= threshold + tolerance.score).sum())
+        first, second = _matches(expected.xy, found.xy, SAME_PX)
+        others = [np.delete(np.arange(len(nuclei)), one) for nuclei, one in ((expected, first), (found, second))]
+        alone.append((expected[others[0]], found[others[1]]))
         both.append((expected[first], found[second]))
+    untied = [_without_ties(*pair, tolerance.score) for pair in alone]
+    n_tied = sum(len(here[0]) - len(there[0]) for here, there in zip(alone, untied, strict=True))
+    if n_tied <= MAX_TIED * sum(len(expected) for expected, _ in pairs):
+        alone = untied
+    n_unmatched = sum(int((left.score >= threshold + tolerance.score).sum()) for pair in alone for left in pair)
     expected, found = (Nuclei.concatenate(list(side)) for side in zip(*both, strict=True))
     return Parity(
         n_windows=len(pairs),
@@ -196,13 +204,22 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
     return nuclei_of_windows([values.numpy() for values in graph(pixels, torch.from_numpy(COLOUR))])[0]
 
 
-def _matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
+    """Both without the nuclei for which neighbouring cells of the same score speak, one here and the other there."""
+    first, second = _matches(expected.xy, found.xy, TIED_PX)
+    tied = np.abs(expected.score[first] - found.score[second]) <= score
+    kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
+    kept[0][first[tied]] = kept[1][second[tied]] = False
+    return expected[kept[0]], found[kept[1]]
+
+
+def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices into either of positions that are mutually nearest."""
     if not len(first) or not len(second):
         return np.zeros(0, int), np.zeros(0, int)
     distance, nearest = cKDTree(second).query(first)
     _, back = cKDTree(first).query(second)
-    mutual = (distance < SAME_PX) & (back[nearest] == np.arange(len(first)))
+    mutual = (distance < within_px) & (back[nearest] == np.arange(len(first)))
     return np.flatnonzero(mutual), nearest[mutual]
 
 

@@ -211,7 +211,10 @@ def _open_session(path: Path, options: onnxruntime.SessionOptions, provider: str
 
 
 def _card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: what it says of itself is no text; copy it again, or export it anew") from error
     if METADATA_KEY not in metadata:
         raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
     return ModelCard.from_json(metadata[METADATA_KEY], str(path))
