@@ -1,6 +1,7 @@
 """Whether class probabilities mean what they say on sites that a model has not seen, before and after scaling.
 
-    python benchmarks/calibration.py runs/loso/A7 runs/loso/A8 runs/loso/AC --data ../shared/data --output runs/scores
+    python benchmarks/calibration.py config/train/compact.yaml runs/loso/A7 runs/loso/A8 runs/loso/AC \
+        --data ../shared/data --output runs/scores
 
 Each folder is one of `benchmarks/leave_one_site_out.py`, named for its site: model.onnx there has not seen it. For
 every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, on the
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from leave_one_site_out import split_sources
 
-from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration, fit_temperature, log_loss
 from muse_pipeline.evaluation.detection import match_nuclei
@@ -27,9 +28,9 @@ from muse_pipeline.files import write_json
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.training.census import image_colour
+from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 
 THRESHOLD = 0.4  # of the built-in model; the benchmark's graphs keep more
-CLASS_MAP = {"1": "Lymphocyte", "2": "Tumour", "3": "Stroma"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ class LeftOut:
 def main() -> None:
     """Predict, fit on other sites, score, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
     parser.add_argument("folds", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    sites = [predict(folder, args.data) for folder in args.folds]
+    config = load_finetune_config(args.config, args.data)
+    sites = [predict(config, folder) for folder in args.folds]
     scores, panels = {}, {}
     for site in sites:
         others = [one for one in sites if one is not site]
@@ -79,25 +82,16 @@ def main() -> None:
     draw_reliability(panels, args.output / "reliability.png")
 
 
-def predict(folder: Path, data: Path) -> LeftOut:
+def predict(config: FinetuneConfig, folder: Path) -> LeftOut:
     """What a fold's model says of the site that it has not seen."""
     predictor, site = Predictor(folder / "model.onnx"), folder.name
-    classes = tuple(one.name for one in predictor.card.classes)
-    others = tuple(sorted({path.name[:8] for path in (data / "brca-m2c/images").iterdir() if path.name[5:7] != site}))
-    source = LabelSource(
-        images=data / "brca-m2c/images",
-        labels=data / "brca-m2c/labels",
-        format="row column class",
-        mpp=0.5,
-        class_map=CLASS_MAP,
-        exclude=others,
-    )
+    _, held = split_sources(config, site)
     probs, labels, names = [], [], []
-    for picture in read_labelled_images((source,), classes, predictor.card.mpp, predictor.card.n_rays):
+    for picture in read_labelled_images(held, config.class_names, config.mpp, config.n_rays):
         found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
         found = found[found.score >= THRESHOLD]
         true = dataclasses.replace(picture.nuclei, frame=found.frame)
-        taken = match_nuclei(found, true, len(classes), predictor.card.mpp).taken[0]
+        taken = match_nuclei(found, true, len(config.classes), config.mpp).taken[0]
         label = np.where(taken >= 0, true.label[taken], -1)
         probs.append(found.prob[label >= 0])
         labels.append(label[label >= 0])

@@ -144,7 +144,8 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
     """Differences over windows, each given as what was expected and what was found.
 
     Slots are sorted by score and near-equal scores may change places, so nuclei are matched by position. What lies
-    within the tolerance of a decision, between slot and no slot or between two classes, may fall on either side.
+    within the tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
+    neighbouring cells, may fall on either side.
     """
     alone, both = [], []
     for expected, found in pairs:
