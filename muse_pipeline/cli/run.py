@@ -1,7 +1,8 @@
 """Find the nuclei of slides or images, all steps at once, without Snakemake.
 
 Writes the same files with the same bytes as the workflow, a folder per slide. A slide that fails is reported and the
-others go on; the exit status is then 2. For many slides, or to resume where a run stopped, use the workflow.
+others go on; the exit status is then 2. Slides that were run into the same folder before stay in its report. For many
+slides, or to resume where a run stopped, use the workflow.
 """
 
 from __future__ import annotations

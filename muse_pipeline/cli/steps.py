@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError
@@ -42,16 +43,26 @@ class Plan:
 def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     """Take every slide along its path; a slide that fails is reported and the others go on.
 
+    The report covers every slide that has results in the folder, those of earlier runs too.
+
     Returns:
         the ids of the slides that failed.
 
     Raises:
         OutputError: the output folder cannot be written to.
+        SheetError: what earlier runs wrote there about their slides cannot be read.
     """
     from tqdm import tqdm
 
     sheet = plan.output / "sheet.json"
-    write_json(sheet, [{**asdict(row), "shards": plan.n_shards} for row in rows])
+    runs = {row.slide_id: {**asdict(row), "shards": plan.n_shards} for row in rows}
+    earlier = read_earlier_rows(sheet)
+    for name in runs.keys() & earlier.keys():
+        if earlier[name].get("path") != runs[name]["path"]:
+            print(f"{name}: replaces the results of {earlier[name].get('path')}")
+    if others := earlier.keys() - runs.keys():
+        print(f"slides of earlier runs that are in the report too: {len(others)}")
+    write_json(sheet, list({**earlier, **runs}.values()))
     with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             if problem := run_slide(row, plan, bar):
@@ -60,7 +71,20 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     run_verb(["report", str(plan.output), "--slides", str(sheet), "--output", str(page), "--table", str(table)])
     with table.open(encoding="utf-8", newline="") as file:
-        return [slide["slide_id"] for slide in csv.DictReader(file, dialect="excel-tab") if slide["status"] == "failed"]
+        ended = {slide["slide_id"]: slide["status"] for slide in csv.DictReader(file, dialect="excel-tab")}
+    return [name for name in runs if ended[name] == "failed"]
+
+
+def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
+    """The rows of slides whose folders still lie beside ``sheet``, by slide_id; none where no run has written it.
+
+    Raises:
+        SheetError: it is no resolved sheet.
+    """
+    from muse_pipeline.report.cohort import read_rows
+
+    rows = read_rows(sheet) if sheet.exists() else []
+    return {row["slide_id"]: row for row in rows if (sheet.parent / row["slide_id"]).is_dir()}
 
 
 def run_slide(row: SheetRow, plan: Plan, bar) -> str:

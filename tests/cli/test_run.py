@@ -1,0 +1,52 @@
+"""`muse run` more than once into one folder."""
+
+import csv
+import json
+
+import numpy as np
+from slide_files import write_pyramid
+
+
+def report_of(folder):
+    """slide_id -> how it ended, in the order of the table."""
+    with (folder / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row["status"] for row in csv.DictReader(file, dialect="excel-tab")}
+
+
+def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
+    (tmp_path / "broken.svs").write_bytes(b"no slide")
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    results = tmp_path / "results"
+    assert muse("run", tmp_path / "broken.svs", "-o", results)[0] == 2
+    status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
+    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # it tells of its own slides
+    assert "slides of earlier runs that are in the report too: 1" in shown
+    status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)
+    assert (status, list(report_of(results))) == (2, ["broken", "glass"])
+    assert "1 of 1 slides failed (broken)" in said
+
+
+def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
+    (tmp_path / "broken.svs").write_bytes(b"no slide")
+    sheet = [{"slide_id": "gone", "path": "/gone.svs", "shards": 1}]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/sheet.json").write_text(json.dumps(sheet))
+    assert muse("run", tmp_path / "broken.svs", "-o", tmp_path / "results")[0] == 2
+    assert list(report_of(tmp_path / "results")) == ["broken"]
+
+
+def test_another_slide_of_the_same_name_is_told_of(muse, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.svs").write_bytes(b"no slide")
+    assert "replaces" not in muse("run", tmp_path / "one/a.svs", "-o", tmp_path / "results")[1]
+    shown = muse("run", tmp_path / "two/a.svs", "-o", tmp_path / "results")[1]
+    assert f"a: replaces the results of {tmp_path / 'one/a.svs'}\n" in shown
+
+
+def test_a_sheet_of_somebody_else_is_no_place_for_results(muse, tmp_path):
+    (tmp_path / "broken.svs").write_bytes(b"no slide")
+    (tmp_path / "sheet.json").write_text("{}")
+    status, _, said = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
+    assert (status, said.count("\n")) == (2, 1)
+    assert (tmp_path / "sheet.json").read_text() == "{}"
