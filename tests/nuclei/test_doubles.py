@@ -1,0 +1,52 @@
+"""One nucleus that was outlined more than once."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.nuclei.doubles import SAME_SHARE, drop_doubles
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Frame
+
+MPP, RADIUS_UM = 0.5, 4.0
+
+
+def circles(*x_um: float) -> Nuclei:
+    """Circles on one line, by descending score."""
+    xy = np.c_[x_um, np.zeros(len(x_um))] / MPP + 100
+    rays = np.full((len(x_um), 32), RADIUS_UM, np.float32)
+    return Nuclei(xy, Frame.WINDOW, rays=rays, score=np.linspace(0.9, 0.5, len(x_um)))
+
+
+def shared(distance_um: float) -> float:
+    """Share of one circle that another of the same size covers."""
+    half = distance_um / (2 * RADIUS_UM)
+    return 2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))
+
+
+@pytest.mark.parametrize("distance_um", [1.0, 3.0, 3.6, 4.2, 5.0, 7.9])
+def test_the_lesser_of_two_that_share_much_goes(distance_um):
+    found = drop_doubles(circles(0, distance_um), MPP)
+    assert len(found) == 1 + (shared(distance_um) < SAME_SHARE)
+    assert found.score[0] == np.float32(0.9)
+
+
+def test_what_is_dropped_drops_nothing():
+    """Three in a row: the second shares too much with either neighbour, and these little with one another."""
+    found = drop_doubles(circles(0, 3, 6), MPP)
+    assert ((found.xy[:, 0] - 100) * MPP).tolist() == [0, 6]
+
+
+def test_direction_counts():
+    """Two slender nuclei side by side share nothing; along their axis they are one."""
+    angles = 2 * np.pi * np.arange(32) / 32
+    rays = np.tile(1 / np.sqrt((np.cos(angles) / 8) ** 2 + (np.sin(angles) / 1.5) ** 2), (2, 1)).astype(np.float32)
+    beside = Nuclei([[100, 100], [100, 100 + 4 / MPP]], Frame.WINDOW, rays=rays)
+    along = Nuclei([[100, 100], [100 + 4 / MPP, 100]], Frame.WINDOW, rays=rays)
+    assert len(drop_doubles(beside, MPP)) == 2
+    assert len(drop_doubles(along, MPP)) == 1
+
+
+def test_points_stay_as_they_are():
+    points = Nuclei([[1, 1], [1, 1]], Frame.WINDOW)
+    assert drop_doubles(points, MPP) is points
+    assert len(drop_doubles(circles(), MPP)) == 0
