@@ -16,15 +16,11 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
     card = predictor.card
     height, width = pixels.shape[:2]
     grid = WindowGrid((width, height), card.input_px, card.halo_px)
-    seams = SeamResolver(grid, card.mpp)
-    found = []
-    for row in range(grid.shape[0]):
-        windows = row * grid.shape[1] + np.arange(grid.shape[1])
-        reports = [_run_window(predictor, grid, pixels, colour, int(window)) for window in windows]
-        owners = np.repeat(windows, [len(report) for report in reports])
-        found.append(seams.add_row(row, Nuclei.concatenate(reports), owners))
-    found.append(seams.finish())
-    nuclei = Nuclei.concatenate([part for part in found if part is not None])
+    windows = np.arange(grid.shape[0] * grid.shape[1])
+    reports = [_run_window(predictor, grid, pixels, colour, window) for window in windows.tolist()]
+    nuclei, seams = Nuclei.concatenate(reports), SeamResolver(grid, card.mpp)
+    kept = seams.add(nuclei.xy, np.repeat(windows, [len(report) for report in reports])), seams.finish()
+    nuclei = nuclei[np.concatenate(kept)]
     return nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from muse_pipeline.errors import StoreError
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
+
+T = TypeVar("T")
 
 METADATA_KEY = b"muse_shard"
 ROWS_PER_GROUP = 16_384
@@ -105,18 +107,31 @@ def _require_facts(facts: dict[str, Any]) -> None:
     [*common["colour"], *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 
-def iterate_reports(path: Path) -> Iterator[tuple[Nuclei, np.ndarray]]:
-    """Groups of rows in window order: nuclei (frame: work) and the window of each.
+def iterate_reports(path: Path) -> Iterator[Nuclei]:
+    """Groups of reports (frame: work), in window order.
 
     Raises:
         StoreError: a group cannot be read.
     """
+    return _iterate_groups(path, _read_reports)
+
+
+def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of the same groups positions (N, 2) in work and windows (N,) alone, which are a tenth of a report.
+
+    Raises:
+        StoreError: a group cannot be read.
+    """
+    return _iterate_groups(path, _read_positions)
+
+
+def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Iterator[T]:
     with _as_damage(path), pq.ParquetFile(path) as file:
         n_groups = file.num_row_groups
     for group in range(n_groups):
         with _as_damage(path), pq.ParquetFile(path) as file:
-            reports = _read_group(file, group)
-        yield reports
+            part = read(file, group)
+        yield part
 
 
 @contextmanager
@@ -128,11 +143,18 @@ def _as_damage(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: is damaged; delete it and run `muse detect` for it again") from error
 
 
-def _read_group(file: pq.ParquetFile, group: int) -> tuple[Nuclei, np.ndarray]:
+def _read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
+    table = file.read_row_group(group, columns=["x", "y", "window"])
+    return _positions(table), table.column("window").to_numpy()
+
+
+def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
     table = file.read_row_group(group)
     prob, rays = (_matrix(table.column(name)) for name in ("prob", "rays"))
-    nuclei = Nuclei(
-        np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1),
+    if not np.isfinite(rays).all():
+        raise ValueError("rays that are no numbers")
+    return Nuclei(
+        _positions(table),
         Frame.WORK,
         rays=rays,
         label=prob.argmax(1) if prob.shape[1] else None,
@@ -140,9 +162,13 @@ def _read_group(file: pq.ParquetFile, group: int) -> tuple[Nuclei, np.ndarray]:
         prob=prob,
         embedding=_matrix(table.column("embedding")) if "embedding" in table.column_names else None,
     )
-    if not np.isfinite(nuclei.xy).all() or not np.isfinite(rays).all():
-        raise ValueError("positions or rays that are no numbers")
-    return nuclei, table.column("window").to_numpy()
+
+
+def _positions(table: pa.Table) -> np.ndarray:
+    xy = np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1)
+    if not np.isfinite(xy).all():
+        raise ValueError("positions that are no numbers")
+    return xy
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

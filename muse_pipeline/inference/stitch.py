@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from muse_pipeline.coords import work_to_level0
 from muse_pipeline.errors import StoreError
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.shards import iterate_reports, read_shard_facts
+from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
 from muse_pipeline.nuclei.ownership import SeamResolver
 from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter
@@ -119,43 +120,36 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
 
 
 def in_pieces(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
-    """The same nuclei in parts of bounded size: a row of windows is as wide as the slide."""
+    """The same nuclei in parts of at most ``PIECE``."""
     for part in parts:
         for start in range(0, len(part), PIECE):
             yield part[start : start + PIECE]
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
-    """Final nuclei (frame: work) of shards in order, row of windows by row of windows; never an empty part."""
+    """Final nuclei (frame: work) of shards in order, window by window; never an empty part.
+
+    Of a row of windows, which is as wide as the slide, only the positions are held: they are read ahead, and the
+    reports themselves once it is known which of them stay.
+    """
+    groups = (nuclei for path in paths for nuclei in iterate_reports(path))
+    for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
+        if len(kept):
+            yield nuclei[kept]
+
+
+def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
+    """For each group of the shards' reports the places (n,) in it of those that stay, in the order of the table."""
     seams = SeamResolver(grid, mpp)
-    for row, nuclei, window in _window_rows(paths, grid.shape[1]):
-        final = seams.add_row(row, nuclei, window)
-        if final is not None and len(final):
-            yield final
-    final = seams.finish()
-    if final is not None and len(final):
-        yield final
-
-
-def _window_rows(paths: list[Path], n_columns: int) -> Iterator[tuple[int, Nuclei, np.ndarray]]:
-    """Gather the reports of each row of windows; a row may be spread over several groups of rows and shards."""
-    waiting: list[tuple[Nuclei, np.ndarray]] = []
-    current = -1
-    for path in paths:
-        for nuclei, window in iterate_reports(path):
-            rows = window // n_columns
-            for row in np.unique(rows).tolist():
-                if row != current and waiting:
-                    yield current, *_join(waiting)
-                    waiting = []
-                current = row
-                waiting.append((nuclei[rows == row], window[rows == row]))
-    if waiting:
-        yield current, *_join(waiting)
-
-
-def _join(parts: list[tuple[Nuclei, np.ndarray]]) -> tuple[Nuclei, np.ndarray]:
-    return Nuclei.concatenate([nuclei for nuclei, _ in parts]), np.concatenate([window for _, window in parts])
+    chosen, stops = np.zeros(0, np.int64), deque([0])  # what waits to be handed out, and the ends of groups not yet so
+    for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
+        if part is not None:
+            stops.append(stops[-1] + len(part[1]))
+        chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
+        while len(stops) > 1 and stops[1] <= seams.n_decided:
+            here = chosen < stops[1]
+            yield chosen[here] - stops.popleft()
+            chosen = chosen[~here]
 
 
 def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:

@@ -9,10 +9,10 @@ its own core that no neighbour confirms is dropped: it was its neighbour's to fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from muse_pipeline.coords import window_to_work
 from muse_pipeline.nuclei.table import Nuclei
@@ -25,29 +25,28 @@ SAME_UM = 2.0
 
 @dataclass
 class Reports:
-    """Nuclei (frame: work) with the window that reported each.
+    """Where windows report nuclei (frame: work); whatever else they say of them does not matter here.
 
     Attributes:
-        nuclei: N nuclei.
+        xy: (N, 2) positions.
         window: (N,) window of each.
+        number: (N,) by which whoever asks knows each.
         merged: (N,) whether a second window confirmed it.
     """
 
-    nuclei: Nuclei
+    xy: np.ndarray
     window: np.ndarray
+    number: np.ndarray
     merged: np.ndarray
 
     def __getitem__(self, index: np.ndarray) -> Reports:
-        return Reports(self.nuclei[index], self.window[index], self.merged[index])
+        return Reports(self.xy[index], self.window[index], self.number[index], self.merged[index])
 
     @staticmethod
-    def concatenate(first: Reports, second: Reports) -> Reports:
-        """Both, in this order."""
-        return Reports(
-            Nuclei.concatenate([first.nuclei, second.nuclei]),
-            np.concatenate([first.window, second.window]),
-            np.concatenate([first.merged, second.merged]),
-        )
+    def concatenate(parts: Sequence[Reports]) -> Reports:
+        """All of them, one part or more, in this order."""
+        columns = zip(*((part.xy, part.window, part.number, part.merged) for part in parts), strict=True)
+        return Reports(*map(np.concatenate, columns))
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> Nuclei:
@@ -61,11 +60,11 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
     """Unite reports of one nucleus by two windows, until none are left (four cores meet in a corner)."""
     alive = np.ones(len(reports.window), bool)
     merged = reports.merged.copy()
-    depth = grid.depth_px(reports.nuclei.xy, reports.window)
+    depth = grid.depth_px(reports.xy, reports.window)
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
-        first, second = _mutually_nearest(reports.nuclei.xy[candidates], reports.window[candidates], SAME_UM / mpp)
+        first, second = _mutually_nearest(reports.xy[candidates], reports.window[candidates], SAME_UM / mpp)
         if not len(first):
             return replace(reports, merged=merged)[np.flatnonzero(alive)]
         first, second = candidates[first], candidates[second]
@@ -78,13 +77,8 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
 
 def _mutually_nearest(xy: np.ndarray, window: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (i, j), i < j, of different windows within ``radius_px``, each the other's nearest."""
-    none = np.zeros(0, int)
-    if len(xy) < 2:
-        return none, none
-    pairs = cKDTree(xy).query_pairs(radius_px, output_type="ndarray")
+    pairs = _close_pairs(xy, radius_px)
     pairs = pairs[window[pairs[:, 0]] != window[pairs[:, 1]]]
-    if not len(pairs):
-        return none, none
     distance = np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], distance))]
     rank = np.arange(len(pairs))
@@ -95,43 +89,99 @@ def _mutually_nearest(xy: np.ndarray, window: np.ndarray, radius_px: float) -> t
     return pairs[mutual, 0], pairs[mutual, 1]
 
 
+def _close_pairs(xy: np.ndarray, radius_px: float) -> np.ndarray:
+    """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius_px`` apart, in no particular order.
+
+    Positions are sorted into cells; whatever is close to one lies in its own cell or in one beside it. (SciPy has a
+    tree for this, but loading it takes as long as stitching 5 mm2.)
+    """
+    if len(xy) < 2:
+        return np.zeros((0, 2), int)
+    column, row = np.floor((xy - xy.min(axis=0)) / (2 * radius_px)).astype(np.int64).T
+    n_columns = column.max() + 2  # one that stays empty, so that no cell is beside one at the other end
+    cell = row * n_columns + column
+    order = np.argsort(cell, kind="stable")
+    cell = cell[order]
+    here = np.arange(len(cell))
+    # To be compared with each position: those after it in its own cell and the next, and three cells of the next row.
+    start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
+    stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
+    n_others = stop - start
+    nth = np.arange(n_others.sum()) - np.repeat(np.cumsum(n_others) - n_others, n_others)
+    first, second = np.repeat(np.tile(here, 2), n_others), np.repeat(start, n_others) + nth
+    pairs = np.sort(order[np.stack([first, second], axis=1)], axis=1)
+    return pairs[((xy[pairs[:, 0]] - xy[pairs[:, 1]]) ** 2).sum(axis=1) <= radius_px**2]
+
+
 class SeamResolver:
-    """Resolves seams in a stream: rows of windows go in from the top, finished nuclei come out; two rows are in memory.
+    """Resolves seams in a stream: reports go in, window after window, and the numbers of those come out that stay.
+
+    Reports are numbered as they come, from 0. Held are the positions of two rows of windows.
 
     Args:
         grid: the window grid.
         mpp: um per work pixel.
+
+    Attributes:
+        n_decided: all numbers below it have come out by now, or never will.
     """
 
     def __init__(self, grid: WindowGrid, mpp: float):
-        self.grid, self.mpp = grid, mpp
-        self._row, self._pending = -2, None
+        self.grid, self.mpp, self.n_decided = grid, mpp, 0
+        self._n_added = 0
+        self._row, self._waiting = -1, []  # the reports of the row of windows that is coming, in pieces
+        self._row_above, self._above = -2, None
 
-    def add_row(self, row: int, nuclei: Nuclei, window: np.ndarray) -> Nuclei | None:
-        """Add all reports of one row of windows; return what is final now, or None.
+    def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """Add reports at ``xy`` (N, 2) in work by ``window`` (N,), in ascending order, of any number of windows.
 
-        Rows must come in ascending order; rows without windows are left out.
+        Returns:
+            (n,) int64 numbers of those that are final now: window by window, in each by y and then x.
         """
-        reports = Reports(nuclei.require(Frame.WORK), window, np.zeros(len(window), bool))
-        final = None
-        if self._pending is not None and row != self._row + 1:
-            final, self._pending = self._settle(self._pending), None
-        if self._pending is None:
-            self._pending = merge_seams(reports, self.grid, self.mpp)
+        number = np.arange(self._n_added, self._n_added + len(window))
+        self._n_added += len(window)
+        reports = Reports(xy, window, number, np.zeros(len(window), bool))
+        rows = window // self.grid.shape[1]
+        final = []
+        for row in np.unique(rows).tolist():
+            if row != self._row:
+                final += self._close_row()
+                self._row = row
+            self._waiting.append(reports[rows == row])
+        return np.concatenate([_NONE, *final])
+
+    def finish(self) -> np.ndarray:
+        """The numbers of what is left after the last window."""
+        final = self._close_row()
+        if self._above is not None:
+            final.append(self._settle(self._above))
+        self.n_decided, self._above = self._n_added, None
+        return np.concatenate([_NONE, *final])
+
+    def _close_row(self) -> list[np.ndarray]:
+        """Resolve the seams of the row that is complete now, and give what is final of the row above it."""
+        if not self._waiting:
+            return []
+        below, self._waiting = Reports.concatenate(self._waiting), []
+        self.n_decided = int(below.number[0])
+        final = []
+        if self._above is not None and self._row_above != self._row - 1:
+            final.append(self._settle(self._above))
+            self._above = None
+        if self._above is None:
+            self._above = merge_seams(below, self.grid, self.mpp)
         else:
-            both = merge_seams(Reports.concatenate(self._pending, reports), self.grid, self.mpp)
-            upper = both.window // self.grid.shape[1] < row
-            final, self._pending = self._settle(both[upper]), both[~upper]
-        self._row = row
+            both = merge_seams(Reports.concatenate([self._above, below]), self.grid, self.mpp)
+            upper = both.window // self.grid.shape[1] < self._row
+            final.append(self._settle(both[upper]))
+            self._above = both[~upper]
+        self._row_above = self._row
         return final
 
-    def finish(self) -> Nuclei | None:
-        """What is left after the last row."""
-        final = None if self._pending is None else self._settle(self._pending)
-        self._row, self._pending = -2, None
-        return final
+    def _settle(self, reports: Reports) -> np.ndarray:
+        kept = reports[reports.merged | self.grid.owns(reports.xy, reports.window)]
+        x, y = kept.xy.T
+        return kept.number[np.lexsort((x, y, kept.window))]
 
-    def _settle(self, reports: Reports) -> Nuclei:
-        kept = reports[reports.merged | self.grid.owns(reports.nuclei.xy, reports.window)]
-        x, y = kept.nuclei.xy.T
-        return kept.nuclei[np.lexsort((x, y, kept.window))]
+
+_NONE = np.zeros(0, np.int64)

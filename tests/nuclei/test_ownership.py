@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, report_window
+from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, _close_pairs, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.types import Frame
@@ -12,21 +12,27 @@ GRID = WindowGrid((768, 768), input_px=320, halo_px=32)  # 3 x 3 cores of 256 px
 SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
 
 
-def resolve(true_xy, jitter=0.0, missed_by=(), seed=0):
-    """Let every window report what it sees of ``true_xy``, each with its own error, and resolve row by row."""
+def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, pieces=1):
+    """Let every window report what it sees of ``true_xy``, each with its own error, and resolve the seams."""
     generator = np.random.default_rng(seed)
-    seams, found = SeamResolver(GRID, MPP), []
-    for row in range(GRID.shape[0]):
-        reports, owners = [], []
-        for window in range(row * GRID.shape[1], (row + 1) * GRID.shape[1]):
-            seen = np.array([xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]).reshape(-1, 2)
-            seen = seen + generator.uniform(-jitter, jitter, seen.shape) - GRID.origin_xy(window)
-            report = report_window(Nuclei(seen, Frame.WINDOW), window, GRID, MPP)
-            reports.append(report)
-            owners += [window] * len(report)
-        found.append(seams.add_row(row, Nuclei.concatenate(reports), np.array(owners)))
-    found.append(seams.finish())
-    return Nuclei.concatenate([part for part in found if part is not None])
+    reports = []
+    for window in range(GRID.shape[0] * GRID.shape[1]):
+        seen = np.array([xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]).reshape(-1, 2)
+        seen = seen + generator.uniform(-jitter, jitter, seen.shape) - GRID.origin_xy(window)
+        reports.append(report_window(Nuclei(seen, Frame.WINDOW), window, GRID, MPP))
+    nuclei = Nuclei.concatenate(reports)
+    window = np.repeat(np.arange(len(reports)), [len(report) for report in reports])
+    return nuclei[np.concatenate(list(numbers_of(nuclei.xy, window, pieces)))]
+
+
+def numbers_of(xy, window, pieces=1):
+    """What comes out, as it comes, when the reports go in by so many pieces."""
+    seams = SeamResolver(GRID, MPP)
+    for part in np.array_split(np.arange(len(window)), pieces):
+        yield seams.add(xy[part], window[part])
+        assert seams.n_decided <= part.max(initial=0)
+    yield seams.finish()
+    assert seams.n_decided == len(window)
 
 
 def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_place_it():
@@ -61,10 +67,8 @@ def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it()
 def test_the_report_deeper_inside_its_core_stays():
     found = resolve([(257.0, 100.0)])
     assert found.xy.tolist() == [[257, 100]]
-    seams = SeamResolver(GRID, MPP)
-    reports = Nuclei(np.array([(254.0, 100.0), (256.5, 100.0)]), Frame.WORK, score=np.array([0.5, 0.9]))
-    seams.add_row(0, reports, np.array([0, 1]))
-    assert seams.finish().xy.tolist() == [[254, 100]]  # 2 px deep against 0.5
+    xy = np.array([(254.0, 100.0), (256.5, 100.0)])  # 2 px deep against 0.5
+    assert np.concatenate(list(numbers_of(xy, np.array([0, 1])))).tolist() == [0]
 
 
 def test_random_nuclei_all_come_back_once_and_in_a_fixed_order():
@@ -76,14 +80,22 @@ def test_random_nuclei_all_come_back_once_and_in_a_fixed_order():
     order = np.lexsort((found.xy[:, 0], found.xy[:, 1]))
     expected = true[np.lexsort((true[:, 0], true[:, 1]))]
     assert np.allclose(found.xy[order], expected, atol=1e-9)
-    assert np.array_equal(resolve(true).xy, found.xy)
+    for pieces in (3, 17, 1000):
+        assert np.array_equal(resolve(true, pieces=pieces).xy, found.xy)
 
 
 def test_rows_without_windows_are_no_seam():
+    xy, window = np.array([(100.0, 100.0), (100.0, 600.0)]), np.array([0, 6])
+    assert [numbers.tolist() for numbers in numbers_of(xy, window, pieces=2)] == [[], [], [0, 1]]
     seams = SeamResolver(GRID, MPP)
-    one = Nuclei(np.array([(100.0, 100.0)]), Frame.WORK)
-    assert seams.add_row(0, one, np.array([0])) is None
-    far = Nuclei(np.array([(100.0, 600.0)]), Frame.WORK)
-    assert len(seams.add_row(2, far, np.array([6]))) == 1
-    assert len(seams.finish()) == 1
-    assert seams.finish() is None
+    assert seams.add(np.zeros((0, 2)), np.zeros(0, int)).tolist() == seams.finish().tolist() == []
+
+
+def test_close_pairs_are_those_of_a_search_through_all():
+    xy = np.random.default_rng(2).uniform(-50, 50, (400, 2))
+    xy[:20] = xy[20:40]
+    distance = np.hypot(*(xy[:, None] - xy).T)
+    first, second = np.nonzero(np.triu(distance <= 4, 1))
+    pairs = _close_pairs(xy, 4.0)
+    assert sorted(pairs.tolist()) == np.stack([first, second], 1).tolist()
+    assert len(_close_pairs(xy[:1], 4.0)) == 0
