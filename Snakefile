@@ -47,17 +47,17 @@ onstart:
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     forget_unasked_steps()
+    if preflight_alone():
+        PREFLIGHT_LOG.unlink(missing_ok=True)  # what an earlier look said must not pass for this one's
 
 
 onsuccess:
-    if not preflight_alone():
-        print(f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html")
-        name_doubtful_slides()
+    say_last(what_preflight_found() if preflight_alone() else what_is_done())
 
 
 onerror:
     if preflight_alone():
-        print(f"Nothing has run yet. What was found: {OUTPUT}/logs/preflight.log")
+        say_last(what_preflight_found())
     else:
         report_failures()
-        print(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")
+        say_last(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")

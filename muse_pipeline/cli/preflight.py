@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         looks = look_with_progress(rows, trial, args.threads)
     cohort = sum_up(looks, args.run_threads or args.threads, start_seconds)
-    print(render_preflight(cohort))
+    print(render_preflight(cohort), flush=True)  # before what is wrong, in a log that has both
     if args.json:
         write_json(args.json, cohort)
     if cohort["n_problems"]:
@@ -77,11 +77,11 @@ def run(args: argparse.Namespace) -> None:
 def find_rows(paths: list[Path | str], mpp: float | None, roi: Path | None, slide_id: str | None) -> list:
     """The rows of a sheet or the one that is asked for, of a folder, or of the slides themselves."""
     from muse_pipeline.slides.collect import collect_slides, name_slides
-    from muse_pipeline.slides.sheet import read_row, read_sheet
+    from muse_pipeline.slides.sheet import is_sheet, read_row, read_sheet
 
     if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
         return collect_slides(paths[0], mpp)
-    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].suffix.lower() in {".tsv", ".csv"}:
+    if len(paths) == 1 and isinstance(paths[0], Path) and is_sheet(paths[0]):
         return [read_row(paths[0], slide_id)] if slide_id else read_sheet(paths[0])
     return name_slides(paths, mpp, roi)
 

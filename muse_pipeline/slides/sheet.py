@@ -62,6 +62,17 @@ class SheetRow:
     shards: int | None = None
 
 
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a sheet of slides: by its name, or because its first line names the column of slides."""
+    if path.suffix.lower() in {".tsv", ".csv"}:
+        return True
+    try:
+        with path.open("rb") as file:
+            return REQUIRED[0].encode() in file.readline(1000)
+    except OSError:
+        return False
+
+
 def read_sheet(path: Path | str) -> list[SheetRow]:
     """Read and check a sheet; relative paths in it start at its own folder.
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from slide_files import spoil_tile, write_pyramid
+from web_server import Served, serve
 from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.predictor import find_model
@@ -94,13 +95,31 @@ def test_the_workflow_looks_at_every_slide_and_runs_nothing(folder, tmp_path):
     write_config(tmp_path)
     run = run_snakemake(tmp_path, "--", "preflight")
     assert run.returncode == 1
-    assert "1 of 2 slides cannot run (cut)" in run.stdout and "Nothing has run yet" in run.stdout
+    assert run.stdout.endswith("\nmuse preflight: 1 of 2 slides cannot run (cut); mend them or take them out\n")
     assert json.loads((tmp_path / "results/preflight.json").read_text())["n_problems"] == 1
     assert not list((tmp_path / "results").glob("*/slide.json"))
     write_sheet(tmp_path / "slides.tsv", rows[:1])
     run = run_snakemake(tmp_path, "--", "preflight")
     assert run.returncode == 0, run.stdout
-    assert "1 can run" in run.stdout
+    assert run.stdout.count("1 can run") == 1
+
+
+@pytest.mark.slow
+def test_a_sheet_by_any_name_with_slides_anywhere(folder, tmp_path):
+    with serve({"/good.tif": Served((folder / "good.tif").read_bytes())}) as host:
+        paths = {"here": folder / "good.tif", "there": f"{host}/good.tif", "nowhere": f"{host}/none.tif"}
+        write_sheet(tmp_path / "slides.txt", [{"slide_id": name, "path": path} for name, path in paths.items()])
+        write_config(tmp_path, slides="slides.txt")
+        run = run_snakemake(tmp_path, "--", "preflight")
+    assert run.stdout.endswith("\nmuse preflight: 1 of 3 slides cannot run (nowhere); mend them or take them out\n")
+    assert "none.tif: cannot be fetched: there is no such file; check the URL" in run.stdout
+    assert "at URLs  1 of them, all there" in run.stdout
+
+
+def test_a_sheet_is_known_by_its_header(folder, muse, tmp_path):
+    write_sheet(tmp_path / "slides.txt", [{"slide_id": "a", "path": folder / "glass.tif"}])
+    status, shown, _ = muse("preflight", tmp_path / "slides.txt")
+    assert (status, "1 can run" in shown) == (0, True)
 
 
 def test_a_picture_without_mpp_is_priced_with_one(muse, tmp_path):

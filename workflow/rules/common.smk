@@ -2,12 +2,14 @@
 
 Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
 filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
-run reads), each rewritten only when its content changes.
+run reads), each rewritten only when its content changes. What is wrong with them ends the run in one sentence (sys.exit):
+below an exception Snakemake would name the lines of this file.
 
 A row of the sheet enters the rules as params, cell by cell, and the sheet is no rule's input: so editing one row reruns
 one slide. The workflow knows the package by its command line only.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -39,16 +41,26 @@ def write_if_changed(path, text):
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
     except OSError as error:
-        raise WorkflowError(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
+        sys.exit(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
+
+
+def say_last(text):
+    """Print ``text`` when Snakemake has said all of its own words: people read the last lines."""
+    atexit.register(print, text, flush=True)
+
+
+def lines_of(log):
+    """The lines of a log; none where there is none."""
+    return log.read_text(encoding="utf-8").rstrip().splitlines() if log.is_file() else []
 
 
 def resolve(*command):
-    """What `muse COMMAND --resolved JSON` finds; its complaint, if it has one, is Snakemake's."""
+    """What `muse COMMAND --resolved JSON` finds; its complaint, if it has one, is the last that is said."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
         if check.returncode:
-            raise WorkflowError(check.stderr.strip())
+            sys.exit(check.stderr.strip())
         return json.loads(resolved.read_text(encoding="utf-8"))
 
 
@@ -98,7 +110,7 @@ def resolve_model():
         *([*training_data(), *later] if TRAINING else []),
     )
     if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
-        raise WorkflowError(
+        sys.exit(
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
             f"`mpp: {model['mpp']:g}` or choose another model"
         )
@@ -115,9 +127,7 @@ def check_config():
     except WorkflowError as error:
         wrong = error.__context__
         setting = ".".join(map(str, wrong.absolute_path))
-        raise WorkflowError(
-            f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings"
-        )
+        sys.exit(f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings")
     config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
     if config["pretrain"]:
         config["proposals"] = config["proposals"] or {"method": "haematoxylin"}

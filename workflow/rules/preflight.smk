@@ -4,6 +4,7 @@ Takes the slides of the sheet and the model; gives <results>/{slide}/preflight.j
 fails, naming them, if there are slides that cannot run.
 """
 
+PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
 # A model that is still to be trained costs about what its mode's does.
 PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
@@ -11,6 +12,15 @@ PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 def preflight_alone():
     """Whether nothing else was asked for: then the words at the end are other ones, and no report is written."""
     return set(workflow.dag_settings.targets) == {"preflight"}
+
+
+def what_preflight_found():
+    """Its log, whose last line is what is wrong; where it did not get so far, the slides that stopped it."""
+    if found := lines_of(PREFLIGHT_LOG):
+        return "\n".join(found)
+    lacking = [slide for slide in SLIDES if not Path(OUTPUT, slide, "preflight.json").is_file()]
+    logs = f"{OUTPUT}/{lacking[0] if lacking else '*'}/logs/preflight.log"
+    return f"Stopped, with {len(lacking)} of {len(SLIDES)} slides not looked at; why: {logs}. Run it again."
 
 
 rule preflight_slide:
@@ -47,7 +57,7 @@ rule preflight_slide:
 
 
 rule preflight:
-    """Say what was found, and what the run will take on as many threads as it may have."""
+    """Write down what was found, and what the run will take on as many threads as it may have; it is said at the end."""
 
     # Logs, not outputs: Snakemake would delete those when slides cannot run.
     input:
@@ -70,5 +80,5 @@ rule preflight:
             --records {params.results:q} \
             --model {params.model:q} \
             --run-threads {params.cores} \
-            --json {log.json:q} 2>&1 | tee {log.text:q}
+            --json {log.json:q} >{log.text:q} 2>&1
         """

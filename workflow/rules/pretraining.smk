@@ -31,7 +31,7 @@ def plan_pretraining():
         *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
     )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
-        raise WorkflowError(
+        sys.exit(
             f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
             f"{MODEL['backbone']}; give both the same `backbone`"
         )
@@ -56,7 +56,7 @@ def labels_to_compare_on():
     data = option("--data", config["train_data"])
     found = resolve("model", file, *data, "--set", "checkpoint=null")
     if not found.get("is_validated"):
-        raise WorkflowError(f"config: pretrain.compare: {file} has no `validation`, by which two networks are compared")
+        sys.exit(f"config: pretrain.compare: {file} has no `validation`, by which two networks are compared")
     return {"config": file, "data": data, "inputs": found["inputs"]}
 
 

@@ -11,6 +11,7 @@ import shutil
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 # Without it the page tells of failures, and is no report of what is there once they are mended.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
+REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
 def report_failures():
@@ -36,18 +37,14 @@ def report_failures():
             outdated.unlink()
 
 
-def name_doubtful_slides(n_shown=10):
-    """Say which slides do not look like what their model was trained on; the table has the reasons."""
-    table = Path(OUTPUT, "cohort.tsv")
-    if not table.exists():
-        return
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, dialect="excel-tab")
-        doubtful = [row["slide_id"] for row in rows if row.get("appearance") == "flagged"]
-    if doubtful:
-        more = f" and {len(doubtful) - n_shown} more" if len(doubtful) > n_shown else ""
-        names = ", ".join(doubtful[:n_shown]) + more
-        print(f"Unlike the model's training pictures, look before you trust the result: {names}; why: {table}")
+def what_is_done():
+    """What `muse report` says, of slides to look at twice too; of a batch, or of other targets, that it is done."""
+    batch = workflow.dag_settings.batch
+    if batch and batch.idx < batch.batches:
+        return f"Batch {batch.idx} of {batch.batches} is done."
+    if not set(workflow.dag_settings.targets) <= {"all", "report"}:
+        return "What was asked for is done."
+    return "\n".join([*lines_of(REPORT_LOG), f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html"])
 
 
 def failed_steps(slide):
@@ -128,5 +125,5 @@ rule report:
         r"""
         {params.command:q} \
             --output {output.page:q} \
-            --table {output.table:q} 2>&1 | tee {log:q}
+            --table {output.table:q} >{log:q} 2>&1
         """
