@@ -24,7 +24,6 @@ def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
     from muse_pipeline.inference.stitch import stitch_shards
     from muse_pipeline.memory import return_large_arrays
-    from muse_pipeline.nuclei.csv import write_csv
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -32,4 +31,6 @@ def run(args: argparse.Namespace) -> None:
     kept = TissueMask.load(args.tissue).kept  # and not the mask, which takes eight times as much
     stitch_shards(args.shards, read_info(args.info), kept, args.output)
     if args.csv:
+        from muse_pipeline.nuclei.csv import write_csv
+
         write_csv(args.output, args.csv)

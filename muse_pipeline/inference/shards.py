@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_pipeline.errors import StoreError
+from muse_pipeline.nuclei.arrow import lists_to_numpy, to_arrow, to_numpy
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -55,9 +56,9 @@ class ShardWriter:
     def add(self, nuclei: Nuclei, window: int) -> None:
         """Add the reports (frame: work) of one window; windows come in ascending order."""
         x, y = nuclei.require(Frame.WORK).xy.T
-        columns = [pa.array(np.full(len(nuclei), window, np.int32)), pa.array(x), pa.array(y), pa.array(nuclei.score)]
+        columns = list(map(to_arrow, (np.full(len(nuclei), window, np.int32), x, y, nuclei.score)))
         columns += [
-            pa.FixedSizeListArray.from_arrays(pa.array(getattr(nuclei, name).ravel()), width)
+            pa.FixedSizeListArray.from_arrays(to_arrow(getattr(nuclei, name).ravel()), width)
             for name, width in self.lists.items()
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
@@ -145,12 +146,12 @@ def _as_damage(path: Path) -> Iterator[None]:
 
 def _read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
     table = file.read_row_group(group, columns=["x", "y", "window"])
-    return _positions(table), table.column("window").to_numpy()
+    return _positions(table), to_numpy(table["window"])
 
 
 def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
     table = file.read_row_group(group)
-    prob, rays = (_matrix(table.column(name)) for name in ("prob", "rays"))
+    prob, rays = (lists_to_numpy(table[name]) for name in ("prob", "rays"))
     if not np.isfinite(rays).all():
         raise ValueError("rays that are no numbers")
     return Nuclei(
@@ -158,19 +159,14 @@ def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
         Frame.WORK,
         rays=rays,
         label=prob.argmax(1) if prob.shape[1] else None,
-        score=table.column("score").to_numpy(),
+        score=to_numpy(table["score"]),
         prob=prob,
-        embedding=_matrix(table.column("embedding")) if "embedding" in table.column_names else None,
+        embedding=lists_to_numpy(table["embedding"]) if "embedding" in table.column_names else None,
     )
 
 
 def _positions(table: pa.Table) -> np.ndarray:
-    xy = np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], 1)
+    xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
     if not np.isfinite(xy).all():
         raise ValueError("positions that are no numbers")
     return xy
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    width = column.type.list_size
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), width)

@@ -6,10 +6,11 @@ that was compressed once can go into several files.
 
 from __future__ import annotations
 
-import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import imagecodecs
 
 from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.files import complete_file
@@ -17,7 +18,7 @@ from muse_pipeline.files import complete_file
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
 _TAIL = b"\n]}\n"
-_GZIP_LEVEL = 4  # docs/performance.md, "Writers"
+_GZIP_LEVEL = 1  # of libdeflate: docs/performance.md, "Writers"
 
 
 class FeatureFile:
@@ -55,8 +56,7 @@ def encode(text: bytes, suffix: str) -> bytes:
     """The text as it stands in a file with that suffix: as it is, or as a gzip member with no name and time in it."""
     if suffix == ".geojson":
         return text
-    member = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, wbits=31)
-    return member.compress(text) + member.flush()
+    return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
 
 
 def split_name(path: Path) -> tuple[str, str]:

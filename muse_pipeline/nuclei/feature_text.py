@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import shapely
 
+from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.digits import render_coordinates, render_decimals, render_integers
 from muse_pipeline.nuclei.feature_file import SEPARATOR
-from muse_pipeline.nuclei.parquet import CLUSTER, parse_outlines
+from muse_pipeline.nuclei.parquet import CLUSTER
 from muse_pipeline.nuclei.uuid5 import uuid5
 
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
@@ -53,11 +53,11 @@ class FeatureRenderer:
         matrix = np.concatenate(
             [
                 _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
-                uuid5(self._namespace, _centroid_names(table["x"].to_numpy(), table["y"].to_numpy())),
+                uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"]))),
                 _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
                 rings,
                 _constant(b'},"properties":{"objectType":"detection"', n),
-                self._render_classifications(table["label"].to_numpy()),
+                self._render_classifications(to_numpy(table["label"])),
                 _constant(b',"measurements":{', n),
                 *_render_measurements(table),
                 _constant(b"}}}", n),
@@ -67,14 +67,15 @@ class FeatureRenderer:
         return matrix.tobytes().translate(None, b"\0")[len(SEPARATOR) :]
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
-        polygons = parse_outlines(geometry.to_numpy())
-        xy, owner = shapely.get_coordinates(polygons, return_index=True)
-        n_positions = np.bincount(owner, minlength=len(polygons))
-        position = np.arange(len(owner)) - (np.cumsum(n_positions) - n_positions)[owner]
-        text = render_coordinates(xy - self._offset_px, is_last=position == n_positions[owner] - 1)
-        rings = np.zeros((len(polygons), n_positions.max(), text.shape[1]), np.uint8)
-        rings[owner, position] = text
-        return rings.reshape(len(polygons), -1)
+        texts = []
+        for places, rings in wkb_to_rings(geometry):
+            n, n_vertices, _ = rings.shape
+            is_last = np.tile(np.arange(n_vertices) == n_vertices - 1, n)
+            texts.append((places, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1)))
+        matrix = np.zeros((len(geometry), max(text.shape[1] for _, text in texts)), np.uint8)
+        for places, text in texts:
+            matrix[places, : text.shape[1]] = text
+        return matrix
 
     def _render_classifications(self, label: np.ndarray) -> np.ndarray:
         unknown = len(self._classifications) - 1
@@ -109,7 +110,7 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
     """The finite ones; QuPath 0.4 breaks on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
     for name, column, decimals in measurements_of(table.column_names):
-        values = table[column].to_numpy()
+        values = to_numpy(table[column])
         finite = np.isfinite(values)
         text = np.concatenate(
             [

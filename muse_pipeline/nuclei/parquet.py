@@ -15,6 +15,7 @@ import shapely
 
 from muse_pipeline.errors import NucleiError
 from muse_pipeline.files import complete_file
+from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, to_arrow, to_numpy
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
@@ -91,7 +92,9 @@ class NucleiWriter:
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
-        waiting = pa.concat_tables([self.schema.empty_table(), *self._waiting])
+        if not self._waiting:
+            return
+        waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
         # One chunk: pages begin where chunks do, and would betray the batches. The rest is cut from the batches, not
         # from that chunk, which it would keep in memory.
@@ -101,22 +104,19 @@ class NucleiWriter:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
-        indices = pa.array(nuclei.label.astype(np.int32), mask=nuclei.label == _NO_CLASS)
+        names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
         columns = [
-            pa.array(nuclei.xy[:, 0]),
-            pa.array(nuclei.xy[:, 1]),
-            pa.array(nuclei.label),
-            pa.DictionaryArray.from_arrays(indices, pa.array(self.classes, pa.string())),
-            pa.array(nuclei.score),
-            *(pa.array(np.ascontiguousarray(prob)) for prob in nuclei.prob.T),
-            *(pa.array(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
-            *([pa.array(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
+            *map(to_arrow, (*nuclei.xy.T, nuclei.label)),
+            pa.DictionaryArray.from_arrays(to_arrow(nuclei.label, valid=nuclei.label != _NO_CLASS), names),
+            *map(to_arrow, (nuclei.score, *nuclei.prob.T)),
+            *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
+            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
             *(
-                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self.schema.field(name).type)
+                pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
                 if name in self.schema.names
             ),
-            pa.array(shapely.to_wkb(polygons), pa.binary()),
+            bytes_to_arrow(shapely.to_wkb(polygons), pa.binary()),
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
@@ -265,16 +265,11 @@ def read_nuclei(path: Path | str) -> Nuclei:
 def _to_nuclei(table: pa.Table) -> Nuclei:
     probabilities = [name for name in table.column_names if name.startswith("prob_")]
     return Nuclei(
-        xy=np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=-1),
+        xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], axis=-1),
         frame=Frame.LEVEL0,
-        rays=_matrix(table, "rays"),
-        label=table["label"].to_numpy(),
-        score=table["score"].to_numpy(),
-        prob=np.stack([table[name].to_numpy() for name in probabilities], axis=-1) if probabilities else None,
-        embedding=_matrix(table, "embedding") if "embedding" in table.column_names else None,
+        rays=lists_to_numpy(table["rays"]),
+        label=to_numpy(table["label"]),
+        score=to_numpy(table["score"]),
+        prob=np.stack([to_numpy(table[name]) for name in probabilities], axis=-1) if probabilities else None,
+        embedding=lists_to_numpy(table["embedding"]) if "embedding" in table.column_names else None,
     )
-
-
-def _matrix(table: pa.Table, name: str) -> np.ndarray:
-    width = table.schema.field(name).type.list_size
-    return table[name].combine_chunks().flatten().to_numpy().reshape(len(table), width)

@@ -20,15 +20,14 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
         of the ellipse with the same second moments, and eccentricity is that ellipse's. A ring without area has
         solidity, eccentricity and axes of 0.
     """
-    rings_um = (rings - rings[:, :1]) * np.asarray(mpp, float)  # near the origin, so that no digits are lost
-    area, moments = _area_and_moments(rings_um)
-    edges = np.roll(rings_um, -1, axis=1) - rings_um
-    hull_area = shapely.area(shapely.convex_hull(shapely.polygons(rings_um))) if len(rings_um) else area
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: no digits lost
+    edges = _following(x) - x, _following(y) - y
+    area, moments = _area_and_moments(x, y)
     large, small = _principal_moments(moments)
     values = (
         area,
-        np.hypot(edges[..., 0], edges[..., 1]).sum(axis=1),
-        np.minimum(_ratio(area, hull_area), 1),
+        np.hypot(*edges).sum(axis=1),
+        np.minimum(_ratio(area, _hull_area(x, y, edges, area)), 1),
         np.sqrt(1 - np.minimum(_ratio(small, large), 1)) * (large > 0),
         4 * np.sqrt(large),
         4 * np.sqrt(small),
@@ -36,10 +35,20 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
     return {name: value.astype(np.float32) for name, value in zip(SHAPE_COLUMNS, values, strict=True)}
 
 
-def _area_and_moments(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
+    """Areas (N,) of the convex hulls of rings; most nuclei are their own, and only the others are left to GEOS."""
+    turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
+    dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
+    hull_area = area.copy()
+    if len(dented):
+        rings = shapely.linearrings(np.stack([x[dented], y[dented]], axis=-1))
+        hull_area[dented] = shapely.area(shapely.convex_hull(rings))
+    return hull_area
+
+
+def _area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Areas (N,) and central second moments (N, 3) as xx, yy, xy, per area."""
-    x, y = rings[..., 0], rings[..., 1]
-    next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
+    next_x, next_y = _following(x), _following(y)
     cross = x * next_y - next_x * y
     signed_area = cross.sum(axis=1) / 2
     mean_x = _ratio(((x + next_x) * cross).sum(axis=1), 6 * signed_area)
@@ -49,6 +58,11 @@ def _area_and_moments(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mixed = x * next_y + 2 * (x * y + next_x * next_y) + next_x * y
     xy = _ratio((mixed * cross).sum(axis=1), 24 * signed_area)
     return abs(signed_area), np.stack([xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y], axis=-1)
+
+
+def _following(values: np.ndarray) -> np.ndarray:
+    """Of each vertex (N, V) what the next one has; the first follows the last."""
+    return np.concatenate([values[:, 1:], values[:, :1]], axis=1)
 
 
 def _principal_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

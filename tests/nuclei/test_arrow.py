@@ -1,0 +1,82 @@
+"""Columns between NumPy and Arrow, without pandas."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import shapely
+
+from muse_pipeline.errors import NucleiError
+from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, to_arrow, to_numpy, wkb_to_rings
+
+SQUARE, TRIANGLE = shapely.box(0, 0, 2, 2), shapely.Polygon([(5, 5), (9, 5), (5, 8)])
+
+
+def column(*parts):
+    return pa.chunked_array(parts)
+
+
+def test_numbers_come_back_and_nulls_are_null():
+    for kind in (np.float64, np.float32, np.int32):
+        values = np.arange(20, dtype=kind)
+        array = to_arrow(values)
+        assert array.equals(pa.array(values))
+        assert np.array_equal(to_numpy(column(array)[3:7]), values[3:7])
+        assert np.array_equal(to_numpy(column(array[:5], array[5:])), values)
+    valid = np.arange(20) % 3 > 0
+    assert to_arrow(values, valid).to_pylist() == [int(value) if value % 3 else None for value in values]
+
+
+def test_lists_come_back_from_slices_too():
+    values = np.arange(24, dtype=np.float32).reshape(8, 3)
+    lists = pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), 3)
+    assert np.array_equal(lists_to_numpy(column(lists)[2:5]), values[2:5])
+
+
+def test_byte_strings():
+    assert bytes_to_arrow([b"a", b"", "ö".encode()], pa.string()).to_pylist() == ["a", "", "ö"]
+    assert bytes_to_arrow([], pa.binary()).to_pylist() == []
+
+
+def test_outlines_come_back_by_their_number_of_vertices():
+    outlines = np.array([TRIANGLE, SQUARE, SQUARE, TRIANGLE])
+    table = pa.table({"geometry": bytes_to_arrow(shapely.to_wkb(outlines), pa.binary())})
+    found = {}
+    for places, rings in wkb_to_rings(table[1:]["geometry"]):
+        found |= zip(places.tolist(), rings, strict=True)
+    assert sorted(found) == [0, 1, 2]
+    for place, ring in found.items():
+        assert np.array_equal(ring, shapely.get_coordinates(outlines[1:][place]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        shapely.to_wkb(SQUARE)[:-3],
+        shapely.to_wkb(SQUARE)[:-16],
+        shapely.to_wkb(SQUARE, byte_order=0),
+        shapely.to_wkb(SQUARE.exterior),
+        shapely.to_wkb(SQUARE.difference(shapely.box(0.5, 0.5, 1, 1))),
+        shapely.to_wkb(SQUARE)[:-8] + np.float64(7).tobytes(),
+        shapely.to_wkb(SQUARE)[:-8] + np.float64(np.nan).tobytes(),
+    ],
+)
+def test_what_is_no_outline_is_one_sentence(text):
+    with pytest.raises(NucleiError, match=r"an outline in the table of nuclei is damaged \(.*\); make it with"):
+        list(wkb_to_rings(column(bytes_to_arrow([shapely.to_wkb(TRIANGLE), text], pa.binary()))))
+
+
+def test_writing_a_table_and_its_geojson_loads_neither_pandas_nor_scipy(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
+        "import muse_pipeline.inference.stitch; from muse_pipeline.nuclei.geojson import write_geojson\n"
+        "from nuclei_example import draw_nuclei, slide_info, write_example\n"
+        "table = write_example(folder / 'nuclei.parquet', draw_nuclei(50))\n"
+        "write_geojson(table, slide_info(), folder / 'n.geojson.gz')\n"
+        "print(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), __file__.rpartition("/")[0]]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
