@@ -1,4 +1,4 @@
-"""What `muse tile` costs beyond reading: a 40x JPEG slide made of real pictures, against bare reading of its blocks.
+"""What `muse tile` costs beyond reading: a 40x JPEG slide made of real pictures, against bare reading of its chunks.
 
     python benchmarks/tile_speed.py PICTURE... [--threads 2] [--side 8192] [--mpp 0.25]
 
@@ -21,7 +21,7 @@ from PIL import Image
 
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tiles import chunks as chunk_grid
+from muse_pipeline.tiles.chunks import Chunk, chunks_by_shard, chunks_with_tissue
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--mpp", type=float, default=0.25)
-    parser.add_argument("--block-chunks", type=int, nargs="+", default=[chunk_grid.BLOCK_CHUNKS])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
@@ -69,30 +68,24 @@ def main() -> None:
         print(
             f"{info.area_mm2:.1f} mm2, {path.stat().st_size / info.area_mm2 / 1e6:.1f} MB/mm2, {args.threads} threads"
         )
-        print("| chunks at once | reading s/mm2 | muse tile s/mm2 | its own s/mm2 |\n|---|---|---|---|")
-        for n in args.block_chunks:
-            chunk_grid.BLOCK_CHUNKS = n
-            read, whole = time_reading(path, info, tissue, args.threads), time_tile(path, info, tissue, args.threads)
-            print(f"| {n} | {read:.3f} | {whole:.3f} | {whole - read:.3f} |")
+        print("| reading s/mm2 | muse tile s/mm2 | its own s/mm2 |\n|---|---|---|")
+        read, whole = time_reading(path, info, tissue, args.threads), time_tile(path, info, tissue, args.threads)
+        print(f"| {read:.3f} | {whole:.3f} | {whole - read:.3f} |")
 
 
 def time_reading(path: Path, info, tissue: TissueMask, threads: int) -> float:
-    """Seconds per mm2 to read the blocks that ``muse tile`` reads, and nothing else."""
+    """Seconds per mm2 to read the chunks that ``muse tile`` reads, and nothing else."""
     with open_slide(path) as slide, ThreadPoolExecutor(threads) as pool:
         reader = AreaReader(slide, info, 0.5)
-        chunks = chunk_grid.chunks_with_tissue(tissue, 0.5, reader.size_px, 0)
-        shards = chunk_grid.shards_with_tissue(chunks)
-        blocks = [block for shard in shards for block in chunk_grid.blocks_of(shard, chunks, reader.size_px)]
+        chunks = chunks_by_shard(chunks_with_tissue(tissue, 0.5, reader.size_px, 0))
         scale = 0.5 / info.mpp[0]
 
-        def read(block):
-            slide.read_region(
-                *((round(block.x * scale), round(block.y * scale)), 0),
-                (round(block.width * scale), round(block.height * scale)),
-            )
+        def read(chunk: Chunk) -> None:
+            corner, size = (tuple(round(at * scale) for at in pair) for pair in (chunk.xy, chunk.size(reader.size_px)))
+            slide.read_region(corner, 0, size)
 
         started = time.process_time()
-        list(pool.map(read, blocks))
+        list(pool.map(read, chunks))
         return (time.process_time() - started) / info.area_mm2 / threads
 
 

@@ -18,7 +18,7 @@ PACKAGE = "muse_pipeline"
 # From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
 LAYERS = (
     {"errors"},
-    {"types", "coords", "registry", "files", "config", "memory", "surroundings"},
+    {"types", "coords", "registry", "files", "config", "memory", "parallel", "surroundings"},
     {"slides"},
     {"tissue"},
     {"tiles"},

@@ -35,6 +35,14 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
-    info, tissue = read_info(args.info), TissueMask.load(args.tissue)
+    info = read_info(args.info)
     with open_slide(args.slide, info.reader) as slide:
-        write_store(slide, info, tissue, args.output, mpp=args.mpp, threads=args.threads, max_corrupt=args.max_corrupt)
+        write_store(
+            slide,
+            info,
+            TissueMask.load(args.tissue),  # not held here: it is as large as the slide, and soon let go of
+            args.output,
+            mpp=args.mpp,
+            threads=args.threads,
+            max_corrupt=args.max_corrupt,
+        )

@@ -6,11 +6,9 @@ so the result does not depend on the number of shards or threads.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,13 +18,12 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import ShardWriter
 from muse_pipeline.nuclei.ownership import report_window
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.parallel import map_in_order
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tiles.store import Store
 from muse_pipeline.types import Frame
 
 Guard = Callable[[np.ndarray], str]
-
-T, R = TypeVar("T"), TypeVar("R")
 
 
 class NucleusFinder(Protocol):
@@ -143,18 +140,6 @@ def no_nuclei(card: ModelCard) -> Nuclei:
     return Nuclei(
         np.zeros((0, 2)), Frame.WINDOW, **{name: np.zeros((0, width), np.float32) for name, width in widths.items()}
     )
-
-
-def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``map`` on ``threads`` threads, results in order, never more than ``threads`` + 1 items under way."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _slide_facts(store: Store, grid: WindowGrid) -> dict[str, Any]:

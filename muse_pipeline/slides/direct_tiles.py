@@ -9,6 +9,7 @@ OpenSlide too: tiles that are not in the file, damage and its error, other compr
 
 from __future__ import annotations
 
+import gc
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -111,6 +112,7 @@ class DirectTiles:
 
     def _open(self) -> None:
         self._levels = _index_levels(self._path, self._sizes) if hasattr(os, "pread") else {}
+        gc.collect(1)  # tifffile's pages refer to each other, and hold 80 bytes for every tile of the slide
         if not self._levels:
             return
         try:

@@ -2,61 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from muse_pipeline.tiles.shard_files import z_order
 from muse_pipeline.tiles.store import CHUNK_PX, CHUNKS_PER_SHARD, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask, dilate
-from muse_pipeline.tissue.strips import strips
-
-BLOCK_CHUNKS = 2  # read at once; see docs/store.md
+from muse_pipeline.tissue.strips import ROWS, strips
 
 
-@dataclass(frozen=True)
-class Rectangle:
-    """A rectangle of work pixels."""
+@dataclass(frozen=True, order=True)
+class Chunk:
+    """A chunk of an image, by its place in the grid of all chunks; in order row by row."""
 
-    x: int
-    y: int
-    width: int
-    height: int
+    row: int
+    column: int
 
     @property
     def xy(self) -> tuple[int, int]:
-        """Top left corner."""
-        return self.x, self.y
+        """Top left corner in work pixels."""
+        return self.column * CHUNK_PX, self.row * CHUNK_PX
+
+    def size(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of what of it lies in an image of ``size_px``."""
+        return tuple(min(CHUNK_PX, extent - start) for extent, start in zip(size_px, self.xy, strict=True))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(width, height)."""
-        return self.width, self.height
+    def shard(self) -> tuple[int, int]:
+        """(row, column) of its shard."""
+        return self.row // CHUNKS_PER_SHARD, self.column // CHUNKS_PER_SHARD
 
-    def within(self, size_px: tuple[int, int]) -> Rectangle:
-        """What of it lies in an image of ``size_px``."""
-        return Rectangle(self.x, self.y, min(self.width, size_px[0] - self.x), min(self.height, size_px[1] - self.y))
-
-    def chunks(self) -> list[Rectangle]:
-        """Its chunks, if it is a row of them."""
-        stop = self.x + self.width
-        return [Rectangle(x, self.y, min(CHUNK_PX, stop - x), self.height) for x in range(self.x, stop, CHUNK_PX)]
+    @property
+    def in_shard(self) -> tuple[int, int]:
+        """(row, column) within its shard."""
+        return self.row % CHUNKS_PER_SHARD, self.column % CHUNKS_PER_SHARD
 
 
-def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
-    """Which cells (rows, columns) of side ``cell_um``, laid from the mask's corner, touch a true pixel of the mask."""
+def count_cells(
+    mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """How many true pixels of the mask each cell touches; cells of side ``cell_um`` are laid from the mask's corner.
+
+    Yields:
+        strips of the ``shape`` = (rows, columns) of cells, and (n, columns) int32 of each strip.
+    """
     spans = []
     for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
         edges = np.arange(n + 1) * (cell_um / mpp)
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    touched = np.zeros(shape, bool)
-    for cells in strips(shape[0]):  # sums over the whole mask would take more than the mask itself
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # sums take four times what they are of
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]
-        touched[cells] = (rows[:, right] - rows[:, left]) > 0
+        yield cells, rows[:, right] - rows[:, left]
+
+
+def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
+    """Which cells (rows, columns) of side ``cell_um``, laid from the mask's corner, touch a true pixel of the mask."""
+    touched = np.empty(shape, bool)
+    for cells, n in count_cells(mask, mask_mpp, cell_um, shape):
+        touched[cells] = n > 0
     return touched
 
 
@@ -77,32 +87,17 @@ def chunks_with_tissue(tissue: TissueMask, mpp: float, size_px: tuple[int, int],
     return touched_cells(dilated, tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
 
 
-def shards_with_tissue(chunks: np.ndarray) -> list[tuple[int, int]]:
-    """(row, column) of the shards that hold a true chunk of (rows, columns) ``chunks``, row by row."""
-    row, column = np.nonzero(chunks)
-    both = np.stack([row, column], 1) // CHUNKS_PER_SHARD
-    return [tuple(map(int, shard)) for shard in np.unique(both, axis=0)]
+def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
+    """The true chunks of (rows, columns) ``chunks``: shard by shard, in each in the order of its file."""
+    found = [Chunk(*map(int, place)) for place in np.argwhere(chunks)]
+    rank = {place: number for number, place in enumerate(z_order(CHUNKS_PER_SHARD))}
+    return sorted(found, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
 
 
-def blocks_of(shard: tuple[int, int], chunks: np.ndarray, size_px: tuple[int, int]) -> list[Rectangle]:
-    """The true chunks of a shard, joined to rows of up to ``BLOCK_CHUNKS`` neighbours that are read at once."""
-    blocks = []
-    top, left = (index * CHUNKS_PER_SHARD for index in shard)
-    for row, cells in enumerate(chunks[top : top + CHUNKS_PER_SHARD, left : left + CHUNKS_PER_SHARD], top):
-        for column, n in _runs(cells):
-            block = Rectangle((left + column) * CHUNK_PX, row * CHUNK_PX, n * CHUNK_PX, CHUNK_PX)
-            blocks.append(block.within(size_px))
-    return blocks
-
-
-def _runs(cells: np.ndarray) -> list[tuple[int, int]]:
-    """(start, length) of the runs of true in ``cells``, none longer than ``BLOCK_CHUNKS``."""
-    ends = np.flatnonzero(np.diff(cells.astype(np.int8), prepend=0, append=0))
-    return [
-        (int(at), int(min(BLOCK_CHUNKS, stop - at)))
-        for start, stop in zip(ends[::2], ends[1::2], strict=True)
-        for at in range(start, stop, BLOCK_CHUNKS)
-    ]
+def tissue_in_chunks(label: np.ndarray, label_px: int, shape: tuple[int, int]) -> np.ndarray:
+    """How many pixels of the tissue ``label``, of side ``label_px``, a chunk touches: (rows, columns) = ``shape``."""
+    counts = [n for _, n in count_cells(label, np.ones(2), CHUNK_PX / label_px, shape)]
+    return np.concatenate(counts)
 
 
 def _grid_shape(size_px: tuple[int, int], cell_px: int) -> tuple[int, int]:

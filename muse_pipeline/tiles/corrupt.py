@@ -2,61 +2,48 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 import numpy as np
 
 from muse_pipeline.errors import SlideError
-from muse_pipeline.tiles.chunks import Rectangle
+from muse_pipeline.tiles.chunks import Chunk
 
 
-class CorruptRegions:
-    """The chunks of one slide that cannot be decoded; several threads may report at once."""
+class CorruptChunks:
+    """The chunks of one slide that cannot be decoded."""
 
-    def __init__(self, tissue: np.ndarray, tissue_px: int, max_fraction: float, slide_id: str):
+    def __init__(self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
         """Nothing is corrupt yet.
 
         Args:
-            tissue: (h, w) bool.
-            tissue_px: side of its pixels in work pixels.
+            n_pixels: (rows, columns) int, pixels of tissue that each chunk touches.
+            n_pixels_in_all: pixels of tissue, each counted once.
             max_fraction: share of the tissue that may be corrupt.
             slide_id: named in the error.
         """
-        self._tissue, self._tissue_px = tissue, tissue_px
+        self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
-        self._found: list[Rectangle] = []
-        self._n_tissue_pixels = 0
-        self._lock = Lock()
+        self._found: list[Chunk] = []
 
     @property
     def fraction(self) -> float:
         """Share of the tissue in corrupt chunks."""
-        return self._n_tissue_pixels / max(int(self._tissue.sum()), 1)
+        n_corrupt = sum(int(self._n_pixels[chunk.row, chunk.column]) for chunk in self._found)
+        return n_corrupt / max(self._n_pixels_in_all, 1)
 
-    def rectangles(self) -> list[list[int]]:
-        """[x, y, width, height] of the corrupt chunks in work pixels, row by row."""
-        found = sorted(self._found, key=lambda chunk: (chunk.y, chunk.x))
-        return [[chunk.x, chunk.y, chunk.width, chunk.height] for chunk in found]
+    def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:
+        """[x, y, width, height] of the corrupt chunks in an image of ``size_px``, in work pixels, row by row."""
+        return [[*chunk.xy, *chunk.size(size_px)] for chunk in sorted(self._found)]
 
-    def add(self, chunk: Rectangle, cause: SlideError) -> None:
+    def add(self, chunk: Chunk, cause: SlideError) -> None:
         """Note a chunk that cannot be decoded.
 
         Raises:
             SlideError: that makes too much of the tissue.
         """
-        with self._lock:
-            self._found.append(chunk)
-            self._n_tissue_pixels += int(self._tissue[self._rows_and_columns(chunk)].sum())
-            fraction = self.fraction
+        self._found.append(chunk)
+        fraction = self.fraction
         if fraction > self._max_fraction:
             raise SlideError(
                 f"slide '{self._slide_id}': at least {fraction:.1%} of the tissue cannot be decoded, more than the "
                 f"{self._max_fraction:.1%} allowed (last: {cause}); copy the slide again or raise --max-corrupt"
             ) from cause
-
-    def _rows_and_columns(self, chunk: Rectangle) -> tuple[slice, slice]:
-        side = self._tissue_px
-        return tuple(
-            slice(start // side, -(-(start + n) // side))
-            for start, n in ((chunk.y, chunk.height), (chunk.x, chunk.width))
-        )

@@ -1,34 +1,56 @@
-"""Write the tissue of a slide as a store: shard by shard, so that memory does not grow with the slide."""
+"""Write the tissue of a slide as a store, chunk by chunk, so that memory does not grow with the slide."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
 from muse_pipeline.errors import OutputError, SlideError
 from muse_pipeline.files import complete_file
+from muse_pipeline.parallel import map_in_order
 from muse_pipeline.tiles.chunks import (
-    Rectangle,
+    Chunk,
     any_within,
-    blocks_of,
+    chunks_by_shard,
     chunks_with_tissue,
-    shards_with_tissue,
+    tissue_in_chunks,
     tissue_on_lattice,
 )
-from muse_pipeline.tiles.corrupt import CorruptRegions
+from muse_pipeline.tiles.corrupt import CorruptChunks
 from muse_pipeline.tiles.ome import OME_VERSION, image_metadata, label_metadata
 from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, SHARD_PX, tissue_pixel_px
+from muse_pipeline.tiles.shard_files import NewShardFile, shard_path, z_order
+from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, CHUNKS_PER_SHARD, SHARD_PX, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Slide, SlideInfo
 
 PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
 MARGIN_UM = 32.0  # what a window sees beyond its core
+COMPRESSION = {"level": 1, "checksum": True}  # of zstd
+
+
+@dataclass(frozen=True)
+class ReadChunk:
+    """A chunk as it is written.
+
+    Attributes:
+        content: compressed; None if it is white, and so absent.
+        smaller: what it becomes at the smaller levels, (3, side, side) uint8 each.
+        damage: why it could not be decoded and is white, or None.
+    """
+
+    content: bytes | None
+    smaller: tuple[np.ndarray, ...]
+    damage: SlideError | None
 
 
 def write_store(
@@ -54,17 +76,18 @@ def write_store(
     require_store_name(Path(path))
     cv2.setNumThreads(1)
     reader = AreaReader(slide, info, mpp)
-    label = tissue_on_lattice(tissue, mpp, reader.size_px)
-    corrupt = CorruptRegions(label, tissue_pixel_px(mpp), max_corrupt, info.slide_id)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
-    limits = {"threading.max_workers": threads, "async.concurrency": threads}
-    with complete_file(path) as partial, ThreadPoolExecutor(threads) as pool, zarr.config.set(limits):
-        levels = create_levels(partial, reader.size_px)
-        for shard in shards_with_tissue(chunks):
-            blocks = blocks_of(shard, chunks, reader.size_px)
-            write_shard(levels, shard, read_shard(reader, shard, blocks, corrupt, pool))
-        write_label(partial, label, mpp)
-        write_attributes(partial, info, mpp, corrupt)
+    with complete_file(path) as folder:
+        create_levels(folder, reader.size_px)
+        label = tissue_on_lattice(tissue, mpp, reader.size_px)
+        write_label(folder, label, mpp)
+        n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
+        corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
+        del label, tissue  # they are as large as the slide
+        with closing(read_chunks(reader, chunks_by_shard(chunks), threads)) as read:
+            for shard, of_shard in groupby(read, lambda one: one[0].shard):
+                write_shard(folder, shard, of_shard, corrupt)
+        write_attributes(folder, info, mpp, corrupt, reader.size_px)
 
 
 def require_store_name(path: Path) -> None:
@@ -73,70 +96,86 @@ def require_store_name(path: Path) -> None:
         raise OutputError(f"{path}: is a folder with something else in it; name a new one, as image-500nm.zarr")
 
 
-def create_levels(path: Path, size_px: tuple[int, int]) -> list[zarr.Array]:
+def create_levels(path: Path, size_px: tuple[int, int]) -> None:
     """Create the image's empty arrays, one per level of the pyramid."""
     group = zarr.create_group(store=str(path), zarr_format=3)
-    return [
+    for level, factor in enumerate(PYRAMID):
         group.create_array(
             str(level),
             shape=(3, -(-size_px[1] // factor), -(-size_px[0] // factor)),
             dtype="uint8",
-            chunks=(3, *[min(CHUNK_PX, SHARD_PX // factor)] * 2),
+            chunks=(3, *[chunk_px(factor)] * 2),
             shards=(3, *[SHARD_PX // factor] * 2),
-            compressors=[ZstdCodec(level=1, checksum=True)],
+            compressors=[ZstdCodec(**COMPRESSION)],
             fill_value=BACKGROUND,
             dimension_names=("c", "y", "x"),
         )
-        for level, factor in enumerate(PYRAMID)
-    ]
 
 
-def read_shard(
-    reader: AreaReader,
-    shard: tuple[int, int],
-    blocks: list[Rectangle],
-    corrupt: CorruptRegions,
-    pool: ThreadPoolExecutor,
-) -> np.ndarray:
-    """Read the ``blocks`` of a shard.
-
-    Returns:
-        (3, SHARD_PX, SHARD_PX) uint8, white where there is no block.
-    """
-    image = np.full((3, SHARD_PX, SHARD_PX), BACKGROUND, np.uint8)
-    top, left = (index * SHARD_PX for index in shard)
-
-    def place(block: Rectangle) -> None:
-        rows, columns = (
-            slice(block.y - top, block.y - top + block.height),
-            slice(block.x - left, block.x - left + block.width),
-        )
-        image[:, rows, columns] = cv2.split(read_block(reader, block, corrupt))
-
-    list(pool.map(place, blocks))
-    return image
+def chunk_px(factor: int) -> int:
+    """Side of a chunk of the level that is ``factor`` times smaller."""
+    return min(CHUNK_PX, SHARD_PX // factor)
 
 
-def read_block(reader: AreaReader, block: Rectangle, corrupt: CorruptRegions) -> np.ndarray:
-    """Read a row of chunks as (h, w, 3); where that fails, chunk by chunk, white for those that cannot be decoded."""
+def read_chunks(reader: AreaReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:
+    """Read the ``chunks`` in their order, on ``threads`` threads."""
+    return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk)), chunks, threads)
+
+
+def read_chunk(reader: AreaReader, chunk: Chunk) -> ReadChunk:
+    """Read and compress a chunk; beyond the image it is white, and so is one that cannot be decoded."""
+    planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
-        return reader.read(block.xy, block.size)
+        pixels = reader.read(chunk.xy, chunk.size(reader.size_px))
+        planes[:, : pixels.shape[0], : pixels.shape[1]] = cv2.split(pixels)
     except SlideError as error:
-        if block.width <= CHUNK_PX:
-            corrupt.add(block, error)
-            return np.full((block.height, block.width, 3), BACKGROUND, np.uint8)
-    return np.concatenate([read_block(reader, chunk, corrupt) for chunk in block.chunks()], axis=1)
+        damage = error
+    smaller = [planes]
+    for finer, coarser in pairwise(PYRAMID):
+        smaller.append(reduce_planes(smaller[-1], coarser // finer))
+    return ReadChunk(compress(planes), tuple(smaller[1:]), damage)
 
 
-def write_shard(levels: list[zarr.Array], shard: tuple[int, int], image: np.ndarray) -> None:
-    """Write a shard's ``image`` (3, SHARD_PX, SHARD_PX), and what it becomes at every level of the pyramid."""
-    for array, factor in zip(levels, PYRAMID, strict=True):
-        side_px = SHARD_PX // factor
-        if factor > 1:
-            image = np.stack([cv2.resize(plane, (side_px, side_px), interpolation=cv2.INTER_AREA) for plane in image])
-        top, left = (index * side_px for index in shard)
-        _, height, width = array.shape
-        array[:, top : top + side_px, left : left + side_px] = image[:, : height - top, : width - left]
+def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
+    """(3, side, side) uint8 reduced ``factor`` times."""
+    size = planes.shape[2] // factor, planes.shape[1] // factor
+    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
+
+
+def compress(planes: np.ndarray) -> bytes | None:
+    """What a chunk (3, side, side) uint8 is in its file; None if it is white."""
+    return None if planes.min() == BACKGROUND else Zstd(**COMPRESSION).encode(planes)
+
+
+def write_shard(
+    folder: Path, shard: tuple[int, int], chunks: Iterable[tuple[Chunk, ReadChunk]], corrupt: CorruptChunks
+) -> None:
+    """Write a shard's ``chunks`` as they come, then what they become at the smaller levels."""
+    smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
+    with NewShardFile(shard_path(folder / "0", *shard), CHUNKS_PER_SHARD) as file:
+        for chunk, read in chunks:
+            if read.damage:
+                corrupt.add(chunk, read.damage)
+            if read.content:
+                file.add(*chunk.in_shard, read.content)
+            for image, part in zip(smaller, read.smaller, strict=True):
+                image[place(chunk.in_shard, part.shape[1])] = part
+    for level, image in enumerate(smaller, 1):
+        write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]))
+
+
+def write_smaller(path: Path, image: np.ndarray, side_px: int) -> None:
+    """Write a whole shard of a smaller level, (3, h, w) uint8, in chunks of ``side_px``."""
+    n = image.shape[1] // side_px
+    with NewShardFile(path, n) as file:
+        for at in z_order(n):
+            if content := compress(np.ascontiguousarray(image[place(at, side_px)])):
+                file.add(*at, content)
+
+
+def place(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
+    """Where in an image (3, h, w) the square of a grid of ``side_px`` lies."""
+    return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 
 def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
@@ -150,10 +189,11 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
         array = tissue.create_array(
             str(level), shape=pixels.shape, dtype="uint8", chunks=(1024, 1024), dimension_names=("y", "x")
         )
-        array[:] = pixels
+        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):  # else it is held many times over
+            array[:] = pixels
 
 
-def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptRegions) -> None:
+def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int]) -> None:
     """Describe the store for viewers (``ome``) and for our own steps (``muse``)."""
     group = zarr.open_group(str(path), mode="r+")
     group.attrs["ome"] = image_metadata(info.slide_id, mpp, PYRAMID)
@@ -164,6 +204,6 @@ def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptRe
         "slide_mpp": list(info.mpp),
         "slide_size_px": list(info.size_px),
         "background": [BACKGROUND] * 3,
-        "corrupt": corrupt.rectangles(),
+        "corrupt": corrupt.rectangles(size_px),
         "corrupt_fraction": corrupt.fraction,
     }

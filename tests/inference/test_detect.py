@@ -11,7 +11,6 @@ from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
 from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.inference.walk import map_in_order
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import open_store
@@ -138,16 +137,3 @@ def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp
     with pytest.raises(StoreError, match="was replaced while it was read"):
         detect_shard(store, tiled_slide.predictor, tiled_slide.colour, Shard(1, 8), output, progress=replace_store)
     assert not output.exists()
-
-
-def test_map_in_order_keeps_the_order_and_never_runs_ahead():
-    started = []
-
-    def note(item):
-        started.append(item)
-        return item
-
-    results = map_in_order(note, range(50), threads=3)
-    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert max(started) <= 4 + 3 + 1
-    assert list(results) == list(range(5, 50))

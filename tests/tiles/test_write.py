@@ -132,6 +132,20 @@ def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
     assert tissue_px == {0.5: 16, 0.25: 32, 0.3: 27}[mpp]
 
 
+def test_shards_are_written_as_zarr_writes_them(tmp_path):
+    """Byte for byte, white chunks left out."""
+    slide = noise_slide(4500, 1300)
+    slide.levels[0][:, 900:2600] = 255
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (0, 0, 2250, 650)), tmp_path / "a.zarr", threads=2)
+    before = files_of(tmp_path / "a.zarr")
+    for level in range(3):
+        array = zarr.open_array(str(tmp_path / f"a.zarr/{level}"), mode="r+")
+        array[:] = array[:]
+    assert files_of(tmp_path / "a.zarr") == before
+    assert sum(name.startswith("0/c/") for name in before) == 2
+
+
 def test_threads_change_nothing(tmp_path):
     slide = noise_slide()
     info = slide.info(MPP)
