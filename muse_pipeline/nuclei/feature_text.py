@@ -1,6 +1,6 @@
 """Nuclei as lines of GeoJSON, a batch at a time.
 
-A batch is drawn as one matrix of bytes: every feature is a row, every part of it some columns, unused bytes are 0.
+Each piece of it is one matrix of bytes: every feature is a row, every part of it some columns, unused bytes are 0.
 Deleting the zeros leaves the text. No nucleus is handled by itself.
 """
 
@@ -30,6 +30,7 @@ MEASUREMENTS = (
 )
 CLUSTER_MEASUREMENT = ("Morphology cluster", CLUSTER, 1)  # of tables that have the column
 _CENTROID_DIGITS = 12
+_AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
 
 
 class FeatureRenderer:
@@ -48,14 +49,18 @@ class FeatureRenderer:
 
     def render(self, table: pa.Table) -> bytes:
         """The features of one batch, one or more, in its order."""
+        ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
+        pieces = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
+        return b"".join([self._render_piece(table[piece], ids[piece]) for piece in pieces])[len(SEPARATOR) :]
+
+    def _render_piece(self, table: pa.Table, ids: np.ndarray) -> bytes:
         n = len(table)
-        rings = self._render_rings(table["geometry"])
         matrix = np.concatenate(
             [
                 _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
-                uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"]))),
+                ids,
                 _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
-                rings,
+                self._render_rings(table["geometry"]),
                 _constant(b'},"properties":{"objectType":"detection"', n),
                 self._render_classifications(to_numpy(table["label"])),
                 _constant(b',"measurements":{', n),
@@ -64,7 +69,7 @@ class FeatureRenderer:
             ],
             axis=1,
         )
-        return matrix.tobytes().translate(None, b"\0")[len(SEPARATOR) :]
+        return matrix.tobytes().translate(None, b"\0")
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
         texts = []
