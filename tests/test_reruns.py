@@ -19,7 +19,7 @@ from test_pretrain_workflow import PRETRAIN
 from workflow_runs import SNAKEFILE, draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.card import METADATA_KEY
-from muse_pipeline.inference.predictor import find_model
+from muse_pipeline.inference.predictor import find_model, name_model
 
 SCHEMAS = SNAKEFILE.parent / "workflow" / "schemas"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
@@ -49,6 +49,7 @@ CHANGED_SETTINGS = [
     ("output", "elsewhere", EVERYTHING),
     ("mode", "label-free", DETECTION),
     ("model", "label_free", DETECTION),
+    ("model", name_model(find_model("compact")), {}),  # what `compact` stands for here
     ("model", "same.onnx", DETECTION),
     ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
     ("pretrain", PRETRAIN, PRETRAINING),

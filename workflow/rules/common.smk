@@ -235,7 +235,7 @@ def made_from(wildcards):
     A run with other settings that is killed leaves old nuclei beside missing shards. Snakemake does not bring back what
     a file needs that is up to date itself; a param that differs says that it is not.
     """
-    model = [json.dumps(config["model"]), MODEL.get("sha256")]
+    model = [json.dumps(config["model"])] if TRAINING else [MODEL["model"], MODEL["sha256"]]
     backbone = [json.dumps({**PRETRAIN, "compare": None})] if TRAINING and PRETRAINING else []
     return [*slide_settings(wildcards), *model, MODEL["provider"], *backbone]
 
