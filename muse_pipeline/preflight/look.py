@@ -14,6 +14,7 @@ from numcodecs import Zstd
 
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
+from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
 from muse_pipeline.slides.fetch import ask_size
@@ -27,10 +28,12 @@ from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.store import CHUNK_PX, tissue_pixel_px
 from muse_pipeline.tiles.write import MARGIN_UM
+from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.roi import read_roi
 from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stained import is_fluorescence
 from muse_pipeline.types import SlideInfo
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
@@ -56,7 +59,7 @@ class Look:
         tissue_mm2: area of tissue, within the ROI where there is one.
         n_chunks: chunks of the image that detection reads.
         n_windows: windows that the model runs on.
-        tissue_seconds: to find the tissue.
+        tissue_seconds: to find the tissue and measure its stain.
         chunk_seconds: to read a chunk and compress it, mean of the sampled ones.
         chunk_bytes: what it then takes, with its share of the smaller levels.
         window_seconds: of the model for a window, on one thread.
@@ -162,8 +165,15 @@ def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     slide = open_slide(row.path, info.reader)
     reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
     found = find_tissue(slide, info, roi)
+    colour = measure_colour(slide, info, found.tissue)
     seconds = time.perf_counter() - started
-    warnings += found.warnings
+    colour["dark_background"] = is_fluorescence(found.overview.pixels)
+    card = predictor.card
+    unlike = [
+        f"unlike the training pictures of {card.name}, look before you trust the result: {reason}"
+        for reason in judge_appearance(card.appearance, colour).sentences()
+    ]
+    warnings += dict.fromkeys([*found.warnings, *colour["warnings"], *unlike])
     chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
     return {
         "reader": reader,

@@ -128,3 +128,20 @@ def test_a_picture_without_mpp_is_priced_with_one(muse, tmp_path):
     cv2.imwrite(str(tmp_path / "picture.png"), image[..., ::-1])
     assert muse("preflight", tmp_path / "picture.png")[0] == 2
     assert muse("preflight", tmp_path / "picture.png", "--mpp", 0.5)[0] == 0
+
+
+def test_a_stain_unlike_training_is_said_as_the_run_says_it(muse, tmp_path):
+    brown, pale = (150, 100, 60), (205, 200, 215)
+    image = np.full((900, 900, 3), 244, np.uint8)
+    cv2.circle(image, (450, 450), 380, pale, -1)
+    for x, y in np.random.default_rng(0).integers(200, 700, (300, 2)).tolist():
+        cv2.circle(image, (x, y), 8, brown, -1)
+    write_pyramid(tmp_path / "ihc.tif", image)
+    write_pyramid(tmp_path / "black.tif", np.full((900, 900, 3), 3, np.uint8))
+    shown = muse("preflight", tmp_path / "ihc.tif", tmp_path / "black.tif")[1]
+    (ihc,) = [line for line in shown.splitlines() if line.startswith("note  ihc: unlike the training pictures of ")]
+    assert "brown, as immunohistochemistry is" in ihc
+    assert "note  black: unlike the training pictures of" in shown and "dark background" in shown
+    muse("run", tmp_path / "ihc.tif", "-o", tmp_path / "results")
+    (reason,) = json.loads((tmp_path / "results/ihc/ledger/detect-1-of-1.json").read_text())["warnings"]
+    assert ihc.endswith(f": {reason}")
