@@ -14,6 +14,7 @@ from shapely.affinity import translate
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.errors import SlideError
 from muse_pipeline.files import complete_file
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview
@@ -75,15 +76,16 @@ def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
-    """A picture of about 1,500 px: the ``overview`` itself, or, of a small slide, one with more detail.
-
-    Raises:
-        SlideError: nothing of the slide can be decoded.
-    """
+    """A picture of about 1,500 px: the ``overview`` itself, or one with more detail, of a small slide that has it."""
     target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
     level, _ = choose_overview_level(info, target_um)
     small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX
-    return read_overview(slide, info, target_um) if small and target_um < overview.mpp.min() else overview
+    if not small or target_um >= overview.mpp.min():
+        return overview
+    try:
+        return read_overview(slide, info, target_um)
+    except SlideError:  # one tile in its middle spoils all of a small slide; what of it is lost is for `tile` to say
+        return overview
 
 
 def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, info: SlideInfo) -> None:

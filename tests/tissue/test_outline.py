@@ -8,8 +8,11 @@ import shapely
 from drawn import ArraySlide
 from PIL import Image
 from shapely.geometry import box
+from slide_files import spoil_tile, write_pyramid
 
 from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_outline, write_picture
 from muse_pipeline.tissue.overview import read_overview
@@ -148,3 +151,12 @@ def test_what_is_no_roi_is_said_in_one_sentence(tmp_path, text, reason):
     with pytest.raises(GeoJSONError, match=reason) as caught:
         read_roi(tmp_path / "roi.geojson", info)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tile_that_spoils_all_of_a_small_slide_costs_the_picture_its_detail_alone(tmp_path):
+    write_pyramid(tmp_path / "small.tif", np.full((640, 640, 3), 200, np.uint8))
+    spoil_tile(tmp_path / "small.tif", page=0, tile=4)  # of 3 x 3
+    info = inspect_slide(tmp_path / "small.tif", "small", None)
+    with open_slide(tmp_path / "small.tif", info.reader) as slide:
+        overview = read_overview(slide, info)
+        assert read_thumbnail(slide, info, overview) is overview
