@@ -22,12 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
+    import pyarrow as pa
+
     from muse_pipeline.inference.stitch import stitch_shards
     from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     kept = TissueMask.load(args.tissue).kept  # and not the mask, which takes eight times as much
     stitch_shards(args.shards, read_info(args.info), kept, args.output)
     if args.csv:
