@@ -19,12 +19,3 @@ def return_large_arrays() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)
-
-
-def return_freed_memory() -> None:
-    """Give back now what was freed in small pieces, between others that are still in use.
-
-    Where batches follow one another for long, such gaps add up. Does nothing where the C library is another.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)

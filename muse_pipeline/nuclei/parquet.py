@@ -15,7 +15,6 @@ import shapely
 
 from muse_pipeline.errors import NucleiError
 from muse_pipeline.files import complete_file
-from muse_pipeline.memory import return_freed_memory
 from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, to_arrow, to_numpy
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
@@ -103,8 +102,6 @@ class NucleiWriter:
         del waiting
         if stop:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
-            del groups
-            return_freed_memory()
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
         names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
