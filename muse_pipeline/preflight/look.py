@@ -55,6 +55,7 @@ class Look:
         mpp: (x, y) um per level-0 pixel.
         mpp_source: where that came from.
         fingerprint: checksum of the content.
+        file_bytes: size of its file.
         fetch_bytes: what is to be fetched of a slide that lies at a URL, and is not looked into.
         tissue_mm2: area of tissue, within the ROI where there is one.
         n_chunks: chunks of the image that detection reads.
@@ -75,6 +76,7 @@ class Look:
     mpp: tuple[float, float] | None = None
     mpp_source: str | None = None
     fingerprint: str | None = None
+    file_bytes: int | None = None
     fetch_bytes: int | None = None
     tissue_mm2: float | None = None
     n_chunks: int | None = None
@@ -155,7 +157,7 @@ def _read_header(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     info = inspect_slide(row.path, row.slide_id, row.mpp)
     warnings += info.warnings
     names = ("vendor", "mpp", "mpp_source", "fingerprint")
-    return {name: getattr(info, name) for name in names} | {"info": info}
+    return {name: getattr(info, name) for name in names} | {"info": info, "file_bytes": Path(row.path).stat().st_size}
 
 
 def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from muse_pipeline.preflight.look import Look
+from muse_pipeline.slides.url import SlideUrl
 
 N_STEPS = 7  # of a slide, each a process: inspect, tissue, tile, detect, stitch, geojson, overlay
 SECONDS_PER_NUCLEUS = 1 / 31_000
@@ -41,10 +43,14 @@ def sum_up(looks: Sequence[Look], threads: int, start_seconds: float) -> dict[st
 
 
 def find_duplicates(looks: Sequence[Look]) -> list[list[str]]:
-    """Names of slides with the same content, group by group."""
+    """Names of slides with the same content, group by group; of those at URLs, with the same file name and size."""
+    here = {(Path(look.path).name, look.file_bytes): look.fingerprint for look in looks if look.fingerprint}
     same = defaultdict(list)
     for look in looks:
-        if look.fingerprint:
+        if look.fetch_bytes is not None:
+            file = SlideUrl(look.path).file_name, look.fetch_bytes
+            same[here.get(file, file)].append(look.slide_id)
+        elif look.fingerprint:
             same[look.fingerprint].append(look.slide_id)
     return [names for names in same.values() if len(names) > 1]
 

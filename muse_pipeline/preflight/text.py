@@ -29,7 +29,7 @@ def _problems(cohort: dict[str, Any]) -> Iterator[str]:
 
 def _remarks(cohort: dict[str, Any]) -> Iterator[str]:
     for names in cohort["duplicates"]:
-        yield f"the same content  {', '.join(names)}"
+        yield f"the same slide  {', '.join(names)}"
     for slide in cohort["slides"]:
         for warning in slide["warnings"]:
             yield f"note  {slide['slide_id']}: {warning}"

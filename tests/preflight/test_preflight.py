@@ -12,7 +12,7 @@ from workflow_runs import draw_stained_slide, run_snakemake, write_config, write
 
 from muse_pipeline.inference.predictor import find_model
 from muse_pipeline.preflight.look import Look, Trial, look_at_slides
-from muse_pipeline.preflight.price import sum_up
+from muse_pipeline.preflight.price import find_duplicates, sum_up
 from muse_pipeline.preflight.text import render_preflight
 from muse_pipeline.slides.sheet import SheetRow
 
@@ -56,6 +56,18 @@ def test_twins_and_scanners_are_found(found):
     assert found["scanners"][0] == {"vendor": "generic-tiff", "mpp": [0.5, 0.5], "slides": 4}
 
 
+def test_a_slide_at_a_url_is_known_by_name_and_size():
+    looks = [
+        Look("here", "/slides/a.svs", fingerprint="f", file_bytes=9),
+        Look("there", "https://host/a.svs?versionId=1", fetch_bytes=9),
+        Look("larger", "https://host/a.svs", fetch_bytes=10),
+        Look("elsewhere", "s3://bucket/b.svs", fetch_bytes=9),
+        Look("again", "https://host/b.svs", fetch_bytes=9),
+        Look("unread", "/slides/b.svs", "cannot be read"),
+    ]
+    assert find_duplicates(looks) == [["here", "there"], ["elsewhere", "again"]]
+
+
 def test_a_slide_of_glass_costs_nearly_nothing(found):
     glass = next(slide for slide in found["slides"] if slide["slide_id"] == "glass")
     assert (glass["problem"], glass["tissue_mm2"], glass["n_windows"]) == ("", 0.0, 0)
@@ -73,7 +85,7 @@ def test_the_price_is_near_what_the_run_comes_to(found, folder, muse, tmp_path):
 
 def test_the_text_names_everything(found):
     text = render_preflight(found)
-    assert "cannot run  cut: " in text and "the same content  good, twin" in text
+    assert "cannot run  cut: " in text and "the same slide  good, twin" in text
     assert "3 can run: " in text and "of one thread: reading" in text
 
 
