@@ -14,7 +14,7 @@ from muse_pipeline.tissue.macenko import MacenkoFit
 
 MAX_RADIUS_UM = 12.0
 BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
-SMOOTHING = np.array([1, 2, 3, 2, 1]) / 9
+SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
 

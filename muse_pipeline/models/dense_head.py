@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import HEADS
-from muse_pipeline.models.heads import MEAN_RADIUS_UM, PRIOR, NucleusHead, NucleusMaps
+from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, to_rays
 from muse_pipeline.models.layers import conv_norm
 
 
@@ -25,13 +25,13 @@ class DenseHead(NucleusHead):
         nn.init.zeros_(self.out.bias)
         with torch.no_grad():
             self.out.bias[0] = -math.log(1 / PRIOR - 1)
-            self.out.bias[-n_rays:] = math.log(math.expm1(MEAN_RADIUS_UM))
+            self.out.bias[-n_rays:] = MEAN_RAY
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
         maps = self.out(self.shared(features)).float()  # losses and read-out stay exact in mixed precision
         centre, offset, label, rays = maps.split((1, *self.sizes), 1)
-        return NucleusMaps(centre, offset, label, nn.functional.softplus(rays))
+        return NucleusMaps(centre, offset, label, to_rays(rays))
 
     def scores(self, maps: NucleusMaps) -> Tensor:
         """The centre map at its peaks among 3 x 3 cells."""
@@ -46,7 +46,7 @@ class DenseHead(NucleusHead):
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """The other channels of the last convolution, as one matrix product."""
         offset, label, rays = (self.out.weight[1:, :, 0, 0] @ cells + self.out.bias[1:, None]).split(self.sizes, 1)
-        return offset, label, nn.functional.softplus(rays)
+        return offset, label, to_rays(rays)
 
 
 def _scores_at_peaks(centre: Tensor) -> Tensor:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 PRIOR = 0.05  # share of cells that hold a centre in dense tissue: where scores start
 MEAN_RADIUS_UM = 4.0  # where rays start
+STEEPNESS = 3.0  # how much of a ray a step of the optimiser may change
+MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # what ``to_rays`` makes a ray of ``MEAN_RADIUS_UM``
+LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer than 40 um
+
+
+def to_rays(said: Tensor) -> Tensor:
+    """Rays in um from what the last layer of a head says of them, which is their inverse square.
+
+    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features. The
+    same wave in the rays themselves is a dumb-bell: so do slender nuclei come out of heads that say rays directly.
+    """
+    inverse_square = functional.softplus(STEEPNESS * said)
+    return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
 
 
 class NucleusMaps(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import HEADS
-from muse_pipeline.models.heads import MEAN_RADIUS_UM, PRIOR, NucleusHead, NucleusMaps
+from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, to_rays
 
 RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that still point to one place
 SAME_PLACE_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
@@ -43,14 +43,14 @@ class PointHead(NucleusHead):
         self.offset, self.types, self.rays = perceptron(2), perceptron(n_classes + 1), perceptron(n_rays)
         with torch.no_grad():
             self.types[-1].bias[-1] = math.log(n_classes) + math.log(1 / PRIOR - 1)
-            self.rays[-1].bias.fill_(math.log(math.expm1(MEAN_RADIUS_UM)))
+            self.rays[-1].bias.fill_(MEAN_RAY)
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
         types = self.types(features).float()  # losses and read-out stay exact in mixed precision
         label, background = types[:, :-1], types[:, -1:]
         centre = label.logsumexp(1, keepdim=True) - background
-        rays = nn.functional.softplus(self.rays(features).float())
+        rays = to_rays(self.rays(features).float())
         return NucleusMaps(centre, self.offset(features).float(), label, rays)
 
     def scores(self, maps: NucleusMaps) -> Tensor:

@@ -20,7 +20,8 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusHead
 from muse_pipeline.models.official import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
 
-FORMAT = "muse_pipeline 2"
+FORMAT = "muse_pipeline 3"
+OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads that said rays, not their inverse squares
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of ours; give one that `muse finetune` wrote")
-    if state["format"] == "muse_pipeline 1":
-        raise CheckpointError(f"{path}: written by version 0.1, which this version does not read; train it again")
+    if state["format"] in OLDER:
+        raise CheckpointError(f"{path}: written by an older version, whose networks this one cannot run; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: laid out as '{state['format']}', while this version reads '{FORMAT}'; install the version that "
