@@ -1,0 +1,31 @@
+"""Rays from what a head says of them."""
+
+import math
+
+import torch
+from torch.nn import functional
+
+from muse_pipeline.models.heads import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, to_rays
+
+
+def test_a_head_begins_with_the_mean_radius():
+    assert math.isclose(to_rays(torch.tensor(MEAN_RAY)).item(), MEAN_RADIUS_UM, rel_tol=1e-6)
+
+
+def test_rays_are_short_where_much_is_said_and_never_endless():
+    rays = to_rays(torch.linspace(-50, 50, 101))
+    assert (rays.diff() <= 0).all()
+    assert rays[0] == MEAN_RADIUS_UM / math.sqrt(LEAST_INVERSE_SQUARE)
+    assert rays.isfinite().all() and rays[-1] > 0
+
+
+def test_one_wave_over_the_angles_is_an_ellipse():
+    long_um, short_um = 9.0, 2.0
+    angles = torch.arange(64, dtype=torch.float64) * 2 * math.pi / 64
+    squares = [(MEAN_RADIUS_UM / axis) ** 2 for axis in (long_um, short_um)]
+    wave = sum(squares) / 2 - (squares[1] - squares[0]) / 2 * torch.cos(2 * angles)
+    said = torch.log(torch.expm1(wave)) / STEEPNESS
+    assert torch.allclose(functional.softplus(STEEPNESS * said), wave)
+    rays = to_rays(said)
+    x, y = rays * torch.cos(angles), rays * torch.sin(angles)
+    assert torch.allclose((x / long_um) ** 2 + (y / short_um) ** 2, torch.ones(64, dtype=torch.float64))
