@@ -50,11 +50,12 @@ class Tolerance:
 
 
 # Half precision rounds to three digits: of two cells that are equally good, the other may speak for the nucleus.
-# In 256 steps that happens to about one of a hundred, and its outline is then the other cell's.
+# In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities of
+# one in two thousand move by as much as a quarter.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999),
-    "int8": Tolerance(0.05, SAME_PX, 0.01, 0.05, 0.2, 2.0, 0.98),
+    "int8": Tolerance(0.05, SAME_PX, 0.01, 0.05, 0.3, 2.0, 0.98),
 }
 
 

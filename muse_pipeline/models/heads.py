@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,8 +19,8 @@ LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer tha
 def to_rays(said: Tensor) -> Tensor:
     """Rays in um from what the last layer of a head says of them, which is their inverse square.
 
-    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features. The
-    same wave in the rays themselves is a dumb-bell: so do slender nuclei come out of heads that say rays directly.
+    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features.
+    The same wave in the rays themselves is a dumb-bell, and so do slender nuclei come out of heads that say rays.
     """
     inverse_square = functional.softplus(STEEPNESS * said)
     return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
