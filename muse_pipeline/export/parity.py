@@ -50,8 +50,8 @@ class Tolerance:
 
 
 # Half precision rounds to three digits: of two cells that are equally good, the other may speak for the nucleus.
-# In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities of
-# one in two thousand move by as much as a quarter.
+# In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities
+# of one in two thousand move by as much as a quarter.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999),

@@ -51,7 +51,7 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> Nuclei:
-    """What ``window`` reports, in work, of its nuclei (frame: window): one for each, in its core and the slack around."""
+    """What ``window`` reports of its nuclei (frame: window), in work: each once, in its core and the slack around it."""
     nuclei = drop_doubles(nuclei.require(Frame.WINDOW), mpp)
     xy = window_to_work(nuclei.xy, grid.origin_xy(window))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp

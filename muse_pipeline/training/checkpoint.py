@@ -83,7 +83,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of ours; give one that `muse finetune` wrote")
     if state["format"] in OLDER:
-        raise CheckpointError(f"{path}: written by an older version, whose networks this one cannot run; train it again")
+        raise CheckpointError(f"{path}: written by an older version, whose networks are others; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: laid out as '{state['format']}', while this version reads '{FORMAT}'; install the version that "

@@ -108,7 +108,7 @@ def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of ours"),
         ({"format": "muse_pipeline 9"}, "laid out as 'muse_pipeline 9', while this version reads 'muse_pipeline 3'"),
-        ({"format": "muse_pipeline 1"}, "written by an older version, whose networks this one cannot run; train it again"),
+        ({"format": "muse_pipeline 1"}, "written by an older version, whose networks are others; train it again"),
         (None, "no such checkpoint"),
     ],
 )
