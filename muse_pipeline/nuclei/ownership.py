@@ -51,7 +51,7 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> Nuclei:
-    """What ``window`` reports of its nuclei (frame: window), in work: each once, in its core and the slack around it."""
+    """What ``window`` reports of its nuclei (frame: window), in work: each once, in its core and some slack around."""
     nuclei = drop_doubles(nuclei.require(Frame.WINDOW), mpp)
     xy = window_to_work(nuclei.xy, grid.origin_xy(window))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
