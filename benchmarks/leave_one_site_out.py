@@ -3,6 +3,7 @@
     python benchmarks/leave_one_site_out.py config/train/compact.yaml --data ../shared/data --output runs/loso
 
 With `--average runs/loso-0 runs/loso-1` nothing is trained: scored is the mean of what these runs left for the fold.
+With `--model compact-fp32` that model is scored, which may know the fold: how well its labels can be met at all.
 
 Fold "val" is the official split; two of its patients are in the training split too: their training crops are dropped.
 Labels without a known site (NuCLS) are left out of training here, so that no picture of the left-out site can slip in.
@@ -25,7 +26,7 @@ from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune import finetune
@@ -50,15 +51,21 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="train on so many only, drawn by their names")
     parser.add_argument("--draw", type=int, default=0, help="which of them (default: %(default)s)")
     parser.add_argument("--average", nargs="+", type=Path, default=[], metavar="RUN", help="outputs of other seeds")
+    parser.add_argument("--model", help="score this model, by name or path")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
     config = load_finetune_config(args.config, args.data, args.set)
     for fold in args.folds:
         folder = args.output / fold
-        checkpoints = [run / fold / "checkpoint.pt" for run in args.average]
-        if not checkpoints:
-            checkpoints = [train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)]
-        scores = score_fold(config, fold, checkpoints, folder)
+        if args.model:
+            model = find_model(args.model)
+        else:
+            checkpoints = [run / fold / "checkpoint.pt" for run in args.average]
+            if not checkpoints:
+                checkpoints = [train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)]
+            model = export_fold(checkpoints, folder)
+        scores = score_fold(config, fold, model)
+        args.output.mkdir(parents=True, exist_ok=True)
         (args.output / f"{fold}.json").write_text(json.dumps(scores, indent=1))
         print(fold, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
 
@@ -98,12 +105,17 @@ def train_fold(
     return finetune(train, folder, accelerator)
 
 
-def score_fold(config: FinetuneConfig, fold: str, checkpoints: list[Path], folder: Path) -> dict:
-    """Export the mean of the checkpoints and score the fold's pictures."""
-    _, held = split_sources(config, fold)
+def export_fold(checkpoints: list[Path], folder: Path) -> Path:
+    """The mean of the checkpoints as one graph in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(checkpoints[0], folder / "model.onnx", others=checkpoints[1:])
-    predictor = Predictor(folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def score_fold(config: FinetuneConfig, fold: str, model: Path) -> dict:
+    """Score the fold's pictures."""
+    _, held = split_sources(config, fold)
+    predictor = Predictor(model)
     names = [one.name for one in config.classes]
     pictures = read_labelled_images(held, tuple(names), config.mpp, config.n_rays)
     predictions = [detect_image(predictor, p.pixels, image_colour(p, predictor.card.colour)) for p in pictures]

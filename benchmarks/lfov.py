@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from leave_one_site_out import SITES, score_fold, train_fold
+from leave_one_site_out import SITES, export_fold, score_fold, train_fold
 
 from muse_pipeline.files import read_json, write_json
 from muse_pipeline.training.finetune_config import load_finetune_config
@@ -58,7 +58,8 @@ def run_arm(args: argparse.Namespace, arm: str, fold: str, seed: int) -> None:
         return
     changes = (*EVERY_ARM, *ARMS[arm], f"seed={seed}", *args.set)
     config = load_finetune_config(args.config, args.data, changes)
-    scores = score_fold(config, fold, [train_fold(config, fold, folder, args.accelerator)], folder)
+    model = export_fold([train_fold(config, fold, folder, args.accelerator)], folder)
+    scores = score_fold(config, fold, model)
     write_json(folder.with_suffix(".json"), {**scores, "pseudo-label precision": pseudo_precision(folder)})
     print(arm, fold, seed, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
 
