@@ -8,6 +8,7 @@ from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 
 SAME_SHARE = 0.4  # of the smaller outline; docs/model.md says how it was chosen
+SANE_UM = 0.01, 1000.0  # a model may say 0, less than nothing or no number, of which GEOS makes no polygon
 
 
 def drop_doubles(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -21,7 +22,7 @@ def drop_doubles(nuclei: Nuclei, mpp: float) -> Nuclei:
     """
     if not nuclei.rays.size:
         return nuclei
-    better, lesser = _overlapping_pairs(nuclei.xy * mpp, nuclei.rays)
+    better, lesser = _overlapping_pairs(nuclei.xy * mpp, np.nan_to_num(nuclei.rays).clip(*SANE_UM))
     kept = np.ones(len(nuclei), bool)
     for one, other in zip(better, lesser, strict=True):
         if kept[one]:

@@ -50,3 +50,11 @@ def test_points_stay_as_they_are():
     points = Nuclei([[1, 1], [1, 1]], Frame.WINDOW)
     assert drop_doubles(points, MPP) is points
     assert len(drop_doubles(circles(), MPP)) == 0
+
+
+@pytest.mark.parametrize("unsound", [0.0, -3.0, np.inf, np.nan])
+def test_rays_that_make_no_polygon_stop_nothing(unsound):
+    rng = np.random.default_rng(0)
+    rays = np.where(rng.random((200, 32)) < 0.5, np.float32(unsound), rng.uniform(1, 8, (200, 32)).astype(np.float32))
+    nuclei = Nuclei(rng.uniform(0, 60, (200, 2)), Frame.WINDOW, rays=rays)
+    assert 0 < len(drop_doubles(nuclei, MPP)) <= 200
