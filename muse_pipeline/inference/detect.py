@@ -71,4 +71,5 @@ def detect_shard(
     Raises:
         ModelError: the store's mpp is not the card's.
     """
-    return walk_shard(store, ModelFinder(predictor, colour, appearance), shard, output, threads, progress, offset_px)
+    finder = ModelFinder(predictor, colour, appearance)
+    return walk_shard(store, finder, shard, output, threads, progress, offset_px, each_once=True)

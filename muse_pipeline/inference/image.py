@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.doubles import drop_doubles
 from muse_pipeline.nuclei.ownership import SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import WindowGrid
@@ -31,4 +32,5 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
     height, width = pixels.shape[:2]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + card.input_px, width), min(y + card.input_px, height)
     batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
-    return report_window(predictor(batch, colour)[0], window, grid, card.mpp).require(Frame.WORK)
+    nuclei = drop_doubles(predictor(batch, colour)[0], card.mpp)
+    return report_window(nuclei, window, grid, card.mpp).require(Frame.WORK)

@@ -105,7 +105,8 @@ def _require_facts(facts: dict[str, Any]) -> None:
         raise ValueError("a fact is of another kind")
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
         raise ValueError("a fact is of another kind")
-    [*common["colour"], *common["slide_mpp"], float(common["corrupt_fraction"])]
+    colour = common["colour"] or []  # not every proposer looks at colours
+    [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 
 def iterate_reports(path: Path) -> Iterator[Nuclei]:

@@ -16,6 +16,7 @@ from muse_pipeline.errors import ModelError
 from muse_pipeline.files import complete_file
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import ShardWriter
+from muse_pipeline.nuclei.doubles import drop_doubles
 from muse_pipeline.nuclei.ownership import report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.parallel import map_in_order
@@ -60,6 +61,7 @@ def walk_shard(
     offset_px: int = 0,
     guard: Guard | None = None,
     remarks: tuple[str, ...] = (),
+    each_once: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -73,6 +75,7 @@ def walk_shard(
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
         guard: says why nothing is to be found in a window (S, S, 3), or "".
         remarks: warnings about the slide that go with a guard.
+        each_once: the finder may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -99,10 +102,11 @@ def walk_shard(
         reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(windows))]
         found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(windows)
         kept = [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)]
-        return [
-            (window, report_window(nuclei, window, grid, card.mpp), len(nuclei) >= card.capacity, why)
-            for window, nuclei, why in zip(windows.tolist(), kept, reasons, strict=True)
-        ]
+        are_full = [len(nuclei) >= card.capacity for nuclei in kept]
+        if each_once:
+            kept = [drop_doubles(nuclei, card.mpp) for nuclei in kept]
+        reports = [report_window(*both, grid, card.mpp) for both in zip(kept, windows.tolist(), strict=True)]
+        return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
     full: list[int] = []
     guarded: dict[str, list[int]] = {}

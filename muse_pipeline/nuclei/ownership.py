@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muse_pipeline.coords import window_to_work
-from muse_pipeline.nuclei.doubles import drop_doubles
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.types import Frame
@@ -51,9 +50,8 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, mpp: float) -> Nuclei:
-    """What ``window`` reports of its nuclei (frame: window), in work: each once, in its core and some slack around."""
-    nuclei = drop_doubles(nuclei.require(Frame.WINDOW), mpp)
-    xy = window_to_work(nuclei.xy, grid.origin_xy(window))
+    """The nuclei (frame: window) that ``window`` reports, in work: its core and the slack around it."""
+    xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.origin_xy(window))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 

@@ -23,12 +23,12 @@ class CorruptChunks:
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
         self._found: list[Chunk] = []
+        self._n_corrupt = 0
 
     @property
     def fraction(self) -> float:
         """Share of the tissue in corrupt chunks."""
-        n_corrupt = sum(int(self._n_pixels[chunk.row, chunk.column]) for chunk in self._found)
-        return n_corrupt / max(self._n_pixels_in_all, 1)
+        return self._n_corrupt / max(self._n_pixels_in_all, 1)
 
     def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:
         """[x, y, width, height] of the corrupt chunks in an image of ``size_px``, in work pixels, row by row."""
@@ -41,9 +41,10 @@ class CorruptChunks:
             SlideError: that makes too much of the tissue.
         """
         self._found.append(chunk)
-        fraction = self.fraction
-        if fraction > self._max_fraction:
+        self._n_corrupt += int(self._n_pixels[chunk.row, chunk.column])
+        share = self.fraction
+        if share > self._max_fraction:
             raise SlideError(
-                f"slide '{self._slide_id}': at least {fraction:.1%} of the tissue cannot be decoded, more than the "
+                f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded, more than the "
                 f"{self._max_fraction:.1%} allowed (last: {cause}); copy the slide again or raise --max-corrupt"
             ) from cause

@@ -62,6 +62,18 @@ def test_most_drawn_nuclei_are_proposed(slide, whole):
     assert (distance * 0.5 < 3).mean() > 0.6
 
 
+def test_points_that_others_found_all_come_through_however_near(slide, tmp_path):
+    """A model's second outline of one nucleus goes; here every point is somebody's, and its circle is nobody's."""
+    x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, circles of 4 um
+    corner = read_points(slide / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"]).xy[0]
+    points = np.c_[x.ravel(), y.ravel()] + corner
+    (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))
+    settings = f"{{file: {tmp_path / 'points.csv'}}}"
+    shard = tmp_path / "1-of-1.parquet"
+    assert propose(slide, shard, "--method", "imported", "--settings", settings) == 0
+    assert len(read_nuclei(stitch(slide, [shard], tmp_path / "proposals.parquet"))) == len(points)
+
+
 def test_a_ledger_without_warnings_names_none(whole):
     ledger = json.loads((whole.parent / "propose.json").read_text())
     assert ledger["status"] == "ok" and "warnings" not in ledger
