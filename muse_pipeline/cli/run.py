@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
 
+    for slide in args.slides:
+        if isinstance(slide, Path):
+            _require_slide_file(slide)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
@@ -48,3 +51,18 @@ def run(args: argparse.Namespace) -> None:
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
+
+
+def _require_slide_file(path: Path) -> None:
+    """Refuse what cannot be a slide before it becomes one of the results."""
+    from muse_pipeline.errors import SlideError
+    from muse_pipeline.slides.sheet import is_sheet
+
+    if path.is_dir():
+        raise SlideError(
+            f"{path}: is a folder, no slide; give the slides in it, or make a sheet of it (`muse sheet`)"
+        )
+    if not path.exists():
+        raise SlideError(f"{path}: no such file; correct the path")
+    if is_sheet(path):
+        raise SlideError(f"{path}: is a sheet of slides; run it with `snakemake --cores N --config slides={path}`")

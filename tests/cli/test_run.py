@@ -50,3 +50,14 @@ def test_a_sheet_of_somebody_else_is_no_place_for_results(muse, tmp_path):
     status, _, said = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
     assert (status, said.count("\n")) == (2, 1)
     assert (tmp_path / "sheet.json").read_text() == "{}"
+
+
+def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "slides.tsv").write_text("slide_id\tpath\na\ta.svs\n")
+    results = tmp_path / "results"
+    for name, remedy in (("folder", "`muse sheet`"), ("slides.tsv", "--config slides="), ("none.svs", "no such file")):
+        status, _, said = muse("run", tmp_path / name, "-o", results)
+        assert (status, said.count("\n")) == (2, 1)
+        assert remedy in said and str(tmp_path / name) in said
+    assert not results.exists()
