@@ -59,9 +59,7 @@ def _require_slide_file(path: Path) -> None:
     from muse_pipeline.slides.sheet import is_sheet
 
     if path.is_dir():
-        raise SlideError(
-            f"{path}: is a folder, no slide; give the slides in it, or make a sheet of it (`muse sheet`)"
-        )
+        raise SlideError(f"{path}: is a folder, no slide; give the slides in it, or make a sheet of it (`muse sheet`)")
     if not path.exists():
         raise SlideError(f"{path}: no such file; correct the path")
     if is_sheet(path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import shapely
 
+from muse_pipeline.nuclei.close_pairs import close_pairs
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -32,10 +34,7 @@ def drop_doubles(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (P,), (P,) of numbers, the first one lower, that share so much; by ascending first number."""
-    import shapely  # here, as only detection needs them: a step that starts without is faster
-    from scipy.spatial import cKDTree
-
-    pairs = cKDTree(xy_um).query_pairs(2 * float(rays.max()), output_type="ndarray")
+    pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
     x, y = (xy_um[second] - xy_um[first]).T

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, _close_pairs, report_window
+from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.types import Frame
@@ -89,13 +89,3 @@ def test_rows_without_windows_are_no_seam():
     assert [numbers.tolist() for numbers in numbers_of(xy, window, pieces=2)] == [[], [], [0, 1]]
     seams = SeamResolver(GRID, MPP)
     assert seams.add(np.zeros((0, 2)), np.zeros(0, int)).tolist() == seams.finish().tolist() == []
-
-
-def test_close_pairs_are_those_of_a_search_through_all():
-    xy = np.random.default_rng(2).uniform(-50, 50, (400, 2))
-    xy[:20] = xy[20:40]
-    distance = np.hypot(*(xy[:, None] - xy).T)
-    first, second = np.nonzero(np.triu(distance <= 4, 1))
-    pairs = _close_pairs(xy, 4.0)
-    assert sorted(pairs.tolist()) == np.stack([first, second], 1).tolist()
-    assert len(_close_pairs(xy[:1], 4.0)) == 0

@@ -1,0 +1,15 @@
+"""Close pairs against a search through all."""
+
+import numpy as np
+
+from muse_pipeline.nuclei.close_pairs import close_pairs
+
+
+def test_close_pairs_are_those_of_a_search_through_all():
+    xy = np.random.default_rng(2).uniform(-50, 50, (400, 2))
+    xy[:20] = xy[20:40]
+    distance = np.hypot(*(xy[:, None] - xy).T)
+    first, second = np.nonzero(np.triu(distance <= 4, 1))
+    pairs = close_pairs(xy, 4.0)
+    assert sorted(pairs.tolist()) == np.stack([first, second], 1).tolist()
+    assert len(close_pairs(xy[:1], 4.0)) == 0
