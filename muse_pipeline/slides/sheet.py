@@ -15,6 +15,7 @@ from muse_pipeline.errors import SheetError
 from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 
 COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = COLUMNS[:2]
 
 # A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
@@ -149,7 +150,14 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
     if not filled:
         raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
-    return filled[0][1], filled[1:]
+    header = filled[0][1]
+    for other, name in SEPARATORS.items():
+        if other != delimiter and other in header[0]:
+            raise SheetError(
+                f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
+                "under any other"
+            )
+    return header, filled[1:]
 
 
 def _header_problems(header: list[str]) -> Iterator[str]:

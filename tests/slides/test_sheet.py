@@ -86,6 +86,13 @@ def test_the_header(folder):
     ]
 
 
+@pytest.mark.parametrize(("name", "separator", "said"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
+def test_another_separator_is_named(tmp_path, name, separator, said):
+    (tmp_path / name).write_text(f"slide_id{separator}path\n")
+    with pytest.raises(SheetError, match=f"separated by {said}; save it with commas"):
+        read_sheet(tmp_path / name)
+
+
 def test_empty_missing_and_foreign_files(folder):
     assert "is empty" in problems(write(folder / "slides.tsv", "\n \n"))[0]
     assert "no slide in it" in problems(write(folder / "slides.tsv", "slide_id\tpath\n"))[0]
