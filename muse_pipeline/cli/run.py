@@ -57,10 +57,9 @@ def _require_slide_file(path: Path) -> None:
     """Refuse what cannot be a slide before it becomes one of the results."""
     from muse_pipeline.errors import SlideError
     from muse_pipeline.slides.sheet import is_sheet
+    from muse_pipeline.slides.signature import require_file
 
-    if path.is_dir():
-        raise SlideError(f"{path}: is a folder, no slide; give the slides in it, or make a sheet of it (`muse sheet`)")
-    if not path.exists():
-        raise SlideError(f"{path}: no such file; correct the path")
+    if not path.is_file():
+        require_file(path)
     if is_sheet(path):
         raise SlideError(f"{path}: is a sheet of slides; run it with `snakemake --cores N --config slides={path}`")

@@ -95,17 +95,11 @@ def walk_shard(
 
     def run_batch(windows: np.ndarray) -> list[tuple[int, Nuclei, bool, str]]:
         """Of each window its reports, whether it was full, and why nothing was sought in it."""
-        pixels = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
-        origins = grid.origin_xy(windows)
-        for slot, origin in enumerate(origins):
-            pixels[slot] = store.read(tuple(origin), (card.input_px, card.input_px))
-        reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(windows))]
-        found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(windows)
-        kept = [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)]
-        are_full = [len(nuclei) >= card.capacity for nuclei in kept]
+        found, reasons = _find_nuclei(store, finder, grid.origin_xy(windows), guard)
+        are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
         if each_once:
-            kept = [drop_doubles(nuclei, card.mpp) for nuclei in kept]
-        reports = [report_window(*both, grid, card.mpp) for both in zip(kept, windows.tolist(), strict=True)]
+            found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
+        reports = [report_window(*both, grid, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
         return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
     full: list[int] = []
@@ -136,6 +130,19 @@ def walk_shard(
         }
         writer.finish(facts)
     return facts
+
+
+def _find_nuclei(
+    store: Store, finder: NucleusFinder, origins: np.ndarray, guard: Guard | None
+) -> tuple[list[Nuclei], list[str]]:
+    """Nuclei (frame: window) of the windows of one batch at ``origins`` (n, 2), and why none were sought or ""."""
+    card = finder.card
+    pixels = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
+    for slot, origin in enumerate(origins):
+        pixels[slot] = store.read(tuple(origin), (card.input_px, card.input_px))
+    reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(origins))]
+    found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(origins)
+    return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
 
 
 def no_nuclei(card: ModelCard) -> Nuclei:

@@ -20,7 +20,9 @@ def require_file(path: Path) -> None:
     """
     try:
         if path.is_dir():
-            raise SlideError(f"{path}: is a folder, not a slide; give the slide file inside it")
+            raise SlideError(
+                f"{path}: is a folder, not a slide; give the slide file inside it, or make a sheet (`muse sheet`)"
+            )
         with path.open("rb") as file:
             if not file.read(1):
                 raise SlideError(f"{path}: is empty (0 bytes); copy it again from its source")
