@@ -36,6 +36,7 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndar
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
     strength = np.clip(density / top, 0, 1)
     inside = _resample_mask(mask, size) > 0.5
+    picture[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
     opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
     picture = np.round(picture * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
     _draw_outline(picture, inside)
