@@ -1,7 +1,8 @@
 """Whether a slide looks like the pictures that a model was trained on: when not to trust a result.
 
 Every measure of ``tissue.appearance`` has a range over the training pictures, in the model's card. A slide beyond it
-by more than a margin is flagged, with the reason in words. Nothing stops for it. docs/confidence.md says how often
+by more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
+another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/confidence.md says how often
 pictures of a site that the reference has not seen are flagged, and what is not noticed.
 """
 
@@ -15,9 +16,11 @@ import numpy as np
 
 from muse_pipeline.inference.card import AppearanceReference
 
-OK, FLAGGED, NOT_KNOWN = "ok", "flagged", "not known"
+OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
+DOUBTFUL = FLAGGED, OTHER_STAIN
 PERCENTILES = (1, 50, 99)
 DARK = "dark background: not bright-field"
+BROWN = "brown, as immunohistochemistry is"
 
 
 class Measure(NamedTuple):
@@ -36,7 +39,7 @@ class Measure(NamedTuple):
 
 # The margins: from how far pictures of one site lie beyond the range of two others (docs/confidence.md).
 STAINS = {
-    "brown": Measure(0.01, "", "brown, as immunohistochemistry is"),
+    "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
     "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
     "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),
@@ -60,7 +63,7 @@ class Verdict:
     """What is said of a slide.
 
     Attributes:
-        verdict: "ok", "flagged" or "not known".
+        verdict: "ok", "flagged", "other stain" or "not known".
         reasons: why, in words; none for "ok".
     """
 
@@ -72,8 +75,8 @@ class Verdict:
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
 
     def sentences(self) -> list[str]:
-        """What a ledger says of it: nothing that is not flagged is worth a warning."""
-        return list(self.reasons) if self.verdict == FLAGGED else []
+        """What a ledger says of it: nothing but a doubt is worth a warning."""
+        return list(self.reasons) if self.verdict in DOUBTFUL else []
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
@@ -94,7 +97,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: dict[str, An
         colour: content of the slide's ``colour.json``.
     """
     if colour.get("dark_background"):
-        return Verdict(FLAGGED, (DARK,))
+        return Verdict(OTHER_STAIN, (DARK,))
     if reference is None:
         return Verdict(NOT_KNOWN, ("the model's card does not say how its training pictures looked",))
     if "appearance" not in colour:
@@ -103,7 +106,8 @@ def judge_appearance(reference: AppearanceReference | None, colour: dict[str, An
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))
     reasons = tuple(_reasons(reference, measured))
-    return Verdict(FLAGGED if reasons else OK, reasons)
+    is_other = BROWN in _deviations(STAINS, reference, measured)
+    return Verdict(OTHER_STAIN if is_other else FLAGGED if reasons else OK, reasons)
 
 
 def _reasons(reference: AppearanceReference, measured: dict[str, float]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
-from muse_pipeline.inference.appearance import DARK, FLAGGED, NOT_KNOWN, Verdict
+from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
 from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -148,9 +148,7 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
     doubtful = flagged(slides)
-    lines = [
-        f"  {slide.slide_id}: {'; '.join(appearance_of(slide.summary)['reasons'])}" for slide in doubtful[:n_shown]
-    ]
+    lines = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in doubtful[:n_shown]]
     if len(doubtful) > n_shown:
         lines.append(f"  and {len(doubtful) - n_shown} more; cohort.tsv names them")
     unlike = f"{_count(len(doubtful), 'slide')} unlike the model's training pictures, look before you trust the result:"
@@ -168,7 +166,18 @@ def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:
     """Slides that do not look like what their model was trained on."""
-    return [slide for slide in slides if slide.appearance == FLAGGED]
+    return [slide for slide in slides if slide.appearance in DOUBTFUL]
+
+
+def describe_doubt(slide: SlideResult) -> str:
+    """Why a flagged slide is, and what follows for the totals."""
+    reasons = appearance_of(slide.summary)["reasons"]
+    return "; ".join([*reasons, "its nuclei are in no total"] if slide.appearance == OTHER_STAIN else reasons)
+
+
+def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
+    """Slides that add to the cohort's totals: finished ones, but for those of another stain than the model's."""
+    return [slide for slide in slides if slide.summary and slide.appearance != OTHER_STAIN]
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
@@ -203,7 +212,7 @@ def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) ->
 def _join_reasons(warnings: list[str], summary: dict[str, Any]) -> list[str]:
     """The warnings with the reasons of a flag, each once: ledgers of a stopped run may lack them."""
     verdict = appearance_of(summary)
-    reasons = verdict["reasons"] if verdict["verdict"] == FLAGGED else []
+    reasons = verdict["reasons"] if verdict["verdict"] in DOUBTFUL else []
     return list(dict.fromkeys([*warnings, *reasons]))
 
 

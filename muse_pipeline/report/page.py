@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.class_bar import add_up, class_bar
-from muse_pipeline.report.cohort import STATUSES, SlideResult, appearance_of, flagged, summarise_cohort
+from muse_pipeline.report.cohort import STATUSES, SlideResult, counted, describe_doubt, flagged, summarise_cohort
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.model_facts import model_facts
@@ -42,8 +42,8 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield element("p", summarise_cohort(slides), class_="lead")
     yield _attention(anchored)
     yield _figures(slides)
-    if any(summary["n_nuclei"] for summary in summaries):
-        yield class_bar(add_up(summaries))
+    if any(slide.n_nuclei for slide in counted(slides)):
+        yield class_bar(add_up(slide.summary for slide in counted(slides)))
     yield element("h2", "All slides")
     yield slide_table(anchored)
     yield element("h2", "Slide by slide")
@@ -73,7 +73,7 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
         element(
             "li",
             element("a", element("bdi", slide.slide_id), href=f"#{anchor}"),
-            f" unlike the model's training pictures: {'; '.join(appearance_of(slide.summary)['reasons'])}",
+            f" unlike the model's training pictures: {describe_doubt(slide)}",
         )
         for anchor, slide in anchored
         if id(slide) in doubtful
@@ -84,12 +84,13 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
 
 
 def _figures(slides: Sequence[SlideResult]) -> Markup:
-    finished = [slide for slide in slides if slide.summary]
-    tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in finished)
-    n_nuclei = sum(slide.n_nuclei or 0 for slide in finished)
+    finished, added = [slide for slide in slides if slide.summary], counted(slides)
+    tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in added)
+    n_nuclei = sum(slide.n_nuclei or 0 for slide in added)
     statuses = Counter(slide.status for slide in slides)
     pairs = {
         "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
+        "Of another stain, not counted": count_text(len(finished) - len(added)) if len(added) < len(finished) else None,
         "Tissue": f"{area_text(tissue_mm2)} mm²",
         "Nuclei": count_text(n_nuclei),
         "Density": f"{density_text(n_nuclei / tissue_mm2)} /mm²" if tissue_mm2 else None,

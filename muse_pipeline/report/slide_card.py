@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from muse_pipeline.inference.appearance import FLAGGED, OK
+from muse_pipeline.inference.appearance import DOUBTFUL, OK, OTHER_STAIN
 from muse_pipeline.report.class_bar import class_bar
 from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.markup import Markup, element, join
@@ -44,8 +44,10 @@ def appearance_pill(slide: SlideResult) -> Markup | None:
     """A second pill where the slide is unlike the model's training pictures, or where that is not known."""
     if slide.appearance in (None, OK):
         return None
-    words = "unlike training" if slide.appearance == FLAGGED else "likeness to training not known"
-    return element("span", words, class_="pill partial" if slide.appearance == FLAGGED else "pill")
+    if slide.appearance not in DOUBTFUL:
+        return element("span", "likeness to training not known", class_="pill")
+    words = OTHER_STAIN if slide.appearance == OTHER_STAIN else "unlike training"
+    return element("span", words, class_="pill partial")
 
 
 def definitions(pairs: dict[str, object], class_: str) -> Markup:

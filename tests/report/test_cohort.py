@@ -7,7 +7,14 @@ from finished_slide import CLASSES, GLASS, row, write_ledger, write_slide
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json, write_json
-from muse_pipeline.report.cohort import gather_cohort, judge_slide, read_rows, summarise_cohort, summarise_flags
+from muse_pipeline.report.cohort import (
+    counted,
+    gather_cohort,
+    judge_slide,
+    read_rows,
+    summarise_cohort,
+    summarise_flags,
+)
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.progress import STEPS
 from muse_pipeline.report.table import write_table
@@ -134,7 +141,7 @@ def flagged_slides(tmp_path_factory):
     results = tmp_path_factory.mktemp("flagged")
     glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
     for name, drawing, reasons in (("like", None, []), ("brown", None, [BROWN]), ("dark", glass, [DARK])):
-        verdict = {"verdict": "flagged" if reasons else "ok", "reasons": reasons}
+        verdict = {"verdict": "other stain" if reasons else "ok", "reasons": reasons}
         write_slide(results, name, drawing, appearance=verdict)
     return [judge_slide(results, row(name)) for name in ("like", "brown", "dark")]
 
@@ -142,7 +149,7 @@ def flagged_slides(tmp_path_factory):
 def test_a_flag_is_a_warning_and_stops_nothing(flagged_slides):
     like, brown, _ = flagged_slides
     assert (like.status, like.appearance, like.warnings) == ("ok", "ok", [])
-    assert (brown.status, brown.appearance, brown.warnings) == ("ok", "flagged", [BROWN])
+    assert (brown.status, brown.appearance, brown.warnings) == ("ok", "other stain", [BROWN])
 
 
 def test_a_dark_slide_says_why_there_is_nothing_in_it(flagged_slides):
@@ -156,17 +163,27 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
     assert [(each["appearance"], each["warnings"]) for each in rows] == [
         ("ok", ""),
-        ("flagged", BROWN),
-        ("flagged", DARK),
+        ("other stain", BROWN),
+        ("other stain", DARK),
     ]
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert (
-        f"unlike the model&#x27;s training pictures: {BROWN}" in text and text.count("unlike training<") == 4
+        f"unlike the model&#x27;s training pictures: {BROWN}" in text and text.count("other stain<") == 4
     )  # table and card
     lines = summarise_flags(flagged_slides)
-    assert lines[0].startswith("2 slides unlike the model's training pictures") and f"  brown: {BROWN}" in lines
+    assert lines[0].startswith("2 slides unlike the model's training pictures")
+    assert f"  brown: {BROWN}; its nuclei are in no total" in lines
     assert summarise_flags(flagged_slides[:1]) == []
+
+
+def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):
+    like, brown, _ = flagged_slides
+    assert brown.n_nuclei and counted(flagged_slides) == [like]
+    write_page(flagged_slides, tmp_path / "report.html")
+    head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
+    assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
+    assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
 
 
 def test_not_known_is_said(slides):
