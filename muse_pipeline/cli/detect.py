@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> None:
     appearance = judge_appearance(predictor.card.appearance, statistics)
     args.warnings += appearance.sentences()
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
-    with say_how_busy(args.threads), show_progress("windows") as progress:
+    with say_how_busy("finding nuclei", args.threads), show_progress("windows") as progress:
         detect_shard(store, predictor, colour, shard, args.output, args.threads, progress, appearance=appearance)

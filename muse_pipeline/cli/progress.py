@@ -25,12 +25,12 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def say_how_busy(threads: int) -> Iterator[None]:
-    """Say when the block ends how long it took, and how much of that the threads had of the processor."""
+def say_how_busy(work: str, threads: int) -> Iterator[None]:
+    """Say when the block ends how long ``work`` took: a part of a run, so that nobody takes it for the whole."""
     started, used = time.monotonic(), own_processor_seconds()
     yield
     seconds, busy = time.monotonic() - started, own_processor_seconds() - used
-    print(f"{seconds:.1f} s, {busy / seconds / threads:.0%} of {threads} threads busy")
+    print(f"{work} took {seconds:.1f} s; {threads} threads were busy for {busy / seconds / threads:.0%} of it")
 
 
 @contextmanager
