@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
     )
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="slides looked at, at a time")
-    parser.add_argument("--run-threads", type=at_least_one, metavar="N", help="of the run (default: --threads)")
+    parser.add_argument("--run-threads", type=at_least_one, metavar="N", help="of the run (default: all cores)")
     parser.add_argument("--records", type=Path, metavar="RESULTS", help="gather RESULTS/<slide_id>/preflight.json")
     parser.add_argument("--record", type=Path, metavar="JSON", help="one slide: write what is found, judge nothing")
     parser.add_argument("--slide-id", metavar="ID", help="with --record: its name in the cohort, or its row of a sheet")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
     from muse_pipeline.preflight.price import sum_up
     from muse_pipeline.preflight.text import render_preflight
-    from muse_pipeline.surroundings import own_processor_seconds
+    from muse_pipeline.surroundings import count_cores, own_processor_seconds
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
     rows = find_rows(args.slides, args.mpp, args.roi, args.slide_id)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         looks = [read_look(args.records / row.slide_id / "preflight.json") for row in rows]
     else:
         looks = look_with_progress(rows, trial, args.threads)
-    cohort = sum_up(looks, args.run_threads or args.threads, start_seconds)
+    cohort = sum_up(looks, args.run_threads or count_cores(), start_seconds)
     print(render_preflight(cohort), flush=True)  # before what is wrong, in a log that has both
     if args.json:
         write_json(args.json, cohort)

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     add_provider_argument(parser)
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
+    parser.add_argument(
+        "--threads",
+        type=at_least_one,
+        metavar="N",
+        help="cores to use, which change no result (default: all that this process may use)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model, name_model
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
+    from muse_pipeline.surroundings import count_cores
 
     for slide in args.slides:
         if isinstance(slide, Path):
@@ -47,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
     model, card = name_model(path), Predictor(path, provider).card
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
-    failed = run_slides(rows, Plan(args.output, model, card.mpp, args.shards, args.threads, provider))
+    plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
+    failed = run_slides(rows, plan)
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

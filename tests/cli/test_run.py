@@ -6,6 +6,8 @@ import json
 import numpy as np
 from slide_files import write_pyramid
 
+from muse_pipeline.surroundings import count_cores
+
 
 def report_of(folder):
     """slide_id -> how it ended, in the order of the table."""
@@ -24,6 +26,13 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
     assert "1 of 1 slides failed (broken)" in said
+
+
+def test_all_cores_are_used_unless_it_is_told(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    for options, threads in ((), count_cores()), (("--threads", "3"), 3):
+        status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", *options)
+        assert (status, f"; {threads} threads were busy for " in shown) == (0, True)
 
 
 def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
