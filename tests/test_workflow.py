@@ -265,10 +265,16 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "sentence"), [({"mdel": "x"}, "'mdel' was unexpected"), ({"mpp": "a"}, "mpp: 'a'")]
+    ("setting", "sentence"),
+    [
+        ({"modle": "compact"}, "config: unknown setting 'modle'; did you mean 'model'?"),
+        ({"proposals": {"methd": "otsu"}}, "config: proposals: unknown setting 'methd'; did you mean 'method'?"),
+        ({"colour": "red"}, "config: unknown setting 'colour'; config/README.md explains the settings"),
+        ({"mpp": "a"}, "config: mpp: 'a' is not of type 'number'; config/README.md explains the settings"),
+    ],
 )
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sentence):
     run = run_snakemake(make_cohort(tmp_path, slides, sheet_rows(), **setting), "--dry-run")
     assert run.returncode != 0 and not (tmp_path / "results").exists()
     (line,) = (line for line in run.stdout.splitlines() if line.startswith("config: "))
-    assert sentence in line and "schema" not in run.stdout
+    assert line == sentence and not {"schema", "Traceback"} & set(run.stdout.split())

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -120,6 +121,19 @@ def resolve_model():
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 
 
+def explain(wrong):
+    """What breaks the schema, and what to do; an unknown setting is told of in the package's words, with its nearest."""
+    names = {"additionalProperties": wrong.schema.get("properties"), "required": wrong.validator_value}
+    known = names.get(wrong.validator, ())
+    unknown = [str(key) for key in wrong.instance if key not in known] if known else []
+    for key in unknown:
+        if near := get_close_matches(key, known):
+            nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
+            return f"unknown setting '{key}'; did you mean '{nearest}'?"
+    message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
+    return f"{message}; config/README.md explains the settings"
+
+
 def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema."""
     try:
@@ -127,7 +141,7 @@ def check_config():
     except WorkflowError as error:
         wrong = error.__context__
         setting = ".".join(map(str, wrong.absolute_path))
-        sys.exit(f"config: {setting}{': ' if setting else ''}{wrong.message}; config/README.md explains the settings")
+        sys.exit(f"config: {setting}{': ' if setting else ''}{explain(wrong)}")
     config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
     if config["pretrain"]:
         config["proposals"] = config["proposals"] or {"method": "haematoxylin"}
