@@ -30,7 +30,7 @@ def say_how_busy(work: str, threads: int) -> Iterator[None]:
     started, used = time.monotonic(), own_processor_seconds()
     yield
     seconds, busy = time.monotonic() - started, own_processor_seconds() - used
-    print(f"{work} took {seconds:.1f} s; {threads} threads were busy for {busy / seconds / threads:.0%} of it")
+    print(f"{work} took {seconds:.1f} s; threads: {threads}, which computed for {busy / seconds / threads:.0%} of it")
 
 
 @contextmanager
