@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.errors import OutputError
+from muse_pipeline.errors import MuseError, OutputError
+from muse_pipeline.full_disk import find_full_disk
 
 DAY_S = 86_400
 
@@ -39,21 +40,29 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         yield partial
         _make_way(path, partial)
         partial.replace(path)
+    except MuseError:
+        raise
     except PermissionError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
-    except OSError as error:
-        if isinstance(error, OutputError) or not (
-            error.errno in _NO_PLACE or error.filename in {str(partial), str(path.parent)}
-        ):
+    except (OSError, RuntimeError) as error:  # the latter is what torch raises
+        if disk := find_full_disk(error, [path.parent]):
+            remove(partial)
+            raise OutputError(f"{path}: cannot be written {disk}") from error
+        if not _is_of_the_place(error, {str(partial), str(path.parent)}):
             raise
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space or change the folder") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
     finally:
         with suppress(OSError):  # where nothing can be removed, nothing was written
             remove(partial)
 
 
-# EEXIST: a file where a folder should be.
-_NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+# EEXIST: a file where a folder should be. EFBIG: larger than files may be there.
+_NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
+
+
+def _is_of_the_place(error: OSError | RuntimeError, names: set[str]) -> bool:
+    """Whether an error tells of where something was written, and not of what was read meanwhile."""
+    return isinstance(error, OSError) and (error.errno in _NO_PLACE or error.filename in names)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:

@@ -6,9 +6,11 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from muse_pipeline.cli.ledger import record_step
-from muse_pipeline.errors import MissingPackageError, MuseError
+from muse_pipeline.errors import MissingPackageError, MuseError, OutputError
+from muse_pipeline.full_disk import find_full_disk
 
 # In the order of the path from glass to QuPath; each is a module beside this file.
 VERBS = (
@@ -72,6 +74,16 @@ def run_verb(arguments: list[str]) -> int:
                 f"needs the package '{error.name}', which is not installed; install the extra `train` "
                 "(docs/training.md says how)"
             ) from error
+        except OSError as error:
+            if isinstance(error, MuseError) or not (disk := find_full_disk(error, _folders(args))):
+                raise
+            raise OutputError(f"what it writes cannot be written {disk}") from error
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    """Where the files lie that the command names, those last that it names first: outputs come after inputs."""
+    files = [value for value in vars(args).values() if isinstance(value, Path)]
+    return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str]) -> argparse.ArgumentParser:

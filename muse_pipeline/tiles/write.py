@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
 
 from muse_pipeline.errors import OutputError, SlideError
 from muse_pipeline.files import complete_file
@@ -77,7 +79,7 @@ def write_store(
     cv2.setNumThreads(1)
     reader = AreaReader(slide, info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
-    with complete_file(path) as folder:
+    with complete_file(path) as folder, zarr_at_rest():
         create_levels(folder, reader.size_px)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
@@ -88,6 +90,24 @@ def write_store(
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
                 write_shard(folder, shard, of_shard, corrupt)
         write_attributes(folder, info, mpp, corrupt, reader.size_px)
+
+
+@contextmanager
+def zarr_at_rest() -> Iterator[None]:
+    """Do not end the block before zarr has ended all that it does.
+
+    It writes several files at a time. When one of them fails it says so at once, and writes the others meanwhile: into
+    a folder that would be there again after it was removed.
+    """
+    try:
+        yield
+    finally:
+        sync(wait_for_others())
+
+
+async def wait_for_others() -> None:
+    """Wait for all else that runs in this event loop, however it ends."""
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 def require_store_name(path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,24 @@ def untouched(undisturbed, tmp_path) -> Path:
 def finished(undisturbed, tmp_path) -> Path:
     """A folder where the cohort has run."""
     return shutil.copytree(undisturbed.folder, tmp_path / "finished", symlinks=True)
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[[Path, str], None]]:
+    """Mounts a disk of some size as a folder; called again, it changes size or becomes read-only."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disks = []
+
+    def mount_disk(folder: Path, options: str) -> None:
+        how = f"remount,{options}" if folder.is_mount() else options
+        run = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            pytest.skip(f"no disk can be mounted here: {run.stderr.strip()}")
+        disks.append(folder)
+
+    yield mount_disk
+    for disk in set(disks):
+        subprocess.run(["umount", "--lazy", disk], check=True)

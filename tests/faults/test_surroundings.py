@@ -30,36 +30,18 @@ def forget(folder: Path, *names: str) -> None:
         (folder / "results" / SLIDE / name).unlink()
 
 
-@pytest.fixture
-def small_disk(untouched):
-    """Mount a disk of some size as the folder of results; called again, it changes size or becomes read-only."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+def test_read_only_then_full_then_large_enough(mount, untouched, undisturbed):
     disk = untouched / "results"
     disk.mkdir()
-
-    def mount(options: str) -> None:
-        how = f"remount,{options}" if disk.is_mount() else options
-        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", disk]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode:
-            pytest.skip(f"no disk can be mounted here: {run.stderr.strip()}")
-
-    yield mount
-    if disk.is_mount():
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_read_only_then_full_then_large_enough(small_disk, untouched, undisturbed):
-    small_disk("ro,size=200k")
+    mount(disk, "ro,size=200k")
     run = run_snakemake(untouched)
     assert run.returncode == 1
     assert "Read-only file system" in run.stdout and "Traceback" not in run.stdout
-    small_disk("rw,size=200k")
+    mount(disk, "rw,size=200k")
     run = run_snakemake(untouched)
     assert run.returncode == 1 and "No space left on device" in run.stdout
     assert not list((untouched / "results" / SLIDE).glob("nuclei*"))
-    small_disk("size=100m")
+    mount(disk, "size=100m")
     run = run_snakemake(untouched)
     assert run.returncode == 0, run.stdout
     assert_as_undisturbed(untouched, undisturbed)

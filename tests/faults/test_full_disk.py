@@ -1,0 +1,148 @@
+"""A real disk fills up while a step writes: one sentence, nothing half written, and with more room the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workflow_runs import draw_stained_slide
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.cli.steps import Plan, slide_steps
+from muse_pipeline.errors import OutputError
+from muse_pipeline.files import complete_file, write_json
+from muse_pipeline.slides.sheet import SheetRow
+
+MADE = {  # what a step makes of a slide
+    "tissue": ("tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
+    "tile": ("image-500nm.zarr",),
+    "detect": ("shards",),
+    "stitch": ("nuclei.parquet",),
+    "geojson": ("nuclei.geojson.gz", "nuclei.provenance.json"),
+    "overlay": ("summary.json", "density.png", "overlays"),
+    "report": ("../report.html", "../cohort.tsv"),
+}
+PAGE = 4096  # what a disk of memory counts in
+
+
+@pytest.fixture(scope="session")
+def steps(tmp_path_factory) -> dict[str, list[str]]:
+    """The commands that made a finished slide, by verb."""
+    folder = tmp_path_factory.mktemp("finished")
+    draw_stained_slide(folder / "S.tif", size_px=640, n_nuclei=100)
+    row = SheetRow("S", folder / "S.tif")
+    commands = [*slide_steps(row, Plan(folder / "results", "compact", 0.5)), ["overlay", str(folder / "results/S")]]
+    sheet = folder / "sheet.json"
+    write_json(sheet, [{"slide_id": "S", "path": str(row.path)}])
+    outputs = ["--output", str(folder / "results/report.html"), "--table", str(folder / "results/cohort.tsv")]
+    commands.append(["report", str(folder / "results"), "--slides", str(sheet), *outputs])
+    for command in commands:
+        assert main(command) == 0, command
+    return {command[0]: command for command in commands}
+
+
+@pytest.fixture
+def disk(mount, tmp_path, steps) -> Path:
+    """The results on a disk of 16 MB of their own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=16m")
+    shutil.copytree(finished(steps), disk, dirs_exist_ok=True)
+    return disk
+
+
+def finished(steps) -> Path:
+    return Path(steps["overlay"][1]).parent
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but ledgers, which tell of time."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != "ledger"
+    }
+
+
+def fill(disk: Path, n_free: int) -> Path:
+    """Leave so many bytes."""
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - n_free)
+    return ballast
+
+
+def take_away(disk: Path, step: str) -> int:
+    """Remove what a step has made; gives the bytes that this frees."""
+    before = shutil.disk_usage(disk).free
+    for path in (disk / "S" / name for name in MADE[step]):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return shutil.disk_usage(disk).free - before
+
+
+@pytest.mark.parametrize("step", MADE)
+def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
+    command = [word.replace(str(finished(steps)), str(disk)) for word in steps[step]]
+    whole = contents(disk)
+    needed = take_away(disk, step)
+    before = contents(disk)
+    for n_free in (0, needed // 4, needed // 2):
+        ballast = fill(disk, n_free // PAGE * PAGE)
+        status, _, said = muse(*command)
+        ballast.unlink()
+        assert status == 2, n_free
+        assert said.startswith(f"muse {step}: {disk}/") and said.count("\n") == 1
+        assert "No space left on device" in said and f"MB free on {disk} are too few; make room" in said
+        left = contents(disk)
+        assert left.items() <= whole.items() and before.items() <= left.items()
+        take_away(disk, step)
+    assert muse(*command)[0] == 0
+    assert contents(disk) == whole
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
+    """torch says of a full disk that it is at an unexpected position."""
+    checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
+    import torch
+
+    mount(tmp_path, "size=1m")
+    path = tmp_path / "checkpoint.pt"
+    checkpoints.save_checkpoint(path, checkpoints.Checkpoint({"weight": torch.zeros(1000)}, {}, {}))
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=rf"^{path}: cannot be written \(No space left .* MB free on {tmp_path} are"):
+        checkpoints.save_checkpoint(path, checkpoints.Checkpoint({"weight": torch.zeros(1_000_000)}, {}, {}))
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
+    """As a process of its own: the folder of temporary files is chosen once."""
+    disk = tmp_path / "temporary"
+    disk.mkdir()
+    mount(disk, "size=64k")
+    run = subprocess.run(
+        [sys.executable, "-m", "muse_pipeline.cli.main", "demo-slide", "--area-mm2", "0.1", tmp_path / "demo"],
+        env={**os.environ, "TMPDIR": str(disk)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+    assert f" MB free on {disk} are too few" in run.stderr
+    assert contents(tmp_path) == {}
+
+
+def test_other_failures_keep_their_words(tmp_path):
+    with pytest.raises(RuntimeError, match="a defect"), complete_file(tmp_path / "a"):
+        raise RuntimeError("a defect")
+
+
+def test_what_one_user_may_have_is_said_to_be_used_up(tmp_path):
+    """No quota can be set up here: the sentence alone."""
+    said = r"quota exceeded\): your share of /.* is used up, in bytes or in files; make room"
+    with pytest.raises(OutputError, match=said), complete_file(tmp_path / "a"):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
