@@ -10,13 +10,16 @@ from typing import TypeVar
 T, R = TypeVar("T"), TypeVar("R")
 
 
-def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``map`` on ``threads`` threads, results in order, never more than ``threads`` + 1 items under way."""
+def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1) -> Iterator[R]:
+    """``map`` on ``threads`` threads, results in order, never more than ``threads`` + ``ahead`` items under way.
+
+    More than one ahead keeps the threads at work where what is done with a result takes as long as several items.
+    """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > threads:
+            if len(waiting) == threads + ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="count from the corner of the scanner's bounds, as QuPath does, or of level 0 (default: qupath)",
     )
     parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="nuclei.geojson.gz")
     add_ledger_argument(parser)
 
@@ -29,4 +30,11 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.nuclei.geojson import write_geojson
     from muse_pipeline.slides.inspect import read_info
 
-    write_geojson(args.nuclei, read_info(args.info), args.output, frame=args.frame, max_features=args.max_features)
+    write_geojson(
+        args.nuclei,
+        read_info(args.info),
+        args.output,
+        frame=args.frame,
+        max_features=args.max_features,
+        threads=args.threads,
+    )

@@ -7,6 +7,7 @@ measures them.
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import at_least_one
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="mask of `muse tissue`")
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
     parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
     add_ledger_argument(parser)
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     kept = TissueMask.load(args.tissue).kept  # and not the mask, which takes eight times as much
-    stitch_shards(args.shards, read_info(args.info), kept, args.output)
+    stitch_shards(args.shards, read_info(args.info), kept, args.output, args.threads)
     if args.csv:
         from muse_pipeline.nuclei.csv import write_csv
 

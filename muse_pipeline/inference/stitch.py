@@ -18,10 +18,11 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
 from muse_pipeline.nuclei.ownership import SeamResolver
-from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter
+from muse_pipeline.nuclei.parquet import CLUSTER, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.parallel import map_in_order
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea, TissueMask
@@ -29,17 +30,21 @@ from muse_pipeline.types import Frame, SlideInfo
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
-PIECE = 2048  # nuclei whose outlines are held at once
+PIECE = 2048  # nuclei whose outlines a thread holds at once
+AHEAD = ROW_GROUP // PIECE  # so that the threads do not wait for a row group to be written
 
 
-def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptArea, output: Path) -> dict[str, Any]:
+def stitch_shards(
+    paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptArea, output: Path, threads: int = 1
+) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
     Args:
         paths: every shard of the slide, in any order.
         info: the slide.
         tissue: where nuclei are kept.
-        output: the table.
+        output: the table, whose bytes do not depend on
+        threads: that draw and measure outlines; they are read and written on one more.
 
     Returns:
         The provenance that is written into the table.
@@ -50,7 +55,6 @@ def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptA
     shards = gather_shards(paths, info)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
-    n_repaired = 0
     names, said = [one.name for one in card.classes], provenance(shards, card, info)
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
@@ -63,13 +67,18 @@ def stitch_shards(paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptA
     if clusters:
         said["morphology"] = clusters.describe()
     with NucleiWriter(output, names, said, card.n_rays, card.embedding_dim, clusters is not None) as writer:
-        for level0 in nuclei_in_tissue():
+
+        def draw(level0: Nuclei) -> tuple[Rows, int]:
             rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
-            polygons, repaired = rings_to_polygons(rings)
+            polygons, n_repaired = rings_to_polygons(rings)
             shapes = measure_shapes(rings, info.mpp)
-            writer.write(level0, polygons, shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {}))
-            n_repaired += repaired
-        writer.provenance["n_repaired_outlines"] = n_repaired
+            columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
+            return writer.to_rows(level0, polygons, columns), n_repaired
+
+        writer.provenance["n_repaired_outlines"] = 0
+        for rows, n_repaired in map_in_order(draw, nuclei_in_tissue(), threads, AHEAD):
+            writer.append(rows)
+            writer.provenance["n_repaired_outlines"] += n_repaired
     return writer.provenance
 
 

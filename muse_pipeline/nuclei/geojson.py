@@ -12,6 +12,7 @@ from muse_pipeline.files import remove, write_json
 from muse_pipeline.nuclei.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.nuclei.feature_text import COLUMNS, FeatureRenderer, measurements_of
 from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.parallel import map_in_order
 from muse_pipeline.types import SlideInfo
 
 FRAMES = ("qupath", "openslide")
@@ -24,6 +25,7 @@ def write_geojson(
     output: Path | str,
     frame: str = "qupath",
     max_features: int | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json`` beside them.
 
@@ -34,6 +36,7 @@ def write_geojson(
         frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
         max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
             so many each.
+        threads: that render and compress; the bytes do not depend on them.
 
     Returns:
         The sidecar's content.
@@ -50,7 +53,7 @@ def write_geojson(
     renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
     with open_nuclei(nuclei_path) as file:
         columns = [*COLUMNS, *({CLUSTER} & set(file.schema_arrow.names))]
-    parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features)
+    parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
@@ -90,6 +93,7 @@ def _write_files(
     output: Path,
     n_nuclei: int,
     max_features: int | None,
+    threads: int,
 ) -> list[Path]:
     """Write the whole file and, beside it, the parts, whose paths are returned."""
     suffix = split_name(output)[1]
@@ -98,7 +102,8 @@ def _write_files(
     parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
     for stale in output.parent.glob(escape(_part_path(output, "#").name).replace("#", "[0-9]*")):
         remove(stale)
-    batches = (encode(renderer.render(table), suffix) for table in iterate_rows(nuclei_path, batch_size, columns))
+    tables = iterate_rows(nuclei_path, batch_size, columns)
+    batches = map_in_order(lambda table: encode(renderer.render(table), suffix), tables, threads)
     with FeatureFile(output) as whole:
         for path in parts:
             with FeatureFile(path) as part:

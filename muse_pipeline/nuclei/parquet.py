@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import shapely
 
 from muse_pipeline.errors import NucleiError
 from muse_pipeline.files import complete_file
-from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
@@ -25,6 +26,19 @@ PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 _NO_CLASS = -1
 _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Nuclei as they stand in the table.
+
+    Attributes:
+        table: a row each.
+        bounds: (4,) least x and y, largest x and y of their outlines; not finite where there are none.
+    """
+
+    table: pa.Table
+    bounds: np.ndarray
 
 
 class NucleiWriter:
@@ -64,19 +78,27 @@ class NucleiWriter:
         return self
 
     def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
-        """Append nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``.
+        """Append nuclei: ``to_rows`` and ``append`` at once."""
+        self.append(self.to_rows(nuclei, polygons, shapes))
+
+    def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
+        """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
 
         A table with clusters takes them from ``shapes`` too, as "cluster".
         """
         nuclei.require(Frame.LEVEL0)
-        if not len(nuclei):
+        return Rows(self._to_table(nuclei, polygons, shapes), shapely.total_bounds(polygons))
+
+    def append(self, rows: Rows) -> None:
+        """Append rows that ``to_rows`` made."""
+        if not len(rows.table):
             return
-        bounds = shapely.bounds(polygons)
-        self._bounds[:2] = np.minimum(self._bounds[:2], bounds[:, :2].min(axis=0))
-        self._bounds[2:] = np.maximum(self._bounds[2:], bounds[:, 2:].max(axis=0))
-        self._n_nuclei += len(nuclei)
-        self._n_by_label += np.bincount(nuclei.label[nuclei.label >= 0], minlength=len(self.classes))
-        self._waiting.append(self._to_table(nuclei, polygons, shapes))
+        self._bounds[:2] = np.minimum(self._bounds[:2], rows.bounds[:2])
+        self._bounds[2:] = np.maximum(self._bounds[2:], rows.bounds[2:])
+        label = to_numpy(rows.table["label"])
+        self._n_nuclei += len(label)
+        self._n_by_label += np.bincount(label[label >= 0], minlength=len(self.classes))
+        self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
 
@@ -116,7 +138,7 @@ class NucleiWriter:
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
                 if name in self.schema.names
             ),
-            bytes_to_arrow(shapely.to_wkb(polygons), pa.binary()),
+            polygons_to_wkb(polygons),
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 

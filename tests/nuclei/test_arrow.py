@@ -9,7 +9,14 @@ import pytest
 import shapely
 
 from muse_pipeline.errors import NucleiError
-from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, to_arrow, to_numpy, wkb_to_rings
+from muse_pipeline.nuclei.arrow import (
+    bytes_to_arrow,
+    lists_to_numpy,
+    polygons_to_wkb,
+    to_arrow,
+    to_numpy,
+    wkb_to_rings,
+)
 
 SQUARE, TRIANGLE = shapely.box(0, 0, 2, 2), shapely.Polygon([(5, 5), (9, 5), (5, 8)])
 
@@ -38,6 +45,12 @@ def test_lists_come_back_from_slices_too():
 def test_byte_strings():
     assert bytes_to_arrow([b"a", b"", "ö".encode()], pa.string()).to_pylist() == ["a", "", "ö"]
     assert bytes_to_arrow([], pa.binary()).to_pylist() == []
+
+
+@pytest.mark.parametrize("outlines", [[TRIANGLE, SQUARE, SQUARE, TRIANGLE], [SQUARE] * 3, []])
+def test_polygons_become_what_geos_writes(outlines):
+    outlines = np.array(outlines, object)
+    assert polygons_to_wkb(outlines).equals(bytes_to_arrow(shapely.to_wkb(outlines), pa.binary()))
 
 
 def test_outlines_come_back_by_their_number_of_vertices():

@@ -102,12 +102,14 @@ def test_bounds_shift_exactly_and_ids_stay(table, tmp_path):
         assert absolute["id"] == shifted["id"] and absolute["properties"] == shifted["properties"]
 
 
-def test_two_runs_write_the_same_bytes(table, tmp_path):
-    for name in ("a", "b"):
-        write_geojson(table, slide_info(), tmp_path / name / "nuclei.geojson.gz", max_features=300)
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 6
-    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+def test_any_number_of_threads_writes_the_same_bytes(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("muse_pipeline.nuclei.geojson.BATCH", 64)
+    folders = [tmp_path / str(threads) for threads in (1, 2, 3)]
+    for threads, folder in enumerate(folders, 1):
+        write_geojson(table, slide_info(), folder / "nuclei.geojson.gz", max_features=300, threads=threads)
+    first, *others = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert len(first) == 6
+    assert others == [first, first]
 
 
 def test_parts_hold_the_whole(table, tmp_path, monkeypatch):
