@@ -1,20 +1,28 @@
-"""Write into a finished model's card what was measured after its export; the graph stays as it is.
+"""Say what a model says of itself, or write into its card what was measured after its export.
 
+    muse card compact                                      its classes, data, figures and limits; --json: all of it
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
     muse card compact.onnx --temperature 1.3 -o compact.onnx
 
-A model that `muse finetune` trained knows how its training pictures look already. Without options the card is printed.
+The graph stays as it is. A model that `muse finetune` trained knows how its training pictures look already.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import positive
+
+if TYPE_CHECKING:
+    from muse_pipeline.inference.card import ModelCard
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse card``."""
     parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
+    parser.add_argument("--json", action="store_true", help="the whole card as JSON")
     parser.add_argument(
         "--pictures",
         nargs=2,
@@ -35,7 +43,8 @@ def run(args: argparse.Namespace) -> None:
 
     model = find_model(args.model)
     if not args.pictures and args.temperature is None:
-        print(read_card(model).to_json())
+        card = read_card(model)
+        print(card.to_json() if args.json else _text(card))
         return
     if args.output is None:
         raise ConfigError("give --output ONNX, the file to write; it may be the model's own")
@@ -48,6 +57,23 @@ def run(args: argparse.Namespace) -> None:
         print(f"measured {facts['appearance'].n_pictures} pictures")
     card = recard(model, args.output, **facts)
     print(f"{args.output}: {card.name}, temperature {card.temperature:g}")
+
+
+def _text(card: ModelCard) -> str:
+    """Terms on the left, what the card says of them on the right, as wide as the terminal."""
+    from dataclasses import asdict
+    from shutil import get_terminal_size
+    from textwrap import TextWrapper
+
+    from muse_pipeline.report.card_facts import card_facts
+
+    wrapper = TextWrapper(get_terminal_size((100, 24)).columns, subsequent_indent=" " * 22, break_long_words=False)
+    lines = [card.name]
+    for term, said in card_facts(asdict(card)).items():
+        for number, line in enumerate([said] if isinstance(said, str) else said):
+            wrapper.initial_indent = f"  {'' if number else term:20}"
+            lines += wrapper.wrap(line)
+    return "\n".join(lines)
 
 
 def _folder(folder: str, um: str) -> tuple[Path, float]:

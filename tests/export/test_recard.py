@@ -16,6 +16,19 @@ def picture():
     return draw_labelled_tissue((192, 192), 0.5, seed=1).pixels
 
 
+def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    status, out, _ = muse("card", run / "model.onnx")
+    card, lines = read_card(run / "model.onnx"), out.splitlines()
+    assert (status, lines[0]) == (0, card.name)
+    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # a checksum stays whole
+    assert f"  Classes             {card.classes[0].name}" in lines
+    assert f"                      {card.classes[1].name}" in lines
+    assert " ".join(card.training_data.split()) in " ".join(out.split())
+    status, out, _ = muse("card", run / "model.onnx", "--json")
+    assert (status, out) == (0, f"{card.to_json()}\n")
+
+
 def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_path, picture):
     model, tempered = run / "model.onnx", tmp_path / "tempered.onnx"
     status, out, _ = muse("card", model, "--temperature", "2", "-o", tempered)
@@ -31,7 +44,7 @@ def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_
     cv2.imwrite(str(tmp_path / "pictures/1.png"), picture)
     model = tmp_path / "model.onnx"
     assert muse("card", run / "model.onnx", "--pictures", tmp_path / "pictures", "0.5", "-o", model)[0] == 0
-    status, out, _ = muse("card", model)
+    status, out, _ = muse("card", model, "--json")
     assert status == 0 and json.loads(out)["appearance"]["n_pictures"] == 1
     assert read_card(model).temperature == 1
 
