@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from muse_pipeline.inference.appearance import DOUBTFUL, OK, OTHER_STAIN
@@ -142,12 +141,25 @@ def _steps(slide: SlideResult) -> Markup:
 
 
 def _provenance(provenance: dict[str, Any]) -> Markup:
-    pairs = {key: element("code", _plain(value)) for key, value in sorted(provenance.items()) if key != "card"}
-    return definitions(pairs, "provenance")
+    """The card stands above, once for all slides."""
+    return _said({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
+
+
+def _said(value: Any) -> Markup:
+    """A value of JSON: a dictionary as terms with theirs, a list of lists line by line, the rest as text."""
+    if value and isinstance(value, dict):
+        return definitions({key: _said(value[key]) for key in sorted(value)}, "provenance")
+    if isinstance(value, list) and any(isinstance(each, list | dict) for each in value):
+        return element("ul", *(element("li", _said(each)) for each in value))
+    return element("code", _plain(value))
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if value is None or value in ([], {}):
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _details(summary: str, content: Markup) -> Markup:

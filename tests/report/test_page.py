@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,6 +14,8 @@ from muse_pipeline.report import page
 from muse_pipeline.report.cohort import gather_cohort, read_rows
 from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.page import write_page
+from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.slide_card import slide_card
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -67,7 +70,7 @@ def test_the_page_is_well_formed_and_needs_no_network(outline):
 def test_hostile_names_stay_text(outline):
     shown = HOSTILE.replace("\u202e", "\ufffd")
     assert shown in outline.texts
-    assert "b" in outline.tags  # ours, in the model's figures
+    assert "b" not in outline.tags
     assert not any("\u202e" in text for text in outline.texts)
     assert any("</script><b>: has no card" in text for text in outline.texts)
 
@@ -108,6 +111,23 @@ def test_facts_of_model_and_slide_are_on_the_page(outline):
     text = " ".join(outline.texts)
     for fact in ("0.25 µm", "from drawn so", "the pixel is <odd>", "Apache-2.0", "not for diagnosis", "BRCA-M2C"):
         assert fact in text
+
+
+def test_provenance_is_lists_and_words(slides, page_path):
+    (good,) = (slide for slide in slides if slide.slide_id == "good")
+    provenance = {
+        "mpp": [0.25, 0.2512345678],
+        "model": {"name": "<m>"},
+        "colour": [[1, 0.5], [0, 1]],
+        "n_by_class": {"a_b": 2},
+    }
+    changed = replace(good, summary={**good.summary, "provenance": provenance})
+    found = Outline(slide_card(changed, "slide-1", Album(page_path, False)))
+    texts = [text for text in found.texts if text.strip()]
+    assert texts[texts.index("Provenance") + 1 :] == [
+        *("colour", "1, 0.5", "0, 1", "model", "name", "<m>", "mpp", "0.25, 0.251235", "n by class", "a_b", "2"),
+    ]
+    assert found.open == []
 
 
 def test_text_is_escaped_and_markup_is_not():
