@@ -63,10 +63,11 @@ def run(args: argparse.Namespace) -> None:
 def _require_slide_file(path: Path) -> None:
     """Refuse what cannot be a slide before it becomes one of the results."""
     from muse_pipeline.errors import SlideError
-    from muse_pipeline.slides.sheet import is_sheet
+    from muse_pipeline.slides.sheet import is_sheet, require_utf8
     from muse_pipeline.slides.signature import require_file
 
     if not path.is_file():
         require_file(path)
     if is_sheet(path):
+        require_utf8(path)
         raise SlideError(f"{path}: is a sheet of slides; run it with `snakemake --cores N --config slides={path}`")

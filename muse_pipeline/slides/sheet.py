@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = COLUMNS[:2]
+_UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
 ID_MAX_BYTES = 120
@@ -67,11 +69,18 @@ def is_sheet(path: Path) -> bool:
     """Whether a file is a sheet of slides: by its name, or because its first line names the column of slides."""
     if path.suffix.lower() in {".tsv", ".csv"}:
         return True
-    try:
-        with path.open("rb") as file:
-            return REQUIRED[0].encode() in file.readline(1000)
-    except OSError:
-        return False
+    return any(REQUIRED[0].encode(encoding) in _first_line(path) for encoding in ("utf-8", *_UTF16))
+
+
+def require_utf8(path: Path) -> None:
+    """Refuse text of two bytes per character, as Excel and PowerShell may write it.
+
+    Raises:
+        SheetError: the file looks like that.
+    """
+    line = _first_line(path)
+    if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) or any(REQUIRED[0].encode(encoding) in line for encoding in _UTF16):
+        raise SheetError(f"{path}: looks like text in UTF-16; save it as UTF-8")
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
@@ -140,6 +149,7 @@ def id_problem(slide_id: str) -> str | None:
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every row that is not blank with its number; all cells stripped."""
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    require_utf8(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
@@ -171,6 +181,13 @@ def _header_problems(header: list[str]) -> Iterator[str]:
     for name in REQUIRED:
         if name not in header:
             yield f"row 1: column '{name}' is missing"
+
+
+def _first_line(path: Path) -> bytes:
+    """At most 1,000 bytes; none where the file cannot be read, which whoever reads it on will say."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.readline(1000)
+    return b""
 
 
 def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
