@@ -7,42 +7,22 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import TextWrapper
 
 from muse_pipeline.cli.ledger import record_step
 from muse_pipeline.errors import MissingPackageError, MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
 
-# In the order of the path from glass to QuPath; each is a module beside this file.
-VERBS = (
-    "preflight",
-    "fetch",
-    "inspect",
-    "tissue",
-    "tile",
-    "import-checkpoint",
-    "outline",
-    "pretrain-config",
-    "pretrain",
-    "finetune",
-    "psm",
-    "export",
-    "model",
-    "card",
-    "propose",
-    "detect",
-    "stitch",
-    "geojson",
-    "overlay",
-    "report",
-    "run",
-    "evaluate",
-    "probe",
-    "compare",
-    "sheet",
-    "demo-slide",
-    "check-geojson",
-    "doctor",
-)
+# As `muse --help` lists them; each verb is a module beside this file.
+GROUPS = {
+    "to begin with": "run preflight doctor sheet",
+    "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
+    "to train": "outline finetune pretrain-config pretrain import-checkpoint psm export",
+    "to judge results and models": "evaluate probe compare card model",
+    "tools": "check-geojson demo-slide",
+}
+VERBS = tuple(" ".join(GROUPS.values()).split())
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
 
@@ -90,19 +70,35 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
     """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded."""
     from muse_pipeline import __version__
 
-    parser = argparse.ArgumentParser(prog="muse", description="From H&E whole-slide images to nuclei in QuPath.")
+    parser = argparse.ArgumentParser(
+        prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"muse-pipeline {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(prog="muse", dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
     chosen = [verb for verb in VERBS if arguments and verb == arguments[0]] or VERBS
+    summaries = {}
     for verb in chosen:
         module = importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}")
-        summary = module.__doc__.strip().splitlines()[0]
+        summaries[verb] = module.__doc__.strip().splitlines()[0]
         subparser = subparsers.add_parser(
-            verb, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            verb, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
+    parser.description = _list_verbs(summaries)
     return parser
+
+
+def _list_verbs(summaries: dict[str, str]) -> str:
+    """What ``muse`` is and can do, group by group; argparse itself knows one list only."""
+    wrapper = TextWrapper(get_terminal_size().columns - 2, subsequent_indent=" " * 23)
+    lines = ["From H&E whole-slide images to nuclei in QuPath; `muse VERB --help` says more."]
+    for group, verbs in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for verb in verbs.split():
+            wrapper.initial_indent = f"    {verb:19}"
+            lines += wrapper.wrap(summaries.get(verb, ""))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
