@@ -23,10 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
+from muse_pipeline.coords import work_size_px
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.tiles.chunks import tissue_on_lattice
+from muse_pipeline.tiles.grid import Shard, WindowGrid
+from muse_pipeline.tiles.store import tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain_map import IDENTITY
 
@@ -82,7 +86,7 @@ def measure(folder: Path, model: str, cores: int) -> dict:
     provenance = read_provenance(slide / "nuclei.parquet")
     ledgers = {path.stem: json.loads(path.read_text()) for path in sorted(slide.glob("ledger/*.json"))}
     (run, run_processor), (reading, reading_processor) = (
-        bare_run(model, provenance["n_windows"], cores),
+        bare_run(model, slide, cores),
         bare_reading(slide, cores),
     )
     return {
@@ -107,20 +111,37 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def bare_run(model: str, n_windows: int, threads: int) -> tuple[float, float]:
-    """Seconds and the processor's of `session.run` on as many windows as the slide has, one call a thread at a time."""
+def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float]:
+    """Seconds and the processor's of `session.run` on parts as large as those of the slide, one call a thread at a time.
+
+    Of many parts every n-th is run.
+    """
     predictor = Predictor(find_model(model))
-    side, batch = predictor.card.input_px, predictor.card.batch
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, side, side), np.uint8)
-    inputs = {"pixels": pixels, "colour": IDENTITY}
-    n_calls = min(-(-n_windows // batch), 40)
+    card, sizes = predictor.card, part_sizes(predictor, slide)
+    pixels = np.random.default_rng(0).integers(0, 256, (card.batch, 3, card.input_px, card.input_px), np.uint8)
+
+    def run(size: tuple[int, int]) -> None:
+        part = np.ascontiguousarray(pixels[:, :, : size[1], : size[0]])
+        predictor.session.run(None, {"pixels": part, "colour": IDENTITY})
+
+    sample = sizes[:: max(len(sizes) // 40, 1)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: predictor.session.run(None, inputs), range(threads)))  # warm
+        list(pool.map(run, sample[:threads]))  # warm
         started, used = time.monotonic(), time.process_time()
-        list(pool.map(lambda _: predictor.session.run(None, inputs), range(n_calls)))
+        list(pool.map(run, sample))
         seconds, processor_seconds = time.monotonic() - started, time.process_time() - used
-    share = -(-n_windows // batch) / n_calls
+    share = sum(width * height for width, height in sizes) / sum(width * height for width, height in sample)
     return seconds * share, processor_seconds * share
+
+
+def part_sizes(predictor: Predictor, slide: Path) -> list[tuple[int, int]]:
+    """(width, height) of what is run of each batch of windows, the largest first."""
+    card, info = predictor.card, read_info(slide / "slide.json")
+    grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
+    tissue = tissue_on_lattice(TissueMask.load(slide / "tissue.npz"), card.mpp, grid.size_px), tissue_pixel_px(card.mpp)
+    batches = Shard(1, 1).batches(grid.windows_with_tissue(*tissue), card.batch)
+    views = [grid.view(batch, *tissue, card.stride_px) if predictor.any_size else grid.whole for batch in batches]
+    return sorted(((view.width, view.height) for view in views), key=np.prod, reverse=True)
 
 
 def bare_reading(slide: Path, threads: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch.export import Dim
 
 from muse_pipeline.export.calibration import calibration_windows, describe_calibration
 from muse_pipeline.export.detector import load_detector
@@ -64,15 +65,18 @@ def export_onnx(
 
 
 def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
-    """The graph as ONNX, for windows of the card's size and batches of any."""
+    """The graph as ONNX, for batches of any size, and windows of the card's or, where the network can, of any sides."""
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
+    sizes = {0: Dim("batch")}
+    if graph.detector.backbone.any_size:
+        sizes |= {axis: card.stride_px * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
     with _without_chatter():
         program = torch.onnx.export(
             graph,
             (pixels, torch.eye(3, 4)),
             input_names=["pixels", "colour"],
             output_names=[*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}, "colour": None},
+            dynamic_shapes={"pixels": sizes, "colour": None},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

@@ -72,4 +72,6 @@ def detect_shard(
         ModelError: the store's mpp is not the card's.
     """
     finder = ModelFinder(predictor, colour, appearance)
-    return walk_shard(store, finder, shard, output, threads, progress, offset_px, each_once=True)
+    return walk_shard(
+        store, finder, shard, output, threads, progress, offset_px, each_once=True, any_size=predictor.any_size
+    )

@@ -26,11 +26,13 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
 
 
 def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
-    card = predictor.card
-    batch = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
-    x, y = grid.origin_xy(window)
-    height, width = pixels.shape[:2]
-    left, top, right, bottom = max(x, 0), max(y, 0), min(x + card.input_px, width), min(y + card.input_px, height)
+    card, (height, width) = predictor.card, pixels.shape[:2]
+    view = grid.whole
+    if predictor.any_size:
+        view = grid.view(np.array([window]), np.ones((height, width), bool), 1.0, card.stride_px)
+    batch = np.full((card.batch, view.height, view.width, 3), 255, np.uint8)
+    x, y = grid.view_xy(window, view)
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + view.width, width), min(y + view.height, height)
     batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
     nuclei = drop_doubles(predictor(batch, colour)[0], card.mpp)
-    return report_window(nuclei, window, grid, card.mpp).require(Frame.WORK)
+    return report_window(nuclei, window, grid, view, card.mpp).require(Frame.WORK)

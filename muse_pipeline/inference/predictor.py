@@ -127,6 +127,9 @@ class Predictor:
         path: an ONNX file with a card.
         provider: see ``inference.providers.choose_provider``.
 
+    Attributes:
+        any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.
+
     Raises:
         ModelError: the file is not ONNX, has no card, or its card speaks of another graph.
         ProviderError: the provider is not installed.
@@ -142,6 +145,8 @@ class Predictor:
         self.session = _open_session(self.path, options, self.provider)
         self._refuse_silent_fallback()
         self.card = self._read_card()
+        sides = self.session.get_inputs()[0].shape[2:]
+        self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
         self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
 
@@ -149,7 +154,8 @@ class Predictor:
         """Find nuclei in windows.
 
         Args:
-            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``.
+            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size`` (B, H, W, 3), both sides
+                multiples of the card's ``stride_px``.
             colour: (3, 4) float32.
 
         Returns:

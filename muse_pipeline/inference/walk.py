@@ -40,11 +40,12 @@ class NucleusFinder(Protocol):
         """Find the nuclei of one batch.
 
         Args:
-            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window.
-            origin_xy: (n, 2) corners of the n <= batch windows in work pixels.
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. Of
+                finders that take windows of any size, (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
+            origin_xy: (n, 2) their corners, of n <= batch windows, in work pixels.
 
         Returns:
-            For each window, n or more, its nuclei (frame: window) by descending score.
+            For each window, n or more, its nuclei (frame: window, from that corner) by descending score.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def walk_shard(
     guard: Guard | None = None,
     remarks: tuple[str, ...] = (),
     each_once: bool = False,
+    any_size: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -76,6 +78,7 @@ def walk_shard(
         guard: says why nothing is to be found in a window (S, S, 3), or "".
         remarks: warnings about the slide that go with a guard.
         each_once: the finder may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
+        any_size: the finder takes windows of any size, and is given of each only what holds tissue.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -95,11 +98,12 @@ def walk_shard(
 
     def run_batch(windows: np.ndarray) -> list[tuple[int, Nuclei, bool, str]]:
         """Of each window its reports, whether it was full, and why nothing was sought in it."""
-        found, reasons = _find_nuclei(store, finder, grid.origin_xy(windows), guard)
+        view = grid.view(windows, *store.tissue, card.stride_px) if any_size else grid.whole
+        found, reasons = _find_nuclei(store, finder, grid.view_xy(windows, view), (view.width, view.height), guard)
         are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
         if each_once:
             found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
-        reports = [report_window(*both, grid, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
+        reports = [report_window(*both, grid, view, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
         return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
     full: list[int] = []
@@ -133,15 +137,15 @@ def walk_shard(
 
 
 def _find_nuclei(
-    store: Store, finder: NucleusFinder, origins: np.ndarray, guard: Guard | None
+    store: Store, finder: NucleusFinder, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
 ) -> tuple[list[Nuclei], list[str]]:
-    """Nuclei (frame: window) of the windows of one batch at ``origins`` (n, 2), and why none were sought or ""."""
+    """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and why none were sought or ""."""
     card = finder.card
-    pixels = np.full((card.batch, card.input_px, card.input_px, 3), 255, np.uint8)
-    for slot, origin in enumerate(origins):
-        pixels[slot] = store.read(tuple(origin), (card.input_px, card.input_px))
-    reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(origins))]
-    found = finder(pixels, origins) if not all(reasons) else [no_nuclei(card)] * len(origins)
+    pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
+    for slot, corner in enumerate(corners):
+        pixels[slot] = store.read(tuple(corner), size_px)
+    reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(corners))]
+    found = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
     return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
 
 

@@ -199,7 +199,7 @@ def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, 
         n_tried += 1
         started = time.perf_counter()
         try:
-            pixels = _read(reader, corner, CHUNK_PX)
+            pixels = _read(reader, tuple(corner), (CHUNK_PX, CHUNK_PX))
             sizes.append(len(Zstd(level=1).encode(np.ascontiguousarray(pixels.transpose(2, 0, 1)))))
             seconds += time.perf_counter() - started
         except SlideError as error:
@@ -213,38 +213,49 @@ def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, 
 
 
 def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
-    reader, tissue, card = known["reader"], known["tissue"], predictor.card
-    windows, origins = _windows(reader, tissue, predictor)
+    reader, card = known["reader"], predictor.card
+    places = _places(reader, known["tissue"], predictor)
     # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
     clock = time.process_time if trial.provider in {"cpu", "openvino"} else time.perf_counter
-    if not len(windows):
+    if not len(places):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
-    seconds, n_nuclei = [], []
-    for origin in _sample(origins, N_WINDOWS).tolist():
+    seconds, n_nuclei, n_px = [], [], []
+    for x, y, width, height in _sample(places, N_WINDOWS).tolist():
         try:
-            batch = np.repeat(_read(reader, origin, card.input_px)[None], card.batch, axis=0)
+            batch = np.repeat(_read(reader, (x, y), (width, height))[None], card.batch, axis=0)
         except SlideError:
             continue  # counted among the tiles
         if not seconds:
             predictor(batch, IDENTITY)  # the first call allocates
         started = clock()
-        n_nuclei.append(len(predictor(batch, IDENTITY)[0]))
+        found = predictor(batch, IDENTITY)[0]
         seconds.append((clock() - started) / card.batch)
+        n_px.append(width * height)
+        n_nuclei.append(len(found) * (width - 2 * card.halo_px) * (height - 2 * card.halo_px) / n_px[-1])
     if not seconds:
         raise SlideError(f"{row.path}: none of its sampled windows can be decoded; copy it again from its source")
+    mean_px = (places[:, 2] * places[:, 3]).mean()
     return {
-        "n_windows": len(windows),
-        "window_seconds": float(np.mean(seconds)),
-        "nuclei_per_window": float(np.mean(n_nuclei)) * (1 - 2 * card.halo_px / card.input_px) ** 2,
+        "n_windows": len(places),
+        "window_seconds": float(np.sum(seconds) / np.sum(n_px) * mean_px),
+        "nuclei_per_window": float(np.sum(n_nuclei) / np.sum(n_px) * mean_px),
     }
 
 
-def _windows(reader: AreaReader, tissue: TissueMask, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Windows that detection would run on, and their corners (N, 2) in work pixels."""
-    grid = WindowGrid(reader.size_px, predictor.card.input_px, predictor.card.halo_px)
-    label = tissue_on_lattice(tissue, reader.mpp, reader.size_px)
-    windows = grid.windows_with_tissue(label, tissue_pixel_px(reader.mpp))
-    return windows, grid.origin_xy(windows)
+def _places(reader: AreaReader, tissue: TissueMask, predictor: Predictor) -> np.ndarray:
+    """What detection would run on: corner, width and height (N, 4) in work pixels."""
+    card = predictor.card
+    grid = WindowGrid(reader.size_px, card.input_px, card.halo_px)
+    label = tissue_on_lattice(tissue, reader.mpp, reader.size_px), float(tissue_pixel_px(reader.mpp))
+    windows = grid.windows_with_tissue(*label)
+    views = [
+        grid.view(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
+        for i in range(len(windows))
+    ]
+    places = [
+        (*grid.view_xy(window, view), view.width, view.height) for window, view in zip(windows, views, strict=True)
+    ]
+    return np.array(places, int).reshape(-1, 4)
 
 
 def _sample(places: np.ndarray, n: int) -> np.ndarray:
@@ -252,10 +263,10 @@ def _sample(places: np.ndarray, n: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(places)[:n]
 
 
-def _read(reader: AreaReader, corner: list[int], side_px: int) -> np.ndarray:
-    """(side_px, side_px, 3) uint8 at ``corner``, white beyond the slide."""
-    canvas = white_canvas((side_px, side_px))
-    meeting = overlap(tuple(corner), (side_px, side_px), reader.size_px)
+def _read(reader: AreaReader, corner: tuple[int, int], size_px: tuple[int, int]) -> np.ndarray:
+    """``size_px`` = (width, height) as (height, width, 3) uint8 at ``corner``, white beyond the slide."""
+    canvas = white_canvas(size_px)
+    meeting = overlap(corner, size_px, reader.size_px)
     if meeting is not None:
         (rows, columns), inside = meeting
         size = columns.stop - columns.start, rows.stop - rows.start

@@ -16,6 +16,16 @@ from muse_pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of a window that is looked at, in pixels from the window's corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class WindowGrid:
     """A fixed grid of windows over a work lattice.
 
@@ -75,6 +85,39 @@ class WindowGrid:
             n_before = np.append(0, tissue[top:bottom].any(0).cumsum())
             touched[row] = n_before[right] > n_before[left]
         return np.flatnonzero(touched)
+
+    @property
+    def whole(self) -> View:
+        """All of a window."""
+        return View(0, 0, self.input_px, self.input_px)
+
+    def view(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> View:
+        """The part of ``windows`` that holds their tissue and a halo around it, the same for all of them.
+
+        Args:
+            windows: indices of windows with tissue.
+            tissue: as in ``windows_with_tissue``.
+            tissue_px: likewise.
+            stride_px: of which corner and sides are multiples.
+        """
+        boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
+        low = (boxes[:, 0].min(0) - self.halo_px) // stride_px * stride_px
+        high = -(-(boxes[:, 1].max(0) + self.halo_px) // stride_px) * stride_px
+        return View(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+
+    def view_xy(self, window: np.ndarray | int, view: View) -> np.ndarray:
+        """Top left corners (..., 2) of the ``view`` of ``window``, in work pixels; may be negative."""
+        return self.origin_xy(window) + np.array([view.x, view.y])
+
+    def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+        """Least and largest (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""
+        core, origin = self.core_xy(window), self.origin_xy(window)
+        left, top = np.maximum(np.floor(core / tissue_px), 0).astype(int)
+        right, bottom = np.ceil((core + self.core_px) / tissue_px).astype(int)
+        rows, columns = np.nonzero(tissue[top:bottom, left:right])
+        least = np.array([left + columns.min(), top + rows.min()]) * tissue_px - origin
+        most = np.array([left + columns.max() + 1, top + rows.max() + 1]) * tissue_px - origin
+        return np.stack([least, most]).clip(self.halo_px, self.halo_px + self.core_px)
 
     def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
         """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""

@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from muse_pipeline.errors import CheckpointError, ModelError
+from muse_pipeline.export.detector import load_detector
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import check_parity
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -51,6 +53,22 @@ def test_parity_notices_a_graph_that_lost_its_colour(run, tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="differs from its checkpoint"):
         check_parity(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", run / "images")
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (256, 112), (64, 64)])
+def test_one_graph_takes_windows_of_any_sides(run, height, width):
+    predictor = Predictor(run / "model.onnx")
+    graph, _ = load_detector(run / "run" / "checkpoint.pt")
+    picture = cv2.imread(str(next((run / "images").glob("*.png"))))[..., ::-1]
+    window = np.full((1, height, width, 3), 255, np.uint8)
+    part = picture[:height, :width]
+    window[0, : part.shape[0], : part.shape[1]] = part
+    with torch.no_grad():
+        said = graph(torch.from_numpy(window).permute(0, 3, 1, 2), torch.from_numpy(IDENTITY))
+    expected, found = nuclei_of_windows([values.numpy() for values in said])[0], predictor(window, IDENTITY)[0]
+    assert predictor.any_size and len(found) == len(expected) > 2
+    assert np.abs(found.xy - expected.xy).max() < 0.001
+    assert found.xy.max(0)[0] > width / 2
 
 
 def test_the_card_travels_in_the_file_and_names_no_folder(run):

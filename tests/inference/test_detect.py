@@ -57,6 +57,15 @@ def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
         assert (distance * tiled_slide.info.mpp[0] <= 0.5).mean() >= 0.99
 
 
+def test_looking_at_tissue_alone_changes_hardly_anything(tiled_slide, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiled_slide.predictor, "any_size", False)
+    card, of_windows = tiled_slide.predictor.card, read_nuclei(tiled_slide.nuclei(tmp_path))
+    for one, other in ((of_windows, read_nuclei(whole)), (read_nuclei(whole), of_windows)):
+        sure = one[one.score > card.threshold + 0.1]
+        distance, _ = cKDTree(other.xy).query(sure.xy)
+        assert (distance * tiled_slide.info.mpp[0] <= 0.5).mean() >= 0.995
+
+
 def test_no_nucleus_is_there_twice(tiled_slide, whole):
     pairs = cKDTree(read_nuclei(whole).xy * tiled_slide.info.mpp[0]).query_pairs(1.0)
     assert not pairs

@@ -19,7 +19,7 @@ def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, pieces=1):
     for window in range(GRID.shape[0] * GRID.shape[1]):
         seen = np.array([xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]).reshape(-1, 2)
         seen = seen + generator.uniform(-jitter, jitter, seen.shape) - GRID.origin_xy(window)
-        reports.append(report_window(Nuclei(seen, Frame.WINDOW), window, GRID, MPP))
+        reports.append(report_window(Nuclei(seen, Frame.WINDOW), window, GRID, GRID.whole, MPP))
     nuclei = Nuclei.concatenate(reports)
     window = np.repeat(np.arange(len(reports)), [len(report) for report in reports])
     return nuclei[np.concatenate(list(numbers_of(nuclei.xy, window, pieces)))]
