@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
@@ -127,6 +124,8 @@ def _find_byte_products() -> Finding:
 
 
 def _find_gpus() -> Finding:
+    import subprocess
+
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -147,6 +146,8 @@ def _find_memory() -> Finding:
 
 
 def _find_scratch() -> Finding:
+    import tempfile
+
     folder = tempfile.gettempdir()
     try:
         with tempfile.TemporaryFile() as file:
@@ -157,6 +158,8 @@ def _find_scratch() -> Finding:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

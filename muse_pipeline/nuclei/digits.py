@@ -53,16 +53,30 @@ def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
 _HALF = 10_000
 
 
-def _words(texts: list[str]) -> np.ndarray:
-    return np.array(texts, "S8").view(np.uint64)
+def _high_words() -> np.ndarray:
+    """(2 * _HALF,) words of the upper halves, positive and then negative: the sign and what digits there are."""
+    text = np.zeros((2, _HALF, 8), np.uint8)
+    text[1, :, 0] = ord("-")
+    text[:, :, 1:5] = _without_zeros(render_integers(np.arange(_HALF), 4))
+    return text.view(np.uint64).ravel()
 
 
-def _tenths(low: int, padded: bool) -> str:
-    whole, tenth = divmod(low, 10)
-    return (f"{whole:03d}" if padded else f"{whole}") + (f".{tenth}" if tenth else "")
+def _low_words() -> np.ndarray:
+    """(6 * _HALF,) words of the lower halves by end and by whether an upper half stands before them."""
+    text = np.zeros((3, 2, _HALF, 8), np.uint8)
+    digits = render_integers(np.arange(_HALF), 4)
+    text[:, 0, :, :3] = digits[:, :3]
+    text[:, 1, :, :2], text[:, 1, :, 2] = _without_zeros(digits[:, :2]), digits[:, 2]
+    has_tenth = digits[:, 3] != ord("0")
+    text[:, :, has_tenth, 3], text[:, :, has_tenth, 4] = ord("."), digits[has_tenth, 3]
+    for words, end in zip(text, (b",", b"],[", b"]]]"), strict=True):
+        words[..., 5 : 5 + len(end)] = np.frombuffer(end, np.uint8)
+    return text.view(np.uint64).ravel()
 
 
-_HIGH = _words([sign + (str(high) if high else "") for sign in ("", "-") for high in range(_HALF)])
-_LOW = _words(
-    [_tenths(low, padded) + end for end in (",", "],[", "]]]") for padded in (True, False) for low in range(_HALF)]
-)
+def _without_zeros(digits: np.ndarray) -> np.ndarray:
+    """Digits (N, W), blank instead of leading zeros."""
+    return np.where(np.logical_or.accumulate(digits != ord("0"), axis=1), digits, BLANK)
+
+
+_HIGH, _LOW = _high_words(), _low_words()

@@ -9,14 +9,17 @@ possible.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.sparse import csr_array
 
 from muse_pipeline.coords import work_size_px
 from muse_pipeline.errors import MppError
 from muse_pipeline.types import Slide, SlideInfo
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
 MAX_COARSER = 1.05  # up to here a slide may be magnified; at most every 20th pixel is invented
@@ -117,6 +120,8 @@ class Stretch:
 
         Rows sum to 1, or to 0 where the lattice reaches beyond the level.
         """
+        from scipy.sparse import csr_array  # which a whole ratio does not need, and takes 0.1 s to load
+
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
         columns = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(int(np.ceil(self.axis.ratio)) + 1)
         overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)

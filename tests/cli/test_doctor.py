@@ -42,7 +42,7 @@ def test_cores_are_those_that_are_granted(monkeypatch):
 
 def test_what_is_missing_is_said_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(surroundings.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     findings = {finding.topic: finding for finding in examine_surroundings()}
     assert not findings["gpu"].usable
     assert "no nvidia-smi" in findings["gpu"].found
