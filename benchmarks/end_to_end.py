@@ -112,7 +112,7 @@ def children_seconds() -> float:
 
 
 def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float]:
-    """Seconds and the processor's of `session.run` on parts as large as those of the slide, one call a thread at a time.
+    """Seconds and the processor's of `session.run` on parts as large as those of the slide, one call per thread.
 
     Of many parts every n-th is run.
     """
