@@ -1,8 +1,8 @@
-"""Say what a model says of itself, or write into its card what was measured after its export.
+"""Say what a model says of itself, or write into its card what was found out after its export.
 
     muse card compact                                      its classes, data, figures and limits; --json: all of it
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
-    muse card compact.onnx --temperature 1.3 -o compact.onnx
+    muse card compact.onnx --temperature 1.3 --limits "Learnt from breast alone." -o compact.onnx
 
 The graph stays as it is. A model that `muse finetune` trained knows how its training pictures look already.
 """
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
     )
+    parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
     parser.add_argument("-o", "--output", type=Path, metavar="ONNX", help="may be the model's own file")
 
 
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.predictor import find_model, read_card
 
     model = find_model(args.model)
-    if not args.pictures and args.temperature is None:
+    facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}
+    if not args.pictures and not facts:
         card = read_card(model)
         print(card.to_json() if args.json else _text(card))
         return
@@ -51,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.export.recard import measure_folders, recard
 
-    facts: dict = {} if args.temperature is None else {"temperature": args.temperature}
     if args.pictures:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")

@@ -1,4 +1,4 @@
-"""A finished model file with facts in its card that were measured after its export."""
+"""A finished model file with facts in its card that were found out after its export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.inference.predictor import read_card
 from muse_pipeline.tissue.appearance import measure_picture
 
 
-def recard(model: Path, output: Path, **facts: AppearanceReference | float) -> ModelCard:
+def recard(model: Path, output: Path, **facts: AppearanceReference | float | str) -> ModelCard:
     """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
 
     Raises:

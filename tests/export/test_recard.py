@@ -4,6 +4,7 @@ import json
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from drawn_tissue import draw_labelled_tissue
 
@@ -37,6 +38,14 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
     assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
     assert np.allclose(soft.prob, np.sqrt(raw.prob) / np.sqrt(raw.prob).sum(1, keepdims=True), atol=1e-5)
     assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()
+
+
+def test_limits_are_said_anew_and_the_weights_stay(run, muse, tmp_path):
+    model, said = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
+    assert muse("card", run / "model.onnx", "--limits", said, "-o", model)[0] == 0
+    assert said in " ".join(muse("card", model)[1].split())
+    before, after = (onnx.load(path) for path in (run / "model.onnx", model))
+    assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(deterministic=True)
 
 
 def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_path, picture):
