@@ -1,7 +1,9 @@
 """What a step of a slide need not load: it would take longer than the step's work on a small slide."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,16 @@ def test_the_command_line_does_not_read_what_is_installed():
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+def test_a_step_starts_no_threads_to_multiply_matrices(tmp_path):
+    arguments = ["inspect", str(tmp_path / "none.svs"), "--slide-id", "none", "--output", str(tmp_path / "slide.json")]
+    program = (
+        "import os, sys; from muse_pipeline.cli.main import main; main(sys.argv[1:])\n"
+        "print('numpy' in sys.modules, len(os.listdir('/proc/self/task')))"
+    )
+    surroundings = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    command = [sys.executable, "-c", program, *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
+    assert said == "True 1\n"

@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run_verb(arguments: list[str]) -> int:
     """Parse and run one verb, its ledger included; errors come out as exceptions."""
     args = build_parser(arguments).parse_args(arguments)
+    if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
         try:
             return args.run(args) or 0
