@@ -148,12 +148,13 @@ def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
         )
     yield _step(
         *["stitch", *[folder / f"shards/{shard}.parquet" for shard in shards]],
-        *["--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", folder / "nuclei.parquet"],
+        *["--info", folder / "slide.json", "--tissue", folder / "tissue.npz"],
+        *["--threads", plan.threads, "--output", folder / "nuclei.parquet"],
         *["--ledger", folder / "ledger/stitch.json"],
     )
     yield _step(
         *["geojson", folder / "nuclei.parquet", "--info", folder / "slide.json"],
-        *["--output", folder / "nuclei.geojson.gz"],
+        *["--threads", plan.threads, "--output", folder / "nuclei.geojson.gz"],
         *["--ledger", folder / "ledger/geojson.json"],
     )
 

@@ -68,6 +68,7 @@ rule stitch:
         muse stitch {input.shards:q} {params.csv:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
+            --threads {threads} \
             --output {output.nuclei:q} \
             --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
         """
@@ -96,6 +97,7 @@ rule geojson:
         muse geojson {input.nuclei:q} {params.max_features:q} \
             --info {input.info:q} \
             --frame {params.frame} \
+            --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
         """

@@ -72,6 +72,7 @@ rule stitch_proposals:
         muse stitch {input.shards:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
+            --threads {threads} \
             --output {output.proposals:q} \
             --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
         """
@@ -99,6 +100,7 @@ rule geojson_proposals:
         muse geojson {input.proposals:q} \
             --info {input.info:q} \
             --frame {params.frame} \
+            --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
         """
