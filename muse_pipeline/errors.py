@@ -13,6 +13,10 @@ class SlideError(MuseError, OSError):
     """A slide cannot be opened or read."""
 
 
+class HangingReadError(MuseError, TimeoutError):
+    """Reading a slide does not end; no ``SlideError``, for those may pass as damage to one region."""
+
+
 class MppError(MuseError, ValueError):
     """The size of a pixel is missing, implausible or does not suit what was asked for."""
 

@@ -15,10 +15,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.errors import HangingReadError, SlideError
 from muse_pipeline.registry import Registry
 from muse_pipeline.slides.fetched import slide_file
 from muse_pipeline.slides.mpp import MppCandidate
+from muse_pipeline.slides.patience import call_in_time
 from muse_pipeline.slides.signature import require_file, why_unreadable
 from muse_pipeline.types import Bounds
 
@@ -56,6 +57,7 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
+    _hangs = False  # once a read has been given up, no other is begun
 
     @abstractmethod
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -78,10 +80,18 @@ class SlideReader(ABC):
 
         Raises:
             SlideError: the pixels cannot be decoded.
+            HangingReadError: reading them does not end.
         """
+        if self._hangs:
+            raise HangingReadError(f"{self.path}: is not read any more, for its reader hangs")
         downsample = self.properties.level_downsamples[level]
         x, y = (floor(at / d + 0.5) for at, d in zip(xy_level0, downsample, strict=True))
-        return self.read_level((x, y), level, size)
+        doing = f"{self.path}: reading {size[0]} x {size[1]} px at ({x}, {y}) of level {level}"
+        try:
+            return call_in_time(doing, self.read_level, (x, y), level, size)
+        except HangingReadError:
+            self._hangs = True
+            raise
 
     @abstractmethod
     def close(self) -> None:
@@ -91,7 +101,8 @@ class SlideReader(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if not self._hangs:  # what hangs still uses the file
+            self.close()
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
@@ -99,9 +110,14 @@ def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
 
     Raises:
         SlideError: the file is missing, empty, truncated, a folder or not a slide.
+        HangingReadError: opening it does not end.
         ConfigError: there is no reader of that name.
     """
     path = slide_file(Path(path))
+    return call_in_time(f"{path}: opening it", _open_slide, path, reader)
+
+
+def _open_slide(path: Path, reader: str | None) -> SlideReader:
     require_file(path)
     reason, names = "", READERS.names() if reader is None else [reader]
     for candidate in sorted((READERS[name] for name in names), key=lambda kind: kind.priority):

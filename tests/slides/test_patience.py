@@ -1,0 +1,187 @@
+"""A reader that hangs, for real: inside of the system call that opens a pipe whose other end nobody opens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workflow_runs import draw_stained_slide
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.errors import HangingReadError
+from muse_pipeline.files import read_json, write_json
+from muse_pipeline.slides import patience
+from muse_pipeline.slides.base import READERS, open_slide
+from muse_pipeline.slides.openslide import OpenSlideReader
+from muse_pipeline.slides.patience import call_in_time
+
+
+def hang(pipe: Path) -> bytes:
+    """Until ``release``."""
+    with pipe.open("rb") as file:
+        return file.read()
+
+
+def release(pipe: Path) -> None:
+    """Let everybody go who hangs."""
+    while True:
+        try:
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody is there
+            return
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def pipe(tmp_path) -> Iterator[Path]:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    yield path
+    release(path)
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    monkeypatch.setattr(patience, "LIMIT_S", 1.0)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """A folder with a slide, its slide.json and tissue.npz; hanging.json asks for the reader named "hangs"."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_stained_slide(folder / "S.tif", size_px=1600, n_nuclei=50)
+    assert main(["inspect", str(folder / "S.tif"), "--output", str(folder / "slide.json")]) == 0
+    assert main([str(word) for word in tissue(folder / "S.tif")]) == 0
+    write_json(folder / "hanging.json", read_json(folder / "slide.json") | {"reader": "hangs"})
+    return folder
+
+
+@pytest.fixture
+def slide(drawn, tmp_path, pipe, monkeypatch) -> Path:
+    """A copy of it; the reader "hangs" never reads its right third."""
+
+    class Hangs(OpenSlideReader):
+        def read_level(self, xy_px, level, size):
+            if xy_px[0] + size[0] > 2 / 3 * self.properties.level_sizes_px[level][0]:
+                hang(pipe)
+            return super().read_level(xy_px, level, size)
+
+    monkeypatch.setitem(READERS._entries, "hangs", Hangs)
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "S.tif"
+
+
+def tissue(slide: Path, info: str = "slide.json", made: str = "") -> list[object]:
+    folder = slide.parent
+    outputs = ["--mask", folder / f"{made}tissue.npz", "--picture", folder / f"{made}tissue.png"]
+    outputs += ["--outline", folder / f"{made}tissue.geojson", "--colour", folder / f"{made}colour.json"]
+    return ["tissue", slide, "--info", folder / info, *outputs, "--ledger", folder / "ledger.json"]
+
+
+def tile(slide: Path, info: str, made: str) -> list[object]:
+    folder = slide.parent
+    inputs = ["--info", folder / info, "--tissue", folder / "tissue.npz", "--ledger", folder / "ledger.json"]
+    return ["tile", slide, *inputs, "--threads", 2, "--max-corrupt", 1, "--output", folder / f"{made}image-500nm.zarr"]
+
+
+@pytest.mark.parametrize("step", [tissue, tile])
+def test_a_step_whose_reader_hangs_ends_in_one_sentence_and_the_next_one_runs(muse, slide, step, monkeypatch):
+    before = set(slide.parent.rglob("*"))
+    with monkeypatch.context() as hasty:
+        hasty.setattr(patience, "LIMIT_S", 1.0)
+        status, _, said = muse(*step(slide, "hanging.json", "new-"))
+    assert (status, said.count("\n")) == (2, 1)
+    assert re.match(
+        rf"muse {step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not ended ", said
+    )
+    assert "after 1 s" in said and "run the same command again" in said
+    assert set(slide.parent.rglob("*")) == before
+    ledger = read_json(slide.parent / "ledger.json")
+    assert ledger["status"] == "failed" and "has not ended" in ledger["reason"]
+    assert muse(*step(slide, "slide.json", "new-"))[0] == 0
+
+
+def test_once_a_read_hangs_no_other_is_begun_and_the_file_stays_open(slide, hasty):
+    with open_slide(slide, "hangs") as opened:
+        with pytest.raises(HangingReadError, match="has not ended"):
+            opened.read_region((1400, 0), 0, (10, 10))
+        with pytest.raises(HangingReadError, match="is not read any more"):
+            opened.read_region((0, 0), 0, (10, 10))
+    assert opened._handle is not None
+
+
+def test_opening_may_hang_too(slide, pipe, hasty, monkeypatch):
+    class Hangs(OpenSlideReader):
+        def __init__(self, path):
+            hang(pipe)
+
+    monkeypatch.setitem(READERS._entries, "hangs", Hangs)
+    with pytest.raises(HangingReadError, match=rf"{slide}: opening it has not ended after 1 s"):
+        open_slide(slide, "hangs")
+
+
+def test_the_errors_of_a_call_are_its_own():
+    def fail():
+        raise TimeoutError("of the network")
+
+    with pytest.raises(TimeoutError, match="of the network") as caught:
+        call_in_time("S", fail)
+    assert not isinstance(caught.value, HangingReadError)
+    assert call_in_time("S", divmod, 7, 2) == (3, 1)
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_program_ends_although_a_read_hangs(pipe):
+    program = """
+        import sys
+        from muse_pipeline.slides import patience
+        patience.LIMIT_S = 0.1
+        try:
+            patience.call_in_time("S", open, sys.argv[1])
+        except patience.HangingReadError as error:
+            sys.exit(f"{error}"[:21])
+    """
+    process = start(program, pipe)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("S has not ended after\n", 1)
+
+
+def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
+    program = """
+        import sys
+        from muse_pipeline.slides import patience
+        patience.LIMIT_S = 2
+        print(patience.call_in_time("S", lambda: open(sys.argv[1]).read()))
+    """
+    process = start(program, pipe)
+    with pipe.open("w") as file:  # waits until the call has begun
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.2)
+        process.send_signal(signal.SIGCONT)
+        file.write("alive")
+    assert process.communicate(timeout=60)[0] == "alive\n"
+
+
+def test_a_fork_has_threads_of_its_own():
+    program = """
+        import os
+        from muse_pipeline.slides.patience import call_in_time
+        call_in_time("S", int, "1")
+        child = os.fork()
+        print(call_in_time("S", int, "2"), flush=True)
+        if child:
+            os.waitpid(child, 0)
+    """
+    assert start(program).communicate(timeout=60)[0] == "2\n2\n"
