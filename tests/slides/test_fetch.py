@@ -13,8 +13,9 @@ from web_server import Served, serve
 from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
 from muse_pipeline.errors import SlideError
 from muse_pipeline.report.progress import first_problem, read_progress
-from muse_pipeline.slides import fetch
+from muse_pipeline.slides import fetch, remote, remote_copy
 from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.fetch_failure import explain
 from muse_pipeline.slides.fetched import slide_file
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
@@ -26,8 +27,8 @@ KEY = "sig=geheim"
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """Small blocks, and no waiting between tries."""
-    monkeypatch.setattr(fetch, "BLOCK_BYTES", 50_000)
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(remote_copy, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(remote, "PAUSE_S", 0)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def slide_bytes(pyramid_path):
 )
 def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     served = Served(slide_bytes, **way)
-    assert len(slide_bytes) > 3 * fetch.BLOCK_BYTES
+    assert len(slide_bytes) > 3 * remote_copy.BLOCK_BYTES
     with serve({"/x/a%20b.tif": served}) as host:
         url = f"{host.replace('//', '//ann:geheim@')}/x/a%20b.tif?{KEY}"
         status, said, errors = muse("fetch", url, "--threads", 3, "--output", tmp_path / "copy")
@@ -157,8 +158,8 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
 @pytest.mark.parametrize("words", ["no login for ge@heim", "no login for ge%40heim", "sig a+b is old", "ann b who?"])
 def test_words_of_other_packages_tell_no_secret_however_it_is_written(words):
     url = SlideUrl("https://ann%20b:ge%40heim@host/a.svs?sig=a%2Bb")
-    assert fetch._explain(RuntimeError(words), url) == "RuntimeError; check the URL and the network"
-    assert "(no route)" in fetch._explain(RuntimeError("no route"), url)
+    assert explain(RuntimeError(words), url) == "RuntimeError; check the URL and the network"
+    assert "(no route)" in explain(RuntimeError("no route"), url)
 
 
 def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
