@@ -8,7 +8,7 @@ import pytest
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.slides import fetch
+from muse_pipeline.slides import fetch, remote, remote_copy
 from muse_pipeline.slides.fetched import slide_file
 from muse_pipeline.slides.url import SlideUrl
 
@@ -151,7 +151,7 @@ def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
 
 
 def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(remote_copy, "BLOCK_BYTES", 100_000)
     fetch.fetch_slide(SlideUrl("s3://slides/cohort #7/T.tif"), tmp_path / "copy", threads=4)
     assert slide_file(tmp_path / "copy").read_bytes() == (drawn / "T.tif").read_bytes()
 
@@ -168,7 +168,7 @@ def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
 )
 def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, surroundings, sentence):
     bucket.put_object(Bucket="slides", Key="folder/a.tif", Body=b"x")
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(remote, "PAUSE_S", 0)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in surroundings.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
