@@ -21,7 +21,7 @@ class FullDisk:
 
     Attributes:
         folder: lies on the disk.
-        number: ENOSPC, or EDQUOT where it is what one user may have that is used up.
+        number: ENOSPC, or EDQUOT where it is one user's share of it that is used up.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class FullDisk:
         disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
         where = f"your share of {disk} is used up, in bytes or in files"
         if self.number == errno.ENOSPC:
-            where = f"the {_free_bytes(disk) / 1e6:,.1f} MB free on {disk} are too few"
+            where = f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
         reason = os.strerror(self.number)
         return f"({reason}): {where}; make room and run the same command again, what is finished stays"
 
@@ -54,7 +54,7 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> Fu
     refused = (FullDisk(folder, number) for folder in asked if (number := _refusal(folder)))
     if (full := next(refused, None)) or said is None:
         return full
-    return FullDisk(min(asked, key=_free_bytes), said)  # what filled it was removed already
+    return FullDisk(min(asked, key=_free_bytes), said)  # what filled it was removed already, or it is another: a log's
 
 
 def _temporary_folder() -> list[Path]:
