@@ -58,8 +58,8 @@ def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, d
             raise SystemExit(f"{arguments[0]} of {folder} fails")
         processor = usage.ru_utime + usage.ru_stime
         costs[arguments[0]] = {
-            "processor_seconds": round(processor, 1),
-            "seconds": round(time.monotonic() - started, 1),
+            "processor_seconds": round(processor, 2),
+            "seconds": round(time.monotonic() - started, 2),
             "MiB": round(usage.ru_maxrss / 1024),
         }
         print(json.dumps({"slide": folder.name, "step": arguments[0], **costs[arguments[0]]}), flush=True)

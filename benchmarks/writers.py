@@ -30,7 +30,12 @@ CLASSES = [
     {"name": name, "color": color}
     for name, color in (("Lymphocyte", [0, 128, 255]), ("Tumour", [200, 0, 0]), ("Stroma", [0, 200, 0]))
 ]
-PROVENANCE = {"slide_id": "drawn", "fingerprint": "0", "model": {"sha256": "0"}, "card": {"classes": CLASSES}}
+PROVENANCE = {
+    "slide_id": "drawn",
+    "fingerprint": "0",
+    "model": {"name": "drawn", "sha256": "0"},
+    "card": {"classes": CLASSES},
+}
 INFO = SlideInfo(
     "drawn", "drawn.tif", "drawn", "drawn", (10**5, 10**5), MPP, "drawn", ((10**5, 10**5),), ((1, 1),), "0"
 )

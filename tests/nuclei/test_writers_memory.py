@@ -27,7 +27,7 @@ with NucleiWriter(folder / "nuclei.parquet", CLASSES, PROVENANCE, n_rays=32) as 
 GEOJSON = """
 from nuclei_example import slide_info
 from muse_pipeline.nuclei.geojson import write_geojson
-write_geojson(folder / "nuclei.parquet", slide_info(), folder / "nuclei.geojson.gz")
+write_geojson(folder / "nuclei.parquet", slide_info(), folder / "nuclei.geojson.gz", threads=2)
 """
 CSV = """
 from muse_pipeline.nuclei.csv import write_csv
