@@ -24,7 +24,6 @@ class HalfBackbone(Backbone):
         self.network = network.eval()
         self.channels, self.image_channels = network.channels, network.image_channels
         self.stride_px, self.lattice = network.stride_px, network.lattice
-        self.any_size = network.any_size
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """As the network does, in float32."""

@@ -68,7 +68,7 @@ def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
     """The graph as ONNX, for batches of any size, and windows of the card's or, where the network can, of any sides."""
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
-    if graph.detector.backbone.any_size:
+    if graph.detector.backbone.lattice.any_size:
         sizes |= {axis: card.stride_px * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
     with _without_chatter():
         program = torch.onnx.export(
@@ -102,9 +102,10 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def embed_card(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """The model with its card, without traces of the exporting machine's source files."""
+    """The model with its card, without the exporter's notes, which name source files and differ from call to call."""
     onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
     return model

@@ -30,14 +30,12 @@ class Backbone(nn.Module):
         image_channels: D', of the image vector.
         stride_px: sides of a window must be multiples of it.
         lattice: how positions tie to the dense map.
-        any_size: whether one graph can be exported for windows of any sides, square or not.
     """
 
     channels: int
     image_channels: int
     stride_px: int
     lattice: Lattice = HALF_PIXEL
-    any_size: bool = False
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """What the network reads: optical density after the slide's colour map, unless a backbone says otherwise.

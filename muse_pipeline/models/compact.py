@@ -21,8 +21,6 @@ class CompactNetwork(Backbone):
         depths: residual blocks of each stage.
     """
 
-    any_size = True
-
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
         super().__init__()
         self.stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))

@@ -25,7 +25,6 @@ class BackboneEnsemble(Backbone):
         self.channels = sum(member.channels for member in members)
         self.image_channels = sum(member.image_channels for member in members)
         self.stride_px, self.lattice = members[0].stride_px, members[0].lattice
-        self.any_size = members[0].any_size
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """As the members read it."""

@@ -29,6 +29,11 @@ class Lattice:
     name: str
     align_corners: bool
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the network takes windows of any sides: it then says the same of a nucleus in all of them."""
+        return not self.align_corners
+
     def at_cells(self, dense: Tensor) -> Tensor:
         """The map (B, D, h, w) read at the centres of its cells, pixels ``4 * column + 2``: what heads work on.
 

@@ -38,7 +38,7 @@ def export_window(config: FinetuneConfig, backbone: Backbone) -> int:
         ConfigError: the window or its halo does not suit the network.
     """
     settings, stride_px = config.export, backbone.stride_px
-    tied = backbone.lattice.align_corners
+    tied = not backbone.lattice.any_size
     input_px = settings.input_px or (config.window_px if tied else WINDOW_PX)
     if tied and input_px != config.window_px and not settings.any_window:
         raise ConfigError(

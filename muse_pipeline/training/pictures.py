@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.data.png import write_png
 from muse_pipeline.files import complete_file
 
 N_PICTURES = 6
@@ -29,5 +29,5 @@ def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
         partial.mkdir()
         for number, index in enumerate(chosen):
             left, top, *_ = images[index].annotated_box
-            piece = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX, ::-1]
-            cv2.imwrite(str(partial / f"{number}.png"), np.ascontiguousarray(piece))
+            piece = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX]
+            write_png(partial / f"{number}.png", piece)

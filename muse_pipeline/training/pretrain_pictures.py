@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.coords import xy_to_xy_index
+from muse_pipeline.data.png import write_png
 from muse_pipeline.data.seeds import seed_of_step
 from muse_pipeline.data.views import ViewSampler, ViewSet
 from muse_pipeline.files import complete_file
@@ -23,7 +24,7 @@ def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
     width = max(row.shape[1] for row in rows)
     page = np.concatenate([_padded(row, row.shape[0] + GAP_PX, width) for row in rows])
     with complete_file(output) as partial:
-        partial.write_bytes(cv2.imencode(".png", np.ascontiguousarray(page[..., ::-1]))[1].tobytes())
+        write_png(partial, page)
 
 
 def _draw_set(views: ViewSet) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from muse_pipeline.data.png import write_png
 from muse_pipeline.data.unlabelled_pieces import cut_pieces
 from muse_pipeline.data.unlabelled_source import open_unlabelled
 from muse_pipeline.errors import ConfigError, LabelError
@@ -49,8 +50,8 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
             if not 0 < share <= config.mask_settings.max_share:
                 refused.append(f"{piece.name} ({share:.0%} taken for nuclei)")
                 continue
-            write_picture(folder / PICTURES / f"{piece.name}.png", piece.pixels)
-            cv2.imwrite(str(folder / MASKS / f"{piece.name}.png"), mask.astype(np.uint8) * 255)
+            write_png(folder / PICTURES / f"{piece.name}.png", piece.pixels)
+            write_png(folder / MASKS / f"{piece.name}.png", mask.astype(np.uint8) * 255)
             n_kept += 1
     if refused:
         say(f"{len(refused)} pieces are left out, because nuclei cover none or too much of them: first {refused[0]}")
@@ -60,11 +61,6 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
             "`sources`, or correct their `mpp`"
         )
     say(f"masks by {config.masks} of {n_kept} pieces of tissue")
-
-
-def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 as PNG."""
-    cv2.imwrite(str(path), np.ascontiguousarray(pixels[..., ::-1]))
 
 
 def read_pictures_and_masks(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:

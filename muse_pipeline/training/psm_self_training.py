@@ -53,8 +53,7 @@ def write_found_labels(
     names = sorted((labels / IMAGES).glob("*.png"))
     pictures = {path.stem: np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in names}
     margin = round(SURROUND_UM / config.mpp)
-    largest = max(max(pixels.shape[:2]) for pixels in pictures.values()) + 2 * margin
-    predictor, reference = _load(checkpoint, config, largest)
+    predictor, reference = _load(checkpoint, config)
     n_nuclei = n_pictures = 0
     for name, pixels in pictures.items():
         colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
@@ -73,11 +72,11 @@ def write_found_labels(
     say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
-def _load(path: Path, config: FinetuneConfig, largest_px: int) -> tuple[NetworkPredictor, ColourReference]:
+def _load(path: Path, config: FinetuneConfig) -> tuple[NetworkPredictor, ColourReference]:
     checkpoint = load_checkpoint(path)
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays).eval()
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     network.head.load_state_dict(checkpoint.head)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     reference = replace(reference, share=config.export.colour_share)
-    return NetworkPredictor(network, config, largest_px), reference
+    return NetworkPredictor(network, config), reference

@@ -38,7 +38,7 @@ class Validation:
         self.classes = config.class_names
         reference = replace(data.reference, share=config.export.colour_share)
         self.colours = [image_colour(image, reference) for image in self.images]
-        self.predictor = NetworkPredictor(network, config, max(max(image.pixels.shape[:2]) for image in self.images))
+        self.predictor = NetworkPredictor(network, config)
 
     def __call__(self, step: int, log: MetricsLog) -> None:
         """Score, keep the weights if they are the best, log."""
@@ -73,22 +73,18 @@ class NetworkPredictor:
     Args:
         network: on any device.
         config: of the run.
-        side_px: of the largest picture; windows are no larger than it takes where the network lets them.
     """
 
-    def __init__(self, network: NucleusDetector, config: FinetuneConfig, side_px: int):
-        export, stride_px = config.export, network.backbone.stride_px
-        self.network = network
+    def __init__(self, network: NucleusDetector, config: FinetuneConfig):
+        export = config.export
+        self.network, self.any_size = network, network.backbone.lattice.any_size
         self.graph = DetectionGraph(network, export.threshold, export.capacity)
-        window_px = export_window(config, network.backbone)
-        if not network.backbone.lattice.align_corners:  # else the window decides what is found
-            window_px = min(window_px, -(-side_px // stride_px) * stride_px + 2 * export.halo_px)
         self.card = ModelCard(
             name=config.name,
             mpp=config.mpp,
-            input_px=window_px,
+            input_px=export_window(config, network.backbone),
             halo_px=export.halo_px,
-            stride_px=stride_px,
+            stride_px=network.backbone.stride_px,
             batch=1,
             capacity=export.capacity,
             classes=config.classes,
@@ -101,7 +97,7 @@ class NetworkPredictor:
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
-        """(1, S, S, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
+        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
