@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_pipeline.data.annotations import Annotations
+from muse_pipeline.data.png import write_png
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 
@@ -91,8 +91,8 @@ def write_instances(
     centres = label_image_to_nuclei(instances, (mpp, mpp), 3).xy - 0.5  # the file counts pixels from 0
     lines = ["x,y,class", *(f"{x:.3f},{y:.3f},{word}" for (x, y), word in zip(centres, words, strict=True))]
     (folder / POINTS / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    cv2.imwrite(str(folder / IMAGES / f"{name}.png"), np.ascontiguousarray(pixels[..., ::-1]))
-    cv2.imwrite(str(folder / INSTANCES / f"{name}.png"), instances.astype(np.uint16))
+    write_png(folder / IMAGES / f"{name}.png", pixels)
+    write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))
 
 
 def _read_mask(path: Path) -> np.ndarray:

@@ -37,6 +37,7 @@ class FeatureFile:
             self._file = stack.enter_context(partial.open("wb"))
             self._file.write(encode(_HEAD, self._suffix))
             self._before = encode(SEPARATOR[1:], self._suffix)
+            stack.push(self._end)
             self._stack = stack.pop_all()
         return self
 
@@ -47,9 +48,11 @@ class FeatureFile:
         self._before = encode(SEPARATOR, self._suffix)
 
     def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def _end(self, *error: Any) -> None:
         if error[0] is None:
             self._file.write(encode(_TAIL, self._suffix))
-        return self._stack.__exit__(*error)
 
 
 def encode(text: bytes, suffix: str) -> bytes:
