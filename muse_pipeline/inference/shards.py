@@ -44,7 +44,7 @@ class ShardWriter:
                 *((name, pa.list_(pa.float32(), width)) for name, width in self.lists.items()),
             ]
         )
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
         self._tables: list[pa.Table] = []
 
     def __enter__(self) -> ShardWriter:
@@ -131,7 +131,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
     with _as_damage(path), pq.ParquetFile(path) as file:
         n_groups = file.num_row_groups
     for group in range(n_groups):
-        with _as_damage(path), pq.ParquetFile(path) as file:
+        with _as_damage(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             part = read(file, group)
         yield part
 

@@ -73,6 +73,7 @@ class NucleiWriter:
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
             settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # other columns repeat nothing
+            settings["write_page_checksum"] = True  # most of a table is numbers, and any bytes are numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
         return self
@@ -87,7 +88,8 @@ class NucleiWriter:
         A table with clusters takes them from ``shapes`` too, as "cluster".
         """
         nuclei.require(Frame.LEVEL0)
-        return Rows(self._to_table(nuclei, polygons, shapes), shapely.total_bounds(polygons))
+        bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
+        return Rows(self._to_table(nuclei, polygons, shapes), bounds)
 
     def append(self, rows: Rows) -> None:
         """Append rows that ``to_rows`` made."""
@@ -181,7 +183,8 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         NucleiError: there is none, it is no Parquet file, or not one of ours.
     """
     try:
-        file = pq.ParquetFile(path, pre_buffer=False)  # which would keep all that was read until the end
+        # a buffer would keep all that was read until the end
+        file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
     except (pa.ArrowException, OSError) as error:

@@ -34,6 +34,12 @@ def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[
         geometry (n,) of shapely polygons in level-0 px, xy (n, 2), label (n,).
     """
     inside = [("x", ">=", low_xy[0]), ("x", "<", high_xy[0]), ("y", ">=", low_xy[1]), ("y", "<", high_xy[1])]
-    table = pq.read_table(path, columns=["geometry", "x", "y", "label"], filters=inside, use_threads=False)
+    table = pq.read_table(
+        path,
+        columns=["geometry", "x", "y", "label"],
+        filters=inside,
+        use_threads=False,
+        page_checksum_verification=True,
+    )
     geometry = parse_outlines(table["geometry"].to_numpy())
     return geometry, np.column_stack([table["x"], table["y"]]).reshape(-1, 2), table["label"].to_numpy()

@@ -75,6 +75,16 @@ def test_nuclei_lie_in_tissue(tiled_slide, whole):
     assert tiled_slide.tissue.contains(read_nuclei(whole).xy, tiled_slide.info.mpp).all()
 
 
+def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
+    (path,) = tiled_slide.detect(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="is damaged; delete it and run"):
+        stitch_shards([path], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
+    assert not (tmp_path / "n.parquet").exists()
+
+
 def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
     paths = tiled_slide.detect(tmp_path, n_shards=16)
     for wrong in (paths[1:], [*paths, paths[0]]):

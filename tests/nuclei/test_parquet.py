@@ -117,6 +117,19 @@ def test_foreign_files_are_named(tmp_path):
             read_nuclei(tmp_path / f"{name}.parquet")
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_byte_that_is_another_is_noticed(tmp_path, share):
+    """Numbers would come out all the same."""
+    path = tmp_path / "nuclei.parquet"
+    write_example(path, draw_nuclei(500))
+    column = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index("x"))
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + int(share * column.total_compressed_size)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(NucleiError, match=r"nuclei.parquet: .*(CRC|damaged)"):
+        read_nuclei(path)
+
+
 @pytest.mark.parametrize("metadata", ["{}", "[]", "not JSON", '{"slide_id": "a"}'])
 def test_provenance_of_another_kind_is_refused(tmp_path, metadata):
     table = pa.table({"x": [1.0]}).replace_schema_metadata({"muse": metadata})
