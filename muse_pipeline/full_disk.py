@@ -13,6 +13,7 @@ from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 PROBE_BYTES = 1 << 16
+PLENTY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -20,21 +21,25 @@ class FullDisk:
     """What stopped a write, in words for the end of a sentence.
 
     Attributes:
-        folder: lies on the disk.
+        folder: lies on the disk; None where none of those that were asked is full.
         number: ENOSPC, or EDQUOT where it is one user's share of it that is used up.
     """
 
-    folder: Path
+    folder: Path | None
     number: int
 
     def __str__(self) -> str:
         """What is free is what is free now: to be asked after what was begun is removed."""
-        disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
-        where = f"your share of {disk} is used up, in bytes or in files"
-        if self.number == errno.ENOSPC:
-            where = f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
         reason = os.strerror(self.number)
-        return f"({reason}): {where}; make room and run the same command again, what is finished stays"
+        return f"({reason}): {self._where()}; make room and run the same command again, what is finished stays"
+
+    def _where(self) -> str:
+        if self.folder is None:
+            return "a disk that it writes or logs to is full"
+        disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
+        if self.number == errno.ENOSPC:
+            return f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
+        return f"your share of {disk} is used up, in bytes or in files"
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> FullDisk | None:
@@ -45,16 +50,19 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> Fu
 
     Args:
         error: what went wrong.
-        folders: where something was written, one or more, the likeliest first; that of temporary files is asked too.
+        folders: where something was written, one or more, the likeliest first; that of temporary files is asked too if
+            the error speaks of a full disk.
     """
     said = getattr(error, "errno", None)
-    if said not in {None, *FULL}:
+    if said not in {None, *FULL} or isinstance(error, (RecursionError, NotImplementedError)):
         return None
-    asked = [_nearest(folder) for folder in (*folders, *_temporary_folder())]
+    asked = [_nearest(folder) for folder in (*folders, *(_temporary_folder() if said else []))]
     refused = (FullDisk(folder, number) for folder in asked if (number := _refusal(folder)))
     if (full := next(refused, None)) or said is None:
         return full
-    return FullDisk(min(asked, key=_free_bytes), said)  # what filled it was removed already, or it is another: a log's
+    fullest = min(asked, key=_free_bytes)  # what filled it was removed already
+    is_another = said == errno.ENOSPC and _free_bytes(fullest) > PLENTY_BYTES  # a log's
+    return FullDisk(None if is_another else fullest, said)
 
 
 def _temporary_folder() -> list[Path]:

@@ -5,6 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from shutil import get_terminal_size
+
+LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
+
+
+def text_columns() -> int:
+    """How wide to print: as the terminal is, 100 where there is none."""
+    return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
 def at_least_one(text: str) -> int:

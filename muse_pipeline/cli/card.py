@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import positive
+from muse_pipeline.cli.arguments import positive, text_columns
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard
@@ -63,12 +63,11 @@ def run(args: argparse.Namespace) -> None:
 def _text(card: ModelCard) -> str:
     """Terms on the left, what the card says of them on the right, as wide as the terminal."""
     from dataclasses import asdict
-    from shutil import get_terminal_size
     from textwrap import TextWrapper
 
     from muse_pipeline.report.card_facts import card_facts
 
-    wrapper = TextWrapper(get_terminal_size((100, 24)).columns, subsequent_indent=" " * 22, break_long_words=False)
+    wrapper = TextWrapper(text_columns(), subsequent_indent=" " * 22, break_long_words=False)
     lines = [card.name]
     for term, said in card_facts(asdict(card)).items():
         for number, line in enumerate([said] if isinstance(said, str) else said):

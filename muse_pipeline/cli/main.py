@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
-from shutil import get_terminal_size
 from textwrap import TextWrapper
 
+from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cli.ledger import record_step
 from muse_pipeline.errors import MissingPackageError, MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read, as `head` does, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to flush
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
@@ -93,7 +97,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 def _list_verbs(summaries: dict[str, str]) -> str:
     """What ``muse`` is and can do, group by group; argparse itself knows one list only."""
-    wrapper = TextWrapper(get_terminal_size().columns - 2, subsequent_indent=" " * 23)
+    wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
     lines = ["From H&E whole-slide images to nuclei in QuPath; `muse VERB --help` says more."]
     for group, verbs in GROUPS.items():
         lines += ["", f"{group}:"]

@@ -1,6 +1,7 @@
 """What holds for every verb: it explains itself at once, and bad input costs one sentence and exit status 2."""
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -94,3 +95,12 @@ def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
     assert errors.startswith(f"muse {verb}: ")
     assert errors.count("\n") == 1
     assert not places["out"].exists()
+
+
+def test_whoever_reads_may_have_enough_of_it():
+    """As `head` does."""
+    command = [sys.executable, "-u", "-m", "muse_pipeline.cli.main", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
