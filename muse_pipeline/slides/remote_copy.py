@@ -11,6 +11,7 @@ from muse_pipeline.slides.fetch_failure import EndedEarlyError
 from muse_pipeline.slides.remote import RemoteSlide, Stated
 
 BLOCK_BYTES = 16 << 20
+MAX_AT_ONCE = 8  # blocks: more help no server and fill the memory
 
 
 def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threads: int) -> None:
@@ -21,7 +22,7 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
         path: of the file, there.
         stated: what the server said of it.
         target: the file here.
-        threads: blocks that are on their way at a time.
+        threads: blocks that are on their way at a time, but never more than ``MAX_AT_ONCE``.
 
     Raises:
         SlideError: it does not arrive whole, or changes meanwhile.
@@ -62,7 +63,7 @@ def _copy_blocks(slide: RemoteSlide, path: str, stated: Stated, descriptor: int,
         block = slide.try_often(read, before_again=lambda: slide.require_unchanged(path, stated))
         _write_all(descriptor, block, start)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(threads, MAX_AT_ONCE)) as pool:
         blocks = [pool.submit(copy_block, start) for start in range(0, stated.n_bytes, BLOCK_BYTES)]
         try:
             for block in blocks:

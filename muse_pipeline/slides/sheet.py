@@ -69,7 +69,8 @@ def is_sheet(path: Path) -> bool:
     """Whether a file is a sheet of slides: by its name, or because its first line names the column of slides."""
     if path.suffix.lower() in {".tsv", ".csv"}:
         return True
-    return any(REQUIRED[0].encode(encoding) in _first_line(path) for encoding in ("utf-8", *_UTF16))
+    line = _first_line(path)
+    return any(REQUIRED[0].encode(encoding) in line for encoding in ("utf-8", *_UTF16))
 
 
 def require_utf8(path: Path) -> None:

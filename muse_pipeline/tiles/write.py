@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -102,7 +103,11 @@ def zarr_at_rest() -> Iterator[None]:
     try:
         yield
     finally:
-        sync(wait_for_others())
+        with _one_waits:  # two that wait would wait for each other
+            sync(wait_for_others())
+
+
+_one_waits = Lock()
 
 
 async def wait_for_others() -> None:
