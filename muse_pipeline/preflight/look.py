@@ -14,7 +14,7 @@ from numcodecs import Zstd
 
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
-from muse_pipeline.inference.appearance import judge_appearance
+from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
 from muse_pipeline.slides.fetch import ask_size
@@ -171,10 +171,13 @@ def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     seconds = time.perf_counter() - started
     colour["dark_background"] = is_fluorescence(found.overview.pixels)
     card = predictor.card
+    verdict = judge_appearance(card.appearance, colour)
     unlike = [
         f"unlike the training pictures of {card.name}, look before you trust the result: {reason}"
-        for reason in judge_appearance(card.appearance, colour).sentences()
+        for reason in verdict.sentences()
     ]
+    if verdict.verdict == OTHER_STAIN:
+        unlike.append("of another stain: its nuclei will be in no total of the report")
     warnings += dict.fromkeys([*found.warnings, *colour["warnings"], *unlike])
     chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
     return {

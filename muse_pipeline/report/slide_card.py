@@ -159,7 +159,7 @@ def _plain(value: Any) -> str:
         return "none"
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def _details(summary: str, content: Markup) -> Markup:

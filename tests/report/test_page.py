@@ -125,7 +125,7 @@ def test_provenance_is_lists_and_words(slides, page_path):
     found = Outline(slide_card(changed, "slide-1", Album(page_path, False)))
     texts = [text for text in found.texts if text.strip()]
     assert texts[texts.index("Provenance") + 1 :] == [
-        *("colour", "1, 0.5", "0, 1", "model", "name", "<m>", "mpp", "0.25, 0.251235", "n by class", "a_b", "2"),
+        *("colour", "1, 0.5", "0, 1", "model", "name", "<m>", "mpp", "0.25, 0.2512345678", "n by class", "a_b", "2"),
     ]
     assert found.open == []
 
