@@ -73,5 +73,5 @@ def detect_shard(
     """
     finder = ModelFinder(predictor, colour, appearance)
     return walk_shard(
-        store, finder, shard, output, threads, progress, offset_px, each_once=True, any_size=predictor.any_size
+        store, finder, shard, output, threads, progress, offset_px, each_once=True, trim=predictor.any_size
     )

@@ -29,7 +29,8 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
     card, (height, width) = predictor.card, pixels.shape[:2]
     view = grid.whole
     if predictor.any_size:
-        view = grid.view(np.array([window]), np.ones((height, width), bool), 1.0, card.stride_px)
+        everywhere = np.ones((-(-height // card.stride_px), -(-width // card.stride_px)), bool)
+        view = grid.view(np.array([window]), everywhere, card.stride_px, card.stride_px)
     batch = np.full((card.batch, view.height, view.width, 3), 255, np.uint8)
     x, y = grid.view_xy(window, view)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + view.width, width), min(y + view.height, height)

@@ -63,7 +63,7 @@ def walk_shard(
     guard: Guard | None = None,
     remarks: tuple[str, ...] = (),
     each_once: bool = False,
-    any_size: bool = False,
+    trim: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -78,7 +78,7 @@ def walk_shard(
         guard: says why nothing is to be found in a window (S, S, 3), or "".
         remarks: warnings about the slide that go with a guard.
         each_once: the finder may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
-        any_size: the finder takes windows of any size, and is given of each only what holds tissue.
+        trim: give the finder, which takes windows of any size, of each only what holds tissue.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -98,7 +98,7 @@ def walk_shard(
 
     def run_batch(windows: np.ndarray) -> list[tuple[int, Nuclei, bool, str]]:
         """Of each window its reports, whether it was full, and why nothing was sought in it."""
-        view = grid.view(windows, *store.tissue, card.stride_px) if any_size else grid.whole
+        view = grid.view(windows, *store.tissue, card.stride_px) if trim else grid.whole
         found, reasons = _find_nuclei(store, finder, grid.view_xy(windows, view), (view.width, view.height), guard)
         are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
         if each_once:

@@ -29,7 +29,7 @@ class Backbone(nn.Module):
         channels: D, of the dense map.
         image_channels: D', of the image vector.
         stride_px: sides of a window must be multiples of it.
-        lattice: how positions tie to the dense map.
+        lattice: how positions tie to the dense map; by ``HALF_PIXEL``, the same is seen in windows of any sides.
     """
 
     channels: int

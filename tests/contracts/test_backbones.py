@@ -35,3 +35,15 @@ def test_our_own_move_with_their_input(name):
     cells, middle = stride // 4, slice(96, 112)
     moved = first[..., 96 + cells : 112 + cells, 96 + cells : 112 + cells]
     assert torch.allclose(moved, second[..., middle, middle], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_see_the_same_in_windows_of_any_sides(name):
+    """Far from the border, for they are run on parts of windows."""
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().eval()
+    picture = torch.rand(1, 3, 960, 1024)
+    with torch.no_grad():
+        whole, part = backbone(picture).dense, backbone(picture[..., 64:896, 96:928]).dense
+    middle = slice(96, 112)
+    assert torch.allclose(whole[..., 96 + 16 : 112 + 16, 96 + 24 : 112 + 24], part[..., middle, middle], atol=1e-4)
