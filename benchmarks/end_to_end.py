@@ -24,13 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.coords import work_size_px
+from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tiles.chunks import tissue_on_lattice
-from muse_pipeline.tiles.grid import Shard, WindowGrid
-from muse_pipeline.tiles.store import tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain_map import IDENTITY
 
@@ -85,10 +83,8 @@ def measure(folder: Path, model: str, cores: int) -> dict:
     slide = next(path.parent for path in results.glob("*/nuclei.parquet"))
     provenance = read_provenance(slide / "nuclei.parquet")
     ledgers = {path.stem: json.loads(path.read_text()) for path in sorted(slide.glob("ledger/*.json"))}
-    (run, run_processor), (reading, reading_processor) = (
-        bare_run(model, slide, cores),
-        bare_reading(slide, cores),
-    )
+    run, run_processor, run_mm2 = bare_run(model, slide, cores)
+    reading, reading_processor = bare_reading(slide, cores)
     return {
         "model": model,
         "tissue_mm2": round(TissueMask.load(slide / "tissue.npz").area_mm2, 2),
@@ -101,6 +97,7 @@ def measure(folder: Path, model: str, cores: int) -> dict:
         "R_of_the_processor": round(processor_seconds / (run_processor + reading_processor), 2),
         "n_nuclei": provenance["n_nuclei"],
         "n_windows": provenance["n_windows"],
+        "run_mm2": round(run_mm2, 1),
         "steps": {name: {"seconds": one["seconds"], "MiB": one["peak_memory_mib"]} for name, one in ledgers.items()},
     }
 
@@ -111,16 +108,19 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float]:
-    """Seconds and the processor's of `session.run` on parts as large as those of the slide, one call per thread.
+def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float]:
+    """Seconds and the processor's of `session.run` on parts as large as those of the slide, and their mm2.
 
-    Of many parts every n-th is run.
+    One call per thread; of many parts every n-th is run.
     """
     predictor = Predictor(find_model(model))
-    card, sizes = predictor.card, part_sizes(predictor, slide)
+    card, info = predictor.card, read_info(slide / "slide.json")
+    size_px = work_size_px(info.size_px, info.mpp, card.mpp)
+    sizes = plan_windows(predictor, TissueMask.load(slide / "tissue.npz"), size_px)[:: card.batch, 2:]
+    sizes = sizes[np.argsort(-sizes.prod(1), kind="stable")]  # so that a sample has some of every size
     pixels = np.random.default_rng(0).integers(0, 256, (card.batch, 3, card.input_px, card.input_px), np.uint8)
 
-    def run(size: tuple[int, int]) -> None:
+    def run(size: np.ndarray) -> None:
         part = np.ascontiguousarray(pixels[:, :, : size[1], : size[0]])
         predictor.session.run(None, {"pixels": part, "colour": IDENTITY})
 
@@ -130,18 +130,8 @@ def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float]:
         started, used = time.monotonic(), time.process_time()
         list(pool.map(run, sample))
         seconds, processor_seconds = time.monotonic() - started, time.process_time() - used
-    share = sum(width * height for width, height in sizes) / sum(width * height for width, height in sample)
-    return seconds * share, processor_seconds * share
-
-
-def part_sizes(predictor: Predictor, slide: Path) -> list[tuple[int, int]]:
-    """(width, height) of what is run of each batch of windows, the largest first."""
-    card, info = predictor.card, read_info(slide / "slide.json")
-    grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
-    tissue = tissue_on_lattice(TissueMask.load(slide / "tissue.npz"), card.mpp, grid.size_px), tissue_pixel_px(card.mpp)
-    batches = Shard(1, 1).batches(grid.windows_with_tissue(*tissue), card.batch)
-    views = [grid.view(batch, *tissue, card.stride_px) if predictor.any_size else grid.whole for batch in batches]
-    return sorted(((view.width, view.height) for view in views), key=np.prod, reverse=True)
+    share = sizes.prod(1).sum() / sample.prod(1).sum()
+    return seconds * share, processor_seconds * share, card.batch * sizes.prod(1).sum() * card.mpp**2 / 1e6
 
 
 def bare_reading(slide: Path, threads: int) -> tuple[float, float]:

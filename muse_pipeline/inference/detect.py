@@ -15,8 +15,10 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.walk import walk_shard
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import find_versions
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import Store
+from muse_pipeline.tiles.chunks import tissue_on_lattice
+from muse_pipeline.tiles.grid import Shard, WindowGrid
+from muse_pipeline.tiles.store import Store, tissue_pixel_px
+from muse_pipeline.tissue.mask import TissueMask
 
 PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
@@ -53,6 +55,28 @@ class ModelFinder:
             **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
             "versions": find_versions(PACKAGES),
         }
+
+
+def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, int]) -> np.ndarray:
+    """What a slide's shards run the model on, window by window: corner, width and height (N, 4) in work pixels.
+
+    Args:
+        predictor: the model.
+        tissue: of the slide.
+        size_px: (width, height) of the slide at the model's mpp.
+    """
+    card = predictor.card
+    grid = WindowGrid(size_px, card.input_px, card.halo_px)
+    label = tissue_on_lattice(tissue, card.mpp, size_px), float(tissue_pixel_px(card.mpp))
+    windows = grid.windows_with_tissue(*label)
+    views = [
+        grid.view(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
+        for i in range(len(windows))
+    ]
+    places = [
+        (*grid.view_xy(window, view), view.width, view.height) for window, view in zip(windows, views, strict=True)
+    ]
+    return np.array(places, int).reshape(-1, 4)
 
 
 def detect_shard(

@@ -43,8 +43,8 @@ def stitch_shards(
         paths: every shard of the slide, in any order.
         info: the slide.
         tissue: where nuclei are kept.
-        output: the table, whose bytes do not depend on
-        threads: that draw and measure outlines; they are read and written on one more.
+        output: the table.
+        threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
 
     Returns:
         The provenance that is written into the table.

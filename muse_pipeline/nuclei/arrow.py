@@ -43,19 +43,22 @@ def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
-    """Polygons (N,) without holes as binaries; GEOS writes the same, but stops all threads meanwhile."""
+    """Polygons (N,) as binaries; GEOS writes the same, but stops all threads meanwhile.
+
+    Nothing is checked: they have two coordinates, no holes, and are not empty.
+    """
     n_vertices = shapely.get_num_coordinates(polygons)
     xy = shapely.get_coordinates(polygons).astype("<f8", copy=False)
     begins = np.cumsum(n_vertices) - n_vertices
     ends = np.cumsum([0, *(_WKB_HEADER + _WKB_VERTEX * n_vertices)], dtype=np.int32)
-    text = np.empty(ends[-1], np.uint8)
+    content = np.empty(ends[-1], np.uint8)
     for n in np.unique(n_vertices).tolist():
         places = np.flatnonzero(n_vertices == n)
         rows = np.empty((len(places), _WKB_HEADER + _WKB_VERTEX * n), np.uint8)
         rows[:, :_WKB_HEADER] = np.frombuffer(_WKB_START + n.to_bytes(4, "little"), np.uint8)
         rows[:, _WKB_HEADER:] = xy[begins[places, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
-        np.lib.stride_tricks.sliding_window_view(text, rows.shape[1], writeable=True)[ends[places]] = rows
-    return pa.Array.from_buffers(pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(text)])
+        np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[ends[places]] = rows
+    return pa.Array.from_buffers(pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(content)])
 
 
 def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

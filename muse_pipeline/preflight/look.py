@@ -15,6 +15,7 @@ from numcodecs import Zstd
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
+from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
 from muse_pipeline.slides.fetch import ask_size
@@ -23,14 +24,12 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.surroundings import peak_memory_mib
-from muse_pipeline.tiles.chunks import chunks_with_tissue, tissue_on_lattice
-from muse_pipeline.tiles.grid import WindowGrid
+from muse_pipeline.tiles.chunks import chunks_with_tissue
 from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.store import CHUNK_PX, tissue_pixel_px
+from muse_pipeline.tiles.store import CHUNK_PX
 from muse_pipeline.tiles.write import MARGIN_UM
 from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
-from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.roi import read_roi
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.tissue.stained import is_fluorescence
@@ -217,7 +216,7 @@ def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, 
 
 def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
     reader, card = known["reader"], predictor.card
-    places = _places(reader, known["tissue"], predictor)
+    places = plan_windows(predictor, known["tissue"], reader.size_px)
     # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
     clock = time.process_time if trial.provider in {"cpu", "openvino"} else time.perf_counter
     if not len(places):
@@ -243,22 +242,6 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
         "window_seconds": float(np.sum(seconds) / np.sum(n_px) * mean_px),
         "nuclei_per_window": float(np.sum(n_nuclei) / np.sum(n_px) * mean_px),
     }
-
-
-def _places(reader: AreaReader, tissue: TissueMask, predictor: Predictor) -> np.ndarray:
-    """What detection would run on: corner, width and height (N, 4) in work pixels."""
-    card = predictor.card
-    grid = WindowGrid(reader.size_px, card.input_px, card.halo_px)
-    label = tissue_on_lattice(tissue, reader.mpp, reader.size_px), float(tissue_pixel_px(reader.mpp))
-    windows = grid.windows_with_tissue(*label)
-    views = [
-        grid.view(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
-        for i in range(len(windows))
-    ]
-    places = [
-        (*grid.view_xy(window, view), view.width, view.height) for window, view in zip(windows, views, strict=True)
-    ]
-    return np.array(places, int).reshape(-1, 4)
 
 
 def _sample(places: np.ndarray, n: int) -> np.ndarray:
