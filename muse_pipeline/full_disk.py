@@ -13,7 +13,7 @@ from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 PROBE_BYTES = 1 << 16
-PLENTY_BYTES = 1 << 30
+PLENTY_BYTES = 1 << 30  # free: more than was removed of what a step had begun
 
 
 @dataclass(frozen=True)

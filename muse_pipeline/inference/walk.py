@@ -88,11 +88,7 @@ def walk_shard(
         StoreError: the store was replaced meanwhile.
     """
     card = finder.card
-    if abs(store.mpp / card.mpp - 1) > 1e-6:
-        raise ModelError(
-            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
-            f"tile the slide at {card.mpp:g} or choose another model"
-        )
+    _require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
 
@@ -125,12 +121,7 @@ def walk_shard(
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard else {}),
-            "common": {
-                **_slide_facts(store, grid),
-                **finder.facts(),
-                **({"warnings": list(remarks)} if guard else {}),
-                "card": card.to_json(),
-            },
+            "common": {**_slide_facts(store, grid, finder), **({"warnings": list(remarks)} if guard else {})},
         }
         writer.finish(facts)
     return facts
@@ -157,8 +148,21 @@ def no_nuclei(card: ModelCard) -> Nuclei:
     )
 
 
-def _slide_facts(store: Store, grid: WindowGrid) -> dict[str, Any]:
-    """What every shard of a slide must say alike of its image before they may be stitched."""
+def _require_mpp(store: Store, card: ModelCard) -> None:
+    """Refuse a store that is not at the model's mpp.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if abs(store.mpp / card.mpp - 1) > 1e-6:
+        raise ModelError(
+            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
+            f"tile the slide at {card.mpp:g} or choose another model"
+        )
+
+
+def _slide_facts(store: Store, grid: WindowGrid, finder: NucleusFinder) -> dict[str, Any]:
+    """What every shard of a slide must say alike, of image and finder, before they may be stitched."""
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
@@ -166,4 +170,6 @@ def _slide_facts(store: Store, grid: WindowGrid) -> dict[str, Any]:
         "slide_mpp": list(store.slide_mpp),
         "offset_px": grid.offset_px,
         "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+        **finder.facts(),
+        "card": finder.card.to_json(),
     }
