@@ -10,6 +10,7 @@ from muse_pipeline.methods import CRITERIA, METHODS
 from muse_pipeline.methods.averaged import AveragedNetwork
 from muse_pipeline.methods.base import Method
 from muse_pipeline.methods.consistency import ConsistencySettings, ConsistencyTerm, Teacher
+from muse_pipeline.methods.distillation import DistillationTerm
 from muse_pipeline.models.detector import NucleusDetector
 
 
@@ -23,6 +24,7 @@ class DetectorTraining(Method):
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
         consistency: how the averaged network teaches where nobody annotated; None: it does not.
+        distillation: trained networks that teach beside the labels; None: there are none.
     """
 
     def __init__(
@@ -32,17 +34,22 @@ class DetectorTraining(Method):
         mpp: float,
         class_weights: Tensor,
         consistency: ConsistencySettings | None = None,
+        distillation: DistillationTerm | None = None,
     ):
         super().__init__()
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.consistency = ConsistencyTerm(consistency, len(class_weights), mpp) if consistency else None
+        self.distillation = distillation
 
     def losses(self, batch: LabelledBatch, turn: int, progress: float) -> dict[str, Tensor]:
-        """The criterion's terms inside the annotated regions and, if asked for, consistency outside."""
+        """The criterion's terms inside the annotated regions; if asked for, its teacher's, and consistency outside."""
         maps = self.network(batch.pixels, batch.colour)
         terms = self.criterion(maps, batch)
+        if self.distillation is not None:
+            taught = self.distillation(maps, batch)
+            terms = {**terms, "distillation": taught, "loss": terms["loss"].lerp(taught, self.distillation.share)}
         if self.consistency is None:
             return terms
         more = self.consistency(maps, self._teach(batch), batch)

@@ -11,6 +11,7 @@ import torch
 
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
+from muse_pipeline.methods.distillation import DistillationTerm
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.census import appearance_reference, class_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -22,7 +23,7 @@ from muse_pipeline.training.loop import train
 from muse_pipeline.training.pictures import keep_pictures
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
-from muse_pipeline.training.start import find_checkpoint, take_over
+from muse_pipeline.training.start import find_checkpoint, find_teachers, load_teacher, take_over
 from muse_pipeline.training.validation import Validation
 
 
@@ -61,11 +62,13 @@ def finetune(
     run = RunFolder(Path(folder))
     begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
     sources = (*config.sources, *config.validation)
-    provenance = describe_run(plain_settings(config, portable=True), sources, begins_with)
+    taught_by = find_teachers(config)
+    teachers = [load_teacher(path, config) for path in taught_by]
+    provenance = describe_run(plain_settings(config, portable=True), sources, begins_with, taught_by)
     run.begin(config, provenance, CARD_ONLY, start_over, say)
     torch.set_num_threads(threads)
     data = read_finetune_data(config)
-    method, origin = _build_method(data)
+    method, origin = _build_method(data, teachers)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(accelerator, devices, config.precision)
     meta = _describe(data)
@@ -90,7 +93,7 @@ def finetune(
     return run.checkpoint
 
 
-def _build_method(data: FinetuneData) -> tuple[Method, str]:
+def _build_method(data: FinetuneData, teachers: list[NucleusDetector]) -> tuple[Method, str]:
     """What is trained, from the weights that the config names, and these in words."""
     config = data.config
     torch.manual_seed(config.seed)
@@ -98,7 +101,12 @@ def _build_method(data: FinetuneData) -> tuple[Method, str]:
     network.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
     origin = take_over(network, config) if config.checkpoint else "random weights"
     weights = class_weights(data.images, len(config.classes))
-    return METHODS[config.method](network, config.head, config.mpp, weights, config.consistency), origin
+    distillation = None
+    if teachers:
+        distillation = DistillationTerm(config.distillation.share, teachers).to(memory_format=torch.channels_last)
+        origin += f", taught by {len(teachers)} trained before"
+    method = METHODS[config.method](network, config.head, config.mpp, weights, config.consistency, distillation)
+    return method, origin
 
 
 def _describe(data: FinetuneData) -> dict[str, Any]:

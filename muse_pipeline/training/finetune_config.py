@@ -17,6 +17,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
+from muse_pipeline.methods.distillation import DistillationSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.export_settings import ExportSettings
@@ -52,6 +53,7 @@ class FinetuneConfig:
         window_px: side of a training window.
         region_px: side of the square that keeps its labels, for trials with labels of less than a window.
         consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
+        distillation: trained networks that teach beside the labels; none do unless this is given.
         batch: windows per batch (and device).
         backbone_rate: factor of the learning rate on the backbone.
         seed: of weights and windows.
@@ -80,6 +82,7 @@ class FinetuneConfig:
     window_px: int = 256
     region_px: int | None = None
     consistency: ConsistencySettings | None = None
+    distillation: DistillationSettings | None = None
     batch: int = 16
     backbone_rate: float = 1.0
     seed: int = 0
@@ -102,7 +105,7 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
     """Read a config.
 
     Args:
-        path: of the YAML file; a ``checkpoint`` that is a path starts at its folder.
+        path: of the YAML file; a ``checkpoint``, or a teacher, that is a path starts at its folder.
         data: where the paths of label sources start; the config's own folder when not given.
         changes: ``key=value``, see ``config.load_config``.
 
@@ -111,13 +114,22 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
     """
     config = load_config(path, FinetuneConfig, changes)
     root = (data or Path(path).parent).resolve()
-    if config.checkpoint is not None and not (BUILT_IN / f"{config.checkpoint}.pt").is_file():
-        config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
+    folder = Path(path).parent.resolve()
+    if config.checkpoint is not None:
+        config = dataclasses.replace(config, checkpoint=_starting_at(config.checkpoint, folder))
+    if config.distillation is not None:
+        teachers = tuple(_starting_at(teacher, folder) for teacher in config.distillation.teachers)
+        config = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
     return dataclasses.replace(
         config,
         sources=tuple(starting_at(source, root) for source in config.sources),
         validation=tuple(starting_at(source, root) for source in config.validation),
     )
+
+
+def _starting_at(checkpoint: Path, folder: Path) -> Path:
+    """A built-in model's name, or the path from ``folder``."""
+    return checkpoint if (BUILT_IN / f"{checkpoint}.pt").is_file() else folder / checkpoint
 
 
 def require_known_names(config: FinetuneConfig) -> None:

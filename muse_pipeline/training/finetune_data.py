@@ -51,7 +51,7 @@ class FinetuneData:
             config.augmentation,
             config.seed,
             device,
-            weak_view=config.consistency is not None,
+            weak_view=config.consistency is not None or config.distillation is not None,
         )
 
     def tell(self, run: RunFolder, say: Callable[[str], None]) -> None:

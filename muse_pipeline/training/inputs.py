@@ -11,26 +11,27 @@ from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.slide_labels import choose_slides, list_slides
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.start import find_checkpoint
+from muse_pipeline.training.start import find_checkpoint, find_teachers
 
 
 def files_read(config: FinetuneConfig) -> list[Path]:
-    """The checkpoint that a run begins with, and every file of its label sources, pictures and sheets included.
+    """The checkpoints that a run begins with or learns from, and every file of its label sources, pictures included.
 
     Raises:
-        CheckpointError: the checkpoint is not there.
+        CheckpointError: a checkpoint is not there.
         LabelError: the settings of a source do not go together, or one names a folder or a file that is not there.
         SheetError: a sheet of slides is wrong.
     """
-    begins_with = [find_checkpoint(config.checkpoint)] if config.checkpoint else []
-    for path in begins_with:
+    checkpoints = [find_checkpoint(config.checkpoint)] if config.checkpoint else []
+    checkpoints += find_teachers(config)
+    for path in checkpoints:
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` in the config")
+            raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` or `teachers` in the config")
     files = set()
     for source in (*config.sources, *config.validation):
         _require_there(source)
         files |= {file for _, file in source_files(source)}
-    return [*begins_with, *sorted(files)]
+    return [*checkpoints, *sorted(files)]
 
 
 def _require_there(source: LabelSource) -> None:

@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headle
 
 
 def describe_run(
-    settings: dict[str, Any], sources: tuple[LabelSource, ...], checkpoint: Path | None = None
+    settings: dict[str, Any],
+    sources: tuple[LabelSource, ...],
+    checkpoint: Path | None = None,
+    teachers: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Facts that hold on any machine: no host, no user, no folder outside the run.
 
@@ -29,6 +32,7 @@ def describe_run(
         settings: see ``run_folder.plain_settings``, portable.
         sources: of labels and pictures.
         checkpoint: that the run begins with.
+        teachers: checkpoints that teach it.
     """
     return {
         "muse-pipeline": __version__,
@@ -39,6 +43,7 @@ def describe_run(
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "labels": dict(item for number, source in enumerate(sources) for item in _checksums(number, source)),
         "checkpoint": fingerprint_file(checkpoint) if checkpoint and checkpoint.is_file() else None,
+        "teachers": [fingerprint_file(teacher) for teacher in teachers],
     }
 
 

@@ -80,7 +80,7 @@ class RunFolder:
         try:
             begun = plain_settings(load_config(self.config, type(config)), portable=True)
             said = read_json(self.provenance)
-            labels, weights = said["labels"], said["checkpoint"]
+            labels, weights, teachers = said["labels"], said["checkpoint"], said.get("teachers", [])
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
@@ -91,6 +91,7 @@ class RunFolder:
         found = provenance["labels"]
         changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
         changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []
+        changed += ["weights of the teachers"] if teachers != provenance.get("teachers", []) else []
         if changed:
             listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise CheckpointError(

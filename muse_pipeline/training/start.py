@@ -1,12 +1,14 @@
-"""The weights that a fine-tuning run begins with."""
+"""The weights that a fine-tuning run begins with, and those that teach it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from muse_pipeline.config import parse_config
+from muse_pipeline.errors import CheckpointError
 from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.checkpoint import load_head_weights
+from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights, load_head_weights
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.initial import load_backbone
 
@@ -36,3 +38,37 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint beside the graph of a built-in model's name, or the path itself."""
     named = BUILT_IN / f"{path}.pt"
     return named if named.is_file() else path
+
+
+def find_teachers(config: FinetuneConfig) -> list[Path]:
+    """Checkpoints of the networks that teach the run."""
+    return [find_checkpoint(path) for path in config.distillation.teachers] if config.distillation else []
+
+
+def load_teacher(path: Path, config: FinetuneConfig) -> NucleusDetector:
+    """A trained network that says what the run is to learn.
+
+    Raises:
+        CheckpointError: the file is missing, holds no detector or says other things.
+    """
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.head:
+        raise CheckpointError(f"{path}: holds no detector ({checkpoint.meta.get('kind')}) and cannot teach one")
+    begun = parse_config(checkpoint.meta["config"], FinetuneConfig, str(path))
+    teacher = NucleusDetector(begun.backbone, begun.head, len(begun.classes), begun.n_rays)
+    alike = ["head", "class_names", "n_rays", "mpp"]
+    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # positions are tied to it
+    for name in alike:
+        theirs, ours = getattr(begun, name), getattr(config, name)
+        if theirs != ours:
+            what = "classes are" if name == "class_names" else f"`{name}` is"
+            raise CheckpointError(
+                f"{path}: cannot teach this run, for its {what} {_words(theirs)} and the run's {_words(ours)}; "
+                "teach with a network that was trained for the same"
+            )
+    load_detector_weights(teacher, checkpoint, path)
+    return teacher.eval()
+
+
+def _words(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,80 @@
+"""Distillation: a network learns from what trained ones say of every cell, beside the labels.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), carried over to maps of
+nuclei. The teachers look at the window as it is, the student at the same window with colour and sharpness varied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.config import require_between
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.errors import ConfigError
+from muse_pipeline.methods.criterion import mean_over
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
+
+RAY_WEIGHT = 2.0  # as in the criterion of the labels
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Who teaches, and how much that counts.
+
+    Attributes:
+        teachers: checkpoints with the run's classes, rays, head and um per pixel; what they say is averaged.
+        share: of the loss that is theirs, 0 to 1; the rest is the labels'.
+    """
+
+    teachers: tuple[Path, ...]
+    share: float = 0.7
+
+    def __post_init__(self) -> None:
+        require_between(self, "distillation", share=(0, 1))
+        if not self.teachers:
+            raise ConfigError("distillation: teachers names none; give a checkpoint, or leave `distillation` out")
+
+
+class DistillationTerm(nn.Module):
+    """How far the student is from what its teachers say on average.
+
+    Args:
+        share: see ``DistillationSettings``.
+        teachers: trained networks; they stay as they are.
+    """
+
+    def __init__(self, share: float, teachers: Sequence[NucleusDetector]):
+        super().__init__()
+        self.share, self.teachers = share, nn.ModuleList(teachers).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> DistillationTerm:
+        """Teachers stay in evaluation mode."""
+        super().train(mode)
+        self.teachers.eval()
+        return self
+
+    def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
+        """Excess cross-entropies of centres and classes, distances of offsets and rays; 0 where the two agree.
+
+        Args:
+            student: maps of the varied windows.
+            batch: with its ``weak`` view.
+        """
+        with torch.no_grad():
+            said = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
+            taught = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*said, strict=True)))
+            heat, label = taught.centre.sigmoid(), taught.label.log_softmax(1)
+        centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
+        centre = centre - functional.binary_cross_entropy_with_logits(taught.centre, heat, reduction="none")
+        classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
+        offset = (student.offset - taught.offset).abs().mean(1, keepdim=True)
+        rays = (student.rays - taught.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
+        at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat)
+        return centre.sum() / heat.sum().clamp(min=1) + at_nuclei

@@ -1,0 +1,79 @@
+"""A run that is taught by trained networks: named in the config, the same when it goes on, of the same nuclei."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from labelled import draw_labelled_folder, write_config
+
+from muse_pipeline.errors import CheckpointError
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from muse_pipeline.training.finetune import finetune
+from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.training.inputs import files_read
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labelled pictures, ``tiny.yaml`` and two networks that were trained by it."""
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("taught"))
+    for seed in (0, 1):
+        finetune(load_finetune_config(write_config(folder, steps=5), changes=[f"seed={seed}"]), folder / f"t{seed}")
+    return folder
+
+
+def taught(folder, *teachers, changes=()):
+    named = ", ".join(f"{name}/checkpoint.pt" for name in teachers)
+    return load_finetune_config(folder / "tiny.yaml", changes=[f"distillation={{teachers: [{named}]}}", *changes])
+
+
+def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
+    config = taught(folder, "t0", "t1")
+    assert files_read(config)[:2] == [folder / "t0" / "checkpoint.pt", folder / "t1" / "checkpoint.pt"]
+    said = []
+    checkpoint = load_checkpoint(finetune(config, folder / "both", "cpu", say=said.append))
+    assert any("taught by 2 trained before" in sentence for sentence in said)
+    alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
+    assert checkpoint.backbone.keys() == alone.backbone.keys()  # a network as small as any other
+    assert not torch.equal(checkpoint.head["out.weight"], alone.head["out.weight"])
+
+
+def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
+    shutil.copytree(folder / "t0", tmp_path / "t0")
+    change = f"distillation={{teachers: [{tmp_path / 't0' / 'checkpoint.pt'}]}}"
+    config = load_finetune_config(folder / "tiny.yaml", changes=[change])
+    finetune(config, tmp_path / "run", "cpu")
+    finetune(config, tmp_path / "run", "cpu")
+    shutil.copy(folder / "t1" / "checkpoint.pt", tmp_path / "t0" / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="weights of the teachers changed"):
+        finetune(config, tmp_path / "run", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["n_rays=16"], "cannot teach this run, for its `n_rays` is 8 and the run's 16"),
+        (["mpp=0.25"], r"`mpp` is 0\.5 and the run's 0\.25"),
+        (["head=point"], "`head` is dense and the run's point"),
+        (
+            ["classes=[{name: A, color: [0, 0, 0]}]", 'sources.0.class_map={"1": A, "2": A}'],
+            "its classes are Dark, Pale and the run's A",
+        ),
+    ],
+)
+def test_a_teacher_of_something_else_is_refused(folder, tmp_path, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        finetune(taught(folder, "t0", changes=changes), tmp_path, "cpu")
+
+
+def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        finetune(taught(folder, "nowhere"), tmp_path, "cpu")
+    with pytest.raises(CheckpointError, match="no such checkpoint; correct `checkpoint` or `teachers`"):
+        files_read(taught(folder, "nowhere"))
+    found = load_checkpoint(folder / "t0" / "checkpoint.pt")
+    (tmp_path / "bare").mkdir()
+    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
+    with pytest.raises(CheckpointError, match="holds no detector"):
+        finetune(taught(folder, tmp_path / "bare"), tmp_path, "cpu")
