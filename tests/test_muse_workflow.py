@@ -67,6 +67,8 @@ def test_a_mistake_in_the_run_is_one_sentence_before_anything_starts(cohort):
     assert "did you mean 'muse_compact_16'?" in refusal(cohort, model="wrong.yaml")
     inline = {**yaml.safe_load(text), "checkpoint": "none.pth"}
     assert f"{cohort}/none.pth: no such checkpoint" in refusal(cohort, model=inline)
+    inline = {**yaml.safe_load(text), "distillation": {"teachers": ["none.pt"]}}
+    assert f"{cohort}/none.pt: no such checkpoint" in refusal(cohort, model=inline)
     assert "model 'nowhere.onnx': neither a file nor a built-in model" in refusal(cohort, model="nowhere.onnx")
 
 

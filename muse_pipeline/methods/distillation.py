@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,8 @@ class DistillationTerm(nn.Module):
     def __init__(self, share: float, teachers: Sequence[NucleusDetector]):
         super().__init__()
         self.share, self.teachers = share, nn.ModuleList(teachers).requires_grad_(False)
+        self.register_state_dict_post_hook(_leave_out_teachers)  # a run that goes on reads them again
+        self.register_load_state_dict_post_hook(_miss_no_teachers)
 
     def train(self, mode: bool = True) -> DistillationTerm:
         """Teachers stay in evaluation mode."""
@@ -78,3 +81,12 @@ class DistillationTerm(nn.Module):
         rays = (student.rays - taught.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat)
         return centre.sum() / heat.sum().clamp(min=1) + at_nuclei
+
+
+def _leave_out_teachers(term: DistillationTerm, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teachers.")]:
+        del state[name]
+
+
+def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if "teachers" not in name.split(".")]

@@ -119,4 +119,7 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
     try:
         head.load_state_dict(checkpoint.head)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit the config's head, classes and rays; change either") from error
+        raise CheckpointError(
+            f"{path}: does not fit the config's head, classes and rays; change either, or train it again if an older "
+            "version wrote it"
+        ) from error

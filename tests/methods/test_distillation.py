@@ -91,6 +91,18 @@ def test_a_student_comes_nearer_and_the_teacher_stays():
     assert not teacher.training
 
 
+def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
+    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), None, DistillationTerm(0.5, [detector(0)]))
+    state = method.state_dict()
+    assert not any("teachers" in name for name in state)
+    again = DetectorTraining(detector(2), "dense", 0.5, torch.ones(2), None, DistillationTerm(0.5, [detector(0)]))
+    again.load_state_dict(state)
+    assert torch.equal(again.network.head.out.weight, method.network.head.out.weight)
+    del state["network.head.out.bias"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*network\.head\.out\.bias"):
+        again.load_state_dict(state)
+
+
 def test_settings_that_teach_nothing_are_refused():
     with pytest.raises(ConfigError, match="distillation: teachers names none"):
         DistillationSettings(())

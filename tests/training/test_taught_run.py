@@ -7,7 +7,7 @@ import pytest
 import torch
 from labelled import draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
@@ -56,6 +56,7 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
         (["n_rays=16"], "cannot teach this run, for its `n_rays` is 8 and the run's 16"),
         (["mpp=0.25"], r"`mpp` is 0\.5 and the run's 0\.25"),
         (["head=point"], "`head` is dense and the run's point"),
+        (["colour=macenko"], "`colour` is identity and the run's macenko"),
         (
             ["classes=[{name: A, color: [0, 0, 0]}]", 'sources.0.class_map={"1": A, "2": A}'],
             "its classes are Dark, Pale and the run's A",
@@ -65,6 +66,15 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
 def test_a_teacher_of_something_else_is_refused(folder, tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message):
         finetune(taught(folder, "t0", changes=changes), tmp_path, "cpu")
+
+
+def test_a_teacher_that_cannot_take_the_windows_is_refused(folder, tmp_path):
+    coarse = load_finetune_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
+    finetune(coarse, folder / "coarse", "cpu")
+    with pytest.raises(
+        ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"
+    ):
+        finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, "cpu")
 
 
 def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_path):

@@ -80,12 +80,19 @@ def run_file(run, folder):
     """
     if isinstance(run, str):
         return run
-    weights = Path(run.get("checkpoint") or "")
-    if weights.suffix:  # else the name of a built-in model
-        run = {**run, "checkpoint": str(weights.resolve())}
+    if "checkpoint" in run:
+        run = {**run, "checkpoint": start_here(run["checkpoint"])}
+    if isinstance(taught := run.get("distillation"), dict) and isinstance(taught.get("teachers"), list):
+        run = {**run, "distillation": {**taught, "teachers": [start_here(one) for one in taught["teachers"]]}}
     path = Path(OUTPUT, folder, f"{slug(run['name'])}.yaml")
     write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)
+
+
+def start_here(checkpoint):
+    """The path of a checkpoint from where Snakemake was started; names of built-in models, and what is no path, stay."""
+    has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
+    return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
 
 
 def training_data():
