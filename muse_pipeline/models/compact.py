@@ -55,6 +55,12 @@ def muse_compact_48() -> CompactNetwork:
     return CompactNetwork((48, 96, 160, 160), (1, 2, 2, 2))
 
 
+@BACKBONES.register("muse_compact_32")
+def muse_compact_32() -> CompactNetwork:
+    """Strides 4 to 32; about 26 kFLOP per pixel."""
+    return CompactNetwork((32, 64, 160, 160), (1, 2, 2, 2))
+
+
 @BACKBONES.register("muse_compact_16")
 def muse_compact_16() -> CompactNetwork:
     """A very small one for tests."""

@@ -11,14 +11,17 @@ from muse_pipeline.models import HEADS
 from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, to_rays
 from muse_pipeline.models.layers import conv_norm
 
+HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
+
 
 @HEADS.register("dense")
 class DenseHead(NucleusHead):
-    """One shared 3x3 convolution, then a 1x1 convolution for all quantities."""
+    """One shared 3x3 convolution to about twice the channels, then a 1x1 convolution for all quantities."""
 
-    def __init__(self, in_channels: int, n_classes: int, n_rays: int, hidden: int = 96):
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int):
         super().__init__()
         self.sizes = (2, n_classes, n_rays)
+        hidden = min(max(2 * in_channels, HIDDEN[0]), HIDDEN[1])
         self.shared = nn.Sequential(conv_norm(in_channels, hidden), nn.ReLU(inplace=True))
         self.out = nn.Conv2d(hidden, 1 + sum(self.sizes), 1)
         nn.init.normal_(self.out.weight, std=0.01)
