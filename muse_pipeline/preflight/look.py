@@ -233,7 +233,8 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
         found = predictor(batch, IDENTITY)[0]
         seconds.append((clock() - started) / card.batch)
         n_px.append(width * height)
-        n_nuclei.append(len(found) * (width - 2 * card.halo_px) * (height - 2 * card.halo_px) / n_px[-1])
+        owned = owned_share((x, y), (width, height), card.halo_px, reader.size_px)
+        n_nuclei.append(len(found) * owned)
     if not seconds:
         raise SlideError(f"{row.path}: none of its sampled windows can be decoded; copy it again from its source")
     mean_px = (places[:, 2] * places[:, 3]).mean()
@@ -242,6 +243,16 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
         "window_seconds": float(np.sum(seconds) / np.sum(n_px) * mean_px),
         "nuclei_per_window": float(np.sum(n_nuclei) / np.sum(n_px) * mean_px),
     }
+
+
+def owned_share(corner: tuple[int, int], size_px: tuple[int, int], halo_px: int, slide_px: tuple[int, int]) -> float:
+    """Share of a part of a window whose nuclei are its own: all but the halo, and all at a slide's edge."""
+    share = 1.0
+    for start, size, end in zip(corner, size_px, slide_px, strict=True):
+        first = max(start, 0) + (halo_px if start > 0 else 0)
+        last = min(start + size, end) - (halo_px if start + size < end else 0)
+        share *= max(last - first, 0) / size
+    return share
 
 
 def _sample(places: np.ndarray, n: int) -> np.ndarray:

@@ -94,6 +94,8 @@ class WindowGrid:
     def view(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> View:
         """The part of ``windows`` that holds their tissue and a halo around it, the same for all of them.
 
+        It ends with the lattice: what lies beyond the edge of a cropped picture is not glass.
+
         Args:
             windows: indices of windows with tissue.
             tissue: as in ``windows_with_tissue``.
@@ -101,8 +103,9 @@ class WindowGrid:
             stride_px: of which corner and sides are multiples.
         """
         boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
-        low = (boxes[:, 0].min(0) - self.halo_px) // stride_px * stride_px
-        high = -(-(boxes[:, 1].max(0) + self.halo_px) // stride_px) * stride_px
+        lattice = -self.origin_xy(windows)
+        low = np.maximum(boxes[:, 0] - self.halo_px, lattice).min(0) // stride_px * stride_px
+        high = -(-np.minimum(boxes[:, 1] + self.halo_px, lattice + self.size_px).max(0) // stride_px) * stride_px
         return View(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
 
     def view_xy(self, window: np.ndarray | int, view: View) -> np.ndarray:

@@ -11,7 +11,7 @@ from web_server import Served, serve
 from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.predictor import find_model
-from muse_pipeline.preflight.look import Look, Trial, look_at_slides
+from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_share
 from muse_pipeline.preflight.price import find_duplicates, sum_up
 from muse_pipeline.preflight.text import render_preflight
 from muse_pipeline.slides.sheet import SheetRow
@@ -157,3 +157,17 @@ def test_a_stain_unlike_training_is_said_as_the_run_says_it(muse, tmp_path):
     muse("run", tmp_path / "ihc.tif", "-o", tmp_path / "results")
     (reason,) = json.loads((tmp_path / "results/ihc/ledger/detect-1-of-1.json").read_text())["warnings"]
     assert ihc.endswith(f": {reason}")
+
+
+@pytest.mark.parametrize(
+    ("corner", "size", "share"),
+    [
+        ((100, 100), (128, 96), 64 * 32 / (128 * 96)),  # halos on all sides
+        ((0, 100), (128, 96), 96 * 32 / (128 * 96)),  # the slide's edge on the left
+        ((872, 604), (128, 96), 96 * 64 / (128 * 96)),  # on the right and below
+        ((0, 0), (1024, 704), 1000 * 700 / (1024 * 704)),  # all of a slide, and what makes it a multiple of 32
+        ((950, 100), (32, 96), 0),
+    ],
+)
+def test_nuclei_of_the_halo_belong_to_other_windows(corner, size, share):
+    assert owned_share(corner, size, 32, (1000, 700)) == pytest.approx(share)
