@@ -71,9 +71,7 @@ def test_a_teacher_of_something_else_is_refused(folder, tmp_path, changes, messa
 def test_a_teacher_that_cannot_take_the_windows_is_refused(folder, tmp_path):
     coarse = load_finetune_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
     finetune(coarse, folder / "coarse", "cpu")
-    with pytest.raises(
-        ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"
-    ):
+    with pytest.raises(ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"):
         finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, "cpu")
 
 
