@@ -43,7 +43,7 @@ def describe_run(
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "labels": dict(item for number, source in enumerate(sources) for item in _checksums(number, source)),
         "checkpoint": fingerprint_file(checkpoint) if checkpoint and checkpoint.is_file() else None,
-        "teachers": [fingerprint_file(teacher) for teacher in teachers],
+        "teachers": sorted(fingerprint_file(teacher) for teacher in teachers),  # their mean knows no order
     }
 
 

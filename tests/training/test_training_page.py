@@ -9,12 +9,13 @@ import yaml
 
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.methods.consistency import ConsistencySettings
+from muse_pipeline.methods.distillation import DistillationSettings
 from muse_pipeline.training.export_settings import ExportSettings
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.schedule import Schedule
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-TABLES = (FinetuneConfig, Schedule, Augmentation, ConsistencySettings, ExportSettings)
+TABLES = (FinetuneConfig, Schedule, Augmentation, ConsistencySettings, DistillationSettings, ExportSettings)
 
 
 def read_tables() -> list[dict[str, str]]:
