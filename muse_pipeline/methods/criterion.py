@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.models.heads import NucleusMaps
 
+RAY_WEIGHT = 2.0  # of outlines against every other term of a loss on dense maps
 RIM_UM = 3.0  # nuclei cut by the border of an annotated region have no label: nothing so near to it is background
 
 

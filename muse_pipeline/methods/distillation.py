@@ -18,11 +18,9 @@ from torch.nn import functional
 from muse_pipeline.config import require_between
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.methods.criterion import mean_over
+from muse_pipeline.methods.criterion import RAY_WEIGHT, mean_over
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
-
-RAY_WEIGHT = 2.0  # as in the criterion of the labels
 
 
 @dataclass(frozen=True)

@@ -233,8 +233,7 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
         found = predictor(batch, IDENTITY)[0]
         seconds.append((clock() - started) / card.batch)
         n_px.append(width * height)
-        owned = owned_share((x, y), (width, height), card.halo_px, reader.size_px)
-        n_nuclei.append(len(found) * owned)
+        n_nuclei.append(len(found) * owned_share((x, y), (width, height), card.halo_px, reader.size_px))
     if not seconds:
         raise SlideError(f"{row.path}: none of its sampled windows can be decoded; copy it again from its source")
     mean_px = (places[:, 2] * places[:, 3]).mean()

@@ -91,7 +91,7 @@ class RunFolder:
         found = provenance["labels"]
         changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
         changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []
-        changed += ["weights of the teachers"] if teachers != provenance.get("teachers", []) else []
+        changed += ["weights of the teachers"] if teachers != provenance["teachers"] else []
         if changed:
             listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise CheckpointError(
