@@ -14,13 +14,13 @@ from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.calibration import CalibrationWindow
 
 QUANTISED = ("Conv", "Add", "Relu")
-KEPT = ("Resize",)  # gains nothing in integers
+KEPT = ("Resize", "Transpose", "Reshape")  # gain nothing from being quantised themselves
 
 
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
     """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
 
-    In int8 is what lies between the first convolution with weights of its own and the last ones, these excluded:
+    In int8 is what lies between the first convolution with weights of its own and the last layers, these excluded:
     rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
     same bytes.
 
@@ -41,7 +41,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         def get_next(self) -> dict | None:
             return next(self.feeds, None)
 
-    nodes = _between_convolutions(model)
+    nodes = _before_last_layers(model)
     others = sorted({node.op_type for node in nodes} - {*QUANTISED, *KEPT})
     if others or not nodes:
         found = ", ".join(others) or "no two convolutions"
@@ -65,25 +65,35 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         return onnx.load(quantised)
 
 
-def _between_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes from the first convolution that has weights up to, and without, those that no other one follows."""
+def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes from the first convolution up to, and without, the last layers.
+
+    Layers are convolutions and matrix products that have weights. The last ones are the convolutions that no layer
+    follows, and every product: heads read cells by products, and networks that can be quantised have no others.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
-    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights}
-    leads_on: set[str] = set()  # tensors that a convolution still reads, if by other nodes
+    convolutions, products = (
+        {node.name for node in model.graph.node if node.op_type == kind and node.input[1] in weights}
+        for kind in ("Conv", "MatMul")
+    )
+    leads_on: set[str] = set()  # tensors that a layer still reads, if by other nodes
     leading = set()
     for node in reversed(model.graph.node):
         if leads_on & set(node.output):
             leading.add(node.name)
-        if node.name in leading | convolutions:
+        if node.name in leading | convolutions | products:
             leads_on |= set(node.input)
     follows: set[str] = set()  # tensors that a convolution made, if by other nodes
-    between = []
+    read: set[str] = set()  # and those that a product made
+    before = []
     for node in model.graph.node:
-        if node.name in convolutions or follows & set(node.input):
+        if node.name in products or read & set(node.input):
+            read |= set(node.output)
+        elif node.name in convolutions or follows & set(node.input):
             follows |= set(node.output)
             if node.name in leading:
-                between.append(node)
-    return between
+                before.append(node)
+    return before
 
 
 @contextmanager

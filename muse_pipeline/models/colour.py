@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+LOG_WHITE = math.log(256.0)
 
 
 def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
@@ -25,7 +29,9 @@ def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    density = -torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
+    # The density's sign and its white go into the matrix: a pass over all pixels is dear.
+    log = torch.log(pixels.to(colour.dtype) + 1.0)
+    linear, constant = -colour[..., :3], colour[..., 3] + LOG_WHITE * colour[..., :3].sum(-1)
     if colour.ndim == 2:
-        return torch.nn.functional.conv2d(density, colour[:, :3, None, None], colour[:, 3])
-    return torch.einsum("bij,bjhw->bihw", colour[..., :3], density) + colour[..., 3, None, None]
+        return torch.nn.functional.conv2d(log, linear[..., None, None], constant)
+    return torch.einsum("bij,bjhw->bihw", linear, log) + constant[..., None, None]

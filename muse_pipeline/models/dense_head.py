@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import HEADS
-from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, to_rays
+from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, as_rows, to_rays
 from muse_pipeline.models.layers import conv_norm
 
 HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
@@ -42,13 +42,14 @@ class DenseHead(NucleusHead):
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The centre map alone is computed at every cell; the rest waits until it is known which cells speak."""
-        shared = self.shared(features)
-        centre = nn.functional.conv2d(shared, self.out.weight[:1], self.out.bias[:1])
-        return _scores_at_peaks(centre), shared
+        rows = as_rows(self.shared(features))
+        centre = torch.matmul(rows, self.out.weight[0, :, 0]).view_as(features[:, :1]) + self.out.bias[0]
+        return _scores_at_peaks(centre), rows
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """The other channels of the last convolution, as one matrix product."""
-        offset, label, rays = (self.out.weight[1:, :, 0, 0] @ cells + self.out.bias[1:, None]).split(self.sizes, 1)
+        said = torch.matmul(cells, self.out.weight[1:, :, 0, 0].T) + self.out.bias[1:]
+        offset, label, rays = said.split(self.sizes, 2)
         return offset, label, to_rays(rays)
 
 

@@ -82,8 +82,8 @@ class DetectionGraph(nn.Module):
         score = score.flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, rows * columns), dim=1)  # (B, K)
-        at_cells = said.flatten(2).gather(2, cell[:, None].expand(-1, said.shape[1], -1))  # (B, M, K)
-        offset, label, rays = (values.transpose(1, 2) for values in self.detector.head.describe(at_cells))
+        first = rows * columns * torch.arange(score.shape[0], device=cell.device)  # row of each window's first cell
+        offset, label, rays = self.detector.head.describe(said[cell + first[:, None]])
         row = torch.div(cell, columns, rounding_mode="floor")
         centre = torch.stack((cell - row * columns, row), 2).to(offset.dtype) + 0.5
         xy = (centre + offset) * CELL_PX

@@ -42,7 +42,7 @@ def test_int8_finds_the_same_nuclei_and_its_card_says_how_it_was_calibrated(run,
     assert f"checked against torch on {run}/run/pictures: " in said
 
 
-def test_convolutions_are_integers_and_the_last_one_is_not(small):
+def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     graph = onnx.load(small[0]).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
@@ -56,7 +56,10 @@ def test_convolutions_are_integers_and_the_last_one_is_not(small):
                 assert kinds[source.input[0]] == TensorProto.INT8
                 assert kinds[made_by[node.input[0]].input[2]] == TensorProto.UINT8
     assert len(integers) > 10
-    assert len(floats) == 2  # the stain map and the head's last one
+    assert len(floats) == 1  # the stain map
+    last = [node for node in graph.node if node.op_type == "MatMul"]
+    assert len(last) == 2  # the head's last layer, once for scores and once for what else is said of nuclei
+    assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):

@@ -59,9 +59,10 @@ def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
     maps = head(features)
     score, said = head.propose(features)
     assert torch.allclose(score, head.scores(maps), atol=1e-6)
-    cells = torch.tensor([3, 0, 41])
-    for found, known in zip(head.describe(said.flatten(2)[..., cells]), maps[1:], strict=True):
-        assert torch.allclose(found, known.flatten(2)[..., cells], atol=1e-6)
+    cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # of either window
+    for found, known in zip(head.describe(said[cells + torch.tensor([[0], [42]])]), maps[1:], strict=True):
+        wanted = [of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)]
+        assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
 
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
