@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.config import parse_config
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.half import halve
 from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.ensemble import average_detectors
 from muse_pipeline.models.readout import CELL_PX
-from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
+from muse_pipeline.training.trained import load_trained
 
 
 def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
@@ -54,14 +54,8 @@ def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tupl
 
 
 def _load_member(path: Path, changes: dict[str, Any]) -> tuple[NucleusDetector, ModelCard]:
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.head:
-        raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
-    config = parse_config(checkpoint.meta["config"], FinetuneConfig, str(path))
+    detector, config, checkpoint = load_trained(path)
     config = dataclasses.replace(config, export=dataclasses.replace(config.export, **changes))
-    detector = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-    load_detector_weights(detector, checkpoint, path)
-    detector.eval()
     input_px = export_window(config, detector.backbone)
     detector.backbone.fix_size(input_px, input_px)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))

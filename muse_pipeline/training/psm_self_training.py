@@ -20,14 +20,12 @@ from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.official import load_weights
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.psm_labels import write_found
+from muse_pipeline.training.trained import load_trained
 from muse_pipeline.training.validation import NetworkPredictor
 
 FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
@@ -73,10 +71,7 @@ def write_found_labels(
 
 
 def _load(path: Path, config: FinetuneConfig) -> tuple[NetworkPredictor, ColourReference]:
-    checkpoint = load_checkpoint(path)
-    network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays).eval()
-    load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
-    network.head.load_state_dict(checkpoint.head)
+    network, _, checkpoint = load_trained(path)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     reference = replace(reference, share=config.export.colour_share)
     return NetworkPredictor(network, config), reference

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.config import parse_config
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.inference.predictor import BUILT_IN
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights, load_head_weights
+from muse_pipeline.training.checkpoint import load_head_weights
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
 from muse_pipeline.training.initial import load_backbone
+from muse_pipeline.training.trained import load_trained
 
 
 def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:
@@ -49,14 +49,10 @@ def load_teacher(path: Path, config: FinetuneConfig) -> NucleusDetector:
     """A trained network that says what the run is to learn.
 
     Raises:
-        CheckpointError: the file is missing, holds no detector, or says other things or of other colours.
-        ConfigError: it cannot take the run's windows.
+        CheckpointError: see ``load_trained``; or it says other things or of other colours.
+        ConfigError: see ``load_trained``; or it cannot take the run's windows.
     """
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.head:
-        raise CheckpointError(f"{path}: holds no detector ({checkpoint.meta.get('kind')}) and cannot teach one")
-    begun = parse_config(checkpoint.meta["config"], FinetuneConfig, str(path))
-    teacher = NucleusDetector(begun.backbone, begun.head, len(begun.classes), begun.n_rays)
+    teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
     alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # positions are tied to it
@@ -68,8 +64,7 @@ def load_teacher(path: Path, config: FinetuneConfig) -> NucleusDetector:
                 f"{path}: cannot teach this run, for its {what} {_words(theirs)} and the run's {_words(ours)}; "
                 "teach with a network that was trained for the same"
             )
-    load_detector_weights(teacher, checkpoint, path)
-    return teacher.eval()
+    return teacher
 
 
 def _words(value: object) -> str:

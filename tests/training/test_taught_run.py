@@ -85,3 +85,9 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_p
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(taught(folder, tmp_path / "bare"), tmp_path, "cpu")
+    config = {**found.meta["config"], "backbone": "muse_compact_17"}
+    save_checkpoint(
+        tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
+    )
+    with pytest.raises(CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .* by another"):
+        finetune(taught(folder, tmp_path / "bare"), tmp_path, "cpu")
