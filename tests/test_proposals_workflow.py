@@ -32,4 +32,4 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     assert (slide / "overlays" / "proposals.png").is_file()
     write_config(tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2)
     wrong = run_snakemake(tmp_path)
-    assert wrong.returncode and "did you mean 'min_distance_um'" in wrong.stdout
+    assert wrong.returncode and "did you mean 'min_distance_um'" in wrong.stdout and "rule " not in wrong.stdout

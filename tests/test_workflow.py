@@ -269,6 +269,10 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
     [
         ({"modle": "compact"}, "config: unknown setting 'modle'; did you mean 'model'?"),
         ({"proposals": {"methd": "otsu"}}, "config: proposals: unknown setting 'methd'; did you mean 'method'?"),
+        (
+            {"proposals": {"method": "otsu", "strictnes": 1}},
+            "muse proposer: proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
+        ),
         ({"colour": "red"}, "config: unknown setting 'colour'; config/README.md explains the settings"),
         ({"mpp": "a"}, "config: mpp: 'a' is not of type 'number'; config/README.md explains the settings"),
     ],
@@ -276,5 +280,5 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sentence):
     run = run_snakemake(make_cohort(tmp_path, slides, sheet_rows(), **setting), "--dry-run")
     assert run.returncode != 0 and not (tmp_path / "results").exists()
-    (line,) = (line for line in run.stdout.splitlines() if line.startswith("config: "))
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith(("config: ", "muse ")))
     assert line == sentence and not {"schema", "Traceback"} & set(run.stdout.split())

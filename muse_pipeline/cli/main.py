@@ -20,7 +20,7 @@ GROUPS = {
     "to begin with": "run preflight doctor sheet",
     "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
     "to train": "outline finetune pretrain-config pretrain import-checkpoint psm export",
-    "to judge results and models": "evaluate probe compare card model",
+    "to judge results and models": "evaluate probe compare card model proposer",
     "tools": "check-geojson demo-slide",
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())

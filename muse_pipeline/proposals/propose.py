@@ -54,8 +54,7 @@ def propose_shard(
         ConfigError: the method or a setting is unknown or unusable.
     """
     proposer = PROPOSERS[method]
-    settings, by_dab = _take_classes(settings, method)
-    chosen = parse_config(settings, proposer.Settings, f"proposals: {method}")
+    chosen, by_dab = read_settings(method, settings)
     sample = sample_slide(store, statistics, info)
     if by_dab:
         finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
@@ -72,12 +71,18 @@ def propose_shard(
     return warnings
 
 
-def _take_classes(settings: dict[str, Any], method: str) -> tuple[dict[str, Any], bool]:
-    """The proposer's own ``settings``, and whether its nuclei are to have classes by their DAB."""
+def read_settings(method: str, settings: dict[str, Any]) -> tuple[Any, bool]:
+    """The proposer's own settings, with defaults for what is left out, and whether its nuclei get classes by their DAB.
+
+    Raises:
+        ConfigError: the method or a setting is unknown or unusable.
+    """
+    proposer, where = PROPOSERS[method], f"proposals: {method}"
     if not isinstance(settings, dict) or "classes" not in settings:
-        return settings, False
+        return parse_config(settings, proposer.Settings, where), False
     if settings["classes"] != "dab":
-        raise ConfigError(f"proposals: {method}: classes is {settings['classes']!r}; give dab, or leave it out")
-    if not getattr(PROPOSERS[method], "BY_STAIN", False):
-        raise ConfigError(f"proposals: {method}: it has no classes by stain; take method haematoxylin or otsu for them")
-    return {name: value for name, value in settings.items() if name != "classes"}, True
+        raise ConfigError(f"{where}: classes is {settings['classes']!r}; give dab, or leave it out")
+    if not getattr(proposer, "BY_STAIN", False):
+        raise ConfigError(f"{where}: it has no classes by stain; take method haematoxylin or otsu for them")
+    own = {name: value for name, value in settings.items() if name != "classes"}
+    return parse_config(own, proposer.Settings, where), True

@@ -65,6 +65,7 @@ BAD_INPUT = {
     "outline": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
     "model": ["{noise}", "--resolved", "{out}"],
+    "proposer": ["nobody", "--resolved", "{out}"],
     "card": ["{noise}", "--temperature", "1.5", "-o", "{out}"],
     "propose": ["{missing}", "--colour", "{missing}", "--info", "{missing}", "--output", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],

@@ -142,7 +142,7 @@ def explain(wrong):
 
 
 def check_config():
-    """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema."""
+    """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
     try:
         validate(config, "../schemas/config.schema.yaml")
     except WorkflowError as error:
@@ -152,6 +152,9 @@ def check_config():
     config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
     if config["pretrain"]:
         config["proposals"] = config["proposals"] or {"method": "haematoxylin"}
+    if config["proposals"] and workflow.is_main_process:
+        settings = dict(config["proposals"])
+        resolve("proposer", settings.pop("method"), "--settings", json.dumps(settings))
 
 
 def of_every_slide(*names):

@@ -1,0 +1,30 @@
+"""Say how a way of proposing nuclei without labels is set.
+
+Prints its settings, with their defaults where none are given. The workflow asks before it reads a slide: what is wrong
+costs nothing then.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse proposer``."""
+    parser.add_argument("method", help="name of a proposer")
+    parser.add_argument("--settings", default="{}", metavar="YAML", help="its settings, as in '{min_distance_um: 4}'")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Describe one proposer."""
+    from dataclasses import asdict
+
+    from muse_pipeline.config import parse_yaml
+    from muse_pipeline.files import write_json
+    from muse_pipeline.proposals.propose import read_settings
+
+    own, by_dab = read_settings(args.method, parse_yaml(args.settings, "--settings"))
+    settings = {**asdict(own), **({"classes": "dab"} if by_dab else {})}
+    if args.resolved:
+        write_json(args.resolved, {"method": args.method, "settings": settings})
+    print(f"{args.method}: {', '.join(f'{name} {value}' for name, value in settings.items())}")

@@ -1,0 +1,27 @@
+"""`muse proposer`: how a way of proposing nuclei is set, and what is wrong with its settings."""
+
+import pytest
+
+from muse_pipeline.files import read_json
+
+
+def test_settings_left_out_have_their_defaults(muse, tmp_path):
+    status, out, _ = muse("proposer", "otsu", "--settings", "{classes: dab}", "--resolved", tmp_path / "p.json")
+    assert (status, out) == (0, "otsu: strictness 1.0, max_nucleus_um2 400.0, classes dab\n")
+    settings = {"strictness": 1.0, "max_nucleus_um2": 400.0, "classes": "dab"}
+    assert read_json(tmp_path / "p.json") == {"method": "otsu", "settings": settings}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("otso", "{}", "unknown proposer 'otso'; did you mean 'otsu'?"),
+        ("otsu", "{strictnes: 2}", "proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?"),
+        ("otsu", "{classes: red}", "proposals: otsu: classes is 'red'; give dab, or leave it out"),
+        ("imported", "{}", "proposals: imported: setting 'file' is missing; add it"),
+        ("otsu", "[1]", "proposals: otsu: "),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
+    status, out, error = muse("proposer", method, "--settings", settings)
+    assert (status, out) == (2, "") and error.startswith(f"muse proposer: {message}") and error.count("\n") == 1
