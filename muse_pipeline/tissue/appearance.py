@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from muse_pipeline.tissue.channels import highest, lowest
 from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN, MacenkoFit, fit_macenko, is_stained, optical_density
 
 SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
@@ -29,7 +30,7 @@ MIN_PIXELS = 500
 
 def usable_pixels(pixels: np.ndarray) -> np.ndarray:
     """Which of (h, w, 3) uint8 pixels are neither dirt nor hole: (h, w) bool."""
-    return (pixels.max(-1) > NEAR_BLACK) & (pixels.min(-1) < NEAR_WHITE)
+    return (highest(pixels) > NEAR_BLACK) & (lowest(pixels) < NEAR_WHITE)
 
 
 class AppearanceSample:
@@ -89,7 +90,7 @@ class AppearanceSample:
         red, green, blue = np.moveaxis(density, -1, 0)
         brown = (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
         self._n_brown += np.count_nonzero(brown & counted)
-        self._n_blocks += np.count_nonzero(counted & (density.max(-1) > STAINED_DENSITY))
+        self._n_blocks += np.count_nonzero(counted & (highest(density) > STAINED_DENSITY))
 
 
 def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
@@ -115,7 +116,7 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 def _colours(density: np.ndarray) -> dict[str, float]:
     """Colours of what is stained: ratios of the channels' densities over all of it and over its darkest tenth."""
-    stained = density[density.max(-1) > STAINED_DENSITY]
+    stained = density[highest(density) > STAINED_DENSITY]
     if len(stained) < MIN_PIXELS:
         return {}
     total = stained.sum(1)

@@ -56,18 +56,23 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
     """Corners (N, 2), in um, of fields of 128 um that touch tissue; some of them, drawn, where all are over 1 MP."""
-    parts = [_fields_of_strip(tissue, strip) for strip in strips(len(tissue.mask))]
-    fields = np.unique(np.concatenate(parts), axis=0)
+    fields = _touched_fields(tissue)
     n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
     n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
     drawn = np.random.default_rng(SEED).permutation(len(fields))[:n_fields]
     return fields[np.sort(drawn)] * FIELD_UM
 
 
-def _fields_of_strip(tissue: TissueMask, strip: slice) -> np.ndarray:
-    """(column, row) of the fields that touch tissue in a strip of rows of the mask."""
-    rows, columns = np.nonzero(tissue.mask[strip])
-    return np.unique(np.stack([columns, rows + strip.start], 1) * tissue.mask_mpp // FIELD_UM, axis=0)
+def _touched_fields(tissue: TissueMask) -> np.ndarray:
+    """(column, row) of the fields that touch tissue, in order."""
+    n_rows, n_columns = tissue.mask.shape
+    mpp_x, mpp_y = tissue.mask_mpp
+    column, row = ((np.arange(n) * mpp // FIELD_UM).astype(int) for n, mpp in ((n_columns, mpp_x), (n_rows, mpp_y)))
+    touched = np.zeros((column[-1] + 1, row[-1] + 1), bool)
+    for strip in strips(n_rows):
+        rows, columns = np.nonzero(tissue.mask[strip])
+        touched[column[columns], row[strip][rows]] = True
+    return np.argwhere(touched)
 
 
 def _read_field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from muse_pipeline.tissue.channels import lowest, spread
 from muse_pipeline.tissue.strips import map_strips, strips
 
 WHITE = 255  # padding
@@ -20,7 +21,7 @@ FREQUENT = 0.1  # of the candidates, within +-1 grey level
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
     """The colour of glass in (h, w, 3) uint8: (3,) float, the brightest frequent one that is pale and flat."""
     candidates = map_strips(_is_pale_and_flat, pixels, halo=1)
-    n_scanned = sum(int((pixels[strip].min(-1) < WHITE).sum()) for strip in strips(len(pixels)))
+    n_scanned = sum(int((lowest(pixels[strip]) < WHITE).sum()) for strip in strips(len(pixels)))
     for max_tint, min_share in KINDS:
         counts = count_levels(pixels, candidates, max_tint)[1]
         if counts.sum() >= max(min_share * n_scanned, 1):
@@ -32,7 +33,7 @@ def estimate_glass(pixels: np.ndarray) -> np.ndarray:
 
 
 def _is_pale_and_flat(pixels: np.ndarray) -> np.ndarray:
-    low = pixels.min(-1)
+    low = lowest(pixels)
     return (low >= MIN_GLASS) & (low < WHITE) & (measure_roughness(pixels[..., 1]) < MAX_ROUGHNESS)
 
 
@@ -48,7 +49,7 @@ def count_levels(
     for strip in strips(len(pixels)):
         colours = pixels[strip][candidates[strip]]
         green = colours[:, 1].astype(int)
-        chosen = (np.ptp(colours, axis=-1) <= max_tint) & (green >= greens[0]) & (green <= greens[1])
+        chosen = (spread(colours) <= max_tint) & (green >= greens[0]) & (green <= greens[1])
         counts += [np.bincount(channel, minlength=256) for channel in colours[chosen].T]
     return counts
 

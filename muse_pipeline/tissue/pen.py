@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from muse_pipeline.tissue.channels import highest, lowest, spread
 from muse_pipeline.tissue.mask import dilate
 
 MIN_STROKE_UM = 40.0  # narrower is no pen
@@ -44,4 +45,4 @@ def is_red(density: np.ndarray) -> np.ndarray:
 
 def is_black(density: np.ndarray) -> np.ndarray:
     """Black ink absorbs everything alike, and much of it."""
-    return (density.min(-1) > 0.9) & (np.ptp(density, axis=-1) < 0.35 * density.max(-1))
+    return (lowest(density) > 0.9) & (spread(density) < 0.35 * highest(density))

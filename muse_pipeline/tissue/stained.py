@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from muse_pipeline.tissue.channels import highest, spread
 from muse_pipeline.tissue.glass import absorbed, median_level
 from muse_pipeline.tissue.regions import Regions
 from muse_pipeline.tissue.strips import strips
@@ -33,9 +34,9 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
 def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two (h, w) bool: whether there may be stain, and whether there is colour that nothing else has."""
     density = absorbed(pixels, glass)
-    colour = np.ptp(density, axis=-1)
-    greenish = density[..., 1] <= density[..., [0, 2]].min(-1)
-    bright = pixels.max(-1) >= BLACK
+    colour = spread(density)
+    greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
+    bright = highest(pixels) >= BLACK
     return (colour > FAINT) & ~greenish & bright, colour > CERTAIN
 
 
@@ -43,7 +44,7 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
     """Whether more than half of the slide is black and the rest is dark too."""
     n_by_sum = np.zeros(3 * 255 + 1, int)  # of the channels, over the pixels that are not black
     for strip in strips(len(pixels)):
-        lit = pixels[strip][pixels[strip].max(-1) >= BLACK // 2]
+        lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
         n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
     n_lit, n = n_by_sum.sum(), pixels.shape[0] * pixels.shape[1]
     return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
