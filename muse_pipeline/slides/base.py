@@ -23,6 +23,7 @@ from muse_pipeline.slides.patience import call_in_time
 from muse_pipeline.slides.signature import require_file, why_unreadable
 from muse_pipeline.types import Bounds
 
+WHITE = 255  # what lies beyond a slide
 READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.slides")
 
 
@@ -146,7 +147,7 @@ def _exact(size0_px: int, size_px: int) -> float:
 
 def white_canvas(size: tuple[int, int]) -> np.ndarray:
     """(h, w, 3) uint8, all white."""
-    return np.full((size[1], size[0], 3), 255, np.uint8)
+    return np.full((size[1], size[0], 3), WHITE, np.uint8)
 
 
 def overlap(

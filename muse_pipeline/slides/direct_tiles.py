@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from muse_pipeline.errors import SlideError
-from muse_pipeline.slides.base import overlap, white_canvas
+from muse_pipeline.slides.base import WHITE, overlap, white_canvas
 from muse_pipeline.slides.tiff_log import complaints_of_tifffile
 from muse_pipeline.slides.tile_codecs import TileCodec, codec_of
 
@@ -126,12 +126,14 @@ class DirectTiles:
 
     def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
         index = self._levels[level]
-        canvas = white_canvas(size)
         meeting = overlap(xy_px, size, index.size_px)
         if meeting is None:
-            return canvas
+            return white_canvas(size)
         (rows, columns), inside = meeting
+        canvas = np.empty((size[1], size[0], 3), np.uint8)
         target = canvas[inside]
+        if target.shape != canvas.shape:  # else tiles cover all of it
+            canvas.fill(WHITE)
         extent = target.shape[1::-1]
         width, height = index.tile_px
         try:
