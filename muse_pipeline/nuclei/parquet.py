@@ -242,6 +242,41 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
             yield pa.concat_tables(waiting).combine_chunks()
 
 
+def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """``columns``, of which "x" and "y" are two, of the nuclei in a rectangle of level-0 px, its upper ends excluded.
+
+    Only row groups that touch the rectangle are read. (Arrow's own filters do the same and load pandas.)
+
+    Raises:
+        NucleiError: a part of the file cannot be read.
+    """
+    with open_nuclei(path) as file:
+        touching = [
+            number
+            for number in range(file.num_row_groups)
+            if _may_hold(file.metadata.row_group(number), low_xy, high_xy)
+        ]
+        parts = []
+        for batch in _undamaged(path, file.iter_batches(ROW_GROUP, touching, list(columns), use_threads=False)):
+            xy = np.stack([np.from_dlpack(batch[name]) for name in ("x", "y")], 1)
+            inside = ((xy >= low_xy) & (xy < high_xy)).all(1)
+            parts.append(batch.take(to_arrow(np.flatnonzero(inside))))
+        return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
+
+
+def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
+    """Whether the ranges of a row group's positions meet the rectangle."""
+    ranges = {}
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema in ("x", "y"):
+            ranges[column.path_in_schema] = column.statistics
+    return all(
+        ranges[name] is None or (ranges[name].max >= low and ranges[name].min < high)
+        for name, low, high in zip(("x", "y"), low_xy, high_xy, strict=True)
+    )
+
+
 def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same batches; what Arrow raises on foreign bytes becomes one sentence."""
     while True:

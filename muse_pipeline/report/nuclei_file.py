@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines
+from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_within
 
 
 def checksum(path: Path) -> str:
@@ -24,7 +25,7 @@ def checksum(path: Path) -> str:
 def stream_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (xy (n, 2) float64 in level-0 px, label (n,)) until the file ends; memory is that of one batch."""
     for table in iterate_rows(path, ROW_GROUP, ["x", "y", "label"]):
-        yield np.column_stack([table["x"], table["y"]]), table["label"].to_numpy()
+        yield _positions(table), to_numpy(table["label"])
 
 
 def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -33,13 +34,10 @@ def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[
     Returns:
         geometry (n,) of shapely polygons in level-0 px, xy (n, 2), label (n,).
     """
-    inside = [("x", ">=", low_xy[0]), ("x", "<", high_xy[0]), ("y", ">=", low_xy[1]), ("y", "<", high_xy[1])]
-    table = pq.read_table(
-        path,
-        columns=["geometry", "x", "y", "label"],
-        filters=inside,
-        use_threads=False,
-        page_checksum_verification=True,
-    )
-    geometry = parse_outlines(table["geometry"].to_numpy())
-    return geometry, np.column_stack([table["x"], table["y"]]).reshape(-1, 2), table["label"].to_numpy()
+    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", "label"])
+    geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
+    return geometry, _positions(table), to_numpy(table["label"])
+
+
+def _positions(table: pa.Table) -> np.ndarray:
+    return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)

@@ -82,13 +82,15 @@ def test_what_is_no_outline_is_one_sentence(text):
         list(wkb_to_rings(column(bytes_to_arrow([shapely.to_wkb(TRIANGLE), text], pa.binary()))))
 
 
-def test_writing_a_table_and_its_geojson_loads_neither_pandas_nor_scipy(tmp_path):
+def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
         "import muse_pipeline.inference.stitch; from muse_pipeline.nuclei.geojson import write_geojson\n"
         "from nuclei_example import draw_nuclei, slide_info, write_example\n"
         "table = write_example(folder / 'nuclei.parquet', draw_nuclei(50))\n"
         "write_geojson(table, slide_info(), folder / 'n.geojson.gz')\n"
+        "from muse_pipeline.report.nuclei_file import read_outlines, stream_positions\n"
+        "assert len(read_outlines(table, (0, 0), (1e6, 1e6))[0]) == sum(len(xy) for xy, _ in stream_positions(table))\n"
         "print(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", program, str(tmp_path), __file__.rpartition("/")[0]]

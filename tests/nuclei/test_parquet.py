@@ -11,7 +11,14 @@ from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, write_example
 
 from muse_pipeline.errors import FrameError, NucleiError
 from muse_pipeline.nuclei.csv import write_csv
-from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_nuclei, iterate_rows, read_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import (
+    NucleiWriter,
+    iterate_nuclei,
+    iterate_rows,
+    read_nuclei,
+    read_provenance,
+    read_within,
+)
 from muse_pipeline.nuclei.table import COLUMNS
 from muse_pipeline.types import Frame
 
@@ -47,6 +54,20 @@ def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [128, 128, 44]
     assert [len(part) for part in iterate_nuclei(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
     assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [150, 150]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [((3000, 9000), (9000, 20_000)), ((0, 0), (40_000, 40_000)), ((50_000, 0), (60_000, 1))]
+)
+def test_a_rectangle_is_read_from_the_groups_that_touch_it(tmp_path, monkeypatch, low, high):
+    monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
+    nuclei = draw_nuclei(1000)
+    table = write_example(tmp_path / "nuclei.parquet", nuclei[np.argsort(nuclei.xy[:, 1])])
+    known = [(x, y) for x, y in read_nuclei(table).xy if low[0] <= x < high[0] and low[1] <= y < high[1]]
+    found = read_within(table, np.array(low), np.array(high), ["geometry", "x", "y"])
+    assert list(zip(*(found[name].to_pylist() for name in ("x", "y")), strict=True)) == known
+    centres = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(found["geometry"].to_pylist())))
+    assert np.allclose(centres, np.array(known).reshape(-1, 2), atol=4)
 
 
 def test_geopandas_reads_it(tmp_path):
