@@ -1,0 +1,77 @@
+"""Processor time of one window by several graphs, in turns in one process on one thread, and how alike they are.
+
+    python benchmarks/graph_time.py before.onnx compact-int8 --images DATA/brca-m2c/images [--rounds 10]
+
+A window is nine pictures side by side. The first graph is the measure: ratios are medians of those of each turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from time import process_time
+
+import cv2
+import numpy as np
+
+from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.nuclei.matching import match_points
+
+ACROSS = 3
+SAME_PX = 1.0
+
+
+def main() -> None:
+    """Measure and print a line per graph."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="file or built-in name; windows of one size")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
+    args = parser.parse_args()
+    predictors = [Predictor(find_model(model)) for model in args.models]
+    windows = draw_windows(sorted(args.images.glob("*.png")), args.windows, predictors[0].card.input_px)
+    seconds = np.zeros((args.rounds + 1, len(predictors), len(windows)))
+    for turn in seconds:
+        for index, predictor in enumerate(predictors):
+            for number, window in enumerate(windows):
+                begun = process_time()
+                run(predictor, window)
+                turn[index, number] = process_time() - begun
+    seconds = seconds[1:]  # the first calls allocate
+    found = [[run(predictor, window) for window in windows] for predictor in predictors]
+    for index, model in enumerate(args.models):
+        ratio = np.median(seconds[:, index] / seconds[:, 0])
+        n, same = compare(found[0], found[index])
+        print(f"{model}: {np.median(seconds[:, index]):.4f} s, {ratio:.3f} of the first; {n} nuclei, {same} the same")
+
+
+def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]:
+    """``n`` windows (1, 3, side, side) uint8 of nine pictures each, white where these end."""
+    part = side_px // ACROSS
+    windows = []
+    for first in range(0, n * ACROSS**2, ACROSS**2):
+        window = np.full((side_px, side_px, 3), 255, np.uint8)
+        for place, path in enumerate(pictures[first : first + ACROSS**2]):
+            pixels = cv2.imread(str(path))[:part, :part, ::-1]
+            row, column = (part * at for at in divmod(place, ACROSS))
+            window[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
+        windows.append(np.ascontiguousarray(window.transpose(2, 0, 1)[None]))
+    return windows
+
+
+def run(predictor: Predictor, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (N, 2) in px and scores (N,) of what is found in one window, whose colours are left as they are."""
+    feed = {"pixels": window, "colour": np.eye(3, 4, dtype=np.float32)}
+    xy, score = predictor.session.run(predictor.outputs, feed)[:2]
+    return xy[score > 0], score[score > 0]
+
+
+def compare(expected: list[tuple], found: list[tuple]) -> tuple[int, int]:
+    """How many nuclei were found, and how many of them lie within a pixel of one that was expected, one to one."""
+    taken = [match_points(xy, score, known, SAME_PX) for (xy, score), (known, _) in zip(found, expected, strict=True)]
+    return sum(map(len, taken)), sum(int((one >= 0).sum()) for one in taken)
+
+
+if __name__ == "__main__":
+    main()
