@@ -23,8 +23,12 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.files import write_json
     from muse_pipeline.proposals.propose import read_settings
 
-    own, by_dab = read_settings(args.method, parse_yaml(args.settings, "--settings"))
-    settings = {**asdict(own), **({"classes": "dab"} if by_dab else {})}
+    try:
+        own, by_dab = read_settings(args.method, parse_yaml(args.settings, "--settings"))
+        settings = {**asdict(own), **({"classes": "dab"} if by_dab else {})}
+        said = ", ".join(f"{name} {value}" for name, value in settings.items())
+    except ModuleNotFoundError as error:  # the jobs of a workflow may have an environment of their own
+        settings, said = None, f"not checked, as the package '{error.name}' is not installed here"
     if args.resolved:
         write_json(args.resolved, {"method": args.method, "settings": settings})
-    print(f"{args.method}: {', '.join(f'{name} {value}' for name, value in settings.items())}")
+    print(f"{args.method}: {said}")

@@ -17,7 +17,7 @@ from muse_pipeline.models.ensemble import average_detectors
 from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.trained import load_trained
+from muse_pipeline.training.trained_detector import load_trained
 
 
 def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:

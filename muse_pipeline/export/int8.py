@@ -66,34 +66,41 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes from the first convolution up to, and without, the last layers.
+    """Nodes from the first convolution with weights of its own up to, and without, the last layers.
 
-    Layers are convolutions and matrix products that have weights. The last ones are the convolutions that no layer
-    follows, and every product: heads read cells by products, and networks that can be quantised have no others.
+    Layers are convolutions and matrix products that have weights. The last ones are those that no convolution follows:
+    heads read cells by convolutions or by products.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     convolutions, products = (
         {node.name for node in model.graph.node if node.op_type == kind and node.input[1] in weights}
         for kind in ("Conv", "MatMul")
     )
-    leads_on: set[str] = set()  # tensors that a layer still reads, if by other nodes
-    leading = set()
-    for node in reversed(model.graph.node):
-        if leads_on & set(node.output):
-            leading.add(node.name)
-        if node.name in leading | convolutions | products:
-            leads_on |= set(node.input)
+    last_products = products - _leading_to(model, convolutions)
+    leading = _leading_to(model, convolutions | last_products)
     follows: set[str] = set()  # tensors that a convolution made, if by other nodes
-    read: set[str] = set()  # and those that a product made
+    of_products: set[str] = set()  # and those that a last product made
     before = []
     for node in model.graph.node:
-        if node.name in products or read & set(node.input):
-            read |= set(node.output)
+        if node.name in last_products or of_products & set(node.input):
+            of_products |= set(node.output)
         elif node.name in convolutions or follows & set(node.input):
             follows |= set(node.output)
             if node.name in leading:
                 before.append(node)
     return before
+
+
+def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
+    """Names of the nodes whose results one of the ``layers`` reads, if by other nodes."""
+    wanted: set[str] = set()
+    leading = set()
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            leading.add(node.name)
+        if node.name in leading | layers:
+            wanted |= set(node.input)
+    return leading
 
 
 @contextmanager

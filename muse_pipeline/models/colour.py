@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-
-LOG_WHITE = math.log(256.0)
 
 
 def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
@@ -29,9 +25,10 @@ def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # The density's sign and its white go into the matrix: a pass over all pixels is dear.
-    log = torch.log(pixels.to(colour.dtype) + 1.0)
-    linear, constant = -colour[..., :3], colour[..., 3] + LOG_WHITE * colour[..., :3].sum(-1)
+    # Its sign goes into the matrix: a pass over all pixels is dear. White must not: half precision has few values far
+    # from 0, and pale tissue is near 0 only as a density.
+    negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
+    linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:
-        return torch.nn.functional.conv2d(log, linear[..., None, None], constant)
-    return torch.einsum("bij,bjhw->bihw", linear, log) + constant[..., None, None]
+        return torch.nn.functional.conv2d(negative, linear[..., None, None], constant)
+    return torch.einsum("bij,bjhw->bihw", linear, negative) + constant[..., None, None]

@@ -27,7 +27,8 @@ def to_rays(said: Tensor) -> Tensor:
 
 def softplus(x: Tensor) -> Tensor:
     """ln(1 + e^x), by operations that ONNX Runtime has vectorised: its own Softplus takes four times as long."""
-    return x.clamp(min=0) + torch.log(1 + torch.exp(-x.abs()))
+    size = x.abs()
+    return 0.5 * (x + size) + torch.log(1 + torch.exp(-size))
 
 
 class NucleusMaps(NamedTuple):

@@ -31,7 +31,7 @@ def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """The numbers (N,) of a column, which is one chunk or none as ``parquet.iterate_rows`` gives it."""
+    """The numbers (N,) of a column; what is not known is NaN."""
     array = column.combine_chunks()
     return array.to_numpy(zero_copy_only=False) if array.null_count else np.from_dlpack(array)
 

@@ -258,22 +258,20 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
         ]
         parts = []
         for batch in _undamaged(path, file.iter_batches(ROW_GROUP, touching, list(columns), use_threads=False)):
-            xy = np.stack([np.from_dlpack(batch[name]) for name in ("x", "y")], 1)
+            table = pa.Table.from_batches([batch])
+            xy = np.stack([to_numpy(table[name]) for name in ("x", "y")], 1)
             inside = ((xy >= low_xy) & (xy < high_xy)).all(1)
             parts.append(batch.take(to_arrow(np.flatnonzero(inside))))
         return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
 
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
-    """Whether the ranges of a row group's positions meet the rectangle."""
-    ranges = {}
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema in ("x", "y"):
-            ranges[column.path_in_schema] = column.statistics
+    """Whether the positions of a row group may lie in the rectangle, as far as its statistics say."""
+    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    known = [columns[name].statistics for name in ("x", "y")]
     return all(
-        ranges[name] is None or (ranges[name].max >= low and ranges[name].min < high)
-        for name, low, high in zip(("x", "y"), low_xy, high_xy, strict=True)
+        one is None or not one.has_min_max or (one.max >= low and one.min < high)
+        for one, low, high in zip(known, low_xy, high_xy, strict=True)
     )
 
 

@@ -25,7 +25,7 @@ from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.psm_labels import write_found
-from muse_pipeline.training.trained import load_trained
+from muse_pipeline.training.trained_detector import load_trained
 from muse_pipeline.training.validation import NetworkPredictor
 
 FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt

@@ -10,7 +10,7 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import load_head_weights
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
 from muse_pipeline.training.initial import load_backbone
-from muse_pipeline.training.trained import load_trained
+from muse_pipeline.training.trained_detector import load_trained
 
 
 def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:

@@ -25,3 +25,12 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
     status, out, error = muse("proposer", method, "--settings", settings)
     assert (status, out) == (2, "") and error.startswith(f"muse proposer: {message}") and error.count("\n") == 1
+
+
+def test_a_method_whose_packages_only_the_jobs_have_is_not_refused(muse, tmp_path, monkeypatch):
+    def lacking(*_):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("muse_pipeline.proposals.propose.read_settings", lacking)
+    status, out, _ = muse("proposer", "activation", "--resolved", tmp_path / "p.json")
+    assert (status, out) == (0, "activation: not checked, as the package 'torch' is not installed here\n")

@@ -99,3 +99,16 @@ def test_a_network_with_attention_is_refused():
     model = helper.make_model(helper.make_graph(nodes, "attention", ports[:1], ports[1:], [weight]))
     with pytest.raises(ConfigError, match=r"convolutions alone .*, and vit has Softmax; choose fp32 or fp16"):
         quantise(model, [], "vit")
+
+
+def test_a_product_before_a_convolution_is_refused():
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+        helper.make_node("MatMul", ["a", "w"], ["b"], name="product"),
+        helper.make_node("Conv", ["b", "w"], ["y"], name="last"),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 1, 1)) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "mixed", ports[:1], ports[1:], [weight]))
+    with pytest.raises(ConfigError, match="mixed has MatMul"):
+        quantise(model, [], "mixed")

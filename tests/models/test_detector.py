@@ -1,8 +1,9 @@
 """The network and the graph around it."""
 
+import pytest
 import torch
 
-from muse_pipeline.models.colour import optical_density
+from muse_pipeline.models.colour import optical_density, recoloured
 from muse_pipeline.models.dense_head import DenseHead
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.heads import NucleusHead, NucleusMaps
@@ -24,6 +25,16 @@ def test_the_colour_map_may_differ_by_window():
     both = optical_density(pixels, maps)
     for index in range(2):
         assert torch.allclose(both[index], optical_density(pixels, maps[index])[index], atol=1e-6)
+
+
+@pytest.mark.parametrize("colour", [torch.eye(3, 4), torch.eye(3, 4)[None]])
+def test_pale_tissue_keeps_its_density_in_half_precision(colour):
+    pixels = torch.arange(200, 256.0).expand(1, 3, 1, -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        density, same = optical_density(pixels, colour), recoloured(pixels, colour)
+    exact = -torch.log((pixels + 1) / 256)
+    assert torch.allclose(density.float(), exact, rtol=0.01)
+    assert torch.allclose(same.float(), pixels, atol=0.5)
 
 
 class KnownHead(DenseHead):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.heads import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, to_rays
+from muse_pipeline.models.heads import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, softplus, to_rays
 
 
 def test_a_head_begins_with_the_mean_radius():
@@ -29,3 +29,12 @@ def test_one_wave_over_the_angles_is_an_ellipse():
     rays = to_rays(said)
     x, y = rays * torch.cos(angles), rays * torch.sin(angles)
     assert torch.allclose((x / long_um) ** 2 + (y / short_um) ** 2, torch.ones(64, dtype=torch.float64))
+
+
+def test_our_softplus_is_torchs_and_so_is_its_gradient():
+    ours = torch.cat([torch.linspace(-15, 15, 61), torch.tensor([-1e4, 1e4])]).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    softplus(ours).sum().backward()
+    functional.softplus(theirs).sum().backward()
+    assert torch.allclose(softplus(ours), functional.softplus(theirs), atol=2e-7)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)

@@ -70,6 +70,16 @@ def test_a_rectangle_is_read_from_the_groups_that_touch_it(tmp_path, monkeypatch
     assert np.allclose(centres, np.array(known).reshape(-1, 2), atol=4)
 
 
+def test_positions_that_are_no_numbers_lie_in_no_rectangle(tmp_path, monkeypatch):
+    monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
+    nuclei = draw_nuclei(500)
+    rows = pq.read_table(write_example(tmp_path / "nuclei.parquet", nuclei))
+    x = np.where(np.arange(500) < 300, np.nan, nuclei.xy[:, 0])  # the first groups have no least and largest x
+    for column in (pa.array(x), pa.array(x, from_pandas=True)):
+        pq.write_table(rows.set_column(0, "x", column), tmp_path / "odd.parquet", row_group_size=128)
+        assert len(read_within(tmp_path / "odd.parquet", (0, 0), (50_000, 50_000), ["x", "y"])) == 200
+
+
 def test_geopandas_reads_it(tmp_path):
     nuclei = draw_nuclei(200)
     write_example(tmp_path / "nuclei.parquet", nuclei)
