@@ -14,11 +14,12 @@ from time import process_time
 import cv2
 import numpy as np
 
+from muse_pipeline.export.parity import SAME_PX
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.matching import match_points
+from muse_pipeline.tissue.stain_map import IDENTITY
 
 ACROSS = 3
-SAME_PX = 1.0
 
 
 def main() -> None:
@@ -31,19 +32,24 @@ def main() -> None:
     args = parser.parse_args()
     predictors = [Predictor(find_model(model)) for model in args.models]
     windows = draw_windows(sorted(args.images.glob("*.png")), args.windows, predictors[0].card.input_px)
-    seconds = np.zeros((args.rounds + 1, len(predictors), len(windows)))
+    seconds = seconds_in_turns(predictors, windows, args.rounds)
+    found = [[run(predictor, window) for window in windows] for predictor in predictors]
+    for index, model in enumerate(args.models):
+        ratio = np.median(seconds[:, index] / seconds[:, 0])
+        n, same = compare(found[0], found[index])
+        print(f"{model}: {np.median(seconds[:, index]):.4f} s, {ratio:.3f} of the first; {n} nuclei, {same} the same")
+
+
+def seconds_in_turns(predictors: list[Predictor], windows: list[np.ndarray], rounds: int) -> np.ndarray:
+    """(rounds, P, W) processor seconds of one call; one round more goes before, in which memory is allocated."""
+    seconds = np.zeros((rounds + 1, len(predictors), len(windows)))
     for turn in seconds:
         for index, predictor in enumerate(predictors):
             for number, window in enumerate(windows):
                 begun = process_time()
                 run(predictor, window)
                 turn[index, number] = process_time() - begun
-    seconds = seconds[1:]  # the first calls allocate
-    found = [[run(predictor, window) for window in windows] for predictor in predictors]
-    for index, model in enumerate(args.models):
-        ratio = np.median(seconds[:, index] / seconds[:, 0])
-        n, same = compare(found[0], found[index])
-        print(f"{model}: {np.median(seconds[:, index]):.4f} s, {ratio:.3f} of the first; {n} nuclei, {same} the same")
+    return seconds[1:]
 
 
 def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]:
@@ -62,8 +68,7 @@ def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]
 
 def run(predictor: Predictor, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N, 2) in px and scores (N,) of what is found in one window, whose colours are left as they are."""
-    feed = {"pixels": window, "colour": np.eye(3, 4, dtype=np.float32)}
-    xy, score = predictor.session.run(predictor.outputs, feed)[:2]
+    xy, score = predictor.session.run(predictor.outputs, {"pixels": window, "colour": IDENTITY})[:2]
     return xy[score > 0], score[score > 0]
 
 

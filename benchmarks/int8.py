@@ -15,11 +15,11 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from time import process_time
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from graph_time import seconds_in_turns
 from leave_one_site_out import VALIDATION, score_picture, split_sources
 
 from muse_pipeline.data.labelled_image import LabelledImage
@@ -74,18 +74,11 @@ def export(checkpoint: Path, threshold: float) -> list[Predictor]:
 
 
 def print_time(predictors: list[Predictor], picture: LabelledImage, rounds: int) -> None:
-    """Processor seconds of one call, the graphs in turns; one call of each goes before."""
-    card = predictors[0].card
-    side, repeats = card.input_px, -(-card.input_px // min(picture.pixels.shape[:2]))
+    """Processor seconds of one call, the graphs in turns."""
+    side, repeats = predictors[0].card.input_px, -(-predictors[0].card.input_px // min(picture.pixels.shape[:2]))
     window = np.tile(picture.pixels, (repeats, repeats, 1))[None, :side, :side]
-    feed = {"pixels": np.ascontiguousarray(window.transpose(0, 3, 1, 2)), "colour": np.eye(3, 4, dtype=np.float32)}
-    seconds = np.zeros((rounds + 1, len(predictors)))
-    for turn in seconds:
-        for index, predictor in enumerate(predictors):
-            begun = process_time()
-            predictor.session.run(predictor.outputs, feed)
-            turn[index] = process_time() - begun
-    fp32, int8 = np.median(seconds[1:], axis=0)
+    seconds = seconds_in_turns(predictors, [np.ascontiguousarray(window.transpose(0, 3, 1, 2))], rounds)[..., 0]
+    fp32, int8 = np.median(seconds, axis=0)
     print(f"one window of {side} px: fp32 {fp32:.3f} s, int8 {int8:.3f} s of processor time, {fp32 / int8:.2f} times")
 
 

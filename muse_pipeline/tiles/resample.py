@@ -16,6 +16,7 @@ import numpy as np
 
 from muse_pipeline.coords import work_size_px
 from muse_pipeline.errors import MppError
+from muse_pipeline.slides.base import WHITE
 from muse_pipeline.types import Slide, SlideInfo
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
 MAX_COARSER = 1.05  # up to here a slide may be magnified; at most every 20th pixel is invented
-WHITE = 255
 
 
 class AreaReader:

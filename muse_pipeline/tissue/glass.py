@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.channels import lowest, spread
 from muse_pipeline.tissue.strips import map_strips, strips
 
-WHITE = 255  # padding
 DEFAULT_GLASS = 243.0  # where a picture is tissue from wall to wall
 MIN_GLASS = 195  # of 255, in every channel
 MAX_ROUGHNESS = 1.5  # grey levels among neighbours, at 8 um a pixel: glass has 0.3 to 1.2, the palest stroma 2 to 10

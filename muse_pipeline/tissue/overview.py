@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from muse_pipeline.errors import SlideError
+from muse_pipeline.slides.base import WHITE
 from muse_pipeline.types import Slide, SlideInfo
 
 OVERVIEW_UM = 8.0
 BLOCK_PX = 2048  # 4 MP: 16 MB as the readers hold it, and wide enough for few JPEG tiles to be decoded twice
 LEAST_PX = 256  # what cannot be decoded is no smaller
-WHITE = 255
 
 
 @dataclass(frozen=True, eq=False)
