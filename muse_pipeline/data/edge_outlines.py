@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from muse_pipeline.nuclei.rays import ray_directions
 
@@ -11,45 +12,88 @@ STEP_UM = 0.25  # between samples along a ray
 REACH_UM = 12.0
 WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much on either side
 LEAST_UM = 1.0
-LOYALTY = 0.7  # cost of a radius that differs by all of itself, in units of the strongest darkness
+CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
+LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
+TRUST = 0.2  # by how much the edge of a circle must be clearer than that of the outline that is there
+CROWDED = 1.0  # cost of a um past the line half way to a neighbour
+PAST_HALF_WAY = 1.1  # where that line lies for nuclei of unequal size
+FAINTEST = 0.12  # an edge; the darkest nuclei are about 1
+CLEAR = 0.75  # share of its own edge that an outline must run along
 JUMP, BEND = 4, 0.02  # samples that neighbouring rays may differ by, and what each costs
+NEIGHBOURS = 8
 BLOCK = 512  # nuclei at a time: 30 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Move outlines to where it gets lighter outwards, not far from where they are.
+    """Outlines where it gets lighter outwards, near the ones given or near a circle, whichever has the clearer edge.
 
     Of all closed paths around a centre (dynamic programming over rays) the one that adds up the most of the step from
-    dark to light and the least of the squared relative distance from the outline that was there.
+    dark to light, as a share of what that nucleus' rays have at best, and the least of the squared relative distance
+    from the outline tried. A pale nucleus has a rim and dark grains within: its rim is an edge all the way round.
 
     Args:
         amount: (h, w) how dark it is; about 1 in the darkest nuclei.
         xy: (N, 2) centres.
-        rays: (N, R) um, finite.
+        rays: (N, R) um, NaN where no outline is there yet.
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um.
+        (N, R) float32 um, NaN where no path is clear.
     """
+    room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
-    moved = [_follow(amount, xy[i : i + BLOCK], rays[i : i + BLOCK], mpp) for i in starts]
-    return np.concatenate(moved) if moved else np.zeros_like(rays, np.float32)
+    parts = (slice(i, i + BLOCK) for i in starts)
+    found = [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
+    return np.concatenate(found) if found else np.zeros_like(rays, np.float32)
 
 
-def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
+def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
+    """(N, R) um along every ray to the nearest line half way to a neighbour."""
+    n_near = min(NEIGHBOURS, len(xy_um) - 1)
+    if n_near < 1:
+        return np.full((len(xy_um), n_rays), np.inf)
+    _, near = cKDTree(xy_um).query(xy_um, n_near + 1)
+    towards = xy_um[near[:, 1:]] - xy_um[:, None]  # (N, K, 2)
+    along = towards @ ray_directions(n_rays).T  # (N, K, R)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half_way = (towards**2).sum(2)[..., None] / (2 * along)
+    return np.where(along > 0, half_way, np.inf).min(1)
+
+
+def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:
     radii = np.arange(1, round(REACH_UM / STEP_UM) + 1) * STEP_UM  # (S,)
-    directions = ray_directions(rays.shape[1])
-    at = xy[:, None, None] + directions[:, None] * (radii / mpp)[:, None]  # (N, R, S, 2)
+    edge = _edges(amount, xy, radii, rays.shape[1], mpp)
+    past = np.maximum(radii - PAST_HALF_WAY * room[..., None], 0)  # (N, R, S)
+    own = np.median(np.where(past > 0, 0, edge).max(2), axis=1).clip(min=FAINTEST)
+    edge = (edge / own[:, None, None]).clip(-1, 1) - CROWDED * past
+    tried = [np.nan_to_num(rays, nan=LEAST_UM), *(np.full_like(rays, radius) for radius in CIRCLES_UM)]
+    paths = np.stack([_best_path(edge, radii, outline) for outline in tried])  # (T, N, R)
+    clear = np.take_along_axis(edge[None], paths[..., None], 3)[..., 0].mean(2)
+    clear[0] = np.where(np.isnan(rays).any(1), -np.inf, clear[0] + TRUST)
+    best = clear.argmax(0), np.arange(len(xy))
+    found = radii[paths[best]].astype(np.float32)
+    found[clear[best] < CLEAR] = np.nan
+    return found
+
+
+def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
+    """(N, R, S): how much darker it is before than after every sample of a ray."""
+    at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (radii / mpp)[:, None]  # (N, R, S, 2)
     dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
     width = round(WIDTH_UM / STEP_UM)
     sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)
     inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
     outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]
-    change = (radii - rays[..., None]) / np.maximum(rays, 2 * LEAST_UM)[..., None]
-    cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - (inside - outside) / width
+    return (inside - outside) / width
+
+
+def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """(N, R) index of a radius: the clearest closed path not far from an outline (N, R) in um."""
+    change = (radii - outline[..., None]) / np.maximum(outline, 2 * LEAST_UM)[..., None]
+    cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - edge
     cost[..., radii < LEAST_UM] = np.inf
-    return radii[_closed_paths(cost)].astype(np.float32)
+    return _closed_paths(cost)
 
 
 def _closed_paths(cost: np.ndarray) -> np.ndarray:

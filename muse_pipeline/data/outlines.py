@@ -1,14 +1,16 @@
-"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin, then the nearest edge."""
+"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin, then the clearest edge near."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import shapely
 from scipy import ndimage
 
 from muse_pipeline.data.edge_outlines import follow_edges
 from muse_pipeline.nuclei.label_image import march_rays
+from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
 
@@ -16,13 +18,14 @@ MAX_RADIUS_UM = 12.0
 BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
+PLAUSIBLE_SOLIDITY = 0.88  # share of its convex hull that a nucleus fills
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Give points outlines by a seeded watershed on smoothed haematoxylin, put on the edge that is nearest.
+    """Give points outlines by a seeded watershed on smoothed haematoxylin, or a circle, put on the edge that is near.
 
-    Rays are NaN where the region is implausible.
+    Rays are NaN where no edge is clear or the outline is implausible.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -35,15 +38,19 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
     amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), BLUR_UM / mpp)
     amount /= max(np.percentile(amount, 99), 1e-6)
-    regions = grow_regions(amount, nuclei.xy, mpp)
-    rays = march_rays(regions, nuclei.xy, (mpp, mpp), n_rays)
-    seen = np.isfinite(rays).all(1)
-    rays[seen] = follow_edges(amount, nuclei.xy[seen], rays[seen], mpp)
+    grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
+    rays = follow_edges(amount, nuclei.xy, grown, mpp)
     rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
-    area_um2 = np.bincount(regions.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
-    implausible = (area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1]) | (rays.mean(1) < 1.2)
-    rays[implausible] = np.nan
+    rays[~_are_plausible(rays)] = np.nan
     return replace(nuclei, rays=rays)
+
+
+def _are_plausible(rays: np.ndarray) -> np.ndarray:
+    """(N,) whether outlines in um have a nucleus' size and no deep dent; False where they are NaN."""
+    outlines = shapely.polygons(ray_directions(rays.shape[1]) * np.nan_to_num(rays)[..., None])
+    area = shapely.area(outlines)
+    least, most = PLAUSIBLE_AREA_UM2
+    return (area >= least) & (area <= most) & (area >= PLAUSIBLE_SOLIDITY * shapely.area(shapely.convex_hull(outlines)))
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
