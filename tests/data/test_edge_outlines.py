@@ -37,9 +37,29 @@ def test_the_outer_edge_of_a_dark_rim_counts():
     assert found == pytest.approx(TRUE, abs=0.4)
 
 
-def test_without_an_edge_outlines_stay():
-    circle = np.full(N_RAYS, 4.25)
-    assert (follow(np.full((80, 80), 0.5), circle) == circle).all()
+def test_a_pale_nucleus_gets_its_rim_though_a_dark_grain_was_outlined_within():
+    y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
+    grain = 0.3 * (np.hypot(x, y) < 1.5)
+    picture = ellipse(inside=0.3, rim_um=0.75) + ndimage.gaussian_filter(grain, 0.7)
+    assert follow(picture, np.full(N_RAYS, 1.5)) == pytest.approx(TRUE, abs=0.5)
+
+
+def test_where_nothing_was_outlined_circles_are_tried():
+    assert follow(ellipse(), np.full(N_RAYS, np.nan)) == pytest.approx(TRUE, abs=0.4)
+
+
+def test_a_neighbour_is_not_swallowed():
+    apart = 14  # px: 7 um, where both are 3.5 um wide
+    pair = np.maximum(np.roll(ellipse(), -apart // 2, 0), np.roll(ellipse(), apart // 2, 0))
+    centres = CENTRE + [[0, -apart / 2], [0, apart / 2]]
+    found = follow_edges(pair, centres, np.full((2, N_RAYS), np.nan), MPP)
+    assert found[:, DIRECTIONS[:, 0] == 0] == pytest.approx(3.5, abs=0.6)
+    assert found == pytest.approx(np.stack([TRUE, TRUE]), rel=0.25)
+
+
+@pytest.mark.parametrize("darkness", [0.0, 0.5, 1.0])
+def test_without_an_edge_there_is_no_outline(darkness):
+    assert np.isnan(follow(np.full((80, 80), darkness), np.full(N_RAYS, 4.25))).all()
 
 
 def test_the_path_closes_and_does_not_depend_on_where_it_begins():
@@ -55,4 +75,7 @@ def test_many_nuclei_at_once_are_as_one_and_none_is_none():
 
 
 def test_nothing_shrinks_to_a_point():
-    assert follow(np.zeros((80, 80)), np.full(N_RAYS, 0.3)).min() >= LEAST_UM
+    dot = np.zeros((80, 80))
+    dot[39:41, 39:41] = 1.0
+    found = follow(dot, np.full(N_RAYS, 0.3))
+    assert np.isnan(found).all() or found.min() >= LEAST_UM
