@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from muse_pipeline.config import require_between
 from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.heads import NucleusMaps, own_places
 from muse_pipeline.models.readout import CELL_PX
 
 MEMORY = 0.99  # of the running mean confidence of each type
@@ -121,7 +121,7 @@ class ConsistencyTerm(nn.Module):
     def _is_right(self, maps: NucleusMaps, nuclei: Tensor, label: Tensor, hidden: HiddenNuclei) -> Tensor:
         """(P,) bool: whether a hidden nucleus of the same class lies where each pseudo-nucleus does."""
         window, _, row, column = nuclei.nonzero(as_tuple=True)
-        point = torch.stack((column, row), 1) + 0.5 + maps.offset[window, :, row, column]
+        point = own_places(maps.offset)[window, :, row, column]
         distance_um = (hidden.xy[window] / CELL_PX - point[:, None]).norm(dim=2) * self.cell_um
         same = hidden.label[window] == label[window, 0, row, column][:, None]
         return ((distance_um <= RIGHT_UM) & same).any(1)

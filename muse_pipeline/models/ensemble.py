@@ -64,6 +64,10 @@ class HeadEnsemble(NucleusHead):
         """By the members' own rule, on the average."""
         return self.members[0].scores(maps)
 
+    def places(self, maps: NucleusMaps) -> Tensor:
+        """By the members' own rule, on the average."""
+        return self.members[0].places(maps)
+
 
 def average_detectors(members: Sequence[NucleusDetector]) -> NucleusDetector:
     """One detector that says what ``members``, of the same kind, say on average."""

@@ -51,10 +51,10 @@ class NucleusHead(nn.Module):
     """Built from (in_channels, n_classes, n_rays).
 
     Attributes:
-        sizes: channels of offset, label and rays.
+        sizes: channels of label and rays.
     """
 
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, int]
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w), read at the centres of the cells -> four maps, float32."""
@@ -64,14 +64,26 @@ class NucleusHead(nn.Module):
         """(B, 1, h, w): the score of each nucleus in the one cell that speaks for it, 0 elsewhere."""
         raise NotImplementedError
 
-    def propose(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D, h, w) -> the scores and (B * h * w, M): what ``describe`` needs of a cell that speaks, a row each."""
+    def places(self, maps: NucleusMaps) -> Tensor:
+        """(B, 2, h, w): where the nucleus lies that each cell may speak for, (x, y) in cells."""
+        return own_places(maps.offset)
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D, h, w) -> scores, places and (B * h * w, M): what ``describe`` needs of a cell, a row each."""
         maps = self(features)
-        return self.scores(maps), as_rows(torch.cat((maps.offset, maps.label, maps.rays), 1))
+        return self.scores(maps), self.places(maps), as_rows(torch.cat((maps.label, maps.rays), 1))
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """(B, K, M), rows of ``propose`` -> their offset (B, K, 2), label (B, K, C) and rays (B, K, R)."""
+        """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
         return cells.split(self.sizes, 2)
+
+
+def own_places(offset: Tensor) -> Tensor:
+    """(B, 2, h, w) offsets -> where each cell alone says that the nucleus lies, (x, y) in cells."""
+    rows, columns = offset.shape[-2:]
+    x = torch.arange(columns, device=offset.device) + 0.5
+    y = torch.arange(rows, device=offset.device)[:, None] + 0.5
+    return torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
 
 
 def as_rows(maps: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class PointHead(NucleusHead):
 
     def __init__(self, in_channels: int, n_classes: int, n_rays: int, hidden: int = 256, dropout: float = 0.1):
         super().__init__()
-        self.sizes = (2, n_classes, n_rays)
+        self.sizes = (n_classes, n_rays)
 
         def perceptron(out_channels: int) -> nn.Sequential:
             last = nn.Conv2d(hidden, out_channels, 1)

@@ -68,25 +68,39 @@ def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
     head = DenseHead(8, 3, 16).eval()
     features = torch.randn(2, 8, 6, 7, generator=torch.Generator().manual_seed(0))
     maps = head(features)
-    score, said = head.propose(features)
+    score, places, said = head.propose(features)
     assert torch.allclose(score, head.scores(maps), atol=1e-6)
+    assert torch.allclose(places, head.places(maps), atol=1e-5)
     cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # of either window
-    for found, known in zip(head.describe(said[cells + torch.tensor([[0], [42]])]), maps[1:], strict=True):
+    for found, known in zip(head.describe(said[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True):
         wanted = [of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)]
         assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
+
+
+def test_the_place_of_a_nucleus_is_the_mean_of_what_the_cells_around_say_by_the_fourth_power_of_their_scores():
+    head = DenseHead(8, 3, 16)
+    centre, offset = torch.full((1, 1, 8, 8), -30.0), torch.zeros(1, 2, 8, 8)
+    centre[0, 0, 2, 3], centre[0, 0, 2, 4] = 3.0, 2.0
+    offset[0, :, 2, 3], offset[0, :, 2, 4] = torch.tensor([0.25, -0.5]), torch.tensor([-0.25, 0.0])
+    centre[0, 0, 7, 0], offset[0, :, 7, 0] = 1.0, torch.tensor([0.5, 0.25])  # alone, in a corner
+    places = head.places(NucleusMaps(centre, offset, None, None))
+    first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4
+    wanted = (first * torch.tensor([3.75, 2.0]) + second * torch.tensor([4.25, 2.5])) / (first + second)
+    assert torch.allclose(places[0, :, 2, 3], wanted, atol=1e-5)
+    assert torch.allclose(places[0, :, 7, 0], torch.tensor([1.0, 7.75]), atol=1e-5)
 
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     centre = torch.full((1, 1, 8, 8), -9.0)
     centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second is no peak
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
-    offset[0, :, 2, 3] = torch.tensor([0.25, -0.5])
+    offset[0, :, 2, 3], offset[0, :, 2, 4] = torch.tensor([0.25, -0.5]), torch.tensor([-0.75, -0.5])  # one place
     label[0, 1, 2, 3], rays[0, 2, 2, 3] = 5.0, 7.0
     graph = DetectionGraph(KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10)
     xy, score, prob, found = graph(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.eye(3, 4))
     assert (score > 0).sum() == 2
-    assert xy[0, 0].tolist() == [(3.5 + 0.25) * 4, (2.5 - 0.5) * 4]
-    assert xy[0, 1].tolist() == [26, 26]
+    assert xy[0, 0].tolist() == pytest.approx([(3.5 + 0.25) * 4, (2.5 - 0.5) * 4])
+    assert xy[0, 1].tolist() == pytest.approx([26, 26])
     assert prob[0, 0].argmax() == 1
     assert found[0, 0].tolist() == [1, 1, 7, 1]
     assert score[0, 0] > score[0, 1] > 0.4
