@@ -66,7 +66,7 @@ def _scores_at_peaks(centre: Tensor) -> Tensor:
 
 
 def _mean_places(centre: Tensor, offset: Tensor) -> Tensor:
-    """Weighted by the fourth power of the score: where two cells speak almost alike, it matters little which is louder."""
+    """By the fourth power of the score: where two cells speak almost alike, it matters little which is louder."""
     weight = centre.sigmoid().square().square()
     weighted = torch.cat((own_places(offset) * weight, weight), 1)
     x_and_y, total = nn.functional.avg_pool2d(weighted, AROUND, stride=1, padding=AROUND // 2).split((2, 1), 1)
