@@ -15,14 +15,14 @@ LEAST_UM = 1.0
 CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
 LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
-TRUST = 0.2  # by how much the edge of a circle must be clearer than that of the outline that is there
+CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
+TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there
 CROWDED = 1.0  # cost of a um past the line half way to a neighbour
 PAST_HALF_WAY = 1.1  # where that line lies for nuclei of unequal size
 FAINTEST = 0.12  # an edge; the darkest nuclei are about 1
-CLEAR = 0.75  # share of its own edge that an outline must run along
 JUMP, BEND = 4, 0.02  # samples that neighbouring rays may differ by, and what each costs
 NEIGHBOURS = 8
-BLOCK = 512  # nuclei at a time: 30 MB
+BLOCK = 512  # nuclei at a time: 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
@@ -39,7 +39,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN where no path is clear.
+        (N, R) float32 um, NaN where no path is clear, as it is for points at one place.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -56,9 +56,9 @@ def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
     _, near = cKDTree(xy_um).query(xy_um, n_near + 1)
     towards = xy_um[near[:, 1:]] - xy_um[:, None]  # (N, K, 2)
     along = towards @ ray_directions(n_rays).T  # (N, K, R)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half_way = (towards**2).sum(2)[..., None] / (2 * along)
-    return np.where(along > 0, half_way, np.inf).min(1)
+    squared = (towards**2).sum(2)[..., None]
+    half_way = np.divide(squared, 2 * along, out=np.full_like(along, np.inf), where=along > 0)
+    return np.where(squared == 0, 0, half_way).min(1)  # of two nuclei at one place neither has room
 
 
 def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:
@@ -85,7 +85,8 @@ def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, m
     sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)
     inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
     outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]
-    return (inside - outside) / width
+    is_there = (at > 0).all(-1) & (at < amount.shape[::-1]).all(-1)
+    return np.where(is_there, (inside - outside) / width, 0)  # what lies beyond the border has no edges
 
 
 def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:

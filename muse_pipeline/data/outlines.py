@@ -23,7 +23,7 @@ HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where 
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Give points outlines by a seeded watershed on smoothed haematoxylin, or a circle, put on the edge that is near.
+    """Give points outlines: a seeded watershed on smoothed haematoxylin, or a circle, put on the clearest edge near.
 
     Rays are NaN where no edge is clear or the outline is implausible.
 

@@ -119,7 +119,7 @@ class ConsistencyTerm(nn.Module):
         return drawn & candidates
 
     def _is_right(self, maps: NucleusMaps, nuclei: Tensor, label: Tensor, hidden: HiddenNuclei) -> Tensor:
-        """(P,) bool: whether a hidden nucleus of the same class lies where each pseudo-nucleus does."""
+        """(P,) bool: whether a hidden nucleus of the same class lies where the cell of each pseudo-nucleus says."""
         window, _, row, column = nuclei.nonzero(as_tuple=True)
         point = own_places(maps.offset)[window, :, row, column]
         distance_um = (hidden.xy[window] / CELL_PX - point[:, None]).norm(dim=2) * self.cell_um

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import HEADS
-from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, as_rows, own_places, to_rays
+from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, as_rows, pick, to_rays
 from muse_pipeline.models.layers import conv_norm
 
 HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
-AROUND = 3  # cells across, among which a peak is the best and over which places are averaged
+FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
+SAME_PLACE_CELLS = 0.75  # 1.5 um at 0.5 um/px
+LEAST_WEIGHT = 1e-12
 
 
 @HEADS.register("dense")
@@ -41,17 +43,33 @@ class DenseHead(NucleusHead):
         """The centre map at its peaks among 3 x 3 cells."""
         return _scores_at_peaks(maps.centre)
 
-    def places(self, maps: NucleusMaps) -> Tensor:
-        """What the 3 x 3 cells around say, on average."""
-        return _mean_places(maps.centre, maps.offset)
-
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Centre and offset alone are computed at every cell; the rest waits until it is known which cells speak."""
         rows = as_rows(self.shared(features))
-        said = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
-        batch, _, height, width = features.shape
-        centre, offset = said.view(batch, height, width, 3).permute(0, 3, 1, 2).split((1, 2), 1)
-        return _scores_at_peaks(centre), _mean_places(centre, offset), rows
+        located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
+        located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
+        return _scores_at_peaks(located[:, :1]), located, rows
+
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
+        """What the cell and its four neighbours say on average, by the fourth power of their scores.
+
+        So it matters little which of two cells is the louder one that speak almost alike. A neighbour whose place is
+        further off speaks for another nucleus and is left out.
+        """
+        columns = located.shape[-1]
+        row = torch.div(cell, columns, rounding_mode="floor")
+        column = cell - row * columns
+        around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # beyond the border nobody speaks
+        right, down = torch.tensor(FIVE, device=cell.device).T
+        wide = columns + 2
+        near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``
+        centre, x, y = pick(around, near).movedim(-1, 0)
+        x, y = x + right, y + down  # from the middle of the cell itself
+        apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
+        score = centre.sigmoid()
+        weight = score * score * score * score * (apart < SAME_PLACE_CELLS)
+        mean = torch.stack((weight * x, weight * y)).sum(-1) / weight.sum(-1).clamp(min=LEAST_WEIGHT)
+        return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """The other channels of the last convolution, as one matrix product."""
@@ -61,13 +79,5 @@ class DenseHead(NucleusHead):
 
 
 def _scores_at_peaks(centre: Tensor) -> Tensor:
-    peak = centre == nn.functional.max_pool2d(centre, AROUND, stride=1, padding=AROUND // 2)
+    peak = centre == nn.functional.max_pool2d(centre, 3, stride=1, padding=1)
     return torch.where(peak, centre.sigmoid(), torch.zeros_like(centre))
-
-
-def _mean_places(centre: Tensor, offset: Tensor) -> Tensor:
-    """By the fourth power of the score: where two cells speak almost alike, it matters little which is louder."""
-    weight = centre.sigmoid().square().square()
-    weighted = torch.cat((own_places(offset) * weight, weight), 1)
-    x_and_y, total = nn.functional.avg_pool2d(weighted, AROUND, stride=1, padding=AROUND // 2).split((2, 1), 1)
-    return x_and_y / total.clamp(min=torch.finfo(total.dtype).tiny)

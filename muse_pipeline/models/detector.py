@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.heads import NucleusHead, NucleusMaps, as_rows
+from muse_pipeline.models.heads import NucleusHead, NucleusMaps
 from muse_pipeline.models.readout import CELL_PX, read_at
 
 
@@ -47,7 +47,7 @@ class NucleusDetector(nn.Module):
         return self.head(self.backbone.lattice.at_cells(dense))
 
     def propose(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores and places of a dense map's cells, and what the head needs to say more (``NucleusHead.propose``)."""
+        """Scores of a dense map's cells, and what the head needs to say more of them (``NucleusHead.propose``)."""
         return self.head.propose(self.backbone.lattice.at_cells(dense))
 
 
@@ -77,13 +77,13 @@ class DetectionGraph(nn.Module):
             With ``embed`` also embedding (B, K, D), the dense map read where the nucleus lies.
         """
         dense = self.detector.features(pixels, colour)
-        score, places, said = self.detector.propose(dense)
+        score, located, said = self.detector.propose(dense)
         n_cells = score.shape[-2] * score.shape[-1]
         score = score.flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, n_cells), dim=1)  # (B, K)
-        cell = cell + n_cells * torch.arange(score.shape[0], device=cell.device)[:, None]  # of the whole batch
-        xy = as_rows(places)[cell] * CELL_PX
-        label, rays = self.detector.head.describe(said[cell])
+        xy = self.detector.head.locate(located, cell) * CELL_PX
+        first = n_cells * torch.arange(score.shape[0], device=cell.device)  # row of each window's first cell
+        label, rays = self.detector.head.describe(said[cell + first[:, None]])
         found = (xy, score, label.softmax(2), rays)
         return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found

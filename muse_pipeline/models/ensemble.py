@@ -64,9 +64,9 @@ class HeadEnsemble(NucleusHead):
         """By the members' own rule, on the average."""
         return self.members[0].scores(maps)
 
-    def places(self, maps: NucleusMaps) -> Tensor:
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """By the members' own rule, on the average."""
-        return self.members[0].places(maps)
+        return self.members[0].locate(located, cell)
 
 
 def average_detectors(members: Sequence[NucleusDetector]) -> NucleusDetector:

@@ -64,14 +64,15 @@ class NucleusHead(nn.Module):
         """(B, 1, h, w): the score of each nucleus in the one cell that speaks for it, 0 elsewhere."""
         raise NotImplementedError
 
-    def places(self, maps: NucleusMaps) -> Tensor:
-        """(B, 2, h, w): where the nucleus lies that each cell may speak for, (x, y) in cells."""
-        return own_places(maps.offset)
-
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D, h, w) -> scores, places and (B * h * w, M): what ``describe`` needs of a cell, a row each."""
+        """(B, D, h, w) -> scores; centre and offset (B, 3, h, w), for ``locate``; (B * h * w, M), for ``describe``."""
         maps = self(features)
-        return self.scores(maps), self.places(maps), as_rows(torch.cat((maps.label, maps.rays), 1))
+        located = torch.cat((maps.centre, maps.offset), 1)
+        return self.scores(maps), located, as_rows(torch.cat((maps.label, maps.rays), 1))
+
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
+        """Where the nuclei lie (B, K, 2), (x, y) in cells, for which the cells of these numbers (B, K) speak."""
+        return pick(own_places(located[:, 1:]), cell)
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
@@ -89,3 +90,10 @@ def own_places(offset: Tensor) -> Tensor:
 def as_rows(maps: Tensor) -> Tensor:
     """(B, M, h, w) -> (B * h * w, M): a cell's values side by side, as picking a few cells wants them."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def pick(maps: Tensor, cell: Tensor) -> Tensor:
+    """The values (B, ..., M) of maps (B, M, h, w) at the cells of these numbers (B, ...), which count along rows."""
+    n_cells = maps.shape[-2] * maps.shape[-1]
+    first = n_cells * torch.arange(maps.shape[0], device=cell.device)  # row of each window's first cell
+    return as_rows(maps)[cell + first.view(-1, *(1,) * (cell.dim() - 1))]

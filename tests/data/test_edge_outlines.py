@@ -51,7 +51,7 @@ def test_where_nothing_was_outlined_circles_are_tried():
 def test_a_neighbour_is_not_swallowed():
     apart = 14  # px: 7 um, where both are 3.5 um wide
     pair = np.maximum(np.roll(ellipse(), -apart // 2, 0), np.roll(ellipse(), apart // 2, 0))
-    centres = CENTRE + [[0, -apart / 2], [0, apart / 2]]
+    centres = CENTRE + np.array([[0, -apart / 2], [0, apart / 2]])
     found = follow_edges(pair, centres, np.full((2, N_RAYS), np.nan), MPP)
     assert found[:, DIRECTIONS[:, 0] == 0] == pytest.approx(3.5, abs=0.6)
     assert found == pytest.approx(np.stack([TRUE, TRUE]), rel=0.25)
@@ -69,7 +69,9 @@ def test_the_path_closes_and_does_not_depend_on_where_it_begins():
 
 
 def test_many_nuclei_at_once_are_as_one_and_none_is_none():
-    many = follow_edges(ellipse(), np.repeat(CENTRE, 700, 0), np.repeat(TRUE[None], 700, 0), MPP)
+    rows, columns = 24, 30  # more than a block
+    centres = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * 80 + 40.0
+    many = follow_edges(np.tile(ellipse(), (rows, columns)), centres, np.repeat(TRUE[None], len(centres), 0), MPP)
     assert (many == follow(ellipse(), TRUE)).all()
     assert follow_edges(ellipse(), np.zeros((0, 2)), np.zeros((0, N_RAYS)), MPP).shape == (0, N_RAYS)
 
