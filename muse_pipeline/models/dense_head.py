@@ -13,7 +13,7 @@ from muse_pipeline.models.layers import conv_norm
 
 HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
 FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
-SAME_PLACE_CELLS = 0.75  # 1.5 um at 0.5 um/px
+SAME_PLACE_CELLS = 1.0  # across or down: 2 um at 0.5 um/px
 LEAST_WEIGHT = 1e-12
 
 
