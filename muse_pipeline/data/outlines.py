@@ -18,7 +18,6 @@ MAX_RADIUS_UM = 12.0
 BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
-PLAUSIBLE_SOLIDITY = 0.88  # share of its convex hull that a nucleus fills
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
 
 
@@ -41,16 +40,9 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
     rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
-    rays[~_are_plausible(rays)] = np.nan
+    area_um2 = shapely.area(shapely.polygons(ray_directions(n_rays) * np.nan_to_num(rays)[..., None]))
+    rays[(area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1])] = np.nan
     return replace(nuclei, rays=rays)
-
-
-def _are_plausible(rays: np.ndarray) -> np.ndarray:
-    """(N,) whether outlines in um have a nucleus' size and no deep dent; False where they are NaN."""
-    outlines = shapely.polygons(ray_directions(rays.shape[1]) * np.nan_to_num(rays)[..., None])
-    area = shapely.area(outlines)
-    least, most = PLAUSIBLE_AREA_UM2
-    return (area >= least) & (area <= most) & (area >= PLAUSIBLE_SOLIDITY * shapely.area(shapely.convex_hull(outlines)))
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:

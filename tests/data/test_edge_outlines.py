@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from muse_pipeline.data.edge_outlines import LEAST_UM, follow_edges
+from muse_pipeline.data.edge_outlines import LEAST_UM, PAST_HALF_WAY, STEP_UM, follow_edges
 from muse_pipeline.nuclei.rays import ray_directions
 
 MPP, N_RAYS = 0.5, 32
@@ -48,13 +48,40 @@ def test_where_nothing_was_outlined_circles_are_tried():
     assert follow(ellipse(), np.full(N_RAYS, np.nan)) == pytest.approx(TRUE, abs=0.4)
 
 
-def test_a_neighbour_is_not_swallowed():
-    apart = 14  # px: 7 um, where both are 3.5 um wide
-    pair = np.maximum(np.roll(ellipse(), -apart // 2, 0), np.roll(ellipse(), apart // 2, 0))
-    centres = CENTRE + np.array([[0, -apart / 2], [0, apart / 2]])
-    found = follow_edges(pair, centres, np.full((2, N_RAYS), np.nan), MPP)
-    assert found[:, DIRECTIONS[:, 0] == 0] == pytest.approx(3.5, abs=0.6)
-    assert found == pytest.approx(np.stack([TRUE, TRUE]), rel=0.25)
+def test_of_two_nuclei_that_touch_neither_swallows_the_other():
+    apart = 14  # px: 7 um
+    y, x = np.mgrid[:80, :80] + 0.5 - 40
+    joined = ndimage.gaussian_filter(((abs(x) < 14) & (abs(y) < 7)).astype(float), 0.7)
+    centres = CENTRE + np.array([[-apart / 2, 0], [apart / 2, 0]])
+    found = follow_edges(joined, centres, np.full((2, N_RAYS), np.nan), MPP)
+    half_way = apart / 2 * MPP
+    assert found[0, 0] <= PAST_HALF_WAY * half_way + STEP_UM
+    assert found[1, N_RAYS // 2] <= PAST_HALF_WAY * half_way + STEP_UM
+    assert found[:, [0, N_RAYS // 4, N_RAYS // 2]] == pytest.approx(3.5, abs=0.6)
+
+
+def test_points_at_one_place_have_no_outline():
+    assert np.isnan(follow_edges(ellipse(), np.repeat(CENTRE, 2, 0), np.stack([TRUE, TRUE]), MPP)).all()
+
+
+def test_what_was_outlined_before_needs_less_of_an_edge():
+    """A disc of which a third has no edge."""
+    y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
+    around = (np.arctan2(y, x) / (2 * np.pi)) % 1
+    disc = ndimage.gaussian_filter(np.where((np.hypot(x, y) < 4.5) | (around < 1 / 3), 1.0, 0.1), 0.7)
+    circle = np.full(N_RAYS, 4.5)
+    assert follow(disc, circle)[N_RAYS // 2 :] == pytest.approx(4.5, abs=0.4)
+    assert np.isnan(follow(disc, np.full(N_RAYS, np.nan))).all()
+
+
+def test_faint_noise_is_no_edge():
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(0.5, 0.05, (80, 80)), 1.0)
+    assert np.isnan(follow(noise, np.full(N_RAYS, 4.5))).all()
+
+
+def test_beyond_the_border_there_is_no_edge():
+    found = follow_edges(ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP)
+    assert np.isnan(found).all() or found[0, 0] == pytest.approx(AXES_UM[0], abs=0.6)
 
 
 @pytest.mark.parametrize("darkness", [0.0, 0.5, 1.0])
