@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import shapely
 from scipy import ndimage
 
 from muse_pipeline.data.edge_outlines import follow_edges
 from muse_pipeline.nuclei.label_image import march_rays
-from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
 
@@ -40,7 +38,7 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
     rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
-    area_um2 = shapely.area(shapely.polygons(ray_directions(n_rays) * np.nan_to_num(rays)[..., None]))
+    area_um2 = np.pi * (rays**2).mean(1)
     rays[(area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1])] = np.nan
     return replace(nuclei, rays=rays)
 

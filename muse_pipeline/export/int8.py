@@ -73,7 +73,7 @@ def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     convolutions, products = (
-        {node.name for node in model.graph.node if node.op_type == kind and weights & set(node.input[:2])}
+        {node.name for node in model.graph.node if node.op_type == kind and node.input[1] in weights}
         for kind in ("Conv", "MatMul")
     )
     last_products = products - _leading_to(model, convolutions)

@@ -39,10 +39,14 @@ def test_what_no_nucleus_measures_is_none(radius_px):
     assert np.isnan(outline(picture(disc(60, 60, radius_px), disc(15, 15, 6)), (60, 60))).all()
 
 
+@pytest.mark.parametrize("n_rays", [1, 3, 8, 33])
+def test_any_number_of_rays_will_do(n_rays):
+    one = Nuclei(np.array([[60.0, 60.0]]), Frame.WINDOW)
+    rays = outline_points(picture(disc(60, 60, 9)), one, None, MPP, n_rays).rays
+    assert rays.shape == (1, n_rays)
+    assert rays == pytest.approx(4.5, abs=0.6)
+
+
 def test_no_points_have_no_outlines():
-    assert outline_points(
-        picture(disc(30, 30, 7)), Nuclei(np.zeros((0, 2)), Frame.WINDOW), None, MPP, N_RAYS
-    ).rays.shape == (
-        0,
-        N_RAYS,
-    )
+    none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
+    assert outline_points(picture(disc(30, 30, 7)), none, None, MPP, N_RAYS).rays.shape == (0, N_RAYS)
