@@ -63,7 +63,7 @@ class DenseHead(NucleusHead):
         right, down = torch.tensor(FIVE, device=cell.device).T
         wide = columns + 2
         near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``
-        centre, x, y = pick(around, near).movedim(-1, 0)
+        centre, x, y = pick(as_rows(around), near, around.shape[-2] * wide).movedim(-1, 0)
         x, y = x + right, y + down  # from the middle of the cell itself
         apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
         score = centre.sigmoid()

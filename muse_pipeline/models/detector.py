@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.heads import NucleusHead, NucleusMaps
+from muse_pipeline.models.heads import NucleusHead, NucleusMaps, pick
 from muse_pipeline.models.readout import CELL_PX, read_at
 
 
@@ -83,7 +83,6 @@ class DetectionGraph(nn.Module):
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, n_cells), dim=1)  # (B, K)
         xy = self.detector.head.locate(located, cell) * CELL_PX
-        first = n_cells * torch.arange(score.shape[0], device=cell.device)  # row of each window's first cell
-        label, rays = self.detector.head.describe(said[cell + first[:, None]])
+        label, rays = self.detector.head.describe(pick(said, cell, n_cells))
         found = (xy, score, label.softmax(2), rays)
         return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found

@@ -72,7 +72,8 @@ class NucleusHead(nn.Module):
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Where the nuclei lie (B, K, 2), (x, y) in cells, for which the cells of these numbers (B, K) speak."""
-        return pick(own_places(located[:, 1:]), cell)
+        places = own_places(located[:, 1:])
+        return pick(as_rows(places), cell, places.shape[-2] * places.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
@@ -92,8 +93,7 @@ def as_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def pick(maps: Tensor, cell: Tensor) -> Tensor:
-    """The values (B, ..., M) of maps (B, M, h, w) at the cells of these numbers (B, ...), which count along rows."""
-    n_cells = maps.shape[-2] * maps.shape[-1]
-    first = n_cells * torch.arange(maps.shape[0], device=cell.device)  # row of each window's first cell
-    return as_rows(maps)[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
+def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
+    """Of rows (B * n_cells, M) those (B, ..., M) of the cells of these numbers (B, ...), counted in their window."""
+    first = n_cells * torch.arange(cell.shape[0], device=cell.device)  # row of each window's first cell
+    return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]

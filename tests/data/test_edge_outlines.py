@@ -81,7 +81,7 @@ def test_faint_noise_is_no_edge():
 
 def test_beyond_the_border_there_is_no_edge():
     found = follow_edges(ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP)
-    assert np.isnan(found).all() or found[0, 0] == pytest.approx(AXES_UM[0], abs=0.6)
+    assert np.isnan(found).all()  # of a nucleus that is cut in two, half has an edge
 
 
 @pytest.mark.parametrize("darkness", [0.0, 0.5, 1.0])
@@ -106,5 +106,4 @@ def test_many_nuclei_at_once_are_as_one_and_none_is_none():
 def test_nothing_shrinks_to_a_point():
     dot = np.zeros((80, 80))
     dot[39:41, 39:41] = 1.0
-    found = follow(dot, np.full(N_RAYS, 0.3))
-    assert np.isnan(found).all() or found.min() >= LEAST_UM
+    assert follow(dot, np.full(N_RAYS, 0.3)).min() >= LEAST_UM
