@@ -14,6 +14,7 @@ WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much o
 LEAST_UM = 1.0
 CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
 LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
+OUTWARD_UM = 0.125  # people draw nuclei so far outside of the steepest place: areas are then 1.01 and 0.99 of theirs
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
 TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there
@@ -62,7 +63,7 @@ def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
 
 
 def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:
-    radii = np.arange(1, round(REACH_UM / STEP_UM) + 1) * STEP_UM  # (S,)
+    radii = (np.arange(round(REACH_UM / STEP_UM)) + 0.5) * STEP_UM  # (S,)
     edge = _edges(amount, xy, radii, rays.shape[1], mpp)
     past = np.maximum(radii - PAST_HALF_WAY * room[..., None], 0)  # (N, R, S)
     own = np.median(np.where(past > 0, 0, edge).max(2), axis=1).clip(min=FAINTEST)
@@ -72,14 +73,15 @@ def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarr
     clear = np.take_along_axis(edge[None], paths[..., None], 3)[..., 0].mean(2)
     clear[0] = np.where(np.isnan(rays).any(1), -np.inf, clear[0] + TRUST)
     best = clear.argmax(0), np.arange(len(xy))
-    found = radii[paths[best]].astype(np.float32)
+    found = (radii[paths[best]] + OUTWARD_UM).astype(np.float32)
     found[clear[best] < CLEAR] = np.nan
     return found
 
 
 def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
-    """(N, R, S): how much darker it is before than after every sample of a ray."""
-    at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (radii / mpp)[:, None]  # (N, R, S, 2)
+    """(N, R, S): how much darker a ray is before than after every radius, which lies half way between two samples."""
+    samples = radii + STEP_UM / 2
+    at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]  # (N, R, S, 2)
     dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
     width = round(WIDTH_UM / STEP_UM)
     sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from muse_pipeline.data.edge_outlines import LEAST_UM, PAST_HALF_WAY, STEP_UM, follow_edges
+from muse_pipeline.data.edge_outlines import OUTWARD_UM, PAST_HALF_WAY, STEP_UM, follow_edges
 from muse_pipeline.nuclei.rays import ray_directions
 
 MPP, N_RAYS = 0.5, 32
@@ -105,5 +105,14 @@ def test_many_nuclei_at_once_are_as_one_and_none_is_none():
 
 def test_nothing_shrinks_to_a_point():
     dot = np.zeros((80, 80))
-    dot[39:41, 39:41] = 1.0
-    assert follow(dot, np.full(N_RAYS, 0.3)).min() >= LEAST_UM
+    dot[38:41, 38:41] = 1.0
+    assert follow(dot, np.full(N_RAYS, 0.3)).min() >= 1.0
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5])
+def test_outlines_lie_outside_of_the_steepest_place_by_what_is_said_and_no_more(mpp):
+    radius_um, side = 5.125, round(30 / mpp)  # one of the radii that are tried
+    y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # four samples a pixel: a disc without steps
+    disc = (np.hypot(x, y) * mpp < radius_um).astype(float).reshape(side, 4, side, 4).mean((1, 3))
+    found = follow_edges(disc, np.full((1, 2), side / 2), np.full((1, N_RAYS), radius_um), mpp)
+    assert abs(found.mean() - radius_um - OUTWARD_UM) < 0.05
