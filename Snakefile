@@ -45,6 +45,7 @@ rule all:
 onstart:
     gc.freeze()  # the plan stays
     gc.enable()
+    write_plans()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     forget_unasked_steps()
     if preflight_alone():

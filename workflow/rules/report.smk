@@ -121,6 +121,7 @@ rule report:
         "../../envs/infer.yaml"
     params:
         command=REPORT_COMMAND,
+        planned=checksum(SHEET),
     shell:
         r"""
         {params.command:q} \

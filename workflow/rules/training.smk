@@ -35,6 +35,7 @@ rule finetune:
         "../../envs/train.yaml"
     params:
         data=training_data(),
+        planned=[checksum(TRAINING)] if not isinstance(config["model"], str) else [],  # settings that stand in the config
         weights=weights_to_begin_with,
         folder=subpath(output.checkpoint, parent=True),
     shell:
