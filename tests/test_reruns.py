@@ -16,6 +16,7 @@ import yaml
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from test_pretrain_workflow import PRETRAIN
+from web_server import Served, serve
 from workflow_runs import SNAKEFILE, draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.card import METADATA_KEY
@@ -152,6 +153,24 @@ def test_a_setting_reruns_what_depends_on_it_and_nothing_else(finished, setting,
 @pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
 def test_a_cell_of_the_sheet_reruns_its_slide_alone(finished, column, value, jobs):
     assert plan(finished, rows=[{**ROWS[0], column: value}, ROWS[1]]) == jobs
+
+
+@pytest.mark.timeout(300)
+def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_path):
+    pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
+    wanted = ["--", "results/a/slide.json", "results/a/preflight.json"]
+    write_config(tmp_path)
+    with serve({"/a.tif": Served(pyramid_path.read_bytes(), secret="sig=geheim")}) as host:
+        for name in ("slides.tsv", "the same.tsv"):
+            write_sheet(tmp_path / name, [{"slide_id": "a", "path": f"{host}/a.tif?sig=geheim"}])
+        run = run_snakemake(tmp_path, *wanted)
+        assert planned_jobs(run.stdout).keys() >= {"fetch", "inspect", "preflight_slide"}, run.stdout
+    assert (
+        "Nothing to be done" in run_snakemake(tmp_path, "--config", "slides=the same.tsv", "--dry-run", *wanted).stdout
+    )
+    assert not [
+        path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()
+    ]
 
 
 @pytest.mark.slow

@@ -37,17 +37,15 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        slide=lambda wildcards: config["slides"] if is_elsewhere(wildcards.slide) else row(wildcards)["path"],
-        url=lambda wildcards: row(wildcards)["path"] if is_elsewhere(wildcards.slide) else [],  # that it is another one
-        mpp=row_option("--mpp", "mpp"),
-        roi=row_option("--roi", "roi"),
+        row=lambda wildcards: [row(wildcards).get(column) for column in ("path", "mpp", "roi")],
         model=PREFLIGHT_MODEL,
         checksum=MODEL.get("sha256"),
         provider=MODEL["provider"],
         max_corrupt=config["max_corrupt"],
+    # The row is read from the sheet, which alone has what a URL needs; as a param its name would make every slide new.
     shell:
         r"""
-        muse preflight {params.slide:q} {params.mpp:q} {params.roi:q} \
+        muse preflight {config[slides]:q} \
             --slide-id {wildcards.slide:q} \
             --model {params.model:q} \
             --provider {params.provider} \

@@ -22,10 +22,10 @@ rule fetch:
         "../../envs/fetch.yaml"
     params:
         url=cell("path"),  # without what it needs to be let in, which the sheet alone has
-        sheet=config["slides"],
+    # The sheet is no param: under another name it is the same slide.
     shell:
         r"""
-        muse fetch {params.sheet:q} \
+        muse fetch {config[slides]:q} \
             --slide-id {wildcards.slide:q} \
             --threads {threads} \
             --output {output.fetched:q} \
