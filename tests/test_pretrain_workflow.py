@@ -1,6 +1,5 @@
 """Pretraining as the config asks for it: slides, proposals, a backbone, a model that begins with it, and the answer."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import yaml
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
-from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.files import read_json
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -38,12 +37,6 @@ def cohort(tmp_path) -> Path:
     write_sheet(tmp_path / "slides.tsv", ROWS)
     write_training_config(draw_labelled_folder(tmp_path))
     return tmp_path
-
-
-def inputs_of(output: str, rule: str) -> list[str]:
-    """What the one job of a rule reads, as a dry run lists it."""
-    (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
-    return found.split(", ")
 
 
 def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):

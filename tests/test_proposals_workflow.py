@@ -4,14 +4,26 @@ import gzip
 import json
 
 import pytest
-from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.files import read_json
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
+def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_path):
+    for name in ("a.tif", "b.tif", "b.csv"):
+        (tmp_path / name).touch()
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": name, "path": f"{name}.tif"} for name in "ab"])
+    write_config(tmp_path, proposals={"method": "imported", "file": "{slide}.csv"})
+    run = run_snakemake(tmp_path, "--dry-run")
+    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # that of a says which file it lacks
+    run = run_snakemake(tmp_path, "--dry-run", "--", "results/b/proposals/1-of-1.parquet")
+    assert "b.csv" in inputs_of(run.stdout, "propose")
+
+
+@pytest.mark.slow
 def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,12 @@ def planned_jobs(output: str) -> dict[str, int]:
         jobs[rule] = int(count)
     jobs.pop("total", None)
     return jobs
+
+
+def inputs_of(output: str, rule: str) -> list[str]:
+    """What the one job of a rule reads, as a dry run lists it."""
+    (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
+    return found.split(", ")
 
 
 def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:

@@ -8,11 +8,13 @@ PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
 PROPOSER = PROPOSALS.pop("method")
 
 
-def foreign_file(wildcards):
-    """The file of detections that the slide's proposals are read from; none where they are found in pixels."""
-    name = PROPOSALS.get("file")
-    path = [name.replace("{slide}", wildcards.slide)] if name else []
-    return [each for each in path if not re.search("[{}<>]", each)]
+def files_of_proposer(wildcards):
+    """The file of detections that the slide's proposals are read from; none where they are found in pixels.
+
+    Nor where it is missing: then the step of that slide says so, and the others run.
+    """
+    paths = [PROPOSALS["file"].replace("{slide}", wildcards.slide)] if "file" in PROPOSALS else []
+    return [path for path in without_patterns(paths) if Path(path).is_file()]
 
 
 rule propose:
@@ -21,7 +23,7 @@ rule propose:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         info="<results>/{slide}/slide.json",
-        foreign=foreign_file,
+        read=files_of_proposer,
     output:
         proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
     log:
