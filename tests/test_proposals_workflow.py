@@ -23,6 +23,15 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
+def test_proposals_follow_from_their_checkpoint(tmp_path):
+    for name in ("a.tif", "activation.pt"):
+        (tmp_path / name).touch()
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path, proposals={"method": "activation", "checkpoint": "activation.pt"})
+    run = run_snakemake(tmp_path, "--dry-run")
+    assert "activation.pt" in inputs_of(run.stdout, "propose"), run.stdout
+
+
 @pytest.mark.slow
 def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)

@@ -34,3 +34,10 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_refused(muse, tmp_pat
     monkeypatch.setattr("muse_pipeline.proposals.propose.read_settings", lacking)
     status, out, _ = muse("proposer", "activation", "--resolved", tmp_path / "p.json")
     assert (status, out) == (0, "activation: not checked, as the package 'torch' is not installed here\n")
+
+
+def test_settings_that_are_files_are_resolved_too(muse, tmp_path):
+    pytest.importorskip("torch")
+    resolved = tmp_path / "resolved.json"
+    status, *_ = muse("proposer", "activation", "--settings", "{checkpoint: a.pt}", "--resolved", resolved)
+    assert (status, read_json(resolved)["settings"]["checkpoint"]) == (0, "a.pt")

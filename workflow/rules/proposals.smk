@@ -9,11 +9,12 @@ PROPOSER = PROPOSALS.pop("method")
 
 
 def files_of_proposer(wildcards):
-    """The file of detections that the slide's proposals are read from; none where they are found in pixels.
+    """What the slide's proposals follow from besides its pixels: detections of another program, or learnt weights.
 
-    Nor where it is missing: then the step of that slide says so, and the others run.
+    One that is missing is none: the step of that slide says so, and the others run.
     """
-    paths = [PROPOSALS["file"].replace("{slide}", wildcards.slide)] if "file" in PROPOSALS else []
+    names = [PROPOSALS[setting] for setting in ("file", "checkpoint") if setting in PROPOSALS]
+    paths = [name.replace("{slide}", wildcards.slide) for name in names]
     return [path for path in without_patterns(paths) if Path(path).is_file()]
 
 
