@@ -59,6 +59,7 @@ onsuccess:
 onerror:
     if preflight_alone():
         say_last(what_preflight_found())
+        look_again_at_problems()
     else:
         report_failures()
         say_last(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from slide_files import spoil_tile, write_pyramid
 from web_server import Served, serve
-from workflow_runs import draw_stained_slide, run_snakemake, write_config, write_sheet
+from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.predictor import find_model
 from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_share
@@ -110,6 +110,8 @@ def test_the_workflow_looks_at_every_slide_and_runs_nothing(folder, tmp_path):
     assert run.stdout.endswith("\nmuse preflight: 1 of 2 slides cannot run (cut); mend them or take them out\n")
     assert json.loads((tmp_path / "results/preflight.json").read_text())["n_problems"] == 1
     assert not list((tmp_path / "results").glob("*/slide.json"))
+    again = run_snakemake(tmp_path, "--dry-run", "--", "preflight")  # what was wrong may be mended, beside the file too
+    assert planned_jobs(again.stdout) == {"preflight_slide": 1, "preflight": 1}
     write_sheet(tmp_path / "slides.tsv", rows[:1])
     run = run_snakemake(tmp_path, "--", "preflight")
     assert run.returncode == 0, run.stdout

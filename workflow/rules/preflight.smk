@@ -23,6 +23,14 @@ def what_preflight_found():
     return f"Stopped, with {len(lacking)} of {len(SLIDES)} slides not looked at; why: {logs}. Run it again."
 
 
+def look_again_at_problems():
+    """Remove the records of slides that cannot run once these are named: the next call sees what was mended meanwhile."""
+    found = text_of(Path(OUTPUT, "preflight.json"))
+    for look in json.loads(found)["slides"] if found else []:
+        if look["problem"]:
+            Path(OUTPUT, look["slide_id"], "preflight.json").unlink(missing_ok=True)
+
+
 rule preflight_slide:
     """Look at one slide; that it cannot run is what is found then, and no failure."""
     input:
