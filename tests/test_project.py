@@ -54,6 +54,17 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
+@pytest.mark.parametrize("profile", ["slurm", "slurm-gpu"])
+def test_preflight_on_slurm_asks_for_what_detection_has_and_for_hours_at_most(profile):
+    settings = load(f"profiles/{profile}/config.yaml")
+    look, detect = (settings["set-resources"][rule] for rule in ("preflight_slide", "detect"))
+    minutes = int(look["runtime"].removesuffix(" * attempt"))
+    assert minutes * settings["group-components"]["preflights"] <= 120
+    assert [look.get(name) for name in ("gpu", "slurm_partition")] == [
+        detect.get(name) for name in ("gpu", "slurm_partition")
+    ]
+
+
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
     for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
