@@ -61,6 +61,16 @@ def test_a_dry_run_plans_with_what_is_new_and_leaves_what_jobs_read(cohort):
     assert plans_in(cohort) == before
 
 
+def test_a_path_may_begin_at_home(cohort, monkeypatch):
+    monkeypatch.setenv("HOME", str(cohort))
+    run_file = {"run": "~/backbone.yaml"}
+    write_config(cohort, slides="~/slides.tsv", output="~/of mine", train_data="~/images", pretrain=run_file)
+    run = run_snakemake(cohort, "--dry-run")
+    assert f"{cohort}/backbone.yaml" in run.stdout, run.stdout  # which is not there
+    assert (cohort / "of mine/sheet.json").is_file()
+    assert not (cohort / "~").exists()
+
+
 @pytest.mark.parametrize(
     ("locked", "sentence"),
     [("results/report.html", "LockException"), ("elsewhere", "a run that is under way reads it")],

@@ -274,6 +274,7 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
             "muse proposer: proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
         ),
         ({"colour": "red"}, "config: unknown setting 'colour'; config/README.md explains the settings"),
+        ({"output": "res{x}*"}, "config: output: res{x}* has * { } in it, which rules take for patterns; rename it"),
         ({"mpp": "a"}, "config: mpp: 'a' is not of type 'number'; config/README.md explains the settings"),
     ],
 )

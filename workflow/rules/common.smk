@@ -202,6 +202,13 @@ def explain(wrong):
     return f"{message}; config/README.md explains the settings"
 
 
+def at_home(value):
+    """A setting whose ~ is the user's home, as a shell has it; settings within settings likewise."""
+    if isinstance(value, dict):
+        return {name: at_home(each) for name, each in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
     try:
@@ -210,6 +217,11 @@ def check_config():
         wrong = error.__context__
         setting = ".".join(map(str, wrong.absolute_path))
         sys.exit(f"config: {setting}{': ' if setting else ''}{explain(wrong)}")
+    config.update(at_home(config))
+    if patterns := sorted(set('{}<>*?"').intersection(config["output"])):
+        sys.exit(
+            f"config: output: {config['output']} has {' '.join(patterns)} in it, which rules take for patterns; rename it"
+        )
     config["model"] = config["model"] or MODEL_OF_MODE[config["mode"]]
     if config["pretrain"]:
         config["proposals"] = config["proposals"] or {"method": "haematoxylin"}
