@@ -275,6 +275,10 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
         ),
         ({"colour": "red"}, "config: unknown setting 'colour'; config/README.md explains the settings"),
         ({"output": "res{x}*"}, "config: output: res{x}* has * { } in it, which rules take for patterns; rename it"),
+        (
+            {"extra_mpps": [0.25, 0.4999]},
+            "config: images at 0.5 and 0.4999 um/px would both be image-500nm.zarr; leave one of them out",
+        ),
         ({"mpp": "a"}, "config: mpp: 'a' is not of type 'number'; config/README.md explains the settings"),
     ],
 )

@@ -37,6 +37,7 @@ ID_RESERVED = frozenset(
         "benchmarks",
         "training",
         "pretraining",
+        "qupath",
     }
 )
 MAX_SHARDS = 10_000

@@ -302,6 +302,18 @@ def store_name(mpp):
     return f"image-{round(mpp * 1000)}nm.zarr"
 
 
+def name_stores(mpps):
+    """Name of a store -> its mpp; images of two that are nearly the same would lie in one store, and are refused."""
+    named = {}
+    for mpp in mpps:
+        if named.setdefault(store_name(mpp), mpp) != mpp:
+            other = named[store_name(mpp)]
+            sys.exit(
+                f"config: images at {other} and {mpp} um/px would both be {store_name(mpp)}; leave one of them out"
+            )
+    return named
+
+
 def intermediate(path):
     """``path``, deleted as soon as nothing needs it if the config says so."""
     return path if config["keep_stores"] else temp(path)
@@ -353,6 +365,7 @@ if workflow.is_main_process and "--no-hooks" in sys.argv:
     sys.exit("--no-hooks: the jobs of a run read what it writes when it starts, in a hook; leave it out")
 check_config()
 OUTPUT = config["output"]
+MPP_OF_STORE = name_stores([config["mpp"], *config["extra_mpps"]])
 
 
 pathvars:
@@ -366,7 +379,6 @@ ROWS = {each["slide_id"]: each for each in find_once(SHEET, resolve_sheet)}
 MODEL = find_once(Path(OUTPUT, "model.json"), resolve_model)
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])
-MPP_OF_STORE = {store_name(mpp): mpp for mpp in [config["mpp"], *config["extra_mpps"]]}
 
 
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; `row` objects.

@@ -82,7 +82,7 @@ LABELS = PRETRAINING["labels"] if PRETRAINING else None
 # learnt from.
 COMPARE_SLIDES = (PRETRAINING["held"] or ([] if LABELS else PRETRAIN_SLIDES)) if PRETRAINING else []
 if PRETRAINING:
-    MPP_OF_STORE.setdefault(PRETRAIN_STORE, PRETRAINING["mpp"])
+    MPP_OF_STORE = name_stores([*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
 
 
 def every_store(wildcards):
