@@ -47,9 +47,10 @@ onstart:
     gc.enable()
     write_plans()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
-    forget_unasked_steps()
     if preflight_alone():
         PREFLIGHT_LOG.unlink(missing_ok=True)  # what an earlier look said must not pass for this one's
+    else:
+        forget_unasked_steps()
 
 
 onsuccess:

@@ -23,6 +23,26 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
+def test_proposals_that_are_not_asked_for_any_more_go(tmp_path):
+    (tmp_path / "a.tif").touch()
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path)
+    old = [f"ledger/{step}.json" for step in ("propose-1-of-1", "stitch-proposals", "geojson-proposals")]
+    old += ["proposals/1-of-1.parquet", *(f"proposals.{kind}" for kind in ("parquet", "geojson.gz", "provenance.json"))]
+    for name in old:
+        path = tmp_path / "results/a" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def left() -> list[str]:
+        return [name for name in old if (tmp_path / "results/a" / name).exists()]
+
+    run_snakemake(tmp_path, "--", "preflight")
+    assert left() == old  # a look before the run is no run
+    run_snakemake(tmp_path, "--", "results/a/slide.json")
+    assert left() == []
+
+
 def test_proposals_follow_from_their_checkpoint(tmp_path):
     for name in ("a.tif", "activation.pt"):
         (tmp_path / name).touch()

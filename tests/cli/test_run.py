@@ -20,7 +20,10 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     results = tmp_path / "results"
     assert muse("run", tmp_path / "broken.svs", "-o", results)[0] == 2
+    (results / "glass").mkdir()
+    (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
+    assert not (results / "glass/nuclei.csv.gz").exists()  # that of an earlier table
     assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # it tells of its own slides
     assert "slides of earlier runs that are in the report too: 1" in shown
     status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)

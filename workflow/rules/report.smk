@@ -55,7 +55,8 @@ def failed_steps(slide):
 def forget_unasked_steps():
     """Remove what steps noted that are not asked for any more: failures there would stay in the report.
 
-    Those are stores that the config had, and copies of slides that the sheet now has here.
+    Those are stores and proposals that the config had, and copies of slides that the sheet now has here. Old proposals go
+    too, which would be drawn beside new nuclei.
     """
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
@@ -64,6 +65,15 @@ def forget_unasked_steps():
         for ledger in Path(OUTPUT, slide).glob("ledger/tile-*.json"):
             if Path(OUTPUT, slide, ledger.stem.removeprefix("tile-")) not in asked:
                 ledger.unlink(missing_ok=True)
+        if not config["proposals"]:
+            forget_proposals(Path(OUTPUT, slide))
+
+
+def forget_proposals(folder):
+    """Remove a slide's proposals and what their steps noted."""
+    shutil.rmtree(folder / "proposals", ignore_errors=True)
+    for path in [*folder.glob("proposals.*"), *folder.glob("ledger/*propos*.json")]:
+        path.unlink(missing_ok=True)
 
 
 def status(ledger):
