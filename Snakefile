@@ -63,4 +63,4 @@ onerror:
         look_again_at_problems()
     else:
         report_failures()
-        say_last(f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html")
+        say_last(what_failed())

@@ -51,6 +51,21 @@ def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     assert "results/training/tiny/model.onnx" in run.stdout
 
 
+def test_a_training_run_that_fails_is_what_is_said(cohort):
+    write_config(cohort, model="tiny.yaml")
+    for labels in cohort.rglob("P*_points.txt"):
+        labels.write_text("no point\n")
+    run = run_snakemake(cohort)
+    log = "results/training/tiny/logs/finetune.log"
+    said = (cohort / log).read_text().splitlines()[-1]
+    assert said.startswith("muse finetune: ") and run.returncode == 1
+    end = [f"The model was not made; last in {log}: {said}", "So no slide has its nuclei. Report: results/report.html"]
+    assert run.stdout.splitlines()[-2:] == end
+    (_, slide) = (cohort / "results/cohort.tsv").read_text().splitlines()
+    assert f"the model was not made; last in {log}: " in slide
+    assert "killed" not in (cohort / "results/report.html").read_text()
+
+
 def test_a_run_may_stand_in_the_config(cohort):
     training = yaml.safe_load((cohort / "tiny.yaml").read_text())
     write_config(cohort, model={**training, "name": "my run"})

@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--slides", type=Path, required=True, metavar="JSON", help="resolved sheet: a list of rows")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
+    parser.add_argument(
+        "--no-model", default="", metavar="WHY", help="said of slides that were not detected as there is no model"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="HTML")
     parser.add_argument("--table", type=Path, required=True, metavar="TSV")
 
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.report.page import write_page
     from muse_pipeline.report.table import write_table
 
-    slides = gather_cohort(args.results, read_rows(args.slides))
+    slides = gather_cohort(args.results, read_rows(args.slides), args.no_model)
     write_table(slides, args.table)
     write_page(slides, args.output, args.pretraining)
     copy_import_script(args.results / "qupath")

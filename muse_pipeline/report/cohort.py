@@ -99,15 +99,21 @@ def _is_row(row: dict[str, Any]) -> bool:
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
-def gather_cohort(results: Path, rows: Iterable[dict[str, Any]]) -> list[SlideResult]:
-    """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made."""
-    return [judge_slide(results, row) for row in rows]
+def gather_cohort(results: Path, rows: Iterable[dict[str, Any]], no_model: str = "") -> list[SlideResult]:
+    """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made.
+
+    Args:
+        results: folder with a folder per slide.
+        rows: of the sheet.
+        no_model: why there was no model to detect with; "" where there was one.
+    """
+    return [judge_slide(results, row, no_model) for row in rows]
 
 
-def judge_slide(results: Path, row: dict[str, Any]) -> SlideResult:
+def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> SlideResult:
     """Say what became of the slide of one ``row``; it is "ok" only if nothing speaks against it."""
     folder = results / str(row["slide_id"])
-    progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None)
+    progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
     done = {record.step for record in progress if record.status == "ok"}
     known = {
         "slide_id": str(row["slide_id"]),

@@ -36,10 +36,11 @@ class StepRecord:
     warnings: tuple[str, ...] = ()
 
 
-def read_progress(folder: Path, n_shards: int | None = None) -> list[StepRecord]:
+def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
     """The records of all ``STEPS`` of the slide whose results lie in ``folder``, in their order.
 
-    A step without a record says why: an earlier one failed, or it was never started or killed from outside.
+    A step without a record says why: an earlier one failed, there was ``no_model``, or it was never started or killed
+    from outside.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -48,7 +49,7 @@ def read_progress(folder: Path, n_shards: int | None = None) -> list[StepRecord]
         if step in OPTIONAL and not shards:
             continue
         stopped_at = next((record for record in records if record.status != "ok"), None)
-        records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at))
+        records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at, no_model))
     return records
 
 
@@ -90,11 +91,13 @@ def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:
     )
 
 
-def _explain_absence(step: str, stopped_at: StepRecord | None) -> StepRecord:
+def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) -> StepRecord:
     if stopped_at and stopped_at.status == "failed":
         return StepRecord(step, "missing", f"not reached because {stopped_at.step} failed")
     if stopped_at:
         return StepRecord(step, "missing", f"not reached because {stopped_at.step} did not finish")
+    if step == "detect" and no_model:
+        return StepRecord(step, "missing", no_model)
     if step == "inspect":
         return StepRecord(step, "missing", "not started; run the workflow again")
     return StepRecord(step, "missing", f"never started or was {KILLED}")

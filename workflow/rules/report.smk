@@ -22,7 +22,8 @@ def report_failures():
     """
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
-    if subprocess.run([*REPORT_COMMAND, "--output", page, "--table", table]).returncode:
+    why = option("--no-model", why_no_model())
+    if subprocess.run([*REPORT_COMMAND, *why, "--output", page, "--table", table]).returncode:
         return
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
@@ -45,6 +46,13 @@ def what_is_done():
     if not set(workflow.dag_settings.targets) <= {"all", "report"}:
         return "What was asked for is done."
     return "\n".join([*lines_of(REPORT_LOG), f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html"])
+
+
+def what_failed():
+    """Where to read of what failed; that the model is lacking is no slide's failure, and is said here."""
+    if why := why_no_model():
+        return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
+    return f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html"
 
 
 def failed_steps(slide):

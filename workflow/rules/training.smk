@@ -19,6 +19,16 @@ def weights_to_begin_with(wildcards, input):
     return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
+def why_no_model():
+    """What training or export said last, where either did not make its file; None where the config trains nothing."""
+    folder = Path(OUTPUT, "training", RUN) if TRAINING else None
+    for step, made in [("finetune", "checkpoint.pt"), ("export", "model.onnx")] if TRAINING else []:
+        log = folder / "logs" / f"{step}.log"
+        if not (folder / made).exists() and (said := lines_of(log)):
+            return f"the model was not made; last in {log}: {said[-1]}"
+    return None
+
+
 rule finetune:
     """Train backbone and nucleus head on labelled nuclei."""
     input:
