@@ -49,6 +49,18 @@ class Annotations:
                 f"{_others(outside)}; correct it, or the order of coordinates in `format`"
             )
 
+    def require_regions(self, source: LabelSource, what: str) -> None:
+        """Refuse a file that was to say what of a picture or slide was annotated, and does not.
+
+        Raises:
+            LabelError: it holds no region.
+        """
+        if not len(self.regions):
+            raise LabelError(
+                f"{self.path}: no annotation '{source.region_class}' says what of {what} was annotated; draw one "
+                "around it"
+            )
+
     def in_regions(self, source: LabelSource) -> np.ndarray:
         """(N,) bool: which nuclei lie in a region; where there is no region, all.
 

@@ -132,6 +132,7 @@ def _read(
     annotations.require_within(size_px, "the picture")
     if "regions" in files:
         drawn = read_annotated(files["regions"], source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+        drawn.require_regions(source, "the picture")
         annotations = replace(annotations, regions=drawn.regions)
     return annotations
 

@@ -117,15 +117,11 @@ def _read(
     else:
         annotations = read_text(path, source, classes, Frame.LEVEL0, n_rays)
     annotations.require_within(info.size_px, f"slide '{info.slide_id}'")
+    drawn = annotations
     if region_path is not None:
         drawn = read_annotated(region_path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
-        annotations = replace(annotations, regions=drawn.regions)
-    if not len(annotations.regions):
-        raise LabelError(
-            f"{region_path or path}: no annotation '{source.region_class}' says what of slide '{info.slide_id}' was "
-            "annotated; draw one around it"
-        )
-    return annotations
+    drawn.require_regions(source, f"slide '{info.slide_id}'")
+    return replace(annotations, regions=drawn.regions)
 
 
 def _read_regions(

@@ -73,6 +73,14 @@ def test_geojson(tmp_path, content, message):
     expect(message, make_source(tmp_path, "P.geojson", content, "geojson"))
 
 
+@pytest.mark.parametrize("drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)])
+def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
+    expect(r"regions.P\.geojson: no annotation 'Region' says what of the picture was annotated; draw one", source)
+
+
 def encoded(array, kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(array).save(file, kind)
