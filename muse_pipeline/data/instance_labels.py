@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.data.png import write_png
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.mask_file import read_label_image
 
 IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
 POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
@@ -30,7 +30,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
     Raises:
         LabelError: the file cannot be read, is no mask or has another size.
     """
-    mask = _read_mask(path)
+    mask = read_label_image(path)
     if mask.shape[::-1] != size_px:
         raise LabelError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
@@ -47,7 +47,7 @@ def median_diameter_px(path: Path) -> float:
     Raises:
         LabelError: the file cannot be read, is no mask or has no nucleus.
     """
-    numbers, areas = np.unique(_read_mask(path), return_counts=True)
+    numbers, areas = np.unique(read_label_image(path), return_counts=True)
     areas = areas[numbers > 0]
     if not len(areas):
         raise LabelError(f"{path}: has no nucleus that diameter_um could be the size of; exclude the picture")
@@ -93,25 +93,3 @@ def write_instances(
     (folder / POINTS / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_png(folder / IMAGES / f"{name}.png", pixels)
     write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))
-
-
-def _read_mask(path: Path) -> np.ndarray:
-    try:
-        if path.suffix.lower() == ".npy":
-            mask = np.load(path, allow_pickle=False)
-        elif path.suffix.lower() in {".tif", ".tiff"}:
-            import tifffile
-
-            mask = tifffile.imread(path)
-        else:
-            with Image.open(path) as picture:
-                mask = np.asarray(picture)
-    except Exception as error:  # whatever the decoders raise on foreign bytes
-        raise LabelError(f"{path}: not readable as a mask ({' '.join(str(error).split())}); make it again") from error
-    if mask.ndim != 2 or mask.dtype.kind not in "iu":
-        raise LabelError(
-            f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape {mask.shape}; convert it"
-        )
-    if mask.min(initial=0) < 0:
-        raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
-    return mask

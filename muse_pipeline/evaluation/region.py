@@ -9,10 +9,11 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.evaluation.truth import MASKS, read_label_image
+from muse_pipeline.evaluation.truth import MASKS
 from muse_pipeline.nuclei.annotated_region import union_of_areas
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
+from muse_pipeline.nuclei.mask_file import read_mask
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
@@ -30,7 +31,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     if path.name.lower().endswith(MASKS):
         if size_px is None:
             raise LabelError(f"{path}: where it lies is not known without the slide.json beside the nuclei; restore it")
-        mask = read_label_image(path) != 0
+        mask = read_mask(path) != 0
         scale = np.array(size_px) / mask.shape[::-1]
         parts = label_image_to_polygons(mask)
     else:

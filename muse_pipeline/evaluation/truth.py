@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import shapely
@@ -16,6 +15,7 @@ from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, REGION, split_regions
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
+from muse_pipeline.nuclei.mask_file import read_label_image
 from muse_pipeline.nuclei.rays import interior_centres, largest_parts
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
@@ -131,17 +131,3 @@ def _read_mask(path: Path) -> Truth:
     """An instance mask names no classes."""
     outlines = label_image_to_polygons(read_label_image(path))
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
-
-
-def read_label_image(path: Path) -> np.ndarray:
-    """(h, w) whole numbers, 0 background.
-
-    Raises:
-        LabelError: the file is no picture of one channel of whole numbers.
-    """
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if picture is None:
-        raise LabelError(f"{path}: not readable as a picture; give a PNG or TIFF")
-    if picture.ndim != 2 or not np.issubdtype(picture.dtype, np.integer):
-        raise LabelError(f"{path}: has colours or fractions; a mask has one channel of whole numbers, 0 the background")
-    return picture

@@ -12,6 +12,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
 _STEP_PX = 0.5
+_STRIP_PX = 1 << 24  # pixels that are looked at in one piece
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
@@ -40,16 +41,27 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     Returns:
         (N,) polygons or multipolygons in its pixels.
     """
-    padded = np.pad(label_image, ((0, 0), (1, 1))).astype(np.int64)
-    row, left = np.nonzero(np.diff(padded, axis=1))  # where a run of equal pixels begins or ends
-    number = padded[row, left + 1]
-    begins = np.flatnonzero(number)  # a run goes to the next change of its row, which its end in the padding is at last
-    boxes = shapely.box(left[begins], row[begins], left[begins + 1], row[begins] + 1)
-    order = np.argsort(number[begins], kind="stable")
-    _, first = np.unique(number[begins][order], return_index=True)
+    n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
+    strips = [_runs(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
+    row, left, right, number = (np.concatenate(column) for column in zip(*strips, strict=True))
+    boxes = shapely.box(left, row, right, row + 1)
+    order = np.argsort(number, kind="stable")
+    _, first = np.unique(number[order], return_index=True)
     return np.array(
         [shapely.union_all(part) for part in np.split(boxes[order], first[1:])] if len(order) else [], object
     )
+
+
+def _runs(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
+    """Row, left, right and number of the runs of equal pixels, 0 aside, in the rows from ``top``.
+
+    Strip by strip, because a mask may be as large as a slide, and what is compared here several times that.
+    """
+    padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
+    row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where a run begins or ends
+    number = padded[row, left + 1]
+    begins = np.flatnonzero(number)  # a run goes to the next change of its row, which its end in the padding is at last
+    return row[begins] + top, left[begins], left[begins + 1], number[begins]
 
 
 def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:

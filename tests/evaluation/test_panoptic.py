@@ -1,5 +1,7 @@
 """Overlaps, PQ and AJI: pictures against polygons, and against slow re-derivations."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import shapely
@@ -8,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from muse_pipeline.evaluation.overlap import overlap_labels, overlap_polygons
 from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
 from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio
+from muse_pipeline.nuclei import label_image
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 
 
@@ -60,6 +63,23 @@ def test_polygons_of_a_label_picture_are_its_pixels():
         assert np.array_equal(shapely.contains_xy(polygon, x, y), picture == number)
     assert len(label_image_to_polygons(np.zeros((3, 3), int))) == 0
     assert shapely.area(label_image_to_polygons(np.ones((3, 4), int))).tolist() == [12]
+
+
+def test_polygons_of_a_label_picture_do_not_depend_on_the_strips_it_is_read_in(monkeypatch):
+    picture = draw(12, 7).astype(np.uint16)
+    whole = label_image_to_polygons(picture)
+    monkeypatch.setattr(label_image, "_STRIP_PX", 3 * picture.shape[1])
+    assert shapely.equals_exact(label_image_to_polygons(picture), whole).all()
+
+
+def test_a_label_picture_is_not_held_several_times():
+    picture = np.zeros((4_000, 8_000), np.uint8)
+    picture[10:20, 10:20] = 1
+    tracemalloc.start()
+    label_image_to_polygons(picture)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * picture.nbytes  # 16 times, were it not looked at in strips
 
 
 def test_panoptic_quality_of_squares():

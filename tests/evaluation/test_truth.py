@@ -131,7 +131,7 @@ def test_a_mask_gives_outlines_without_classes(tmp_path):
     assert truth.nuclei.label.tolist() == [-1, -1]
     assert shapely.area(truth.outlines).tolist() == [100, 24]
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(LabelError, match=r"colour\.png: has colours"):
+    with pytest.raises(LabelError, match=r"colour\.png: expected one channel of whole numbers, found uint8 of shape"):
         read_truth(tmp_path / "colour.png", ["a"], MPP)
     with pytest.raises(LabelError, match=r"none\.png: not readable"):
         read_truth(tmp_path / "none.png", ["a"], MPP)

@@ -1,0 +1,39 @@
+"""Masks as large as slides are read, or refused in one sentence before a pixel is decoded."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei import mask_file
+from muse_pipeline.nuclei.mask_file import read_label_image, read_mask
+
+WIDE = (1 << 20) + 5  # more than OpenCV reads
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_of_any_size_and_depth(tmp_path, suffix):
+    path = tmp_path / f"s{suffix}"
+    mask = np.zeros((2, WIDE), np.uint16)
+    mask[1, -1] = 40_000
+    tifffile.imwrite(path, mask) if suffix == ".tif" else Image.fromarray(mask).save(path)
+    assert np.array_equal(read_label_image(path), mask)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_that_do_not_fit_into_memory(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"s{suffix}"
+    mask = np.zeros((30, 40), np.uint8)
+    tifffile.imwrite(path, mask) if suffix == ".tif" else Image.fromarray(mask).save(path)
+    monkeypatch.setattr(mask_file, "MAX_PIXELS", 1_000)
+    with pytest.raises(LabelError, match=r"s\.(png|tif): 40 x 30 pixels are too many to hold in memory; give outlines"):
+        read_label_image(path)
+
+
+def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
+    mask = np.eye(4, dtype=bool)
+    Image.fromarray(mask).save(tmp_path / "s.png")
+    assert np.array_equal(read_mask(tmp_path / "s.png"), mask)
+    with pytest.raises(LabelError, match=r"s\.png: has one bit a pixel, which tells no nuclei apart"):
+        read_label_image(tmp_path / "s.png")
