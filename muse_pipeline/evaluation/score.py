@@ -84,7 +84,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide.
 
     Raises:
-        LabelError: the truth cannot be read or names an unknown class.
+        LabelError: the truth cannot be read, names an unknown class or is a mask of another size than the slide.
         GeoJSONError: the truth or region is no GeoJSON.
         NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
             asked for.
@@ -98,7 +98,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
             f"{pair.nuclei}: holds nuclei from a score of {threshold:g} only, which is above --score "
             f"{rules.min_score:g}; raise it, or export the model with a lower threshold and detect again"
         )
-    truth = read_truth(pair.truth, classes, mpp, offset_px)
+    truth = read_truth(pair.truth, classes, mpp, offset_px, size_px)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
     on_slide = _inside_slide(truth.nuclei.xy, size_px)
     in_region = on_slide & _inside(region, truth.nuclei.xy)

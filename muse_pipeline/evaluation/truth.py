@@ -48,7 +48,11 @@ class Truth:
 
 
 def read_truth(
-    path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int] = (0, 0)
+    path: Path,
+    classes: Sequence[str],
+    mpp: tuple[float, float],
+    offset_px: tuple[int, int] = (0, 0),
+    size_px: tuple[int, int] | None = None,
 ) -> Truth:
     """Read whatever the suffix says: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
@@ -59,15 +63,17 @@ def read_truth(
         classes: names in the order of the labels.
         mpp: (x, y) um per level-0 pixel.
         offset_px: level-0 position of what a GeoJSON file calls (0, 0).
+        size_px: (width, height) of level 0, which a label image must have; None if unknown.
 
     Raises:
-        LabelError: the file is missing, broken or of no known kind, or names a class that is not the model's.
+        LabelError: the file is missing, broken, of no known kind or of another size than the slide, or names a class
+            that is not the model's.
         GeoJSONError: the file is no GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
-        return _read_mask(path)
+        return _read_mask(path, size_px)
     if path.name.lower().endswith(OBJECTS):
         return _read_objects(path, classes, mpp, offset_px)
     return Truth(read_points(path, classes))
@@ -127,7 +133,14 @@ def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], 
     return Truth(nuclei, outlines if len(outlines) and len(outlines) == len(nuclei) else None, region)
 
 
-def _read_mask(path: Path) -> Truth:
+def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
     """An instance mask names no classes."""
-    outlines = label_image_to_polygons(read_label_image(path))
+    mask = read_label_image(path)
+    height, width = mask.shape
+    if size_px is not None and (width, height) != tuple(size_px):
+        raise LabelError(
+            f"{path}: is {width:,} x {height:,} px and level 0 of the slide {size_px[0]:,} x {size_px[1]:,} px; give a "
+            "mask of the whole slide at level 0, or outlines as GeoJSON"
+        )
+    outlines = label_image_to_polygons(mask)
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)

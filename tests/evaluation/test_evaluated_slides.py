@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import shapely
@@ -159,6 +160,20 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     shared = polygon.area + polygon.intersection(moved).area
     assert outlines["aji"] == pytest.approx(shared / (polygon.area + polygon.union(moved).area), abs=0.01)
     assert "mean class (mPQ)" in out
+
+
+def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
+    path = write_result(tmp_path, "a", size_px=(500, 450))
+    mask = np.zeros((450, 500), np.uint16)
+    mask[88:112, 88:112] = 1
+    cv2.imwrite(str(tmp_path / "t.png"), mask)
+    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.png")
+    assert status == 0
+    assert "1 true" in out
+    cv2.imwrite(str(tmp_path / "t.png"), mask[::2, ::2])
+    status, out, errors = muse("evaluate", path, "--truth", tmp_path / "t.png")
+    assert (status, out) == (2, "")
+    assert "t.png: is 250 x 225 px and level 0 of the slide 500 x 450 px; give a mask of the whole slide" in errors
 
 
 def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
