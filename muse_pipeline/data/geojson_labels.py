@@ -10,13 +10,11 @@ import shapely
 from muse_pipeline.data.annotations import Annotations, class_index
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, are_called
+from muse_pipeline.nuclei.annotated_region import are_called, require_nucleus_size
+from muse_pipeline.nuclei.geojson_parts import refuse_objects
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects, read_geojson
-from muse_pipeline.nuclei.rays import polygons_to_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
-
-_POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
 
 
 def read_annotated(
@@ -50,52 +48,36 @@ def read_annotated(
     except (GeoJSONError, OSError) as error:
         raise LabelError(str(error)) from error
     is_region, is_ignored = are_called(objects, (source.region_class,)), are_called(objects, source.ignore)
-    chosen = np.flatnonzero(~is_region & ~is_ignored)
-    labels = [_label(objects, i, path, source, classes) for i in chosen]
-    parts, owner = shapely.get_parts(objects.geometry[chosen], return_index=True)
-    places = objects.number[chosen][owner]
-    xy, rays = _measure(parts, places, path, source, mpp, n_rays)
-    nuclei = Nuclei(xy, frame, rays=rays, label=np.array(labels, np.int32)[owner])
-    return Annotations(path, nuclei, places, "feature", _regions(objects, is_region, path))
+    drawn = objects[~is_region & ~is_ignored]
+    labels = [_label(drawn, i, source, classes) for i in range(len(drawn))]
+    _require_no_lines(drawn)
+    parts = drawn.to_parts()
+    require_nucleus_size(parts, mpp, source.region_class, "delete it or put its class under `ignore`")
+    xy, rays = parts.measure(mpp, n_rays)
+    nuclei = Nuclei(xy, frame, rays=rays, label=np.array(labels, np.int32)[parts.owner])
+    return Annotations(path, nuclei, parts.number, "feature", _regions(objects[is_region]))
 
 
-def _label(objects: GeoJSONObjects, index: int, path: Path, source: LabelSource, classes: tuple[str, ...]) -> int:
+def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tuple[str, ...]) -> int:
     word = objects.class_name[index]
-    return -1 if word is None else class_index(word, source, classes, f"{path}, feature {objects.number[index]}")
+    where = f"{objects.path}, feature {objects.number[index]}"
+    return -1 if word is None else class_index(word, source, classes, where)
 
 
-def _measure(
-    parts: np.ndarray, places: np.ndarray, path: Path, source: LabelSource, mpp: tuple[float, float], n_rays: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (N, 2) in pixels and rays (N, n_rays) in um of points and polygons."""
-    kind = shapely.get_type_id(parts)
-    is_polygon = kind == _POLYGON
-    area_um2 = shapely.area(parts) * np.prod(mpp)
-    for wrong, what in (
-        (shapely.is_empty(parts), "is empty; delete it"),
-        (~is_polygon & (kind != _POINT), "is neither a point nor a polygon; delete it or draw it as one"),
-        (is_polygon & (area_um2 == 0), "is a polygon without an area; delete it or draw it again"),
-        (
-            area_um2 > LARGEST_NUCLEUS_UM2,
-            f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class "
-            f"'{source.region_class}' if it bounds what was annotated, else delete it or put its class under `ignore`",
-        ),
-    ):
-        if wrong.any():
-            raise LabelError(f"{path}, feature {places[wrong.argmax()]}: {what}")
-    xy = np.zeros((len(parts), 2))
-    rays = np.full((len(parts), n_rays), np.nan, np.float32)
-    xy[is_polygon], rays[is_polygon] = polygons_to_rays(shapely.make_valid(parts[is_polygon]), n_rays, mpp)
-    xy[~is_polygon] = shapely.get_coordinates(parts[~is_polygon])
-    return xy, rays
+def _require_no_lines(objects: GeoJSONObjects) -> None:
+    parts, owner = shapely.get_parts(objects.geometry, return_index=True)
+    is_other = ~np.isin(shapely.get_type_id(parts), (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON))
+    what = "is neither a point nor a polygon; delete it or draw it as one"
+    refuse_objects(is_other, objects.number[owner], objects.path, what)
 
 
-def _regions(objects: GeoJSONObjects, is_region: np.ndarray, path: Path) -> np.ndarray:
+def _regions(objects: GeoJSONObjects) -> np.ndarray:
     """The polygons of the regions."""
-    for geometry, number in zip(objects.geometry[is_region], objects.number[is_region], strict=True):
+    path = objects.path
+    for geometry, number in zip(objects.geometry, objects.number, strict=True):
         if geometry.geom_type not in {"Polygon", "MultiPolygon"} or geometry.is_empty:
             raise LabelError(f"{path}, feature {number}: a region must be a closed area; draw it again")
         if not geometry.is_valid:
             why = shapely.is_valid_reason(geometry)
             raise LabelError(f"{path}, feature {number}: a region whose lines cross ({why}); draw it again")
-    return shapely.get_parts(objects.geometry[is_region])
+    return shapely.get_parts(objects.geometry)

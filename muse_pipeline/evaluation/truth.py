@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.annotated_region import LARGEST_NUCLEUS_UM2, REGION, split_regions
+from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 from muse_pipeline.nuclei.mask_file import read_label_image
-from muse_pipeline.nuclei.rays import interior_centres, largest_parts
+from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -114,23 +113,13 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
 
 def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int]) -> Truth:
     objects, region = split_regions(read_geojson(path, offset_px))
-    too_large = np.flatnonzero(shapely.area(objects.geometry) * mpp[0] * mpp[1] > LARGEST_NUCLEUS_UM2)
-    if len(too_large):
-        raise LabelError(
-            f"{path}, feature {objects.number[too_large[0]]}: covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of "
-            f"any nucleus; give it the class '{REGION}' if it bounds what was annotated, else delete it"
-        )
     if len(classes) == 1:
         objects = replace(objects, class_name=np.full(len(objects.geometry), classes[0], object))
-    try:
-        nuclei = objects.to_nuclei(classes, mpp, n_rays=1)
-    except LabelError as error:
-        raise LabelError(f"{path}: {error}") from error
-    parts = shapely.get_parts(objects.geometry)
-    kind = shapely.get_type_id(parts)
-    drawn = parts[kind == shapely.GeometryType.POLYGON]
-    outlines = largest_parts(shapely.make_valid(drawn))  # as many and in the order of `nuclei`
-    return Truth(nuclei, outlines if len(outlines) and len(outlines) == len(nuclei) else None, region)
+    parts = objects.to_parts()
+    require_nucleus_size(parts, mpp)
+    xy, _ = parts.measure(mpp, n_rays=1)
+    nuclei = Nuclei(xy, Frame.LEVEL0, label=objects.labels(classes)[parts.owner])
+    return Truth(nuclei, parts.geometry if len(xy) and parts.is_polygon.all() else None, region)
 
 
 def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.nuclei.geojson_parts import NucleusParts
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects
 
 REGION = "Region"  # QuPath's own class is "Region*"
@@ -33,8 +34,28 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
     """
     is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
     is_nucleus = ~is_region & ~are_called(objects, IGNORED)
-    nuclei = GeoJSONObjects(*(column[is_nucleus] for column in vars(objects).values()))
-    return nuclei, union_of_areas(objects.geometry[is_region])
+    return objects[is_nucleus], union_of_areas(objects.geometry[is_region])
+
+
+def require_nucleus_size(
+    parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
+) -> None:
+    """Refuse outlines that are larger than any nucleus, and so were meant to bound tissue.
+
+    Args:
+        parts: in pixels of ``mpp`` = (x, y) um.
+        mpp: see there.
+        region_class: what areas are called that bound what was annotated.
+        otherwise: what to do with one that bounds something else.
+
+    Raises:
+        LabelError: there is one.
+    """
+    parts.refuse(
+        shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
+        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
+        f"bounds what was annotated, else {otherwise}",
+    )
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:

@@ -14,8 +14,8 @@ import shapely
 
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
+from muse_pipeline.nuclei.geojson_parts import NucleusParts, split_parts
 from muse_pipeline.nuclei.qupath_rules import read_object_type
-from muse_pipeline.nuclei.rays import polygons_to_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -27,6 +27,7 @@ class GeoJSONObjects:
     """What a GeoJSON file holds.
 
     Attributes:
+        path: the file.
         geometry: (N,) shapely geometries in absolute level-0 pixels.
         class_name: (N,) str, or None where an object has no classification.
         object_type: (N,) str, what QuPath makes of them: "detection", "annotation" ...
@@ -34,6 +35,7 @@ class GeoJSONObjects:
         number: (N,) int, which feature of the file it is, from 1.
     """
 
+    path: Path | str
     geometry: np.ndarray
     class_name: np.ndarray
     object_type: np.ndarray
@@ -42,6 +44,33 @@ class GeoJSONObjects:
 
     def __len__(self) -> int:
         return len(self.geometry)
+
+    def __getitem__(self, chosen: np.ndarray) -> GeoJSONObjects:
+        """The objects chosen by a mask (N,)."""
+        columns = (self.geometry, self.class_name, self.object_type, self.name, self.number)
+        return GeoJSONObjects(self.path, *(column[chosen] for column in columns))
+
+    def to_parts(self) -> NucleusParts:
+        """Every polygon and every single point; see ``split_parts``.
+
+        Raises:
+            LabelError: an object has no position or no area.
+        """
+        return split_parts(self.geometry, self.number, self.path)
+
+    def labels(self, classes: Sequence[str]) -> np.ndarray:
+        """(N,) int32 places in ``classes``; -1 for an object without classification.
+
+        Raises:
+            LabelError: a class is not among them.
+        """
+        unknown = sorted({name for name in self.class_name if name is not None} - set(classes))
+        if unknown:
+            raise LabelError(
+                f"{self.path}: unknown class '{unknown[0]}'; declare it or use one of {', '.join(classes)}"
+            )
+        label_of = {None: -1, **{name: label for label, name in enumerate(classes)}}
+        return np.array([label_of[name] for name in self.class_name], np.int32)
 
     def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:
         """Every polygon, and every single point, as a nucleus in the level-0 frame; lines are left out.
@@ -52,24 +81,11 @@ class GeoJSONObjects:
             n_rays: rays of outlines; points get rays of 0.
 
         Raises:
-            LabelError: a class is not among ``classes``, or an object has no position.
+            LabelError: a class is not among ``classes``, or an object has no position or no area.
         """
-        if (empty := shapely.is_empty(self.geometry)).any():
-            raise LabelError(f"feature {self.number[empty.argmax()]} is empty; delete it")
-        unknown = sorted({name for name in self.class_name if name is not None} - set(classes))
-        if unknown:
-            raise LabelError(f"unknown class '{unknown[0]}'; declare it or use one of {', '.join(classes)}")
-        label_of = {None: -1, **{name: label for label, name in enumerate(classes)}}
-        labels = np.array([label_of[name] for name in self.class_name], np.int32)
-        parts, owner = shapely.get_parts(self.geometry, return_index=True)
-        kind = shapely.get_type_id(parts)
-        is_polygon, is_point = kind == shapely.GeometryType.POLYGON, kind == shapely.GeometryType.POINT
-        kept = is_polygon | is_point
-        xy = np.zeros((len(parts), 2))
-        rays = np.zeros((len(parts), n_rays), np.float32)
-        xy[is_polygon], rays[is_polygon] = polygons_to_rays(parts[is_polygon], n_rays, mpp)
-        xy[is_point] = shapely.get_coordinates(parts[is_point])
-        return Nuclei(xy=xy[kept], frame=Frame.LEVEL0, rays=rays[kept], label=labels[owner[kept]])
+        labels, parts = self.labels(classes), self.to_parts()
+        xy, rays = parts.measure(mpp, n_rays)
+        return Nuclei(xy, Frame.LEVEL0, rays=np.nan_to_num(rays), label=labels[parts.owner])
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJSONObjects:
@@ -94,7 +110,7 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJS
     present = ~shapely.is_missing(geometry)
     geometry = shapely.transform(geometry[present], lambda xy: xy + np.asarray(offset_px, float))
     columns = (np.array(column, object)[present] for column in (class_names, object_types, names))
-    return GeoJSONObjects(geometry, *columns, np.flatnonzero(present) + 1)
+    return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(present) + 1)
 
 
 def read_class_name(classification: Any) -> str | None:

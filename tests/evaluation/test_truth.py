@@ -108,6 +108,7 @@ def test_outlines_and_regions_whose_lines_cross_are_mended(tmp_path):
     truth = read_truth(path, ["a"], MPP)
     assert truth.outlines[0].geom_type == "Polygon"
     assert truth.outlines[0].is_valid
+    assert truth.outlines[0].contains(shapely.Point(truth.nuclei.xy[0]))
     assert truth.region.geom_type == "MultiPolygon"
     assert truth.region.area == pytest.approx(shapely.make_valid(wide).area)
 
@@ -153,7 +154,10 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
 
 def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
     nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
-    with pytest.raises(LabelError, match=r"t\.geojson: feature 1 is empty; delete it"):
+    with pytest.raises(LabelError, match=r"t\.geojson, feature 1: is empty; delete it"):
         read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
+    flat = feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]))
+    with pytest.raises(LabelError, match=r"t\.geojson, feature 1: is a polygon without an area"):
+        read_truth(write_features(tmp_path / "t.geojson", flat), ["a"], MPP)
     with pytest.raises(GeoJSONError, match=r"cannot be read \(Is a directory\)"):
         read_region(tmp_path, None)

@@ -61,6 +61,34 @@ def test_an_outline_that_cannot_be_built(tmp_path):
         read_geojson(path)
 
 
+def ring(*xy):
+    return {"type": "Polygon", "coordinates": [[*xy, xy[0]]]}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        (ring((1, 1), (5, 5), (9, 9)), r"a\.geojson, feature 2: is a polygon without an area; delete it"),
+        (ring((3, 3), (3, 3), (3, 3)), r"a\.geojson, feature 2: is a polygon without an area"),
+        ({"type": "MultiPolygon", "coordinates": []}, r"a\.geojson, feature 2: is empty; delete it"),
+    ],
+)
+def test_what_cannot_be_a_nucleus_is_named(tmp_path, geometry, message):
+    path = write(tmp_path / "a.geojson", {"geometry": ring((0, 0), (8, 0), (8, 8), (0, 8))}, {"geometry": geometry})
+    with pytest.raises(LabelError, match=message):
+        read_geojson(path).to_nuclei(CLASSES, MPP, 8)
+
+
+@pytest.mark.parametrize("top", [30, 60])  # of a symmetric bow-tie, whose signed area is 0, and of another
+def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):
+    path = write(tmp_path / "a.geojson", {"geometry": ring((0, 0), (30, 30), (30, 0), (0, top))})
+    objects = read_geojson(path)
+    nuclei, (outline,) = objects.to_nuclei(CLASSES, (0.5, 0.5), 8), objects.to_parts().geometry
+    assert outline.is_valid
+    assert outline.contains(shapely.Point(nuclei.xy[0]))
+    assert nuclei.xy[0] == pytest.approx(outline.centroid.coords[0])
+
+
 def test_empty_file(tmp_path):
     path = write(tmp_path / "a.geojson")
     assert len(read_geojson(path)) == 0

@@ -87,6 +87,10 @@ def test_wrong_files_are_refused_in_words(tmp_path):
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
     with pytest.raises(LabelError, match="cannot be read as CSV"):
         read(tmp_path / "half.csv.gz")
+    flat = {"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [9, 9], [1, 1]]]}
+    (tmp_path / "flat.geojson").write_text(json.dumps([{"type": "Feature", "geometry": flat, "properties": {}}]))
+    with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: is a polygon without an area"):
+        read(tmp_path / "flat.geojson")
     (tmp_path / "c.xml").write_text("<a/>")
     with pytest.raises(ConfigError, match="none of"):
         read(tmp_path / "c.xml")
