@@ -133,9 +133,9 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
-    """PQ and AJI over the slides whose truth has outlines; None where none has."""
+    """PQ and AJI over the slides whose truth has outlines or no nuclei; None where there is no true outline at all."""
     outlined = [score for score in scores if score.panoptic is not None]
-    if not outlined:
+    if not any(score.n_true for score in outlined):
         return None
     patients = [score.patient for score in outlined]
     values = np.stack([score.panoptic.values for score in outlined])

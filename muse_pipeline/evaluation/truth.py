@@ -32,7 +32,7 @@ class Truth:
 
     Attributes:
         nuclei: T nuclei (frame: level0); label -1 where the class is unknown.
-        outlines: (T,) polygons in level-0 px, or None where at least one nucleus is a point.
+        outlines: (T,) polygons in level-0 px, none where there are no nuclei; None where at least one is a point.
         region: where the truth is complete, in level-0 px; None for the whole slide.
     """
 
@@ -119,7 +119,7 @@ def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], 
     require_nucleus_size(parts, mpp)
     xy, _ = parts.measure(mpp, n_rays=1)
     nuclei = Nuclei(xy, Frame.LEVEL0, label=objects.labels(classes)[parts.owner])
-    return Truth(nuclei, parts.geometry if len(xy) and parts.is_polygon.all() else None, region)
+    return Truth(nuclei, parts.geometry if parts.is_polygon.all() else None, region)
 
 
 def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:

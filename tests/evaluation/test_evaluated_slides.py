@@ -162,6 +162,40 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     assert "mean class (mPQ)" in out
 
 
+def write_drawn(path, *shapes):
+    """A GeoJSON of a region and nuclei of unknown class."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(shape)),
+            "properties": {"classification": name},
+        }
+        for shape, name in ((shapely.box(0, 0, 900, 900), "Region*"), *((shape, None) for shape in shapes))
+    ]
+    path.write_text(json.dumps(features))
+
+
+@pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
+def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
+    """Slide b holds no nuclei; a holds an outline, or a point, where no true outline says how good outlines are."""
+    write_result(tmp_path / "results", "a", XY[:1], (0,))
+    write_result(tmp_path / "results", "b")
+    (tmp_path / "truth").mkdir()
+    write_drawn(tmp_path / "truth" / "a.geojson", nucleus or shapely.Point(100, 100))
+    write_drawn(tmp_path / "truth" / "b.geojson")
+    status, out, _ = muse(
+        "evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--json", tmp_path / "s.json"
+    )
+    assert status == 0
+    outlines = read_json(tmp_path / "s.json")["outlines"]
+    assert ("PQ" in out) == bool(n_outlined)
+    if not n_outlined:
+        assert outlines is None
+        return
+    assert outlines["n_slides"] == n_outlined
+    assert outlines["any_class"]["dq"] == pytest.approx(1 / 3)  # one match; 4 found on b, each half a false one
+
+
 def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
     path = write_result(tmp_path, "a", size_px=(500, 450))
     mask = np.zeros((450, 500), np.uint16)
