@@ -17,11 +17,12 @@ from muse_pipeline.training.census import appearance_reference, class_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
-from muse_pipeline.training.finetune_config import CARD_ONLY, FinetuneConfig, require_known_names
+from muse_pipeline.training.finetune_config import CARD_ONLY, UNSCORED, FinetuneConfig, require_known_names
 from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.pictures import keep_pictures
 from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.start import find_checkpoint, find_teachers, load_teacher, take_over
 from muse_pipeline.training.validation import Validation
@@ -65,7 +66,7 @@ def finetune(
     taught_by = find_teachers(config)
     teachers = [load_teacher(path, config) for path in taught_by]
     provenance = describe_run(plain_settings(config, portable=True), sources, begins_with, taught_by)
-    run.begin(config, provenance, CARD_ONLY, start_over, say)
+    run.begin(config, provenance, _free_settings(config, run), start_over, say)
     torch.set_num_threads(threads)
     data = read_finetune_data(config)
     method, origin = _build_method(data, teachers)
@@ -91,6 +92,13 @@ def finetune(
             leaves = dataclasses.replace(best, meta={**best.meta, **meta})  # what the card says may have changed since
         save_checkpoint(run.checkpoint, leaves)
     return run.checkpoint
+
+
+def _free_settings(config: FinetuneConfig, run: RunFolder) -> tuple[str, ...]:
+    """What may change in the folder of a begun run; nothing that its scores depend on before its best is chosen."""
+    if not config.validation or steps_done(run.resume) == config.schedule.steps:
+        return CARD_ONLY
+    return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
 
 def _build_method(data: FinetuneData, teachers: list[NucleusDetector]) -> tuple[Method, str]:

@@ -26,6 +26,12 @@ from muse_pipeline.training.schedule import Schedule
 PRECISIONS = ("32-true", "bf16-mixed")
 COLOURS = ("macenko", "identity")
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
+UNSCORED = (
+    "export.batch",
+    "export.precision",
+    "export.embedding",
+    "export.any_window",
+)  # no validation depends on them
 
 
 @dataclass(frozen=True)

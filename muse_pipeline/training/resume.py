@@ -54,6 +54,16 @@ def load_resume_point(path: Path, n_processes: int, method: nn.Module, optimiser
     return state["step"]
 
 
+def steps_done(path: Path) -> int:
+    """The step that a run would go on with, read without its weights; 0 where there is nothing to go on from."""
+    if not path.is_file():
+        return 0
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+    except Exception:  # a damaged file is named when the run goes on from it
+        return 0
+
+
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)

@@ -70,7 +70,7 @@ class RunFolder:
         Args:
             config: the dataclass of settings given now.
             provenance: as ``provenance.describe_run`` gives it now.
-            free: settings that train nothing and may change.
+            free: settings that train nothing and may change, with all below them; ``a.b`` is setting b of a.
 
         Raises:
             CheckpointError: something else changed; it is named.
@@ -86,8 +86,8 @@ class RunFolder:
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
         given = plain_settings(config, portable=True)
-        begun |= {name: given[name] for name in free}
-        changed = [f"setting '{name}'" for name in sorted(_differences(begun, given))]
+        bound = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
+        changed = [f"setting '{name}'" for name in sorted(bound)]
         found = provenance["labels"]
         changed += [f"labels {name}" for name in sorted(labels.keys() | found) if labels.get(name) != found.get(name)]
         changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []

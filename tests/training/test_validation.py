@@ -9,7 +9,7 @@ import torch
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training import validation
@@ -61,6 +61,30 @@ def test_the_best_validation_leaves_the_run(config, tmp_path, monkeypatch):
     assert all(torch.equal(value, best.head[name]) for name, value in trained.head.items())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row[SCORE]) for row in rows if SCORE in row] == [(3, 10.0), (7, 30.0), (8, 20.0)]
+
+
+def with_export(config, **changes):
+    return dataclasses.replace(config, export=dataclasses.replace(config.export, **changes))
+
+
+def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "scores", lambda self: {SCORE: 10.0})
+    schedule = dataclasses.replace(config.schedule, save_every=3)
+
+    def stop(done, _):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    config = dataclasses.replace(config, schedule=schedule)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, tmp_path, "cpu", progress=stop)
+    scored = {"input_px": 128, "halo_px": 16, "capacity": 100, "threshold": 0.6, "colour_share": 0.5}
+    for name, value in scored.items():
+        with pytest.raises(CheckpointError, match=rf"another configuration \(setting 'export\.{name}' changed\)"):
+            finetune(with_export(config, **{name: value}), tmp_path, "cpu")
+    finetune(with_export(config, batch=4, precision="fp16", embedding=True), tmp_path, "cpu")
+    finished = finetune(with_export(config, **scored), tmp_path, "cpu")
+    assert load_checkpoint(finished).meta["config"]["export"]["threshold"] == 0.6
 
 
 def test_a_real_network_is_scored(config, tmp_path):
