@@ -146,6 +146,18 @@ def require_between(settings: Any, where: str, **limits: tuple[float, float]) ->
         raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a {kind} {wanted}")
 
 
+def require_positive(settings: Any, where: str, *names: str) -> None:
+    """Refuse numbers that must be more than 0, and finite; see ``require_between``.
+
+    Raises:
+        ConfigError: one is 0 or less, or is none.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a number of more than 0")
+
+
 def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_positive
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,8 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "save_every", "log_every", "validate_every"):
             require_between(self, "schedule", **{name: (1, math.inf)})
-        for name in ("learning_rate", "weight_decay", "clip"):
-            require_between(self, "schedule", **{name: (0, math.inf)})
-        require_between(self, "schedule", warmup=(0, 1), last_weight_decay=(0, math.inf))
+        require_positive(self, "schedule", "learning_rate", "clip")  # gradients times 0 train nothing
+        require_between(self, "schedule", weight_decay=(0, math.inf), last_weight_decay=(0, math.inf), warmup=(0, 1))
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``."""

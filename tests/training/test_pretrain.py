@@ -198,7 +198,7 @@ def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finis
     """Large fields of view: the backbone is taken over, projectors begin anew."""
     changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
     said = []
-    frozen = ["schedule.learning_rate=0", "schedule.steps=1", "distillation.momentum=1"]
+    frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
     config = load_pretrain_config(pictures, changes=[*changes, *frozen])
     pretrain(config, tmp_path, "cpu", say=said.append)
     assert said[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
@@ -215,7 +215,8 @@ def make_constant(path):
 
 
 def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
-    changes = ["schedule.steps=40", "schedule.learning_rate=0", f"checkpoint={make_constant(tmp_path / 'constant.pt')}"]
+    constant = make_constant(tmp_path / "constant.pt")
+    changes = ["schedule.steps=40", "schedule.learning_rate=1e-30", f"checkpoint={constant}"]
     status, _, said = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
     assert status == 2
     last = said.splitlines()[-1]
