@@ -17,6 +17,7 @@ from torch.nn import functional
 from muse_pipeline.config import require_between
 
 WHITE = 255.0
+MIN_BLUR_RADIUS_PX = 3
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     chosen = torch.rand(n, generator=generator) < augmentation.blur
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        blurred = _blur(pixels[chosen], sigma[chosen])
+        blurred = _blur(pixels[chosen], sigma[chosen], _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:])))
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
@@ -182,12 +183,17 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     return (pixels + level * noise).clamp(0, 255)
 
 
-def _blur(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian of ``sigma`` (B,) px on each window (B, 3, H, W), cut off after 3 px."""
+def _blur_radius(sigma_px: float, side_px: int) -> int:
+    """Px after which Gaussians of up to ``sigma_px`` are cut off: three sigmas, if a window can mirror that much."""
+    return min(max(MIN_BLUR_RADIUS_PX, int(3 * sigma_px)), side_px - 1)
+
+
+def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian of ``sigma`` (B,) px on each window (B, 3, H, W), cut off after ``radius`` px."""
     n = len(pixels)
-    offset = torch.arange(-3, 4, dtype=torch.float32)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels).repeat_interleave(3, 0)  # (3B, 7)
-    flat = functional.pad(pixels.reshape(1, 3 * n, *pixels.shape[2:]), (3, 3, 3, 3), mode="reflect")
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels).repeat_interleave(3, 0)  # (3B, 2 radius + 1)
+    flat = functional.pad(pixels.reshape(1, 3 * n, *pixels.shape[2:]), (radius,) * 4, mode="reflect")
     flat = functional.conv2d(flat, kernel[:, None, :, None], groups=3 * n)
     return functional.conv2d(flat, kernel[:, None, None, :], groups=3 * n).view_as(pixels)

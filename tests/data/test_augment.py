@@ -85,3 +85,22 @@ def test_sharpness_keeps_flat_pictures_flat_and_in_range():
     noisy = vary_sharpness(flat, 0.5, Augmentation(noise=500.0), torch.Generator().manual_seed(0))
     assert noisy.min() >= 0
     assert noisy.max() <= 255
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.25, 0.125])
+def test_windows_are_blurred_by_the_sigma_that_is_drawn(mpp):
+    dot = torch.zeros(20, 3, 65, 65)
+    dot[..., 32, 32] = 255.0
+    blurred = vary_sharpness(dot, mpp, Augmentation(blur=1.0, noise=0.0), torch.Generator().manual_seed(3))[:, 0]
+    distance = torch.arange(65) - 32.0
+    found = ((blurred.sum(1) * distance**2).sum(1) / blurred.sum((1, 2))).sqrt()
+    drawn = torch.rand(2, 20, generator=torch.Generator().manual_seed(3))[1] * 0.6 / mpp
+    wide = drawn > 0.6  # narrower ones are less than their pixels
+    assert drawn[wide].max() > 0.8 * 0.6 / mpp
+    assert found[wide] == pytest.approx(drawn[wide], rel=0.04)
+
+
+def test_a_blur_wider_than_the_window_is_cut_off_at_it():
+    flat = torch.full((2, 3, 16, 16), 200.0)
+    wide = Augmentation(blur=1.0, blur_um=50.0, noise=0.0)
+    assert torch.allclose(vary_sharpness(flat, 0.5, wide, torch.Generator().manual_seed(0)), flat, atol=1e-3)
