@@ -26,6 +26,8 @@ class LabelSummary:
         pictures: (P,) names.
         patients: (P,) whose they are.
         counts: (P, C + 1) nuclei of each class; of unknown class in the last column.
+        left_out: (P,) nuclei of each label file outside every region, which are not in ``counts``; of a slide with its
+            first region.
         warnings: sentences on what may be wrong.
     """
 
@@ -33,6 +35,7 @@ class LabelSummary:
     pictures: tuple[str, ...]
     patients: tuple[str, ...]
     counts: np.ndarray
+    left_out: tuple[int, ...]
     warnings: tuple[str, ...]
 
     def text(self) -> str:
@@ -49,8 +52,8 @@ class LabelSummary:
 
     def write(self, path: Path) -> None:
         """A TSV with a row per picture."""
-        rows = [["picture", "patient", *self.columns]]
-        rows += [list(row) for row in zip(self.pictures, self.patients, *self.counts.T, strict=True)]
+        rows = [["picture", "patient", *self.columns, "left out"]]
+        rows += [list(row) for row in zip(self.pictures, self.patients, *self.counts.T, self.left_out, strict=True)]
         text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -69,6 +72,7 @@ def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) 
         tuple(image.name for image in images),
         tuple(image.patient for image in images),
         np.stack(counts),
+        tuple(image.n_left_out for image in images),
         (*_doubts_about_scale(images), *_what_was_left_out(images)),
     )
 

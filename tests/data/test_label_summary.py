@@ -19,19 +19,25 @@ def image(tmp_path_factory):
 
 
 def test_counts_by_picture_and_patient(image, tmp_path):
-    pictures = [image, replace(image, name="Q"), replace(image, name="R", patient="other", nuclei=image.nuclei[:1])]
+    pictures = [
+        image,
+        replace(image, name="Q", n_left_out=7),
+        replace(image, name="R", patient="other", nuclei=image.nuclei[:1]),
+    ]
     summary = summarise_labels(pictures, CLASSES)
     assert summary.counts.tolist() == [[2, 1, 1], [2, 1, 1], [1, 0, 0]]
-    assert [line.split() for line in summary.text().splitlines()] == [
+    *table, warning = summary.text().splitlines()
+    assert [line.split() for line in table] == [
         ["patient", "pictures", "Dark", "Pale", "unknown"],
         ["P", "2", "4", "2", "2"],
         ["other", "1", "1", "0", "0"],
         ["2", "patients", "3", "5", "2", "2"],
     ]
+    assert warning.endswith("7 nuclei lie outside the annotated regions and were left out")
     summary.write(tmp_path / "labels.tsv")
     lines = (tmp_path / "labels.tsv").read_text().splitlines()
-    assert lines[0] == "picture\tpatient\tDark\tPale\tunknown"
-    assert lines[3] == "R\tother\t1\t0\t0"
+    assert lines[0] == "picture\tpatient\tDark\tPale\tunknown\tleft out"
+    assert lines[2:] == ["Q\tP\t2\t1\t1\t7", "R\tother\t1\t0\t0\t0"]
 
 
 def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
