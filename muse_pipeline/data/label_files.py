@@ -81,8 +81,7 @@ def read_lines(path: Path) -> list[str]:
 class LabelFiles:
     """The files of a folder by the stem of the picture, or the id of the slide, that they belong to.
 
-    A file belongs to the longest stem that its name begins with, up to a dot or an underscore; one whose name is no
-    longer than that comes first.
+    A file belongs to the longest stem that its name begins with, up to a dot or an underscore.
     """
 
     def __init__(self, folder: Path, stems: Iterable[str], suffixes: frozenset[str]):
@@ -90,7 +89,7 @@ class LabelFiles:
         if not folder.is_dir():
             raise LabelError(f"{folder}: no such folder of labels; correct it in the config")
         known = set(stems)
-        self._exact, self._longer = defaultdict(list), defaultdict(list)
+        self._files = defaultdict(list)
         for path in sorted(folder.iterdir()):
             suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
             if suffix is None or path.name.startswith("."):
@@ -99,7 +98,7 @@ class LabelFiles:
             ends = [len(name), *(i for i in range(len(name) - 1, 0, -1) if name[i] in "._")]
             stem = next((name[:end] for end in ends if name[:end] in known), None)
             if stem is not None:
-                (self._exact if stem == name else self._longer)[stem].append(path)
+                self._files[stem].append(path)
 
     def of(self, stem: str) -> Path:
         """The label file of ``stem``.
@@ -107,7 +106,7 @@ class LabelFiles:
         Raises:
             LabelError: there is none, or more than one.
         """
-        found = self._exact.get(stem) or self._longer.get(stem) or []
+        found = self._files.get(stem, [])
         if len(found) == 1:
             return found[0]
         if found:

@@ -142,6 +142,8 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
     for name in ("P_a.txt", "P_b.csv"):
         (tmp_path / "labels" / name).write_text("20 20 Dark\n")
     expect("P_a.txt: and P_b.csv both belong to 'P'", source)
+    (tmp_path / "labels" / "P_b.csv").rename(tmp_path / "labels" / "P.csv")
+    expect("P.csv: and P_a.txt both belong to 'P'; keep one of them there", source)
 
 
 @pytest.mark.parametrize(
