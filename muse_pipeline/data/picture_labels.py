@@ -48,10 +48,10 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
         folders["regions"] = LabelFiles(source.regions, stems, GEOJSON_SUFFIXES)
     for path in image_paths(source):
         files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
-        stated_mpp = source.mpp
+        stated_mpp, setting = source.mpp, "mpp"
         if source.diameter_um is not None:
-            stated_mpp = source.diameter_um / median_diameter_px(files["labels"])
-        pixels, picture_mpp = read_picture(path, stated_mpp)
+            stated_mpp, setting = source.diameter_um / median_diameter_px(files["labels"]), "diameter_um"
+        pixels, picture_mpp = read_picture(path, stated_mpp, setting)
         stain = fit_macenko(pixels.reshape(-1, 3))
         annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
         inside = annotations.in_regions(source)
@@ -78,8 +78,13 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
         )
 
 
-def read_picture(path: Path, mpp: float | None) -> tuple[np.ndarray, float]:
+def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
     """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with what the file says.
+
+    Args:
+        path: the picture.
+        mpp: as the config states it, if it does.
+        setting: by which.
 
     Raises:
         LabelError: the picture cannot be decoded, nobody states its mpp, or two do and disagree.
@@ -93,20 +98,22 @@ def read_picture(path: Path, mpp: float | None) -> tuple[np.ndarray, float]:
     if mpp is None and known is None:
         raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
     if mpp is not None and known is not None:
-        require_agreement(path, mpp, known.mpp, known.source)
+        require_agreement(path, mpp, known.mpp, known.source, setting)
     return pixels, float(known.mpp[0] if mpp is None else mpp)
 
 
-def require_agreement(path: Path | str, stated: float, known: tuple[float, float], known_source: str) -> None:
-    """Refuse a stated mpp more than 5 % from what the file says.
+def require_agreement(
+    path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
+) -> None:
+    """Refuse an mpp, stated by a ``setting`` of the source, more than 5 % from what the file says.
 
     Raises:
         LabelError: it is; both are named.
     """
     if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
         raise LabelError(
-            f"{path}: the config states {stated:g} um/px and the file {known[0]:.4g} um/px ({known_source}); "
-            "correct or remove `mpp` of this source"
+            f"{path}: the config states {stated:.4g} um/px and the file {known[0]:.4g} um/px ({known_source}); "
+            f"correct or remove `{setting}` of this source"
         )
 
 

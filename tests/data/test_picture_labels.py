@@ -172,3 +172,13 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
 def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):
     with pytest.raises(LabelError, match=sentence):
         read(mask_source(tmp_path, **settings))
+
+
+def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
+    source = mask_source(tmp_path, diameter_um=8.0)
+    (tmp_path / "images" / "P.png").unlink()
+    options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "images" / "P.tif", draw_nuclei((120, 90), XY), **options)
+    words = r"states 0\.\d+ um/px and the file 0\.25 um/px .*correct or remove `diameter_um` of"
+    with pytest.raises(LabelError, match=words):
+        read(source)
