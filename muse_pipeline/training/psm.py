@@ -1,6 +1,6 @@
 """PSM from unlabelled tissue to a detector: six stages, each in its own folder, each made once.
 
-"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2210.07862. What differs from it is in
+"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144. What differs from it is in
 ``docs/psm.md``.
 """
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.errors import CheckpointError, ConfigError, ProviderError
+from muse_pipeline.inference.predictor import BUILT_IN, find_model, read_card
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune import finetune
@@ -15,10 +18,26 @@ from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import plain_settings
 
+RECIPES = Path(__file__).parents[2] / "config" / "train"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.mark.parametrize("name", ["compact", "label_scarce", "muse_vit_s", "my_labels"])
+def test_a_recipe_is_a_run(name):
+    assert load_finetune_config(RECIPES / f"{name}.yaml").name == name
+
+
+def test_own_corrections_begin_with_the_whole_built_in_model():
+    config = load_finetune_config(RECIPES / "my_labels.yaml")
+    assert str(config.checkpoint) == "compact"
+    assert config.classes == read_card(find_model("compact-fp32")).classes  # else its head would begin anew
+    assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
+    pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
+    assert config.backbone == pretraining["backbone"]  # else the workflow refuses to pretrain it
 
 
 def test_changes_replace_what_the_file_says(folder):

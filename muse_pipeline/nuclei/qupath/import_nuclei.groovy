@@ -26,7 +26,7 @@ import qupath.lib.io.GsonTools
 import qupath.lib.objects.PathObject
 
 def results = null          // folder with one folder per slide, as "/data/results"; null: you are asked for it
-def action = "replace"      // "replace" all detections, "add" to them, or "remove" the nuclei of an earlier import
+def action = "add"          // what is not there yet; "remove" the nuclei of an earlier import; "replace" ALL detections
 def wholeProject = false    // true: every image of the project that has results
 
 try {
@@ -36,7 +36,7 @@ try {
     // the script editor of some versions knows no args
 }
 if (!(action in ["replace", "add", "remove"]))
-    throw new IllegalArgumentException("action is '" + action + "'; choose replace, add or remove")
+    throw new IllegalArgumentException("action is '" + action + "'; choose add, remove or replace")
 def folder = results ? new File(results) : askForFolder()
 if (folder == null)
     return
