@@ -1,4 +1,4 @@
-"""Fields of a slide of the store, at 0.5 um/px, with the outlines of its nuclei, coloured by class."""
+"""Fields of a slide's store with the outlines of its nuclei, coloured by class."""
 
 from __future__ import annotations
 
