@@ -3,7 +3,9 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
+from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.files import read_json
@@ -23,24 +25,28 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
-def test_proposals_that_are_not_asked_for_any_more_go(tmp_path):
-    (tmp_path / "a.tif").touch()
+def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(tmp_path):
+    write_pyramid(tmp_path / "a.tif", np.full((64, 64, 3), 243, np.uint8))
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path)
-    old = [f"ledger/{step}.json" for step in ("propose-1-of-1", "stitch-proposals", "geojson-proposals")]
-    old += ["proposals/1-of-1.parquet", *(f"proposals.{kind}" for kind in ("parquet", "geojson.gz", "provenance.json"))]
-    for name in old:
+    old = {
+        "ledger/propose-1-of-2.json": '{"status": "ok"}',
+        "ledger/propose-2-of-2.json": '{"status": "failed"}',
+        "ledger/stitch-proposals.json": "",  # it was killed
+        "proposals.parquet": "found earlier",
+    }
+    for name, text in old.items():
         path = tmp_path / "results/a" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text(text)
 
     def left() -> list[str]:
         return [name for name in old if (tmp_path / "results/a" / name).exists()]
 
     run_snakemake(tmp_path, "--", "preflight")
-    assert left() == old  # a look before the run is no run
+    assert left() == list(old)  # a look before the run is no run
     run_snakemake(tmp_path, "--", "results/a/slide.json")
-    assert left() == []
+    assert left() == ["ledger/propose-1-of-2.json", "proposals.parquet"]
 
 
 def test_proposals_follow_from_their_checkpoint(tmp_path):

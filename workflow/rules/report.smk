@@ -63,8 +63,8 @@ def failed_steps(slide):
 def forget_unasked_steps():
     """Remove what steps noted that are not asked for any more: failures there would stay in the report.
 
-    Those are stores and proposals that the config had, and copies of slides that the sheet now has here. Old proposals go
-    too, which would be drawn beside new nuclei.
+    Those are stores and proposals that the config had, and copies of slides that the sheet now has here. Proposals that
+    were found stay: a run that does not ask for them is no reason to lose them.
     """
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
@@ -73,15 +73,9 @@ def forget_unasked_steps():
         for ledger in Path(OUTPUT, slide).glob("ledger/tile-*.json"):
             if Path(OUTPUT, slide, ledger.stem.removeprefix("tile-")) not in asked:
                 ledger.unlink(missing_ok=True)
-        if not config["proposals"]:
-            forget_proposals(Path(OUTPUT, slide))
-
-
-def forget_proposals(folder):
-    """Remove a slide's proposals and what their steps noted."""
-    shutil.rmtree(folder / "proposals", ignore_errors=True)
-    for path in [*folder.glob("proposals.*"), *folder.glob("ledger/*propos*.json")]:
-        path.unlink(missing_ok=True)
+        for ledger in [] if config["proposals"] else Path(OUTPUT, slide).glob("ledger/*propos*.json"):
+            if status(ledger) != "ok":
+                ledger.unlink(missing_ok=True)
 
 
 def status(ledger):
@@ -93,7 +87,7 @@ def status(ledger):
 
 
 rule overlay:
-    """Draw the density of the nuclei and three places at full resolution, and sum the slide up."""
+    """Draw the density of the nuclei and three places with their outlines, and sum the slide up."""
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         store=f"<results>/{{slide}}/{STORE}",
