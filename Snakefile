@@ -45,12 +45,12 @@ rule all:
 onstart:
     gc.freeze()  # the plan stays
     gc.enable()
-    write_plans()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if preflight_alone():
         PREFLIGHT_LOG.unlink(missing_ok=True)  # what an earlier look said must not pass for this one's
     else:
         forget_unasked_steps()
+        forget_old_failures()
 
 
 onsuccess:

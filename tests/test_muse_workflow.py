@@ -64,6 +64,8 @@ def test_a_training_run_that_fails_is_what_is_said(cohort):
     (_, slide) = (cohort / "results/cohort.tsv").read_text().splitlines()
     assert f"the model was not made; last in {log}: " in slide
     assert "killed" not in (cohort / "results/report.html").read_text()
+    run_snakemake(cohort, "--forcerun", "inspect", "--", "results/s/slide.json")
+    assert not (cohort / log).exists()  # what failed then is no reason for what fails now
 
 
 def test_a_run_may_stand_in_the_config(cohort):

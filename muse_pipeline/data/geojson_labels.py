@@ -11,7 +11,7 @@ from muse_pipeline.data.annotations import Annotations, class_index
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.nuclei.annotated_region import are_called, require_nucleus_size
-from muse_pipeline.nuclei.geojson_parts import refuse_objects
+from muse_pipeline.nuclei.geojson_parts import flatten, refuse_objects
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects, read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
@@ -65,7 +65,7 @@ def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tu
 
 
 def _require_no_lines(objects: GeoJSONObjects) -> None:
-    parts, owner = shapely.get_parts(objects.geometry, return_index=True)
+    parts, owner = flatten(objects.geometry)
     is_other = ~np.isin(shapely.get_type_id(parts), (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON))
     what = "is neither a point nor a polygon; delete it or draw it as one"
     refuse_objects(is_other, objects.number[owner], objects.path, what)

@@ -110,6 +110,9 @@ class LabelFiles:
         if len(found) == 1:
             return found[0]
         if found:
-            raise LabelError(f"{found[0]}: and {found[1].name} both belong to '{stem}'; keep one of them there")
+            raise LabelError(
+                f"{found[0]}: and {found[1].name} both belong to '{stem}'; keep one of them there, "
+                "or put the picture that the other is named after beside this one's"
+            )
         known = ", ".join(sorted(self.suffixes))
         raise LabelError(f"{self.folder}: no label file for '{stem}' ({known}); add it or exclude the picture")

@@ -12,6 +12,7 @@ from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+_COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         LabelError: an object has no position, or a polygon no area; its number is named.
     """
     refuse_objects(shapely.is_empty(geometry), number, path, "is empty; delete it")
-    parts, owner = shapely.get_parts(geometry, return_index=True)
+    parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
     parts, owner = parts[is_nucleus], owner[is_nucleus]
     broken = ~shapely.is_valid(parts)
@@ -77,6 +78,15 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"
     )
     return found
+
+
+def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points, lines, polygons (P,) in geometries (N,), also in collections of collections, and whose (P,) each is."""
+    parts, owner = shapely.get_parts(geometry, return_index=True)
+    while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
+        parts, within = shapely.get_parts(parts, return_index=True)
+        owner = owner[within]
+    return parts, owner
 
 
 def refuse_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:

@@ -39,6 +39,8 @@ def read_mask(path: Path) -> np.ndarray:
         mask = _decode(path)
     except LabelError:
         raise
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; correct its path") from error
     except Exception as error:  # whatever the decoders raise on foreign bytes
         raise LabelError(f"{path}: not readable as a mask ({' '.join(str(error).split())}); make it again") from error
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
@@ -58,7 +60,8 @@ def _decode(path: Path) -> np.ndarray:
 
         with tifffile.TiffFile(path) as tiff:
             _require_size(path, tiff.series[0].shape)
-            return tiff.series[0].asarray()
+            mask = tiff.series[0].asarray()
+            return mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
     with Image.open(path) as picture:
         _require_size(path, picture.size[::-1])
         return np.asarray(picture)

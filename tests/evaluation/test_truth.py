@@ -134,7 +134,7 @@ def test_a_mask_gives_outlines_without_classes(tmp_path):
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(LabelError, match=r"colour\.png: expected one channel of whole numbers, found uint8 of shape"):
         read_truth(tmp_path / "colour.png", ["a"], MPP)
-    with pytest.raises(LabelError, match=r"none\.png: not readable"):
+    with pytest.raises(LabelError, match=r"none\.png: no such file"):
         read_truth(tmp_path / "none.png", ["a"], MPP)
 
 
@@ -161,3 +161,9 @@ def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
         read_truth(write_features(tmp_path / "t.geojson", flat), ["a"], MPP)
     with pytest.raises(GeoJSONError, match=r"cannot be read \(Is a directory\)"):
         read_region(tmp_path, None)
+
+
+def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
+    path = write_features(tmp_path / "s.geojson", feature(shapely.LineString([(0, 0), (5, 5)])))
+    with pytest.raises(LabelError, match=r"s\.geojson: holds neither points nor polygons"):
+        read_truth(path, ["a"], MPP)

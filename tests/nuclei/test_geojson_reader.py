@@ -7,6 +7,7 @@ from nuclei_example import CLASSES, MPP, draw_nuclei, slide_info, write_example
 
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.nuclei.geojson import find_offset, write_geojson
+from muse_pipeline.nuclei.geojson_parts import split_parts
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.parquet import iterate_rows
 from muse_pipeline.types import Frame
@@ -87,6 +88,14 @@ def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):
     assert outline.is_valid
     assert outline.contains(shapely.Point(nuclei.xy[0]))
     assert nuclei.xy[0] == pytest.approx(outline.centroid.coords[0])
+
+
+def test_collections_within_collections_are_looked_into(tmp_path):
+    squares = shapely.MultiPolygon([shapely.box(x, 0, x + 10, 10) for x in (0, 20)])
+    nested = shapely.GeometryCollection([shapely.GeometryCollection([squares]), shapely.Point(50, 5)])
+    parts = split_parts(np.array([shapely.Point(1, 1), nested], object), np.array([1, 2]), "a.geojson")
+    assert parts.number.tolist() == [1, 2, 2, 2]
+    assert parts.is_polygon.sum() == 2
 
 
 def test_empty_file(tmp_path):

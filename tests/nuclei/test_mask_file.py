@@ -37,3 +37,14 @@ def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
     assert np.array_equal(read_mask(tmp_path / "s.png"), mask)
     with pytest.raises(LabelError, match=r"s\.png: has one bit a pixel, which tells no nuclei apart"):
         read_label_image(tmp_path / "s.png")
+
+
+def test_a_tiff_of_one_page_may_say_so(tmp_path):
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    tifffile.imwrite(tmp_path / "s.tif", mask[None], metadata={"axes": "ZYX"})
+    assert np.array_equal(read_label_image(tmp_path / "s.tif"), mask)
+
+
+def test_a_mask_that_is_not_there(tmp_path):
+    with pytest.raises(LabelError, match=r"s\.png: no such file; correct its path"):
+        read_label_image(tmp_path / "s.png")

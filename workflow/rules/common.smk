@@ -2,9 +2,8 @@
 
 Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
 filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
-run reads), each rewritten only when its content changes, and only by a run that has Snakemake's lock (`write_plans`): a dry
-run has its own in memory, and the jobs of a run under way read theirs. What is wrong with them ends the run in one sentence
-(sys.exit): below an exception Snakemake would name the lines of this file.
+run reads), each rewritten only when its content changes, and not while a run is under way. What is wrong with them ends
+the run in one sentence (sys.exit): below an exception Snakemake would name the lines of this file.
 
 A row of the sheet enters the rules as params, cell by cell, and the sheet is no rule's input: so editing one row reruns
 one slide. The workflow knows the package by its command line only.
@@ -12,7 +11,6 @@ one slide. The workflow knows the package by its command line only.
 
 import atexit
 import gc
-import hashlib
 import json
 import os
 import re
@@ -35,58 +33,33 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 gc.disable()
 
 
-def write_if_changed(path, text):
-    """Keep the file's time when its content stays, so that nothing reruns for it."""
-    try:
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-    except OSError as error:
-        sys.exit(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
-
-
-PLANS = {}  # path -> text of what the main process plans and the jobs of a cluster read
-
-
-def plan(path, text):
-    """Say what a file of the plan is to hold; only where there is none is it written now, for rules that ask for it."""
-    PLANS[path] = text
-    if not path.exists():
-        write_if_changed(path, text)
-
-
-def write_plans():
-    """Write what changed of the plan, when the run starts: a run of the same files would not have got here.
-
-    One of other files has a lock beside ours, and its jobs read these files too.
-    """
-    changed = [path for path, text in PLANS.items() if text_of(path) != text]
-    if changed and len(list(Path(".snakemake/locks").glob("*.output.lock"))) > 1:
-        sys.exit(f"{changed[0]}: a run that is under way reads it, and this one has other settings; wait for its end")
-    for path in changed:
-        write_if_changed(path, PLANS[path])
-
-
 def text_of(path):
     """What a file says; None where there is none."""
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def checksum(path):
-    """A param: that of what a file of the plan is to hold. Its time says nothing before the run starts."""
-    text = PLANS.get(Path(path)) or text_of(Path(path))
-    return hashlib.sha256(text.encode()).hexdigest()
+def write_if_changed(path, text):
+    """Keep the file's time when its content stays, so that nothing reruns for it.
 
-
-def find_once(path, find):
-    """What ``find`` finds in the main process; the jobs of a cluster read it from ``path``."""
-    if not workflow.is_main_process:
-        return json.loads(path.read_text(encoding="utf-8"))
-    found = find()
-    plan(path, json.dumps(found, indent=1, ensure_ascii=False))
-    return found
+    The jobs of a run under way read it when they begin, hours after they were planned: while Snakemake's lock is there
+    nothing is written over it, by a dry run neither.
+    """
+    try:
+        if (found := text_of(path)) == text:
+            return
+        if found is not None and any(Path(".snakemake/locks").glob("*.lock")):
+            if "--unlock" in sys.argv:
+                return
+            sys.exit(
+                f"{path}: a run under way reads it, and this one has other settings; wait for its end, or lift the lock "
+                "of one that was killed with `snakemake --unlock`"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        sys.exit(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
 
 
 def say_last(text):
@@ -103,21 +76,10 @@ def resolve(*command):
     """What `muse COMMAND --resolved JSON` finds; its complaint, if it has one, is the last that is said."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
-        words = [draft(word, folder) for word in command]
-        check = subprocess.run(["muse", *words, "--resolved", resolved], capture_output=True, text=True)
+        check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
         if check.returncode:
             sys.exit(check.stderr.strip())
         return json.loads(resolved.read_text(encoding="utf-8"))
-
-
-def draft(word, folder):
-    """A file of the plan as it is to be, in ``folder`` where its own place has an earlier one; other words stay."""
-    text = PLANS.get(Path(word))
-    if text is None or text_of(Path(word)) == text:
-        return word
-    path = Path(folder, Path(word).name)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 def training_config():
@@ -140,7 +102,7 @@ def run_file(run, folder):
     if isinstance(taught := run.get("distillation"), dict) and isinstance(taught.get("teachers"), list):
         run = {**run, "distillation": {**taught, "teachers": [start_here(one) for one in taught["teachers"]]}}
     path = Path(OUTPUT, folder, f"{slug(run['name'])}.yaml")
-    plan(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
+    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)
 
 
@@ -159,12 +121,6 @@ def training_data():
 def slug(name):
     """``name`` as a folder may be called."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
-
-
-def resolve_sheet():
-    """The rows of the sheet, each with its number of shards."""
-    rows = resolve("sheet", "--check", config["slides"])
-    return [{**each, "shards": each.get("shards") or config["shards"]} for each in rows]
 
 
 def resolve_model():
@@ -203,9 +159,11 @@ def explain(wrong):
 
 
 def at_home(value):
-    """A setting whose ~ is the user's home, as a shell has it; settings within settings likewise."""
+    """A setting whose ~ is the user's home, as a shell has it; settings within settings and lists likewise."""
     if isinstance(value, dict):
         return {name: at_home(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [at_home(each) for each in value]
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
@@ -361,8 +319,6 @@ def shards(wildcards):
     return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
 
-if workflow.is_main_process and "--no-hooks" in sys.argv:
-    sys.exit("--no-hooks: the jobs of a run read what it writes when it starts, in a hook; leave it out")
 check_config()
 OUTPUT = config["output"]
 MPP_OF_STORE = name_stores([config["mpp"], *config["extra_mpps"]])
@@ -372,11 +328,19 @@ pathvars:
     results=OUTPUT,
 
 
-SHEET = Path(OUTPUT, "sheet.json")
+SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 TRAINING = training_config()
-plan(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
-ROWS = {each["slide_id"]: each for each in find_once(SHEET, resolve_sheet)}
-MODEL = find_once(Path(OUTPUT, "model.json"), resolve_model)
+if workflow.is_main_process:  # the jobs of a cluster read what the main process found
+    write_if_changed(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
+    rows = [
+        {**each, "shards": each.get("shards") or config["shards"]}
+        for each in resolve("sheet", "--check", config["slides"])
+    ]
+    write_if_changed(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
+    write_if_changed(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
+
+MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
+ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])
 

@@ -9,6 +9,7 @@ its content changes. What a run needs to resume lies undeclared beside its check
 BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # what `pretrain` says that is no setting of the run
 PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
 PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
+RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
@@ -19,18 +20,16 @@ def plan_pretraining():
     judges = [labels] if labels else []
     if TRAINING and MODEL["is_validated"]:
         judges.append({"config": TRAINING, "data": training_data()})
-    with tempfile.TemporaryDirectory() as folder:
-        planned = resolve(
-            *("pretrain-config", file, "--slides", config["slides"], "--results", OUTPUT),
-            *("--output", f"{folder}/cohort.yaml", "--tissue", f"{folder}/tissue.yaml"),
-            *option("--data", config["train_data"] or (None if by_name else ".")),
-            *(["--set", *as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
-            *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
-            *([] if held_splits is None else ["--held-splits", *held_splits]),
-            *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
-        )
-        for written in Path(folder).iterdir():
-            plan(Path(OUTPUT, "pretraining", run, written.name), text_of(written))
+    planned = resolve(
+        *("pretrain-config", file, "--slides", config["slides"], "--results", OUTPUT),
+        *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
+        *("--tissue", f"{OUTPUT}/pretraining/{run}/tissue.yaml"),
+        *option("--data", config["train_data"] or (None if by_name else ".")),
+        *(["--set", *as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
+        *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
+        *([] if held_splits is None else ["--held-splits", *held_splits]),
+        *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
+    )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
         sys.exit(
             f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
@@ -71,7 +70,10 @@ def without_patterns(paths):
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 
-PRETRAINING = find_once(Path(OUTPUT, "pretraining.json"), plan_pretraining) if PRETRAIN else None
+if PRETRAIN and workflow.is_main_process:
+    write_if_changed(RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False))
+
+PRETRAINING = json.loads(RESOLVED_PRETRAINING.read_text(encoding="utf-8")) if PRETRAIN else None
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
 COMPARED = [f"{PRETRAINING_FOLDER}/compare/{name}" for name in ("compare.html", "compare.json")] if PRETRAINING else []
@@ -116,7 +118,6 @@ rule pretrain:
         "../../envs/train.yaml"
     params:
         folder=subpath(output.checkpoint, parent=True),
-        planned=lambda wildcards, input: checksum(input.run),
         devices=lambda wildcards, resources, threads: devices_of(resources, threads),
     shell:
         r"""
@@ -154,7 +155,6 @@ rule compare:
         "../../envs/train.yaml"
     params:
         on=compare_options,
-        planned=lambda wildcards, input: [checksum(file) for file in input.tissue],
         before=lambda wildcards: PRETRAINING["checkpoint"] or "untrained",
         folder=subpath(output.page, parent=True),
     shell:

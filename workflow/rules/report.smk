@@ -133,7 +133,6 @@ rule report:
         "../../envs/infer.yaml"
     params:
         command=REPORT_COMMAND,
-        planned=checksum(SHEET),
     shell:
         r"""
         {params.command:q} \

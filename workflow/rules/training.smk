@@ -19,14 +19,29 @@ def weights_to_begin_with(wildcards, input):
     return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
+def steps_to_model():
+    """What must be there before a slide has nuclei, in order, each with its step's log; nothing where no model is trained."""
+    folder = Path(OUTPUT, "training", RUN or "")
+    steps = [(Path(path), Path(PRETRAINING_FOLDER, "logs/pretrain.log")) for path in PRETRAINED]
+    steps += [
+        (folder / "checkpoint.pt", folder / "logs/finetune.log"),
+        (folder / "model.onnx", folder / "logs/export.log"),
+    ]
+    return steps if TRAINING else []
+
+
 def why_no_model():
-    """What training or export said last, where either did not make its file; None where the config trains nothing."""
-    folder = Path(OUTPUT, "training", RUN) if TRAINING else None
-    for step, made in [("finetune", "checkpoint.pt"), ("export", "model.onnx")] if TRAINING else []:
-        log = folder / "logs" / f"{step}.log"
-        if not (folder / made).exists() and (said := lines_of(log)):
-            return f"the model was not made; last in {log}: {said[-1]}"
-    return None
+    """What the step said last that did not make its part of the model; None where all is there or nothing was said."""
+    lacking = [log for made, log in steps_to_model() if not made.exists()]
+    said = lines_of(lacking[0]) if lacking else []
+    return f"the model was not made; last in {lacking[0]}: {said[-1]}" if said else None
+
+
+def forget_old_failures():
+    """Remove the logs of steps that did not make their part: what an earlier run said must not pass for this one's."""
+    for made, log in steps_to_model():
+        if not made.exists():
+            log.unlink(missing_ok=True)
 
 
 rule finetune:
@@ -45,7 +60,6 @@ rule finetune:
         "../../envs/train.yaml"
     params:
         data=training_data(),
-        planned=[checksum(TRAINING)] if not isinstance(config["model"], str) else [],  # settings that stand in the config
         weights=weights_to_begin_with,
         folder=subpath(output.checkpoint, parent=True),
     shell:
