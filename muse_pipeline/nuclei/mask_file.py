@@ -51,7 +51,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """What a file holds, once it is known to fit into memory."""
+    """What a file holds; of a picture once it is known to fit into memory."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.load(path, allow_pickle=False)

@@ -26,12 +26,8 @@ from muse_pipeline.training.schedule import Schedule
 PRECISIONS = ("32-true", "bf16-mixed")
 COLOURS = ("macenko", "identity")
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
-UNSCORED = (
-    "export.batch",
-    "export.precision",
-    "export.embedding",
-    "export.any_window",
-)  # no validation depends on them
+# No validation depends on these of the export's.
+UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
 
 @dataclass(frozen=True)
