@@ -44,6 +44,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield _figures(slides)
     if any(slide.n_nuclei for slide in counted(slides)):
         yield class_bar(add_up(slide.summary for slide in counted(slides)))
+        yield element("p", element("a", "What the classes mean", href="#model"), class_="note")
     yield element("h2", "All slides")
     yield slide_table(anchored)
     yield element("h2", "Slide by slide")
@@ -53,7 +54,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
         yield element("h2", "Pretraining")
         yield pretraining_facts(pretraining, album)
     if summaries:
-        yield element("h2", "Model")
+        yield element("h2", "Model", id="model")
         yield model_facts(summary["provenance"] for summary in summaries)
 
 

@@ -45,7 +45,8 @@ def what_is_done():
         return f"Batch {batch.idx} of {batch.batches} is done."
     if not set(workflow.dag_settings.targets) <= {"all", "report"}:
         return "What was asked for is done."
-    return "\n".join([*lines_of(REPORT_LOG), f"All {len(SLIDES)} slides are done. Report: {OUTPUT}/report.html"])
+    done = f"All {len(SLIDES)} slides are done." if len(SLIDES) > 1 else "The slide is done."
+    return "\n".join([*lines_of(REPORT_LOG), f"{done} Report: {OUTPUT}/report.html"])
 
 
 def what_failed():
