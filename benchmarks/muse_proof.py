@@ -30,12 +30,12 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.census import image_colour, mean_stains
-from muse_pipeline.training.initial import load_backbone
-from muse_pipeline.training.knn import classify_by_neighbours
-from muse_pipeline.training.linear_probe import train_linear_probe
-from muse_pipeline.training.point_set import PointSet, point_features
 from muse_pipeline.training.pretrain import pretrain
 from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config
+from muse_pipeline.training.probing.knn import classify_by_neighbours
+from muse_pipeline.training.probing.linear_probe import train_linear_probe
+from muse_pipeline.training.probing.point_set import PointSet, point_features
+from muse_pipeline.training.start import load_backbone
 
 SITES, CLASSES = ("A7", "A8", "AC"), ("Lymphocyte", "Tumour", "Stroma")
 ARMS = {

@@ -35,7 +35,7 @@ from muse_pipeline.nuclei.label_image import label_image_to_nuclei  # noqa: E402
 from muse_pipeline.nuclei.matching import match_points  # noqa: E402
 from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
 from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402
-from muse_pipeline.training.psm_activation import ActivationConfig, train_activation  # noqa: E402
+from muse_pipeline.training.psm.activation import ActivationConfig, train_activation  # noqa: E402
 
 MPP = 0.25
 N_RAYS = 64

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.official import backbone_weights, load_weights
 from muse_pipeline.models.readout import Lattice, read_at
+from muse_pipeline.models.weights import backbone_weights, load_weights
 
 FOLDER = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[2] / "shared")) / "reference/muse"
 needs_fixtures = pytest.mark.skipif(

@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.files import write_json
     from muse_pipeline.report.compare_page import write_compare_page
-    from muse_pipeline.training.compare_text import render_comparison
-    from muse_pipeline.training.comparing import CompareSettings, Comparison, open_networks
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.tissue_config import is_tissue_config, load_tissue_config
+    from muse_pipeline.training.probing.compare_text import render_comparison
+    from muse_pipeline.training.probing.comparing import CompareSettings, Comparison, open_networks
+    from muse_pipeline.training.probing.tissue_config import is_tissue_config, load_tissue_config
 
     labelled, unlabelled, test = None, args.unlabelled, ()
     if is_tissue_config(args.config):

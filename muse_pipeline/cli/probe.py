@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.files import write_json
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.probe_text import render_probe
-    from muse_pipeline.training.probing import ProbeSettings, probe
+    from muse_pipeline.training.probing.probe import ProbeSettings, probe
+    from muse_pipeline.training.probing.text import render_probe
 
     config = load_finetune_config(args.config, args.data, args.set)
     given = {"backbone": args.backbone, "checkpoint": args.checkpoint}

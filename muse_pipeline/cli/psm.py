@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
     """Make the stages, then export."""
     from muse_pipeline.cli.progress import show_steps
     from muse_pipeline.export.onnx import export_onnx
-    from muse_pipeline.training.psm import PsmRun
-    from muse_pipeline.training.psm_config import load_psm_config
+    from muse_pipeline.training.psm.config import load_psm_config
+    from muse_pipeline.training.psm.run import PsmRun
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)

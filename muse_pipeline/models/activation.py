@@ -14,8 +14,8 @@ from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone
-from muse_pipeline.models.official import backbone_weights, load_weights, read_pickle
 from muse_pipeline.models.resnet import ResNet50
+from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 
 KIND = "activation"
 LAYERS = {"shallow": 0, "deep": -1}  # which stage a map is read from; "deep" is a control

@@ -125,7 +125,7 @@ def _describe(data: FinetuneData) -> dict[str, Any]:
         "backbone": config.backbone,
         "window_px": config.window_px,
         "mpp": config.mpp,
-        "positions": "as trained",  # a positional table is read as it is, see ``models.official``
+        "positions": "as trained",  # a positional table is read as it is, see ``models.weights``
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
         "appearance": appearance and dataclasses.asdict(appearance),

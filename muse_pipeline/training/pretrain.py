@@ -17,7 +17,6 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.census import REFERENCE_STAINS
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.initial import load_backbone
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.pretrain_config import PretrainConfig
 from muse_pipeline.training.pretrain_health import CollapseAlarm
@@ -25,7 +24,7 @@ from muse_pipeline.training.pretrain_images import PretrainData, read_pretrain_d
 from muse_pipeline.training.pretrain_pictures import draw_views
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
-from muse_pipeline.training.start import find_checkpoint
+from muse_pipeline.training.start import find_checkpoint, load_backbone
 
 INDEX = "nuclei"
 
@@ -128,7 +127,7 @@ def _describe(config: PretrainConfig, data: PretrainData) -> dict[str, Any]:
         "backbone": config.backbone,
         "window_px": config.views.global_px,
         "mpp": config.middle_mpp,
-        "positions": "as trained",  # a positional table is read as it is, see ``models.official``
+        "positions": "as trained",  # a positional table is read as it is, see ``models.weights``
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
         "images": sorted(image.name for image in data.images),

@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning run begins with, and those that teach it."""
+"""The weights that runs begin with, of ours or of the MUSE authors, and those that teach a run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ from pathlib import Path
 
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.inference.predictor import BUILT_IN
+from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.checkpoint import load_head_weights
+from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
+from muse_pipeline.training.checkpoint import Checkpoint, is_ours, load_head_weights, parse_checkpoint
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
-from muse_pipeline.training.initial import load_backbone
 from muse_pipeline.training.trained_detector import load_trained
+
+
+def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint | None:
+    """Put a checkpoint's weights into a backbone, in place; names and shapes must be exactly the network's.
+
+    Args:
+        backbone: of any registered kind.
+        path: a checkpoint of ours or a released MUSE file.
+        trust_pickle: also unpickle what is no tensor and no plain value, which can run any code.
+
+    Returns:
+        All that the file holds, if it is ours.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    state = read_pickle(path, trust_pickle)
+    ours = parse_checkpoint(state, path) if is_ours(state) else None
+    weights = ours.backbone if ours else backbone_weights(state, path)
+    load_weights(backbone, weights, path, always_resample=ours is None)
+    return ours
 
 
 def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:

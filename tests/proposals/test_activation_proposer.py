@@ -13,7 +13,7 @@ from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.activation import ActivationSettings
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.training.psm_activation import ActivationConfig, save_activation
+from muse_pipeline.training.psm.activation import ActivationConfig, save_activation
 
 
 @pytest.fixture(scope="module")

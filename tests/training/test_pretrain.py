@@ -14,11 +14,10 @@ from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.errors import CheckpointError, CollapsedError
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.official import PREFIX
+from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.tiles import shard_files
 from muse_pipeline.tiles.shard_files import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from muse_pipeline.training.initial import load_backbone
 from muse_pipeline.training.inputs import source_files
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.training.pretrain import make_batches, pretrain
@@ -27,6 +26,7 @@ from muse_pipeline.training.pretrain_health import GRACE, PATIENCE, CollapseAlar
 from muse_pipeline.training.pretrain_images import read_pretrain_data
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.start import load_backbone
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.readout import read_at
-from muse_pipeline.training.point_windows import cut_point_windows, read_window
+from muse_pipeline.training.probing.point_windows import cut_point_windows, read_window
 
 BATCH = 10  # the authors'
 

@@ -24,7 +24,7 @@ from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.psm_labels import write_found
+from muse_pipeline.training.psm.labels import write_found
 from muse_pipeline.training.trained_detector import load_trained
 from muse_pipeline.training.validation import NetworkPredictor
 
@@ -40,7 +40,7 @@ def write_found_labels(
     Args:
         checkpoint: of the detector.
         config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
-        labels: folder with the pictures, see ``psm_labels``.
+        labels: folder with the pictures, see ``psm.labels``.
         folder: that exists.
         say: called with a sentence on what was written.
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.finetune_probe import finetune_on_points
-from muse_pipeline.training.knn import KS, classify_by_neighbours
-from muse_pipeline.training.linear_probe import LinearProbe, train_linear_probe
-from muse_pipeline.training.point_set import PointSet, point_features
-from muse_pipeline.training.probe_splits import ProbeSplit, choose
-from muse_pipeline.training.probed_network import SEED, ProbedNetwork
+from muse_pipeline.training.probing.finetune_probe import finetune_on_points
+from muse_pipeline.training.probing.knn import KS, classify_by_neighbours
+from muse_pipeline.training.probing.linear_probe import LinearProbe, train_linear_probe
+from muse_pipeline.training.probing.network import SEED, ProbedNetwork
+from muse_pipeline.training.probing.point_set import PointSet, point_features
+from muse_pipeline.training.probing.splits import ProbeSplit, choose
 
 KNN, BEST_KNN, LINEAR, FINETUNE = "kNN, k by validation", "kNN, best k on the test", "linear", "fine-tune"
 

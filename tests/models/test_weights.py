@@ -10,11 +10,11 @@ from muse_pipeline.errors import CheckpointError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.architecture import POSITIONS
 from muse_pipeline.models.muse_vit import MuseVit
-from muse_pipeline.models.official import PREFIX, load_weights
 from muse_pipeline.models.vit import resample_positions
+from muse_pipeline.models.weights import PREFIX, load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from muse_pipeline.training.imported import recognise_backbone
-from muse_pipeline.training.initial import load_backbone
+from muse_pipeline.training.import_checkpoint import recognise_backbone
+from muse_pipeline.training.start import load_backbone
 
 VIT, SMALL = "muse_vit_s_16_224", "muse_compact_16"
 

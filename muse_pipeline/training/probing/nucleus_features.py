@@ -14,7 +14,7 @@ from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.views import View
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.census import REFERENCE_STAINS
-from muse_pipeline.training.point_set import BATCH, PointBatch
+from muse_pipeline.training.probing.point_set import BATCH, PointBatch
 
 
 @dataclass(frozen=True)

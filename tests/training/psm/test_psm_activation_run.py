@@ -11,7 +11,7 @@ from muse_pipeline.data.unlabelled_source import UnlabelledSource
 from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.models.activation import load_activation
 from muse_pipeline.proposals.pseudo_mask import PseudoMasker
-from muse_pipeline.training.psm_activation import ActivationConfig, train_activation
+from muse_pipeline.training.psm.activation import ActivationConfig, train_activation
 from muse_pipeline.training.schedule import Schedule
 
 

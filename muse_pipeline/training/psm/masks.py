@@ -15,7 +15,7 @@ from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.pseudo_mask import PseudoMasker
 from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.psm_config import PsmConfig
+from muse_pipeline.training.psm.config import PsmConfig
 
 PICTURES, MASKS = "pictures", "masks"
 Masker = Callable[[np.ndarray], np.ndarray]

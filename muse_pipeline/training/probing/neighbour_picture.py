@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from muse_pipeline.files import complete_file
-from muse_pipeline.training.probed_network import SEED
-from muse_pipeline.training.retrieval import find_similar
+from muse_pipeline.training.probing.network import SEED
+from muse_pipeline.training.probing.retrieval import find_similar
 
 QUERIES = 8
 NEIGHBOURS = 5

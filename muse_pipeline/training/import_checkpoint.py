@@ -11,8 +11,8 @@ from torch import Tensor
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.architecture import describe_misfit, matching_backbones, nearest_backbone, positions_grid
-from muse_pipeline.models.official import backbone_weights, load_weights, read_pickle
 from muse_pipeline.models.vit import PATCH_PX
+from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoint
 
 

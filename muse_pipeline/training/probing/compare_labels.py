@@ -15,10 +15,12 @@ from muse_pipeline.data.unlabelled_windows import Picture
 from muse_pipeline.evaluation.classification import accuracy, balanced_accuracy, confusion_by_patient
 from muse_pipeline.evaluation.paired import compare_scores
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.training.neighbour_picture import CROP_UM, NucleusGallery, draw_neighbours
-from muse_pipeline.training.point_set import PointSet
-from muse_pipeline.training.probe_data import ProbeData
-from muse_pipeline.training.probe_protocols import (
+from muse_pipeline.training.probing.data import ProbeData
+from muse_pipeline.training.probing.neighbour_picture import CROP_UM, NucleusGallery, draw_neighbours
+from muse_pipeline.training.probing.network import SEED, ProbedNetwork
+from muse_pipeline.training.probing.point_set import PointSet
+from muse_pipeline.training.probing.probe import ProbeSettings
+from muse_pipeline.training.probing.protocols import (
     FINETUNE,
     KNN,
     LINEAR,
@@ -27,8 +29,6 @@ from muse_pipeline.training.probe_protocols import (
     predict_finetuned,
     predict_linearly,
 )
-from muse_pipeline.training.probed_network import SEED, ProbedNetwork
-from muse_pipeline.training.probing import ProbeSettings
 
 SHARES = (1.0, 0.25, 0.05)  # of the training patients: those of a smaller share are among those of a larger one
 DRAWS = 3

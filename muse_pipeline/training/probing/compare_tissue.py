@@ -14,10 +14,10 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.evaluation.paired import compare_means
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.neighbour_picture import CROP_UM, NucleusGallery, draw_neighbours
-from muse_pipeline.training.nucleus_features import Look, choose_nuclei, nucleus_features
-from muse_pipeline.training.probed_network import SEED, ProbedNetwork
-from muse_pipeline.training.retrieval import recognised, stability
+from muse_pipeline.training.probing.neighbour_picture import CROP_UM, NucleusGallery, draw_neighbours
+from muse_pipeline.training.probing.network import SEED, ProbedNetwork
+from muse_pipeline.training.probing.nucleus_features import Look, choose_nuclei, nucleus_features
+from muse_pipeline.training.probing.retrieval import recognised, stability
 
 MOST_NUCLEI = 1000  # of an image, that a nucleus is looked for among
 MOST_VARIED = 250  # of them, that are looked at turned and stained anew

@@ -15,7 +15,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.methods.psm_mask import MaskTraining
 from muse_pipeline.models.mask_network import MaskNetwork
-from muse_pipeline.models.official import load_weights
+from muse_pipeline.models.weights import load_weights
 from muse_pipeline.proposals.points import find_points
 from muse_pipeline.proposals.voronoi import voronoi_label
 from muse_pipeline.tissue.macenko import fit_macenko
@@ -24,9 +24,9 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
-from muse_pipeline.training.psm_config import PsmConfig
-from muse_pipeline.training.psm_masks import read_pictures_and_masks
-from muse_pipeline.training.psm_stage import MADE_FROM, Watch, checksum
+from muse_pipeline.training.psm.config import PsmConfig
+from muse_pipeline.training.psm.masks import read_pictures_and_masks
+from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 
 KIND = "mask network"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.point_set import BATCH, PointSet
+from muse_pipeline.training.probing.point_set import BATCH, PointSet
 
 EPOCHS = 10
 WINDOWS = 32

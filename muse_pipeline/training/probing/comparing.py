@@ -14,16 +14,16 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.evaluation.paired import FEW, MIN_PATIENTS
 from muse_pipeline.files import write_json
-from muse_pipeline.training.compare_labels import DRAWS, NAMES, compare_on_labels
-from muse_pipeline.training.compare_tissue import RETRIEVAL, choose_images, compare_on_tissue
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
 from muse_pipeline.training.pretrain_images import read_pretrain_data
-from muse_pipeline.training.probe_data import read_probe_data
-from muse_pipeline.training.probe_protocols import KNN
-from muse_pipeline.training.probed_network import ProbedNetwork, backbone_name, open_network
-from muse_pipeline.training.probing import ProbeSettings
-from muse_pipeline.training.tissue_config import TissueConfig
+from muse_pipeline.training.probing.compare_labels import DRAWS, NAMES, compare_on_labels
+from muse_pipeline.training.probing.compare_tissue import RETRIEVAL, choose_images, compare_on_tissue
+from muse_pipeline.training.probing.data import read_probe_data
+from muse_pipeline.training.probing.network import ProbedNetwork, backbone_name, open_network
+from muse_pipeline.training.probing.probe import ProbeSettings
+from muse_pipeline.training.probing.protocols import KNN
+from muse_pipeline.training.probing.tissue_config import TissueConfig
 
 SIDES = ("before", "after")
 INDEX = "nuclei"

@@ -7,8 +7,8 @@ from muse_pipeline.errors import ConfigError
 from muse_pipeline.files import read_json
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from muse_pipeline.training.compare_labels import draw_patients
-from muse_pipeline.training.comparing import open_networks
+from muse_pipeline.training.probing.compare_labels import draw_patients
+from muse_pipeline.training.probing.comparing import open_networks
 
 TISSUE = """
 sources:

@@ -13,9 +13,9 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from muse_pipeline.training.point_set import PointSet, point_features
-from muse_pipeline.training.point_windows import cut_point_windows, largest_reflection, read_window
-from muse_pipeline.training.probe_splits import ProbeSplit, choose, split_halves, split_validation_and_test
+from muse_pipeline.training.probing.point_set import PointSet, point_features
+from muse_pipeline.training.probing.point_windows import cut_point_windows, largest_reflection, read_window
+from muse_pipeline.training.probing.splits import ProbeSplit, choose, split_halves, split_validation_and_test
 from muse_pipeline.types import Frame
 
 IDENTITY = np.eye(3, 4)

@@ -15,13 +15,13 @@ from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.provenance import describe_run
-from muse_pipeline.training.psm_activation import ActivationConfig, train_activation
-from muse_pipeline.training.psm_config import PsmConfig
-from muse_pipeline.training.psm_labels import CLASS, label_source, write_labels
-from muse_pipeline.training.psm_mask_network import MaskNetworkStage
-from muse_pipeline.training.psm_masks import write_masks
-from muse_pipeline.training.psm_self_training import write_found_labels
-from muse_pipeline.training.psm_stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
+from muse_pipeline.training.psm.activation import ActivationConfig, train_activation
+from muse_pipeline.training.psm.config import PsmConfig
+from muse_pipeline.training.psm.labels import CLASS, label_source, write_labels
+from muse_pipeline.training.psm.mask_network import MaskNetworkStage
+from muse_pipeline.training.psm.masks import write_masks
+from muse_pipeline.training.psm.self_training import write_found_labels
+from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
@@ -141,7 +141,7 @@ class PsmRun:
 
 
 def detector_config(config: PsmConfig, labels: Path) -> FinetuneConfig:
-    """The fine-tuning run of one class on a folder of labels, see ``psm_labels``."""
+    """The fine-tuning run of one class on a folder of labels, see ``psm.labels``."""
     settings = config.detector
     return FinetuneConfig(
         name=config.name,

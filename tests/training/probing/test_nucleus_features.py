@@ -10,8 +10,8 @@ from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.colour import optical_density
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.training.census import REFERENCE_STAINS
-from muse_pipeline.training.nucleus_features import Look, choose_nuclei, nucleus_features, stain_change
-from muse_pipeline.training.retrieval import recognised, stability
+from muse_pipeline.training.probing.nucleus_features import Look, choose_nuclei, nucleus_features, stain_change
+from muse_pipeline.training.probing.retrieval import recognised, stability
 
 SIDE, CPU = 480, torch.device("cpu")
 

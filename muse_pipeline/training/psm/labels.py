@@ -15,9 +15,9 @@ from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxy
 from muse_pipeline.proposals.points import find_points
 from muse_pipeline.proposals.voronoi import split_mask
 from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.psm_config import PsmConfig
-from muse_pipeline.training.psm_mask_network import TrainedMask
-from muse_pipeline.training.psm_masks import read_pictures_and_masks
+from muse_pipeline.training.psm.config import PsmConfig
+from muse_pipeline.training.psm.mask_network import TrainedMask
+from muse_pipeline.training.psm.masks import read_pictures_and_masks
 
 CLASS = "Nucleus"
 BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``

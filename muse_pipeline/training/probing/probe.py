@@ -13,9 +13,10 @@ from muse_pipeline.evaluation.bootstrap import REPEATS
 from muse_pipeline.evaluation.classification import score_classes
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
-from muse_pipeline.training.finetune_probe import LEARNING_RATE
-from muse_pipeline.training.probe_data import read_probe_data
-from muse_pipeline.training.probe_protocols import (
+from muse_pipeline.training.probing.data import read_probe_data
+from muse_pipeline.training.probing.finetune_probe import LEARNING_RATE
+from muse_pipeline.training.probing.network import SEED, open_network
+from muse_pipeline.training.probing.protocols import (
     FINETUNE,
     LINEAR,
     Prediction,
@@ -24,7 +25,6 @@ from muse_pipeline.training.probe_protocols import (
     predict_finetuned,
     predict_linearly,
 )
-from muse_pipeline.training.probed_network import SEED, open_network
 
 
 @dataclass(frozen=True)

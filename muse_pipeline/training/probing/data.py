@@ -17,9 +17,9 @@ from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.training.census import image_colour, require_every_class
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.point_set import PointSet
-from muse_pipeline.training.point_windows import cut_point_windows, largest_reflection
-from muse_pipeline.training.probe_splits import ProbeSplit, split_halves, split_validation_and_test
+from muse_pipeline.training.probing.point_set import PointSet
+from muse_pipeline.training.probing.point_windows import cut_point_windows, largest_reflection
+from muse_pipeline.training.probing.splits import ProbeSplit, split_halves, split_validation_and_test
 
 PAIRS = (("training", "validation"), ("training", "test"), ("validation", "test"))
 

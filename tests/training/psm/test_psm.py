@@ -11,9 +11,9 @@ from muse_pipeline.cli.psm import STAGES as CLI_STAGES
 from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.psm import STAGES, PsmRun
-from muse_pipeline.training.psm_config import load_psm_config
-from muse_pipeline.training.psm_mask_network import TrainedMask
+from muse_pipeline.training.psm.config import load_psm_config
+from muse_pipeline.training.psm.mask_network import TrainedMask
+from muse_pipeline.training.psm.run import STAGES, PsmRun
 
 CONFIG = """
 name: tiny
@@ -143,7 +143,7 @@ def test_a_wrong_setting_is_refused(config_path, change):
 
 
 def test_the_example_config_can_be_read():
-    config = load_psm_config(Path(__file__).parents[2] / "config" / "train" / "psm.yaml")
+    config = load_psm_config(Path(__file__).parents[3] / "config" / "train" / "psm.yaml")
     assert config.name == "label_free"
 
 

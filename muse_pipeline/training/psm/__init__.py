@@ -1,0 +1,1 @@
+"""PSM: nuclei learnt from pictures without labels, stage by stage."""
