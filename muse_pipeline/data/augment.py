@@ -166,13 +166,16 @@ def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, gene
     return torch.cat([linear, constant], 2)
 
 
-def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Blur some windows (B, 3, H, W), add noise to all."""
-    n = len(pixels)
+def vary_sharpness(
+    pixels: Tensor, mpp: float | Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Blur some windows (B, 3, H, W), of one mpp or of one each (B,), and add noise to all."""
+    n, finest = len(pixels), float(mpp.min()) if isinstance(mpp, Tensor) else mpp
     chosen = torch.rand(n, generator=generator) < augmentation.blur
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        blurred = _blur(pixels[chosen], sigma[chosen], _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:])))
+        radius = _blur_radius(augmentation.blur_um / finest, min(pixels.shape[2:]))
+        blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise

@@ -110,7 +110,7 @@ class ViewBatches:
         colour = part_way(colour, least + (1 - least) * torch.rand(len(views), generator=generator))
         colour = vary_colour(colour, self._stains, self.augmentation, generator)
         colour = _without_hue(colour, torch.rand(len(views), generator=generator) < self.grey)
-        mpp = float(np.mean([view.mpp for _, view in views]))
+        mpp = torch.tensor([view.mpp for _, view in views])
         pixels = vary_sharpness(pixels.permute(0, 3, 1, 2).float(), mpp, self.augmentation, generator)
         return Views(pixels, colour.to(self.device))
 

@@ -159,7 +159,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """A set around a drawn nucleus; where nuclei are few its global views may share less than was asked for."""
+        """A set around a drawn nucleus; where its global views share too few it has none, and is views alone."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
@@ -177,7 +177,8 @@ class ViewSampler:
                 break
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
-        return ViewSet.look(image, [*pair, *local], xy)
+        enough = len(found.shared(0, 1)) >= settings.min_matches
+        return ViewSet.look(image, [*pair, *local], xy if enough else xy[:0])
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A global view that holds ``pivot``, a tenth of its side or more from its border."""

@@ -22,6 +22,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self, progress: float) -> None:
+        """Called before each optimiser step, when gradients are clipped: what must not move yet."""
+
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step: teachers, queues."""
 

@@ -126,10 +126,13 @@ class Level(nn.Module):
         self._sums.add(logits, targets)
         return targets
 
-    def loss(self, targets: Tensor, features: Tensor, progress: float) -> Tensor:
+    def loss(self, targets: Tensor, features: Tensor) -> Tensor:
         """(N,) cross-entropy of the student's features."""
-        logits = self.student(features, frozen=progress < self.settings.frozen)
-        return cross_entropy(targets, logits, self.settings.student_temperature)
+        return cross_entropy(targets, self.student(features), self.settings.student_temperature)
+
+    def hold(self) -> None:
+        """The prototypes stay in this step: without a gradient an optimiser neither moves nor shrinks them."""
+        self.student.prototypes.grad = None
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -214,7 +217,7 @@ class MusePretraining(Method):
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
     ) -> dict[str, Tensor]:
         level, lattice = self.nucleus, self.backbone.lattice
-        totals, entropies, vectors, gaps = [], [], [], []
+        totals, rows, entropies, vectors, gaps = [], [], [], [], []
         used = self._used_pairs(batch)
         shared = batch.shared & used[..., None]
         student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
@@ -225,17 +228,18 @@ class MusePretraining(Method):
             targets = level.targets(torch.cat(theirs), progress).split([len(part) for part in theirs])
             for n, target in zip(numbers, targets, strict=True):
                 ours = read_at(students[self.pairs[n][1]].dense, student_xy[n], lattice)[shared[n]]
-                losses = level.loss(target, ours, progress)
+                losses = level.loss(target, ours)
                 # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
                 n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
                 totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
+                rows.append(n_rows)
                 entropies.append(_entropy(target))
                 octaves = batch.octaves[n][:, None].expand_as(shared[n])[shared[n]]
                 gaps.append((losses.detach(), octaves))
         values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
         n_used, n_shared = all_sum(torch.stack([used.float().sum(), values.new_tensor(float(len(values)))]))
         return {
-            "nucleus": torch.stack(totals).mean(),
+            "nucleus": torch.stack(totals).sum() / (torch.stack(rows) > 0).sum().clamp(min=1),
             "shared_nuclei": n_shared / n_used.clamp(min=1),
             "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
             "spread": _spread(torch.cat(vectors)),
@@ -253,13 +257,19 @@ class MusePretraining(Method):
     def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
         level = self.image
         targets = [level.targets(one.image, progress) for one in teachers]
-        losses = [level.loss(targets[one], students[other].image, progress).mean() for one, other in self.pairs]
+        losses = [level.loss(targets[one], students[other].image).mean() for one, other in self.pairs]
         entropies = torch.cat([_entropy(one) for one in targets])
         return {
             "image": torch.stack(losses).mean(),
             "entropy_image": _mean(entropies) / math.log(self.settings.n_prototypes),
             "prototypes_image": level.in_use(),
         }
+
+    def before_step(self, progress: float) -> None:
+        """Prototypes stay at first."""
+        if progress < self.settings.frozen:
+            for level in self._levels():
+                level.hold()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -270,8 +280,11 @@ class MusePretraining(Method):
         if self.settings.average_statistics:
             for average, current in zip(self.teacher.buffers(), self.backbone.buffers(), strict=True):
                 average.lerp_(current, 1 - momentum) if average.is_floating_point() else average.copy_(current)
-        for level in filter(None, (self.nucleus, self.image)):
+        for level in self._levels():
             level.follow(momentum)
+
+    def _levels(self) -> list[Level]:
+        return [level for level in (self.nucleus, self.image) if level is not None]
 
     def train(self, mode: bool = True) -> MusePretraining:
         """The teacher normalises by its own batches unless its statistics are averaged."""

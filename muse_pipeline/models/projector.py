@@ -25,9 +25,12 @@ class Projector(nn.Module):
         for layer in self.layers[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.prototypes = nn.Parameter(torch.randn(n_prototypes, bottleneck))
+        self.prototypes = nn.Parameter(torch.empty(n_prototypes, bottleneck))
+        # As long as DINO's at first: only their direction counts, and the longer they are the slower they turn.
+        nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
 
-    def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
-        """(N, C) -> (N, K); ``frozen`` keeps the prototypes where they are."""
-        prototypes = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
-        return functional.normalize(self.layers(features), dim=-1) @ functional.normalize(prototypes, dim=-1).T
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C) -> (N, K), in float32: cosines that are divided by a temperature of 0.04 have no bits to lose."""
+        latent = self.layers(features).float()
+        with torch.autocast(latent.device.type, enabled=False):
+            return functional.normalize(latent, dim=-1) @ functional.normalize(self.prototypes, dim=-1).T

@@ -63,6 +63,7 @@ def train(
         losses = _add_gradients(wrapped, batches, step, schedule, fabric)
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)
         _require_finite({**losses, "gradient": norm}, step, folder)
+        method.before_step(step / schedule.steps)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         method.after_step(step / schedule.steps)

@@ -121,6 +121,7 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
     for _ in range(20):
         found = sample(rng)
         assert [view.cut(found.image).shape[0] for view in found.views] == [224, 224, 96, 96]
+        assert len(found.shared(0, 1)) == 0 or len(found.shared(0, 1)) >= SETTINGS.min_matches
         placed = found.placed[found.seen]
         assert ((placed >= 0) & (placed <= 224)).all()
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from muse_views import B, make_batch, make_method
 
-from muse_pipeline.data.view_batches import ordered_pairs
 from muse_pipeline.methods.muse import CENTRE_MOMENTUM, DistillationSettings, Level, _spread
+from muse_pipeline.models.projector import Projector
 
 
 def read_one(dense, xy):
@@ -24,7 +24,7 @@ def read_one(dense, xy):
 
 
 def literal_nucleus_loss(method, batch, temperature):
-    """Mean over pairs of views of the mean over the nuclei of the pair, one at a time, images one at a time."""
+    """Mean over pairs of views with nuclei of the mean over these, one at a time, images one at a time."""
     level = method.nucleus
 
     def maps(backbone):
@@ -46,7 +46,8 @@ def literal_nucleus_loss(method, batch, temperature):
                 p = torch.softmax((level.teacher(theirs[None])[0] - level.centre) / temperature, -1)
                 q = torch.softmax(level.student(ours[None])[0] / method.settings.student_temperature, -1)
                 losses.append(-(p * q.log()).sum())
-        pairs.append(torch.stack(losses).mean() if losses else torch.tensor(0.0))
+        if losses:
+            pairs.append(torch.stack(losses).mean())
     return torch.stack(pairs).mean()
 
 
@@ -56,6 +57,7 @@ def test_the_nucleus_loss_is_its_definition_in_a_padded_batch():
     method, batch = make_method().eval(), make_batch()
     assert len(set(batch.shared.sum(2).flatten().tolist())) > 2 and (batch.shared.sum(2) == 0).any()
     batch.teacher_xy[0, 0, 0] = torch.tensor([0.5, 63.9])
+    batch.shared[2] = False  # a pair that shares none says nothing of the others
     method.nucleus.centre.copy_(torch.linspace(-0.1, 0.1, len(method.nucleus.centre)))
     for parameter in method.backbone.parameters():
         parameter.mul_(1.01)  # student and teacher differ
@@ -101,12 +103,34 @@ def test_only_the_student_learns():
             assert parameter.grad.abs().sum() > 0 or "bias" in name, name
 
 
-def test_prototypes_stay_at_first():
+def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
+    """Steps with a gradient of 0 would shrink them, and let Adam leap when the first gradient comes."""
     method, batch = make_method(frozen=0.2), make_batch()
-    method.losses(batch, 0, 0.1)["loss"].backward()
-    assert (method.nucleus.student.prototypes.grad == 0).all() and (method.image.student.prototypes.grad == 0).all()
-    method.losses(batch, 0, 0.3)["loss"].backward()
-    assert method.nucleus.student.prototypes.grad.abs().sum() > 0
+    levels = (method.nucleus, method.image)
+    before = [level.student.prototypes.clone() for level in levels]
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.4)
+    for progress in (0.1, 0.1, 0.1, 0.3):
+        optimiser.zero_grad()
+        method.losses(batch, 0, progress)["loss"].backward()
+        method.before_step(progress)
+        optimiser.step()
+        moved = [(level.student.prototypes - was).abs().max().item() for level, was in zip(levels, before, strict=True)]
+        assert all((one == 0) is (progress < 0.2) for one in moved)
+    assert all(1e-4 < one < 2e-3 for one in moved)  # the first step of Adam: the learning rate, and the decay
+
+
+def test_prototypes_begin_as_long_as_dinos():
+    assert Projector(384).prototypes.norm(dim=1).mean().item() == pytest.approx(3**-0.5, rel=0.01)
+
+
+def test_in_bfloat16_cosines_keep_their_bits():
+    projector, features = Projector(32, 64, 16, 50), torch.randn(20, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = projector(features)
+        latent = projector.layers(features).float()
+    assert mixed.dtype == torch.float32
+    unit = torch.nn.functional.normalize(latent, dim=1), torch.nn.functional.normalize(projector.prototypes, dim=1)
+    torch.testing.assert_close(mixed, unit[0] @ unit[1].T, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("progress", "rest"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
@@ -228,9 +252,5 @@ def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
     targets = level.targets(theirs, 0)
     entropy = -(targets * targets.log()).sum(1).mean().item()
     assert 7.4 < entropy < 8.2
-    same, independent = (level.loss(targets, one, 0).mean().item() for one in (theirs, ours))
+    same, independent = (level.loss(targets, one).mean().item() for one in (theirs, ours))
     assert 8 < same < independent < 9.5
-
-
-def test_pairs_of_views():
-    assert make_method().pairs == ordered_pairs(2)

@@ -79,7 +79,9 @@ def test_two_processes_make_the_step_of_one(found, balance, with_none):
             torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
-            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6, msg=name)
+            # What is left of large parts that cancel is known as well as these parts are.
+            atol = 1e-6 * max(1.0, value.abs().max().item())
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("n_first", [40, 17])
