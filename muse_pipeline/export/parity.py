@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Tolerance:
         prob: largest difference.
         rays_um: largest difference.
         cosine: smallest similarity of embeddings.
+        embedding: largest difference of embeddings, in their standard deviation.
     """
 
     unmatched: float
@@ -47,15 +49,17 @@ class Tolerance:
     prob: float
     rays_um: float
     cosine: float
+    embedding: float
 
 
 # Half precision rounds to three digits: of two cells that are equally good, the other may speak for the nucleus.
 # In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities
 # of one in two thousand move by as much as a quarter.
+# In full precision embeddings tell of mistakes that nuclei hardly show: GELU by tanh moves them by 1e-3 deviations.
 TOLERANCES = {
-    "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999),
-    "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999),
-    "int8": Tolerance(0.05, SAME_PX, 0.01, 0.05, 0.3, 2.0, 0.98),
+    "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
+    "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),
+    "int8": Tolerance(0.05, SAME_PX, 0.01, 0.05, 0.3, 2.0, 0.98, math.inf),
 }
 
 
@@ -73,6 +77,7 @@ class Parity:
         prob: largest difference.
         rays_um: largest difference.
         cosine: smallest similarity of embeddings; 1 where there are none.
+        embedding: largest difference of embeddings, in their standard deviation; 0 where there are none.
     """
 
     n_windows: int
@@ -84,6 +89,7 @@ class Parity:
     prob: float
     rays_um: float
     cosine: float
+    embedding: float
 
     def is_within(self, tolerance: Tolerance) -> bool:
         """Whether all differences are."""
@@ -95,6 +101,7 @@ class Parity:
             and self.prob <= tolerance.prob
             and self.rays_um <= tolerance.rays_um
             and self.cosine >= tolerance.cosine
+            and self.embedding <= tolerance.embedding
         )
 
     def __str__(self) -> str:
@@ -102,7 +109,7 @@ class Parity:
             f"{self.n_nuclei} nuclei on {self.n_windows} windows, {self.n_unmatched} found by one only, "
             f"{self.n_other_class} of another class; largest differences: position {self.xy_px:.2g} px, score "
             f"{self.score:.2g}, probability {self.prob:.2g}, rays {self.rays_um:.2g} um, embedding "
-            f"{max(1 - self.cosine, 0):.1g} (1 - cosine)"
+            f"{max(1 - self.cosine, 0):.1g} (1 - cosine) and {self.embedding:.1g} of its deviation"
         )
 
 
@@ -170,6 +177,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         prob=_largest_difference(expected.prob, found.prob),
         rays_um=_largest_difference(expected.rays, found.rays),
         cosine=_smallest_cosine(expected.embedding, found.embedding),
+        embedding=_largest_difference(expected.embedding, found.embedding) / max(_deviation(expected.embedding), 1e-12),
     )
 
 
@@ -235,6 +243,10 @@ def _margin(prob: np.ndarray) -> np.ndarray:
 
 def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(expected - found).max(initial=0.0))
+
+
+def _deviation(values: np.ndarray) -> float:
+    return float(values.std()) if values.size else 1.0
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 import onnx
 import pytest
 import torch
+from official_fixtures import load_official, needs_fixtures
 
 from muse_pipeline.export.half import halve
 from muse_pipeline.export.onnx import trace
@@ -61,8 +62,18 @@ def nuclei_of(outputs, window: int) -> Nuclei:
     return Nuclei(xy[:n], Frame.WINDOW, label=prob[:n].argmax(1), **kept)
 
 
-def export_and_compare(detector: NucleusDetector, window_px: int, shared_data, n_windows: int, precision: str = "fp32"):
-    """The graph, and how far nuclei of torch and ONNX Runtime differ, in a batch and the first window alone."""
+def export_and_compare(
+    detector: NucleusDetector,
+    window_px: int,
+    shared_data,
+    n_windows: int,
+    precision: str = "fp32",
+    plant=lambda _: None,
+):
+    """The graph, and how far nuclei of torch and ONNX Runtime differ, in a batch and the first window alone.
+
+    ``plant`` may spoil the network before it is exported.
+    """
     import cv2
     import numpy as np
     import onnxruntime
@@ -80,6 +91,7 @@ def export_and_compare(detector: NucleusDetector, window_px: int, shared_data, n
         expected = [value.numpy() for value in graph(pixels, torch.from_numpy(COLOUR))]
     if precision == "fp16":
         halve(detector)
+    plant(detector)
     model = trace(graph, card_of(detector, window_px, precision))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     pairs = []
@@ -105,6 +117,7 @@ def require_the_same(parity, precision: str = "fp32") -> None:
     assert parity.xy_px <= (tolerance.xy_px if precision == "fp32" else 0.5)
     assert parity.n_other_class <= max(1, tolerance.label * parity.n_nuclei)
     assert parity.cosine >= tolerance.cosine
+    assert parity.embedding <= tolerance.embedding
 
 
 def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
@@ -154,6 +167,23 @@ def test_no_backbone_or_head_is_forgotten():
 def test_every_backbone_with_either_head(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, n_windows=2)
     require_the_same(parity)
+
+
+@pytest.mark.slow
+@needs_fixtures
+@pytest.mark.parametrize("mistake", [True, False])
+def test_a_gelu_by_tanh_in_the_graph_is_seen(mistake, shared_data):
+    """It moves the nuclei themselves by less than any limit on them; spec G3."""
+
+    def plant(network):
+        for block in network.backbone.encoder["encoder"].blocks if mistake else ():
+            block.mlp.act = torch.nn.GELU("tanh")
+
+    detector = build("muse_vit_s_16_224", "dense")
+    detector.backbone = load_official("vit_s_16_224", "muse_vit_s_16_224")
+    _, parity = export_and_compare(detector, 224, shared_data, 2, plant=plant)
+    assert parity.cosine >= TOLERANCES["fp32"].cosine
+    assert (parity.embedding > TOLERANCES["fp32"].embedding) is mistake
 
 
 @pytest.mark.slow
