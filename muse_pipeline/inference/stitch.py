@@ -112,18 +112,21 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         found = ", ".join(map(str, shards))
         raise StoreError(f"{paths[0].parent}: found shards {found}; give each of the {shards[0].count} exactly once")
     first = facts[ordered[0]]["common"]
+    verb = "propose" if "proposer" in first else "detect"
     for path in ordered:
         if facts[path]["common"] != first:
             raise StoreError(
                 f"{path}: made from another store or model, or by another version, than {ordered[0].name}; "
-                "detect this slide again"
+                f"run `muse {verb}` for this slide again"
             )
     if first["fingerprint"] != info.fingerprint:
-        raise StoreError(f"{ordered[0]}: made from another version of slide '{info.slide_id}'; detect it again")
+        raise StoreError(
+            f"{ordered[0]}: made from another version of slide '{info.slide_id}'; run `muse {verb}` for it again"
+        )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
             f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
-            f"{list(info.mpp)}; tile and detect it again"
+            f"{list(info.mpp)}; run `muse tile` and `muse {verb}` for it again"
         )
     return ShardSet(ordered, [facts[path] for path in ordered])
 

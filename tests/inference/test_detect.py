@@ -81,7 +81,7 @@ def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="is damaged; delete it and run"):
+    with pytest.raises(StoreError, match="is damaged; delete it and run `muse detect` or `muse propose`"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
     assert not (tmp_path / "n.parquet").exists()
 
@@ -106,7 +106,7 @@ def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path)
         stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
     detect_shard(*where, tiled_slide.colour, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
-    with pytest.raises(StoreError, match="another version"):
+    with pytest.raises(StoreError, match=r"another version of slide .*; run `muse detect` for it again"):
         stitch_shards([first, mixed], other, tiled_slide.tissue, tmp_path / "n.parquet")
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
     with pytest.raises(StoreError, match=r"taken to have \[0.25, 0.25\] um/px, now \[0.26, 0.26\]"):
@@ -126,7 +126,7 @@ def test_a_table_says_what_it_was_made_from_and_by(tiled_slide, whole):
 def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
     path = tmp_path / "1-of-1.parquet"
     path.write_bytes(b"not parquet")
-    with pytest.raises(StoreError, match="not a complete shard"):
+    with pytest.raises(StoreError, match="not a complete shard of `muse detect` or `muse propose`"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue, tmp_path / "n.parquet")
 
 
