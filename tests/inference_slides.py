@@ -36,7 +36,7 @@ class TiledSlide:
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
         for index, path in enumerate(paths, 1):
             shard = Shard(index, n_shards)
-            detect_shard(self.store, self.predictor, self.colour, shard, path, threads, offset_px=offset_px)
+            detect_shard(self.store, self.predictor, self.colour, shard, path, threads=threads, offset_px=offset_px)
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:

@@ -51,4 +51,5 @@ def run(args: argparse.Namespace) -> None:
     args.warnings += appearance.sentences()
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
     with say_how_busy("finding nuclei", args.threads), show_progress("windows") as progress:
-        detect_shard(store, predictor, colour, shard, args.output, args.threads, progress, appearance=appearance)
+        how = {"threads": args.threads, "progress": progress, "appearance": appearance}
+        detect_shard(store, predictor, colour, shard, args.output, **how)

@@ -48,5 +48,13 @@ def run(args: argparse.Namespace) -> None:
     statistics = read_colour(args.colour)
     with show_progress("windows") as progress:
         args.warnings += propose_shard(
-            store, args.method, settings, statistics, shard, args.output, args.threads, progress, info
+            store,
+            args.method,
+            settings,
+            statistics,
+            shard,
+            args.output,
+            threads=args.threads,
+            progress=progress,
+            info=info,
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from muse_pipeline.config import require_between
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink_factor
@@ -57,8 +58,8 @@ class HaematoxylinSettings:
 
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
-class HaematoxylinFinder:
-    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+class HaematoxylinFinder(NucleusFinder):
+    """Finds the nuclei of one slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.

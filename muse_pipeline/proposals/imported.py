@@ -14,6 +14,7 @@ from muse_pipeline.config import require_between
 from muse_pipeline.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -59,8 +60,8 @@ class ImportSettings:
 
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
-class ImportedNuclei:
-    """Gives each window what a file has in it (``inference.walk.NucleusFinder``).
+class ImportedNuclei(NucleusFinder):
+    """Gives each window what a file has in it.
 
     Attributes:
         mpp: um per pixel of the windows.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from muse_pipeline.config import parse_config
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.inference.walk import walk_shard
+from muse_pipeline.inference.walk import Guard, walk_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import sample_slide
 from muse_pipeline.proposals.dab_classes import DabFinder
@@ -28,10 +28,10 @@ def propose_shard(
     statistics: dict[str, Any],
     shard: Shard,
     output: Path,
+    *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     info: SlideInfo | None = None,
-    offset_px: int = 0,
 ) -> list[str]:
     """Find nuclei without labels in one shard and write them to ``output``.
 
@@ -45,7 +45,6 @@ def propose_shard(
         threads: windows at the same time; never changes a result.
         progress: called with (windows done, windows in all).
         info: the slide, which foreign files are about.
-        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
 
     Returns:
         Warnings for the ledger: what the guards found, and whether there is any nucleus.
@@ -58,14 +57,15 @@ def propose_shard(
     sample = sample_slide(store, statistics, info)
     if by_dab:
         finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
-        remarks, guard = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks(), finder.judge_window
+        remarks = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks()
+        guard = Guard(finder.judge_window, tuple(remarks))
     else:
-        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
-        remarks = judge_slide(sample) if guarded else []
-        guard = partial(judge_window, mpp=store.mpp) if guarded else None
         finder = proposer.fit(sample, chosen)
-    facts = walk_shard(store, finder, shard, output, threads, progress, offset_px, guard, tuple(remarks))
-    warnings = remarks + name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
+        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
+        guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if guarded else None
+    facts = walk_shard(store, finder, shard, output, threads=threads, progress=progress, guard=guard)
+    warnings = list(guard.remarks) if guard else []
+    warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings
