@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.files import read_json
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.inference.stitch import stitch_shards
@@ -55,7 +54,7 @@ def detect_twice(folder: Path, predictor: Predictor, threads: int) -> tuple[Nucl
     store, info = open_store(next(folder.glob("image-*.zarr"))), read_info(folder / "slide.json")
     tissue = TissueMask.load(folder / "tissue.npz")
     card = predictor.card
-    colour = colour_for_slide(card.colour, read_json(folder / "colour.json"))
+    colour = colour_of_fit(card.colour, read_colour(folder / "colour.json").macenko)
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     found = []
     for offset_px in (0, half):

@@ -161,8 +161,7 @@ def _read_regions(
 
 def fit_slide_stain(slide: Slide, info: SlideInfo) -> MacenkoFit | None:
     """The stains over the whole slide's tissue, as ``muse tissue`` measures them: what the model will be given."""
-    fit = measure_colour(slide, info, find_tissue(slide, info).tissue)["macenko"]
-    return fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"]))
+    return measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:

@@ -166,9 +166,8 @@ def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     slide = open_slide(row.path, info.reader)
     reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
     found = find_tissue(slide, info, roi)
-    colour = measure_colour(slide, info, found.tissue)
+    colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
     seconds = time.perf_counter() - started
-    colour["dark_background"] = is_fluorescence(found.overview.pixels)
     card = predictor.card
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
@@ -177,7 +176,7 @@ def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     ]
     if verdict.verdict == OTHER_STAIN:
         unlike.append("of another stain: its nuclei will be in no total of the report")
-    warnings += dict.fromkeys([*found.warnings, *colour["warnings"], *unlike])
+    warnings += dict.fromkeys([*colour.warnings, *unlike])
     chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
     return {
         "reader": reader,

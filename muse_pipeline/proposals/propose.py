@@ -18,6 +18,7 @@ from muse_pipeline.proposals.dab_classes import DabFinder
 from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import Store
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.types import SlideInfo
 
 
@@ -25,7 +26,7 @@ def propose_shard(
     store: Store,
     method: str,
     settings: dict[str, Any],
-    statistics: dict[str, Any],
+    colour: SlideColour,
     shard: Shard,
     output: Path,
     *,
@@ -39,7 +40,7 @@ def propose_shard(
         store: the slide's image.
         method: name of a proposer.
         settings: of the proposer; what is left out has its default. ``classes: dab`` parts its nuclei by brown.
-        statistics: content of the slide's ``colour.json``.
+        colour: of the slide.
         shard: which run of windows.
         output: the shard's file, for ``muse stitch``.
         threads: windows at the same time; never changes a result.
@@ -54,7 +55,7 @@ def propose_shard(
     """
     proposer = PROPOSERS[method]
     chosen, by_dab = read_settings(method, settings)
-    sample = sample_slide(store, statistics, info)
+    sample = sample_slide(store, colour, info)
     if by_dab:
         finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
         remarks = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks()

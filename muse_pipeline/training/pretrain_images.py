@@ -25,7 +25,7 @@ from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.tiles.store import Store, open_store
-from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
+from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.census import mean_stains
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
@@ -134,13 +134,12 @@ def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
     _require_fine(store.slide_id, store.mpp, finest_mpp)
-    fit = read_colour(source.colour or source.store.parent / COLOUR)["macenko"]
     return NucleusSlide(
         store.slide_id,
         source.patient_of(store.slide_id),
         store.mpp,
         store.size_px,
-        fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
+        read_colour(source.colour or source.store.parent / COLOUR).macenko,
         source.weight,
         store,
         _index(source.proposals, store, folder),
