@@ -91,6 +91,14 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w, 3) ``pixels`` at about ``WORK_MPP``, sides rounded down."""
+    # Down, unlike ``shrink``: that is seen in a crop at a slide's edge alone, but changes what is fitted there to DAB.
+    factor = shrink_factor(mpp)
+    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
+    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
     """What a finder's ``facts`` are; ``proposer``, all that its nuclei follow from, stands for a model's weights."""
     return {

@@ -12,8 +12,7 @@ import numpy as np
 
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.base import SlideSample, shrink_factor
-from muse_pipeline.proposals.guard import to_work_mpp
+from muse_pipeline.proposals.base import SlideSample, shrink_factor, to_work_mpp
 from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
 from muse_pipeline.proposals.inks import DENSITY
 from muse_pipeline.proposals.otsu_mask import otsu_threshold

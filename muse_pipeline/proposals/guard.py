@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from muse_pipeline.proposals.base import SlideSample, shrink_factor
+from muse_pipeline.proposals.base import SlideSample, to_work_mpp
 from muse_pipeline.proposals.inks import DENSITY, coarsen, find_brown, find_ink
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
@@ -85,10 +85,3 @@ def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
     """Sentences about the windows in which nothing was sought; glass is no news."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows are {reason}: nothing was sought there" for reason, n in counts.items()]
-
-
-def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """``pixels`` at about 0.5 um a pixel."""
-    factor = shrink_factor(mpp)
-    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
-    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

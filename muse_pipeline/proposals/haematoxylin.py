@@ -14,7 +14,7 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.blobs import find_blobs
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.inks import clear_foreign_colours
@@ -134,10 +134,7 @@ class HaematoxylinFinder(NucleusFinder):
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
         """Haematoxylin (h, w) float32 at ``work_mpp``; none where ink, pigment or brown chromogen lies."""
-        factor = shrink_factor(self.mpp)
-        if factor > 1:
-            height, width = (-(-side // factor) for side in pixels.shape[:2])
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = shrink(pixels, shrink_factor(self.mpp))
         return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
 
     def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
