@@ -25,10 +25,11 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.detection import RADIUS_UM, count_detections
-from muse_pipeline.evaluation.segmentation import rings_to_labels, score_outlines
+from muse_pipeline.evaluation.segmentation import score_outlines
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.finetune import finetune

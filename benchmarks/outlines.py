@@ -21,12 +21,12 @@ import numpy as np
 from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.evaluation.detection import RADIUS_UM
-from muse_pipeline.evaluation.segmentation import OutlineScores, rings_to_labels, score_outlines
+from muse_pipeline.evaluation.segmentation import OutlineScores, score_outlines
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import fit_macenko
