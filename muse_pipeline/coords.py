@@ -17,6 +17,7 @@ from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.types import Bounds
 
 GEOJSON_FRAMES = ("qupath", "openslide")
+CELL_PX = 4  # window pixels that a cell of a network's dense maps is wide and high
 
 
 def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:

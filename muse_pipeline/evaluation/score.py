@@ -13,10 +13,10 @@ from muse_pipeline.errors import NucleiError
 from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlap import overlap_polygons
+from muse_pipeline.evaluation.pairing import SlidePair
 from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
 from muse_pipeline.evaluation.region import read_region
 from muse_pipeline.evaluation.segmentation import jaccard_areas
-from muse_pipeline.evaluation.slides import SlidePair
 from muse_pipeline.evaluation.truth import Truth, read_truth
 from muse_pipeline.files import read_json
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance

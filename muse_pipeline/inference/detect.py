@@ -76,12 +76,12 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
     grid = WindowGrid(size_px, card.input_px, card.halo_px)
     label = tissue_on_lattice(tissue, card.mpp, size_px), float(tissue_pixel_px(card.mpp))
     windows = grid.windows_with_tissue(*label)
-    views = [
-        grid.view(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
+    parts = [
+        grid.part(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
         for i in range(len(windows))
     ]
     places = [
-        (*grid.view_xy(window, view), view.width, view.height) for window, view in zip(windows, views, strict=True)
+        (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
     ]
     return np.array(places, int).reshape(-1, 4)
 

@@ -49,13 +49,13 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
 
 def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
     card, (height, width) = predictor.card, pixels.shape[:2]
-    view = grid.whole
+    part = grid.whole
     if predictor.any_size:
         everywhere = np.ones((-(-height // card.stride_px), -(-width // card.stride_px)), bool)
-        view = grid.view(np.array([window]), everywhere, card.stride_px, card.stride_px)
-    batch = np.full((card.batch, view.height, view.width, 3), 255, np.uint8)
-    x, y = grid.view_xy(window, view)
-    left, top, right, bottom = max(x, 0), max(y, 0), min(x + view.width, width), min(y + view.height, height)
+        part = grid.part(np.array([window]), everywhere, card.stride_px, card.stride_px)
+    batch = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
+    x, y = grid.part_xy(window, part)
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + part.width, width), min(y + part.height, height)
     batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
     nuclei = drop_doubles(predictor(batch, colour)[0], card.mpp)
-    return report_window(nuclei, window, grid, view, card.mpp).require(Frame.WORK)
+    return report_window(nuclei, window, grid, part, card.mpp).require(Frame.WORK)

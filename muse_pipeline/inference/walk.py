@@ -135,12 +135,12 @@ def _run_batch(
 ) -> list[tuple[int, Nuclei, bool, str]]:
     """Of each window its reports, whether it was full, and why nothing was sought in it."""
     card = finder.card
-    view = grid.view(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
-    found, reasons = _find_nuclei(store, finder, grid.view_xy(windows, view), (view.width, view.height), guard)
+    part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
+    found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
     are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
     if finder.each_once:
         found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
-    reports = [report_window(*both, grid, view, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
+    reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
     return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
 
