@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.proposals.base import SlideSample, to_work_mpp
-from muse_pipeline.proposals.inks import DENSITY, coarsen, find_brown, find_ink
+from muse_pipeline.proposals.inks import coarsen, find_ink
+from muse_pipeline.tissue.stains import DENSITY, is_brown
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # of the channel that absorbs most, at about 2 um a pixel; clean glass stays below 0.1
@@ -33,7 +34,7 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
     n_stained = np.count_nonzero(stained)
     if n_stained < MIN_STAINED * stained.size:
         return GLASS
-    for reason, foreign in ((INK, find_ink(density)), (BROWN, find_brown(density))):
+    for reason, foreign in ((INK, find_ink(density)), (BROWN, is_brown(density))):
         if np.count_nonzero(foreign & stained) > MAX_FOREIGN * n_stained:
             return reason
     return BLURRED if is_blurred(pixels) else ""
@@ -77,7 +78,7 @@ def brown_share(sample: SlideSample) -> float:
     for picture in sample.pictures:
         density = DENSITY[coarsen(to_work_mpp(picture, sample.mpp))]
         n_stained += np.count_nonzero(density.max(-1) > STAINED_DENSITY)
-        n_brown += np.count_nonzero(find_brown(density))
+        n_brown += np.count_nonzero(is_brown(density))
     return n_brown / max(n_stained, 1)
 
 

@@ -19,7 +19,6 @@ from muse_pipeline.proposals.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
 from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
-from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard
 from muse_pipeline.tiles.grid import Shard
@@ -27,6 +26,7 @@ from muse_pipeline.tiles.store import open_store
 from muse_pipeline.tiles.write import write_store
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stains import TEXTBOOK
 
 FITS = {
     "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),
