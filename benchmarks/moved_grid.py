@@ -61,7 +61,7 @@ def detect_twice(folder: Path, predictor: Predictor, threads: int) -> tuple[Nucl
         with tempfile.TemporaryDirectory() as temporary:
             shard, nuclei = Path(temporary) / "1-of-1.parquet", Path(temporary) / "nuclei.parquet"
             detect_shard(store, predictor, colour, Shard(1, 1), shard, threads=threads, offset_px=offset_px)
-            stitch_shards([shard], info, tissue, nuclei)
+            stitch_shards([shard], info, tissue.kept, nuclei)
             found.append(read_nuclei(nuclei))
     return found[0], found[1]
 

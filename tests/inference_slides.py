@@ -41,7 +41,7 @@ class TiledSlide:
     def nuclei(self, folder: Path, **how) -> Path:
         """The stitched table."""
         output = folder / "nuclei.parquet"
-        stitch_shards(self.detect(folder, **how), self.info, self.tissue, output)
+        stitch_shards(self.detect(folder, **how), self.info, self.tissue.kept, output)
         return output
 
 

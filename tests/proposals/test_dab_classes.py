@@ -123,7 +123,7 @@ def test_shards_never_show_and_the_table_says_how_classes_were_made(stored, tmp_
         for index, path in enumerate(shards, 1):
             assert propose_shard(store, method, {"classes": "dab"}, SlideColour(), Shard(index, n_shards), path) == []
         tables.append(tmp_path / f"{n_shards}.parquet")
-        stitch_shards(shards, info, tissue, tables[-1])
+        stitch_shards(shards, info, tissue.kept, tables[-1])
     assert tables[0].read_bytes() == tables[1].read_bytes()
     check_all_right(read_nuclei(tables[0]), centres, brown, 0.5)
     said = read_provenance(tables[0])
