@@ -22,7 +22,9 @@ from muse_pipeline.files import write_json
 from muse_pipeline.inference.appearance import FLAGGED, describe_training, judge_appearance
 from muse_pipeline.inference.card import AppearanceReference
 from muse_pipeline.tissue.appearance import AppearanceSample, cut_fields, measure_picture
-from muse_pipeline.tissue.macenko import fit_macenko, optical_density
+from muse_pipeline.tissue.colour import SlideColour
+from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stains import optical_density
 
 MPP = 0.5
 SITES = ("A7", "A8", "AC")
@@ -127,7 +129,7 @@ def reference_of(entries: list[dict]) -> AppearanceReference:
 
 def row(title: str, entries: list[dict], reference: Callable[[dict], AppearanceReference]) -> str:
     """How many are flagged, and the reasons by how often they are given."""
-    verdicts = [judge_appearance(reference(one), {"appearance": one["measures"]}) for one in entries]
+    verdicts = [judge_appearance(reference(one), SlideColour(appearance=one["measures"])) for one in entries]
     n = sum(verdict.verdict == FLAGGED for verdict in verdicts)
     why = Counter(part for verdict in verdicts for reason in verdict.reasons for part in _parts(reason))
     return f"{title:46} {n:3} of {len(entries):3}  " + ", ".join(f"{word} {k}" for word, k in why.most_common(6))

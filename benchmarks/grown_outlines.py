@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.data.outlines import BLUR_UM, SMOOTHING, grow_regions, haematoxylin, outline_points
+from muse_pipeline.data.outlines import BLUR_UM, SMOOTHING, grow_regions, measure_haematoxylin, outline_points
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei, march_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
@@ -94,7 +94,7 @@ def points_and_rays(
 
 def watershed_rays(pixels: np.ndarray, xy: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
     """(N, R) um, smoothed as ``outline_points`` does."""
-    amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), BLUR_UM / MPP)
+    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / MPP)
     regions = grow_regions(amount / max(np.percentile(amount, 99), 1e-6), xy, MPP)
     return ndimage.convolve1d(march_rays(regions, xy, (MPP, MPP), N_RAYS), SMOOTHING, axis=1, mode="wrap")
 

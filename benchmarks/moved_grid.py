@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.files import read_json
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.inference.stitch import stitch_shards
@@ -55,14 +54,14 @@ def detect_twice(folder: Path, predictor: Predictor, threads: int) -> tuple[Nucl
     store, info = open_store(next(folder.glob("image-*.zarr"))), read_info(folder / "slide.json")
     tissue = TissueMask.load(folder / "tissue.npz")
     card = predictor.card
-    colour = colour_for_slide(card.colour, read_json(folder / "colour.json"))
+    colour = colour_of_fit(card.colour, read_colour(folder / "colour.json").macenko)
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     found = []
     for offset_px in (0, half):
         with tempfile.TemporaryDirectory() as temporary:
             shard, nuclei = Path(temporary) / "1-of-1.parquet", Path(temporary) / "nuclei.parquet"
-            detect_shard(store, predictor, colour, Shard(1, 1), shard, threads, offset_px=offset_px)
-            stitch_shards([shard], info, tissue, nuclei)
+            detect_shard(store, predictor, colour, Shard(1, 1), shard, threads=threads, offset_px=offset_px)
+            stitch_shards([shard], info, tissue.kept, nuclei)
             found.append(read_nuclei(nuclei))
     return found[0], found[1]
 

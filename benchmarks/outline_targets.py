@@ -25,10 +25,11 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.detection import RADIUS_UM, count_detections
-from muse_pipeline.evaluation.segmentation import rings_to_labels, score_outlines
+from muse_pipeline.evaluation.segmentation import score_outlines
 from muse_pipeline.export.detector import load_detector
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.finetune import finetune
@@ -112,8 +113,7 @@ def detect(graph: torch.nn.Module, image: LabelledImage, reference) -> Nuclei:
     height, width = image.pixels.shape[:2]
     borders = [(MARGIN_PX, MARGIN_PX + -side % 64) for side in (height, width)]
     pixels = np.pad(image.pixels, (*borders, (0, 0)), "symmetric").transpose(2, 0, 1)
-    fit = image.stain and {"stains": image.stain.stains, "strong": image.stain.strong}
-    colour = colour_for_slide(reference, {"macenko": fit}).astype(np.float32)
+    colour = colour_of_fit(reference, image.stain).astype(np.float32)
     outputs = graph(torch.from_numpy(np.ascontiguousarray(pixels))[None], torch.from_numpy(colour))
     found = nuclei_of_windows([output.numpy() for output in outputs])[0].require(Frame.WINDOW)
     found.xy -= MARGIN_PX

@@ -21,12 +21,12 @@ import numpy as np
 from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.evaluation.detection import RADIUS_UM
-from muse_pipeline.evaluation.segmentation import OutlineScores, rings_to_labels, score_outlines
+from muse_pipeline.evaluation.segmentation import OutlineScores, score_outlines
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import fit_macenko
@@ -116,11 +116,10 @@ def score_picture(predictor: Predictor, path: Path, source: LabelSource, radius:
 def find_nuclei(predictor: Predictor, path: Path, mpp: float) -> Nuclei:
     """Nuclei of a picture at ``mpp``, resampled to the model's."""
     pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
-    fit = fit_macenko(pixels.reshape(-1, 3))
-    statistics = {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}}
+    colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))
     size = tuple(round(side * mpp / predictor.card.mpp) for side in pixels.shape[1::-1])
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return detect_image(predictor, small, colour_for_slide(predictor.card.colour, statistics))
+    return detect_image(predictor, small, colour)
 
 
 if __name__ == "__main__":

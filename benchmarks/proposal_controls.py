@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import torch
 
-from muse_pipeline.evaluation.segmentation import rings_to_labels
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
+from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import SlideSample
@@ -104,9 +104,7 @@ def network(model: str) -> Fit:
     card = predictor.card
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
-        own = fit_macenko(pixels.reshape(-1, 3))
-        statistics = {"macenko": own and {"stains": own.stains, "strong": own.strong}}
-        colour = colour_for_slide(card.colour, statistics)
+        colour = colour_of_fit(card.colour, fit_macenko(pixels.reshape(-1, 3)))
 
         def find(pixels: np.ndarray) -> dict[str, np.ndarray]:
             size = tuple(round(side * mpp / card.mpp) for side in pixels.shape[1::-1])

@@ -4,11 +4,20 @@ Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Posit
 ``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice
 of a store, one mpp in both directions) and **window** (a crop of work). No half-pixel shift happens anywhere but in the
 functions of this module that are named for one.
+
+GeoJSON alone counts level-0 pixels from elsewhere: ``qupath_offset_px`` says from where. What writes it subtracts that,
+what reads it adds that.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.types import Bounds
+
+GEOJSON_FRAMES = ("qupath", "openslide")
+CELL_PX = 4  # window pixels that a cell of a network's dense maps is wide and high
 
 
 def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
@@ -45,3 +54,18 @@ def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
 def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
     """Positions (..., 2) as fractional pixel indices (x, y), the way drawing libraries count."""
     return np.asarray(xy, float) - 0.5
+
+
+def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int, int]:
+    """(x, y) in absolute level-0 pixels of what GeoJSON in ``frame`` calls (0, 0).
+
+    Args:
+        bounds: what the slide's scanner declares.
+        frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
+
+    Raises:
+        GeoJSONError: there is no such frame.
+    """
+    if frame not in GEOJSON_FRAMES:
+        raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(GEOJSON_FRAMES)}")
+    return (bounds.x, bounds.y) if frame == "qupath" and bounds else (0, 0)

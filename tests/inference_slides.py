@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.files import read_json
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.inference.stitch import stitch_shards
@@ -36,13 +35,13 @@ class TiledSlide:
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
         for index, path in enumerate(paths, 1):
             shard = Shard(index, n_shards)
-            detect_shard(self.store, self.predictor, self.colour, shard, path, threads, offset_px=offset_px)
+            detect_shard(self.store, self.predictor, self.colour, shard, path, threads=threads, offset_px=offset_px)
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:
         """The stitched table."""
         output = folder / "nuclei.parquet"
-        stitch_shards(self.detect(folder, **how), self.info, self.tissue, output)
+        stitch_shards(self.detect(folder, **how), self.info, self.tissue.kept, output)
         return output
 
 
@@ -76,6 +75,6 @@ def open_tiled(folder: Path) -> TiledSlide:
         read_info(folder / "slide.json"),
         TissueMask.load(folder / "tissue.npz"),
         open_store(folder / "image-500nm.zarr"),
-        colour_for_slide(predictor.card.colour, read_json(folder / "colour.json")),
+        colour_of_fit(predictor.card.colour, read_colour(folder / "colour.json").macenko),
         predictor,
     )

@@ -18,7 +18,8 @@ PACKAGE = "muse_pipeline"
 # From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
 LAYERS = (
     {"errors", "full_disk"},
-    {"types", "coords", "registry", "files", "config", "memory", "parallel", "surroundings"},
+    {"types", "registry", "files", "config", "memory", "parallel", "surroundings"},
+    {"coords"},
     {"slides"},
     {"tissue"},
     {"tiles"},
@@ -29,7 +30,7 @@ LAYERS = (
     {"report", "export", "training", "proposals", "demo", "preflight"},
     {"cli"},
 )
-NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:6] for part in layer)}
+NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:7] for part in layer)}
 ALLOWED = {
     ("export", "training"),  # what training leaves behind, export takes up: the checkpoint and its config
     ("training", "proposals"),  # what is found without labels, training without labels begins with

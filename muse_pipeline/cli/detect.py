@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
     from muse_pipeline.cli.progress import say_how_busy, show_progress
     from muse_pipeline.inference.appearance import judge_appearance
-    from muse_pipeline.inference.colour import colour_for_slide, read_colour
+    from muse_pipeline.inference.colour import colour_of_fit, read_colour
     from muse_pipeline.inference.detect import detect_shard
     from muse_pipeline.inference.predictor import Predictor, find_model, name_model, precision_warnings
     from muse_pipeline.inference.providers import choose_provider
@@ -45,10 +45,11 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(find_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)
     store = open_store(args.store)
-    statistics = read_colour(args.colour)
-    colour = colour_for_slide(predictor.card.colour, statistics)
-    appearance = judge_appearance(predictor.card.appearance, statistics)
+    stained = read_colour(args.colour)
+    colour = colour_of_fit(predictor.card.colour, stained.macenko)
+    appearance = judge_appearance(predictor.card.appearance, stained)
     args.warnings += appearance.sentences()
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
     with say_how_busy("finding nuclei", args.threads), show_progress("windows") as progress:
-        detect_shard(store, predictor, colour, shard, args.output, args.threads, progress, appearance=appearance)
+        how = {"threads": args.threads, "progress": progress, "appearance": appearance}
+        detect_shard(store, predictor, colour, shard, args.output, **how)

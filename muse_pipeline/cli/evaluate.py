@@ -77,7 +77,7 @@ def _draw(summary: dict, output: Path) -> None:
 
 def _pair(args: argparse.Namespace):
     from muse_pipeline.errors import ConfigError
-    from muse_pipeline.evaluation.slides import pair_folder, pair_one
+    from muse_pipeline.evaluation.pairing import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
 
     if args.nuclei.is_dir():

@@ -45,8 +45,16 @@ def run(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)  # windows run side by side instead
     shard, store, info = Shard.parse(args.shard), open_store(args.store), read_info(args.info)
     settings = parse_yaml(args.settings, "--settings")
-    statistics = read_colour(args.colour)
+    colour = read_colour(args.colour)
     with show_progress("windows") as progress:
         args.warnings += propose_shard(
-            store, args.method, settings, statistics, shard, args.output, args.threads, progress, info
+            store,
+            args.method,
+            settings,
+            colour,
+            shard,
+            args.output,
+            threads=args.threads,
+            progress=progress,
+            info=info,
         )

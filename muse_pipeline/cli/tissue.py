@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> None:
         dark_background = is_fluorescence(found.overview.pixels)
         write_picture(args.picture, read_thumbnail(slide, info, found.overview), tissue, info)
         del found  # the overview makes room for the pixels that the stains are measured in
-        colour = measure_colour(slide, info, tissue)
-    colour |= {"dark_background": dark_background, "warnings": [*warnings, *colour["warnings"]]}
+        colour = measure_colour(slide, info, tissue, dark_background, warnings)
     write_outline(args.outline, tissue, info)
-    write_json(args.colour, colour)
+    write_json(args.colour, colour.to_dict())
     tissue.save(args.mask)

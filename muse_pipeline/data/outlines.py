@@ -11,12 +11,12 @@ from muse_pipeline.data.edge_outlines import follow_edges
 from muse_pipeline.nuclei.label_image import march_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
+from muse_pipeline.tissue.stains import DENSITY, ROUNDED_TEXTBOOK
 
 MAX_RADIUS_UM = 12.0
 BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
-HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])  # Ruifrok and Johnston 2001, where a slide's own fit fails
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
@@ -33,7 +33,7 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     """
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
-    amount = ndimage.gaussian_filter(haematoxylin(pixels, stain), BLUR_UM / mpp)
+    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / mpp)
     amount /= max(np.percentile(amount, 99), 1e-6)
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
@@ -68,11 +68,11 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
 
-def haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
+def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
     """(h, w) float: the amount of haematoxylin by the picture's own stains, never negative."""
-    density = -np.log((pixels.astype(np.float32) + 1) / 256)
-    if stain is None:
-        return density @ HAEMATOXYLIN.astype(np.float32)
+    density = DENSITY[pixels]
+    if stain is None:  # their fit failed
+        return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
     return np.maximum(density @ np.linalg.pinv(stain.stains)[:, 0].astype(np.float32), 0)
 
 

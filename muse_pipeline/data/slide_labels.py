@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.coords import level0_to_work, work_to_level0
+from muse_pipeline.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.data.geojson_labels import read_annotated
 from muse_pipeline.data.label_files import GEOJSON_SUFFIXES, SUFFIXES, TEXT_SUFFIXES, LabelFiles, read_split
@@ -20,7 +20,6 @@ from muse_pipeline.data.picture_labels import require_agreement
 from muse_pipeline.data.regions import RegionWindow, cut_regions
 from muse_pipeline.data.text_labels import read_text
 from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.geojson import find_offset
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.collect import collect_slides
@@ -111,7 +110,7 @@ def _read(
     Raises:
         LabelError: no region says what was annotated, among others.
     """
-    offset = find_offset(info, "qupath")
+    offset = qupath_offset_px(info.bounds)
     if source.format == "geojson":
         annotations = read_annotated(path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
     else:
@@ -162,8 +161,7 @@ def _read_regions(
 
 def fit_slide_stain(slide: Slide, info: SlideInfo) -> MacenkoFit | None:
     """The stains over the whole slide's tissue, as ``muse tissue`` measures them: what the model will be given."""
-    fit = measure_colour(slide, info, find_tissue(slide, info).tissue)["macenko"]
-    return fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"]))
+    return measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:
@@ -191,7 +189,7 @@ def _require_nuclei(
     for region in shapely.get_parts(area):
         if source.allow_empty or shapely.intersects_xy(region, *nuclei.xy.T).any():
             continue
-        x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - find_offset(info, "qupath")
+        x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
         raise LabelError(
             f"{annotations.path}: the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}' holds no nucleus; label "
             "its nuclei, delete it, or set `allow_empty: true` if there are none"

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.data.augment import (
     Augmentation,
     HiddenNuclei,
@@ -21,7 +22,6 @@ from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.nuclei_stack import NucleiStack
 from muse_pipeline.data.seeds import seed_of_step
 
-CELL_PX = 4  # regions are given at the resolution of the maps that heads make
 DEEP = 255  # px inside a region, or more
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import NucleiError
 from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlap import overlap_polygons
+from muse_pipeline.evaluation.pairing import SlidePair
 from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
 from muse_pipeline.evaluation.region import read_region
 from muse_pipeline.evaluation.segmentation import jaccard_areas
-from muse_pipeline.evaluation.slides import SlidePair
 from muse_pipeline.evaluation.truth import Truth, read_truth
 from muse_pipeline.files import read_json
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.types import Bounds
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, 
         size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
         raise NucleiError(f"{info}: does not say how large the slide is; make it again with `muse inspect`") from error
-    bounds = provenance.get("bounds") if frame == "qupath" else None
-    return tuple(provenance["slide_mpp"]), size_px, (bounds["x"], bounds["y"]) if bounds else (0, 0)
+    bounds = provenance.get("bounds") and Bounds(**provenance["bounds"])
+    return tuple(provenance["slide_mpp"]), size_px, qupath_offset_px(bounds, frame)
 
 
 def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from scipy import ndimage
 
 from muse_pipeline.evaluation.overlap import Overlaps, overlap_labels
@@ -22,22 +21,6 @@ class OutlineScores:
 
     dice: np.ndarray
     aji: float
-
-
-def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
-
-    A pixel belongs to a ring that holds its centre. Drawing libraries paint every pixel that an outline touches: half a
-    pixel too much all around, an eighth of the area of a nucleus of 16 px.
-    """
-    labels = np.zeros(shape, np.int32)
-    height, width = shape
-    for index, ring in enumerate(np.asarray(rings, float), 1):
-        left, top = np.floor(ring.min(0)).astype(int).clip(0, (width, height))
-        right, bottom = np.ceil(ring.max(0)).astype(int).clip(0, (width, height))
-        y, x = np.mgrid[top:bottom, left:right] + 0.5
-        labels[top:bottom, left:right][shapely.contains_xy(shapely.Polygon(ring), x, y)] = index
-    return labels
 
 
 def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:

@@ -12,11 +12,11 @@ from muse_pipeline.errors import NucleiError
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.calibration import CalibrationCounts
 from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.evaluation.pairing import Pairing
 from muse_pipeline.evaluation.panoptic import MIN_IOU, PanopticCounts
 from muse_pipeline.evaluation.patients import match_patient
 from muse_pipeline.evaluation.score import Rules, SlideScore
 from muse_pipeline.evaluation.segmentation import jaccard_ratio
-from muse_pipeline.evaluation.slides import Pairing
 
 
 def summarise(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.config import parse_config
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.half import halve
 from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.ensemble import average_detectors
-from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.trained_detector import load_trained

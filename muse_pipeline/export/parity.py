@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.errors import ModelError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
-from muse_pipeline.models.readout import CELL_PX
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6

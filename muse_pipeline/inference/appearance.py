@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from muse_pipeline.inference.card import AppearanceReference
+from muse_pipeline.tissue.colour import SlideColour
 
 OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
 DOUBTFUL = FLAGGED, OTHER_STAIN
@@ -89,20 +90,20 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
     return AppearanceReference(len(measured), ranges) if ranges else None
 
 
-def judge_appearance(reference: AppearanceReference | None, colour: dict[str, Any]) -> Verdict:
+def judge_appearance(reference: AppearanceReference | None, colour: SlideColour) -> Verdict:
     """Judge a slide.
 
     Args:
         reference: of the model's card.
-        colour: content of the slide's ``colour.json``.
+        colour: of the slide.
     """
-    if colour.get("dark_background"):
+    if colour.dark_background:
         return Verdict(OTHER_STAIN, (DARK,))
     if reference is None:
         return Verdict(NOT_KNOWN, ("the model's card does not say how its training pictures looked",))
-    if "appearance" not in colour:
+    if colour.appearance is None:
         return Verdict(NOT_KNOWN, ("colour.json is of a version that did not measure how the slide looks",))
-    measured = colour["appearance"]
+    measured = colour.appearance
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))
     reasons = tuple(_reasons(reference, measured))

@@ -10,12 +10,13 @@ import numpy as np
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import IDENTITY, stain_map
 
 
-def read_colour(path: Path | str) -> dict[str, Any]:
-    """The content of a ``colour.json``.
+def read_colour(path: Path | str) -> SlideColour:
+    """What a ``colour.json`` says.
 
     Raises:
         StoreError: the file is missing or was not written by ``muse tissue``.
@@ -24,7 +25,7 @@ def read_colour(path: Path | str) -> dict[str, Any]:
         statistics = read_json(path)
         fit = statistics["macenko"]
         if _are_measures(statistics.get("appearance", {})) and (fit is None or _is_fit(fit)):
-            return statistics
+            return SlideColour.from_dict(statistics)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -46,18 +47,13 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
-    """``colour_for_slide`` of a picture whose stains were just fitted."""
-    return colour_for_slide(reference, {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}})
+    """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
 
-
-def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> np.ndarray:
-    """(3, 4) float32 map in optical density; identity where the slide's stains could not be fitted.
-
-    Lies the reference's share of the way from the identity to the map that takes the slide's stains to the reference's.
+    Lies the reference's share of the way from the identity to the map that takes the stains to the reference's.
 
     Args:
         reference: the card's.
-        statistics: content of ``colour.json``.
+        fit: of a slide or picture.
 
     Raises:
         ModelError: the card names a method that this version does not know.
@@ -68,9 +64,8 @@ def colour_for_slide(reference: ColourReference, statistics: dict[str, Any]) -> 
         raise ModelError(
             f"the model's card asks for colour method '{reference.method}', which this version does not know; update"
         )
-    fit = statistics.get("macenko")
     if fit is None:
         return IDENTITY.copy()
-    whole_way = stain_map(fit["stains"], fit["strong"], reference.stains, reference.strong)
+    whole_way = stain_map(fit.stains, fit.strong, reference.stains, reference.strong)
     share = np.float32(reference.share)
     return (1 - share) * IDENTITY + share * whole_way

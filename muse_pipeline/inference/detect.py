@@ -12,7 +12,7 @@ import numpy as np
 from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.walk import walk_shard
+from muse_pipeline.inference.walk import NucleusFinder, walk_shard
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.chunks import tissue_on_lattice
@@ -24,8 +24,8 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 
 
 @dataclass(frozen=True)
-class ModelFinder:
-    """A model on one slide, as the walk calls it (``walk.NucleusFinder``).
+class ModelFinder(NucleusFinder):
+    """A model on one slide, as the walk calls it.
 
     Attributes:
         predictor: the model.
@@ -33,9 +33,16 @@ class ModelFinder:
         appearance: whether the slide looks like the model's training pictures, if that was judged.
     """
 
+    each_once = True
+
     predictor: Predictor
     colour: np.ndarray
     appearance: Verdict | None = None
+
+    @property
+    def trim(self) -> bool:
+        """Whether the model takes windows of any size."""
+        return self.predictor.any_size
 
     @property
     def card(self) -> ModelCard:
@@ -69,12 +76,12 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
     grid = WindowGrid(size_px, card.input_px, card.halo_px)
     label = tissue_on_lattice(tissue, card.mpp, size_px), float(tissue_pixel_px(card.mpp))
     windows = grid.windows_with_tissue(*label)
-    views = [
-        grid.view(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
+    parts = [
+        grid.part(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
         for i in range(len(windows))
     ]
     places = [
-        (*grid.view_xy(window, view), view.width, view.height) for window, view in zip(windows, views, strict=True)
+        (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
     ]
     return np.array(places, int).reshape(-1, 4)
 
@@ -85,6 +92,7 @@ def detect_shard(
     colour: np.ndarray,
     shard: Shard,
     output: Path,
+    *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
@@ -96,6 +104,4 @@ def detect_shard(
         ModelError: the store's mpp is not the card's.
     """
     finder = ModelFinder(predictor, colour, appearance)
-    return walk_shard(
-        store, finder, shard, output, threads, progress, offset_px, each_once=True, trim=predictor.any_size
-    )
+    return walk_shard(store, finder, shard, output, threads=threads, progress=progress, offset_px=offset_px)

@@ -1,4 +1,4 @@
-"""The file between ``detect`` and ``stitch``: reports of a run of windows, in window order."""
+"""The file between ``detect`` or ``propose`` and ``stitch``: reports of a run of windows, in window order."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 METADATA_KEY = b"muse_shard"
 ROWS_PER_GROUP = 16_384
+MAKERS = "`muse detect` or `muse propose`"
 
 
 class ShardWriter:
@@ -66,7 +67,7 @@ class ShardWriter:
             self._flush()
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write what is left and ``facts`` (see ``detect``)."""
+        """Write what is left and ``facts`` (see ``walk``)."""
         self._flush()
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(facts, sort_keys=True)})
 
@@ -77,7 +78,7 @@ class ShardWriter:
 
 
 def read_shard_facts(path: Path) -> dict[str, Any]:
-    """What ``detect`` wrote about a shard.
+    """What ``walk`` wrote about a shard.
 
     Raises:
         StoreError: the file is missing or no shard of ours.
@@ -87,9 +88,9 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
         _require_facts(facts)
         return facts
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such shard; run `muse detect` for it") from error
+        raise StoreError(f"{path}: no such shard; run {MAKERS} for it") from error
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: not a complete shard of `muse detect`; delete it and run that again") from error
+        raise StoreError(f"{path}: not a complete shard of {MAKERS}; delete it and run that again") from error
 
 
 def _require_facts(facts: dict[str, Any]) -> None:
@@ -142,7 +143,7 @@ def _as_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise StoreError(f"{path}: is damaged; delete it and run `muse detect` for it again") from error
+        raise StoreError(f"{path}: is damaged; delete it and run {MAKERS} for it again") from error
 
 
 def _read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:

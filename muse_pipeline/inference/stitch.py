@@ -25,7 +25,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.parallel import map_in_order
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import Shard, WindowGrid
-from muse_pipeline.tissue.mask import KeptArea, TissueMask
+from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.types import Frame, SlideInfo
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
@@ -34,15 +34,13 @@ PIECE = 2048  # nuclei whose outlines a thread holds at once
 AHEAD = ROW_GROUP // PIECE  # so that the threads do not wait for a row group to be written
 
 
-def stitch_shards(
-    paths: list[Path], info: SlideInfo, tissue: TissueMask | KeptArea, output: Path, threads: int = 1
-) -> dict[str, Any]:
+def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Path, threads: int = 1) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
     Args:
         paths: every shard of the slide, in any order.
         info: the slide.
-        tissue: where nuclei are kept.
+        kept: where nuclei are kept.
         output: the table.
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
 
@@ -60,7 +58,7 @@ def stitch_shards(
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-            yield level0[tissue.contains(level0.xy, info.mpp)]
+            yield level0[kept.contains(level0.xy, info.mpp)]
 
     # Where a model tells no classes apart, a user may, by size and form: a first look fits the clusters to the slide.
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
@@ -112,18 +110,21 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         found = ", ".join(map(str, shards))
         raise StoreError(f"{paths[0].parent}: found shards {found}; give each of the {shards[0].count} exactly once")
     first = facts[ordered[0]]["common"]
+    verb = "propose" if "proposer" in first else "detect"
     for path in ordered:
         if facts[path]["common"] != first:
             raise StoreError(
                 f"{path}: made from another store or model, or by another version, than {ordered[0].name}; "
-                "detect this slide again"
+                f"run `muse {verb}` for this slide again"
             )
     if first["fingerprint"] != info.fingerprint:
-        raise StoreError(f"{ordered[0]}: made from another version of slide '{info.slide_id}'; detect it again")
+        raise StoreError(
+            f"{ordered[0]}: made from another version of slide '{info.slide_id}'; run `muse {verb}` for it again"
+        )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
             f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
-            f"{list(info.mpp)}; tile and detect it again"
+            f"{list(info.mpp)}; run `muse tile` and `muse {verb}` for it again"
         )
     return ShardSet(ordered, [facts[path] for path in ordered])
 

@@ -6,7 +6,10 @@ so the result does not depend on the number of shards or threads.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,24 +27,26 @@ from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tiles.store import Store
 from muse_pipeline.types import Frame
 
-Guard = Callable[[np.ndarray], str]
-
 
 class NucleusFinder(Protocol):
     """What finds nuclei in windows; called from several threads at once.
 
     Attributes:
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
+        each_once: it may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
+        trim: it takes windows of any size, and is given of each only what holds tissue.
     """
 
     card: ModelCard
+    each_once: bool = False
+    trim: bool = False
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """Find the nuclei of one batch.
 
         Args:
-            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. Of
-                finders that take windows of any size, (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. With
+                ``trim`` (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
             origin_xy: (n, 2) their corners, of n <= batch windows, in work pixels.
 
         Returns:
@@ -52,18 +57,29 @@ class NucleusFinder(Protocol):
         """What every shard of a slide says alike of the finder: checksum, provider, colour, versions."""
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Where nothing is to be sought on a slide.
+
+    Attributes:
+        judge: says why nothing is to be found in a window (S, S, 3), or "".
+        remarks: warnings about the slide.
+    """
+
+    judge: Callable[[np.ndarray], str]
+    remarks: tuple[str, ...] = ()
+
+
 def walk_shard(
     store: Store,
     finder: NucleusFinder,
     shard: Shard,
     output: Path,
+    *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
     guard: Guard | None = None,
-    remarks: tuple[str, ...] = (),
-    each_once: bool = False,
-    trim: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -75,10 +91,7 @@ def walk_shard(
         threads: windows that are read and run at the same time; never changes a result.
         progress: called with (batches done, batches in all).
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
-        guard: says why nothing is to be found in a window (S, S, 3), or "".
-        remarks: warnings about the slide that go with a guard.
-        each_once: the finder may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
-        trim: give the finder, which takes windows of any size, of each only what holds tissue.
+        guard: keeps windows from the finder.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -91,27 +104,17 @@ def walk_shard(
     _require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
-
-    def run_batch(windows: np.ndarray) -> list[tuple[int, Nuclei, bool, str]]:
-        """Of each window its reports, whether it was full, and why nothing was sought in it."""
-        view = grid.view(windows, *store.tissue, card.stride_px) if trim else grid.whole
-        found, reasons = _find_nuclei(store, finder, grid.view_xy(windows, view), (view.width, view.height), guard)
-        are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
-        if each_once:
-            found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
-        reports = [report_window(*both, grid, view, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
-        return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
-
+    run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full: list[int] = []
-    guarded: dict[str, list[int]] = {}
+    guarded: dict[str, list[int]] = defaultdict(list)
     columns = len(card.classes), card.n_rays, card.embedding_dim
-    with complete_file(output) as partial, ShardWriter(partial, *columns) as writer:
+    with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
             for window, reports, is_full, why in batch:
                 if is_full:
                     full.append(window)
                 if why:
-                    guarded.setdefault(why, []).append(window)
+                    guarded[why].append(window)
                 writer.add(reports, window)
             if progress:
                 progress(done, len(batches))
@@ -121,10 +124,24 @@ def walk_shard(
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard else {}),
-            "common": {**_slide_facts(store, grid, finder), **({"warnings": list(remarks)} if guard else {})},
+            "common": _common_facts(store, grid, finder, guard),
         }
         writer.finish(facts)
     return facts
+
+
+def _run_batch(
+    windows: np.ndarray, store: Store, finder: NucleusFinder, grid: WindowGrid, guard: Guard | None
+) -> list[tuple[int, Nuclei, bool, str]]:
+    """Of each window its reports, whether it was full, and why nothing was sought in it."""
+    card = finder.card
+    part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
+    found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
+    if finder.each_once:
+        found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
+    reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
+    return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
 
 def _find_nuclei(
@@ -135,7 +152,7 @@ def _find_nuclei(
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
         pixels[slot] = store.read(tuple(corner), size_px)
-    reasons = [guard(pixels[slot]) if guard else "" for slot in range(len(corners))]
+    reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
     found = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
     return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
 
@@ -161,8 +178,8 @@ def _require_mpp(store: Store, card: ModelCard) -> None:
         )
 
 
-def _slide_facts(store: Store, grid: WindowGrid, finder: NucleusFinder) -> dict[str, Any]:
-    """What every shard of a slide must say alike, of image and finder, before they may be stitched."""
+def _common_facts(store: Store, grid: WindowGrid, finder: NucleusFinder, guard: Guard | None) -> dict[str, Any]:
+    """What every shard of a slide must say alike, of image, finder and guard, before they may be stitched."""
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
@@ -172,4 +189,5 @@ def _slide_facts(store: Store, grid: WindowGrid, finder: NucleusFinder) -> dict[
         "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
         **finder.facts(),
         "card": finder.card.to_json(),
+        **({"warnings": list(guard.remarks)} if guard else {}),
     }

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.config import require_between
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
 from muse_pipeline.models.heads import NucleusMaps, own_places
-from muse_pipeline.models.readout import CELL_PX
 
 MEMORY = 0.99  # of the running mean confidence of each type
 RIGHT_UM = 3.0  # a pseudo-label no further than this from a hidden nucleus of its class is right

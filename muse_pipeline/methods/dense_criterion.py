@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.data.targets import dense_targets
 from muse_pipeline.losses.penalty_reduced_focal import focal_posterior, penalty_reduced_focal
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.criterion import RAY_WEIGHT, Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
-from muse_pipeline.models.readout import CELL_PX
 
 BUMP_UM = 1.25
 

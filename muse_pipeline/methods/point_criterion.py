@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.data.assignment import Assignment, assign, cells_around
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.criterion import Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
-from muse_pipeline.models.readout import CELL_PX
 
 DISTANCE_COST = 0.1 * 4  # per um: 0.1 per px at 0.25 um/px
 OFFSET_WEIGHT = 5e-3 * 4**2  # per um2: 5e-3 per px2 at 0.25 um/px

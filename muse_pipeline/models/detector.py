@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.heads import NucleusHead, NucleusMaps, pick
-from muse_pipeline.models.readout import CELL_PX, read_at
+from muse_pipeline.models.readout import read_at
 
 
 class NucleusDetector(nn.Module):

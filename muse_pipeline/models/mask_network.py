@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from muse_pipeline.coords import CELL_PX
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.layers import conv_norm
-from muse_pipeline.models.readout import CELL_PX
 
 PRIOR = 0.2  # share of nuclei in tissue: where probabilities start
 

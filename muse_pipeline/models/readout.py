@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CELL_PX = 4  # every dense map is at stride 4
+from muse_pipeline.coords import CELL_PX
 
 
 @dataclass(frozen=True)

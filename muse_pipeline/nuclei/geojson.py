@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError, NucleiError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.nuclei.feature_file import FeatureFile, encode, split_name
@@ -15,7 +16,6 @@ from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, rea
 from muse_pipeline.parallel import map_in_order
 from muse_pipeline.types import SlideInfo
 
-FRAMES = ("qupath", "openslide")
 BATCH = 8_192
 
 
@@ -31,9 +31,9 @@ def write_geojson(
 
     Args:
         nuclei_path: a ``nuclei.parquet``.
-        info: its slide; the scanner's bounds are subtracted here, and nowhere else.
+        info: its slide.
         output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
-        frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
+        frame: "qupath" or "openslide": where positions are counted from, see ``coords.qupath_offset_px``.
         max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
             so many each.
         threads: that render and compress; the bytes do not depend on them.
@@ -48,7 +48,7 @@ def write_geojson(
     output = Path(output)
     provenance = read_provenance(nuclei_path)
     _check_slide(nuclei_path, provenance, info)
-    offset_px = find_offset(info, frame)
+    offset_px = qupath_offset_px(info.bounds, frame)
     run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
     renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
     with open_nuclei(nuclei_path) as file:
@@ -65,17 +65,6 @@ def write_geojson(
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
-
-
-def find_offset(info: SlideInfo, frame: str) -> tuple[int, int]:
-    """(x, y) in absolute level-0 pixels of what ``frame`` calls (0, 0).
-
-    Raises:
-        GeoJSONError: there is no such frame.
-    """
-    if frame not in FRAMES:
-        raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(FRAMES)}")
-    return (info.bounds.x, info.bounds.y) if frame == "qupath" and info.bounds else (0, 0)
 
 
 def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:

@@ -1,4 +1,4 @@
-"""Nuclei from an image of instance labels."""
+"""Nuclei from an image of instance labels, and the image from their outlines."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
     padded = np.pad(ranks, 1)
     xy = _centres(ranks, padded, n)
     return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
+
+
+def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
+
+    A pixel belongs to a ring that holds its centre. Drawing libraries paint every pixel that an outline touches: half a
+    pixel too much all around, an eighth of the area of a nucleus of 16 px.
+    """
+    labels = np.zeros(shape, np.int32)
+    height, width = shape
+    for index, ring in enumerate(np.asarray(rings, float), 1):
+        left, top = np.floor(ring.min(0)).astype(int).clip(0, (width, height))
+        right, bottom = np.ceil(ring.max(0)).astype(int).clip(0, (width, height))
+        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        labels[top:bottom, left:right][shapely.contains_xy(shapely.Polygon(ring), x, y)] = index
+    return labels
 
 
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:

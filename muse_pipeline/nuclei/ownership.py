@@ -17,7 +17,7 @@ import numpy as np
 from muse_pipeline.coords import window_to_work
 from muse_pipeline.nuclei.close_pairs import close_pairs
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tiles.grid import View, WindowGrid
+from muse_pipeline.tiles.grid import WindowGrid, WindowPart
 from muse_pipeline.types import Frame
 
 SLACK_UM = 4.0
@@ -50,9 +50,9 @@ class Reports:
         return Reports(*map(np.concatenate, columns))
 
 
-def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, view: View, mpp: float) -> Nuclei:
-    """Those of the nuclei (frame: window) in the ``view`` of ``window`` that it reports, in work: core and slack."""
-    xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.view_xy(window, view))
+def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
+    """Those of the nuclei (frame: window) in the ``part`` of ``window`` that it reports, in work: core and slack."""
+    xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 

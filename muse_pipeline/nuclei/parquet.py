@@ -188,7 +188,8 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
     except (pa.ArrowException, OSError) as error:
-        raise NucleiError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+        why = " ".join(str(error).split())
+        raise NucleiError(f"{path}: not a readable Parquet file ({why}); make it with `muse stitch` again") from error
     if PROVENANCE_KEY not in (file.metadata.metadata or {}):
         raise NucleiError(f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote")
     return file

@@ -11,10 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numcodecs import Zstd
+from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
+from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
@@ -28,12 +30,13 @@ from muse_pipeline.tiles.chunks import chunks_with_tissue
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.store import CHUNK_PX
 from muse_pipeline.tiles.write import MARGIN_UM
-from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.roi import read_roi
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.tissue.stained import is_fluorescence
-from muse_pipeline.types import SlideInfo
+from muse_pipeline.types import Slide, SlideInfo
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
 N_WINDOWS = 4
@@ -140,36 +143,43 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         return Look(row.slide_id, path, fetch_bytes=ask_size(row.path))
     cv2.setNumThreads(1)
     predictor = Predictor(trial.model, trial.provider)
-    known: dict[str, Any] = {"slide_id": row.slide_id, "path": path}
+    known: dict[str, Any] = {}
     warnings: list[str] = []
     try:
-        for step in (_read_header, _find_tissue, _read_tiles, _run_model):
-            known |= step(row, predictor, trial, known, warnings)
+        info = inspect_slide(row.path, row.slide_id, row.mpp)
+        known |= {name: getattr(info, name) for name in ("vendor", "mpp", "mpp_source", "fingerprint")}
+        known["file_bytes"] = Path(row.path).stat().st_size
+        warnings += info.warnings
+        roi = read_roi(Path(row.roi), info) if row.roi else None
+        slide = open_slide(row.path, info.reader)
+        reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
+        tissue, colour, measured = _measure_tissue(slide, info, roi)
+        known |= measured
+        warnings += dict.fromkeys([*colour.warnings, *_compare(colour, predictor.card)])
+        chunks = chunks_with_tissue(tissue, reader.mpp, reader.size_px, MARGIN_UM)
+        known["n_chunks"] = int(chunks.sum())
+        sampled, unread = _sample_tiles(reader, chunks, trial.max_corrupt)
+        known |= sampled
+        warnings += unread
+        known |= _time_model(predictor, reader, tissue)
     except MuseError as error:
         known["problem"] = " ".join(str(error).split())
-    stated = {field.name for field in fields(Look)}
-    kept = {name: value for name, value in known.items() if name in stated}
-    return Look(**kept, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
+    return Look(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
 
 
-def _read_header(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
-    info = inspect_slide(row.path, row.slide_id, row.mpp)
-    warnings += info.warnings
-    names = ("vendor", "mpp", "mpp_source", "fingerprint")
-    return {name: getattr(info, name) for name in names} | {"info": info, "file_bytes": Path(row.path).stat().st_size}
-
-
-def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
-    info: SlideInfo = known["info"]
-    roi = read_roi(Path(row.roi), info) if row.roi else None
+def _measure_tissue(
+    slide: Slide, info: SlideInfo, roi: BaseGeometry | None
+) -> tuple[TissueMask, SlideColour, dict[str, float]]:
+    """Tissue and stain as ``muse tissue`` finds them; their area and how long that took."""
     started = time.perf_counter()
-    slide = open_slide(row.path, info.reader)
-    reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
     found = find_tissue(slide, info, roi)
-    colour = measure_colour(slide, info, found.tissue)
+    colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
     seconds = time.perf_counter() - started
-    colour["dark_background"] = is_fluorescence(found.overview.pixels)
-    card = predictor.card
+    return found.tissue, colour, {"tissue_mm2": found.tissue.area_mm2, "tissue_seconds": seconds}
+
+
+def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
+    """In what a slide is unlike the training pictures of a model, in sentences."""
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
         f"unlike the training pictures of {card.name}, look before you trust the result: {reason}"
@@ -177,23 +187,18 @@ def _find_tissue(row: SheetRow, predictor: Predictor, trial: Trial, known: dict,
     ]
     if verdict.verdict == OTHER_STAIN:
         unlike.append("of another stain: its nuclei will be in no total of the report")
-    warnings += dict.fromkeys([*found.warnings, *colour["warnings"], *unlike])
-    chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
-    return {
-        "reader": reader,
-        "tissue": found.tissue,
-        "chunks": chunks,
-        "tissue_mm2": found.tissue.area_mm2,
-        "tissue_seconds": seconds,
-        "n_chunks": int(chunks.sum()),
-    }
+    return unlike
 
 
-def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
-    reader: AreaReader = known["reader"]
-    corners = _sample(np.argwhere(known["chunks"])[:, ::-1] * CHUNK_PX, N_TILES_AFTER_A_BAD_ONE)
+def _sample_tiles(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> tuple[dict[str, float], list[str]]:
+    """What a chunk among ``chunks`` (rows, columns) bool takes to read and to keep; and a warning of broken ones.
+
+    Raises:
+        SlideError: too many cannot be decoded.
+    """
+    corners = _sample(np.argwhere(chunks)[:, ::-1] * CHUNK_PX, N_TILES_AFTER_A_BAD_ONE)
     if not len(corners):
-        return {"chunk_seconds": 0.0, "chunk_bytes": 0.0}
+        return {"chunk_seconds": 0.0, "chunk_bytes": 0.0}, []
     n_tried, seconds, sizes, failures = 0, 0.0, [], []
     for corner in corners.tolist():
         if n_tried >= N_TILES and not failures:
@@ -206,19 +211,25 @@ def _read_tiles(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, 
             seconds += time.perf_counter() - started
         except SlideError as error:
             failures.append(error)
+    warnings = []
     if failures:
         said = f"{len(failures)} of {n_tried} sampled tiles cannot be decoded ({failures[-1]})"
-        if not sizes or (len(failures) >= MANY_CORRUPT and len(failures) / n_tried > trial.max_corrupt):
-            raise SlideError(f"{row.path}: {said}, and no more than {trial.max_corrupt:.1%} of the tissue may be so")
+        if not sizes or (len(failures) >= MANY_CORRUPT and len(failures) / n_tried > max_corrupt):
+            raise SlideError(f"{reader.slide.path}: {said}, and no more than {max_corrupt:.1%} of the tissue may be so")
         warnings.append(said)
-    return {"chunk_seconds": seconds / len(sizes), "chunk_bytes": float(np.mean(sizes)) * PYRAMID_SHARE}
+    return {"chunk_seconds": seconds / len(sizes), "chunk_bytes": float(np.mean(sizes)) * PYRAMID_SHARE}, warnings
 
 
-def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, warnings: list[str]) -> dict:
-    reader, card = known["reader"], predictor.card
-    places = plan_windows(predictor, known["tissue"], reader.size_px)
+def _time_model(predictor: Predictor, reader: AreaReader, tissue: TissueMask) -> dict[str, float]:
+    """How many windows the model will run on, how long one takes it and how many nuclei it has.
+
+    Raises:
+        SlideError: none can be decoded.
+    """
+    card = predictor.card
+    places = plan_windows(predictor, tissue, reader.size_px)
     # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
-    clock = time.process_time if trial.provider in {"cpu", "openvino"} else time.perf_counter
+    clock = time.process_time if predictor.provider in {"cpu", "openvino"} else time.perf_counter
     if not len(places):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
     seconds, n_nuclei, n_px = [], [], []
@@ -235,7 +246,9 @@ def _run_model(row: SheetRow, predictor: Predictor, trial: Trial, known: dict, w
         n_px.append(width * height)
         n_nuclei.append(len(found) * owned_share((x, y), (width, height), card.halo_px, reader.size_px))
     if not seconds:
-        raise SlideError(f"{row.path}: none of its sampled windows can be decoded; copy it again from its source")
+        raise SlideError(
+            f"{reader.slide.path}: none of its sampled windows can be decoded; copy it again from its source"
+        )
     mean_px = (places[:, 2] * places[:, 3]).mean()
     return {
         "n_windows": len(places),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -42,8 +43,8 @@ class ActivationSettings:
 
 @PROPOSERS.register("activation")
 @dataclass(frozen=True, eq=False)
-class ActivationFinder:
-    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+class ActivationFinder(NucleusFinder):
+    """Finds the nuclei of one slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.

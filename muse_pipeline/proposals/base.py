@@ -21,6 +21,7 @@ from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.types import SlideInfo
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
@@ -61,12 +62,12 @@ class Proposer(Protocol):
         """The finder for the slide that ``sample`` was drawn from."""
 
 
-def sample_slide(store: Store, statistics: dict[str, Any], info: SlideInfo | None = None) -> SlideSample:
+def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
     """Draw crops of a slide's tissue with a fixed seed.
 
     Args:
         store: the slide's image.
-        statistics: content of its ``colour.json``.
+        colour: of the slide.
         info: the slide.
     """
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
@@ -74,8 +75,7 @@ def sample_slide(store: Store, statistics: dict[str, Any], info: SlideInfo | Non
     corners = grid.origin_xy(np.sort(windows))
     sides = np.minimum(SAMPLE_PX, np.array(store.size_px) - corners)
     pictures = (store.read(tuple(corner), tuple(side)) for corner, side in zip(corners, sides, strict=True))
-    fit = statistics.get("macenko")
-    return SlideSample(store.mpp, tuple(pictures), fit and np.array(fit["stains"]), info)
+    return SlideSample(store.mpp, tuple(pictures), colour.macenko and colour.macenko.stains, info)
 
 
 def shrink_factor(mpp: float) -> int:
@@ -89,6 +89,14 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
         return pixels
     height, width = (-(-side // factor) for side in pixels.shape[:2])
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w, 3) ``pixels`` at about ``WORK_MPP``, sides rounded down."""
+    # Down, unlike ``shrink``: that is seen in a crop at a slide's edge alone, but changes what is fitted there to DAB.
+    factor = shrink_factor(mpp)
+    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
+    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Nucleus or not by k-means on activation and colour (PSM, arXiv 2210.07862), fitted once per slide.
 
 The release clusters ``JET(map) + beta * RGB`` and takes for nuclei the cluster that a rule on these colours names; the
-rule changed between releases, and both are kept as presets. By default the stain decides: nuclei are the cluster with
+rule changed between releases, and settings can follow both. By default the stain decides: nuclei are the cluster with
 the most haematoxylin.
 """
 
@@ -51,8 +51,7 @@ class ClusterSettings:
                 raise ConfigError(f"clusters: {name} '{value}' is unknown; choose {', '.join(known)}")
 
 
-PRESETS = {
-    "stain": ClusterSettings(),
+PRESETS = {  # of the releases, to compare with; a config writes them out (docs/psm.md)
     "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
     "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
 }

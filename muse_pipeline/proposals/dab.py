@@ -12,11 +12,9 @@ import numpy as np
 
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.base import SlideSample, shrink_factor
-from muse_pipeline.proposals.guard import to_work_mpp
-from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
-from muse_pipeline.proposals.inks import DENSITY
+from muse_pipeline.proposals.base import SlideSample, shrink_factor, to_work_mpp
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
+from muse_pipeline.tissue.stains import DENSITY, TEXTBOOK
 
 DAB = np.array([0.268, 0.570, 0.776])  # Ruifrok's, OD of r, g, b; QuPath begins with it for "Brightfield (H-DAB)" too
 ABSOLUTE = round(0.2 * float(np.log(10)), 6)  # of DAB: where QuPath's positive cells begin, 0.2 to the base 10

@@ -64,8 +64,8 @@ class DabCut:
 
 
 @dataclass(frozen=True, eq=False)
-class DabFinder:
-    """Finds blue and brown nuclei and tells them apart (``inference.walk.NucleusFinder``).
+class DabFinder(NucleusFinder):
+    """Finds blue and brown nuclei and tells them apart.
 
     Attributes:
         finder: a proposer's, fitted to the painted slide.

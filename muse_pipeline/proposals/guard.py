@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from muse_pipeline.proposals.base import SlideSample, shrink_factor
-from muse_pipeline.proposals.inks import DENSITY, coarsen, find_brown, find_ink
+from muse_pipeline.proposals.base import SlideSample, to_work_mpp
+from muse_pipeline.proposals.inks import coarsen, find_ink
+from muse_pipeline.tissue.stains import DENSITY, is_brown
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # of the channel that absorbs most, at about 2 um a pixel; clean glass stays below 0.1
@@ -33,7 +34,7 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
     n_stained = np.count_nonzero(stained)
     if n_stained < MIN_STAINED * stained.size:
         return GLASS
-    for reason, foreign in ((INK, find_ink(density)), (BROWN, find_brown(density))):
+    for reason, foreign in ((INK, find_ink(density)), (BROWN, is_brown(density))):
         if np.count_nonzero(foreign & stained) > MAX_FOREIGN * n_stained:
             return reason
     return BLURRED if is_blurred(pixels) else ""
@@ -77,7 +78,7 @@ def brown_share(sample: SlideSample) -> float:
     for picture in sample.pictures:
         density = DENSITY[coarsen(to_work_mpp(picture, sample.mpp))]
         n_stained += np.count_nonzero(density.max(-1) > STAINED_DENSITY)
-        n_brown += np.count_nonzero(find_brown(density))
+        n_brown += np.count_nonzero(is_brown(density))
     return n_brown / max(n_stained, 1)
 
 
@@ -85,10 +86,3 @@ def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
     """Sentences about the windows in which nothing was sought; glass is no news."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows are {reason}: nothing was sought there" for reason, n in counts.items()]
-
-
-def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """``pixels`` at about 0.5 um a pixel."""
-    factor = shrink_factor(mpp)
-    size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
-    return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

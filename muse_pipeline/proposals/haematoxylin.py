@@ -11,9 +11,10 @@ import numpy as np
 
 from muse_pipeline.config import require_between
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink_factor
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.blobs import find_blobs
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.inks import clear_foreign_colours
@@ -57,8 +58,8 @@ class HaematoxylinSettings:
 
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
-class HaematoxylinFinder:
-    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+class HaematoxylinFinder(NucleusFinder):
+    """Finds the nuclei of one slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -133,10 +134,7 @@ class HaematoxylinFinder:
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
         """Haematoxylin (h, w) float32 at ``work_mpp``; none where ink, pigment or brown chromogen lies."""
-        factor = shrink_factor(self.mpp)
-        if factor > 1:
-            height, width = (-(-side // factor) for side in pixels.shape[:2])
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = shrink(pixels, shrink_factor(self.mpp))
         return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
 
     def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

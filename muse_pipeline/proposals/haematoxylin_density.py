@@ -8,10 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from muse_pipeline.tissue.macenko import optical_density
+from muse_pipeline.tissue.stains import TEXTBOOK, optical_density
 
-TEXTBOOK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])  # Ruifrok's haematoxylin and eosin, OD of r, g, b
-TEXTBOOK.setflags(write=False)
 OWN_SHARE = 0.4  # of the slide's own vectors: they follow the stain, but lean towards whatever tissue fills the slide
 
 

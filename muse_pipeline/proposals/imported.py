@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.config import require_between
-from muse_pipeline.coords import level0_to_work
+from muse_pipeline.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.nuclei.geojson import FRAMES, find_offset
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -52,7 +52,7 @@ class ImportSettings:
     radius_um: float = 4.0
 
     def __post_init__(self) -> None:
-        for name, known in (("unit", UNITS), ("frame", tuple(FRAMES))):
+        for name, known in (("unit", UNITS), ("frame", GEOJSON_FRAMES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"imported: {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
         require_between(self, "imported", radius_um=(0.5, 20))
@@ -60,8 +60,8 @@ class ImportSettings:
 
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
-class ImportedNuclei:
-    """Gives each window what a file has in it (``inference.walk.NucleusFinder``).
+class ImportedNuclei(NucleusFinder):
+    """Gives each window what a file has in it.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -135,7 +135,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     """
     name = path.name.lower()
     if name.endswith(GEOJSON):
-        objects = read_geojson(path, find_offset(info, settings.frame))
+        objects = read_geojson(path, qupath_offset_px(info.bounds, settings.frame))
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
     if name.endswith(TABLES):
         xy, score = read_csv_points(path, settings.x, settings.y)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN, MAX_RED_TO_GREEN
+from muse_pipeline.tissue.macenko import MAX_RED_TO_GREEN
 from muse_pipeline.tissue.pen import is_black, is_red
+from muse_pipeline.tissue.stains import DENSITY, is_brown
 
 COARSE = 4  # pixels averaged along each side: colours of single pixels are fringes of the scanner
 PEN_PX = 7  # of the averaged pixels, about 14 um: narrower is a nucleus of odd colour, no stroke
 FAINT_DENSITY = 0.06  # red density of a pen's faintest edge that could pass for a nucleus
-BROWN_DENSITY = 0.25  # blue density from which brown is no haze
-DENSITY = (-np.log((np.arange(256, dtype=np.float32) + 1) / 256)).astype(np.float32)
 
 
 def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -28,7 +27,7 @@ def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.nd
 def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
     """Where ``pixels``, averaged ``COARSE``-fold, are ink or brown, (h', w') bool."""
     density = DENSITY[coarsen(pixels)]
-    return find_ink(density) | find_brown(density)
+    return find_ink(density) | is_brown(density)
 
 
 def find_ink(density: np.ndarray) -> np.ndarray:
@@ -38,12 +37,6 @@ def find_ink(density: np.ndarray) -> np.ndarray:
     stroke = np.ones((PEN_PX, PEN_PX), np.uint8)
     strong = cv2.morphologyEx((is_red(density) | is_black(density)).astype(np.uint8), cv2.MORPH_OPEN, stroke)
     return bluish | (cv2.dilate(strong, stroke) > 0)
-
-
-def find_brown(density: np.ndarray) -> np.ndarray:
-    """Where coarse ``density`` (h', w', 3) absorbs blue most, as neither of the two stains does."""
-    red, green, blue = np.moveaxis(density, -1, 0)
-    return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
 
 def coarsen(pixels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from muse_pipeline.config import require_between
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -44,8 +45,8 @@ class OtsuSettings:
 
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
-class OtsuFinder:
-    """Finds the nuclei of one slide's windows (``inference.walk.NucleusFinder``).
+class OtsuFinder(NucleusFinder):
+    """Finds the nuclei of one slide's windows.
 
     Attributes:
         mpp: um per pixel of the windows.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.outlines import PLAUSIBLE_AREA_UM2
-from muse_pipeline.evaluation.segmentation import rings_to_labels
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.image import detect_picture
 from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.voronoi import keep_connected, place_points, split_mask
@@ -67,10 +65,5 @@ def mask_finder(name: str) -> FindMask:
 
 def _model_mask(predictor: Predictor, image: LabelledImage, mpp: float) -> np.ndarray:
     """(h, w) bool: the nuclei that a model finds, filled."""
-    height, width = image.pixels.shape[:2]
-    factor = mpp / predictor.card.mpp
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    pixels = image.pixels if size == (width, height) else cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
-    found = detect_image(predictor, pixels, colour_of_fit(predictor.card.colour, image.stain))
-    xy = found.xy * (np.array([width, height]) / size)
-    return rings_to_labels(rays_to_rings(xy, found.rays, (mpp, mpp)), (height, width)) > 0
+    found = detect_picture(predictor, image.pixels, mpp, image.stain)
+    return rings_to_labels(rays_to_rings(found.xy, found.rays, (mpp, mpp)), image.pixels.shape[:2]) > 0

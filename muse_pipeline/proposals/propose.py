@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 
 from muse_pipeline.config import parse_config
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.inference.walk import walk_shard
+from muse_pipeline.inference.walk import Guard, walk_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import sample_slide
 from muse_pipeline.proposals.dab_classes import DabFinder
 from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import Store
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.types import SlideInfo
 
 
@@ -25,13 +26,13 @@ def propose_shard(
     store: Store,
     method: str,
     settings: dict[str, Any],
-    statistics: dict[str, Any],
+    colour: SlideColour,
     shard: Shard,
     output: Path,
+    *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     info: SlideInfo | None = None,
-    offset_px: int = 0,
 ) -> list[str]:
     """Find nuclei without labels in one shard and write them to ``output``.
 
@@ -39,13 +40,12 @@ def propose_shard(
         store: the slide's image.
         method: name of a proposer.
         settings: of the proposer; what is left out has its default. ``classes: dab`` parts its nuclei by brown.
-        statistics: content of the slide's ``colour.json``.
+        colour: of the slide.
         shard: which run of windows.
         output: the shard's file, for ``muse stitch``.
         threads: windows at the same time; never changes a result.
         progress: called with (windows done, windows in all).
         info: the slide, which foreign files are about.
-        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
 
     Returns:
         Warnings for the ledger: what the guards found, and whether there is any nucleus.
@@ -55,17 +55,18 @@ def propose_shard(
     """
     proposer = PROPOSERS[method]
     chosen, by_dab = read_settings(method, settings)
-    sample = sample_slide(store, statistics, info)
+    sample = sample_slide(store, colour, info)
     if by_dab:
         finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
-        remarks, guard = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks(), finder.judge_window
+        remarks = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks()
+        guard = Guard(finder.judge_window, tuple(remarks))
     else:
-        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
-        remarks = judge_slide(sample) if guarded else []
-        guard = partial(judge_window, mpp=store.mpp) if guarded else None
         finder = proposer.fit(sample, chosen)
-    facts = walk_shard(store, finder, shard, output, threads, progress, offset_px, guard, tuple(remarks))
-    warnings = remarks + name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
+        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
+        guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if guarded else None
+    facts = walk_shard(store, finder, shard, output, threads=threads, progress=progress, guard=guard)
+    warnings = list(guard.remarks) if guard else []
+    warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings

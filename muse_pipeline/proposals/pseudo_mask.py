@@ -26,7 +26,7 @@ class MaskSettings:
     """How a slide's pseudo-masks are made.
 
     Attributes:
-        clusters: what is clustered, and which cluster is nuclei; ``clusters.PRESETS`` holds those of the releases.
+        clusters: what is clustered, and which cluster is nuclei; docs/psm.md names those of the releases.
         layer: "shallow", or "deep" as a control.
         min_area_um2: smaller objects are removed; the release says 200 px at 40x.
         max_hole_um2: smaller holes are filled; the release says 64 px at 40x.

@@ -11,7 +11,7 @@ from typing import Any
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
-from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
+from muse_pipeline.report.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask

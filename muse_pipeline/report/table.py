@@ -9,7 +9,7 @@ from typing import Any
 
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.cohort import SlideResult, class_names
-from muse_pipeline.report.progress import STEPS
+from muse_pipeline.report.ledgers import STEPS
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),

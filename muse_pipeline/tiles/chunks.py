@@ -78,7 +78,7 @@ def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
     """Where nuclei are kept, as (h, w) bool pixels of ``tissue_pixel_px(mpp)`` work pixels."""
     side_px = tissue_pixel_px(mpp)
-    return touched_cells(tissue.keep, tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
+    return touched_cells(tissue.dilated, tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
 
 
 def chunks_with_tissue(tissue: TissueMask, mpp: float, size_px: tuple[int, int], margin_um: float) -> np.ndarray:

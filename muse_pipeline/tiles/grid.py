@@ -16,7 +16,7 @@ from muse_pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class View:
+class WindowPart:
     """The part of a window that is looked at, in pixels from the window's corner."""
 
     x: int
@@ -87,11 +87,11 @@ class WindowGrid:
         return np.flatnonzero(touched)
 
     @property
-    def whole(self) -> View:
+    def whole(self) -> WindowPart:
         """All of a window."""
-        return View(0, 0, self.input_px, self.input_px)
+        return WindowPart(0, 0, self.input_px, self.input_px)
 
-    def view(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> View:
+    def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
         """The part of ``windows`` that holds their tissue and a halo around it, the same for all of them.
 
         It ends with the lattice: what lies beyond the edge of a cropped picture is not glass.
@@ -106,11 +106,11 @@ class WindowGrid:
         lattice = -self.origin_xy(windows)
         low = np.maximum(boxes[:, 0] - self.halo_px, lattice).min(0) // stride_px * stride_px
         high = -(-np.minimum(boxes[:, 1] + self.halo_px, lattice + self.size_px).max(0) // stride_px) * stride_px
-        return View(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+        return WindowPart(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
 
-    def view_xy(self, window: np.ndarray | int, view: View) -> np.ndarray:
-        """Top left corners (..., 2) of the ``view`` of ``window``, in work pixels; may be negative."""
-        return self.origin_xy(window) + np.array([view.x, view.y])
+    def part_xy(self, window: np.ndarray | int, part: WindowPart) -> np.ndarray:
+        """Top left corners (..., 2) of the ``part`` of ``window``, in work pixels; may be negative."""
+        return self.origin_xy(window) + np.array([part.x, part.y])
 
     def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
         """Least and largest (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""

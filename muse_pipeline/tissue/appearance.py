@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.tissue.channels import highest, lowest
-from muse_pipeline.tissue.macenko import MAX_BLUE_TO_GREEN, MacenkoFit, fit_macenko, is_stained, optical_density
+from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko, is_stained
+from muse_pipeline.tissue.stains import is_brown, optical_density
 
 SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
 FIELD_UM = 128.0
@@ -23,7 +24,6 @@ FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # Gaussians between which detail i
 STAINED_DENSITY = 0.15  # of the channel that absorbs most
 CERTAIN_DENSITY = 0.3  # |OD| from which the direction of a colour is no noise
 DARKEST = 90.0  # percentile: the tenth that absorbs most is nuclei
-BROWN_DENSITY = 0.25  # of blue, from which brown is no haze
 BLOCK_PX = 4  # averaged before a pixel is called brown: colours of single pixels are fringes of the scanner
 MIN_PIXELS = 500
 
@@ -87,9 +87,7 @@ class AppearanceSample:
         size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
         density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
         counted = cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        red, green, blue = np.moveaxis(density, -1, 0)
-        brown = (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
-        self._n_brown += np.count_nonzero(brown & counted)
+        self._n_brown += np.count_nonzero(is_brown(density) & counted)
         self._n_blocks += np.count_nonzero(counted & (highest(density) > STAINED_DENSITY))
 
 

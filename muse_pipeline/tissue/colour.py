@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 
 from muse_pipeline.errors import SlideError
 from muse_pipeline.tissue.appearance import FIELD_UM, SAMPLE_UM, AppearanceSample
-from muse_pipeline.tissue.macenko import MIN_PIXELS, fit_macenko
+from muse_pipeline.tissue.macenko import MIN_PIXELS, MacenkoFit, fit_macenko
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level
 from muse_pipeline.tissue.strips import strips
@@ -19,9 +21,60 @@ SEED = 0
 MAX_PIXELS = 1_000_000
 
 
-def measure_colour(slide: Slide, info: SlideInfo, tissue: TissueMask) -> dict[str, Any]:
-    """Fit the stains over the tissue of a slide and measure how it looks: the content of ``colour.json``."""
-    sample, warnings = sample_tissue(slide, info, tissue)
+@dataclass(frozen=True, eq=False)
+class SlideColour:
+    """How a slide is stained: the content of ``colour.json``.
+
+    Attributes:
+        macenko: its stains, or None where they cannot be estimated.
+        appearance: its measures by name (``tissue.appearance``); None where the file is of before they were taken.
+        dark_background: whether it is fluorescence, and not bright-field.
+        n_pixels: of tissue that were measured.
+        mpp: um per pixel of theirs.
+        warnings: sentences for the report.
+    """
+
+    macenko: MacenkoFit | None = None
+    appearance: dict[str, float] | None = None
+    dark_background: bool = False
+    n_pixels: int = 0
+    mpp: float = SAMPLE_UM
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        fit = self.macenko
+        return vars(self) | {
+            "macenko": fit and {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()},
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SlideColour:
+        """The inverse of ``to_dict``; what an older file lacks has its default."""
+        fit = values["macenko"]
+        fit = fit and MacenkoFit(np.array(fit["stains"], float), np.array(fit["strong"], float))
+        return cls(**{**values, "macenko": fit, "warnings": tuple(values.get("warnings", ()))})
+
+
+def measure_colour(
+    slide: Slide,
+    info: SlideInfo,
+    tissue: TissueMask,
+    dark_background: bool = False,
+    warnings: Sequence[str] = (),
+) -> SlideColour:
+    """Fit the stains over the tissue of a slide and measure how it looks.
+
+    Args:
+        slide: the slide.
+        info: about it.
+        tissue: where to look.
+        dark_background: what its overview said of it (``stained.is_fluorescence``).
+        warnings: of the search for its tissue, which come first.
+    """
+    sample, unread = sample_tissue(slide, info, tissue)
+    warnings = [*warnings, *unread]
     pixels = sample.pixels
     fit = fit_macenko(pixels)
     if fit is None and not tissue.is_empty:
@@ -29,14 +82,9 @@ def measure_colour(slide: Slide, info: SlideInfo, tissue: TissueMask) -> dict[st
         reason = "too few stained pixels" if few else "the colours are not those of haematoxylin and eosin"
         warnings.append(f"the stains cannot be estimated: {reason}; colours are left as they are")
     # rounded, so that the order in which a library adds up cannot be seen
-    macenko = fit and {"stains": fit.stains.round(6).tolist(), "strong": fit.strong.round(6).tolist()}
-    return {
-        "macenko": macenko,
-        "appearance": sample.measure(fit),
-        "n_pixels": len(pixels),
-        "mpp": round(sample.mpp, 6),
-        "warnings": warnings,
-    }
+    rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
+    measures, mpp = sample.measure(fit), round(sample.mpp, 6)
+    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings))
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from muse_pipeline.tissue.stains import MAX_BLUE_TO_GREEN, optical_density
+
 MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
 MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
 MAX_RED_TO_GREEN = 1.3  # more is ink, or a pigment: haematoxylin lies at 0.6 to 1.1, eosin far below
-MAX_BLUE_TO_GREEN = 1.2  # more is bile, haemosiderin or a fringe of colour; eosin lies at 0.5 to 0.85
 MAX_GREYNESS = 0.85  # weakest over strongest channel: more is dust or black ink; both stains lie below 0.65
 MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
 ANGLE_PERCENTILE = 1.0  # Macenko's alpha
 STRONG_PERCENTILE = 99.0
 MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures lie at 17 to 30; one stain alone is below 10
 HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as red (0.45)
-
-_DENSITY = -np.log((np.arange(256) + 1) / 256)
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,6 @@ class MacenkoFit:
 
     stains: np.ndarray
     strong: np.ndarray
-
-
-def optical_density(pixels: np.ndarray) -> np.ndarray:
-    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64."""
-    return _DENSITY[pixels]
 
 
 def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:

@@ -72,18 +72,14 @@ class TissueMask:
         return not self.mask.any()
 
     @property
-    def keep(self) -> np.ndarray:
-        """(h, w) bool, the mask dilated by 16 um."""
+    def dilated(self) -> np.ndarray:
+        """(h, w) bool: the mask grown by the 16 um within which nuclei are kept."""
         return dilate(self.mask, self.mask_mpp, KEEP_UM)
 
     @cached_property
     def kept(self) -> KeptArea:
         """Where nuclei are kept, within the ROI."""
-        return KeptArea(np.packbits(self.keep, axis=1), self.mask.shape[1], self.mask_mpp, self.roi)
-
-    def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept: (N,) bool; see ``KeptArea``."""
-        return self.kept.contains(xy_level0, slide_mpp)
+        return KeptArea(np.packbits(self.dilated, axis=1), self.mask.shape[1], self.mask_mpp, self.roi)
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""

@@ -14,6 +14,7 @@ from shapely.affinity import translate
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import SlideError
 from muse_pipeline.files import complete_file
 from muse_pipeline.tissue.mask import TissueMask
@@ -59,7 +60,8 @@ def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None
     """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does."""
     outline = trace_outline(tissue, info)
     if info.bounds is not None:
-        outline = shapely.set_precision(translate(outline, -info.bounds.x, -info.bounds.y), 0.1)
+        x, y = qupath_offset_px(info.bounds)
+        outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
     features = [] if outline.is_empty else [_annotation(outline, info)]
     collection = {"type": "FeatureCollection", "features": features}
     with complete_file(path) as partial:

@@ -10,6 +10,7 @@ import shapely
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.types import SlideInfo
 
@@ -17,9 +18,7 @@ _AREAL = ("Polygon", "MultiPolygon")
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
-    """Read the union of all polygons of a QuPath GeoJSON file.
-
-    QuPath counts from the corner of the scanner's bounds; they are added here.
+    """Read the union of all polygons of a GeoJSON file in QuPath's frame.
 
     Returns:
         Polygon or multipolygon in absolute level-0 px.
@@ -41,9 +40,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
         if not shape.is_valid:
             why = shapely.is_valid_reason(shape)
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
-    roi = shapely.union_all(shapes)
-    if info.bounds is not None:
-        roi = translate(roi, info.bounds.x, info.bounds.y)
+    roi = translate(shapely.union_all(shapes), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
             f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from muse_pipeline.tissue.regions import Regions
+from muse_pipeline.tissue.components import Components
 from muse_pipeline.tissue.strips import map_strips
 
 JOIN_UM = 16.0  # cracks and thin walls of fat
@@ -26,17 +26,17 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
     """(h, w) bool without its components of fewer than ``min_pixels``."""
-    regions = Regions(mask, connectivity)
-    area, at_border = np.zeros(regions.n, int), np.zeros(regions.n, bool)
-    for strip, region in regions:
-        area += np.bincount(region.ravel(), minlength=regions.n)
-        at_border[region[:, [0, -1]]] = True
-        at_border[region[[row - strip.start for row in (0, len(mask) - 1) if strip.start <= row < strip.stop]]] = True
+    components = Components(mask, connectivity)
+    area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
+    for strip, number in components:
+        area += np.bincount(number.ravel(), minlength=components.n)
+        at_border[number[:, [0, -1]]] = True
+        at_border[number[[row - strip.start for row in (0, len(mask) - 1) if strip.start <= row < strip.stop]]] = True
     large = area >= min_pixels
     if keep_at_border:
         large |= at_border & (area >= min_pixels / 8)
     large[0] = False
-    return regions.choose(large)
+    return components.choose(large)
 
 
 def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:

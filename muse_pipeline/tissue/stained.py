@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from muse_pipeline.tissue.channels import highest, spread
+from muse_pipeline.tissue.components import Components
 from muse_pipeline.tissue.glass import absorbed, median_level
-from muse_pipeline.tissue.regions import Regions
 from muse_pipeline.tissue.strips import strips
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel
@@ -23,12 +23,12 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
     faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
     for strip in strips(len(pixels)):
         faint[strip], strong[strip] = _faint_and_strong(pixels[strip], glass)
-    regions = Regions(faint)
-    certain = np.zeros(regions.n, bool)
-    for strip, region in regions:
-        certain[region[strong[strip]]] = True
+    components = Components(faint)
+    certain = np.zeros(components.n, bool)
+    for strip, number in components:
+        certain[number[strong[strip]]] = True
     certain[0] = False
-    return regions.choose(certain)
+    return components.choose(certain)
 
 
 def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,6 @@ from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.tissue.appearance import measure_picture
 from muse_pipeline.tissue.macenko import MacenkoFit
 
-REFERENCE_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # Ruifrok and Johnston 2001
-
 
 def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
     """The reference that slides are taken to, see ``mean_stains``; images count as often as they are drawn."""

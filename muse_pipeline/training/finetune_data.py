@@ -17,7 +17,8 @@ from muse_pipeline.data.mirrored import continue_mirrored
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.training.census import REFERENCE_STAINS, colour_reference, image_colour, require_every_class
+from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
+from muse_pipeline.training.census import colour_reference, image_colour, require_every_class
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.run_folder import RunFolder
 
@@ -44,7 +45,7 @@ class FinetuneData:
         return LabelledWindows(
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([image_colour(image, self.reference) for image in self.images]),
-            np.array(self.reference.stains or REFERENCE_STAINS),
+            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
             config.mpp,
             config.window_px,
             config.batch,

@@ -14,7 +14,7 @@ from muse_pipeline.data.prefetch import Prefetched
 from muse_pipeline.data.view_batches import ViewBatches
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.training.census import REFERENCE_STAINS
+from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
@@ -98,7 +98,7 @@ def make_batches(config: PretrainConfig, data: PretrainData, device: torch.devic
     return ViewBatches(
         data.images,
         data.colours,
-        np.array(data.reference.stains or REFERENCE_STAINS),
+        np.array(data.reference.stains or ROUNDED_TEXTBOOK),
         config.views,
         config.batch,
         config.augmentation,

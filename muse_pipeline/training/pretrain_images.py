@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from muse_pipeline.coords import level0_to_work
@@ -21,11 +20,11 @@ from muse_pipeline.data.slide_labels import choose_slides, list_slides
 from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit, read_colour
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.image import detect_picture
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.tiles.store import Store, open_store
-from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
+from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.census import mean_stains
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
@@ -134,13 +133,12 @@ def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
     _require_fine(store.slide_id, store.mpp, finest_mpp)
-    fit = read_colour(source.colour or source.store.parent / COLOUR)["macenko"]
     return NucleusSlide(
         store.slide_id,
         source.patient_of(store.slide_id),
         store.mpp,
         store.size_px,
-        fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
+        read_colour(source.colour or source.store.parent / COLOUR).macenko,
         source.weight,
         store,
         _index(source.proposals, store, folder),
@@ -179,18 +177,9 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
         place = folder / _key(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
         if not place.is_dir():
-            NucleusIndex.build(find_nuclei(predictor, pixels, mpp), size_px, mpp).save(place)
+            found = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
+            NucleusIndex.build(found.xy, size_px, mpp).save(place)
         yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(place, size_px, mpp, mapped=False))
-
-
-def find_nuclei(predictor: Predictor, pixels: np.ndarray, mpp: float) -> np.ndarray:
-    """(N, 2) px of the nuclei that a model finds in a picture (h, w, 3) uint8 of any mpp."""
-    factor = mpp / predictor.card.mpp
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
-    resized = pixels if size == [*pixels.shape[1::-1]] else cv2.resize(pixels, size, interpolation=how)
-    colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))
-    return detect_image(predictor, resized, colour).xy * (np.array(pixels.shape[1::-1]) / size)
 
 
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:

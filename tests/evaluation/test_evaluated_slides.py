@@ -8,8 +8,8 @@ import pytest
 import shapely
 
 from muse_pipeline.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.evaluation.pairing import pair_folder
 from muse_pipeline.evaluation.patients import find_patients
-from muse_pipeline.evaluation.slides import pair_folder
 from muse_pipeline.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons

@@ -14,7 +14,7 @@ from muse_pipeline.inference.appearance import (
 from muse_pipeline.inference.predictor import BUILT_IN, read_card
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stained import is_fluorescence
 
@@ -28,7 +28,7 @@ def reference():
 
 
 def judge(reference, **measures):
-    return judge_appearance(reference, {"appearance": {**SEEN, **measures}})
+    return judge_appearance(reference, SlideColour(appearance={**SEEN, **measures}))
 
 
 def test_a_slide_like_the_training_pictures_is_ok(reference):
@@ -55,19 +55,19 @@ def test_reasons_are_plain(reference):
 
 def test_stains_that_are_not_those_of_h_and_e(reference):
     measures = {name: value for name, value in SEEN.items() if not name.startswith(("haematoxylin", "eosin"))}
-    verdict = judge_appearance(reference, {"appearance": measures})
+    verdict = judge_appearance(reference, SlideColour(appearance=measures))
     assert "not told apart as haematoxylin and eosin" in verdict.reasons[0]
 
 
 def test_a_dark_background_is_flagged_whatever_the_model_knows(reference):
     for known in (reference, None):
-        verdict = judge_appearance(known, {"dark_background": True, "appearance": {}})
+        verdict = judge_appearance(known, SlideColour(dark_background=True, appearance={}))
         assert (verdict.verdict, verdict.reasons) == ("other stain", (DARK,))
 
 
-@pytest.mark.parametrize("colour", [{"appearance": SEEN}, {}])
-def test_what_is_not_known_is_not_fine(reference, colour):
-    verdict = judge_appearance(None if colour else reference, colour)
+@pytest.mark.parametrize("appearance", [SEEN, None])
+def test_what_is_not_known_is_not_fine(reference, appearance):
+    verdict = judge_appearance(None if appearance else reference, SlideColour(appearance=appearance))
     assert verdict.verdict == "not known" and verdict.reasons and not verdict.sentences()
 
 
@@ -90,7 +90,7 @@ def test_real_slides(shared_data, name):
     info = inspect_slide(shared_data / name, "slide")
     with open_slide(shared_data / name, info.reader) as slide:
         found = find_tissue(slide, info)
-        colour = measure_colour(slide, info, found.tissue)
-    verdict = judge_appearance(reference, {**colour, "dark_background": is_fluorescence(found.overview.pixels)})
+        colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels))
+    verdict = judge_appearance(reference, colour)
     assert verdict.verdict == SLIDES[name], verdict
     assert ("brown" in " ".join(verdict.reasons)) == name.endswith("OS-2-ndpi.ome.tif")

@@ -8,7 +8,8 @@ import pytest
 
 from muse_pipeline.errors import ConfigError, StoreError
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_for_slide, read_colour
+from muse_pipeline.inference.colour import colour_of_fit, read_colour
+from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import stain_map
 
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
@@ -17,7 +18,7 @@ FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
 def test_a_slide_without_a_fit_keeps_its_colours(tmp_path):
     (tmp_path / "colour.json").write_text('{"macenko": null}')
     reference = ColourReference("macenko", tuple(map(tuple, FIT["stains"])), tuple(FIT["strong"]))
-    colour = colour_for_slide(reference, read_colour(tmp_path / "colour.json"))
+    colour = colour_of_fit(reference, read_colour(tmp_path / "colour.json").macenko)
     np.testing.assert_array_equal(colour, np.eye(3, 4))
 
 
@@ -35,14 +36,13 @@ def test_what_is_no_colour_json_is_refused(tmp_path, text):
 
 def test_a_complete_fit_is_read(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT}))
-    assert read_colour(tmp_path / "colour.json")["macenko"] == FIT
+    assert read_colour(tmp_path / "colour.json").to_dict()["macenko"] == FIT
 
 
 def test_a_share_goes_that_far_from_the_slides_own_colours():
     reference = ColourReference("macenko", ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.4, 1.0))
-    maps = {
-        share: colour_for_slide(dataclasses.replace(reference, share=share), {"macenko": FIT}) for share in (0, 0.25, 1)
-    }
+    fit = MacenkoFit(np.array(FIT["stains"]), np.array(FIT["strong"]))
+    maps = {share: colour_of_fit(dataclasses.replace(reference, share=share), fit) for share in (0, 0.25, 1)}
     np.testing.assert_array_equal(maps[0], np.eye(3, 4))
     np.testing.assert_allclose(maps[0.25], np.eye(3, 4) + 0.25 * (maps[1] - np.eye(3, 4)), atol=1e-6)
     np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import Predictor, find_model
 from muse_pipeline.tissue.macenko import fit_macenko
@@ -29,8 +29,7 @@ def test_it_finds_about_as_many_nuclei_as_there_are(predictor, shared_data):
     folder = shared_data / "brca-m2c"
     path = sorted((folder / "images").iterdir())[0]
     pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
-    fit = fit_macenko(pixels.reshape(-1, 3))
-    colour = colour_for_slide(predictor.card.colour, {"macenko": fit and {"stains": fit.stains, "strong": fit.strong}})
+    colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))
     found = detect_image(predictor, pixels, colour)
     n_true = len(next((folder / "labels").glob(f"{path.stem}*")).read_text().splitlines())
     assert 0.6 * n_true < len(found) < 1.7 * n_true

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 
 from muse_pipeline.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
-from muse_pipeline.inference.colour import colour_for_slide
+from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import IDENTITY
 
 
@@ -91,13 +92,11 @@ def test_white_glass_holds_no_nuclei():
 
 def test_the_colour_map_takes_a_slide_to_the_reference():
     reference = dataclasses.replace(Predictor(find_model("compact")).card.colour, share=1.0)
-    own = {"stains": [[0.6, 0.7, 0.39], [0.2, 0.9, 0.38]], "strong": [1.2, 0.8]}
-    matrix = colour_for_slide(reference, {"macenko": own})
-    for stain, strong, to, to_strong in zip(
-        own["stains"], own["strong"], reference.stains, reference.strong, strict=True
-    ):
-        assert np.allclose(matrix[:, :3] @ (np.array(stain) * strong), np.array(to) * to_strong, atol=1e-5)
-    assert np.array_equal(colour_for_slide(reference, {"macenko": None}), IDENTITY)
+    own = MacenkoFit(np.array([[0.6, 0.7, 0.39], [0.2, 0.9, 0.38]]), np.array([1.2, 0.8]))
+    matrix = colour_of_fit(reference, own)
+    for stain, strong, to, to_strong in zip(own.stains, own.strong, reference.stains, reference.strong, strict=True):
+        assert np.allclose(matrix[:, :3] @ (stain * strong), np.array(to) * to_strong, atol=1e-5)
+    assert np.array_equal(colour_of_fit(reference, None), IDENTITY)
 
 
 @pytest.mark.parametrize(

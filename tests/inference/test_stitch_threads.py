@@ -16,5 +16,5 @@ def test_any_number_of_threads_gives_the_same_bytes(tiled_slide, whole, shards, 
     """In many small pieces, of which not all are under way at once."""
     assert read_provenance(whole)["n_nuclei"] > 500
     monkeypatch.setattr("muse_pipeline.inference.stitch.PIECE", 16)
-    stitch_shards(shards, tiled_slide.info, tiled_slide.tissue, tmp_path / "nuclei.parquet", threads)
+    stitch_shards(shards, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet", threads)
     assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()

@@ -5,8 +5,9 @@ import pytest
 import shapely
 from nuclei_example import CLASSES, MPP, draw_nuclei, slide_info, write_example
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.nuclei.geojson import find_offset, write_geojson
+from muse_pipeline.nuclei.geojson import write_geojson
 from muse_pipeline.nuclei.geojson_parts import split_parts
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.parquet import iterate_rows
@@ -18,7 +19,7 @@ def test_our_own_files_come_back(tmp_path, frame):
     nuclei, info = draw_nuclei(500), slide_info(bounds=(137, 291, 40_000, 40_000))
     table = write_example(tmp_path / "nuclei.parquet", nuclei)
     write_geojson(table, info, tmp_path / "nuclei.geojson.gz", frame=frame)
-    objects = read_geojson(tmp_path / "nuclei.geojson.gz", find_offset(info, frame))
+    objects = read_geojson(tmp_path / "nuclei.geojson.gz", qupath_offset_px(info.bounds, frame))
     polygons = shapely.from_wkb(next(iterate_rows(table, 500))["geometry"].to_numpy())
     assert shapely.equals_exact(objects.geometry, polygons, 1e-9).all()
     assert set(objects.object_type) == {"detection"}

@@ -1,9 +1,9 @@
-"""Rays of drawn discs and ellipses, from their own centroids and from given points."""
+"""Rays of drawn discs and ellipses, from their own centroids and from given points; and rings painted as labels."""
 
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei, march_rays
+from muse_pipeline.nuclei.label_image import label_image_to_nuclei, march_rays, rings_to_labels
 
 MPP = (0.5, 0.5)
 
@@ -48,3 +48,26 @@ def test_numbers_may_have_gaps_and_nothing_is_nothing():
     assert len(label_image_to_nuclei(labels, MPP, 8)) == 2
     assert len(label_image_to_nuclei(np.zeros((5, 5), int), MPP, 8)) == 0
     assert len(label_image_to_nuclei(np.ones((20, 20), int), MPP, 8)) == 1
+
+
+def test_rings_cover_the_pixels_whose_centres_they_hold():
+    square = np.array([(10, 12), (20, 12), (20, 22), (10, 22)], float)
+    expected = np.zeros((40, 40), int)
+    expected[12:22, 10:20] = 1
+    for shift in (0.0, 0.4, -0.4):
+        np.testing.assert_array_equal(rings_to_labels(square[None] + shift, (40, 40)), expected)
+
+
+def test_a_disc_has_its_area_and_may_reach_over_the_edge():
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    disc = 8 * np.stack([np.cos(angles), np.sin(angles)], -1)
+    centres = np.array([(20.3, 20.6), (0.0, 40.0), (-30.0, 5.0)])
+    labels = rings_to_labels(centres[:, None] + disc, (60, 60))
+    areas = np.bincount(labels.ravel(), minlength=4)[1:]
+    assert areas == pytest.approx([np.pi * 64, np.pi * 32, 0], rel=0.05)
+
+
+def test_a_later_ring_lies_above():
+    square = np.array([(10, 10), (20, 10), (20, 20), (10, 20)], float)
+    labels = rings_to_labels(np.stack([square, square + 5]), (40, 40))
+    assert np.bincount(labels.ravel())[1:].tolist() == [75, 100]

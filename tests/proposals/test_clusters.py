@@ -1,12 +1,17 @@
 """k-means and its foreground rules on a picture of three colours."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
+from muse_pipeline.config import parse_config
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings, fit_clusters, jet, mini_batch_k_means, nearest
 from muse_pipeline.proposals.haematoxylin_density import blend_stains
-from muse_pipeline.proposals.pseudo_mask import stain_densities
+from muse_pipeline.proposals.pseudo_mask import MaskSettings, stain_densities
 
 COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
 
@@ -79,3 +84,10 @@ def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
 def test_an_unknown_choice_is_said():
     with pytest.raises(ConfigError, match="features 'jot'"):
         ClusterSettings(features="jot")
+
+
+def test_the_presets_can_be_written_as_the_docs_say():
+    text = (Path(__file__).parents[2] / "docs/psm.md").read_text(encoding="utf-8")
+    said = [yaml.safe_load(each) for each in re.findall(r"`(clusters: {.+?})`", text)]
+    settings = [parse_config(each, MaskSettings, "masks").clusters for each in said]
+    assert settings == list(PRESETS.values())

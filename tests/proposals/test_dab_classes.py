@@ -19,13 +19,14 @@ from muse_pipeline.proposals.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
 from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
-from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import open_store
 from muse_pipeline.tiles.write import write_store
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stains import TEXTBOOK
 
 FITS = {
     "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),
@@ -120,9 +121,9 @@ def test_shards_never_show_and_the_table_says_how_classes_were_made(stored, tmp_
     for n_shards in (1, 3):
         shards = [tmp_path / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
         for index, path in enumerate(shards, 1):
-            assert propose_shard(store, method, {"classes": "dab"}, {}, Shard(index, n_shards), path) == []
+            assert propose_shard(store, method, {"classes": "dab"}, SlideColour(), Shard(index, n_shards), path) == []
         tables.append(tmp_path / f"{n_shards}.parquet")
-        stitch_shards(shards, info, tissue, tables[-1])
+        stitch_shards(shards, info, tissue.kept, tables[-1])
     assert tables[0].read_bytes() == tables[1].read_bytes()
     check_all_right(read_nuclei(tables[0]), centres, brown, 0.5)
     said = read_provenance(tables[0])
@@ -136,7 +137,7 @@ def test_classes_that_are_not_there_are_one_sentence(stored, tmp_path):
     store = stored[0]
     for method, classes, said in (("otsu", "fast-red", "give dab"), ("imported", "dab", "method haematoxylin or otsu")):
         with pytest.raises(ConfigError, match=said):
-            propose_shard(store, method, {"classes": classes}, {}, Shard(1, 1), tmp_path / "1-of-1.parquet")
+            propose_shard(store, method, {"classes": classes}, SlideColour(), Shard(1, 1), tmp_path / "1-of-1.parquet")
 
 
 @pytest.mark.parametrize("method", FITS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK, blend_stains, haematoxylin
+from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
+from muse_pipeline.tissue.stains import TEXTBOOK
 
 
 def paint(density: np.ndarray) -> np.ndarray:

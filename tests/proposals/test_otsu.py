@@ -7,9 +7,9 @@ from muse_pipeline.evaluation.overlap import overlap_labels
 from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.cut import cut_mask
-from muse_pipeline.proposals.haematoxylin_density import TEXTBOOK
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.otsu_mask import fit_otsu, otsu_threshold
+from muse_pipeline.tissue.stains import TEXTBOOK
 
 MPP = 0.25
 

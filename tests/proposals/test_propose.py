@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from inference_slides import take_to_store
 from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.errors import StoreError
 from muse_pipeline.evaluation.truth import read_points
+from muse_pipeline.inference.stitch import gather_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.slides.inspect import read_info
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,12 @@ def test_points_that_others_found_all_come_through_however_near(slide, tmp_path)
     shard = tmp_path / "1-of-1.parquet"
     assert propose(slide, shard, "--method", "imported", "--settings", settings) == 0
     assert len(read_nuclei(stitch(slide, [shard], tmp_path / "proposals.parquet"))) == len(points)
+
+
+def test_a_shard_of_another_slide_sends_back_to_propose(slide, whole):
+    info = replace(read_info(slide / "slide.json"), fingerprint="another")
+    with pytest.raises(StoreError, match="run `muse propose` for it again"):
+        gather_shards([whole.parent / "1-of-1.parquet"], info)
 
 
 def test_a_ledger_without_warnings_names_none(whole):

@@ -15,7 +15,7 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.report.progress import STEPS
+from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.tiles.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Frame, SlideInfo

@@ -15,8 +15,8 @@ from muse_pipeline.report.cohort import (
     summarise_cohort,
     summarise_flags,
 )
+from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.page import write_page
-from muse_pipeline.report.progress import STEPS
 from muse_pipeline.report.table import write_table
 
 

@@ -12,7 +12,7 @@ from web_server import Served, serve
 
 from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
 from muse_pipeline.errors import SlideError
-from muse_pipeline.report.progress import first_problem, read_progress
+from muse_pipeline.report.ledgers import first_problem, read_progress
 from muse_pipeline.slides import fetch, remote, remote_copy
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.fetch_failure import explain

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.tiles.grid import Shard, View, WindowGrid
+from muse_pipeline.tiles.grid import Shard, WindowGrid, WindowPart
 
 GRID = WindowGrid((1000, 700), input_px=320, halo_px=32)
 
@@ -51,18 +51,18 @@ def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px)
 
 
 @pytest.mark.parametrize(("offset_px", "mask_px"), [(0, 16), (128, 16), (100, 13), (96, 27)])
-def test_a_view_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_lattice(offset_px, mask_px):
+def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_lattice(offset_px, mask_px):
     grid, stride_px = WindowGrid((1000, 700), 320, 32, offset_px), 16
     tissue = np.random.default_rng(mask_px).random((-(-700 // mask_px), -(-1000 // mask_px))) < 0.003
     pixels = np.repeat(np.repeat(tissue, mask_px, 0), mask_px, 1)[:700, :1000]
     xy = np.argwhere(pixels)[:, ::-1] + 0.5
     for window in grid.windows_with_tissue(tissue, mask_px):
-        view = grid.view(np.array([window]), tissue, mask_px, stride_px)
-        corner, size = grid.view_xy(window, view), np.array([view.width, view.height])
+        part = grid.part(np.array([window]), tissue, mask_px, stride_px)
+        corner, size = grid.part_xy(window, part), np.array([part.width, part.height])
         owned = xy[grid.owns(xy, window)]
         inside, to_edge = owned - corner, np.array(grid.size_px) - owned
-        assert not np.any([view.x % stride_px, view.y % stride_px, view.width % stride_px, view.height % stride_px])
-        assert min(view.x, view.y) >= 0 and max(view.x + view.width, view.y + view.height) <= grid.input_px
+        assert not np.any([part.x % stride_px, part.y % stride_px, part.width % stride_px, part.height % stride_px])
+        assert min(part.x, part.y) >= 0 and max(part.x + part.width, part.y + part.height) <= grid.input_px
         assert (inside >= np.minimum(grid.halo_px, owned)).all()
         assert (size - inside >= np.minimum(grid.halo_px, to_edge)).all()
         assert (corner > -stride_px).all() and (corner + size < np.add(grid.size_px, stride_px)).all()
@@ -70,12 +70,12 @@ def test_a_view_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_l
         assert (size - inside.max(0) < grid.halo_px + stride_px + mask_px).all()
 
 
-def test_windows_of_a_batch_share_a_view():
+def test_windows_of_a_batch_share_a_part():
     tissue = np.zeros((44, 63), bool)
     tissue[16, 16] = tissue[0, 0] = tissue[2, 3] = True
-    first, second = GRID.view(np.array([0]), tissue, 16, 16), GRID.view(np.array([5]), tissue, 16, 16)
-    assert (first, second) == (View(32, 32, 96, 80), View(0, 0, 80, 80))
-    assert GRID.view(np.array([0, 5]), tissue, 16, 16) == View(0, 0, 128, 112)
+    first, second = GRID.part(np.array([0]), tissue, 16, 16), GRID.part(np.array([5]), tissue, 16, 16)
+    assert (first, second) == (WindowPart(32, 32, 96, 80), WindowPart(0, 0, 80, 80))
+    assert GRID.part(np.array([0, 5]), tissue, 16, 16) == WindowPart(0, 0, 128, 112)
 
 
 def test_choosing_windows_needs_little_more_than_the_mask():

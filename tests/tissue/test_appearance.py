@@ -6,7 +6,7 @@ import pytest
 from drawn_tissue import draw_labelled_tissue
 
 from muse_pipeline.tissue.appearance import AppearanceSample, cut_fields, measure_picture
-from muse_pipeline.tissue.macenko import optical_density
+from muse_pipeline.tissue.stains import optical_density
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from test_macenko import STAINS, degrees_between, mix
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue import colour
-from muse_pipeline.tissue.colour import choose_fields, measure_colour
+from muse_pipeline.tissue.colour import SlideColour, choose_fields, measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -24,10 +24,11 @@ def stained_slide(**kw):
 
 def test_only_tissue_counts():
     slide, tissue = stained_slide()
-    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
-    assert degrees_between(np.array(values["macenko"]["stains"]), STAINS).max() < 3
-    assert values["n_pixels"] <= 512 * 512 and values["mpp"] == 0.5 and values["warnings"] == []
-    assert values == measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    found = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert degrees_between(found.macenko.stains, STAINS).max() < 3
+    assert found.n_pixels <= 512 * 512 and found.mpp == 0.5 and found.warnings == ()
+    assert found.to_dict() == measure_colour(slide, slide.info((0.5, 0.5)), tissue).to_dict()
+    assert SlideColour.from_dict(found.to_dict()).to_dict() == found.to_dict()
 
 
 def test_the_sample_is_bounded_and_spread(monkeypatch):
@@ -41,25 +42,25 @@ def test_the_sample_is_bounded_and_spread(monkeypatch):
 
 def test_corrupt_fields_are_left_out_and_counted():
     slide, tissue = stained_slide(corrupt=[(0, 0, 100, 100)])
-    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
-    assert values["macenko"] and "1 of 4 fields" in values["warnings"][0]
+    found = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert found.macenko and "1 of 4 fields" in found.warnings[0]
 
 
 @pytest.mark.parametrize("grey", [240, 120])
 def test_an_implausible_fit_is_none_and_a_warning(grey):
     slide = ArraySlide([np.full((256, 256, 3), grey, np.uint8)])
     tissue = TissueMask(np.ones((16, 16), bool), np.array([8.0, 8.0]), None, 0.016)
-    values = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
-    assert values["macenko"] is None and "colours are left as they are" in values["warnings"][0]
+    found = measure_colour(slide, slide.info((0.5, 0.5)), tissue)
+    assert found.macenko is None and "colours are left as they are" in found.warnings[0]
 
 
 def test_a_real_slide_with_green_ink_in_it(shared_data):
     path = shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs"
     info = inspect_slide(path, "cmu")
     with open_slide(path) as slide:
-        values = measure_colour(slide, info, find_tissue(slide, info).tissue)
-    haematoxylin, eosin = np.array(values["macenko"]["stains"])
-    assert haematoxylin[0] < 0.75 < eosin[1] and values["n_pixels"] > 9e5
+        found = measure_colour(slide, info, find_tissue(slide, info).tissue)
+    haematoxylin, eosin = found.macenko.stains
+    assert haematoxylin[0] < 0.75 < eosin[1] and found.n_pixels > 9e5
 
 
 def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
@@ -67,4 +68,4 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
     slide = ArraySlide([image, image[:1022:7, :1022:7]])
     slide.downsamples = [(1.0, 1.0), (7.0, 7.0)]
     tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # 1,022 of 1,024 pixels
-    assert measure_colour(slide, slide.info((0.5, 0.5)), tissue)["n_pixels"] > 5e5
+    assert measure_colour(slide, slide.info((0.5, 0.5)), tissue).n_pixels > 5e5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_pipeline.tissue.macenko import fit_macenko, optical_density
+from muse_pipeline.tissue.macenko import fit_macenko
 
 HAEMATOXYLIN, EOSIN = np.array([0.62, 0.70, 0.35]), np.array([0.15, 0.85, 0.50])
 STAINS = np.stack([HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linalg.norm(EOSIN)])
@@ -59,11 +59,6 @@ def test_ink_and_dirt_do_not_move_the_stains(dirt):
 )
 def test_what_is_not_h_and_e_is_refused(pixels):
     assert fit_macenko(pixels) is None
-
-
-def test_optical_density_is_finite_for_every_pixel():
-    density = optical_density(np.arange(256, dtype=np.uint8))
-    assert density[255] == 0 and density[0] == pytest.approx(np.log(256)) and np.isfinite(density).all()
 
 
 def test_real_pictures_of_three_sources_have_plausible_stains(shared_data):

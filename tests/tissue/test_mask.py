@@ -20,25 +20,25 @@ def test_kept_within_16_um_of_tissue():
     xy = np.array(
         [[left_px - 31, top_px + 10], [left_px - 33, top_px + 10], [left_px + 10, top_px - 31], [left_px, top_px]]
     )
-    assert tissue.contains(xy, slide_mpp).tolist() == [True, False, True, True]
+    assert tissue.kept.contains(xy, slide_mpp).tolist() == [True, False, True, True]
 
 
 def test_nothing_off_the_slide_is_kept():
     tissue = TissueMask(np.ones((4, 4), bool), np.array([8.0, 8.0]), None, 0.0)
-    assert tissue.contains(np.array([[-0.1, 3], [3, -0.1], [128, 3], [3, 127.9]]), (0.25, 0.25)).tolist() == [
+    assert tissue.kept.contains(np.array([[-0.1, 3], [3, -0.1], [128, 3], [3, 127.9]]), (0.25, 0.25)).tolist() == [
         0,
         0,
         0,
         1,
     ]
-    assert tissue.contains(np.empty((0, 2)), (0.25, 0.25)).shape == (0,)
+    assert tissue.kept.contains(np.empty((0, 2)), (0.25, 0.25)).shape == (0,)
 
 
 def test_inside_the_roi_exactly():
     roi = Polygon([(160, 80), (300, 80), (160, 150)], [[(165, 85), (175, 85), (165, 95)]])
     tissue = a_mask(roi)
     xy = np.array([[161, 81], [159.9, 90], [167, 86], [290, 84], [290, 86]])
-    assert tissue.contains(xy, (0.499, 0.501)).tolist() == [True, False, False, True, False]
+    assert tissue.kept.contains(xy, (0.499, 0.501)).tolist() == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("roi", [None, box(3, 4, 500, 600)])

@@ -1,8 +1,8 @@
 """From a training run to a model, when the config names one as its model.
 
 Takes config/train/<run>.yaml, or the run that stands in the config, and the pretrained backbone if there is one; gives
-<results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume lies undeclared beside its checkpoint, because Snakemake deletes the declared outputs
-of a job that fails; a run of other labels or settings starts over.
+<results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume lies undeclared beside its checkpoint,
+because Snakemake deletes the declared outputs of a job that fails; a run of other labels or settings starts over.
 """
 
 RUN = Path(TRAINING).stem if TRAINING else None

@@ -13,7 +13,7 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.views import View
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.census import REFERENCE_STAINS
+from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
 from muse_pipeline.training.probing.point_set import BATCH, PointBatch
 
 
@@ -94,7 +94,7 @@ def nucleus_features(
 
 def stain_change(factors: Sequence[float]) -> np.ndarray:
     """(3, 3) map in optical density that makes haematoxylin and eosin stronger by these factors."""
-    stains = np.array(REFERENCE_STAINS)
+    stains = np.array(ROUNDED_TEXTBOOK)
     basis = np.stack([*stains, np.cross(*stains)], 1)
     return basis @ np.diag([*factors, 1.0]) @ np.linalg.inv(basis)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from muse_pipeline.data.labelled_image import LabelledImage
 
-CELL_PX = 224
+AUTHORS_CELL_PX = 224
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     if not len(nuclei):
         return []
     start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
-    cell_px = min(CELL_PX, window_px)  # a smaller window would not hold the nuclei of its cell
+    cell_px = min(AUTHORS_CELL_PX, window_px)  # a smaller window would not hold the nuclei of its cell
     cells = np.floor((nuclei.xy - start) / cell_px).astype(int)
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))

@@ -19,7 +19,8 @@ from muse_pipeline.models.weights import load_weights
 from muse_pipeline.proposals.points import find_points
 from muse_pipeline.proposals.voronoi import voronoi_label
 from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.census import REFERENCE_STAINS, mean_stains
+from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
+from muse_pipeline.training.census import mean_stains
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
@@ -121,7 +122,7 @@ class MaskNetworkStage:
         pictures, reference = self._prepare(pieces, last)
         windows = MaskWindows(
             pictures,
-            np.array(reference.stains or REFERENCE_STAINS),
+            np.array(reference.stains or ROUNDED_TEXTBOOK),
             self.config.mpp,
             settings.window_px,
             settings.batch,

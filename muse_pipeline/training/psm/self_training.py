@@ -16,10 +16,10 @@ import numpy as np
 from muse_pipeline.config import parse_config
 from muse_pipeline.data.instance_labels import IMAGES
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
+from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.cut import drop_small_labels
 from muse_pipeline.tissue.macenko import fit_macenko

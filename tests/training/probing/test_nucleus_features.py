@@ -9,7 +9,7 @@ from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.colour import optical_density
 from muse_pipeline.tissue.stain_map import IDENTITY
-from muse_pipeline.training.census import REFERENCE_STAINS
+from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
 from muse_pipeline.training.probing.nucleus_features import Look, choose_nuclei, nucleus_features, stain_change
 from muse_pipeline.training.probing.retrieval import recognised, stability
 
@@ -68,7 +68,7 @@ def test_nuclei_are_chosen_field_by_field(picture):
 
 def test_a_change_of_stain_is_one_in_optical_density():
     change = stain_change((1.3, 0.8))
-    haematoxylin, eosin = map(np.array, REFERENCE_STAINS)
+    haematoxylin, eosin = map(np.array, ROUNDED_TEXTBOOK)
     assert np.allclose(change @ haematoxylin, 1.3 * haematoxylin)
     assert np.allclose(change @ (haematoxylin + 2 * eosin), 1.3 * haematoxylin + 1.6 * eosin)
 

@@ -1,4 +1,4 @@
-"""The connected regions of a mask, numbered and looked at strip by strip: all their numbers at once take four masks."""
+"""The connected components of a mask, numbered strip by strip: all their numbers at once would take four masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from muse_pipeline.tissue.strips import strips
 
 
-class Regions:
-    """The regions of connected true pixels in a mask (h, w) bool, numbered from 1; 0 is all that is false.
+class Components:
+    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 is all that is false.
 
     Attributes:
         n: how many numbers there are, 0 included.
@@ -24,15 +24,15 @@ class Regions:
         self.n, self._numbers = self._join_strips()
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Strips of rows and, (rows, w) int32, the number of the region of each pixel in them."""
+        """Strips of rows and, (rows, w) int32, the number of the component of each pixel in them."""
         for strip, numbers in zip(strips(len(self._pixels)), self._numbers, strict=True):
             yield strip, numbers[self._label(strip)]
 
     def choose(self, chosen: np.ndarray) -> np.ndarray:
-        """(h, w) bool: where the number of a pixel's region is among the ``chosen`` (n,) bool."""
+        """(h, w) bool: where the number of a pixel's component is among the ``chosen`` (n,) bool."""
         mask = np.empty(self._pixels.shape, bool)
-        for strip, region in self:
-            mask[strip] = chosen[region]
+        for strip, component in self:
+            mask[strip] = chosen[component]
         return mask
 
     def _label(self, strip: slice) -> np.ndarray:
@@ -40,7 +40,7 @@ class Regions:
         return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
 
     def _join_strips(self) -> tuple[int, list[np.ndarray]]:
-        """How many regions there are, and for each strip the number of the region that each of its labels is in."""
+        """How many components there are, and for each strip the number of the one that each of its labels is in."""
         n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
         for strip in strips(len(self._pixels)):
             labels = self._label(strip)

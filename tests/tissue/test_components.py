@@ -1,4 +1,4 @@
-"""Regions numbered strip by strip are those of the whole mask at once."""
+"""Components numbered strip by strip are those of the whole mask at once."""
 
 import cv2
 import numpy as np
@@ -8,8 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry import Point
 
+from muse_pipeline.tissue.components import Components, number_components
 from muse_pipeline.tissue.find import roi_coverage
-from muse_pipeline.tissue.regions import Regions, number_components
 from muse_pipeline.tissue.specks import drop_small
 from muse_pipeline.tissue.strips import ROWS
 
@@ -23,15 +23,15 @@ def ragged_mask(seed, share, smooth):
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.45, 0.6, 1.0])
-def test_the_same_regions_as_of_the_whole_mask(share, smooth, connectivity):
+def test_the_same_components_as_of_the_whole_mask(share, smooth, connectivity):
     mask = ragged_mask(1, share, smooth)
     expected, _ = ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)
-    regions = Regions(mask, connectivity)
-    found = np.concatenate([region for _, region in regions])
+    components = Components(mask, connectivity)
+    found = np.concatenate([component for _, component in components])
     both = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
     assert both.shape[1] == len(np.unique(found)) == len(np.unique(expected))
     assert ((found == 0) == ~mask).all()
-    np.testing.assert_array_equal(regions.choose(np.arange(regions.n) > 0), mask)
+    np.testing.assert_array_equal(components.choose(np.arange(components.n) > 0), mask)
 
 
 @pytest.mark.parametrize("n_edges", [0, 20, 60, 200])

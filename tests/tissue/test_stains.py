@@ -1,0 +1,25 @@
+"""Optical densities of pixels, and which of them are brown."""
+
+import numpy as np
+import pytest
+
+from muse_pipeline.tissue.stains import DENSITY, ROUNDED_TEXTBOOK, TEXTBOOK, is_brown, optical_density
+
+VALUES = np.arange(256, dtype=np.uint8)
+
+
+def test_optical_density_is_finite_for_every_pixel():
+    density = optical_density(VALUES)
+    assert density[255] == 0 and density[0] == pytest.approx(np.log(256)) and np.isfinite(density).all()
+
+
+def test_both_tables_are_of_one_logarithm():
+    assert DENSITY.dtype == np.float32
+    np.testing.assert_array_equal(DENSITY, -np.log((VALUES.astype(np.float32) + 1) / 256))
+    np.testing.assert_allclose(DENSITY, optical_density(VALUES), rtol=1e-6)
+
+
+def test_brown_is_neither_stain():
+    np.testing.assert_allclose(TEXTBOOK, ROUNDED_TEXTBOOK, atol=0.006)
+    assert is_brown(optical_density(np.array([[150, 100, 50]], np.uint8))).all()
+    assert not is_brown(TEXTBOOK).any() and not is_brown(np.zeros((4, 4, 3))).any()
