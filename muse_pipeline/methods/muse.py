@@ -26,7 +26,6 @@ from muse_pipeline.losses.self_distillation import (
     n_processes,
     sinkhorn_targets,
 )
-from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.projector import Projector
@@ -166,7 +165,6 @@ class _Sums:
         return total[: self._n], total[self._n : -1], float(total[-1])
 
 
-@METHODS.register("muse")
 class MusePretraining(Method):
     """Student, averaged teacher, and what they agree on.
 

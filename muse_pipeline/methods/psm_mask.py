@@ -8,7 +8,6 @@ from torch import Tensor
 from muse_pipeline.data.mask_windows import MaskBatch
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.losses.partial_nll import partial_nll
-from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.averaged import AveragedNetwork
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.mask_network import MaskNetwork
@@ -17,7 +16,6 @@ MASK_FOREGROUNDS = ("positive", "ignore")
 VORONOI_WEIGHT = 1.5
 
 
-@METHODS.register("psm_mask")
 class MaskTraining(Method):
     """NLL of the mask plus 1.5 times NLL of the Voronoi label (arXiv 2210.07862); averaged weights leave the run.
 

@@ -48,7 +48,7 @@ class FinetuneConfig:
             too where it is of the same kind, classes and rays. Random weights without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         validation: labelled images of other patients; the run then keeps the weights that do best on them.
-        method: registered name of the way of training.
+        method: registered name of the way of learning from labels.
         head: registered name.
         n_rays: rays per outline.
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.

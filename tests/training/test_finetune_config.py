@@ -110,6 +110,7 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
         ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
+        ("method=muse", "unknown method 'muse'; known: detector"),
         ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
         ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("classes.1.name=Dark", "Dark is named more than once"),
