@@ -31,6 +31,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.training.running import Running
 
 SITES = ("A7", "A8", "AC")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
@@ -102,7 +103,7 @@ def train_fold(
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
-    return finetune(train, folder, accelerator)
+    return finetune(train, folder, Running(accelerator=accelerator))
 
 
 def export_fold(checkpoints: list[Path], folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -52,25 +52,13 @@ class ActivationConfig:
         require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(2, math.inf), seed=(0, math.inf))
 
 
-def train_activation(
-    config: ActivationConfig,
-    folder: Path,
-    accelerator: str = "auto",
-    threads: int = 1,
-    start_over: bool = False,
-    say: Callable[[str], None] = lambda sentence: None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-) -> Path:
+def train_activation(config: ActivationConfig, folder: Path, running: Running) -> Path:
     """Train and write ``checkpoint.pt``, which ``models.activation.load_activation`` reads; what is there stays.
 
     Args:
         config: of the run.
         folder: of the run; one that was stopped goes on there.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        start_over: train from the start where the folder holds a run of other settings, in place of refusing.
-        say: called with sentences about the run.
-        progress: see ``loop.train``.
+        running: how it computes and whom it tells.
 
     Raises:
         CheckpointError: the folder holds a run of another config.
@@ -83,15 +71,15 @@ def train_activation(
         raise ConfigError(f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {stride}")
     run = RunFolder(Path(folder))
     provenance = describe_run(plain_settings(config, portable=True), config.sources)
-    run.begin(config, provenance, (), start_over, say)
-    torch.set_num_threads(threads)
+    run.begin(config, provenance, (), running)
+    torch.set_num_threads(running.threads)
     images = open_unlabelled(config.sources, config.mpp)
     method = PriorSelfActivation(network, config.task)
-    fabric = open_fabric(accelerator, 1, "32-true")
+    fabric = open_fabric(running.accelerator, 1, "32-true")
     run.describe(config, provenance)
-    say(f"{config.backbone} on the task '{config.task}', {len(images)} images, no label")
+    running.say(f"{config.backbone} on the task '{config.task}', {len(images)} images, no label")
     windows = UnlabelledWindows(images, config.window_px, config.batch, config.seed, fabric.device)
-    train(method, windows, config.schedule, run, fabric, config.seed, progress=progress)
+    train(method, windows, config.schedule, run, fabric, seed=config.seed, progress=running.progress)
     save_activation(run.checkpoint, method.trained(), config)
     return run.checkpoint
 
