@@ -81,7 +81,12 @@ def run(args: argparse.Namespace) -> None:
         bool(labelled and labelled.trust_pickle),
     )
     settings = CompareSettings(
-        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats, args.draws
+        window_px=args.window_px,
+        finetune=args.finetune,
+        finetune_rate=args.finetune_rate,
+        shared_patients=args.allow_shared_patients,
+        repeats=args.repeats,
+        draws=args.draws,
     )
 
     def say(sentence: str) -> None:

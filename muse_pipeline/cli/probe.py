@@ -51,7 +51,11 @@ def run(args: argparse.Namespace) -> None:
     require_known_names(config)
     test = load_finetune_config(args.test, args.data).sources if args.test else ()
     settings = ProbeSettings(
-        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats
+        window_px=args.window_px,
+        finetune=args.finetune,
+        finetune_rate=args.finetune_rate,
+        shared_patients=args.allow_shared_patients,
+        repeats=args.repeats,
     )
     running = Running(
         accelerator=args.accelerator, threads=args.threads, say=lambda sentence: print(sentence, file=sys.stderr)

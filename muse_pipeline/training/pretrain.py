@@ -82,13 +82,13 @@ def make_batches(config: PretrainConfig, data: PretrainData, device: torch.devic
         data.images,
         data.colours,
         np.array(data.reference.stains or REFERENCE_STAINS),
-        config.views,
-        config.batch,
-        config.augmentation,
-        config.seed,
-        device,
-        config.balance,
-        config.grey,
+        settings=config.views,
+        batch=config.batch,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        device=device,
+        balance=config.balance,
+        grey=config.grey,
     )
 
 

@@ -136,14 +136,14 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> Nucle
     _require_fine(store.slide_id, store.mpp, finest_mpp)
     fit = read_colour(source.colour or source.store.parent / COLOUR)["macenko"]
     return NucleusSlide(
-        store.slide_id,
-        source.patient_of(store.slide_id),
-        store.mpp,
-        store.size_px,
-        fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
-        source.weight,
-        store,
-        _index(source.proposals, store, folder),
+        name=store.slide_id,
+        patient=source.patient_of(store.slide_id),
+        mpp=store.mpp,
+        size_px=store.size_px,
+        stain=fit and MacenkoFit(np.array(fit["stains"]), np.array(fit["strong"])),
+        weight=source.weight,
+        store=store,
+        folder=_index(source.proposals, store, folder),
     )
 
 
@@ -205,10 +205,16 @@ def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[Nucleus
 def _picture(
     name: str, source: NucleusSource, pixels: np.ndarray, mpp: float, nuclei: NucleusIndex, patient: str | None = None
 ) -> NucleusPicture:
-    size_px = pixels.shape[1], pixels.shape[0]
-    patient = patient or source.patient_of(name)
-    stain = fit_macenko(pixels.reshape(-1, 3))
-    return NucleusPicture(name, patient, mpp, size_px, stain, source.weight, pixels, nuclei)
+    return NucleusPicture(
+        name=name,
+        patient=patient or source.patient_of(name),
+        mpp=mpp,
+        size_px=(pixels.shape[1], pixels.shape[0]),
+        stain=fit_macenko(pixels.reshape(-1, 3)),
+        weight=source.weight,
+        pixels=pixels,
+        index=nuclei,
+    )
 
 
 def _key(path: Path, how: str) -> str:

@@ -93,8 +93,15 @@ class Comparison:
         data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
         seen = self._check_unseen(data.reported)
         part = compare_on_labels(
-            *(data, self.networks, config.classes, config.mpp, settings, settings.draws),
-            *(self.device, self.output, self.say),
+            data,
+            self.networks,
+            classes=config.classes,
+            mpp=config.mpp,
+            settings=settings,
+            draws=settings.draws,
+            device=self.device,
+            output=self.output,
+            say=self.say,
         )
         return {**part, "notes": [*seen, *part["notes"]]}
 
@@ -102,9 +109,15 @@ class Comparison:
         mpps, folder = config.views.mpp, self.output / INDEX
         data = read_pretrain_data(config.sources, mpps[0], max(2, config.min_nuclei), folder, self.say)
         seen = self._check_unseen(choose_images(data.images))
-        window_px, repeats = self.settings.window_px, self.settings.repeats
         part = compare_on_tissue(
-            data.images, self.networks, mpps, window_px, repeats, self.device, self.output, self.say
+            data.images,
+            self.networks,
+            mpps=mpps,
+            window_px=self.settings.window_px,
+            repeats=self.settings.repeats,
+            device=self.device,
+            output=self.output,
+            say=self.say,
         )
         return {**part, "notes": [*seen, *part["notes"]]}
 

@@ -119,12 +119,12 @@ class MaskNetworkStage:
         windows = MaskWindows(
             pictures,
             np.array(reference.stains or REFERENCE_STAINS),
-            self.config.mpp,
-            settings.window_px,
-            settings.batch,
-            settings.augmentation,
-            self.config.seed,
-            fabric.device,
+            mpp=self.config.mpp,
+            window_px=settings.window_px,
+            batch=settings.batch,
+            augmentation=settings.augmentation,
+            seed=self.config.seed,
+            device=fabric.device,
         )
         with self.watch(settings.schedule.steps) as (say, progress):
             say(f"{run.path.name}: {settings.backbone} on {len(pictures)} masks" + (" and points" if last else ""))
