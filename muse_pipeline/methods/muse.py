@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.losses.koleo import koleo
@@ -84,9 +84,7 @@ class DistillationSettings:
         for name in ("teacher_warmup", "momentum", "frozen"):
             require_between(self, "distillation", **{name: (0, 1)})
         require_between(self, "distillation", student_temperature=(1e-3, 10))
-        for name, known in (("balance", BALANCES), ("pairs", PAIRS)):
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"distillation: {name} '{value}' is unknown; choose {' or '.join(known)}")
+        require_one_of(self, "distillation", balance=BALANCES, pairs=PAIRS)
         if not self.nucleus_weight and not self.image_weight:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
         if not all(1e-3 <= one <= 10 for one in self.teacher_temperature):

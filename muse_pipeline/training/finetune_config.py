@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between, starting_at
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.seeds import MAX_SEED
@@ -142,9 +142,7 @@ def require_known_names(config: FinetuneConfig) -> None:
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head), (METHODS, config.method)):
         registry[name]
-    for name, known in (("precision", PRECISIONS), ("colour", COLOURS)):
-        if (value := getattr(config, name)) not in known:
-            raise ConfigError(f"{name} '{value}' is unknown; choose {' or '.join(known)}")
+    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
     names = config.class_names
     if not names or not all(names):
         raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.config import load_config, require_between, starting_at
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.nucleus_images import NucleusSource
@@ -103,8 +103,7 @@ def load_pretrain_config(path: Path, data: Path | None = None, changes: Iterable
 
 def _require_sound(config: PretrainConfig) -> None:
     """Refuse before any data is read what this version does not have, and views that the network cannot take."""
-    if config.precision not in PRECISIONS:
-        raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+    require_one_of(config, "", precision=PRECISIONS)
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.backbone]()
     sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)

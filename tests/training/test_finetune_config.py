@@ -67,7 +67,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("initial=x.pt", "unknown setting 'initial'; known: .*checkpoint"),
         ("schedule.steps=many", "schedule: steps: expected a whole number, found 'many'"),
         ("schedule.steps=0", "steps is 0; give a whole number"),
-        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32, fp16, int8"),
+        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32, fp16 or int8"),
         ("export.colour_share=2", r"export: colour_share is 2\.0; give a number from 0 to 1"),
         ("mpp=0", r"mpp is 0\.0; give a number from 0\.01 to 100"),
         ("mpp=.nan", "mpp is nan; give a number"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from muse_pipeline.config import require_between
+from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.unlabelled_source import UnlabelledSource, open_unlabelled
 from muse_pipeline.data.unlabelled_windows import UnlabelledWindows
 from muse_pipeline.errors import ConfigError
@@ -49,7 +50,7 @@ class ActivationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(2, math.inf), seed=(0, math.inf))
+        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(2, math.inf), seed=(0, MAX_SEED))
 
 
 def train_activation(config: ActivationConfig, folder: Path, running: Running) -> Path:

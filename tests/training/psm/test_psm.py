@@ -137,9 +137,21 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     assert not (tmp_path / "run" / "masks").exists()
 
 
-@pytest.mark.parametrize("change", ["masks=otsue", "mask_network.mask_fg=both", "labels.split=knife", "mpp=0"])
-def test_a_wrong_setting_is_refused(config_path, change):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
+        ("mask_network.mask_fg=both", "mask_network: mask_fg 'both' is unknown"),
+        ("mask_network.precision=bf16", "mask_network: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
+        ("detector.precision=bf16", "detector: precision 'bf16' is unknown"),
+        ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
+        ("labels.split=knife", "labels: split 'knife' is unknown; choose cut or voronoi"),
+        ("mpp=0", "mpp is 0.0"),
+        ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
+    ],
+)
+def test_a_wrong_setting_is_refused(config_path, change, message):
+    with pytest.raises(ConfigError, match=message):
         load_psm_config(config_path, changes=[change])
 
 
