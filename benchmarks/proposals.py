@@ -82,7 +82,9 @@ def main() -> None:
         pictures = timed if source == TIMED else read_pictures(args.data / folder, masks)
         unlabelled = UnlabelledSource(images=args.data / folder / "images", mpp=MPP)
         activation = train_activation(
-            ActivationConfig((unlabelled,), MPP, args.task), args.output / f"{folder}-{args.task}", Running()
+            ActivationConfig(sources=(unlabelled,), mpp=MPP, task=args.task),
+            args.output / f"{folder}-{args.task}",
+            Running(),
         )
         table[source] = {}
         for name, fit in make_controls(activation, args.model).items():

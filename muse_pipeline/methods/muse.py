@@ -38,7 +38,7 @@ HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 
 @dataclass(frozen=True)
-class DistillationSettings:
+class SelfDistillationSettings:
     """How student and teacher agree.
 
     Attributes:
@@ -101,7 +101,7 @@ class Level(nn.Module):
         settings: see there.
     """
 
-    def __init__(self, channels: int, settings: DistillationSettings):
+    def __init__(self, channels: int, settings: SelfDistillationSettings):
         super().__init__()
         self.settings = settings
         self.student = Projector(channels, settings.hidden, settings.bottleneck, settings.n_prototypes)
@@ -173,7 +173,7 @@ class MusePretraining(Method):
         mpp: of which ``jitter_um`` is taken, the middle of what views are drawn from.
     """
 
-    def __init__(self, backbone: Backbone, settings: DistillationSettings, n_local: int, mpp: float):
+    def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int, mpp: float):
         super().__init__()
         self.settings, self.pairs = settings, ordered_pairs(n_local)
         self.jitter_px = settings.jitter_um / mpp

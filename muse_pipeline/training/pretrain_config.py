@@ -17,7 +17,7 @@ from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.methods.muse import DistillationSettings
+from muse_pipeline.methods.muse import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.finetune_config import PRECISIONS, require_window
 from muse_pipeline.training.schedule import Schedule
@@ -56,7 +56,7 @@ class PretrainConfig:
     checkpoint: Path | None = None
     trust_pickle: bool = False
     views: ViewSettings = field(default_factory=ViewSettings)
-    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    distillation: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
     grey: float = 0.1
     balance: float = 0.5

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,37 +19,28 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.psm.config import ActivationSettings
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.schedule import Schedule
 
 
-@dataclass(frozen=True)
-class ActivationConfig:
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(ActivationSettings):
     """A run of the first stage.
 
     Attributes:
         sources: unlabelled tissue.
         mpp: um per pixel the network works at.
-        task: registered name, see ``methods.activation_tasks``.
-        backbone: registered name; one with a stage at stride 4.
-        schedule: how long and how fast.
-        window_px: side of a training window.
-        batch: windows per step.
         seed: of weights and windows.
     """
 
     sources: tuple[UnlabelledSource, ...]
     mpp: float = 0.5
-    task: str = "similarity"
-    backbone: str = "shallow_cnn"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
-    window_px: int = 128
-    batch: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(2, math.inf), seed=(0, MAX_SEED))
+        super().__post_init__()
+        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED))
 
 
 def train_activation(config: ActivationConfig, folder: Path, running: Running) -> Path:

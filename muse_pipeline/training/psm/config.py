@@ -25,13 +25,24 @@ SPLITS = ("cut", "voronoi")
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """First stage, see ``psm_activation.ActivationConfig``; left out where masks are made without it."""
+    """First stage: the activation network; left out where masks are made without it.
+
+    Attributes:
+        task: registered name, see ``methods.activation_tasks``.
+        backbone: registered name; one with a stage at stride 4.
+        schedule: how long and how fast.
+        window_px: side of a training window.
+        batch: windows per step.
+    """
 
     task: str = "similarity"
     backbone: str = "shallow_cnn"
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
     window_px: int = 128
     batch: int = 8
+
+    def __post_init__(self) -> None:
+        require_between(self, "activation", window_px=(1, math.inf), batch=(2, math.inf))
 
 
 @dataclass(frozen=True)

@@ -66,16 +66,7 @@ class PsmRun:
         config, settings = self.config, self.config.activation
         if config.masks != "activation":
             return None
-        stage = ActivationConfig(
-            config.sources,
-            config.mpp,
-            settings.task,
-            settings.backbone,
-            settings.schedule,
-            settings.window_px,
-            settings.batch,
-            config.seed,
-        )
+        stage = ActivationConfig(**vars(settings), sources=config.sources, mpp=config.mpp, seed=config.seed)
         folder = self.folder / "activation"
         with self._watched(settings.schedule.steps) as running:
             return train_activation(stage, folder, running)

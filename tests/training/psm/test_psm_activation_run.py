@@ -26,7 +26,7 @@ def config(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"images/{index}.png")
     schedule = Schedule(steps=4, save_every=2, log_every=1)
     source = UnlabelledSource(images=tmp_path / "images", mpp=0.5)
-    return ActivationConfig((source,), task="rotation", schedule=schedule, window_px=32, batch=2)
+    return ActivationConfig(sources=(source,), task="rotation", schedule=schedule, window_px=32, batch=2)
 
 
 def test_a_run_that_was_killed_ends_in_the_same_weights(config, tmp_path):
