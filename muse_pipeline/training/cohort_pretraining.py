@@ -12,6 +12,7 @@ from typing import Any
 from muse_pipeline.config import read_settings
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.slides.patients import patient_in_name
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.tiles.store import store_name
 from muse_pipeline.training.finetune_config import load_finetune_config
@@ -163,7 +164,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
 
 
 def _patient(row: SheetRow) -> str:
-    return NucleusSource(images=Path(), patient_name=row.patient).patient_of(row.slide_id)
+    return row.patient or patient_in_name(row.slide_id)
 
 
 def _source(row: SheetRow, folder: Path, mpp: float) -> NucleusSource:
