@@ -17,7 +17,8 @@ import torch
 from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.colour import colour_for_slide
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei

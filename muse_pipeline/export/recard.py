@@ -16,7 +16,7 @@ from muse_pipeline.export.onnx import embed_card
 from muse_pipeline.files import complete_file
 from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import AppearanceReference, ModelCard
-from muse_pipeline.inference.predictor import read_card
+from muse_pipeline.inference.model_file import read_card
 from muse_pipeline.tissue.appearance import measure_picture
 
 

@@ -12,7 +12,8 @@ from muse_pipeline.data.outlines import PLAUSIBLE_AREA_UM2
 from muse_pipeline.evaluation.segmentation import rings_to_labels
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.voronoi import keep_connected, place_points, split_mask

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.methods.distillation import DistillationTerm
@@ -24,7 +25,7 @@ from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import find_checkpoint, find_teachers, load_teacher, take_over
+from muse_pipeline.training.start import find_teachers, load_teacher, take_over
 from muse_pipeline.training.validation import Validation
 
 

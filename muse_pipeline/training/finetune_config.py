@@ -14,7 +14,7 @@ from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.predictor import BUILT_IN
+from muse_pipeline.inference.model_file import checkpoint_from
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.methods.distillation import DistillationSettings
@@ -118,20 +118,15 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
     root = (data or Path(path).parent).resolve()
     folder = Path(path).parent.resolve()
     if config.checkpoint is not None:
-        config = dataclasses.replace(config, checkpoint=_starting_at(config.checkpoint, folder))
+        config = dataclasses.replace(config, checkpoint=checkpoint_from(folder, config.checkpoint))
     if config.distillation is not None:
-        teachers = tuple(_starting_at(teacher, folder) for teacher in config.distillation.teachers)
+        teachers = tuple(checkpoint_from(folder, teacher) for teacher in config.distillation.teachers)
         config = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
     return dataclasses.replace(
         config,
         sources=tuple(starting_at(source, root) for source in config.sources),
         validation=tuple(starting_at(source, root) for source in config.validation),
     )
-
-
-def _starting_at(checkpoint: Path, folder: Path) -> Path:
-    """A built-in model's name, or the path from ``folder``."""
-    return checkpoint if (BUILT_IN / f"{checkpoint}.pt").is_file() else folder / checkpoint
 
 
 def require_known_names(config: FinetuneConfig) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from muse_pipeline.data.prefetch import Prefetched
 from muse_pipeline.data.view_batches import ViewBatches
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.census import REFERENCE_STAINS
@@ -24,7 +25,7 @@ from muse_pipeline.training.pretrain_pictures import draw_views
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import find_checkpoint, load_backbone
+from muse_pipeline.training.start import load_backbone
 
 INDEX = "nuclei"
 

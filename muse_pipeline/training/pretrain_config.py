@@ -17,11 +17,11 @@ from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.model_file import checkpoint_from
 from muse_pipeline.methods.muse import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.finetune_config import PRECISIONS, require_window
 from muse_pipeline.training.schedule import Schedule
-from muse_pipeline.training.start import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def load_pretrain_config(path: Path, data: Path | None = None, changes: Iterable
     """
     config = load_config(path, PretrainConfig, changes)
     root = (data or Path(path).parent).resolve()
-    if config.checkpoint is not None and find_checkpoint(config.checkpoint) == config.checkpoint:
-        config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
+    if config.checkpoint is not None:
+        folder = Path(path).parent.resolve()
+        config = dataclasses.replace(config, checkpoint=checkpoint_from(folder, config.checkpoint))
     config = dataclasses.replace(
         config,
         sources=tuple(starting_at(source, root) for source in config.sources),

@@ -22,7 +22,8 @@ from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.tiles.store import Store, open_store
 from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between, require_one_of
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.unlabelled_source import UnlabelledSource
@@ -189,8 +189,4 @@ def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str]
     """
     config = load_config(path, PsmConfig, changes)
     root = (data or Path(path).parent).resolve()
-    sources = tuple(
-        dataclasses.replace(one, images=one.images and root / one.images, store=one.store and root / one.store)
-        for one in config.sources
-    )
-    return dataclasses.replace(config, sources=sources)
+    return dataclasses.replace(config, sources=tuple(starting_at(source, root) for source in config.sources))
