@@ -19,8 +19,8 @@ from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
 from muse_pipeline.training.finetune_config import CARD_ONLY, UNSCORED, FinetuneConfig, require_known_names
 from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
+from muse_pipeline.training.kept_pictures import keep_pictures
 from muse_pipeline.training.loop import train
-from muse_pipeline.training.pictures import keep_pictures
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from muse_pipeline.coords import level0_to_work
-from muse_pipeline.data.label_files import PICTURE_SUFFIXES, image_paths
+from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.picture_labels import read_picture
+from muse_pipeline.data.pictures import list_pictures
 from muse_pipeline.data.slide_labels import choose_slides, list_slides
 from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.inference.card import ColourReference
@@ -169,8 +170,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    paths = [path for path in paths if not any(word in path.name for word in source.exclude)]
+    paths = [path for path in list_pictures(source.images) if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))

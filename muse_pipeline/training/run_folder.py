@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """A few pieces of what was trained on, see ``pictures``."""
+        """A few pieces of what was trained on, see ``kept_pictures``."""
         return self.path / "pictures"
 
     @property

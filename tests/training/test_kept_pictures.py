@@ -6,7 +6,7 @@ from drawn_labels import draw_nuclei, grid_xy
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.pictures import keep_pictures
+from muse_pipeline.training.kept_pictures import keep_pictures
 from muse_pipeline.types import Frame
 
 
