@@ -23,7 +23,8 @@ import numpy as np
 from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
+from muse_pipeline.evaluation.bootstrap import resample_sums
+from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.model_file import find_model
@@ -128,7 +129,8 @@ def score_fold(config: FinetuneConfig, fold: str, model: Path) -> dict:
             for n, p in zip(predictions, pictures, strict=True)
         ]
         patients = [p.name[:12] for p in pictures]
-        spread = np.percentile(bootstrap_f1(counts, patients), [2.5, 97.5], axis=0)
+        drawn = DetectionCounts(resample_sums(np.stack([one.values for one in counts]), patients))
+        spread = np.percentile([drawn.mean_class_f1, drawn.f1[:, 0]], [2.5, 97.5], axis=1)
         total = sum(counts[1:], counts[0])
         by_threshold[str(threshold)] = {
             **{name: round(float(value), 2) for name, value in total.scores(names).items()},
