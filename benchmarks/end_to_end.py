@@ -25,7 +25,8 @@ import numpy as np
 
 from muse_pipeline.coords import work_size_px
 from muse_pipeline.inference.detect import plan_windows
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.export.parity import SAME_PX
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.tissue.stain_map import IDENTITY
 

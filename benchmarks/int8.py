@@ -27,7 +27,8 @@ from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import SAME_PX, TOLERANCES, compare
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune_config import load_finetune_config

@@ -23,14 +23,17 @@ import numpy as np
 from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.evaluation.detection import DetectionCounts, bootstrap_f1, count_detections
+from muse_pipeline.evaluation.bootstrap import resample_sums
+from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.training.running import Running
 
 SITES = ("A7", "A8", "AC")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
@@ -102,7 +105,7 @@ def train_fold(
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
-    return finetune(train, folder, accelerator)
+    return finetune(train, folder, Running(accelerator=accelerator))
 
 
 def export_fold(checkpoints: list[Path], folder: Path) -> Path:
@@ -126,7 +129,8 @@ def score_fold(config: FinetuneConfig, fold: str, model: Path) -> dict:
             for n, p in zip(predictions, pictures, strict=True)
         ]
         patients = [p.name[:12] for p in pictures]
-        spread = np.percentile(bootstrap_f1(counts, patients), [2.5, 97.5], axis=0)
+        drawn = DetectionCounts(resample_sums(np.stack([one.values for one in counts]), patients))
+        spread = np.percentile([drawn.mean_class_f1, drawn.f1[:, 0]], [2.5, 97.5], axis=1)
         total = sum(counts[1:], counts[0])
         by_threshold[str(threshold)] = {
             **{name: round(float(value), 2) for name, value in total.scores(names).items()},

@@ -18,7 +18,8 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.nuclei.table import Nuclei

@@ -35,6 +35,7 @@ from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain
 from muse_pipeline.training.probing.knn import classify_by_neighbours
 from muse_pipeline.training.probing.linear_probe import train_linear_probe
 from muse_pipeline.training.probing.point_set import PointSet, point_features
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import load_backbone
 
 SITES, CLASSES = ("A7", "A8", "AC"), ("Lymphocyte", "Tumour", "Stroma")
@@ -92,7 +93,7 @@ def run_arm(args: argparse.Namespace, arm: str, site: str, seed: int) -> None:
     others = tuple(f"TCGA-{one}-" for one in SITES if one != site)
     known, judged = dataclasses.replace(labels, exclude=(f"TCGA-{site}-",)), dataclasses.replace(labels, exclude=others)
     if arm != "untrained":
-        checkpoint = load_backbone(backbone, pretrain(config, folder, "cpu", say=print))
+        checkpoint = load_backbone(backbone, pretrain(config, folder, Running(accelerator="cpu", say=print)))
         colour = checkpoint.meta["colour"]
         reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
     else:

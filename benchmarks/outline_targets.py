@@ -34,6 +34,7 @@ from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.training.running import Running
 from muse_pipeline.types import Frame
 
 MARGIN_PX = 64  # of mirror image around a picture, at least
@@ -57,7 +58,8 @@ def main() -> None:
     for target in args.targets:
         changed = config_for(target, args, config)
         folder = args.output / f"head-{target}"
-        table[target] = score(finetune(changed, folder, "cpu", args.threads), held, config.mpp)
+        checkpoint = finetune(changed, folder, Running(accelerator="cpu", threads=args.threads))
+        table[target] = score(checkpoint, held, config.mpp)
         print(json.dumps({target: table[target]}), flush=True)
     (args.output / "outline_targets.json").write_text(json.dumps(table, indent=1) + "\n")
 

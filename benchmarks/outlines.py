@@ -32,6 +32,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.training.running import Running
 
 FOLDS = 5
 
@@ -82,7 +83,7 @@ def train_without(config: FinetuneConfig, held: list[Path], folder: Path, thread
         dataclasses.replace(source, exclude=(*source.exclude, *(path.name for path in held)))
         for source in config.sources
     )
-    checkpoint = finetune(dataclasses.replace(config, sources=sources), folder, threads=threads)
+    checkpoint = finetune(dataclasses.replace(config, sources=sources), folder, Running(threads=threads))
     export_onnx(checkpoint, folder / "model.onnx")
     return Predictor(folder / "model.onnx")
 

@@ -16,7 +16,8 @@ import torch
 
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings

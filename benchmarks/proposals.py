@@ -36,6 +36,7 @@ from muse_pipeline.nuclei.matching import match_points  # noqa: E402
 from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
 from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402
 from muse_pipeline.training.psm.activation import ActivationConfig, train_activation  # noqa: E402
+from muse_pipeline.training.running import Running  # noqa: E402
 
 MPP = 0.25
 N_RAYS = 64
@@ -81,7 +82,9 @@ def main() -> None:
         pictures = timed if source == TIMED else read_pictures(args.data / folder, masks)
         unlabelled = UnlabelledSource(images=args.data / folder / "images", mpp=MPP)
         activation = train_activation(
-            ActivationConfig((unlabelled,), MPP, args.task), args.output / f"{folder}-{args.task}"
+            ActivationConfig(sources=(unlabelled,), mpp=MPP, task=args.task),
+            args.output / f"{folder}-{args.task}",
+            Running(),
         )
         table[source] = {}
         for name, fit in make_controls(activation, args.model).items():

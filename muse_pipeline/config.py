@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -137,13 +137,22 @@ def require_between(settings: Any, where: str, **limits: tuple[float, float]) ->
         ConfigError: a number lies outside its limits, or is none.
     """
     for name, (least, most) in limits.items():
-        value = getattr(settings, name)
-        if value is None or (math.isfinite(value) and least <= value <= most):
-            continue
-        end = f"{most:,}" if isinstance(most, int) else f"{most:g}"
-        wanted = f"from {least:g} to {end}" if math.isfinite(most) else f"of {least:g} or more"
-        kind = "whole number" if isinstance(value, int) else "number"
-        raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a {kind} {wanted}")
+        if (value := getattr(settings, name)) is not None:
+            require_number(value, name, where, least, most)
+
+
+def require_number(value: float, name: str, where: str, least: float, most: float) -> None:
+    """Refuse one number called ``name``; see ``require_between``.
+
+    Raises:
+        ConfigError: it lies outside its limits, or is none.
+    """
+    if math.isfinite(value) and least <= value <= most:
+        return
+    end = f"{most:,}" if isinstance(most, int) else f"{most:g}"
+    wanted = f"from {least:g} to {end}" if math.isfinite(most) else f"of {least:g} or more"
+    kind = "whole number" if isinstance(value, int) else "number"
+    raise ConfigError(f"{_section(where)}{name} is {value}; give a {kind} {wanted}")
 
 
 def require_positive(settings: Any, where: str, *names: str) -> None:
@@ -155,7 +164,29 @@ def require_positive(settings: Any, where: str, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{where}{': ' if where else ''}{name} is {value}; give a number of more than 0")
+            raise ConfigError(f"{_section(where)}{name} is {value}; give a number of more than 0")
+
+
+def require_one_of(settings: Any, where: str, **choices: Collection[str]) -> None:
+    """Refuse words that mean nothing; settings that are None are not given.
+
+    Args:
+        settings: what has them as attributes.
+        where: see ``require_between``.
+        choices: known words of settings by their names.
+
+    Raises:
+        ConfigError: a word is none of them; they are named.
+    """
+    for name, known in choices.items():
+        value = getattr(settings, name)
+        if value is not None and value not in known:
+            *others, last = known
+            raise ConfigError(f"{_section(where)}{name} '{value}' is unknown; choose {', '.join(others)} or {last}")
+
+
+def _section(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting

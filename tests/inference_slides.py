@@ -10,7 +10,8 @@ import numpy as np
 from muse_pipeline.cli.main import main
 from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tiles.grid import Shard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
-from muse_pipeline.methods.muse import DistillationSettings, MusePretraining
+from muse_pipeline.methods.muse import MusePretraining, SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 
 B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
@@ -14,7 +14,7 @@ B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
 def make_method(n_local: int = 2, **settings) -> MusePretraining:
     """On the smallest backbone; the same weights each time."""
     torch.manual_seed(0)
-    settings = DistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
+    settings = SelfDistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
     return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local, mpp=0.5)
 
 

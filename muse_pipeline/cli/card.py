@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, write, say."""
     from muse_pipeline.errors import ConfigError
-    from muse_pipeline.inference.predictor import find_model, read_card
+    from muse_pipeline.inference.model_file import find_model, read_card
 
     model = find_model(args.model)
     facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}

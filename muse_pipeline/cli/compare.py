@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.training.probing.compare_text import render_comparison
     from muse_pipeline.training.probing.comparing import CompareSettings, Comparison, open_networks
     from muse_pipeline.training.probing.tissue_config import is_tissue_config, load_tissue_config
+    from muse_pipeline.training.running import Running
 
     labelled, unlabelled, test = None, args.unlabelled, ()
     if is_tissue_config(args.config):
@@ -80,14 +81,19 @@ def run(args: argparse.Namespace) -> None:
         bool(labelled and labelled.trust_pickle),
     )
     settings = CompareSettings(
-        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats, args.draws
+        window_px=args.window_px,
+        finetune=args.finetune,
+        finetune_rate=args.finetune_rate,
+        shared_patients=args.allow_shared_patients,
+        repeats=args.repeats,
+        draws=args.draws,
     )
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    comparison = Comparison(networks, settings, args.output, args.accelerator, args.threads, say)
-    result = comparison.run(labelled, test, tissue)
+    running = Running(accelerator=args.accelerator, threads=args.threads, say=say)
+    result = Comparison(networks, settings, args.output, running).run(labelled, test, tissue)
     write_compare_page(result, args.output)
     print(render_comparison(result))
     if args.json:

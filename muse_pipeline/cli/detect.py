@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.appearance import judge_appearance
     from muse_pipeline.inference.colour import colour_of_fit, read_colour
     from muse_pipeline.inference.detect import detect_shard
-    from muse_pipeline.inference.predictor import Predictor, find_model, name_model, precision_warnings
+    from muse_pipeline.inference.model_file import find_model, name_model, precision_warnings
+    from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.tiles.grid import Shard
     from muse_pipeline.tiles.store import open_store

@@ -31,7 +31,16 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cli.progress import show_steps
     from muse_pipeline.training.finetune import finetune
     from muse_pipeline.training.finetune_config import load_finetune_config
+    from muse_pipeline.training.running import Running
 
     config = load_finetune_config(args.config, args.data, args.set)
     with show_steps(config.schedule.steps) as (say, progress):
-        finetune(config, args.output, args.accelerator, args.threads, args.devices, args.start_over, say, progress)
+        running = Running(
+            accelerator=args.accelerator,
+            threads=args.threads,
+            devices=args.devices,
+            start_over=args.start_over,
+            say=say,
+            progress=progress,
+        )
+        finetune(config, args.output, running)

@@ -39,7 +39,7 @@ def describe_file(model: str, provider: str) -> dict:
     """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
     import hashlib
 
-    from muse_pipeline.inference.predictor import BUILT_IN, find_model, name_model, read_card
+    from muse_pipeline.inference.model_file import BUILT_IN, find_model, name_model, read_card
 
     path = find_model(model, provider)
     card = read_card(path)

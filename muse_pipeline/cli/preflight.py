@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.errors import ConfigError, SlideError
     from muse_pipeline.files import write_json
-    from muse_pipeline.inference.predictor import find_model
+    from muse_pipeline.inference.model_file import find_model
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
     from muse_pipeline.preflight.price import sum_up

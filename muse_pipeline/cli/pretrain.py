@@ -35,17 +35,17 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cli.progress import show_steps
     from muse_pipeline.training.pretrain import pretrain
     from muse_pipeline.training.pretrain_config import load_pretrain_config
+    from muse_pipeline.training.running import Running
 
     config = load_pretrain_config(args.config, args.data, args.set)
     with show_steps(config.schedule.steps) as (say, progress):
-        pretrain(
-            config,
-            args.output,
-            args.accelerator,
-            args.threads,
-            args.devices,
-            args.start_over,
-            say,
-            progress,
-            args.loaders,
+        running = Running(
+            accelerator=args.accelerator,
+            threads=args.threads,
+            devices=args.devices,
+            loaders=args.loaders,
+            start_over=args.start_over,
+            say=say,
+            progress=progress,
         )
+        pretrain(config, args.output, running)

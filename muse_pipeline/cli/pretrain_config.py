@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
     """Choose the slides, write one config."""
     from muse_pipeline.errors import ConfigError
     from muse_pipeline.files import write_json
+    from muse_pipeline.inference.model_file import find_checkpoint
     from muse_pipeline.slides.sheet import read_sheet
     from muse_pipeline.training.cohort_pretraining import Cohort, files_of_pretraining, plan_cohort_run, settings_of
-    from muse_pipeline.training.start import find_checkpoint
 
     if any(len(judge) > 2 for judge in args.judged_by):
         raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")

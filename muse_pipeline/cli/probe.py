@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
     from muse_pipeline.training.probing.probe import ProbeSettings, probe
     from muse_pipeline.training.probing.text import render_probe
+    from muse_pipeline.training.running import Running
 
     config = load_finetune_config(args.config, args.data, args.set)
     given = {"backbone": args.backbone, "checkpoint": args.checkpoint}
@@ -50,11 +51,16 @@ def run(args: argparse.Namespace) -> None:
     require_known_names(config)
     test = load_finetune_config(args.test, args.data).sources if args.test else ()
     settings = ProbeSettings(
-        args.window_px, args.finetune, args.finetune_rate, args.allow_shared_patients, args.repeats
+        window_px=args.window_px,
+        finetune=args.finetune,
+        finetune_rate=args.finetune_rate,
+        shared_patients=args.allow_shared_patients,
+        repeats=args.repeats,
     )
-    result = probe(
-        config, test, settings, args.accelerator, args.threads, lambda sentence: print(sentence, file=sys.stderr)
+    running = Running(
+        accelerator=args.accelerator, threads=args.threads, say=lambda sentence: print(sentence, file=sys.stderr)
     )
+    result = probe(config, test, settings, running)
     print(render_probe(result))
     if args.json:
         write_json(args.json, result)

@@ -34,13 +34,14 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.training.psm.config import load_psm_config
     from muse_pipeline.training.psm.run import PsmRun
+    from muse_pipeline.training.running import Running
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
     config = load_psm_config(args.config, args.data, args.set)
-    psm = PsmRun(config, args.output, args.accelerator, args.threads, args.start_over, say, show_steps)
-    left = psm.run(args.until)
+    running = Running(accelerator=args.accelerator, threads=args.threads, start_over=args.start_over, say=say)
+    left = PsmRun(config, args.output, running, show_steps).run(args.until)
     if args.until == STAGES[-1]:
         model = args.output / f"{config.name}.onnx"
         export_onnx(left, model)

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
     """Name the slides, run them, say where the results are."""
     from muse_pipeline.cli.steps import Plan, run_slides
     from muse_pipeline.errors import SlideError
-    from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model, name_model
+    from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE, find_model, name_model
+    from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
     from muse_pipeline.surroundings import count_cores

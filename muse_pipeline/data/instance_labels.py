@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from muse_pipeline.data.annotations import Annotations
-from muse_pipeline.data.png import write_png
+from muse_pipeline.data.pictures import write_png
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
 from muse_pipeline.nuclei.mask_file import read_label_image

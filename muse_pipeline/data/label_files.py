@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.pictures import list_pictures
 from muse_pipeline.errors import LabelError
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
 GEOJSON_SUFFIXES = frozenset({".geojson", ".json", ".geojson.gz", ".json.gz"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy"})
@@ -41,7 +41,7 @@ def all_pictures(source: LabelSource) -> list[Path]:
     """
     if not source.images.is_dir():
         raise LabelError(f"{source.images}: no such folder of images; correct `images` in the config")
-    return [path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    return list_pictures(source.images)
 
 
 def read_split(source: LabelSource) -> list[str]:

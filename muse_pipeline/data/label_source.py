@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import IGNORED, REGION
+from muse_pipeline.slides.patients import patient_in_name, require_patient_rule
 
 FORMATS = ("row column class", "x y class", "geojson", "instances")
-_TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,7 @@ class LabelSource:
         Raises:
             LabelError: the rule does not suit the name.
         """
-        if isinstance(self.patient, int):
-            return name[: self.patient]
-        if self.patient is None:
-            found = _TCGA_PATIENT.match(name)
-            return found[0] if found else name
-        found = re.search(self.patient, name)
-        if not found:
-            raise LabelError(f"{self.place}: '{name}' does not match the patient rule '{self.patient}'; correct either")
-        return found[1] if found.re.groups else found[0]
+        return patient_in_name(name, self.patient, self.place)
 
 
 def check_source(source: LabelSource) -> None:
@@ -131,23 +122,3 @@ def check_source(source: LabelSource) -> None:
         if wrong:
             raise LabelError(sentence)
     require_patient_rule(source.patient, source.place)
-
-
-def require_patient_rule(patient: str | int | None, place: Path) -> None:
-    """Whether names at ``place`` can tell a patient so, see ``LabelSource``.
-
-    Raises:
-        LabelError: it is no rule.
-    """
-    if isinstance(patient, int) and patient < 1:
-        raise LabelError(f"{place}: patient {patient} is no number of leading characters; give 1 or more")
-    if isinstance(patient, str) and not _is_pattern(patient):
-        raise LabelError(f"{place}: patient '{patient}' is not a regular expression; correct it")
-
-
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True

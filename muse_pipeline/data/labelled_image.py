@@ -11,7 +11,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.macenko import MacenkoFit
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
@@ -25,8 +25,8 @@ class LabelledImage:
         patient: whose it is.
         source: folder or sheet that it is from.
         stated_mpp: um per pixel as the config states it; None where the file knew.
-        hidden: nuclei whose labels a trial keeps from training, to compare pseudo-labels with.
         n_left_out: nuclei of the same label file outside every region, left out as the config says; counted once.
+        hidden: nuclei whose labels a trial keeps from training, to compare pseudo-labels with.
     """
 
     name: str

@@ -67,6 +67,7 @@ class MaskWindows:
         self,
         pictures: list[MaskedPicture],
         stains: np.ndarray,
+        *,
         mpp: float,
         window_px: int,
         batch: int,

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.config import require_between
-from muse_pipeline.data.label_source import LabelSource, require_patient_rule
+from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.unlabelled_windows import Picture
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.slides.patients import patient_in_name, require_patient_rule
 from muse_pipeline.tiles.store import Store
 from muse_pipeline.tissue.macenko import MacenkoFit
 
@@ -58,17 +59,20 @@ class NucleusSource:
                 f"{self.store}: `proposals` is missing; find its nuclei with `muse propose` and name them"
             )
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
-        place = self.store or self.images or self.labelled.place
         if not 0 < self.weight < float("inf"):
-            raise ConfigError(f"{place}: weight {self.weight} cannot be drawn by; give a positive number")
-        require_patient_rule(self.patient, place)
+            raise ConfigError(f"{self.place}: weight {self.weight} cannot be drawn by; give a positive number")
+        require_patient_rule(self.patient, self.place)
+
+    @property
+    def place(self) -> Path:
+        """Where its images are."""
+        return self.store or self.images or self.labelled.place
 
     def patient_of(self, name: str) -> str:
         """The patient of the picture or slide ``name``, by the rule of label sources."""
         if self.patient_name is not None:
             return self.patient_name
-        rule = LabelSource(labels=Path(), format="", images=self.images or self.store, patient=self.patient)
-        return rule.patient_of(name)
+        return patient_in_name(name, self.patient, self.place)
 
 
 @dataclass(frozen=True, eq=False)

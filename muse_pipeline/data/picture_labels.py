@@ -65,16 +65,16 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
         pixels, nuclei, region = _resample(pixels, nuclei, region, picture_mpp / mpp)
         nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
         yield LabelledImage(
-            path.stem,
-            pixels,
-            nuclei,
-            stain,
-            source.weight,
-            region,
-            source.patient_of(path.stem),
-            str(source.images),
-            source.mpp,
-            int((~inside).sum()),
+            name=path.stem,
+            pixels=pixels,
+            nuclei=nuclei,
+            stain=stain,
+            weight=source.weight,
+            region=region,
+            patient=source.patient_of(path.stem),
+            source=str(source.images),
+            stated_mpp=source.mpp,
+            n_left_out=int((~inside).sum()),
         )
 
 

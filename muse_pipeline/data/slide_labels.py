@@ -145,16 +145,16 @@ def _read_regions(
         pixels = reader.read(window.origin, window.size)
         corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
         yield LabelledImage(
-            f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
-            pixels,
-            _nuclei_of(window, nuclei, pixels, stain, mpp, n_rays),
-            stain,
-            source.weight,
-            window.mask(),
-            row.patient or source.patient_of(row.slide_id),
-            str(source.slides),
-            source.mpp,
-            n_left_out,
+            name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
+            pixels=pixels,
+            nuclei=_nuclei_of(window, nuclei, pixels, stain, mpp, n_rays),
+            stain=stain,
+            weight=source.weight,
+            region=window.mask(),
+            patient=row.patient or source.patient_of(row.slide_id),
+            source=str(source.slides),
+            stated_mpp=source.mpp,
+            n_left_out=n_left_out,
         )
         n_left_out = 0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 
 from muse_pipeline.config import require_between
-from muse_pipeline.data.label_files import PICTURE_SUFFIXES
 from muse_pipeline.data.picture_labels import read_picture
+from muse_pipeline.data.pictures import list_pictures
 from muse_pipeline.data.unlabelled_windows import Image, Picture
 from muse_pipeline.errors import ConfigError, MppError
 from muse_pipeline.tiles.store import open_store
@@ -59,7 +59,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
         return [store]
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = list_pictures(source.images)
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` in the config")
     return [_read(path, source.mpp, mpp) for path in paths]

@@ -78,6 +78,7 @@ class ViewBatches:
         images: Sequence[NucleusImage],
         colours: np.ndarray,
         stains: np.ndarray,
+        *,
         settings: ViewSettings,
         batch: int,
         augmentation: Augmentation,

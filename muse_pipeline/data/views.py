@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.errors import ConfigError
 
@@ -62,10 +62,7 @@ class ViewSettings:
             raise ConfigError(
                 f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
             )
-        if self.mpp_mode not in MPP_MODES:
-            raise ConfigError(f"views: mpp_mode '{self.mpp_mode}' is unknown; choose {' or '.join(MPP_MODES)}")
-        if self.control is not None and self.control not in CONTROLS:
-            raise ConfigError(f"views: control '{self.control}' is unknown; choose {' or '.join(CONTROLS)}")
+        require_one_of(self, "views", mpp_mode=MPP_MODES, control=CONTROLS)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class LabelledWindows:
         images: list[LabelledImage],
         colours: np.ndarray,
         stains: np.ndarray,
+        *,
         mpp: float,
         window_px: int,
         batch: int,

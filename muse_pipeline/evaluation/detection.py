@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -159,15 +158,3 @@ def count_detections(
 ) -> DetectionCounts:
     """Counts of one image within 3 um, see ``match_nuclei``. Unknown classes count for detection only."""
     return match_nuclei(predicted, true, n_classes, mpp, judged=judged).counts
-
-
-def bootstrap_f1(
-    counts: Sequence[DetectionCounts], groups: Sequence[str], repeats: int = 1000, seed: int = 0
-) -> np.ndarray:
-    """Mean class F1 and detection F1 over draws of whole groups (patients) with replacement.
-
-    Returns:
-        (repeats, 2).
-    """
-    drawn = DetectionCounts(resample_sums(np.stack([one.values for one in counts]), groups, repeats, seed))
-    return np.stack([drawn.mean_class_f1, drawn.f1[:, 0]], 1)

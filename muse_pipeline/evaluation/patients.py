@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.slides.patients import find_in_name
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
@@ -32,9 +33,9 @@ def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
         ConfigError: it is no regular expression, or finds nothing.
     """
     try:
-        match = re.search(pattern, name)
+        found = find_in_name(name, pattern)
     except re.error as error:
         raise ConfigError(f"{option} '{pattern}': is no regular expression ({error}); correct it") from error
-    if match is None:
+    if found is None:
         raise ConfigError(f"{option} '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
-    return match[1] if match.re.groups else match[0]
+    return found

@@ -39,7 +39,7 @@ class Rules:
     frame: str = "qupath"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SlideScore:
     """Counts of one slide.
 
@@ -113,23 +113,23 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     return SlideScore(
-        pair.slide_id,
-        pair.patient,
-        provenance["model"]["name"],
-        classes,
-        mpp,
-        threshold,
-        len(found),
-        len(counted.nuclei),
-        int((counted.nuclei.label < 0).sum()),
-        matches,
-        _calibrate(found, matches),
-        panoptic,
-        jaccard,
-        None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
-        int((on_slide & ~in_region).sum()),
-        truth.nuclei.xy[~on_slide],
-        size_px is not None,
+        slide_id=pair.slide_id,
+        patient=pair.patient,
+        model=provenance["model"]["name"],
+        classes=classes,
+        mpp=mpp,
+        threshold=threshold,
+        n_found=len(found),
+        n_true=len(counted.nuclei),
+        n_unknown=int((counted.nuclei.label < 0).sum()),
+        matches=matches,
+        calibration=_calibrate(found, matches),
+        panoptic=panoptic,
+        jaccard=jaccard,
+        region_mm2=None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
+        outside_region=int((on_slide & ~in_region).sum()),
+        outside_slide=truth.nuclei.xy[~on_slide],
+        checked_against_slide=size_px is not None,
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.label_files import PICTURE_SUFFIXES
-from muse_pipeline.errors import ConfigError, ModelError
+from muse_pipeline.data.pictures import list_pictures, read_rgb
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.tissue.macenko import fit_macenko
@@ -44,9 +44,9 @@ def calibration_windows(folder: Path, card: ModelCard, mpp: float | None = None)
 
     Raises:
         ConfigError: there is no picture.
-        ModelError: a picture cannot be read.
+        LabelError: a picture cannot be read.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = list_pictures(folder)
     if not paths:
         raise ConfigError(
             f"{folder}: no pictures to calibrate precision 'int8' on; give a folder of pictures like those that the "
@@ -66,11 +66,8 @@ def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
 
 
 def _window(path: Path, card: ModelCard, mpp: float) -> CalibrationWindow:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ModelError(f"{path}: not readable as a picture to calibrate on; remove it or write it again")
     side = round(card.input_px * card.mpp / mpp)
-    pixels = picture[:side, :side, ::-1]
+    pixels = read_rgb(path)[:side, :side]
     if mpp != card.mpp:
         size = [max(round(length * mpp / card.mpp), 1) for length in pixels.shape[1::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if mpp < card.mpp else cv2.INTER_LINEAR)

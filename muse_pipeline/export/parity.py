@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from muse_pipeline.coords import CELL_PX
+from muse_pipeline.data.pictures import read_rgb
 from muse_pipeline.errors import ModelError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.inference.card import ModelCard
@@ -126,8 +126,8 @@ def check_parity(
         others: further checkpoints, where the model is the mean of several.
 
     Raises:
-        ModelError: there is no picture or a broken one, no nucleus on them, or the two differ by more than the
-            tolerances.
+        LabelError: a picture cannot be read.
+        ModelError: there is no picture, no nucleus on them, or the two differ by more than the tolerances.
     """
     predictor = Predictor(model, provider)
     card = predictor.card
@@ -196,10 +196,7 @@ def _as_exported(card: ModelCard) -> dict[str, object]:
 
 def _window(path: Path, input_px: int) -> np.ndarray:
     window = np.full((input_px, input_px, 3), 255, np.uint8)
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise ModelError(f"{path}: not readable as a picture to check the export on; remove it or write it again")
-    pixels = picture[:input_px, :input_px, ::-1]
+    pixels = read_rgb(path)[:input_px, :input_px]
     window[: pixels.shape[0], : pixels.shape[1]] = pixels
     return window
 

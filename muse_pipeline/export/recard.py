@@ -6,17 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import onnx
 
-from muse_pipeline.data.label_files import PICTURE_SUFFIXES
+from muse_pipeline.data.pictures import list_pictures, read_rgb
 from muse_pipeline.errors import ModelError
 from muse_pipeline.export.onnx import embed_card
 from muse_pipeline.files import complete_file
 from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import AppearanceReference, ModelCard
-from muse_pipeline.inference.predictor import read_card
+from muse_pipeline.inference.model_file import read_card
 from muse_pipeline.tissue.appearance import measure_picture
 
 
@@ -37,9 +35,10 @@ def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReferenc
     """How the pictures of folders look, each with its um per pixel.
 
     Raises:
-        ModelError: a folder holds no picture, a picture cannot be read, or nothing can be measured.
+        LabelError: a picture cannot be read.
+        ModelError: a folder holds no picture, or nothing can be measured.
     """
-    reference = describe_training([measure_picture(_read(path), mpp) for path, mpp in _pictures(folders)])
+    reference = describe_training([measure_picture(read_rgb(path), mpp) for path, mpp in _pictures(folders)])
     if reference is None:
         raise ModelError("the pictures hold nothing that can be measured; give those that the model was trained on")
     return reference
@@ -48,15 +47,8 @@ def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReferenc
 def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]:
     found = []
     for folder, mpp in folders:
-        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        paths = list_pictures(folder)
         if not paths:
             raise ModelError(f"{folder}: holds no pictures; give a folder of those that the model was trained on")
         found += [(path, mpp) for path in paths]
     return found
-
-
-def _read(path: Path) -> np.ndarray:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ModelError(f"{path}: not readable as a picture; remove it or write it again")
-    return np.ascontiguousarray(picture[..., ::-1])

@@ -1,4 +1,8 @@
-"""Ways of training, one per file (``methods.base``), and what heads learn from labels (``methods.criterion``)."""
+"""Ways of training, one per file (``methods.base``), and what heads learn from labels (``methods.criterion``).
+
+``METHODS`` are the ways of learning a detector from labels, all built as ``methods.detector`` is; runs without labels
+name their class themselves.
+"""
 
 from muse_pipeline.registry import Registry
 

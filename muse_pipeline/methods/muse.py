@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.losses.koleo import koleo
@@ -26,7 +26,6 @@ from muse_pipeline.losses.self_distillation import (
     n_processes,
     sinkhorn_targets,
 )
-from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.projector import Projector
@@ -39,7 +38,7 @@ HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 
 @dataclass(frozen=True)
-class DistillationSettings:
+class SelfDistillationSettings:
     """How student and teacher agree.
 
     Attributes:
@@ -85,9 +84,7 @@ class DistillationSettings:
         for name in ("teacher_warmup", "momentum", "frozen"):
             require_between(self, "distillation", **{name: (0, 1)})
         require_between(self, "distillation", student_temperature=(1e-3, 10))
-        for name, known in (("balance", BALANCES), ("pairs", PAIRS)):
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"distillation: {name} '{value}' is unknown; choose {' or '.join(known)}")
+        require_one_of(self, "distillation", balance=BALANCES, pairs=PAIRS)
         if not self.nucleus_weight and not self.image_weight:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
         if not all(1e-3 <= one <= 10 for one in self.teacher_temperature):
@@ -104,7 +101,7 @@ class Level(nn.Module):
         settings: see there.
     """
 
-    def __init__(self, channels: int, settings: DistillationSettings):
+    def __init__(self, channels: int, settings: SelfDistillationSettings):
         super().__init__()
         self.settings = settings
         self.student = Projector(channels, settings.hidden, settings.bottleneck, settings.n_prototypes)
@@ -169,7 +166,6 @@ class _Sums:
         return total[: self._n], total[self._n : -1], float(total[-1])
 
 
-@METHODS.register("muse")
 class MusePretraining(Method):
     """Student, averaged teacher, and what they agree on.
 
@@ -180,7 +176,7 @@ class MusePretraining(Method):
         mpp: of which ``jitter_um`` is taken, the middle of what views are drawn from.
     """
 
-    def __init__(self, backbone: Backbone, settings: DistillationSettings, n_local: int, mpp: float):
+    def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int, mpp: float):
         super().__init__()
         self.settings, self.pairs = settings, ordered_pairs(n_local)
         self.jitter_px = settings.jitter_um / mpp

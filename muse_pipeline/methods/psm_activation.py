@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from muse_pipeline.methods import METHODS, TASKS
+from muse_pipeline.methods import TASKS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.activation import ActivationNetwork
 
 
-@METHODS.register("psm_activation")
 class PriorSelfActivation(Method):
     """One task, one network (arXiv 2210.07862).
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from muse_pipeline.config import require_one_of
 from muse_pipeline.data.mask_windows import MaskBatch
-from muse_pipeline.errors import ConfigError
 from muse_pipeline.losses.partial_nll import partial_nll
-from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.averaged import AveragedNetwork
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.mask_network import MaskNetwork
@@ -17,7 +16,6 @@ MASK_FOREGROUNDS = ("positive", "ignore")
 VORONOI_WEIGHT = 1.5
 
 
-@METHODS.register("psm_mask")
 class MaskTraining(Method):
     """NLL of the mask plus 1.5 times NLL of the Voronoi label (arXiv 2210.07862); averaged weights leave the run.
 
@@ -33,10 +31,9 @@ class MaskTraining(Method):
 
     def __init__(self, network: MaskNetwork, mask_fg: str = "positive", voronoi_weight: float = VORONOI_WEIGHT):
         super().__init__()
-        if mask_fg not in MASK_FOREGROUNDS:
-            raise ConfigError(f"mask_fg '{mask_fg}' is unknown; choose {' or '.join(MASK_FOREGROUNDS)}")
         self.network, self.average = network, AveragedNetwork(network)
         self.mask_fg, self.voronoi_weight = mask_fg, voronoi_weight
+        require_one_of(self, "", mask_fg=MASK_FOREGROUNDS)
 
     def losses(self, batch: MaskBatch, turn: int, progress: float) -> dict[str, Tensor]:
         """Two terms; without points the mask's alone, whose foreground is positive then."""

@@ -29,7 +29,7 @@ GLASS = (np.full((64, 64, 3), 255, np.uint8),)  # what a slide without tissue is
 
 
 @dataclass(frozen=True)
-class ActivationSettings:
+class ActivationFinderSettings:
     """Settings of the proposer.
 
     Attributes:
@@ -52,14 +52,14 @@ class ActivationFinder(NucleusFinder):
         masker: fitted to the slide.
     """
 
-    Settings = ActivationSettings
+    Settings = ActivationFinderSettings
 
     mpp: float
-    settings: ActivationSettings
+    settings: ActivationFinderSettings
     masker: PseudoMasker
 
     @classmethod
-    def fit(cls, sample: SlideSample, settings: ActivationSettings) -> ActivationFinder:
+    def fit(cls, sample: SlideSample, settings: ActivationFinderSettings) -> ActivationFinder:
         """Fit maps and clusters to crops of the slide's tissue.
 
         Raises:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from muse_pipeline.config import require_between
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.config import require_between, require_one_of
+from muse_pipeline.data.seeds import MAX_SEED
 
 FEATURES = ("stain", "jet", "colour")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
@@ -45,10 +45,8 @@ class ClusterSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_between(self, "clusters", beta=(0, 1e3), map_weight=(0, 1e3), n_clusters=(2, 20), seed=(0, np.inf))
-        for name, known in (("features", FEATURES), ("foreground", FOREGROUNDS)):
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"clusters: {name} '{value}' is unknown; choose {', '.join(known)}")
+        require_between(self, "clusters", beta=(0, 1e3), map_weight=(0, 1e3), n_clusters=(2, 20), seed=(0, MAX_SEED))
+        require_one_of(self, "clusters", features=FEATURES, foreground=FOREGROUNDS)
 
 
 PRESETS = {  # of the releases, to compare with; a config writes them out (docs/psm.md)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_number
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
@@ -52,7 +52,7 @@ class HaematoxylinSettings:
         if not self.radii_um:
             raise ValueError("radii_um is empty; give one radius in um or more")
         for radius in self.radii_um:
-            require_between(type("Radius", (), {"radii_um": radius}), "haematoxylin", radii_um=(0.5, 20))
+            require_number(radius, "radii_um", "haematoxylin", 0.5, 20)
         require_between(self, "haematoxylin", min_distance_um=(0.5, 50), strictness=(0.05, 5), max_radius_um=(6, 20))
 
 

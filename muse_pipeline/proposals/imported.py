@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.config import require_between
+from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.inference.card import ModelCard
@@ -52,9 +52,7 @@ class ImportSettings:
     radius_um: float = 4.0
 
     def __post_init__(self) -> None:
-        for name, known in (("unit", UNITS), ("frame", GEOJSON_FRAMES)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"imported: {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
+        require_one_of(self, "imported", unit=UNITS, frame=GEOJSON_FRAMES)
         require_between(self, "imported", radius_um=(0.5, 20))
 
 

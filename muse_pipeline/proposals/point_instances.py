@@ -9,7 +9,8 @@ import numpy as np
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.outlines import PLAUSIBLE_AREA_UM2
 from muse_pipeline.inference.image import detect_picture
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.label_image import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.config import require_between
-from muse_pipeline.errors import ConfigError, MppError
+from muse_pipeline.config import require_between, require_one_of
+from muse_pipeline.errors import MppError
 from muse_pipeline.models.activation import LAYERS, ActivationNetwork, load_activation
 from muse_pipeline.proposals.activation_map import ActivationMap, fit_activation_map
 from muse_pipeline.proposals.clusters import Clusters, ClusterSettings, fit_clusters
@@ -44,8 +44,7 @@ class MaskSettings:
     def __post_init__(self) -> None:
         require_between(self, "masks", min_area_um2=(0, math.inf), max_hole_um2=(0, math.inf))
         require_between(self, "masks", min_density=(0, 10), max_share=(0, 1))
-        if self.layer not in LAYERS:
-            raise ConfigError(f"masks: layer '{self.layer}' is unknown; choose {' or '.join(LAYERS)}")
+        require_one_of(self, "masks", layer=LAYERS)
 
 
 class PseudoMask(NamedTuple):

@@ -19,7 +19,7 @@ from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
 )
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
 
 
@@ -35,7 +35,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
     if not folder.is_dir():
         raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
-    suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
+    suffixes = SLIDE_SUFFIXES | PLAIN_PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
     files = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
     slides = sorted(_one_per_series(files))
     if not slides:

@@ -12,6 +12,8 @@ from typing import Any
 from muse_pipeline.config import read_settings
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.slides.patients import patient_in_name
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.tiles.store import store_name
 from muse_pipeline.training.finetune_config import load_finetune_config
@@ -19,7 +21,6 @@ from muse_pipeline.training.inputs import source_files
 from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config
 from muse_pipeline.training.pretrain_images import require_apart
 from muse_pipeline.training.run_folder import plain_settings
-from muse_pipeline.training.start import find_checkpoint
 
 HELD_SPLITS = ("test",)
 PLACE = {"store": "a slide's", "proposals": "a slide's"}  # of the slides, whose stores the views decide on
@@ -163,7 +164,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
 
 
 def _patient(row: SheetRow) -> str:
-    return NucleusSource(images=Path(), patient_name=row.patient).patient_of(row.slide_id)
+    return row.patient or patient_in_name(row.slide_id)
 
 
 def _source(row: SheetRow, folder: Path, mpp: float) -> NucleusSource:

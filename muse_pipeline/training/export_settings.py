@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from muse_pipeline.config import require_between
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.config import require_between, require_one_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -39,7 +38,6 @@ class ExportSettings:
     colour_share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"export: precision '{self.precision}' is unknown; choose {', '.join(PRECISIONS)}")
+        require_one_of(self, "export", precision=PRECISIONS)
         require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
         require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1))

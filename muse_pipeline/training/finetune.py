@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.methods.distillation import DistillationTerm
@@ -19,37 +19,23 @@ from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
 from muse_pipeline.training.finetune_config import CARD_ONLY, UNSCORED, FinetuneConfig, require_known_names
 from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
+from muse_pipeline.training.kept_pictures import keep_pictures
 from muse_pipeline.training.loop import train
-from muse_pipeline.training.pictures import keep_pictures
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
-from muse_pipeline.training.start import find_checkpoint, find_teachers, load_teacher, take_over
+from muse_pipeline.training.running import Running
+from muse_pipeline.training.start import find_teachers, load_teacher, take_over
 from muse_pipeline.training.validation import Validation
 
 
-def finetune(
-    config: FinetuneConfig,
-    folder: Path,
-    accelerator: str = "auto",
-    threads: int = 1,
-    devices: int = 1,
-    start_over: bool = False,
-    say: Callable[[str], None] = lambda sentence: None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-) -> Path:
+def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
     """Train and write ``checkpoint.pt``; settings, provenance and metrics lie beside it (``run_folder``).
 
     Args:
         config: of the run.
         folder: of the run; one that was stopped goes on there.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: of each process on a CPU.
-        devices: GPUs, or processes on a CPU; each trains on batches of its own.
-        start_over: train from the start where the folder holds a run of other settings, labels or weights, in place of
-            refusing.
-        say: called with sentences about the run by its first process.
-        progress: see ``loop.train``.
+        running: how it computes and whom it tells.
 
     Raises:
         CheckpointError: the folder holds a run of another config, or the checkpoint to start from does not fit.
@@ -66,12 +52,12 @@ def finetune(
     taught_by = find_teachers(config)
     teachers = [load_teacher(path, config) for path in taught_by]
     provenance = describe_run(plain_settings(config, portable=True), sources, begins_with, taught_by)
-    run.begin(config, provenance, _free_settings(config, run), start_over, say)
-    torch.set_num_threads(threads)
+    run.begin(config, provenance, _free_settings(config, run), running)
+    torch.set_num_threads(running.threads)
     data = read_finetune_data(config)
     method, origin = _build_method(data, teachers)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
-    fabric = open_fabric(accelerator, devices, config.precision)
+    fabric = open_fabric(running.accelerator, running.devices, config.precision)
     meta = _describe(data)
 
     def keep(step: int, scores: dict[str, float]) -> None:
@@ -81,10 +67,20 @@ def finetune(
     if fabric.is_global_zero:
         run.describe(config, provenance)
         keep_pictures(data.images, run.pictures)
-        data.tell(run, say)
-        say(f"{config.backbone} with a {config.head} head, from {origin}")
+        data.tell(run, running.say)
+        running.say(f"{config.backbone} with a {config.head} head, from {origin}")
     windows = data.make_windows(fabric.device)
-    train(method, windows, config.schedule, run, fabric, config.seed, config.backbone_rate, validate, progress)
+    train(
+        method,
+        windows,
+        config.schedule,
+        run,
+        fabric,
+        seed=config.seed,
+        backbone_rate=config.backbone_rate,
+        validate=validate,
+        progress=running.progress,
+    )
     if fabric.is_global_zero:
         leaves = _trained(method, {**meta, "step": config.schedule.steps})
         if validate:

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between, starting_at
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.predictor import BUILT_IN
+from muse_pipeline.inference.model_file import checkpoint_from
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.methods.distillation import DistillationSettings
@@ -48,7 +48,7 @@ class FinetuneConfig:
             too where it is of the same kind, classes and rays. Random weights without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         validation: labelled images of other patients; the run then keeps the weights that do best on them.
-        method: registered name of the way of training.
+        method: registered name of the way of learning from labels.
         head: registered name.
         n_rays: rays per outline.
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.
@@ -118,20 +118,15 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
     root = (data or Path(path).parent).resolve()
     folder = Path(path).parent.resolve()
     if config.checkpoint is not None:
-        config = dataclasses.replace(config, checkpoint=_starting_at(config.checkpoint, folder))
+        config = dataclasses.replace(config, checkpoint=checkpoint_from(folder, config.checkpoint))
     if config.distillation is not None:
-        teachers = tuple(_starting_at(teacher, folder) for teacher in config.distillation.teachers)
+        teachers = tuple(checkpoint_from(folder, teacher) for teacher in config.distillation.teachers)
         config = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
     return dataclasses.replace(
         config,
         sources=tuple(starting_at(source, root) for source in config.sources),
         validation=tuple(starting_at(source, root) for source in config.validation),
     )
-
-
-def _starting_at(checkpoint: Path, folder: Path) -> Path:
-    """A built-in model's name, or the path from ``folder``."""
-    return checkpoint if (BUILT_IN / f"{checkpoint}.pt").is_file() else folder / checkpoint
 
 
 def require_known_names(config: FinetuneConfig) -> None:
@@ -142,9 +137,7 @@ def require_known_names(config: FinetuneConfig) -> None:
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head), (METHODS, config.method)):
         registry[name]
-    for name, known in (("precision", PRECISIONS), ("colour", COLOURS)):
-        if (value := getattr(config, name)) not in known:
-            raise ConfigError(f"{name} '{value}' is unknown; choose {' or '.join(known)}")
+    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
     names = config.class_names
     if not names or not all(names):
         raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")

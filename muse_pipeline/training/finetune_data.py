@@ -46,12 +46,12 @@ class FinetuneData:
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([image_colour(image, self.reference) for image in self.images]),
             np.array(self.reference.stains or ROUNDED_TEXTBOOK),
-            config.mpp,
-            config.window_px,
-            config.batch,
-            config.augmentation,
-            config.seed,
-            device,
+            mpp=config.mpp,
+            window_px=config.window_px,
+            batch=config.batch,
+            augmentation=config.augmentation,
+            seed=config.seed,
+            device=device,
             weak_view=config.consistency is not None or config.distillation is not None,
         )
 

@@ -26,7 +26,7 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
         path: the released file.
         output: of ours.
         name: of the backbone; told from names, shapes, positions and the file's name without it.
-        trust_pickle: see ``initial.load_backbone``.
+        trust_pickle: see ``start.load_backbone``.
 
     Returns:
         The backbone's name.

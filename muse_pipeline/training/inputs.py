@@ -10,8 +10,9 @@ from muse_pipeline.data.label_files import all_pictures, read_split
 from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.slide_labels import choose_slides, list_slides
 from muse_pipeline.errors import CheckpointError
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.start import find_checkpoint, find_teachers
+from muse_pipeline.training.start import find_teachers
 
 
 def files_read(config: FinetuneConfig) -> list[Path]:

@@ -25,6 +25,7 @@ def train(
     schedule: Schedule,
     folder: RunFolder,
     fabric: Fabric,
+    *,
     seed: int = 0,
     backbone_rate: float = 1.0,
     validate: Callable[[int, MetricsLog], None] | None = None,

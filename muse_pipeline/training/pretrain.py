@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from muse_pipeline.data.prefetch import Prefetched
 from muse_pipeline.data.view_batches import ViewBatches
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
@@ -24,35 +24,19 @@ from muse_pipeline.training.pretrain_images import PretrainData, read_pretrain_d
 from muse_pipeline.training.pretrain_pictures import draw_views
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
-from muse_pipeline.training.start import find_checkpoint, load_backbone
+from muse_pipeline.training.running import Running
+from muse_pipeline.training.start import load_backbone
 
 INDEX = "nuclei"
 
 
-def pretrain(
-    config: PretrainConfig,
-    folder: Path,
-    accelerator: str = "auto",
-    threads: int = 1,
-    devices: int = 1,
-    start_over: bool = False,
-    say: Callable[[str], None] = lambda sentence: None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-    loaders: int = 0,
-) -> Path:
+def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
     """Train and write ``checkpoint.pt``, a backbone; settings, provenance and health lie beside it (``run_folder``).
 
     Args:
         config: of the run.
         folder: of the run; one that was stopped goes on there.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: of each process on a CPU.
-        devices: GPUs, or processes on a CPU; each trains on views of its own.
-        start_over: train from the start where the folder holds a run of other settings, tissue or weights, in place of
-            refusing.
-        say: called with sentences about the run by its first process.
-        progress: see ``loop.train``.
-        loaders: threads that read views ahead; none reads them when they are needed.
+        running: how it computes and whom it tells.
 
     Raises:
         CheckpointError: the folder holds a run of another config, or the checkpoint to start from does not fit.
@@ -65,28 +49,28 @@ def pretrain(
     begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
     read = tuple(source.labelled or source for source in config.sources)
     provenance = describe_run(plain_settings(config, portable=True), read, begins_with)
-    run.begin(config, provenance, ("name",), start_over, say)
-    torch.set_num_threads(threads)
+    run.begin(config, provenance, ("name",), running)
+    torch.set_num_threads(running.threads)
     method, origin = _build_method(config)
     left_out: list[str] = []
     data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, left_out.append)
     require_apart(data.patients, config.held)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
-    fabric = open_fabric(accelerator, devices, config.precision)
-    if devices > 1 and fabric.device.type == "cuda":
+    fabric = open_fabric(running.accelerator, running.devices, config.precision)
+    if running.devices > 1 and fabric.device.type == "cuda":
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     batches = make_batches(config, data, fabric.device)
     if fabric.is_global_zero:
         run.describe(config, provenance)
         for sentence in left_out:
-            say(sentence)
+            running.say(sentence)
         if run.checkpoint.is_file() or run.resume.is_file():
             origin += " in a run that goes on"
-        say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
+        running.say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
         draw_views(batches.sample, config.seed, run.path / "views.png")
     alarm = CollapseAlarm(config.schedule, run)
-    with Prefetched(batches, fabric.world_size, loaders) as stream:
-        train(method, stream, config.schedule, run, fabric, config.seed, progress=progress, check=alarm)
+    with Prefetched(batches, fabric.world_size, running.loaders) as stream:
+        train(method, stream, config.schedule, run, fabric, seed=config.seed, progress=running.progress, check=alarm)
     if fabric.is_global_zero:
         state = method.trained().state_dict()
         save_checkpoint(run.checkpoint, Checkpoint(state, {}, _describe(config, data)))
@@ -99,13 +83,13 @@ def make_batches(config: PretrainConfig, data: PretrainData, device: torch.devic
         data.images,
         data.colours,
         np.array(data.reference.stains or ROUNDED_TEXTBOOK),
-        config.views,
-        config.batch,
-        config.augmentation,
-        config.seed,
-        device,
-        config.balance,
-        config.grey,
+        settings=config.views,
+        batch=config.batch,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        device=device,
+        balance=config.balance,
+        grey=config.grey,
     )
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.config import load_config, require_between, starting_at
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.methods.muse import DistillationSettings
+from muse_pipeline.inference.model_file import checkpoint_from
+from muse_pipeline.methods.muse import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.finetune_config import PRECISIONS, require_window
 from muse_pipeline.training.schedule import Schedule
-from muse_pipeline.training.start import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PretrainConfig:
     checkpoint: Path | None = None
     trust_pickle: bool = False
     views: ViewSettings = field(default_factory=ViewSettings)
-    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    distillation: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
     grey: float = 0.1
     balance: float = 0.5
@@ -90,8 +90,9 @@ def load_pretrain_config(path: Path, data: Path | None = None, changes: Iterable
     """
     config = load_config(path, PretrainConfig, changes)
     root = (data or Path(path).parent).resolve()
-    if config.checkpoint is not None and find_checkpoint(config.checkpoint) == config.checkpoint:
-        config = dataclasses.replace(config, checkpoint=Path(path).parent.resolve() / config.checkpoint)
+    if config.checkpoint is not None:
+        folder = Path(path).parent.resolve()
+        config = dataclasses.replace(config, checkpoint=checkpoint_from(folder, config.checkpoint))
     config = dataclasses.replace(
         config,
         sources=tuple(starting_at(source, root) for source in config.sources),
@@ -103,8 +104,7 @@ def load_pretrain_config(path: Path, data: Path | None = None, changes: Iterable
 
 def _require_sound(config: PretrainConfig) -> None:
     """Refuse before any data is read what this version does not have, and views that the network cannot take."""
-    if config.precision not in PRECISIONS:
-        raise ConfigError(f"precision '{config.precision}' is unknown; choose {' or '.join(PRECISIONS)}")
+    require_one_of(config, "", precision=PRECISIONS)
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.backbone]()
     sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)

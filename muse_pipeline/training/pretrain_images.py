@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.coords import level0_to_work
-from muse_pipeline.data.label_files import PICTURE_SUFFIXES, image_paths
+from muse_pipeline.data.label_files import image_paths
 from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.picture_labels import read_picture
+from muse_pipeline.data.pictures import list_pictures
 from muse_pipeline.data.slide_labels import choose_slides, list_slides
 from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit, read_colour
 from muse_pipeline.inference.image import detect_picture
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.tiles.store import Store, open_store
 from muse_pipeline.tissue.macenko import fit_macenko
@@ -134,14 +136,14 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> Nucle
     store = open_store(source.store)
     _require_fine(store.slide_id, store.mpp, finest_mpp)
     return NucleusSlide(
-        store.slide_id,
-        source.patient_of(store.slide_id),
-        store.mpp,
-        store.size_px,
-        read_colour(source.colour or source.store.parent / COLOUR).macenko,
-        source.weight,
-        store,
-        _index(source.proposals, store, folder),
+        name=store.slide_id,
+        patient=source.patient_of(store.slide_id),
+        mpp=store.mpp,
+        size_px=store.size_px,
+        stain=read_colour(source.colour or source.store.parent / COLOUR).macenko,
+        weight=source.weight,
+        store=store,
+        folder=_index(source.proposals, store, folder),
     )
 
 
@@ -166,8 +168,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = sorted(path for path in source.images.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    paths = [path for path in paths if not any(word in path.name for word in source.exclude)]
+    paths = [path for path in list_pictures(source.images) if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))
@@ -194,10 +195,16 @@ def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[Nucleus
 def _picture(
     name: str, source: NucleusSource, pixels: np.ndarray, mpp: float, nuclei: NucleusIndex, patient: str | None = None
 ) -> NucleusPicture:
-    size_px = pixels.shape[1], pixels.shape[0]
-    patient = patient or source.patient_of(name)
-    stain = fit_macenko(pixels.reshape(-1, 3))
-    return NucleusPicture(name, patient, mpp, size_px, stain, source.weight, pixels, nuclei)
+    return NucleusPicture(
+        name=name,
+        patient=patient or source.patient_of(name),
+        mpp=mpp,
+        size_px=(pixels.shape[1], pixels.shape[0]),
+        stain=fit_macenko(pixels.reshape(-1, 3)),
+        weight=source.weight,
+        pixels=pixels,
+        index=nuclei,
+    )
 
 
 def _key(path: Path, how: str) -> str:

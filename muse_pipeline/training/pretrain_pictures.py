@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.coords import xy_to_xy_index
-from muse_pipeline.data.png import write_png
+from muse_pipeline.data.pictures import write_png
 from muse_pipeline.data.seeds import seed_of_step
 from muse_pipeline.data.views import ViewSampler, ViewSet
 from muse_pipeline.files import complete_file

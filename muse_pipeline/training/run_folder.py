@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from muse_pipeline.config import load_config
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.training.running import Running
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """A few pieces of what was trained on, see ``pictures``."""
+        """A few pieces of what was trained on, see ``kept_pictures``."""
         return self.path / "pictures"
 
     @property
@@ -99,15 +100,8 @@ class RunFolder:
                 "delete it, or give --start-over"
             )
 
-    def begin(
-        self,
-        config: Any,
-        provenance: dict[str, Any],
-        free: tuple[str, ...],
-        start_over: bool,
-        say: Callable[[str], None] = lambda sentence: None,
-    ) -> None:
-        """Go on with the same run; give up another one where ``start_over`` says so, and ``say`` it.
+    def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], running: Running) -> None:
+        """Go on with the same run; give up another one where ``running.start_over`` says so, and say it.
 
         Raises:
             CheckpointError: see ``require_same_run``.
@@ -115,9 +109,11 @@ class RunFolder:
         try:
             self.require_same_run(config, provenance, free)
         except CheckpointError:
-            if not start_over:
+            if not running.start_over:
                 raise
-            say(f"{self.path}: holds a run of another configuration, which is given up; training from the start")
+            running.say(
+                f"{self.path}: holds a run of another configuration, which is given up; training from the start"
+            )
             self.forget()
 
     def forget(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from muse_pipeline.errors import CheckpointError
-from muse_pipeline.inference.predictor import BUILT_IN
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
@@ -54,12 +54,6 @@ def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:
         return f"the backbone of {path.name}; its head is of other classes, rays or kind, so a new one is trained"
     load_head_weights(network.head, checkpoint, path)
     return f"{path.name}, backbone and head"
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint beside the graph of a built-in model's name, or the path itself."""
-    named = BUILT_IN / f"{path}.pt"
-    return named if named.is_file() else path
 
 
 def find_teachers(config: FinetuneConfig) -> list[Path]:

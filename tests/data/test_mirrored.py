@@ -14,7 +14,8 @@ def picture():
     y, x = np.mgrid[:60, :40] + 0.5
     mask = ((x - 17 + 0.5 * (y - 25)) / 5) ** 2 + ((y - 25) / 10) ** 2 <= 1
     pixels = np.where(mask[..., None], 200, 50).astype(np.uint8).repeat(3, 2)
-    return LabelledImage("A", pixels, label_image_to_nuclei(mask.astype(np.int32), (MPP, MPP), 32), None, 1.0)
+    nuclei = label_image_to_nuclei(mask.astype(np.int32), (MPP, MPP), 32)
+    return LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)
 
 
 def test_nuclei_lie_on_their_mirror_images_with_mirrored_outlines():

@@ -23,7 +23,7 @@ def labelled(side=400, region=None, n=300, name="A"):
     if region is not None:
         pixels[region] = 50
     nuclei = Nuclei(xy, Frame.WINDOW, rays=np.ones((n, 8), np.float32), label=np.arange(n, dtype=np.int32) % 3)
-    return LabelledImage(name, pixels, nuclei, None, 1.0, region)
+    return LabelledImage(name=name, pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region)
 
 
 def square(left, top, side, picture=400):
@@ -35,7 +35,18 @@ def square(left, top, side, picture=400):
 def windows_of(images, window_px, augmentation=STILL, batch=16, **more):
     colours = np.tile(np.eye(3, 4), (len(images), 1, 1))
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-    return LabelledWindows(images, colours, stains, MPP, window_px, batch, augmentation, 0, torch.device("cpu"), **more)
+    return LabelledWindows(
+        images,
+        colours,
+        stains,
+        mpp=MPP,
+        window_px=window_px,
+        batch=batch,
+        augmentation=augmentation,
+        seed=0,
+        device=torch.device("cpu"),
+        **more,
+    )
 
 
 def test_the_region_lies_anywhere_in_a_window_with_equal_chance():

@@ -30,7 +30,15 @@ def make(control=None, augmentation=None, grey=0.1, n_local=2, max_matches=64, n
         global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), control=control, max_matches=max_matches
     )
     return ViewBatches(
-        images, colours, STAINS, views, B, augmentation or Augmentation(), 7, torch.device("cpu"), grey=grey
+        images,
+        colours,
+        STAINS,
+        settings=views,
+        batch=B,
+        augmentation=augmentation or Augmentation(),
+        seed=7,
+        device=torch.device("cpu"),
+        grey=grey,
     )
 
 

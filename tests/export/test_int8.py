@@ -17,7 +17,8 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.calibration import calibration_windows, describe_calibration
 from muse_pipeline.export.int8 import quantise
-from muse_pipeline.inference.predictor import Predictor, read_card
+from muse_pipeline.inference.model_file import read_card
+from muse_pipeline.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

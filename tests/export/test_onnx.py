@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from muse_pipeline.errors import CheckpointError, ModelError
+from muse_pipeline.errors import CheckpointError, LabelError, ModelError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import check_parity
@@ -135,7 +135,7 @@ def test_a_full_window_is_named(run, tmp_path):
 
 def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ModelError, match=r"a\.png: not readable as a picture to check the export on"):
+    with pytest.raises(LabelError, match=r"a\.png: not readable as a picture; remove it"):
         check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
 
 

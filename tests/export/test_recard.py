@@ -8,7 +8,8 @@ import onnx
 import pytest
 from drawn_tissue import draw_labelled_tissue
 
-from muse_pipeline.inference.predictor import Predictor, read_card, temper
+from muse_pipeline.inference.model_file import read_card
+from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.tissue.stain_map import IDENTITY
 
 

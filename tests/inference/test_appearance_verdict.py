@@ -11,7 +11,7 @@ from muse_pipeline.inference.appearance import (
     describe_training,
     judge_appearance,
 )
-from muse_pipeline.inference.predictor import BUILT_IN, read_card
+from muse_pipeline.inference.model_file import BUILT_IN, read_card
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.colour import SlideColour, measure_colour

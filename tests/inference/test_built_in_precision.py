@@ -9,22 +9,16 @@ import pytest
 
 from muse_pipeline import surroundings
 from muse_pipeline.files import read_json
-from muse_pipeline.inference import predictor
+from muse_pipeline.inference import model_file
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import (
-    BUILT_IN,
-    Predictor,
-    find_model,
-    name_model,
-    precision_warnings,
-    read_card,
-)
+from muse_pipeline.inference.model_file import BUILT_IN, find_model, name_model, precision_warnings, read_card
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain_map import IDENTITY
 
 
 @pytest.fixture(params=[True, False])
 def vnni(request, monkeypatch):
-    monkeypatch.setattr(predictor, "has_vnni", lambda: request.param)
+    monkeypatch.setattr(model_file, "has_vnni", lambda: request.param)
     return request.param
 
 

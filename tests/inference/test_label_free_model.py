@@ -6,7 +6,8 @@ import pytest
 
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.predictor import Predictor, find_model
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.macenko import fit_macenko
 
 

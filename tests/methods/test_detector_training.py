@@ -28,12 +28,21 @@ def windows(region_px=None, weak_view=False):
     for x, y in xy.astype(int):
         pixels[y - 4 : y + 4, x - 4 : x + 4] = 60
     nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((25, 8), 2.0, np.float32), label=np.arange(25, dtype=np.int32) % 2)
-    images = [LabelledImage("A", pixels, nuclei, None, 1.0)]
+    images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)]
     if region_px:
         images = hide_labels(images, region_px, seed=0)
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
     return LabelledWindows(
-        images, np.eye(3, 4)[None], stains, 0.5, 64, 4, Augmentation(), 0, torch.device("cpu"), weak_view
+        images,
+        np.eye(3, 4)[None],
+        stains,
+        mpp=0.5,
+        window_px=64,
+        batch=4,
+        augmentation=Augmentation(),
+        seed=0,
+        device=torch.device("cpu"),
+        weak_view=weak_view,
     )
 
 

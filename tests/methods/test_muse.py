@@ -6,7 +6,7 @@ import pytest
 import torch
 from muse_views import B, make_batch, make_method
 
-from muse_pipeline.methods.muse import CENTRE_MOMENTUM, DistillationSettings, Level, _spread
+from muse_pipeline.methods.muse import CENTRE_MOMENTUM, Level, SelfDistillationSettings, _spread
 from muse_pipeline.models.projector import Projector
 
 
@@ -173,7 +173,7 @@ def test_batch_norms_of_the_teacher_are_its_own_or_averages():
 
 @torch.no_grad()
 def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
-    level = Level(8, DistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
     parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
     for part in parts:
         level.targets(part, 0)
@@ -247,7 +247,7 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
     """Spec d.4: 8,192 prototypes, between 8.2 for the same features and 9.2 for independent ones; entropy 7.8."""
     torch.manual_seed(0)
-    level = Level(384, DistillationSettings())
+    level = Level(384, SelfDistillationSettings())
     theirs, ours = torch.randn(2, 64, 384)
     targets = level.targets(theirs, 0)
     entropy = -(targets * targets.log()).sum(1).mean().item()

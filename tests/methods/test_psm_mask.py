@@ -57,7 +57,16 @@ def masked_picture(generator, noise=0.0):
 def test_windows_take_masks_along_and_know_nothing_beyond_the_picture():
     _, picture = masked_picture(np.random.default_rng(0))
     still = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)
-    windows = MaskWindows([picture], STAINS, 0.5, 128, 4, still, 0, torch.device("cpu"))
+    windows = MaskWindows(
+        [picture],
+        STAINS,
+        mpp=0.5,
+        window_px=128,
+        batch=4,
+        augmentation=still,
+        seed=0,
+        device=torch.device("cpu"),
+    )
     batch = windows(3)
     dark = batch.pixels[:, 1] < 125
     known = batch.mask >= 0
@@ -70,7 +79,16 @@ def test_windows_take_masks_along_and_know_nothing_beyond_the_picture():
 
 def test_training_removes_noise_from_masks():
     truth, picture = masked_picture(np.random.default_rng(0), noise=0.2)
-    windows = MaskWindows([picture], STAINS, 0.5, 64, 4, Augmentation(), 0, torch.device("cpu"))
+    windows = MaskWindows(
+        [picture],
+        STAINS,
+        mpp=0.5,
+        window_px=64,
+        batch=4,
+        augmentation=Augmentation(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
     torch.manual_seed(0)
     method = MaskTraining(MaskNetwork("muse_compact_16")).train()
     optimiser = torch.optim.AdamW(method.network.parameters(), 5e-3)

@@ -10,7 +10,7 @@ from slide_files import spoil_tile, write_pyramid
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.inference.predictor import find_model
+from muse_pipeline.inference.model_file import find_model
 from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_share
 from muse_pipeline.preflight.price import find_duplicates, sum_up
 from muse_pipeline.preflight.text import render_preflight

@@ -11,7 +11,7 @@ from test_pseudo_mask import draw_discs
 from muse_pipeline.errors import CheckpointError, MppError
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.activation import ActivationSettings
+from muse_pipeline.proposals.activation import ActivationFinderSettings
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.training.psm.activation import ActivationConfig, save_activation
 
@@ -20,12 +20,12 @@ from muse_pipeline.training.psm.activation import ActivationConfig, save_activat
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("activation") / "checkpoint.pt"
-    save_activation(path, ActivationNetwork("shallow_cnn", 1), ActivationConfig(()))
+    save_activation(path, ActivationNetwork("shallow_cnn", 1), ActivationConfig(sources=()))
     return path
 
 
 def fit(checkpoint, mpp, *pictures):
-    return PROPOSERS["activation"].fit(SlideSample(mpp, pictures), ActivationSettings(checkpoint))
+    return PROPOSERS["activation"].fit(SlideSample(mpp, pictures), ActivationFinderSettings(checkpoint))
 
 
 @pytest.mark.parametrize("factor", [1, 2])

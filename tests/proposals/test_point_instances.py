@@ -16,7 +16,8 @@ MPP = 0.5
 
 
 def image_of(xy, rays):
-    return LabelledImage("a", np.full((60, 80, 3), 230, np.uint8), Nuclei(xy, Frame.WINDOW, rays=rays), None, 1.0)
+    pixels, nuclei = np.full((60, 80, 3), 230, np.uint8), Nuclei(xy, Frame.WINDOW, rays=rays)
+    return LabelledImage(name="a", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)
 
 
 def test_every_point_has_one_instance_wherever_it_is_from():

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from labelled import draw_labelled_folder, write_config
+from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.training import finetune_data
@@ -16,6 +16,7 @@ from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.finetune_data import read_finetune_data
 from muse_pipeline.training.run_folder import RunFolder
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -31,7 +32,7 @@ def same_weights(one, other):
 
 def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
     config = load_finetune_config(write_config(folder, steps=40))
-    checkpoint = load_checkpoint(finetune(config, tmp_path, "cpu"))
+    checkpoint = load_checkpoint(finetune(config, tmp_path, CPU))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
@@ -42,16 +43,16 @@ def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
 
 def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
     config = load_finetune_config(write_config(folder, steps=12))
-    whole = load_checkpoint(finetune(config, tmp_path / "whole", "cpu"))
+    whole = load_checkpoint(finetune(config, tmp_path / "whole", CPU))
 
     def stop(done, _):
         if done == 8:  # three steps after the last resume point
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(config, tmp_path / "parts", "cpu", progress=stop)
+        finetune(config, tmp_path / "parts", Running(accelerator="cpu", progress=stop))
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
-    parts = load_checkpoint(finetune(config, tmp_path / "parts", "cpu"))
+    parts = load_checkpoint(finetune(config, tmp_path / "parts", CPU))
     assert same_weights(whole, parts)
     lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
     assert lines[0] == lines[1]
@@ -68,16 +69,16 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
 def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
     """Otherwise old weights would leave under a new description."""
     path = write_config(folder, steps=5)
-    finetune(load_finetune_config(path), tmp_path, "cpu")
+    finetune(load_finetune_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(CheckpointError, match=rf"another configuration \(setting '{setting}' changed\)"):
-        finetune(load_finetune_config(path), tmp_path, "cpu")
+        finetune(load_finetune_config(path), tmp_path, CPU)
 
 
 def test_what_the_card_says_may_change_without_training_again(folder, tmp_path):
-    first = load_checkpoint(finetune(load_finetune_config(write_config(folder, steps=5)), tmp_path, "cpu"))
+    first = load_checkpoint(finetune(load_finetune_config(write_config(folder, steps=5)), tmp_path, CPU))
     path = write_config(folder, steps=5, threshold=0.6)
-    again = load_checkpoint(finetune(load_finetune_config(path), tmp_path, "cpu"))
+    again = load_checkpoint(finetune(load_finetune_config(path), tmp_path, CPU))
     assert again.meta["config"]["export"]["threshold"] == 0.6
     assert same_weights(first, again)
 
@@ -100,7 +101,7 @@ def test_a_wrong_config_is_one_sentence(folder, tmp_path, old, new, error, messa
     path = write_config(folder)
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(error, match=message) as caught:
-        finetune(load_finetune_config(path), tmp_path, "cpu")
+        finetune(load_finetune_config(path), tmp_path, CPU)
     assert "\n" not in str(caught.value)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from labelled import draw_labelled_folder, write_config
+from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.errors import CheckpointError, ConfigError, ProviderError
-from muse_pipeline.inference.predictor import BUILT_IN, find_model, read_card
+from muse_pipeline.inference.model_file import BUILT_IN, find_model, read_card
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune import finetune
@@ -67,7 +67,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("initial=x.pt", "unknown setting 'initial'; known: .*checkpoint"),
         ("schedule.steps=many", "schedule: steps: expected a whole number, found 'many'"),
         ("schedule.steps=0", "steps is 0; give a whole number"),
-        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32, fp16, int8"),
+        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32, fp16 or int8"),
         ("export.colour_share=2", r"export: colour_share is 2\.0; give a number from 0 to 1"),
         ("mpp=0", r"mpp is 0\.0; give a number from 0\.01 to 100"),
         ("mpp=.nan", "mpp is nan; give a number"),
@@ -110,6 +110,7 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
         ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
+        ("method=muse", "unknown method 'muse'; known: detector"),
         ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
         ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("classes.1.name=Dark", "Dark is named more than once"),
@@ -120,13 +121,13 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
 def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, message):
     config = load_finetune_config(write_config(folder), data=tmp_path / "nowhere", changes=[change])
     with pytest.raises(ConfigError, match=message):
-        finetune(config, tmp_path, "cpu")
+        finetune(config, tmp_path, CPU)
 
 
 def test_a_window_that_the_network_cannot_take_is_refused_before_anything_is_written(folder, tmp_path):
     config = load_finetune_config(write_config(folder), changes=["window_px=100"])
     with pytest.raises(ConfigError, match="a window of 100 px does not suit muse_compact_16; give a multiple"):
-        finetune(config, tmp_path / "run", "cpu")
+        finetune(config, tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
 
 
@@ -140,25 +141,25 @@ def test_devices_that_are_not_there_are_one_sentence():
 
 def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder, tmp_path):
     config = load_finetune_config(write_config(folder, steps=2))
-    finetune(config, tmp_path / "run", "cpu")
+    finetune(config, tmp_path / "run", CPU)
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", "cpu")
+    finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
     with (moved / "labels" / "P1_points.txt").open("a") as file:
         file.write("3 3 1\n")
     with pytest.raises(CheckpointError, match=r"labels 0/labels/P1_points.txt changed"):
-        finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", "cpu")
+        finetune(load_finetune_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
     for name, content in {"provenance.json": "[]", "config.yaml": "name: ["}.items():
         (tmp_path / "run" / name).write_text(content)
         with pytest.raises(CheckpointError, match="settings cannot be read") as caught:
-            finetune(config, tmp_path / "run", "cpu")
+            finetune(config, tmp_path / "run", CPU)
     assert "\n" not in str(caught.value)
 
 
 def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"])
     config = load_finetune_config(write_config(folder, steps=1))
-    path = finetune(config, tmp_path, "cpu")
+    path = finetune(config, tmp_path, CPU)
     assert str(folder) not in (tmp_path / "provenance.json").read_text()
     assert '"tiny.yaml"' in (tmp_path / "provenance.json").read_text()
     assert str(folder).encode() not in path.read_bytes()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from labelled import draw_labelled_folder, write_config
+from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods.consistency import ConsistencySettings
@@ -24,7 +24,7 @@ def test_the_third_arm_runs_and_counts_its_pseudo_labels(folder, tmp_path, head)
     changes = ("region_px=80", "window_px=128", "consistency={}", f"head={head}")
     config = load_finetune_config(write_config(folder, steps=3), changes=changes)
     assert config.consistency == ConsistencySettings()
-    finetune(config, tmp_path, "cpu")
+    finetune(config, tmp_path, CPU)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"consistency", "pseudo_nuclei", "pseudo_right"} <= set(rows[-1])
 
@@ -32,7 +32,7 @@ def test_the_third_arm_runs_and_counts_its_pseudo_labels(folder, tmp_path, head)
 def test_consistency_needs_tissue_without_labels(folder, tmp_path):
     config = load_finetune_config(write_config(folder), changes=("consistency={}",))
     with pytest.raises(ConfigError, match="give regions of slides as labels, or set `region_px`"):
-        finetune(config, tmp_path, "cpu")
+        finetune(config, tmp_path, CPU)
 
 
 def test_the_recipe_is_three_lines_away_from_plain_training():

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
 from muse_pipeline.data.nucleus_images import NucleusSource
@@ -25,6 +26,7 @@ from muse_pipeline.training.pretrain_config import load_pretrain_config
 from muse_pipeline.training.pretrain_health import GRACE, PATIENCE, CollapseAlarm
 from muse_pipeline.training.pretrain_images import read_pretrain_data
 from muse_pipeline.training.run_folder import RunFolder
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.start import load_backbone
 
@@ -51,7 +53,7 @@ def slide(tmp_path_factory):
 def finished(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     said = []
-    pretrain(load_pretrain_config(pictures), folder, "cpu", say=said.append)
+    pretrain(load_pretrain_config(pictures), folder, Running(accelerator="cpu", say=said.append))
     return folder, said
 
 
@@ -121,10 +123,10 @@ def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
 
     config = load_pretrain_config(pictures)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(config, tmp_path, "cpu", progress=stop, loaders=loaders)
+        pretrain(config, tmp_path, Running(accelerator="cpu", progress=stop, loaders=loaders))
     assert not (tmp_path / "checkpoint.pt").exists()
     torch.rand(5)
-    pretrain(config, tmp_path, "cpu", loaders=loaders)
+    pretrain(config, tmp_path, Running(accelerator="cpu", loaders=loaders))
     assert (tmp_path / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
     one, other = (torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, finished[0]))
     assert one["method"].keys() == other["method"].keys() >= {"nucleus.centre", "image.centre", "nucleus.use"}
@@ -145,12 +147,12 @@ def test_a_change_of_tissue_is_refused_or_begins_anew(pictures, slide, tmp_path)
     folder = shutil.copytree(slide, tmp_path / "S1")
     source = source_of(folder)
     config = load_pretrain_config(write_config(tmp_path / "c.yaml", [source], schedule={"steps": 2}))
-    pretrain(config, tmp_path / "run", "cpu")
+    pretrain(config, tmp_path / "run", CPU)
     write_proposals(folder / "proposals.parquet", np.random.default_rng(0).uniform(50, 590, (300, 2)))
     with pytest.raises(CheckpointError, match=r"proposals\.parquet changed"):
-        pretrain(config, tmp_path / "run", "cpu")
+        pretrain(config, tmp_path / "run", CPU)
     first = rows(tmp_path / "run")
-    pretrain(config, tmp_path / "run", "cpu", start_over=True)
+    pretrain(config, tmp_path / "run", Running(accelerator="cpu", start_over=True))
     assert rows(tmp_path / "run") != first
 
 
@@ -200,7 +202,7 @@ def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finis
     said = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
     config = load_pretrain_config(pictures, changes=[*changes, *frozen])
-    pretrain(config, tmp_path, "cpu", say=said.append)
+    pretrain(config, tmp_path, Running(accelerator="cpu", say=said.append))
     assert said[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
     before, after = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
     assert after.meta["window_px"] == 96

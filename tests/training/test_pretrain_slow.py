@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config
 
 from muse_pipeline.models import BACKBONES
@@ -91,7 +92,7 @@ def test_two_processes_train_one_network(pictures, tmp_path):
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_every_backbone_takes_a_step(name, pictures, tmp_path):
     changes = [f"backbone={name}", *TINY_VIEWS, "schedule.steps=1", "schedule.save_every=1", "batch=2"]
-    pretrain(load_pretrain_config(pictures, changes=changes), tmp_path, "cpu")
+    pretrain(load_pretrain_config(pictures, changes=changes), tmp_path, CPU)
     (row,) = rows(tmp_path)
     assert np.isfinite(list(row.values())).all()
     state = torch.load(tmp_path / "resume.pt", weights_only=True, mmap=True)
@@ -105,7 +106,7 @@ def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
     """Large fields of view: a run for 224 px into the network for 512, whose table of positions is another."""
     steps = ["schedule.steps=1", "batch=2", *TINY_VIEWS]
     small = load_pretrain_config(pictures, changes=["backbone=muse_vit_s_16_224", *steps])
-    begun = pretrain(small, tmp_path / "small", "cpu")
+    begun = pretrain(small, tmp_path / "small", CPU)
     for backbone, side in (("muse_vit_s_16_512", 96), ("muse_vit_s_16_224", 96)):
         changes = [
             *steps,
@@ -116,7 +117,7 @@ def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
         ]
         still = ["schedule.learning_rate=1e-30", "distillation.momentum=1"]
         folder = tmp_path / backbone
-        large = load_checkpoint(pretrain(load_pretrain_config(pictures, changes=[*changes, *still]), folder, "cpu"))
+        large = load_checkpoint(pretrain(load_pretrain_config(pictures, changes=[*changes, *still]), folder, CPU))
         before, name = load_checkpoint(begun).backbone, "encoder.encoder.pos_embed"
         assert large.meta["window_px"] == side
         assert large.backbone[name].shape == (1, 1 + (int(backbone[-3:]) // 16) ** 2, 384)
@@ -159,7 +160,7 @@ def test_a_short_run_does_not_collapse(tmp_path):
     schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}
     learning = {"image_weight": 0.0, "n_prototypes": 128, "hidden": 128, "bottleneck": 64, "momentum": 0.98}
     path = write_config(tmp_path / "c.yaml", [source], batch=8, schedule=schedule, distillation=learning)
-    pretrain(load_pretrain_config(path), tmp_path / "run", "cpu")
+    pretrain(load_pretrain_config(path), tmp_path / "run", CPU)
     found = rows(tmp_path / "run")
     last = {name: np.mean([row[name] for row in found[-10:]]) for name in found[0]}
     assert 0.2 < last["entropy_nucleus"] < 0.95

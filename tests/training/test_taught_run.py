@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
-from labelled import draw_labelled_folder, write_config
+from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.inputs import files_read
+from muse_pipeline.training.running import Running
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def folder(tmp_path_factory):
     """Labelled pictures, ``tiny.yaml`` and two networks that were trained by it."""
     folder = draw_labelled_folder(tmp_path_factory.mktemp("taught"))
     for seed in (0, 1):
-        finetune(load_finetune_config(write_config(folder, steps=5), changes=[f"seed={seed}"]), folder / f"t{seed}")
+        finetune(
+            load_finetune_config(write_config(folder, steps=5), changes=[f"seed={seed}"]), folder / f"t{seed}", CPU
+        )
     return folder
 
 
@@ -32,7 +35,7 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     config = taught(folder, "t0", "t1")
     assert files_read(config)[:2] == [folder / "t0" / "checkpoint.pt", folder / "t1" / "checkpoint.pt"]
     said = []
-    checkpoint = load_checkpoint(finetune(config, folder / "both", "cpu", say=said.append))
+    checkpoint = load_checkpoint(finetune(config, folder / "both", Running(accelerator="cpu", say=said.append)))
     assert any("taught by 2 trained before" in sentence for sentence in said)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
     assert checkpoint.backbone.keys() == alone.backbone.keys()  # a network as small as any other
@@ -43,11 +46,11 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
     shutil.copytree(folder / "t0", tmp_path / "t0")
     change = f"distillation={{teachers: [{tmp_path / 't0' / 'checkpoint.pt'}]}}"
     config = load_finetune_config(folder / "tiny.yaml", changes=[change])
-    finetune(config, tmp_path / "run", "cpu")
-    finetune(config, tmp_path / "run", "cpu")
+    finetune(config, tmp_path / "run", CPU)
+    finetune(config, tmp_path / "run", CPU)
     shutil.copy(folder / "t1" / "checkpoint.pt", tmp_path / "t0" / "checkpoint.pt")
     with pytest.raises(CheckpointError, match="weights of the teachers changed"):
-        finetune(config, tmp_path / "run", "cpu")
+        finetune(config, tmp_path / "run", CPU)
 
 
 @pytest.mark.parametrize(
@@ -65,29 +68,29 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
 )
 def test_a_teacher_of_something_else_is_refused(folder, tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        finetune(taught(folder, "t0", changes=changes), tmp_path, "cpu")
+        finetune(taught(folder, "t0", changes=changes), tmp_path, CPU)
 
 
 def test_a_teacher_that_cannot_take_the_windows_is_refused(folder, tmp_path):
     coarse = load_finetune_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
-    finetune(coarse, folder / "coarse", "cpu")
+    finetune(coarse, folder / "coarse", CPU)
     with pytest.raises(ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"):
-        finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, "cpu")
+        finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
 def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
-        finetune(taught(folder, "nowhere"), tmp_path, "cpu")
+        finetune(taught(folder, "nowhere"), tmp_path, CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint; correct `checkpoint` or `teachers`"):
         files_read(taught(folder, "nowhere"))
     found = load_checkpoint(folder / "t0" / "checkpoint.pt")
     (tmp_path / "bare").mkdir()
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
-        finetune(taught(folder, tmp_path / "bare"), tmp_path, "cpu")
+        finetune(taught(folder, tmp_path / "bare"), tmp_path, CPU)
     config = {**found.meta["config"], "backbone": "muse_compact_17"}
     save_checkpoint(
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
     )
     with pytest.raises(CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .* by another"):
-        finetune(taught(folder, tmp_path / "bare"), tmp_path, "cpu")
+        finetune(taught(folder, tmp_path / "bare"), tmp_path, CPU)

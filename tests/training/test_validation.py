@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from labelled import draw_labelled_folder, write_config
+from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
@@ -18,6 +18,7 @@ from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_data
 from muse_pipeline.training.metrics import MetricsLog
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.validation import SCORE, Validation
 from muse_pipeline.types import Frame
 
@@ -55,7 +56,7 @@ def find_the_truth(monkeypatch, held, change=lambda nuclei: nuclei):
 def test_the_best_validation_leaves_the_run(config, tmp_path, monkeypatch):
     scripted = iter([10.0, 30.0, 20.0])
     monkeypatch.setattr(Validation, "scores", lambda self: {SCORE: next(scripted)})
-    trained = load_checkpoint(finetune(config, tmp_path, "cpu"))
+    trained = load_checkpoint(finetune(config, tmp_path, CPU))
     best = load_checkpoint(tmp_path / "best.pt")
     assert (trained.meta["step"], trained.meta["scores"]) == (8, {SCORE: 30.0})
     assert all(torch.equal(value, best.head[name]) for name, value in trained.head.items())
@@ -77,18 +78,18 @@ def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config,
 
     config = dataclasses.replace(config, schedule=schedule)
     with pytest.raises(KeyboardInterrupt):
-        finetune(config, tmp_path, "cpu", progress=stop)
+        finetune(config, tmp_path, Running(accelerator="cpu", progress=stop))
     scored = {"input_px": 128, "halo_px": 16, "capacity": 100, "threshold": 0.6, "colour_share": 0.5}
     for name, value in scored.items():
         with pytest.raises(CheckpointError, match=rf"another configuration \(setting 'export\.{name}' changed\)"):
-            finetune(with_export(config, **{name: value}), tmp_path, "cpu")
-    finetune(with_export(config, batch=4, precision="fp16", embedding=True), tmp_path, "cpu")
-    finished = finetune(with_export(config, **scored), tmp_path, "cpu")
+            finetune(with_export(config, **{name: value}), tmp_path, CPU)
+    finetune(with_export(config, batch=4, precision="fp16", embedding=True), tmp_path, CPU)
+    finished = finetune(with_export(config, **scored), tmp_path, CPU)
     assert load_checkpoint(finished).meta["config"]["export"]["threshold"] == 0.6
 
 
 def test_a_real_network_is_scored(config, tmp_path):
-    finetune(config, tmp_path, "cpu")
+    finetune(config, tmp_path, CPU)
     rows = [row for row in MetricsLog(tmp_path / "metrics.jsonl").read() if SCORE in row]
     names = {"detection", "mean class", "Dark", "Pale"}
     assert len(rows) == 3

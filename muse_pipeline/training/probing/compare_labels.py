@@ -75,6 +75,7 @@ def draw_patients(patients: Sequence[str], draws: int, shares: Sequence[float] =
 def compare_on_labels(
     data: ProbeData,
     networks: Sequence[ProbedNetwork],
+    *,
     classes: Sequence[NucleusClass],
     mpp: float,
     settings: ProbeSettings,
@@ -190,9 +191,9 @@ def _draw(
         judged.patient,
         crop,
         np.flatnonzero(features.reported),
-        features.true,
-        tuple(one.name for one in classes),
-        tuple(one.color for one in classes),
+        label=features.true,
+        classes=tuple(one.name for one in classes),
+        colors=tuple(one.color for one in classes),
     )
     caption = draw_neighbours(gallery, *looked_up, output)
     return caption and {"file": output.name, "caption": caption}

@@ -47,6 +47,7 @@ def choose_images(images: Sequence[NucleusImage], most: int = MOST_IMAGES) -> li
 def compare_on_tissue(
     images: Sequence[NucleusImage],
     networks: Sequence[ProbedNetwork],
+    *,
     mpps: tuple[float, float],
     window_px: int,
     repeats: int,

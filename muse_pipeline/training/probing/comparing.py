@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from muse_pipeline.training.probing.network import ProbedNetwork, backbone_name,
 from muse_pipeline.training.probing.probe import ProbeSettings
 from muse_pipeline.training.probing.protocols import KNN
 from muse_pipeline.training.probing.tissue_config import TissueConfig
+from muse_pipeline.training.running import Running
 
 SIDES = ("before", "after")
 INDEX = "nuclei"
@@ -47,26 +48,16 @@ class Comparison:
         networks: before and after.
         settings: how.
         output: folder for figures and pictures.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        say: called with sentences on progress.
+        running: how it computes and whom it tells.
 
     Raises:
         ConfigError: the window does not suit a backbone.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[ProbedNetwork],
-        settings: CompareSettings,
-        output: Path,
-        accelerator: str = "auto",
-        threads: int = 1,
-        say: Callable[[str], None] = lambda sentence: None,
-    ):
-        torch.set_num_threads(threads)
-        self.networks, self.settings, self.output, self.say = networks, settings, output, say
-        self.device = open_fabric(accelerator, 1, "32-true").device
+    def __init__(self, networks: Sequence[ProbedNetwork], settings: CompareSettings, output: Path, running: Running):
+        torch.set_num_threads(running.threads)
+        self.networks, self.settings, self.output, self.say = networks, settings, output, running.say
+        self.device = open_fabric(running.accelerator, 1, "32-true").device
         for network in networks:
             require_window(settings.window_px, network.backbone, network.name)
 
@@ -102,8 +93,15 @@ class Comparison:
         data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
         seen = self._check_unseen(data.reported)
         part = compare_on_labels(
-            *(data, self.networks, config.classes, config.mpp, settings, settings.draws),
-            *(self.device, self.output, self.say),
+            data,
+            self.networks,
+            classes=config.classes,
+            mpp=config.mpp,
+            settings=settings,
+            draws=settings.draws,
+            device=self.device,
+            output=self.output,
+            say=self.say,
         )
         return {**part, "notes": [*seen, *part["notes"]]}
 
@@ -111,9 +109,15 @@ class Comparison:
         mpps, folder = config.views.mpp, self.output / INDEX
         data = read_pretrain_data(config.sources, mpps[0], max(2, config.min_nuclei), folder, self.say)
         seen = self._check_unseen(choose_images(data.images))
-        window_px, repeats = self.settings.window_px, self.settings.repeats
         part = compare_on_tissue(
-            data.images, self.networks, mpps, window_px, repeats, self.device, self.output, self.say
+            data.images,
+            self.networks,
+            mpps=mpps,
+            window_px=self.settings.window_px,
+            repeats=self.settings.repeats,
+            device=self.device,
+            output=self.output,
+            say=self.say,
         )
         return {**part, "notes": [*seen, *part["notes"]]}
 
@@ -134,7 +138,7 @@ def open_networks(
         named: backbone of a checkpoint that does not say its own, and of random weights; these are otherwise of the
             other checkpoint's kind.
         default: where nobody says; None: that is refused.
-        trust_pickle: see ``initial.load_backbone``.
+        trust_pickle: see ``start.load_backbone``.
 
     Raises:
         CheckpointError: a checkpoint is not there or does not fit.

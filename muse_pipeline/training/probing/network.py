@@ -13,12 +13,13 @@ from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.errors import LabelError
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.weights import backbone_weights, read_pickle
 from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
 from muse_pipeline.training.import_checkpoint import recognise_backbone
-from muse_pipeline.training.start import find_checkpoint, load_backbone
+from muse_pipeline.training.start import load_backbone
 
 SEED = 2025  # the authors'
 NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # every run's are called so: its folder tells it from others

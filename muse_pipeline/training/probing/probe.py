@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from muse_pipeline.training.probing.protocols import (
     predict_finetuned,
     predict_linearly,
 )
+from muse_pipeline.training.running import Running
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,7 @@ class ProbeSettings:
 
 
 def probe(
-    config: FinetuneConfig,
-    test: Sequence[LabelSource],
-    settings: ProbeSettings,
-    accelerator: str = "auto",
-    threads: int = 1,
-    say: Callable[[str], None] = lambda sentence: None,
+    config: FinetuneConfig, test: Sequence[LabelSource], settings: ProbeSettings, running: Running
 ) -> dict[str, Any]:
     """Train on the config's ``sources``, choose on its ``validation``, report on ``test``.
 
@@ -62,23 +58,21 @@ def probe(
         config: its backbone, checkpoint, classes, mpp and sources are used.
         test: labelled pictures to report on.
         settings: how.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        say: called with sentences on progress.
+        running: how it computes and whom it tells.
 
     Raises:
         CheckpointError: the checkpoint does not fit.
         ConfigError: there is no validation, the window does not suit the backbone, or a class has no nucleus.
         LabelError: labels cannot be read, or patients are on both sides or were trained on.
     """
-    torch.set_num_threads(threads)
-    device = open_fabric(accelerator, 1, "32-true").device
+    torch.set_num_threads(running.threads)
+    device = open_fabric(running.accelerator, 1, "32-true").device
     network = open_network(config.backbone, config.checkpoint, config.trust_pickle)
     require_window(settings.window_px, network.backbone, network.name)
     data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
     notes = [*data.notes, *network.check_unseen(data.reported, settings.shared_patients)]
     train, judged = data.point_sets(network.reference, settings.window_px)
-    say(f"features of {len(train):,} nuclei to learn from and {len(judged):,} to judge by")
+    running.say(f"features of {len(train):,} nuclei to learn from and {len(judged):,} to judge by")
     features = ProbedFeatures.read(network, train, judged, data.splits, len(data.classes), device)
     true, patient = features.true[features.reported], judged.patient[features.reported]
 
@@ -87,11 +81,11 @@ def probe(
         return {**score_classes(true, predicted, patient, data.classes, settings.repeats), **prediction.chosen}
 
     protocols = {name: score(prediction) for name, prediction in predict_by_neighbours(features).items()}
-    say("linear layer")
+    running.say("linear layer")
     linear, layer = predict_linearly(features)
     protocols[LINEAR] = score(linear)
     if settings.finetune:
-        say("fine-tuning the whole network")
+        running.say("fine-tuning the whole network")
         protocols[FINETUNE] = score(predict_finetuned(features, layer, linear, settings.finetune_rate))
     return {
         "backbone": network.name,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from muse_pipeline.config import require_between
+from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.unlabelled_source import UnlabelledSource, open_unlabelled
 from muse_pipeline.data.unlabelled_windows import UnlabelledWindows
 from muse_pipeline.errors import ConfigError
@@ -20,57 +19,37 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
+from muse_pipeline.training.psm.config import ActivationSettings
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.running import Running
 
 
-@dataclass(frozen=True)
-class ActivationConfig:
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(ActivationSettings):
     """A run of the first stage.
 
     Attributes:
         sources: unlabelled tissue.
         mpp: um per pixel the network works at.
-        task: registered name, see ``methods.activation_tasks``.
-        backbone: registered name; one with a stage at stride 4.
-        schedule: how long and how fast.
-        window_px: side of a training window.
-        batch: windows per step.
         seed: of weights and windows.
     """
 
     sources: tuple[UnlabelledSource, ...]
     mpp: float = 0.5
-    task: str = "similarity"
-    backbone: str = "shallow_cnn"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
-    window_px: int = 128
-    batch: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(2, math.inf), seed=(0, math.inf))
+        super().__post_init__()
+        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED))
 
 
-def train_activation(
-    config: ActivationConfig,
-    folder: Path,
-    accelerator: str = "auto",
-    threads: int = 1,
-    start_over: bool = False,
-    say: Callable[[str], None] = lambda sentence: None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-) -> Path:
+def train_activation(config: ActivationConfig, folder: Path, running: Running) -> Path:
     """Train and write ``checkpoint.pt``, which ``models.activation.load_activation`` reads; what is there stays.
 
     Args:
         config: of the run.
         folder: of the run; one that was stopped goes on there.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        start_over: train from the start where the folder holds a run of other settings, in place of refusing.
-        say: called with sentences about the run.
-        progress: see ``loop.train``.
+        running: how it computes and whom it tells.
 
     Raises:
         CheckpointError: the folder holds a run of another config.
@@ -83,15 +62,15 @@ def train_activation(
         raise ConfigError(f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {stride}")
     run = RunFolder(Path(folder))
     provenance = describe_run(plain_settings(config, portable=True), config.sources)
-    run.begin(config, provenance, (), start_over, say)
-    torch.set_num_threads(threads)
+    run.begin(config, provenance, (), running)
+    torch.set_num_threads(running.threads)
     images = open_unlabelled(config.sources, config.mpp)
     method = PriorSelfActivation(network, config.task)
-    fabric = open_fabric(accelerator, 1, "32-true")
+    fabric = open_fabric(running.accelerator, 1, "32-true")
     run.describe(config, provenance)
-    say(f"{config.backbone} on the task '{config.task}', {len(images)} images, no label")
+    running.say(f"{config.backbone} on the task '{config.task}', {len(images)} images, no label")
     windows = UnlabelledWindows(images, config.window_px, config.batch, config.seed, fabric.device)
-    train(method, windows, config.schedule, run, fabric, config.seed, progress=progress)
+    train(method, windows, config.schedule, run, fabric, seed=config.seed, progress=running.progress)
     save_activation(run.checkpoint, method.trained(), config)
     return run.checkpoint
 

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between
+from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.data.unlabelled_source import UnlabelledSource
-from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods.psm_mask import MASK_FOREGROUNDS, VORONOI_WEIGHT
 from muse_pipeline.proposals.points import PeakRules
 from muse_pipeline.proposals.pseudo_mask import MaskSettings
 from muse_pipeline.training.export_settings import ExportSettings
+from muse_pipeline.training.finetune_config import COLOURS, PRECISIONS
 from muse_pipeline.training.schedule import Schedule
 
 MASKS = ("otsu", "activation")
@@ -24,13 +25,24 @@ SPLITS = ("cut", "voronoi")
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """First stage, see ``psm_activation.ActivationConfig``; left out where masks are made without it."""
+    """First stage: the activation network; left out where masks are made without it.
+
+    Attributes:
+        task: registered name, see ``methods.activation_tasks``.
+        backbone: registered name; one with a stage at stride 4.
+        schedule: how long and how fast.
+        window_px: side of a training window.
+        batch: windows per step.
+    """
 
     task: str = "similarity"
     backbone: str = "shallow_cnn"
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
     window_px: int = 128
     batch: int = 8
+
+    def __post_init__(self) -> None:
+        require_between(self, "activation", window_px=(1, math.inf), batch=(2, math.inf))
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class MaskNetworkSettings:
 
     def __post_init__(self) -> None:
         require_between(self, "mask_network", rounds=(0, 10), voronoi_weight=(0, math.inf), batch=(1, math.inf))
-        _require_one_of("mask_network: mask_fg", self.mask_fg, MASK_FOREGROUNDS)
+        require_one_of(self, "mask_network", mask_fg=MASK_FOREGROUNDS, precision=PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         require_between(self, "labels", threshold=(0, 1), min_area_um2=(0, math.inf))
-        _require_one_of("labels: split", self.split, SPLITS)
+        require_one_of(self, "labels", split=SPLITS)
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,9 @@ class DetectorSettings:
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, save_every=250))
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "detector", precision=PRECISIONS, colour=COLOURS)
 
 
 @dataclass(frozen=True)
@@ -156,9 +171,9 @@ class PsmConfig:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), seed=(0, math.inf), windows_per_store=(1, math.inf))
+        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), windows_per_store=(1, math.inf))
         require_between(self, "", store_window_px=(64, 4096))
-        _require_one_of("masks", self.masks, MASKS)
+        require_one_of(self, "", masks=MASKS)
 
 
 def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> PsmConfig:
@@ -174,13 +189,4 @@ def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str]
     """
     config = load_config(path, PsmConfig, changes)
     root = (data or Path(path).parent).resolve()
-    sources = tuple(
-        dataclasses.replace(one, images=one.images and root / one.images, store=one.store and root / one.store)
-        for one in config.sources
-    )
-    return dataclasses.replace(config, sources=sources)
-
-
-def _require_one_of(setting: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{setting} '{value}' is unknown; choose {' or '.join(known)}")
+    return dataclasses.replace(config, sources=tuple(starting_at(source, root) for source in config.sources))

@@ -29,6 +29,7 @@ from muse_pipeline.training.psm.config import PsmConfig
 from muse_pipeline.training.psm.masks import read_pictures_and_masks
 from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
+from muse_pipeline.training.running import Running
 
 KIND = "mask network"
 
@@ -74,17 +75,13 @@ class MaskNetworkStage:
     Attributes:
         config: of the run.
         masks: folder of the masks stage.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        start_over: train again where a folder holds a run of other settings or masks, in place of refusing.
+        running: how it computes.
         watch: see ``psm.PsmRun``.
     """
 
     config: PsmConfig
     masks: Path
-    accelerator: str
-    threads: int
-    start_over: bool
+    running: Running
     watch: Watch
 
     def train(self, folder: Path) -> Path:
@@ -94,7 +91,7 @@ class MaskNetworkStage:
             CheckpointError: a round's folder holds a run of other settings or masks.
             DivergedError: the loss is no longer a number.
         """
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.running.threads)
         pieces = [(pixels, mask) for _, pixels, mask in read_pictures_and_masks(self.masks)]
         last: Path | None = None
         for number in range(1, self.config.mask_network.rounds + 1):
@@ -108,7 +105,7 @@ class MaskNetworkStage:
         try:
             run.require_same_run(settings, provenance, ())
         except CheckpointError:
-            if not self.start_over:
+            if not self.running.start_over:
                 raise
             run.forget()
             run.checkpoint.unlink(missing_ok=True)
@@ -117,22 +114,22 @@ class MaskNetworkStage:
         torch.manual_seed(self.config.seed)
         network = TrainedMask.load(last).network.train() if last else MaskNetwork(settings.backbone)
         method = MaskTraining(network.to(memory_format=torch.channels_last), settings.mask_fg, settings.voronoi_weight)
-        fabric = open_fabric(self.accelerator, 1, settings.precision)
+        fabric = open_fabric(self.running.accelerator, 1, settings.precision)
         run.describe(settings, provenance)
         pictures, reference = self._prepare(pieces, last)
         windows = MaskWindows(
             pictures,
             np.array(reference.stains or ROUNDED_TEXTBOOK),
-            self.config.mpp,
-            settings.window_px,
-            settings.batch,
-            settings.augmentation,
-            self.config.seed,
-            fabric.device,
+            mpp=self.config.mpp,
+            window_px=settings.window_px,
+            batch=settings.batch,
+            augmentation=settings.augmentation,
+            seed=self.config.seed,
+            device=fabric.device,
         )
         with self.watch(settings.schedule.steps) as (say, progress):
             say(f"{run.path.name}: {settings.backbone} on {len(pictures)} masks" + (" and points" if last else ""))
-            train(method, windows, settings.schedule, run, fabric, self.config.seed, progress=progress)
+            train(method, windows, settings.schedule, run, fabric, seed=self.config.seed, progress=progress)
         trained = method.trained()
         meta = {
             "kind": KIND,

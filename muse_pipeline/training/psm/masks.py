@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.png import write_png
+from muse_pipeline.data.pictures import read_rgb, write_png
 from muse_pipeline.data.unlabelled_pieces import cut_pieces
 from muse_pipeline.data.unlabelled_source import open_unlabelled
 from muse_pipeline.errors import ConfigError, LabelError
@@ -71,11 +71,11 @@ def read_pictures_and_masks(folder: Path) -> list[tuple[str, np.ndarray, np.ndar
     """
     read = []
     for path in sorted((folder / PICTURES).glob("*.png")):
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        pixels = read_rgb(path, f"delete {folder} to make it again")
         mask = cv2.imread(str(folder / MASKS / path.name), cv2.IMREAD_GRAYSCALE)
-        if pixels is None or mask is None or pixels.shape[:2] != mask.shape:
-            raise LabelError(f"{path}: it or its mask is damaged or missing; delete {folder} to make them again")
-        read.append((path.stem, np.ascontiguousarray(pixels[..., ::-1]), mask > 127))
+        if mask is None or pixels.shape[:2] != mask.shape:
+            raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make them again")
+        read.append((path.stem, pixels, mask > 127))
     if not read:
         raise LabelError(f"{folder}: holds no picture with its mask; delete it to make them again")
     return read

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from muse_pipeline.training.psm.masks import write_masks
 from muse_pipeline.training.psm.self_training import write_found_labels
 from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
+from muse_pipeline.training.running import Running
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 COLOUR = (128, 64, 192)
@@ -35,19 +37,14 @@ class PsmRun:
     Attributes:
         config: of the run.
         folder: of the run; each stage has one inside.
-        accelerator: one of ``devices.ACCELERATORS``.
-        threads: on a CPU.
-        start_over: make stages again that were made from something else, in place of refusing.
-        say: called with sentences about the run.
-        watch: number of steps -> context that gives (say, progress) of one training, see ``loop.train``.
+        running: how it computes and who is told of stages; stages that were made from something else are made again
+            where it says to start over.
+        watch: number of steps -> context that gives (say, progress) of one training.
     """
 
     config: PsmConfig
     folder: Path
-    accelerator: str = "auto"
-    threads: int = 1
-    start_over: bool = False
-    say: Callable[[str], None] = lambda sentence: None
+    running: Running
     watch: Watch = unwatched
 
     def run(self, until: str = STAGES[-1]) -> Path:
@@ -69,19 +66,10 @@ class PsmRun:
         config, settings = self.config, self.config.activation
         if config.masks != "activation":
             return None
-        stage = ActivationConfig(
-            config.sources,
-            config.mpp,
-            settings.task,
-            settings.backbone,
-            settings.schedule,
-            settings.window_px,
-            settings.batch,
-            config.seed,
-        )
+        stage = ActivationConfig(**vars(settings), sources=config.sources, mpp=config.mpp, seed=config.seed)
         folder = self.folder / "activation"
-        with self.watch(settings.schedule.steps) as (say, progress):
-            return train_activation(stage, folder, self.accelerator, self.threads, self.start_over, say, progress)
+        with self._watched(settings.schedule.steps) as running:
+            return train_activation(stage, folder, running)
 
     def _make_masks(self, made: dict[str, Path | None]) -> Path:
         config, folder = self.config, self.folder / "masks"
@@ -92,15 +80,13 @@ class PsmRun:
             "tissue": describe_run({}, config.sources)["labels"],
             "activation": made["activation"] and checksum(made["activation"]),
         }
-        if not is_made(folder, made_from, self.start_over):
+        if not is_made(folder, made_from, self.running.start_over):
             with stage_folder(folder, made_from) as partial:
-                write_masks(config, made["activation"], partial, self.say)
+                write_masks(config, made["activation"], partial, self.running.say)
         return folder
 
     def _make_mask_network(self, made: dict[str, Path | None]) -> Path | None:
-        stage = MaskNetworkStage(
-            self.config, made["masks"], self.accelerator, self.threads, self.start_over, self.watch
-        )
+        stage = MaskNetworkStage(self.config, made["masks"], self.running, self.watch)
         return stage.train(self.folder / "mask_network")
 
     def _make_labels(self, made: dict[str, Path | None]) -> Path:
@@ -110,9 +96,9 @@ class PsmRun:
             "masks": checksum(made["masks"] / MADE_FROM),
             "mask_network": network and checksum(network),
         }
-        if not is_made(folder, made_from, self.start_over):
+        if not is_made(folder, made_from, self.running.start_over):
             with stage_folder(folder, made_from) as partial:
-                write_labels(self.config, made["masks"], network, partial, self.say)
+                write_labels(self.config, made["masks"], network, partial, self.running.say)
         return folder
 
     def _make_detector(self, made: dict[str, Path | None]) -> Path:
@@ -125,19 +111,23 @@ class PsmRun:
             finder = detector_config(self.config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=settings.threshold))
             made_from = {"threshold": settings.threshold, "detector": load_checkpoint(last).weights_sha256()}
-            if not is_made(folder / "labels", made_from, self.start_over):
+            if not is_made(folder / "labels", made_from, self.running.start_over):
                 with stage_folder(folder / "labels", made_from) as partial:
-                    write_found_labels(last, finder, labels, partial, self.say)
+                    write_found_labels(last, finder, labels, partial, self.running.say)
             labels = folder / "labels"
             last = self._train_detector(labels, folder / "detector")
         return last
 
     def _train_detector(self, labels: Path, folder: Path) -> Path:
         config = detector_config(self.config, labels)
-        with self.watch(config.schedule.steps) as (say, progress):
-            return finetune(
-                config, folder, self.accelerator, self.threads, start_over=self.start_over, say=say, progress=progress
-            )
+        with self._watched(config.schedule.steps) as running:
+            return finetune(config, folder, running)
+
+    @contextmanager
+    def _watched(self, steps: int) -> Iterator[Running]:
+        """How one training computes, and whom it tells."""
+        with self.watch(steps) as (say, progress):
+            yield replace(self.running, devices=1, say=say, progress=progress)
 
 
 def detector_config(config: PsmConfig, labels: Path) -> FinetuneConfig:

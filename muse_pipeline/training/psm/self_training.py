@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from muse_pipeline.config import parse_config
 from muse_pipeline.data.instance_labels import IMAGES
+from muse_pipeline.data.pictures import read_rgb
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
@@ -47,9 +47,10 @@ def write_found_labels(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: nothing was found.
+        LabelError: a picture is damaged.
     """
     names = sorted((labels / IMAGES).glob("*.png"))
-    pictures = {path.stem: np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in names}
+    pictures = {path.stem: read_rgb(path, f"delete {labels} to make it again") for path in names}
     margin = round(SURROUND_UM / config.mpp)
     predictor, reference = _load(checkpoint, config)
     n_nuclei = n_pictures = 0

@@ -26,7 +26,8 @@ def picture(width, height, xy, label=None, region=None, patient="p"):
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x // 4, y // 4, np.zeros_like(x)], -1).astype(np.uint8)
     label = np.zeros(len(xy), int) if label is None else label
-    return LabelledImage("i", pixels, Nuclei(xy, Frame.WINDOW, label=label), None, 1.0, region, patient)
+    nuclei = Nuclei(xy, Frame.WINDOW, label=label)
+    return LabelledImage(name="i", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region, patient=patient)
 
 
 def test_every_nucleus_is_in_one_window_of_its_cell():

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from labelled import draw_labelled_folder
+from labelled import CPU, draw_labelled_folder
 
 from muse_pipeline.cli.psm import STAGES as CLI_STAGES
 from muse_pipeline.errors import CheckpointError, ConfigError
@@ -14,6 +14,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.psm.config import load_psm_config
 from muse_pipeline.training.psm.mask_network import TrainedMask
 from muse_pipeline.training.psm.run import STAGES, PsmRun
+from muse_pipeline.training.running import Running
 
 CONFIG = """
 name: tiny
@@ -51,7 +52,7 @@ def config_path(tmp_path_factory):
 def finished(config_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("psm")
     said = []
-    PsmRun(load_psm_config(config_path), folder, "cpu", say=said.append).run()
+    PsmRun(load_psm_config(config_path), folder, Running(accelerator="cpu", say=said.append)).run()
     return folder, said
 
 
@@ -89,7 +90,7 @@ def test_a_second_start_makes_nothing_again(config_path, finished):
     folder, _ = finished
     stages = ("masks/made-from.json", "mask_network/round-2/checkpoint.pt", "labels/made-from.json")
     before = [(folder / name).stat().st_mtime_ns for name in stages]
-    again = PsmRun(load_psm_config(config_path), folder, "cpu").run()
+    again = PsmRun(load_psm_config(config_path), folder, CPU).run()
     assert before == [(folder / name).stat().st_mtime_ns for name in stages]
     assert load_checkpoint(again).meta["config"]["classes"][0]["name"] == "Nucleus"
 
@@ -98,9 +99,9 @@ def test_other_settings_are_refused_or_begin_anew(config_path, finished):
     folder, _ = finished
     changed = load_psm_config(config_path, changes=["labels.threshold=0.6"])
     with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
-        PsmRun(changed, folder, "cpu").run("labels")
-    assert PsmRun(changed, folder, "cpu", start_over=True).run("labels") == folder / "labels"
-    PsmRun(load_psm_config(config_path), folder, "cpu", start_over=True).run("labels")
+        PsmRun(changed, folder, CPU).run("labels")
+    assert PsmRun(changed, folder, Running(accelerator="cpu", start_over=True)).run("labels") == folder / "labels"
+    PsmRun(load_psm_config(config_path), folder, Running(accelerator="cpu", start_over=True)).run("labels")
 
 
 @pytest.mark.slow  # the export
@@ -115,14 +116,14 @@ def test_the_command_leaves_a_model_that_runs(config_path, finished, muse):
 
 def test_labels_may_come_from_masks_alone(config_path, tmp_path):
     config = load_psm_config(config_path, changes=["mask_network.rounds=0", "labels.split=cut"])
-    labels = PsmRun(config, tmp_path, "cpu").run("labels")
+    labels = PsmRun(config, tmp_path, CPU).run("labels")
     assert len(list((labels / "instances").iterdir())) == 3
     assert not (tmp_path / "mask_network").exists()
 
 
 def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
     small = ["masks=activation", "activation.schedule.steps=3", "activation.window_px=64", "activation.batch=2"]
-    masks = PsmRun(load_psm_config(config_path, changes=small), tmp_path, "cpu").run("masks")
+    masks = PsmRun(load_psm_config(config_path, changes=small), tmp_path, CPU).run("masks")
     assert (tmp_path / "activation" / "checkpoint.pt").is_file()
     assert len(list((masks / "masks").iterdir())) == 3
 
@@ -136,9 +137,21 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     assert not (tmp_path / "run" / "masks").exists()
 
 
-@pytest.mark.parametrize("change", ["masks=otsue", "mask_network.mask_fg=both", "labels.split=knife", "mpp=0"])
-def test_a_wrong_setting_is_refused(config_path, change):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
+        ("mask_network.mask_fg=both", "mask_network: mask_fg 'both' is unknown"),
+        ("mask_network.precision=bf16", "mask_network: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
+        ("detector.precision=bf16", "detector: precision 'bf16' is unknown"),
+        ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
+        ("labels.split=knife", "labels: split 'knife' is unknown; choose cut or voronoi"),
+        ("mpp=0", "mpp is 0.0"),
+        ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
+    ],
+)
+def test_a_wrong_setting_is_refused(config_path, change, message):
+    with pytest.raises(ConfigError, match=message):
         load_psm_config(config_path, changes=[change])
 
 
@@ -150,7 +163,7 @@ def test_the_example_config_can_be_read():
 def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
     changes = ["mask_network.rounds=0", "labels.split=cut", "self_training.rounds=1", "self_training.threshold=0.3"]
     config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
-    last = PsmRun(config, tmp_path, "cpu").run()
+    last = PsmRun(config, tmp_path, CPU).run()
     assert last == tmp_path / "self_training" / "round-1" / "detector" / "checkpoint.pt"
     for number in range(3):
         instances = last.parents[1] / "labels" / "instances" / f"picture-{number:05d}.png"
@@ -161,9 +174,9 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
         config_path,
         changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
     )
-    assert PsmRun(surer, tmp_path, "cpu").run() == last  # a card's threshold trains nothing anew
+    assert PsmRun(surer, tmp_path, CPU).run() == last  # a card's threshold trains nothing anew
     assert last.with_name("resume.pt").stat().st_mtime_ns == before
     assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
     unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])
     with pytest.raises(ConfigError, match="found no nucleus with a score of 1"):
-        PsmRun(unsure, tmp_path / "unsure", "cpu").run()
+        PsmRun(unsure, tmp_path / "unsure", CPU).run()

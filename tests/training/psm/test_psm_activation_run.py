@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from labelled import CPU
 from PIL import Image
 
 from muse_pipeline.data.unlabelled_source import UnlabelledSource
@@ -12,6 +13,7 @@ from muse_pipeline.errors import CheckpointError, ConfigError
 from muse_pipeline.models.activation import load_activation
 from muse_pipeline.proposals.pseudo_mask import PseudoMasker
 from muse_pipeline.training.psm.activation import ActivationConfig, train_activation
+from muse_pipeline.training.running import Running
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -24,7 +26,7 @@ def config(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"images/{index}.png")
     schedule = Schedule(steps=4, save_every=2, log_every=1)
     source = UnlabelledSource(images=tmp_path / "images", mpp=0.5)
-    return ActivationConfig((source,), task="rotation", schedule=schedule, window_px=32, batch=2)
+    return ActivationConfig(sources=(source,), task="rotation", schedule=schedule, window_px=32, batch=2)
 
 
 def test_a_run_that_was_killed_ends_in_the_same_weights(config, tmp_path):
@@ -32,34 +34,34 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(config, tmp_path):
         if done == 3:
             raise KeyboardInterrupt
 
-    whole = load_activation(train_activation(config, tmp_path / "whole", "cpu"))
+    whole = load_activation(train_activation(config, tmp_path / "whole", CPU))
     with pytest.raises(KeyboardInterrupt):
-        train_activation(config, tmp_path / "killed", "cpu", progress=kill)
-    resumed = load_activation(train_activation(config, tmp_path / "killed", "cpu"))
+        train_activation(config, tmp_path / "killed", Running(accelerator="cpu", progress=kill))
+    resumed = load_activation(train_activation(config, tmp_path / "killed", CPU))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_the_checkpoint_makes_masks(config, tmp_path):
-    path = train_activation(config, tmp_path / "run", "cpu")
+    path = train_activation(config, tmp_path / "run", CPU)
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     masker = PseudoMasker.load(path, [pixels], 0.5)
     assert masker(pixels).shape == (64, 64) and masker.activation is not None
 
 
 def test_another_configuration_is_refused_unless_started_over(config, tmp_path):
-    train_activation(config, tmp_path / "run", "cpu")
+    train_activation(config, tmp_path / "run", CPU)
     other = dataclasses.replace(config, task="similarity")
     with pytest.raises(CheckpointError, match="setting 'task'"):
-        train_activation(other, tmp_path / "run", "cpu")
-    train_activation(other, tmp_path / "run", "cpu", start_over=True)
+        train_activation(other, tmp_path / "run", CPU)
+    train_activation(other, tmp_path / "run", Running(accelerator="cpu", start_over=True))
 
 
 def test_mistakes_are_said_before_anything_is_trained(config, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'rotation'"):
-        train_activation(dataclasses.replace(config, task="rotations"), tmp_path / "run", "cpu")
+        train_activation(dataclasses.replace(config, task="rotations"), tmp_path / "run", CPU)
     with pytest.raises(ConfigError, match="multiple of 32"):
-        train_activation(dataclasses.replace(config, window_px=40), tmp_path / "run", "cpu")
+        train_activation(dataclasses.replace(config, window_px=40), tmp_path / "run", CPU)
     (tmp_path / "foreign.pt").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError):
         load_activation(tmp_path / "foreign.pt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.png import write_png
+from muse_pipeline.data.pictures import write_png
 from muse_pipeline.files import complete_file
 
 N_PICTURES = 6

@@ -6,7 +6,7 @@ from drawn_labels import draw_nuclei, grid_xy
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.pictures import keep_pictures
+from muse_pipeline.training.kept_pictures import keep_pictures
 from muse_pipeline.types import Frame
 
 
@@ -15,7 +15,10 @@ def test_a_piece_begins_where_the_annotated_region_does(tmp_path):
     region = np.zeros((200, 300), bool)
     region[60:100, 150:190] = True
     nuclei = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
-    whole, part = (LabelledImage("P", pixels, nuclei, None, 1.0, area) for area in (None, region))
+    whole, part = (
+        LabelledImage(name="P", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=area)
+        for area in (None, region)
+    )
     keep_pictures([whole, part], tmp_path / "pictures")
     kept = [cv2.imread(str(tmp_path / f"pictures/{number}.png"))[..., ::-1] for number in (0, 1)]
     assert np.array_equal(kept[0], pixels)
