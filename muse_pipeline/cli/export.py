@@ -7,7 +7,7 @@ those of `--check-images FOLDER`; the figures are printed, and nothing is writte
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, positive
+from muse_pipeline.cli.arguments import add_output_argument, at_least_one, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="checkpoint",
         help="more of one config and other seeds: the model is their mean",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX")
+    add_output_argument(parser, "ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
     parser.add_argument(
         "--calibration",

@@ -7,17 +7,14 @@ its checksum, or all files that the training run reads, and the provider, which 
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument
+from muse_pipeline.cli.arguments import add_config_arguments, add_provider_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     add_provider_argument(parser)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of a training config first"
-    )
+    add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
 
 

@@ -10,11 +10,13 @@ small disc; how many of each is said. Sources that are no points on pictures sta
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_output_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse outline``."""
     parser.add_argument("config", type=Path, help="training config (YAML) whose sources are points on pictures")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the result")
+    add_output_argument(parser, "FOLDER", "folder of the result")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument(
         "--mask",
