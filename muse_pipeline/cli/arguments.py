@@ -7,6 +7,9 @@ import math
 from pathlib import Path
 from shutil import get_terminal_size
 
+from muse_pipeline.nuclei.geojson_frame import FRAMES
+from muse_pipeline.training.devices import ACCELERATORS
+
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
 
@@ -73,8 +76,8 @@ def add_frame_argument(parser: argparse.ArgumentParser) -> None:
     """Where GeoJSON counts from."""
     parser.add_argument(
         "--frame",
-        choices=("qupath", "openslide"),
-        default="qupath",
+        choices=FRAMES,
+        default=FRAMES[0],
         help="GeoJSON counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
         "(default: %(default)s)",
     )
@@ -85,8 +88,8 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads_argument(parser)
     parser.add_argument(
         "--accelerator",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
+        choices=ACCELERATORS,
+        default=ACCELERATORS[0],
         help="what computes (default: %(default)s)",
     )
 

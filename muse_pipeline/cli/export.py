@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, at_least_one, positive
+from muse_pipeline.training.export_settings import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
-    settings.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of weights and activations")
+    settings.add_argument("--precision", choices=PRECISIONS, help="of weights and activations")
     settings.add_argument(
         "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
     )

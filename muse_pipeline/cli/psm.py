@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument
-
-STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
+from muse_pipeline.training.psm.stage import STAGES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from muse_pipeline.data.picture_labels import require_agreement
 from muse_pipeline.data.regions import RegionWindow, cut_regions
 from muse_pipeline.data.text_labels import read_text
 from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.geojson import find_offset
+from muse_pipeline.nuclei.geojson_frame import find_offset
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.collect import collect_slides

@@ -11,11 +11,11 @@ from muse_pipeline.errors import GeoJSONError, NucleiError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.nuclei.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.nuclei.feature_text import COLUMNS, FeatureRenderer, measurements_of
+from muse_pipeline.nuclei.geojson_frame import find_offset
 from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.parallel import map_in_order
 from muse_pipeline.types import SlideInfo
 
-FRAMES = ("qupath", "openslide")
 BATCH = 8_192
 
 
@@ -65,17 +65,6 @@ def write_geojson(
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
-
-
-def find_offset(info: SlideInfo, frame: str) -> tuple[int, int]:
-    """(x, y) in absolute level-0 pixels of what ``frame`` calls (0, 0).
-
-    Raises:
-        GeoJSONError: there is no such frame.
-    """
-    if frame not in FRAMES:
-        raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(FRAMES)}")
-    return (info.bounds.x, info.bounds.y) if frame == "qupath" and info.bounds else (0, 0)
 
 
 def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:

@@ -93,7 +93,7 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJS
 
     Args:
         path: ``.geojson``, ``.json``, either with ``.gz``.
-        offset_px: added to every position: ``geojson.find_offset(info, "qupath")`` for files in QuPath's frame.
+        offset_px: added to every position: ``geojson_frame.find_offset(info, "qupath")`` for files in QuPath's frame.
 
     Raises:
         GeoJSONError: the file is no GeoJSON, or an outline cannot be built.

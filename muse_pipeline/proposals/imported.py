@@ -14,7 +14,7 @@ from muse_pipeline.config import require_between
 from muse_pipeline.coords import level0_to_work
 from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.nuclei.geojson import FRAMES, find_offset
+from muse_pipeline.nuclei.geojson_frame import FRAMES, find_offset
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -52,7 +52,7 @@ class ImportSettings:
     radius_um: float = 4.0
 
     def __post_init__(self) -> None:
-        for name, known in (("unit", UNITS), ("frame", tuple(FRAMES))):
+        for name, known in (("unit", UNITS), ("frame", FRAMES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"imported: {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
         require_between(self, "imported", radius_um=(0.5, 20))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from muse_pipeline.errors import ProviderError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
@@ -20,6 +23,8 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     Raises:
         ProviderError: the devices are not there.
     """
+    from lightning_fabric import Fabric
+
     try:
         fabric = Fabric(
             accelerator=accelerator,

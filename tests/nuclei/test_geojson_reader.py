@@ -6,7 +6,8 @@ import shapely
 from nuclei_example import CLASSES, MPP, draw_nuclei, slide_info, write_example
 
 from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.nuclei.geojson import find_offset, write_geojson
+from muse_pipeline.nuclei.geojson import write_geojson
+from muse_pipeline.nuclei.geojson_frame import find_offset
 from muse_pipeline.nuclei.geojson_parts import split_parts
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.parquet import iterate_rows

@@ -21,10 +21,9 @@ from muse_pipeline.training.psm.labels import CLASS, label_source, write_labels
 from muse_pipeline.training.psm.mask_network import MaskNetworkStage
 from muse_pipeline.training.psm.masks import write_masks
 from muse_pipeline.training.psm.self_training import write_found_labels
-from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
+from muse_pipeline.training.psm.stage import MADE_FROM, STAGES, Watch, checksum, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
 
-STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 COLOUR = (128, 64, 192)
 
 

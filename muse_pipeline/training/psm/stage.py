@@ -12,6 +12,7 @@ from typing import Any
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file, read_json, write_json
 
+STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 MADE_FROM = "made-from.json"
 Say, Progress = Callable[[str], None], Callable[[int, dict[str, float]], None]
 Watch = Callable[[int], AbstractContextManager[tuple[Say, Progress]]]
