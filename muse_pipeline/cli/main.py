@@ -46,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_verb(arguments: list[str]) -> int:
-    """Parse and run one verb, its ledger included; errors come out as exceptions."""
+    """Parse and run one verb, its ledger included; errors come out as exceptions.
+
+    A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
+    """
     args = build_parser(arguments).parse_args(arguments)
     if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

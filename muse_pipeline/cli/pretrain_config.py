@@ -49,28 +49,18 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.errors import ConfigError
     from muse_pipeline.files import write_json
     from muse_pipeline.slides.sheet import read_sheet
-    from muse_pipeline.training.cohort_pretraining import Cohort, files_of_pretraining, plan_cohort_run, settings_of
-    from muse_pipeline.training.start import find_checkpoint
+    from muse_pipeline.training.cohort_pretraining import Cohort, plan_cohort_run, settings_of
 
     if any(len(judge) > 2 for judge in args.judged_by):
         raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
-    config, read = planned.config, files_of_pretraining(planned.config)
+    config, facts = planned.config, planned.facts()  # what is wrong is said before anything is written
     write_settings(args.output, settings_of(config))
     if args.tissue:
         write_settings(args.tissue, planned.tissue_settings())
     if args.resolved:
-        facts = {
-            "name": config.name,
-            "backbone": config.backbone,
-            "mpp": config.views.mpp[0],
-            "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
-            "slides": planned.slides,
-            "held": planned.held,
-            "inputs": [str(file) for file in read],
-        }
         write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
