@@ -104,6 +104,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 (hex) of a file."""
+    import hashlib
+
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path | str, values: Any) -> None:
     """Write readable JSON with sorted keys, complete or not at all."""
     with complete_file(path) as partial:

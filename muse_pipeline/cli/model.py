@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
 
     provider = choose_provider(args.provider)
     is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
+    found = describe_config(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
     found["provider"] = provider
     if args.resolved:
         write_json(args.resolved, found)
@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
 def describe_file(model: str, provider: str) -> dict:
     """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
-    import hashlib
-
+    from muse_pipeline.files import sha256_of
     from muse_pipeline.inference.predictor import BUILT_IN, find_model, name_model, read_card
 
     path = find_model(model, provider)
@@ -47,11 +46,11 @@ def describe_file(model: str, provider: str) -> dict:
         "mpp": card.mpp,
         "classes": [one.name for one in card.classes],
         "file": None if path.parent == BUILT_IN else str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256_of(path),
     }
 
 
-def describe_run(path: Path, data: Path | None, changes: list[str]) -> dict:
+def describe_config(path: Path, data: Path | None, changes: list[str]) -> dict:
     """What there is to know of a training run before it starts."""
     from muse_pipeline.training.export_window import require_windows
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names

@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
+from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 from muse_pipeline.nuclei.mask_file import read_label_image
@@ -20,9 +21,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
 TABLES = (".csv", ".tsv")
-OBJECTS = (".geojson", ".json", ".geojson.gz", ".json.gz")
 MASKS = (".png", ".tif", ".tiff")
-SUFFIXES = (*TABLES, *OBJECTS, *MASKS)
+SUFFIXES = (*TABLES, *GEOJSON_SUFFIXES, *MASKS)
 UNKNOWN = -1
 
 
@@ -73,7 +73,7 @@ def read_truth(
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
         return _read_mask(path, size_px)
-    if path.name.lower().endswith(OBJECTS):
+    if path.name.lower().endswith(GEOJSON_SUFFIXES):
         return _read_objects(path, classes, mpp, offset_px)
     return Truth(read_points(path, classes))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -60,11 +59,6 @@ def stage_folder(folder: Path, made_from: dict[str, Any]) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         write_json(partial / MADE_FROM, _plain(made_from))
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
