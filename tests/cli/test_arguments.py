@@ -52,3 +52,23 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
         muse("preflight", "--json", slide, slide)
     assert f"'{slide}' does not end in .json" in capsys.readouterr().err
     assert slide.read_bytes() == b"slide"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "muse: the following arguments are required: VERB; see `muse --help`"),
+        (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
+        (["run", "a.svs", "-o", "out", "--modle", "x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (["run", "a.svs", "-o", "out", "--modle=x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
+        (["run", "a.svs"], "muse run: the following arguments are required: -o/--output; see `muse run --help`"),
+        (["run", "a.svs", "-o", "out", "--mode", "free"], "muse run: argument --mode: invalid choice: 'free'"),
+    ],
+)
+def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(sentence)
