@@ -19,6 +19,7 @@ from muse_pipeline.nuclei.mask_file import read_label_image
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
+from muse_pipeline.wording import one_line
 
 TABLES = (".csv", ".tsv")
 MASKS = (".png", ".tif", ".tiff")
@@ -92,8 +93,7 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise LabelError(f"{path}: not readable as CSV ({reason}); give columns x, y, class") from error
+        raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
     missing = {"x", "y", "class"} - set(table.columns)
     if missing:
         raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")

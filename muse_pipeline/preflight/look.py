@@ -34,6 +34,7 @@ from muse_pipeline.tissue.roi import read_roi
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.tissue.stained import is_fluorescence
 from muse_pipeline.types import SlideInfo
+from muse_pipeline.wording import one_line
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
 N_WINDOWS = 4
@@ -146,7 +147,7 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         for step in (_read_header, _find_tissue, _read_tiles, _run_model):
             known |= step(row, predictor, trial, known, warnings)
     except MuseError as error:
-        known["problem"] = " ".join(str(error).split())
+        known["problem"] = one_line(error)
     stated = {field.name for field in fields(Look)}
     kept = {name: value for name, value in known.items() if name in stated}
     return Look(**kept, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())

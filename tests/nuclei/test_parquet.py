@@ -143,7 +143,7 @@ def test_only_level0_positions(tmp_path):
 def test_foreign_files_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     pd.DataFrame({"x": [1.0]}).to_parquet(tmp_path / "other.parquet")
-    for name, reason in (("none", "no such file"), ("text", "not a readable Parquet"), ("other", "muse stitch")):
+    for name, reason in (("none", "no such file"), ("text", "; give a nuclei.parquet"), ("other", "muse stitch")):
         with pytest.raises(NucleiError, match=reason):
             read_nuclei(tmp_path / f"{name}.parquet")
 
