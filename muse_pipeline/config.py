@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, TypeVar
 
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.wording import one_line
 
 C = TypeVar("C")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3, without a point, for text
@@ -68,7 +69,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         # The same safe loader in C, where PyYAML has it: five times as fast, and a config may name 10,000 slides.
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{where}: not readable as YAML ({one_line(error)}); correct it") from error
 
 
 def _apply(change: str, values: Any) -> None:
@@ -84,16 +85,17 @@ def _apply(change: str, values: Any) -> None:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         values[int(last) if isinstance(values, list) else last] = yaml.safe_load(text)
     except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"change '{change}': not usable ({reason}); write key=value, as in schedule.steps=100"
+            f"change '{change}': not usable ({one_line(error)}); write key=value, as in schedule.steps=100"
         ) from error
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
     """Turn a nested dictionary into ``kind``; ``where`` begins every error sentence."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
+        raise ConfigError(
+            f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
+        )
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:

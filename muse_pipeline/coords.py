@@ -14,9 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.types import Bounds
+from muse_pipeline.types import GEOJSON_FRAMES, Bounds
 
-GEOJSON_FRAMES = ("qupath", "openslide")
 CELL_PX = 4  # window pixels that a cell of a network's dense maps is wide and high
 
 

@@ -104,10 +104,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 (hex) of a file."""
+    import hashlib
+
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path | str, values: Any) -> None:
     """Write readable JSON with sorted keys, complete or not at all."""
     with complete_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(values), encoding="utf-8")
+
+
+def json_text(values: Any) -> str:
+    """As ``write_json`` writes them."""
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path | str) -> Any:

@@ -17,7 +17,7 @@ PACKAGE = "muse_pipeline"
 
 # From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
 LAYERS = (
-    {"errors", "full_disk"},
+    {"errors", "full_disk", "wording"},
     {"types", "registry", "files", "config", "memory", "parallel", "surroundings"},
     {"coords"},
     {"slides"},

@@ -1,5 +1,7 @@
 """What is written down twice in the project says the same in both places."""
 
+import argparse
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +12,8 @@ import yaml
 
 from muse_pipeline import __version__
 from muse_pipeline.cli.main import VERBS
+from muse_pipeline.cli.run import add_arguments
+from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE
 from muse_pipeline.slides.sheet import COLUMNS
 
 TOP = Path(__file__).parents[1]
@@ -73,6 +77,15 @@ def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"
         assert {"log:", "benchmark:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
+
+
+def test_a_mode_means_the_same_model_on_both_ways():
+    written = re.search(r"^MODEL_OF_MODE = (.*)$", RULES, re.M)[1]
+    assert ast.literal_eval(written) == BUILT_IN_OF_MODE
+    assert load("workflow/schemas/config.schema.yaml")["properties"]["mode"]["enum"] == list(BUILT_IN_OF_MODE)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser._option_string_actions["--mode"].choices == tuple(BUILT_IN_OF_MODE)
 
 
 def test_citations():

@@ -7,6 +7,9 @@ import math
 from pathlib import Path
 from shutil import get_terminal_size
 
+from muse_pipeline.training.devices import ACCELERATORS
+from muse_pipeline.types import GEOJSON_FRAMES
+
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
 
@@ -50,13 +53,43 @@ def path_or_url(text: str) -> Path | str:
     return SlideUrl(text) if is_url(text) else Path(text)
 
 
+def add_output_argument(
+    parser: argparse.ArgumentParser, metavar: str, what: str | None = None, required: bool = True
+) -> None:
+    """Where to write, of every verb that writes one thing above all."""
+    parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
+
+
+def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor threads") -> None:
+    """How much is done at a time."""
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
+
+
+def add_shard_argument(parser: argparse.ArgumentParser) -> None:
+    """Which part of a slide, of the verbs whose shards `muse stitch` joins."""
+    parser.add_argument(
+        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
+    )
+
+
+def add_frame_argument(parser: argparse.ArgumentParser) -> None:
+    """Where GeoJSON counts from."""
+    parser.add_argument(
+        "--frame",
+        choices=GEOJSON_FRAMES,
+        default=GEOJSON_FRAMES[0],
+        help="GeoJSON counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
+        "(default: %(default)s)",
+    )
+
+
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """What computes, of every verb that runs a network in torch."""
-    parser.add_argument("--threads", type=at_least_one, default=1, help="processor threads (default: %(default)s)")
+    add_threads_argument(parser)
     parser.add_argument(
         "--accelerator",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
+        choices=ACCELERATORS,
+        default=ACCELERATORS[0],
         help="what computes (default: %(default)s)",
     )
 

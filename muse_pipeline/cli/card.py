@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import positive, text_columns
+from muse_pipeline.cli.arguments import add_output_argument, positive, text_columns
+from muse_pipeline.cli.result import add_json_argument, show_result
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse card``."""
     parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
-    parser.add_argument("--json", action="store_true", help="the whole card as JSON")
+    add_json_argument(parser, "the whole card")
     parser.add_argument(
         "--pictures",
         nargs=2,
@@ -34,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
     )
     parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
-    parser.add_argument("-o", "--output", type=Path, metavar="ONNX", help="may be the model's own file")
+    add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, write, say."""
+    from dataclasses import asdict
+
     from muse_pipeline.errors import ConfigError
     from muse_pipeline.inference.model_file import find_model, read_card
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}
     if not args.pictures and not facts:
         card = read_card(model)
-        print(card.to_json() if args.json else _text(card))
+        show_result(_text(card), asdict(card), args.json)
         return
     if args.output is None:
         raise ConfigError("give --output ONNX, the file to write; it may be the model's own")

@@ -14,7 +14,14 @@ compare.json and pictures. See docs/muse.md, "Did it help".
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, positive
+from muse_pipeline.cli.arguments import (
+    add_compute_arguments,
+    add_config_arguments,
+    add_output_argument,
+    at_least_one,
+    positive,
+)
+from muse_pipeline.cli.result import add_json_argument, show_result
 
 UNTRAINED = Path("untrained")
 
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{side}", type=Path, required=True, metavar="CHECKPOINT", help="ours or the authors', or 'untrained'"
         )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="what the page goes into")
+    add_output_argument(parser, "FOLDER", "what the page goes into")
     parser.add_argument("--backbone", help="registered name, for what is untrained and where a checkpoint says none")
     parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
     parser.add_argument(
@@ -50,14 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_arguments(parser)
     add_config_arguments(parser, "mpp=0.25")
-    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all figures here")
+    add_json_argument(parser, "all figures")
 
 
 def run(args: argparse.Namespace) -> None:
     """Read features of both, train what is trained on them, write the page, print."""
     import sys
 
-    from muse_pipeline.files import write_json
     from muse_pipeline.report.compare_page import write_compare_page
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
     from muse_pipeline.training.probing.compare_text import render_comparison
@@ -95,9 +101,7 @@ def run(args: argparse.Namespace) -> None:
     running = Running(accelerator=args.accelerator, threads=args.threads, say=say)
     result = Comparison(networks, settings, args.output, running).run(labelled, test, tissue)
     write_compare_page(result, args.output)
-    print(render_comparison(result))
-    if args.json:
-        write_json(args.json, result)
+    show_result(render_comparison(result), result, args.json)
 
 
 def _refuse_what_needs_labels(args: argparse.Namespace) -> None:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_threads_argument, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write to; made if need be")
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
-    parser.add_argument("--mpp", type=float, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
+    parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another tissue (default 0)")
-    parser.add_argument(
-        "--threads", type=at_least_one, default=1, metavar="N", help="blocks painted at a time (default 1)"
-    )
+    add_threads_argument(parser, "blocks painted at a time")
 
 
 def run(args: argparse.Namespace) -> None:

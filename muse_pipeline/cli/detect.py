@@ -7,7 +7,12 @@ on the number of shards or threads.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument, at_least_one
+from muse_pipeline.cli.arguments import (
+    add_output_argument,
+    add_provider_argument,
+    add_shard_argument,
+    add_threads_argument,
+)
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -18,14 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
     )
-    parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=at_least_one, default=1, help="windows run at the same time (default: %(default)s)"
-    )
+    add_shard_argument(parser)
+    add_threads_argument(parser, "windows run at the same time")
     add_provider_argument(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    add_output_argument(parser, "PARQUET")
     add_ledger_argument(parser)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from muse_pipeline.cli.result import add_json_argument, show_result
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    add_json_argument(parser, "the same")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print every finding."""
-    import json
     from dataclasses import asdict
 
     from muse_pipeline import __version__
@@ -20,9 +21,6 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.surroundings import examine_surroundings
 
     findings = [*examine_surroundings(), *examine_providers()]
-    if args.json:
-        print(json.dumps({"version": __version__, "findings": [asdict(finding) for finding in findings]}, indent=1))
-        return
-    print(f"muse-pipeline {__version__}")
-    for finding in findings:
-        print(f"  {'ok' if finding.usable else '--'}  {finding.topic:18}{finding.found}")
+    lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:18}{finding.found}" for finding in findings]
+    text = "\n".join([f"muse-pipeline {__version__}", *lines])
+    show_result(text, {"version": __version__, "findings": [asdict(finding) for finding in findings]}, args.json)

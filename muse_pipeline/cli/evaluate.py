@@ -12,7 +12,8 @@ slides. See docs/evaluation.md.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, fraction, positive
+from muse_pipeline.cli.arguments import add_frame_argument, at_least_one, fraction, positive
+from muse_pipeline.cli.result import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance (default: %(default)g)")
     parser.add_argument("--score", type=fraction, help="leave out nuclei below it (default: keep what the model kept)")
-    parser.add_argument(
-        "--frame",
-        choices=("qupath", "openslide"),
-        default="qupath",
-        help="GeoJSON counts from the corner of the scanner's bounds, as QuPath does, or of level 0 (default: qupath)",
-    )
+    add_frame_argument(parser)
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all scores and counts here")
+    add_json_argument(parser, "all scores and counts")
     parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw probabilities against what is right")
 
 
@@ -53,14 +49,11 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import summarise
     from muse_pipeline.evaluation.summary_text import render_summary
-    from muse_pipeline.files import write_json
 
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame)
     summary = summarise([score_slide(pair, rules) for pair in pairing.pairs], pairing, rules, args.repeats, args.site)
-    print(render_summary(summary))
-    if args.json:
-        write_json(args.json, summary)
+    show_result(render_summary(summary), summary, args.json)
     if args.reliability:
         _draw(summary, args.reliability)
 

@@ -7,7 +7,8 @@ those of `--check-images FOLDER`; the figures are printed, and nothing is writte
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, positive
+from muse_pipeline.cli.arguments import add_output_argument, at_least_one, positive
+from muse_pipeline.training.export_settings import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="checkpoint",
         help="more of one config and other seeds: the model is their mean",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX")
+    add_output_argument(parser, "ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
     parser.add_argument(
         "--calibration",
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
-    settings.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of weights and activations")
+    settings.add_argument("--precision", choices=PRECISIONS, help="of weights and activations")
     settings.add_argument(
         "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
     )

@@ -10,9 +10,8 @@ be let in (user:password@, a signed query) is neither written nor printed. Needs
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -20,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("url", metavar="URL", help="the slide, or a sheet with it")
     parser.add_argument("--slide-id", metavar="ID", help="of a sheet: its row")
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="blocks on their way at a time")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the copy")
+    add_threads_argument(parser, "blocks on their way at a time")
+    add_output_argument(parser, "FOLDER", "the copy")
     add_ledger_argument(parser)
 
 

@@ -7,13 +7,13 @@ run that was stopped goes on from its last resume point when the same command is
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument, at_least_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse finetune``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/compact.yaml")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
+    add_output_argument(parser, "FOLDER", "folder of the run")
     add_compute_arguments(parser)
     parser.add_argument(
         "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"

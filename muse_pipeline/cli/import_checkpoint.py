@@ -7,11 +7,13 @@ its table of positions which window it was trained with.
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_output_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse import-checkpoint``."""
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="checkpoint.pt to write")
+    add_output_argument(parser, "FILE", "checkpoint.pt to write")
     parser.add_argument("--backbone", metavar="NAME", help="which one it is, where the file does not tell")
     parser.add_argument(
         "--trust-pickle",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_output_argument, positive
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -18,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
     )
     parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
-    parser.add_argument("--mpp", type=float, metavar="UM", help="um per level-0 pixel; overrides what the file says")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the file says")
     parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
-    parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="where to write slide.json")
+    add_output_argument(parser, "JSON", "where to write slide.json")
     add_ledger_argument(parser)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from muse_pipeline.errors import MuseError
 from muse_pipeline.files import write_json
 from muse_pipeline.surroundings import peak_memory_mib
+from muse_pipeline.wording import one_line
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
             entry = {
                 "step": step,
                 "status": status,
-                "reason": " ".join(reason.split()),
+                "reason": one_line(reason),
                 "seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": peak_memory_mib(),
                 **({"warnings": warnings} if warnings else {}),

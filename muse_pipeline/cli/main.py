@@ -7,8 +7,10 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import TextWrapper
+from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cli.ledger import record_step
@@ -25,6 +27,27 @@ GROUPS = {
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
+
+
+class Parser(argparse.ArgumentParser):
+    """What is wrong with the words themselves is one sentence too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and where the right words are."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+    def options(self) -> list[str]:
+        """Every option's names."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def refuse(self, word: str, known: Iterable[str]) -> NoReturn:
+        """Say that nothing is called ``word``, and what is called nearly so."""
+        from difflib import get_close_matches
+
+        if near := get_close_matches(word, known):
+            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
+            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
+        self.error(f"there is no '{word}'")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,8 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_verb(arguments: list[str]) -> int:
-    """Parse and run one verb, its ledger included; errors come out as exceptions."""
-    args = build_parser(arguments).parse_args(arguments)
+    """Parse and run one verb, its ledger included; errors come out as exceptions.
+
+    A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
+    """
+    args = parse(arguments)
     if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
@@ -66,6 +92,17 @@ def run_verb(arguments: list[str]) -> int:
             raise OutputError(f"what it writes cannot be written {disk}") from error
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """What the words mean; ends the process with one sentence where they mean nothing."""
+    parser = build_parser(arguments)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+        parser.refuse(arguments[0], VERBS)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        args.parser.refuse(unknown[0].partition("=")[0], args.parser.options())
+    return args
+
+
 def _folders(args: argparse.Namespace) -> list[Path]:
     """Where the files lie that the command names, those last that it names first: outputs come after inputs."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
@@ -76,9 +113,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
     """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded."""
     from muse_pipeline import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"muse-pipeline {__version__}")
     subparsers = parser.add_subparsers(prog="muse", dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
     chosen = [verb for verb in VERBS if arguments and verb == arguments[0]] or VERBS
@@ -90,7 +125,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
             verb, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, parser=subparser)
     parser.description = _list_verbs(summaries)
     return parser
 

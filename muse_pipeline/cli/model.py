@@ -7,17 +7,14 @@ its checksum, or all files that the training run reads, and the provider, which 
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument
+from muse_pipeline.cli.arguments import add_config_arguments, add_provider_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     add_provider_argument(parser)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what a training config's paths are relative to")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of a training config first"
-    )
+    add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
 
 
@@ -28,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
 
     provider = choose_provider(args.provider)
     is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_run(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
+    found = describe_config(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
     found["provider"] = provider
     if args.resolved:
         write_json(args.resolved, found)
@@ -37,8 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
 def describe_file(model: str, provider: str) -> dict:
     """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
-    import hashlib
-
+    from muse_pipeline.files import sha256_of
     from muse_pipeline.inference.model_file import BUILT_IN, find_model, name_model, read_card
 
     path = find_model(model, provider)
@@ -50,11 +46,11 @@ def describe_file(model: str, provider: str) -> dict:
         "mpp": card.mpp,
         "classes": [one.name for one in card.classes],
         "file": None if path.parent == BUILT_IN else str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256_of(path),
     }
 
 
-def describe_run(path: Path, data: Path | None, changes: list[str]) -> dict:
+def describe_config(path: Path, data: Path | None, changes: list[str]) -> dict:
     """What there is to know of a training run before it starts."""
     from muse_pipeline.training.export_window import require_windows
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names

@@ -13,7 +13,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument, at_least_one, fraction, path_or_url, positive
+from muse_pipeline.cli.arguments import (
+    add_provider_argument,
+    add_threads_argument,
+    at_least_one,
+    fraction,
+    path_or_url,
+    positive,
+)
+from muse_pipeline.cli.result import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
     )
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="slides looked at, at a time")
+    add_threads_argument(parser, "slides looked at, at a time")
     parser.add_argument("--run-threads", type=at_least_one, metavar="N", help="of the run (default: all cores)")
     parser.add_argument("--records", type=Path, metavar="RESULTS", help="gather RESULTS/<slide_id>/preflight.json")
     parser.add_argument("--record", type=Path, metavar="JSON", help="one slide: write what is found, judge nothing")
     parser.add_argument("--slide-id", metavar="ID", help="with --record: its name in the cohort, or its row of a sheet")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="of slides: keep to these areas, drawn in QuPath")
-    parser.add_argument("--json", type=Path, metavar="JSON", help="also write everything here")
+    add_json_argument(parser, "everything")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,9 +73,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         looks = look_with_progress(rows, trial, args.threads)
     cohort = sum_up(looks, args.run_threads or count_cores(), start_seconds)
-    print(render_preflight(cohort), flush=True)  # before what is wrong, in a log that has both
-    if args.json:
-        write_json(args.json, cohort)
+    show_result(render_preflight(cohort), cohort, args.json)
     if cohort["n_problems"]:
         names = [look.slide_id for look in looks if look.problem]
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

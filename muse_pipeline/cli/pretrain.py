@@ -8,13 +8,19 @@ resume point when the same command is given again; one that learns nothing is st
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, zero_or_more
+from muse_pipeline.cli.arguments import (
+    add_compute_arguments,
+    add_config_arguments,
+    add_output_argument,
+    at_least_one,
+    zero_or_more,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse pretrain``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/muse_pretrain.yaml")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
+    add_output_argument(parser, "FOLDER", "folder of the run")
     add_compute_arguments(parser)
     parser.add_argument(
         "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"

@@ -1,6 +1,6 @@
 """Write the config of a pretraining run on the slides of a cohort, for `muse pretrain`.
 
-    muse pretrain-config config/train/muse_pretrain_slides.yaml --slides slides.tsv --results results -o run.yaml
+    muse pretrain-config config/train/muse_pretrain_slides.yaml --sheet slides.tsv --results results -o run.yaml
 
 Its sources are those of the given config, if it has any, and the sheet's slides: of each the store at the finest mpp of
 the views, with its proposals. Slides whose `split` is "test" are held back. The workflow does this for its setting
@@ -10,14 +10,16 @@ the views, with its proposals. Slides whose `split` is "test" are held back. The
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_config_arguments, add_output_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse pretrain-config``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/; it need not have `sources`")
-    parser.add_argument("--slides", type=Path, required=True, metavar="SHEET", help="the slides, TSV or CSV")
+    parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="of the slides")
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="folder with a folder per slide")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="YAML", help="config of the run")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    add_output_argument(parser, "YAML", "config of the run")
+    add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="WORD", help="leave out slides whose slide_id contains it"
     )
@@ -37,9 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a training config whose validation is held back too, and what its paths are relative to",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, as in schedule.steps=100"
-    )
-    parser.add_argument(
         "--tissue", type=Path, metavar="YAML", help="also write what `muse compare` needs to compare without labels"
     )
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow must know")
@@ -49,29 +48,19 @@ def run(args: argparse.Namespace) -> None:
     """Choose the slides, write one config."""
     from muse_pipeline.errors import ConfigError
     from muse_pipeline.files import write_json
-    from muse_pipeline.inference.model_file import find_checkpoint
     from muse_pipeline.slides.sheet import read_sheet
-    from muse_pipeline.training.cohort_pretraining import Cohort, files_of_pretraining, plan_cohort_run, settings_of
+    from muse_pipeline.training.cohort_pretraining import Cohort, plan_cohort_run, settings_of
 
     if any(len(judge) > 2 for judge in args.judged_by):
         raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
-    cohort = Cohort(read_sheet(args.slides), args.results, tuple(args.exclude), held_splits)
+    cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
-    config, read = planned.config, files_of_pretraining(planned.config)
+    config, facts = planned.config, planned.facts()  # what is wrong is said before anything is written
     write_settings(args.output, settings_of(config))
     if args.tissue:
         write_settings(args.tissue, planned.tissue_settings())
     if args.resolved:
-        facts = {
-            "name": config.name,
-            "backbone": config.backbone,
-            "mpp": config.views.mpp[0],
-            "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
-            "slides": planned.slides,
-            "held": planned.held,
-            "inputs": [str(file) for file in read],
-        }
         write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, positive
+from muse_pipeline.cli.result import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_arguments(parser)
     add_config_arguments(parser, "mpp=0.25")
-    parser.add_argument("--json", type=Path, metavar="JSON", help="also write all accuracies here")
+    add_json_argument(parser, "all accuracies")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +40,6 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
     import sys
 
-    from muse_pipeline.files import write_json
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
     from muse_pipeline.training.probing.probe import ProbeSettings, probe
     from muse_pipeline.training.probing.text import render_probe
@@ -61,6 +61,4 @@ def run(args: argparse.Namespace) -> None:
         accelerator=args.accelerator, threads=args.threads, say=lambda sentence: print(sentence, file=sys.stderr)
     )
     result = probe(config, test, settings, running)
-    print(render_probe(result))
-    if args.json:
-        write_json(args.json, result)
+    show_result(render_probe(result), result, args.json)

@@ -7,7 +7,7 @@ from the slide is estimated from a fixed sample, so the result does not depend o
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_output_argument, add_shard_argument, add_threads_argument
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -20,13 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
     )
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
-    parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=at_least_one, default=1, help="windows run at the same time (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    add_shard_argument(parser)
+    add_threads_argument(parser, "windows run at the same time")
+    add_output_argument(parser, "PARQUET")
     add_ledger_argument(parser)
 
 

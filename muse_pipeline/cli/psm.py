@@ -9,15 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments
-
-STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument
+from muse_pipeline.training.psm.stage import STAGES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse psm``."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/psm.yaml")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the run")
+    add_output_argument(parser, "FOLDER", "folder of the run")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to make (default: %(default)s)")
     add_compute_arguments(parser)
     parser.add_argument(

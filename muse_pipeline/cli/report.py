@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_output_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse report``."""
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-model", default="", metavar="WHY", help="said of slides that were not detected as there is no model"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="HTML")
+    add_output_argument(parser, "HTML")
     parser.add_argument("--table", type=Path, required=True, metavar="TSV")
 
 

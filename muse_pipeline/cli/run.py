@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument, at_least_one, path_or_url, positive
+from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDE", help="slides or plain images, or URLs")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results")
+    add_output_argument(parser, "OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the files say")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_output_argument, positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
-    parser.add_argument(
-        "--output", type=Path, metavar="TSV", help="where to write the sheet (TSV, or CSV by its suffix)"
-    )
-    parser.add_argument("--mpp", type=float, metavar="UM", help="um per pixel of every slide; overrides the files")
+    add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
     parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")
 
@@ -49,8 +49,7 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
 def make_sheet(folder: Path, output: Path, mpp: float | None) -> None:
     """Write the sheet of a folder."""
     from muse_pipeline.slides.collect import collect_slides, write_sheet
-    from muse_pipeline.slides.mpp import require_mpp
 
-    rows = collect_slides(folder, None if mpp is None else require_mpp(mpp))
+    rows = collect_slides(folder, mpp)
     write_sheet(output, rows)
     print(f"{output}: {len(rows)} slide{'s' * (len(rows) != 1)}")

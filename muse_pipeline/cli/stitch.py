@@ -7,7 +7,7 @@ measures them.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="mask of `muse tissue`")
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
-    parser.add_argument("--output", type=Path, required=True, metavar="PARQUET")
+    add_threads_argument(parser)
+    add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
     add_ledger_argument(parser)
 

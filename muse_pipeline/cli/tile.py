@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import at_least_one, fraction, positive
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
 from muse_pipeline.cli.ledger import add_ledger_argument
 
 
@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of `muse tissue`")
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
-    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N")
+    add_threads_argument(parser)
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="ZARR", help="image-500nm.zarr for 0.5 um/px")
+    add_output_argument(parser, "ZARR", "image-500nm.zarr for 0.5 um/px")
     add_ledger_argument(parser)
 
 

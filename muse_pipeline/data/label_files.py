@@ -9,11 +9,11 @@ from pathlib import Path
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.pictures import list_pictures
 from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
-GEOJSON_SUFFIXES = frozenset({".geojson", ".json", ".geojson.gz", ".json.gz"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy"})
-SUFFIXES = {"geojson": GEOJSON_SUFFIXES, "instances": MASK_SUFFIXES}  # every other format is text
+SUFFIXES = {"geojson": frozenset(GEOJSON_SUFFIXES), "instances": MASK_SUFFIXES}  # every other format is text
 
 
 def image_paths(source: LabelSource) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import LabelError
 from muse_pipeline.files import complete_file
+from muse_pipeline.wording import some_of
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
@@ -89,9 +90,8 @@ def check_leaks(
     """
     shared = sorted({image.patient for image in first} & {image.patient for image in second})
     if shared:
-        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise LabelError(
-            f"patients in {names[0]} and in {names[1]}: {', '.join(shared[:5])}{more}; move or `exclude` their "
+            f"patients in {names[0]} and in {names[1]}: {some_of(shared)}; move or `exclude` their "
             "pictures, or correct the `patient` rule"
         )
 

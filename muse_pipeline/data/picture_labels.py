@@ -14,7 +14,6 @@ from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.data.geojson_labels import read_annotated
 from muse_pipeline.data.instance_labels import median_diameter_px, name_instances, read_instances
 from muse_pipeline.data.label_files import (
-    GEOJSON_SUFFIXES,
     SUFFIXES,
     TEXT_SUFFIXES,
     LabelFiles,
@@ -45,7 +44,7 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
     if source.points is not None:
         folders["points"] = LabelFiles(source.points, stems, TEXT_SUFFIXES)
     if source.regions is not None:
-        folders["regions"] = LabelFiles(source.regions, stems, GEOJSON_SUFFIXES)
+        folders["regions"] = LabelFiles(source.regions, stems, SUFFIXES["geojson"])
     for path in image_paths(source):
         files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
         stated_mpp, setting = source.mpp, "mpp"

@@ -13,7 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.data.annotations import Annotations
 from muse_pipeline.data.geojson_labels import read_annotated
-from muse_pipeline.data.label_files import GEOJSON_SUFFIXES, SUFFIXES, TEXT_SUFFIXES, LabelFiles, read_split
+from muse_pipeline.data.label_files import SUFFIXES, TEXT_SUFFIXES, LabelFiles, read_split
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.labelled_image import LabelledImage, complete_outlines
 from muse_pipeline.data.picture_labels import require_agreement
@@ -45,7 +45,7 @@ def read_slides(
     rows = list_slides(source)
     ids = [row.slide_id for row in rows]
     labels = LabelFiles(source.labels, ids, SUFFIXES.get(source.format, TEXT_SUFFIXES))
-    regions = LabelFiles(source.regions, ids, GEOJSON_SUFFIXES) if source.regions is not None else None
+    regions = LabelFiles(source.regions, ids, SUFFIXES["geojson"]) if source.regions is not None else None
     for row in choose_slides(rows, source):
         info = _inspect(row, source)
         region_path = regions.of(row.slide_id) if regions is not None else None

@@ -12,17 +12,18 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
+from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 from muse_pipeline.nuclei.mask_file import read_label_image
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
+from muse_pipeline.wording import one_line
 
 TABLES = (".csv", ".tsv")
-OBJECTS = (".geojson", ".json", ".geojson.gz", ".json.gz")
 MASKS = (".png", ".tif", ".tiff")
-SUFFIXES = (*TABLES, *OBJECTS, *MASKS)
+SUFFIXES = (*TABLES, *GEOJSON_SUFFIXES, *MASKS)
 UNKNOWN = -1
 
 
@@ -73,7 +74,7 @@ def read_truth(
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
         return _read_mask(path, size_px)
-    if path.name.lower().endswith(OBJECTS):
+    if path.name.lower().endswith(GEOJSON_SUFFIXES):
         return _read_objects(path, classes, mpp, offset_px)
     return Truth(read_points(path, classes))
 
@@ -92,8 +93,7 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise LabelError(f"{path}: not readable as CSV ({reason}); give columns x, y, class") from error
+        raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
     missing = {"x", "y", "class"} - set(table.columns)
     if missing:
         raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from muse_pipeline.config import parse_config
 from muse_pipeline.coords import CELL_PX
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.half import halve
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.ensemble import average_detectors
@@ -108,7 +108,7 @@ def describe_model(
         source={
             "backbone": config.backbone,
             "head": config.head,
-            "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+            "checkpoint_sha256": sha256_of(path),
             "command": f"muse finetune {config.name}; muse export",
             "torch": version("torch"),
             "onnx": version("onnx"),

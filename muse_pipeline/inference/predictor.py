@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from muse_pipeline.errors import ModelError, ProviderError
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.model_file import card_inside, open_session
 from muse_pipeline.inference.providers import PROVIDERS, choose_provider
@@ -82,7 +82,7 @@ class Predictor:
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
         self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self.sha256 = sha256_of(self.path)
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
         """Find nuclei in windows.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.vit import square_grid
+from muse_pipeline.wording import some_of
 
 POSITIONS = "encoder.encoder.pos_embed"  # the one tensor whose length may differ: it is resampled
 MAX_NAMED = 3
@@ -47,7 +48,7 @@ def _misfit(found: Shapes, wanted: Shapes) -> str:
         "surplus": sorted(found.keys() - wanted.keys()),
         "of another shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
     }
-    return "; ".join(f"{what} {_list(names)}" for what, names in parts.items() if names)
+    return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
 
 
 def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
@@ -65,8 +66,3 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
 def _registered_shapes(name: str) -> Shapes:
     with torch.device("meta"):  # no memory and no random numbers
         return _shapes(BACKBONES[name]().state_dict())
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more

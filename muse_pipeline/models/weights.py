@@ -18,6 +18,7 @@ from muse_pipeline.errors import CheckpointError
 from muse_pipeline.models.architecture import POSITIONS, describe_misfit, matching_backbones
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.vit import resample_positions, square_grid
+from muse_pipeline.wording import some_of
 
 PREFIX = "module.backbone."
 
@@ -113,5 +114,4 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
 
 
 def _some(names: dict[Any, Any]) -> str:
-    shown = [f"`{name}`" for name in list(names)[:4]]
-    return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+    return some_of([f"`{name}`" for name in names], 4) or "nothing"

@@ -14,6 +14,7 @@ import orjson
 
 from muse_pipeline.errors import GeoJSONError
 
+GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )

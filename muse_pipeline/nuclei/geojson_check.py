@@ -15,11 +15,10 @@ import orjson
 import shapely
 
 from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
+from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES, is_geometry, iterate_features
 from muse_pipeline.nuclei.qupath_rules import VERSIONS, Fault, is_uuid, judge_feature, read_object_type
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
 
-_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 _SNAPPING = ("0.6", "0.7")
 _BATCH = 4_096
 
@@ -92,8 +91,8 @@ def check_geojson(path: Path | str) -> Verdict:
     verdict = Verdict(path)
     if not path.is_file():
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file")
-    if not path.name.endswith(_SUFFIXES):
-        verdict.add(Fault(f"its name ends in none of {', '.join(_SUFFIXES)}", VERSIONS), 0)
+    if not path.name.endswith(GEOJSON_SUFFIXES):
+        verdict.add(Fault(f"its name ends in none of {', '.join(GEOJSON_SUFFIXES)}", VERSIONS), 0)
         return verdict
     seen_ids = array("Q")
     try:

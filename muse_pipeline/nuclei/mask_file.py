@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from muse_pipeline.errors import LabelError
+from muse_pipeline.wording import one_line
 
 MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers have 32 bits
 
@@ -42,7 +43,7 @@ def read_mask(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; correct its path") from error
     except Exception as error:  # whatever the decoders raise on foreign bytes
-        raise LabelError(f"{path}: not readable as a mask ({' '.join(str(error).split())}); make it again") from error
+        raise LabelError(f"{path}: not readable as a mask ({one_line(error)}); make it again") from error
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         raise LabelError(
             f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape {mask.shape}; convert it"

@@ -20,6 +20,7 @@ from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
+from muse_pipeline.wording import one_line
 
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
@@ -188,8 +189,9 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
     except (pa.ArrowException, OSError) as error:
-        why = " ".join(str(error).split())
-        raise NucleiError(f"{path}: not a readable Parquet file ({why}); make it with `muse stitch` again") from error
+        raise NucleiError(
+            f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse stitch` again"
+        ) from error
     if PROVENANCE_KEY not in (file.metadata.metadata or {}):
         raise NucleiError(f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote")
     return file
@@ -282,8 +284,9 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise NucleiError(f"{path}: is damaged ({why}); make it with `muse stitch` again") from error
+            raise NucleiError(
+                f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again"
+            ) from error
         if batch is None:
             return
         yield batch
@@ -298,9 +301,8 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
     try:
         return shapely.from_wkb(geometry)
     except (shapely.errors.GEOSException, TypeError) as error:
-        why = " ".join(str(error).split())
         raise NucleiError(
-            f"an outline in the table of nuclei is damaged ({why}); make it with `muse stitch` again"
+            f"an outline in the table of nuclei is damaged ({one_line(error)}); make it with `muse stitch` again"
         ) from error
 
 

@@ -37,6 +37,7 @@ from muse_pipeline.tissue.roi import read_roi
 from muse_pipeline.tissue.stain_map import IDENTITY
 from muse_pipeline.tissue.stained import is_fluorescence
 from muse_pipeline.types import Slide, SlideInfo
+from muse_pipeline.wording import one_line
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
 N_WINDOWS = 4
@@ -163,7 +164,7 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         warnings += unread
         known |= _time_model(predictor, reader, tissue)
     except MuseError as error:
-        known["problem"] = " ".join(str(error).split())
+        known["problem"] = one_line(error)
     return Look(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
@@ -106,7 +106,7 @@ class ActivationFinder(NucleusFinder):
         clusters = self.masker.clusters
         proposer = {
             "method": "activation",
-            "checkpoint_sha256": hashlib.sha256(self.settings.checkpoint.read_bytes()).hexdigest(),
+            "checkpoint_sha256": sha256_of(self.settings.checkpoint),
             "settings": asdict(self.settings.masks),
             "fitted": {
                 "stains": self.masker.stains.round(DIGITS).tolist(),

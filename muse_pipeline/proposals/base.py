@@ -102,7 +102,7 @@ def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
     """What a finder's ``facts`` are; ``proposer``, all that its nuclei follow from, stands for a model's weights."""
     return {
-        "model_sha256": checksum(proposer),
+        "model_sha256": proposer_sha256(proposer),
         "provider": "cpu",
         "colour": colour,
         "proposer": proposer,
@@ -110,7 +110,7 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
     }
 
 
-def checksum(proposer: dict[str, Any]) -> str:
+def proposer_sha256(proposer: dict[str, Any]) -> str:
     """SHA-256 (hex) of what a proposer says of itself."""
     return hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest()
 

@@ -12,7 +12,7 @@ import numpy as np
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.base import SlideSample, checksum, proposal_card, shrink_factor
+from muse_pipeline.proposals.base import SlideSample, proposal_card, proposer_sha256, shrink_factor
 from muse_pipeline.proposals.dab import ABSOLUTE, BluePaint, mean_within
 from muse_pipeline.proposals.guard import judge_window
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
@@ -126,7 +126,7 @@ class DabFinder(NucleusFinder):
         cut = {"threshold": self.cut.threshold, "rule": self.cut.rule, "n_nuclei": self.cut.n_nuclei}
         classes = {"by": "dab", **cut, "means": list(self.cut.means), "most": self.paint.most}
         proposer = {**said["proposer"], "classes": classes}
-        return {**said, "model_sha256": checksum(proposer), "proposer": proposer}
+        return {**said, "model_sha256": proposer_sha256(proposer), "proposer": proposer}
 
 
 def _means(dab: np.ndarray, cut: float) -> tuple[float | None, float | None]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.wording import one_line
 
 SCORE = "score"
 
@@ -22,7 +23,7 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' own are ValueErrors; the last two, of gzip
-        raise LabelError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())}); correct it") from error
+        raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct it") from error
     for column in (x, y):
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
@@ -47,8 +48,9 @@ def read_hdf5_points(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
         with h5py.File(path) as file:
             table = np.asarray(file[dataset], float)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise LabelError(f"{path}: no table '{dataset}' can be read from it ({reason}); set `dataset`") from error
+        raise LabelError(
+            f"{path}: no table '{dataset}' can be read from it ({one_line(error)}); set `dataset`"
+        ) from error
     if table.ndim != 2 or table.shape[1] < 2:
         raise LabelError(
             f"{path}: '{dataset}' is of shape {table.shape}; expected rows whose first columns are x and y"

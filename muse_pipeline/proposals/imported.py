@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy as np
 from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.walk import NucleusFinder
+from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -23,7 +24,6 @@ from muse_pipeline.proposals.foreign_tables import read_csv_points, read_hdf5_po
 from muse_pipeline.types import Frame, SlideInfo
 
 PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
-GEOJSON = (".geojson", ".json", ".geojson.gz", ".json.gz")
 TABLES = (".csv", ".csv.gz")
 HDF5 = (".h5", ".hdf5")
 UNITS = ("px", "um")
@@ -99,7 +99,7 @@ class ImportedNuclei(NucleusFinder):
             prob=np.ones((len(nuclei), 1)),
         )
         nuclei = nuclei[np.lexsort((nuclei.xy[:, 0], nuclei.xy[:, 1]))]
-        return cls(sample.mpp, settings, nuclei, hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(sample.mpp, settings, nuclei, sha256_of(path))
 
     @cached_property
     def card(self) -> ModelCard:
@@ -132,7 +132,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
         LabelError: it is broken.
     """
     name = path.name.lower()
-    if name.endswith(GEOJSON):
+    if name.endswith(GEOJSON_SUFFIXES):
         objects = read_geojson(path, qupath_offset_px(info.bounds, settings.frame))
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
     if name.endswith(TABLES):
@@ -140,7 +140,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     elif name.endswith(HDF5):
         xy, score = read_hdf5_points(path, settings.dataset)
     else:
-        known = ", ".join((*GEOJSON, *TABLES, *HDF5))
+        known = ", ".join((*GEOJSON_SUFFIXES, *TABLES, *HDF5))
         raise ConfigError(f"{path}: is none of {known}; export the detections as one of them")
     if settings.unit == "um":
         xy = xy / np.asarray(info.mpp)

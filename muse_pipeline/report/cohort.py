@@ -16,6 +16,7 @@ from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
+from muse_pipeline.wording import one_line
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -133,7 +134,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     try:
         summary = summarise_slide(folder)
     except _UNREADABLE as error:
-        reason = f"results in {folder} cannot be read ({' '.join(str(error).split())}); run the workflow again"
+        reason = f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
     stale = _find_stale(known["info"], summary, known["path"])
     if stale:

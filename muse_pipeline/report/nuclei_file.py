@@ -13,7 +13,7 @@ from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_within
 
 
-def checksum(path: Path) -> str:
+def footer_checksum(path: Path) -> str:
     """A cheap checksum of the content: that of the Parquet footer, which holds provenance and every column's ranges."""
     with path.open("rb") as file:
         file.seek(-8, 2)

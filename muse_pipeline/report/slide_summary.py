@@ -17,7 +17,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
-from muse_pipeline.report.nuclei_file import checksum, stream_positions
+from muse_pipeline.report.nuclei_file import footer_checksum, stream_positions
 from muse_pipeline.report.overlays import draw_field
 from muse_pipeline.report.proposals_field import PROPOSALS, describe_proposals, draw_proposals
 from muse_pipeline.slides.inspect import read_info
@@ -39,9 +39,9 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     nuclei = folder / "nuclei.parquet"
     provenance = read_provenance(nuclei)
     store_path = folder / store_name(provenance["card"]["mpp"])
-    made_from = {"nuclei": checksum(nuclei), "version": __version__}
+    made_from = {"nuclei": footer_checksum(nuclei), "version": __version__}
     if (folder / PROPOSALS).is_file():
-        made_from["proposals"] = checksum(folder / PROPOSALS)
+        made_from["proposals"] = footer_checksum(folder / PROPOSALS)
     known = _read_known(folder)
     if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
         return known

@@ -10,6 +10,7 @@ from typing import Any
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.ledgers import STEPS
+from muse_pipeline.wording import one_line
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),
@@ -34,9 +35,9 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "slide_id": slide.slide_id,
         "status": slide.status,
         "step": slide.step,
-        "reason": " ".join(slide.reason.split()),
+        "reason": one_line(slide.reason),
         "appearance": slide.appearance,
-        "warnings": "; ".join(" ".join(warning.split()) for warning in slide.warnings),
+        "warnings": "; ".join(map(one_line, slide.warnings)),
         "path": slide.path,
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
@@ -50,4 +51,4 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 
 
 def _class_column(name: str) -> str:
-    return f"nuclei_{' '.join(name.split())}"
+    return f"nuclei_{one_line(name)}"

@@ -6,6 +6,7 @@ import os
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from muse_pipeline.slides.url import SlideUrl
+from muse_pipeline.wording import one_line
 
 N_TRIES = 5  # of every call
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # botocore's
@@ -49,7 +50,7 @@ def _name(root: BaseException, url: SlideUrl) -> str:
     """What went wrong; words of other packages only where no secret of the URL is in them."""
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)
-    text = " ".join(str(root).split())
+    text = one_line(root)
     parts = urlsplit(url.in_full)
     secrets = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
     written = {way for secret in secrets if secret for way in (secret, unquote(secret))}

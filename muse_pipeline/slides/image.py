@@ -19,6 +19,7 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_resolution_tags
 from muse_pipeline.slides.signature import file_format
+from muse_pipeline.wording import one_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 MAX_PIXELS = 400_000_000  # decoding takes 7 bytes a pixel for a moment: under 3 GiB
@@ -83,7 +84,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
     except SlideError:
         raise
     except Exception as error:  # whatever tifffile and the codecs raise on foreign bytes
-        raise UnsuitedError(f"tifffile: {' '.join(str(error).split())}") from error
+        raise UnsuitedError(f"tifffile: {one_line(error)}") from error
 
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:

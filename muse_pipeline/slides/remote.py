@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.slides.fetch_failure import N_TRIES, explain, may_pass
 from muse_pipeline.slides.url import WEB, SlideUrl, url_problem
+from muse_pipeline.wording import one_line
 
 PAUSE_S = 0.5  # before the second try; twice as long before each one after it
 CONNECT_S, SILENCE_S = 30, 60  # how long a web server may take to answer, and to send the next bytes
@@ -59,10 +60,9 @@ class RemoteSlide:
                 )
             return url_to_fs(self.url.in_full, **_web_options() if protocol in WEB else {})
         except ImportError as error:
-            lacking = " ".join(str(error).split())
             raise MissingPackageError(
-                f"{self.url}: needs a package that is not installed ({lacking}); install the extra `remote` for "
-                "https:// and s3://, else that package"
+                f"{self.url}: needs a package that is not installed ({one_line(error)}); install the extra `remote` "
+                "for https:// and s3://, else that package"
             ) from error
         except MuseError:
             raise

@@ -23,6 +23,7 @@ from muse_pipeline.slides.base import (
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 from muse_pipeline.slides.tiff_log import complaints_of_tifffile
+from muse_pipeline.wording import one_line
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -83,7 +84,7 @@ def _open(path: Path) -> TiffSlide:
             slide = tiffslide.TiffSlide(path)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except Exception as error:  # whatever tifffile raises on foreign bytes
-        raise UnsuitedError(f"tiffslide: {' '.join(str(error).split())}") from error
+        raise UnsuitedError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
     return slide

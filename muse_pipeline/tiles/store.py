@@ -16,6 +16,7 @@ import zarr
 
 from muse_pipeline.errors import StoreError
 from muse_pipeline.tiles.shard_files import ShardFiles
+from muse_pipeline.wording import one_line
 
 CHUNK_PX = 512
 SHARD_PX = 4096
@@ -48,7 +49,7 @@ def open_store(path: Path | str) -> Store:
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such store; run `muse tile` first") from error
     except Exception as error:  # whatever zarr raises on foreign metadata
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        why = one_line(f"{type(error).__name__}: {error}")[:200]
         raise StoreError(f"{path}: not a store of ours ({why}); run `muse tile` again") from error
 
 

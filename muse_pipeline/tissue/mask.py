@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import StoreError
 from muse_pipeline.files import complete_file
+from muse_pipeline.wording import one_line
 
 KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own border is no sharper
 
@@ -101,8 +102,9 @@ class TissueMask:
             tissue.require_sound()
             return tissue
         except Exception as error:  # whatever NumPy, zipfile and GEOS raise on foreign bytes
-            why = " ".join(str(error).split())[:200]
-            raise StoreError(f"{path}: not a readable tissue mask ({why}); run `muse tissue` again") from error
+            raise StoreError(
+                f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue` again"
+            ) from error
 
     def require_sound(self) -> None:
         """Make sure that a mask that was read is one.

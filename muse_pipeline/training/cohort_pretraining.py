@@ -66,6 +66,23 @@ class CohortRun:
         settings = settings_of(dataclasses.replace(self.config, sources=sources))
         return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
 
+    def facts(self) -> dict[str, Any]:
+        """What the workflow must know before it starts.
+
+        Raises:
+            CheckpointError, ConfigError: see ``files_of_pretraining``.
+        """
+        config = self.config
+        return {
+            "name": config.name,
+            "backbone": config.backbone,
+            "mpp": config.views.mpp[0],
+            "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
+            "slides": self.slides,
+            "held": self.held,
+            "inputs": [str(file) for file in files_of_pretraining(config)],
+        }
+
 
 def plan_cohort_run(
     path: Path,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from muse_pipeline.errors import ProviderError
+from muse_pipeline.wording import one_line
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
@@ -20,6 +24,8 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     Raises:
         ProviderError: the devices are not there.
     """
+    from lightning_fabric import Fabric
+
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -29,7 +35,7 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
         )
     except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
         raise ProviderError(
-            f"{devices} x accelerator '{accelerator}' cannot be used here ({' '.join(str(error).split())}); see "
+            f"{devices} x accelerator '{accelerator}' cannot be used here ({one_line(error)}); see "
             "`muse doctor`, or choose --accelerator cpu"
         ) from error
     fabric.launch()

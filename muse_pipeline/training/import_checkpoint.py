@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from torch import Tensor
 
 from muse_pipeline.errors import CheckpointError
+from muse_pipeline.files import sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.architecture import describe_misfit, matching_backbones, nearest_backbone, positions_grid
 from muse_pipeline.models.vit import PATCH_PX
@@ -40,14 +40,12 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
     weights = backbone_weights(state, path)
     name = name or recognise_backbone(weights, path)
     backbone = BACKBONES[name]()
-    with path.open("rb") as content:
-        checksum = hashlib.file_digest(content, "sha256").hexdigest()
     load_weights(backbone, weights, path, always_resample=True)
     meta = {
         "kind": "backbone",
         "backbone": name,
         "positions": "resampled as the authors' loader does",
-        "source": {"file": path.name, "sha256": checksum},
+        "source": {"file": path.name, "sha256": sha256_of(path)},
     }
     save_checkpoint(output, Checkpoint(backbone.state_dict(), {}, meta))
     return name

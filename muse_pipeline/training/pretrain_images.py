@@ -28,6 +28,7 @@ from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.tiles.store import Store, open_store
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.training.census import mean_stains
+from muse_pipeline.wording import some_of
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
 COLOUR = "colour.json"
@@ -99,10 +100,9 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     """
     judged = {patient for source in held for patient in _patients(source)}
     if shared := sorted(judged & set(patients)):
-        listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
         raise LabelError(
-            f"{listed}: in `sources` and in `held`, so the backbone would be judged on what it has seen; take them out "
-            "of `sources` (`exclude`)"
+            f"{some_of(shared)}: in `sources` and in `held`, so the backbone would be judged on what it has seen; take "
+            "them out of `sources` (`exclude`)"
         )
 
 

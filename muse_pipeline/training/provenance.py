@@ -13,6 +13,7 @@ from typing import Any
 
 from muse_pipeline import __version__
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.files import sha256_of
 from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.training.inputs import source_files
@@ -66,5 +67,5 @@ def _checksums(number: int, source: LabelSource) -> Iterator[tuple[str, str]]:
     """(number of the source/setting/file, checksum) of every file; pictures, slides and proposals are large."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"}
-        checksum = fingerprint_file(file) if large else hashlib.sha256(file.read_bytes()).hexdigest()
+        checksum = fingerprint_file(file) if large else sha256_of(file)
         yield f"{number}/{setting}/{file.name}", checksum

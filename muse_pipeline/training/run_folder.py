@@ -13,6 +13,7 @@ from muse_pipeline.config import load_config
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file, read_json, write_json
 from muse_pipeline.training.running import Running
+from muse_pipeline.wording import some_of
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,9 @@ class RunFolder:
         changed += ["weights of the checkpoint"] if weights != provenance["checkpoint"] else []
         changed += ["weights of the teachers"] if teachers != provenance["teachers"] else []
         if changed:
-            listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise CheckpointError(
-                f"{self.path}: holds a run of another configuration ({listed} changed); choose another run folder, "
-                "delete it, or give --start-over"
+                f"{self.path}: holds a run of another configuration ({some_of(changed)} changed); choose another run "
+                "folder, delete it, or give --start-over"
             )
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], running: Running) -> None:

@@ -1,8 +1,12 @@
 """Numbers that no step can work with are refused before any work begins."""
 
+import argparse
+import importlib
+import json
+
 import pytest
 
-from muse_pipeline.cli.main import main
+from muse_pipeline.cli.main import VERBS, main
 
 
 @pytest.mark.parametrize(
@@ -13,6 +17,7 @@ from muse_pipeline.cli.main import main
         ("run", "--shards", "0"),
         ("run", "--mpp", "0"),
         ("tile", "--mpp", "nan"),
+        *[(verb, "--mpp", "-0.25") for verb in ("inspect", "sheet", "demo-slide")],
         ("tile", "--max-corrupt", "1.5"),
         ("geojson", "--max-features", "0"),
     ],
@@ -22,3 +27,48 @@ def test_a_number_out_of_range_is_named(capsys, verb, option, value):
         main([verb, option, value])
     assert end.value.code == 2
     assert f"argument {option}: '{value}' is not a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_is_the_same_in_every_verb(verb):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}").add_arguments(parser)
+    options = parser._option_string_actions
+    assert ("-o" in options) == ("--output" in options)
+    for name, metavar in (("--threads", "N"), ("--sheet", "TSV"), ("--json", "FILE"), ("--set", "KEY=VALUE")):
+        assert name not in options or options[name].metavar == metavar
+
+
+def test_json_is_printed_or_written_beside_the_words(muse, tmp_path):
+    words, found = muse("doctor")[1], muse("doctor", "--json")[1]
+    assert muse("doctor", "--json", tmp_path / "found.json") == (0, words, "")
+    assert json.loads(found) == json.loads((tmp_path / "found.json").read_text())
+
+
+def test_json_writes_over_no_slide(muse, tmp_path, capsys):
+    slide = tmp_path / "a.svs"
+    slide.write_bytes(b"slide")
+    with pytest.raises(SystemExit):
+        muse("preflight", "--json", slide, slide)
+    assert f"'{slide}' does not end in .json" in capsys.readouterr().err
+    assert slide.read_bytes() == b"slide"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "muse: the following arguments are required: VERB; see `muse --help`"),
+        (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
+        (["run", "a.svs", "-o", "out", "--modle", "x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (["run", "a.svs", "-o", "out", "--modle=x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
+        (["run", "a.svs"], "muse run: the following arguments are required: -o/--output; see `muse run --help`"),
+        (["run", "a.svs", "-o", "out", "--mode", "free"], "muse run: argument --mode: invalid choice: 'free'"),
+    ],
+)
+def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(sentence)

@@ -58,7 +58,7 @@ BAD_INPUT = {
     ],
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "import-checkpoint": ["{noise}", "-o", "{out}"],
-    "pretrain-config": ["{missing}", "--slides", "{missing}", "--results", "{missing}", "-o", "{out}"],
+    "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
     "pretrain": ["{missing}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],

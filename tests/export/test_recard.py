@@ -28,7 +28,7 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     assert f"                      {card.classes[1].name}" in lines
     assert " ".join(card.training_data.split()) in " ".join(out.split())
     status, out, _ = muse("card", run / "model.onnx", "--json")
-    assert (status, out) == (0, f"{card.to_json()}\n")
+    assert (status, json.loads(out)) == (0, json.loads(card.to_json()))
 
 
 def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_path, picture):

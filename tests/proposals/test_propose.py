@@ -95,7 +95,7 @@ def test_a_ledger_without_warnings_names_none(whole):
         (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
         (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),
         (["--settings", "{strictness: -1}"], "strictness is -1"),
-        (["--settings", "{a: ["], "not readable as YAML"),
+        (["--settings", "{a: ["], "; correct it"),
     ],
 )
 def test_wrong_words_are_one_sentence(slide, tmp_path, capsys, arguments, said):

@@ -38,7 +38,7 @@ def plan(muse, place):
     def run(*arguments):
         common = (
             "given.yaml",
-            "--slides",
+            "--sheet",
             "slides.tsv",
             "--results",
             "out",

@@ -179,5 +179,5 @@ def test_provenance_follows_settings_and_labels(folder):
 
 def test_a_file_that_is_no_mapping_is_named_before_any_change_of_it(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    with pytest.raises(ConfigError, match=r"list\.yaml: expected a mapping of settings, found list"):
+    with pytest.raises(ConfigError, match=r"list\.yaml: expected a mapping .* found list; write `name: value`"):
         load_finetune_config(tmp_path / "list.yaml", changes=["mpp=1"])

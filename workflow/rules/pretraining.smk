@@ -21,7 +21,7 @@ def plan_pretraining():
     if TRAINING and MODEL["is_validated"]:
         judges.append({"config": TRAINING, "data": training_data()})
     planned = resolve(
-        *("pretrain-config", file, "--slides", config["slides"], "--results", OUTPUT),
+        *("pretrain-config", file, "--sheet", config["slides"], "--results", OUTPUT),
         *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
         *("--tissue", f"{OUTPUT}/pretraining/{run}/tissue.yaml"),
         *option("--data", config["train_data"] or (None if by_name else ".")),

@@ -20,6 +20,7 @@ from muse_pipeline.models.weights import backbone_weights, read_pickle
 from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
 from muse_pipeline.training.import_checkpoint import recognise_backbone
 from muse_pipeline.training.start import load_backbone
+from muse_pipeline.wording import some_of
 
 SEED = 2025  # the authors'
 NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # every run's are called so: its folder tells it from others
@@ -56,9 +57,8 @@ class ProbedNetwork:
             return []
         if shared_patients:
             return [f"patients that {self.weights} was trained on and that are reported: {', '.join(seen)}"]
-        more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
         raise LabelError(
-            f"{self.weights} was trained on patients that are reported: {', '.join(seen[:5])}{more}; report on others "
+            f"{self.weights} was trained on patients that are reported: {some_of(seen)}; report on others "
             "(`exclude`, --test), or give --allow-shared-patients, and the output says so"
         )
 

@@ -11,6 +11,7 @@ import torch
 from muse_pipeline.config import parse_config
 from muse_pipeline.data.mask_windows import MaskedPicture, MaskWindows
 from muse_pipeline.errors import CheckpointError
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.methods.psm_mask import MaskTraining
@@ -27,7 +28,7 @@ from muse_pipeline.training.loop import train
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.psm.config import PsmConfig
 from muse_pipeline.training.psm.masks import read_pictures_and_masks
-from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum
+from muse_pipeline.training.psm.stage import MADE_FROM, Watch
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
 
@@ -101,7 +102,7 @@ class MaskNetworkStage:
     def _round(self, pieces: list[tuple[np.ndarray, np.ndarray]], run: RunFolder, last: Path | None) -> Path:
         settings = self.config.mask_network
         provenance = describe_run(plain_settings(settings, portable=True), (), last)
-        provenance["labels"] = {"masks": checksum(self.masks / MADE_FROM)}
+        provenance["labels"] = {"masks": sha256_of(self.masks / MADE_FROM)}
         try:
             run.require_same_run(settings, provenance, ())
         except CheckpointError:

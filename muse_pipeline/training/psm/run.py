@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
@@ -22,11 +23,10 @@ from muse_pipeline.training.psm.labels import CLASS, label_source, write_labels
 from muse_pipeline.training.psm.mask_network import MaskNetworkStage
 from muse_pipeline.training.psm.masks import write_masks
 from muse_pipeline.training.psm.self_training import write_found_labels
-from muse_pipeline.training.psm.stage import MADE_FROM, Watch, checksum, is_made, stage_folder, unwatched
+from muse_pipeline.training.psm.stage import MADE_FROM, STAGES, Watch, is_made, stage_folder, unwatched
 from muse_pipeline.training.run_folder import plain_settings
 from muse_pipeline.training.running import Running
 
-STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 COLOUR = (128, 64, 192)
 
 
@@ -78,7 +78,7 @@ class PsmRun:
         made_from = {
             **{name: settings[name] for name in names},
             "tissue": describe_run({}, config.sources)["labels"],
-            "activation": made["activation"] and checksum(made["activation"]),
+            "activation": made["activation"] and sha256_of(made["activation"]),
         }
         if not is_made(folder, made_from, self.running.start_over):
             with stage_folder(folder, made_from) as partial:
@@ -93,8 +93,8 @@ class PsmRun:
         network, folder = made["mask_network"], self.folder / "labels"
         made_from = {
             "labels": plain_settings(self.config.labels),
-            "masks": checksum(made["masks"] / MADE_FROM),
-            "mask_network": network and checksum(network),
+            "masks": sha256_of(made["masks"] / MADE_FROM),
+            "mask_network": network and sha256_of(network),
         }
         if not is_made(folder, made_from, self.running.start_over):
             with stage_folder(folder, made_from) as partial:

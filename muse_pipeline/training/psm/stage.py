@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import complete_file, read_json, write_json
 
+STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 MADE_FROM = "made-from.json"
 Say, Progress = Callable[[str], None], Callable[[int, dict[str, float]], None]
 Watch = Callable[[int], AbstractContextManager[tuple[Say, Progress]]]
@@ -59,11 +59,6 @@ def stage_folder(folder: Path, made_from: dict[str, Any]) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         write_json(partial / MADE_FROM, _plain(made_from))
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
