@@ -13,7 +13,7 @@ import yaml
 from muse_pipeline import __version__
 from muse_pipeline.cli.main import VERBS
 from muse_pipeline.cli.run import add_arguments
-from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE
+from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE
 from muse_pipeline.slides.sheet import COLUMNS
 
 TOP = Path(__file__).parents[1]
