@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import gzip
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
@@ -102,6 +103,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def open_unzipped(path: Path) -> BinaryIO:
+    """Open a file for its bytes, or for those that it holds where it is in gzip, whatever its name."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_compressed else path.open("rb")
 
 
 def write_json(path: Path | str, values: Any) -> None:

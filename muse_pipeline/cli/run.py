@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     for slide in args.slides:
         if isinstance(slide, Path):
             _require_slide_file(slide)
+    if args.roi is not None:
+        _require_areas(args.roi)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
@@ -58,6 +60,17 @@ def run(args: argparse.Namespace) -> None:
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
+
+
+def _require_areas(path: Path) -> None:
+    """Refuse what is no region of interest before results of an earlier run are withdrawn."""
+    from muse_pipeline.errors import GeoJSONError
+    from muse_pipeline.tissue.roi import read_areas
+
+    try:
+        read_areas(path)
+    except GeoJSONError as error:
+        raise GeoJSONError(f"--roi {error}") from error
 
 
 def _require_slide_file(path: Path) -> None:

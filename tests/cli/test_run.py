@@ -6,6 +6,7 @@ import json
 import numpy as np
 from slide_files import write_pyramid
 
+from muse_pipeline.cli.steps import withdraw_results
 from muse_pipeline.surroundings import count_cores
 
 
@@ -29,6 +30,25 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
     assert "1 of 1 slides failed (broken)" in said
+
+
+def test_a_misspelt_roi_costs_no_finished_result(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    folder = tmp_path / "results/glass"
+    assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status, _, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", tmp_path / "none.json")
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"--roi {tmp_path / 'none.json'}: cannot be read" in said and "sheet" not in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
+    (tmp_path / "overlays").mkdir()
+    for name in ("nuclei.parquet", "summary.json", "density.png", "overlays/1.png", "slide.json"):
+        (tmp_path / name).touch()
+    withdraw_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["slide.json"]
 
 
 def test_all_cores_are_used_unless_it_is_told(muse, tmp_path):
