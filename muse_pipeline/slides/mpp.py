@@ -17,6 +17,8 @@ from muse_pipeline.errors import MppError
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.08, 2.0)
 MAX_ANISOTROPY = 0.02
+MAX_DISAGREEMENT = 0.05
+GIVEN_MPP = "the mpp given"  # so begins what is said of one that contradicts its file
 
 _OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _TAG_UNITS_UM = {"centimeter": 1e4, "inch": 25_400.0}
@@ -128,9 +130,9 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
 
 
 def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
-    if found is None or found.is_estimate or abs(chosen.mpp[0] / found.mpp[0] - 1) <= 0.05:
+    if found is None or found.is_estimate or abs(chosen.mpp[0] / found.mpp[0] - 1) <= MAX_DISAGREEMENT:
         return ()
-    return (f"the mpp given, {chosen.mpp[0]:.4g} um, overrides {found.mpp[0]:.4g} um from {found.source}",)
+    return (f"{GIVEN_MPP}, {chosen.mpp[0]:.4g} um, overrides {found.mpp[0]:.4g} um from {found.source}",)
 
 
 def _positive(value: object) -> float:
