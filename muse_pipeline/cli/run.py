@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Name the slides, run them, say where the results are."""
     from muse_pipeline.cli.steps import Plan, run_slides
-    from muse_pipeline.errors import SlideError
+    from muse_pipeline.errors import ConfigError, SlideError
     from muse_pipeline.inference.predictor import BUILT_IN_OF_MODE, Predictor, find_model, name_model
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> None:
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
+    if args.mode == "label-free" and len(card.classes) > 1:
+        names = ", ".join(one.name for one in card.classes)
+        raise ConfigError(
+            f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; leave one of them out"
+        )
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
     plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)

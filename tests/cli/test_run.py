@@ -51,6 +51,15 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["slide.json"]
 
 
+def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--mode", "label-free", "--model"
+    status, _, said = muse(*run, "compact")
+    assert (status, said.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
+    assert "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Tumour, Stroma" in said
+    assert muse(*run, "label_free")[0] == 0
+
+
 def test_all_cores_are_used_unless_it_is_told(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     for options, threads in ((), count_cores()), (("--threads", "3"), 3):

@@ -139,6 +139,11 @@ def resolve_model():
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
             f"`mpp: {model['mpp']:g}` or choose another model"
         )
+    if config["mode"] == "label-free" and len(model["classes"]) > 1:
+        sys.exit(
+            f"config: mode label-free has nuclei of one class, and model '{model['name']}' has "
+            f"{', '.join(model['classes'])}; leave one of the two settings out"
+        )
     return model
 
 
