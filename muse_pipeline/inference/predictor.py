@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muse_pipeline.errors import ModelError, ProviderError
+from muse_pipeline.errors import ModelError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
-from muse_pipeline.inference.providers import PROVIDERS, choose_provider, runtime_arguments
+from muse_pipeline.inference.providers import PROVIDERS, choose_provider, does_not_start, runtime_arguments
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import has_vnni
 from muse_pipeline.types import Frame
@@ -166,10 +166,7 @@ class Predictor:
 
     def _refuse_silent_fallback(self) -> None:
         if PROVIDERS[self.provider] not in self.session.get_providers():
-            raise ProviderError(
-                f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) "
-                "or choose provider 'cpu'"
-            )
+            raise does_not_start(self.provider)
 
     def _read_card(self) -> ModelCard:
         card = _card_inside(self.session, self.path)
