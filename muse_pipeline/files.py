@@ -113,9 +113,14 @@ def open_unzipped(path: Path) -> BinaryIO:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write readable JSON with sorted keys, complete or not at all."""
+    """Write readable JSON with sorted keys, complete or not at all.
+
+    Raises:
+        ValueError: a number is not finite, which JSON does not have.
+    """
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with complete_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path | str) -> Any:
