@@ -64,6 +64,11 @@ class SlideResult:
         return appearance_of(self.summary)["verdict"] if self.summary else None
 
     @property
+    def roi(self) -> dict[str, Any] | None:
+        """File and mm2 of the region that it was restricted to (``tissue.roi.describe_roi``); None where to none."""
+        return self.summary["provenance"].get("roi") if self.summary else None
+
+    @property
     def nuclei_per_mm2(self) -> float | None:
         """Nuclei per mm2 of tissue, None without tissue."""
         return self.n_nuclei / self.tissue_mm2 if self.summary and self.tissue_mm2 else None
@@ -270,7 +275,9 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
     if DARK in appearance_of(summary)["reasons"]:
         return f"{DARK}; nothing was sought in it"
     if not tissue_mm2:
-        return "no tissue was found; see tissue.png"
+        roi = summary["provenance"].get("roi")
+        within = f" within the ROI {roi['name']}" if roi else ""
+        return f"no tissue was found{within}; see tissue.png"
     return "" if summary["n_nuclei"] else "no nuclei were found"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -38,6 +39,13 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
             f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
         )
     return roi
+
+
+def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
+    """What results say of the region that they are restricted to: its file's name and SHA-256, its mm2 on the slide."""
+    on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
+    area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "area_mm2": area_mm2}
 
 
 def read_areas(path: Path | str) -> BaseGeometry:

@@ -119,6 +119,7 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "path",
         "mpp_x",
         "mpp_y",
+        "roi",
         "tissue_mm2",
         "nuclei",
         "nuclei_per_mm2",
