@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import gzip
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
@@ -104,6 +105,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def open_unzipped(path: Path) -> BinaryIO:
+    """Open a file for its bytes, or for those that it holds where it is in gzip, whatever its name."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_compressed else path.open("rb")
+
+
 def sha256_of(path: Path | str) -> str:
     """SHA-256 (hex) of a file."""
     import hashlib
@@ -113,14 +121,19 @@ def sha256_of(path: Path | str) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write readable JSON with sorted keys, complete or not at all."""
+    """Write readable JSON with sorted keys, complete or not at all.
+
+    Raises:
+        ValueError: a number is not finite, which JSON does not have.
+    """
+    text = json_text(values)
     with complete_file(path) as partial:
-        partial.write_text(json_text(values), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def json_text(values: Any) -> str:
     """As ``write_json`` writes them."""
-    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path | str) -> Any:

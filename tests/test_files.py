@@ -12,6 +12,13 @@ from muse_pipeline.errors import OutputError
 from muse_pipeline.files import complete_file, write_json
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_json_has_no_number_that_is_not_finite(tmp_path, number):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"sharpness": number})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, 1)

@@ -202,6 +202,10 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
             "model 'compac': neither a file nor a built-in model (accurate, compact, compact-fp32, compact-int8, "
             "label_free); did you mean 'compact'?",
         ),
+        (
+            ["mode=label-free", "model=compact"],
+            "config: mode label-free has nuclei of one class, and model 'compact' has",
+        ),
         (["mpp=0.25"], "mpp is 0.25, but model 'compact' works at 0.5 um/px; set `mpp: 0.5`"),
     ],
 )

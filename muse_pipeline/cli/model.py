@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     add_provider_argument(parser)
+    parser.add_argument("--here", action="store_true", help="refuse a provider that does not start on this machine")
     add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
 
@@ -21,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describe one model."""
     from muse_pipeline.files import write_json
-    from muse_pipeline.inference.providers import choose_provider
+    from muse_pipeline.inference.providers import choose_provider, require_start
 
     provider = choose_provider(args.provider)
+    if args.here:
+        require_start(provider)
     is_run = args.model.endswith((".yaml", ".yml"))
     found = describe_config(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
     found["provider"] = provider

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Name the slides, run them, say where the results are."""
     from muse_pipeline.cli.steps import Plan, run_slides
-    from muse_pipeline.errors import SlideError
+    from muse_pipeline.errors import ConfigError, SlideError
     from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.inference.providers import choose_provider
@@ -49,9 +49,16 @@ def run(args: argparse.Namespace) -> None:
     for slide in args.slides:
         if isinstance(slide, Path):
             _require_slide_file(slide)
+    if args.roi is not None:
+        _require_areas(args.roi)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
+    if args.mode == "label-free" and len(card.classes) > 1:
+        names = ", ".join(one.name for one in card.classes)
+        raise ConfigError(
+            f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; leave one of them out"
+        )
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
     plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
@@ -59,6 +66,17 @@ def run(args: argparse.Namespace) -> None:
     if failed:
         names = ", ".join(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
+
+
+def _require_areas(path: Path) -> None:
+    """Refuse what is no region of interest before results of an earlier run are withdrawn."""
+    from muse_pipeline.errors import GeoJSONError
+    from muse_pipeline.tissue.roi import read_areas
+
+    try:
+        read_areas(path)
+    except GeoJSONError as error:
+        raise GeoJSONError(f"--roi {error}") from error
 
 
 def _require_slide_file(path: Path) -> None:

@@ -105,9 +105,10 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
 
 
 def withdraw_results(folder: Path) -> None:
-    """Remove what an earlier run found and noted: nothing of it may pass for this run's."""
-    for outdated in [*folder.glob("nuclei.*"), *folder.glob("proposals.*"), *folder.glob("ledger/*.json")]:
-        outdated.unlink()
+    """Remove what an earlier run found, drew and noted: nothing of it may pass for this run's."""
+    for pattern in ("nuclei.*", "proposals.*", "summary.json", "density.png", "overlays", "ledger/*.json"):
+        for outdated in folder.glob(pattern):
+            remove(outdated)
 
 
 def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find, measure, write."""
+    from dataclasses import replace
+
     from muse_pipeline.files import write_json
     from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.base import open_slide
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.tissue.colour import measure_colour
     from muse_pipeline.tissue.find import find_tissue
     from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
-    from muse_pipeline.tissue.roi import read_roi
+    from muse_pipeline.tissue.roi import describe_roi, read_roi
     from muse_pipeline.tissue.stained import is_fluorescence
 
     return_large_arrays()
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     with open_slide(args.slide, info.reader) as slide:
         found = find_tissue(slide, info, roi)
         tissue, warnings = found.tissue, found.warnings
+        if roi is not None:
+            tissue = replace(tissue, roi_file=describe_roi(args.roi, roi, info))
         dark_background = is_fluorescence(found.overview.pixels)
         write_picture(args.picture, read_thumbnail(slide, info, found.overview), tissue, info)
         del found  # the overview makes room for the pixels that the stains are measured in

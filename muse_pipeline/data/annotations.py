@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,9 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
     class_map = source.class_map or dict(zip(classes, classes, strict=True))
     if word not in class_map:
         known = f"in class_map ({', '.join(class_map)})" if source.class_map else f"a class ({', '.join(classes)})"
-        raise LabelError(f"{where}: class '{word}' is not {known}; add it to class_map or correct it")
+        near = get_close_matches(word, class_map, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise LabelError(f"{where}: class '{word}' is not {known}; {hint}add it to class_map or correct it")
     name = class_map[word]
     if name is None:
         return -1

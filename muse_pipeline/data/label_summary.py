@@ -97,24 +97,25 @@ def check_leaks(
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A sentence on each source whose stated mpp makes nuclei of a size that no nuclei have."""
+    """A sentence on each source whose mpp makes nuclei of a size that no nuclei have."""
     by_source = defaultdict(list)
     for image in images:
-        if image.stated_mpp is not None:
-            by_source[image.source, image.stated_mpp].append(image.nuclei.rays)
+        by_source[image.source, image.stated_mpp].append(image.nuclei.rays)
     low, high = PLAUSIBLE_RADIUS_UM
     for (source, mpp), all_rays in by_source.items():
+        scale = f"at the stated {mpp:g} um/px" if mpp else "at the um/px of their files"
+        suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate(all_rays)
         radii = rays[np.isfinite(rays).all(1)].mean(1)
         if len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
-                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something of a nucleus' size at the "
-                f"stated {mpp:g} um/px; check `mpp` and the order of coordinates in `format`"
+                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something of a nucleus' size {scale}; "
+                f"check {suspect} and the order of coordinates in `format`"
             )
         elif len(radii) and not low <= np.median(radii) <= high:
             yield (
-                f"{source}: outlines have a median radius of {np.median(radii):.2g} um at the stated {mpp:g} um/px, "
-                f"where nuclei have {low:g} to {high:g} um; check `mpp`"
+                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, where nuclei have "
+                f"{low:g} to {high:g} um; check {suspect}"
             )
 
 

@@ -27,11 +27,13 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.sheet import SheetRow, read_sheet
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tissue.colour import measure_colour
-from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.find import find_tissue, roi_coverage
 from muse_pipeline.tissue.macenko import MacenkoFit
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Frame, Slide, SlideInfo
 
 OUTLINE_MARGIN_UM = 30.0  # of picture around a region's nuclei, for outlines that grow over its border
+MIN_TISSUE = 0.2  # of a region with nuclei; less is glass
 
 
 def read_slides(
@@ -139,7 +141,9 @@ def _read_regions(
     reader = AreaReader(slide, info, mpp)
     area = _region_area(annotations, info, mpp)
     _require_nuclei(area, nuclei, annotations, source, info, mpp)
-    stain = fit_slide_stain(slide, info)
+    tissue = find_tissue(slide, info).tissue
+    _require_tissue(area, nuclei, tissue, annotations, info, mpp)
+    stain = fit_slide_stain(slide, info, tissue)
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
@@ -159,9 +163,9 @@ def _read_regions(
         n_left_out = 0
 
 
-def fit_slide_stain(slide: Slide, info: SlideInfo) -> MacenkoFit | None:
+def fit_slide_stain(slide: Slide, info: SlideInfo, tissue: TissueMask) -> MacenkoFit | None:
     """The stains over the whole slide's tissue, as ``muse tissue`` measures them: what the model will be given."""
-    return measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
+    return measure_colour(slide, info, tissue).macenko
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:
@@ -189,11 +193,40 @@ def _require_nuclei(
     for region in shapely.get_parts(area):
         if source.allow_empty or shapely.intersects_xy(region, *nuclei.xy.T).any():
             continue
-        x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
         raise LabelError(
-            f"{annotations.path}: the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}' holds no nucleus; label "
-            "its nuclei, delete it, or set `allow_empty: true` if there are none"
+            f"{annotations.path}: {_where(region, info, mpp)} holds no nucleus; label its nuclei, delete it, or set "
+            "`allow_empty: true` if there are none"
         )
+
+
+def _require_tissue(
+    area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
+) -> None:
+    """Refuse a region with nuclei that lies on glass, as positions of another frame do.
+
+    Where a slide has no tissue at all, as under fluorescence, nothing can be told.
+
+    Raises:
+        LabelError: there is one; its corner is named as QuPath shows it.
+    """
+    for region in shapely.get_parts(area) if not tissue.is_empty else ():
+        own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
+        if not len(own):
+            continue
+        coverage = roi_coverage(region, tissue.mask.shape, tissue.mask_mpp / mpp)
+        share = coverage[tissue.mask].sum() / coverage.sum()
+        n_off = int((~tissue.kept.contains(work_to_level0(own.xy, info.mpp, mpp), info.mpp)).sum())
+        if share < MIN_TISSUE or 2 * n_off >= len(own):
+            raise LabelError(
+                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, {n_off} "
+                f"of its {len(own)} nuclei lie off it); are the positions pixels of this slide as QuPath shows them?"
+            )
+
+
+def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
+    """A region by its corner as QuPath shows it."""
+    x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
+    return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
 
 
 def _nuclei_of(

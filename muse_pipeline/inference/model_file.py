@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BUILT_IN_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 BUILT_IN = Path(__file__).parent / "built_in"
+_RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
+NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it", ".yaml": _RUN, ".yml": _RUN}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
@@ -101,7 +103,8 @@ def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
-        raise ModelError(f"{path}: not usable as an ONNX model ({_first_line(error)}); export it again") from error
+        broken = f"not usable as an ONNX model ({_first_line(error)}); export it again"
+        raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
 
 def card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:

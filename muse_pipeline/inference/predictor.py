@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.errors import ModelError, ProviderError
+from muse_pipeline.errors import ModelError
 from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.model_file import card_inside, open_session
-from muse_pipeline.inference.providers import PROVIDERS, choose_provider
+from muse_pipeline.inference.providers import PROVIDERS, choose_provider, does_not_start
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
 
@@ -100,10 +100,7 @@ class Predictor:
 
     def _refuse_silent_fallback(self) -> None:
         if PROVIDERS[self.provider] not in self.session.get_providers():
-            raise ProviderError(
-                f"provider '{self.provider}' is installed but could not start here; check its drivers (`muse doctor`) "
-                "or choose provider 'cpu'"
-            )
+            raise does_not_start(self.provider)
 
     def _read_card(self) -> ModelCard:
         card = card_inside(self.session, self.path)

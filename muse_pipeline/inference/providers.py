@@ -79,6 +79,25 @@ def starts(provider: str) -> bool:
     return PROVIDERS[provider] in session.get_providers()
 
 
+def require_start(provider: str) -> None:
+    """Make sure that a provider can be used on this machine.
+
+    Raises:
+        ProviderError: it is not in what is installed, or does not find what it needs.
+    """
+    runtime_arguments(provider)
+    if not starts(provider):
+        raise does_not_start(provider)
+
+
+def does_not_start(provider: str) -> ProviderError:
+    """What to raise where a provider that is installed leaves its work to another."""
+    return ProviderError(
+        f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
+        "or choose provider 'cpu'"
+    )
+
+
 def examine_providers() -> list[Finding]:
     """A finding for every provider, and what "auto" takes; none where there is no ONNX Runtime."""
     try:

@@ -54,6 +54,8 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     names, said = [one.name for one in card.classes], provenance(shards, card, info)
+    if kept.roi_file is not None:
+        said["roi"] = kept.roi_file
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.files import open_unzipped
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
 GEOMETRIES = frozenset(
@@ -34,7 +35,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
             of the feature where reading ended.
     """
     try:
-        with _open(Path(path)) as file:
+        with open_unzipped(Path(path)) as file:
             head, has_lines = _read_head(file)
             if has_lines:
                 yield from _iterate_lines(file, head, path)
@@ -46,12 +47,6 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
         raise GeoJSONError(f"{path}: the gzip compression is damaged ({error})") from error
     except OSError as error:
         raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        is_compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if is_compressed else path.open("rb")
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:

@@ -13,6 +13,7 @@ import numpy as np
 from numcodecs import Zstd
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.coords import work_to_level0
 from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
@@ -67,7 +68,7 @@ class Look:
         chunk_seconds: to read a chunk and compress it, mean of the sampled ones.
         chunk_bytes: what it then takes, with its share of the smaller levels.
         window_seconds: of the model for a window, on one thread.
-        nuclei_per_window: in the windows that were tried.
+        nuclei_per_window: of the slide, if all its tissue has as many per mm2 as that in the windows that were tried.
         peak_memory_mib: of this look.
     """
 
@@ -162,7 +163,7 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         sampled, unread = _sample_tiles(reader, chunks, trial.max_corrupt)
         known |= sampled
         warnings += unread
-        known |= _time_model(predictor, reader, tissue)
+        known |= _time_model(predictor, reader, info, tissue)
     except MuseError as error:
         known["problem"] = one_line(error)
     return Look(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
@@ -221,7 +222,7 @@ def _sample_tiles(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) ->
     return {"chunk_seconds": seconds / len(sizes), "chunk_bytes": float(np.mean(sizes)) * PYRAMID_SHARE}, warnings
 
 
-def _time_model(predictor: Predictor, reader: AreaReader, tissue: TissueMask) -> dict[str, float]:
+def _time_model(predictor: Predictor, reader: AreaReader, info: SlideInfo, tissue: TissueMask) -> dict[str, float]:
     """How many windows the model will run on, how long one takes it and how many nuclei it has.
 
     Raises:
@@ -233,7 +234,7 @@ def _time_model(predictor: Predictor, reader: AreaReader, tissue: TissueMask) ->
     clock = time.process_time if predictor.provider in {"cpu", "openvino"} else time.perf_counter
     if not len(places):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
-    seconds, n_nuclei, n_px = [], [], []
+    seconds, n_px, n_nuclei, area_mm2 = [], [], 0, 0.0
     for x, y, width, height in _sample(places, N_WINDOWS).tolist():
         try:
             batch = np.repeat(_read(reader, (x, y), (width, height))[None], card.batch, axis=0)
@@ -245,7 +246,11 @@ def _time_model(predictor: Predictor, reader: AreaReader, tissue: TissueMask) ->
         found = predictor(batch, IDENTITY)[0]
         seconds.append((clock() - started) / card.batch)
         n_px.append(width * height)
-        n_nuclei.append(len(found) * owned_share((x, y), (width, height), card.halo_px, reader.size_px))
+        first, last = owned_box((x, y), (width, height), card.halo_px, reader.size_px)
+        xy = found.xy + np.array([x, y])
+        own = xy[((first <= xy) & (xy < last)).all(1)]
+        n_nuclei += tissue.kept.contains(work_to_level0(own, info.mpp, card.mpp), info.mpp).sum()
+        area_mm2 += tissue_within(tissue, first * card.mpp, last * card.mpp)
     if not seconds:
         raise SlideError(
             f"{reader.slide.path}: none of its sampled windows can be decoded; copy it again from its source"
@@ -254,18 +259,24 @@ def _time_model(predictor: Predictor, reader: AreaReader, tissue: TissueMask) ->
     return {
         "n_windows": len(places),
         "window_seconds": float(np.sum(seconds) / np.sum(n_px) * mean_px),
-        "nuclei_per_window": float(np.sum(n_nuclei) / np.sum(n_px) * mean_px),
+        "nuclei_per_window": float(n_nuclei / area_mm2 * tissue.area_mm2 / len(places)) if area_mm2 else 0.0,
     }
 
 
-def owned_share(corner: tuple[int, int], size_px: tuple[int, int], halo_px: int, slide_px: tuple[int, int]) -> float:
-    """Share of a part of a window whose nuclei are its own: all but the halo, and all at a slide's edge."""
-    share = 1.0
-    for start, size, end in zip(corner, size_px, slide_px, strict=True):
-        first = max(start, 0) + (halo_px if start > 0 else 0)
-        last = min(start + size, end) - (halo_px if start + size < end else 0)
-        share *= max(last - first, 0) / size
-    return share
+def owned_box(
+    corner: tuple[int, int], size_px: tuple[int, int], halo_px: int, slide_px: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last (x, y) of a part of a window whose nuclei are its own: all but the halo, all at a slide's edge."""
+    start, end = np.array(corner), np.add(corner, size_px)
+    first = np.maximum(start, 0) + np.where(start > 0, halo_px, 0)
+    last = np.minimum(end, slide_px) - np.where(end < slide_px, halo_px, 0)
+    return first, np.maximum(last, first)
+
+
+def tissue_within(tissue: TissueMask, first_um: np.ndarray, last_um: np.ndarray) -> float:
+    """mm2 of tissue in a box of the slide from (x, y) to (x, y) in um: mask pixels whose centre lies in it."""
+    left, top, right, bottom = np.round(np.concatenate([first_um, last_um]) / np.tile(tissue.mask_mpp, 2)).astype(int)
+    return float(tissue.mask[top:bottom, left:right].sum() * np.prod(tissue.mask_mpp) / 1e6)
 
 
 def _sample(places: np.ndarray, n: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_
 from muse_pipeline.report.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.slides.mpp import GIVEN_MPP
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 from muse_pipeline.wording import one_line
@@ -62,6 +63,11 @@ class SlideResult:
     def appearance(self) -> str | None:
         """Verdict on whether it looks like the model's training pictures (``inference.appearance``); None if failed."""
         return appearance_of(self.summary)["verdict"] if self.summary else None
+
+    @property
+    def roi(self) -> dict[str, Any] | None:
+        """File and mm2 of the region that it was restricted to (``tissue.roi.describe_roi``); None where to none."""
+        return self.summary["provenance"].get("roi") if self.summary else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
@@ -154,14 +160,21 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
-    doubtful = flagged(slides)
-    lines = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in doubtful[:n_shown]]
-    if len(doubtful) > n_shown:
-        lines.append(f"  and {len(doubtful) - n_shown} more; cohort.tsv names them")
-    unlike = f"{_count(len(doubtful), 'slide')} unlike the model's training pictures, look before you trust the result:"
+    lines: list[str] = []
+    for doubt, doubts in (
+        (
+            "unlike the model's training pictures, look before you trust the result",
+            _each(flagged(slides), describe_doubt),
+        ),
+        ("whose mpp contradicts the file; if it is wrong, so are sizes and densities", _each(slides, contradicted_mpp)),
+    ):
+        if doubts:
+            lines += [f"{_count(len(doubts), 'slide')} {doubt}:", *doubts[:n_shown]]
+        if len(doubts) > n_shown:
+            lines.append(f"  and {len(doubts) - n_shown} more; cohort.tsv names them")
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     said = f"{_count(unknown, 'slide')}: not known whether they look like the model's training pictures"
-    return [*([unlike, *lines] if doubtful else []), *([said] if unknown else [])]
+    return [*lines, *([said] if unknown else [])]
 
 
 def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +193,16 @@ def describe_doubt(slide: SlideResult) -> str:
     """Why a flagged slide is, and what follows for the totals."""
     reasons = appearance_of(slide.summary)["reasons"]
     return "; ".join([*reasons, "its nuclei are in no total"] if slide.appearance == OTHER_STAIN else reasons)
+
+
+def contradicted_mpp(slide: SlideResult) -> str:
+    """What is said of an mpp that was given to a finished slide against its file; "" where they agree."""
+    warnings = slide.info.warnings if slide.info and slide.summary else ()
+    return next((warning for warning in warnings if warning.startswith(GIVEN_MPP)), "")
+
+
+def _each(slides: Iterable[SlideResult], describe: Callable[[SlideResult], str]) -> list[str]:
+    return [f"  {slide.slide_id}: {said}" for slide in slides if (said := describe(slide))]
 
 
 def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
@@ -253,7 +276,9 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
     if DARK in appearance_of(summary)["reasons"]:
         return f"{DARK}; nothing was sought in it"
     if not tissue_mm2:
-        return "no tissue was found; see tissue.png"
+        roi = summary["provenance"].get("roi")
+        within = f" within the ROI {roi['name']}" if roi else ""
+        return f"no tissue was found{within}; see tissue.png"
     return "" if summary["n_nuclei"] else "no nuclei were found"
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.class_bar import add_up, class_bar
-from muse_pipeline.report.cohort import STATUSES, SlideResult, counted, describe_doubt, flagged, summarise_cohort
+from muse_pipeline.report.cohort import (
+    STATUSES,
+    SlideResult,
+    contradicted_mpp,
+    counted,
+    describe_doubt,
+    flagged,
+    summarise_cohort,
+)
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.model_facts import model_facts
@@ -78,6 +86,11 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
         )
         for anchor, slide in anchored
         if id(slide) in doubtful
+    ]
+    entries += [
+        element("li", element("a", element("bdi", slide.slide_id), href=f"#{anchor}"), f" {said}; is it right?")
+        for anchor, slide in anchored
+        if (said := contradicted_mpp(slide))
     ]
     if not entries:
         return Markup()

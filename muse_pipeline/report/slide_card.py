@@ -68,6 +68,7 @@ def _facts(slide: SlideResult) -> Markup:
         else None,
         "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
+        "Region of interest": _roi(slide.roi) if slide.roi else None,
     }
     if info:
         mpp = " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(info.mpp))
@@ -77,6 +78,10 @@ def _facts(slide: SlideResult) -> Markup:
         )
     pairs["Time"] = time_text(slide.seconds) if slide.seconds else None
     return definitions(pairs, "facts")
+
+
+def _roi(roi: dict[str, Any]) -> Markup:
+    return element("span", f"{area_text(roi['area_mm2'])} mm² ", element("small", f"of {roi['name']}"))
 
 
 def _proposals(proposals: dict[str, Any]) -> Markup:

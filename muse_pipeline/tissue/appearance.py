@@ -71,7 +71,7 @@ class AppearanceSample:
         """
         found: dict[str, float] = {}
         if self._sharpness:
-            found["sharpness"] = float(np.log(np.median(self._sharpness)))
+            found["sharpness"] = float(np.log(max(np.median(self._sharpness), 1e-3)))
         if self._contrast:
             found["contrast"] = float(np.log(max(np.median(self._contrast), 1e-3)))
         if self._n_blocks:

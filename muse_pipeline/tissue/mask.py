@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +29,14 @@ class KeptArea:
         width: of the mask in pixels.
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
+        roi_file: as of ``TissueMask``.
     """
 
     bits: np.ndarray
     width: int
     mask_mpp: np.ndarray
     roi: BaseGeometry | None
+    roi_file: dict[str, Any] | None = None
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
         """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
@@ -60,12 +64,14 @@ class TissueMask:
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
+        roi_file: what ``roi.describe_roi`` says of where the ROI is from, or None.
     """
 
     mask: np.ndarray
     mask_mpp: np.ndarray
     roi: BaseGeometry | None
     area_mm2: float
+    roi_file: dict[str, Any] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -80,13 +86,14 @@ class TissueMask:
     @cached_property
     def kept(self) -> KeptArea:
         """Where nuclei are kept, within the ROI."""
-        return KeptArea(np.packbits(self.dilated, axis=1), self.mask.shape[1], self.mask_mpp, self.roi)
+        return KeptArea(np.packbits(self.dilated, axis=1), self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file)
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""
         roi = np.frombuffer(b"" if self.roi is None else shapely.to_wkb(self.roi), np.uint8)
         with complete_file(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2)
+            said = {} if self.roi_file is None else {"roi_file": json.dumps(self.roi_file)}
+            np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **said)
 
     @classmethod
     def load(cls, path: Path | str) -> TissueMask:
@@ -98,7 +105,8 @@ class TissueMask:
         try:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
-                tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]))
+                roi_file = json.loads(str(arrays["roi_file"])) if "roi_file" in arrays else None
+                tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]), roi_file)
             tissue.require_sound()
             return tissue
         except Exception as error:  # whatever NumPy, zipfile and GEOS raise on foreign bytes

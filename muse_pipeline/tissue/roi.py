@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.files import open_unzipped
 from muse_pipeline.types import SlideInfo
 
 _AREAL = ("Polygon", "MultiPolygon")
@@ -24,7 +28,28 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
         Polygon or multipolygon in absolute level-0 px.
 
     Raises:
-        GeoJSONError: the file is not GeoJSON, holds no valid area, or lies outside the slide.
+        GeoJSONError: see ``read_areas``; or it lies outside the slide.
+    """
+    roi = translate(read_areas(path), *qupath_offset_px(info.bounds))
+    if not roi.intersects(shapely.box(0, 0, *info.size_px)):
+        raise GeoJSONError(
+            f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
+        )
+    return roi
+
+
+def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
+    """What results say of the region that they are restricted to: its file's name and SHA-256, its mm2 on the slide."""
+    on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
+    area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "area_mm2": area_mm2}
+
+
+def read_areas(path: Path | str) -> BaseGeometry:
+    """The union of all polygons of a GeoJSON file, plain or in gzip, in px as the file counts them.
+
+    Raises:
+        GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
     values = _read_json(path)
     try:
@@ -40,19 +65,17 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
         if not shape.is_valid:
             why = shapely.is_valid_reason(shape)
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
-    roi = translate(shapely.union_all(shapes), *qupath_offset_px(info.bounds))
-    if not roi.intersects(shapely.box(0, 0, *info.size_px)):
-        raise GeoJSONError(
-            f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
-        )
-    return roi
+    return shapely.union_all(shapes)
 
 
 def _read_json(path: Path | str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        with open_unzipped(Path(path)) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export the ROI again") from error
     except OSError as error:
-        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path in the sheet") from error
+        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path") from error
     except (ValueError, RecursionError) as error:
         raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
 

@@ -5,6 +5,7 @@ import torch
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.files import read_json
+from muse_pipeline.inference import providers
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,17 @@ def test_a_run_says_what_it_reads(folder, muse, tmp_path):
     assert (status, out) == (0, "tiny: 0.5 um/px; Dark, Pale\n")
     names = [file.rpartition("/")[2] for file in read_json(tmp_path / "m.json")["inputs"]]
     assert names == ["c.pt", *(f"P{k}.png" for k in range(3)), *(f"P{k}_points.txt" for k in range(3))]
+
+
+def test_a_provider_that_is_not_here_is_refused_where_it_is_asked_for(muse, tmp_path, monkeypatch):
+    monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
+    assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node
+    assert muse("model", "compact", "--provider", "cpu", "--here")[0] == 0
+    status, _, said = muse("model", "compact", "--provider", "cuda", "--here")
+    assert (status, said.count("\n")) == (2, 1) and "provider 'cuda' was asked for and is not in this" in said
+    monkeypatch.setattr(providers, "is_installed", lambda provider: True)
+    monkeypatch.setattr(providers, "starts", lambda provider: False)
+    assert "is installed but could not start here" in muse("model", "compact", "--provider", "cuda", "--here")[2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import numpy as np
 from slide_files import write_pyramid
 
+from muse_pipeline.cli.steps import withdraw_results
+from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.surroundings import count_cores
 
 
@@ -29,6 +31,51 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
     assert "1 of 1 slides failed (broken)" in said
+
+
+def test_a_misspelt_roi_costs_no_finished_result(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    folder = tmp_path / "results/glass"
+    assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status, _, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", tmp_path / "none.json")
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"--roi {tmp_path / 'none.json'}: cannot be read" in said and "sheet" not in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_result_within_a_roi_says_so(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    ring = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
+    (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
+    assert muse(*run)[0] == 0
+    assert "roi" not in read_provenance(tmp_path / "results/glass/nuclei.parquet")
+    assert muse(*run, "--roi", tmp_path / "roi.json")[0] == 0
+    said = read_provenance(tmp_path / "results/glass/nuclei.parquet")["roi"]
+    assert (said["name"], said["area_mm2"], len(said["sha256"])) == ("roi.json", 0.02, 64)
+    with (tmp_path / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file, dialect="excel-tab")
+    assert row["roi"] == "roi.json"
+    assert row["reason"] == "no tissue was found within the ROI roi.json; see tissue.png"
+    assert "<dt>Region of interest</dt>" in (tmp_path / "results/report.html").read_text(encoding="utf-8")
+
+
+def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
+    (tmp_path / "overlays").mkdir()
+    for name in ("nuclei.parquet", "summary.json", "density.png", "overlays/1.png", "slide.json"):
+        (tmp_path / name).touch()
+    withdraw_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["slide.json"]
+
+
+def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--mode", "label-free", "--model"
+    status, _, said = muse(*run, "compact")
+    assert (status, said.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
+    assert "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Tumour, Stroma" in said
+    assert muse(*run, "label_free")[0] == 0
 
 
 def test_all_cores_are_used_unless_it_is_told(muse, tmp_path):

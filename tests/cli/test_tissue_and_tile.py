@@ -1,5 +1,6 @@
 """``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
 
+import hashlib
 import json
 
 import cv2
@@ -69,6 +70,8 @@ def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):
     assert run_steps(muse, slide_path, tmp_path, roi=tmp_path / "roi.geojson")[0] == 0
     tissue = TissueMask.load(tmp_path / "tissue.npz")
     assert tissue.area_mm2 == pytest.approx(0.1 * 0.075, rel=0.01)
+    checksum = hashlib.sha256((tmp_path / "roi.geojson").read_bytes()).hexdigest()
+    assert tissue.roi_file == {"name": "roi.geojson", "sha256": checksum, "area_mm2": 0.0075}
     assert (zarr.open_array(str(tmp_path / "image-500nm.zarr/0"), mode="r")[:, 600:, 600:] == 255).all()
 
 

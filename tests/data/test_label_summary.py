@@ -52,12 +52,15 @@ def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
     assert "only 0 of 4 points" in warnings(np.nan)[0]
 
 
-def test_a_file_that_knows_its_mpp_is_not_doubted(image):
-    rays = image.nuclei.rays * np.float32(9)
-    assert (
-        summarise_labels([replace(image, nuclei=replace(image.nuclei, rays=rays), stated_mpp=None)], CLASSES).warnings
-        == ()
-    )
+def test_of_a_file_that_knows_its_mpp_the_positions_are_doubted(image):
+    def warnings(factor):
+        nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
+        return summarise_labels([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
+
+    assert warnings(1) == ()
+    (warning,) = warnings(0.3)
+    assert "at the um/px of their files" in warning and warning.endswith("check that positions are pixels at full size")
+    assert "only 0 of 4 points" in warnings(np.nan)[0]
 
 
 def test_what_was_left_out_is_told(image):

@@ -113,6 +113,22 @@ def test_what_cannot_be_meant(tmp_path, slide, features, message):
         read(make(tmp_path, slide, *features))
 
 
+def test_a_region_on_glass_is_refused(tmp_path, slide):
+    pixels = np.full((1100, 2800, 3), 243, np.uint8)
+    pixels[:, :1400] = draw_nuclei(SIZE, XY, RADIUS)
+    (tmp_path / "half").mkdir()
+    write_pyramid(tmp_path / "half" / "S.tif", pixels, mpp=SLIDE_MPP)
+    tissue = within(1000, 300, 1400, 640)
+    glass = tissue + np.array([800, 0])
+    mostly = [(box(1000, 300, 1600, 640), "Region"), *((point(*xy), "Dark") for xy in tissue)]
+    assert sum(len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))) == len(tissue)
+    for left, xy, n in ((1800, glass, len(glass)), (1000, np.concatenate([tissue, glass]), len(glass))):
+        drawn = (box(left, 300, 2200, 640), "Region"), *((point(*each), "Dark") for each in xy)
+        said = rf"the region at \({left}, 300\) of slide 'S' lies on glass .* {n} of its {len(xy)} nuclei lie off it"
+        with pytest.raises(LabelError, match=said):
+            read(make(tmp_path, tmp_path / "half", *drawn))
+
+
 def test_an_empty_region_may_be_meant(tmp_path, slide):
     source = make(tmp_path, slide, *labelled((box(900, 800, 930, 840), "Region")), allow_empty=True)
     assert [len(image.nuclei) for image in read(source, context_px=256)] == [20, 0]

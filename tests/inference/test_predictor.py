@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper
 from muse_pipeline.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
 from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model_file import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import IDENTITY
@@ -77,6 +78,20 @@ def test_a_provider_that_is_not_there_is_an_error():
         Predictor(find_model("compact"), "cuda")
     with pytest.raises(ProviderError, match="unknown"):
         Predictor(find_model("compact"), "gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.pt", "is a checkpoint; `muse export` makes the model of it"),
+        ("a.yaml", "is a training run; `muse finetune` and"),
+    ],
+)
+def test_what_is_to_become_a_model_is_told_how(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"name: mine\n")
+    for read in (Predictor, read_card):
+        with pytest.raises(ModelError, match=f"{re.escape(name)}: {remedy}"):
+            read(tmp_path / name)
 
 
 def test_a_window_that_does_not_suit_the_stride_is_refused():

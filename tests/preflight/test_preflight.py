@@ -11,10 +11,12 @@ from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.model_file import find_model
-from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_share
+from muse_pipeline.preflight import look
+from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_box, tissue_within
 from muse_pipeline.preflight.price import find_duplicates, sum_up
 from muse_pipeline.preflight.text import render_preflight
 from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.tissue.mask import TissueMask
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +164,39 @@ def test_a_stain_unlike_training_is_said_as_the_run_says_it(muse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("corner", "size", "share"),
+    ("corner", "size", "first", "last"),
     [
-        ((100, 100), (128, 96), 64 * 32 / (128 * 96)),  # halos on all sides
-        ((0, 100), (128, 96), 96 * 32 / (128 * 96)),  # the slide's edge on the left
-        ((872, 604), (128, 96), 96 * 64 / (128 * 96)),  # on the right and below
-        ((0, 0), (1024, 704), 1000 * 700 / (1024 * 704)),  # all of a slide, and what makes it a multiple of 32
-        ((950, 100), (32, 96), 0),
+        ((100, 100), (128, 96), [132, 132], [196, 164]),  # halos on all sides
+        ((0, 100), (128, 96), [0, 132], [96, 164]),  # the slide's edge on the left
+        ((872, 604), (128, 96), [904, 636], [1000, 700]),  # on the right and below
+        ((0, 0), (1024, 704), [0, 0], [1000, 700]),  # all of a slide, and what makes it a multiple of 32
+        ((950, 100), (32, 96), [982, 132], [982, 164]),
     ],
 )
-def test_nuclei_of_the_halo_belong_to_other_windows(corner, size, share):
-    assert owned_share(corner, size, 32, (1000, 700)) == pytest.approx(share)
+def test_nuclei_of_the_halo_belong_to_other_windows(corner, size, first, last):
+    box = owned_box(corner, size, 32, (1000, 700))
+    assert [edge.tolist() for edge in box] == [first, last]
+
+
+def test_tissue_is_measured_in_a_box():
+    mask = np.zeros((10, 20), bool)
+    mask[2:6, 5:15] = True
+    tissue = TissueMask(mask, np.array([8.0, 10.0]), None, 0.0)
+    for first, last, n in (
+        ((0, 0), (160, 100), 40),
+        ((48, 30), (64, 50), 4),
+        ((0, 0), (40, 100), 0),
+        ((9, 9), (9, 9), 0),
+    ):
+        assert tissue_within(tissue, np.array(first), np.array(last)) == pytest.approx(n * 80 / 1e6)
+
+
+def test_windows_that_are_mostly_glass_do_not_lower_the_estimate(tmp_path, monkeypatch):
+    draw_stained_slide(tmp_path / "good.tif")
+    row, trial = SheetRow("good", str(tmp_path / "good.tif")), Trial(find_model("compact"))
+    estimates = []
+    for chosen in (slice(None), slice(0, 1)):  # the first window holds a corner of the round
+        monkeypatch.setattr(look, "_sample", lambda places, n, chosen=chosen: places[chosen])
+        found = look._look(row.path, row, trial)
+        estimates.append(found.n_windows * found.nuclei_per_window)
+    assert estimates[1] == pytest.approx(estimates[0], rel=0.3)

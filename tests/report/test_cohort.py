@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from muse_pipeline.report.cohort import (
 from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.table import write_table
+from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,7 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "path",
         "mpp_x",
         "mpp_y",
+        "roi",
         "tissue_mm2",
         "nuclei",
         "nuclei_per_mm2",
@@ -174,6 +177,20 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     assert lines[0].startswith("2 slides unlike the model's training pictures")
     assert f"  brown: {BROWN}; its nuclei are in no total" in lines
     assert summarise_flags(flagged_slides[:1]) == []
+
+
+def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides, tmp_path):
+    good = slides["good"]
+    _, _, warnings = choose_mpp([MppCandidate((0.25, 0.25), "openslide.mpp-x")], 0.5)
+    doubted = replace(good, slide_id="doubted", info=replace(good.info, warnings=warnings))
+    said = "the mpp given, 0.5 um, overrides 0.25 um from openslide.mpp-x"
+    assert summarise_flags([good, doubted])[:2] == [
+        "1 slide whose mpp contradicts the file; if it is wrong, so are sizes and densities:",
+        f"  doubted: {said}",
+    ]
+    write_page([good, doubted], tmp_path / "report.html")
+    attention = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
+    assert f"{said}; is it right?" in attention and attention.count("is it right?") == 1
 
 
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):

@@ -96,7 +96,6 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
         (MppCandidate((0.25, 0.26), "x"), "differs between x"),
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
         (MppCandidate((0.05, 0.05), "x"), "implausible"),
-        (mpp_from_objective(40), "only an estimate from objective power 40x"),
     ],
 )
 def test_doubts(candidate, words):
@@ -105,8 +104,11 @@ def test_doubts(candidate, words):
 
 
 def test_never_a_default():
-    with pytest.raises(MppError, match=r"sheet's mpp column or with --mpp"):
+    with pytest.raises(MppError, match=r"does not say .* sheet's mpp column or with --mpp"):
         choose_mpp([])
+    with pytest.raises(MppError, match=r"only objective power 20x, which often means 0.5 um a pixel; .* with --mpp"):
+        choose_mpp([mpp_from_objective(20)])
+    assert choose_mpp([mpp_from_objective(20)], 0.25) == ((0.25, 0.25), "given by the user", ())
     for given in (0, -1, float("nan")):
         with pytest.raises(MppError, match="not a size of a pixel"):
             choose_mpp([], given)

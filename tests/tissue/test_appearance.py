@@ -30,6 +30,10 @@ def test_a_blurred_picture_is_less_sharp(picture, measured):
     assert abs(blurred["tissue red"] - measured["tissue red"]) < 0.02
 
 
+def test_pixels_too_large_for_fine_detail_have_a_number_for_it(picture):
+    assert measure_picture(picture, 5.0)["sharpness"] == pytest.approx(np.log(1e-3), abs=1e-3)
+
+
 def test_the_same_tissue_at_twice_the_resolution_looks_the_same(picture, measured):
     large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     assert measure_picture(large, 0.25) == measured

@@ -1,5 +1,7 @@
 """What a tissue mask keeps, and that it comes back from its file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shapely.geometry import Polygon, box
@@ -43,11 +45,12 @@ def test_inside_the_roi_exactly():
 
 @pytest.mark.parametrize("roi", [None, box(3, 4, 500, 600)])
 def test_comes_back_from_its_file_and_is_the_same_bytes_again(tmp_path, roi):
-    a_mask(roi).save(tmp_path / "a.npz")
+    roi_file = roi and {"name": "roi.geojson", "sha256": "0", "area_mm2": 0.1}
+    replace(a_mask(roi), roi_file=roi_file).save(tmp_path / "a.npz")
     back = TissueMask.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(back.mask, a_mask().mask)
     np.testing.assert_array_equal(back.mask_mpp, a_mask().mask_mpp)
-    assert back.area_mm2 == 0.0032 and back.roi == roi
+    assert back.area_mm2 == 0.0032 and back.roi == roi and back.roi_file == back.kept.roi_file == roi_file
     back.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 

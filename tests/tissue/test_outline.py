@@ -1,5 +1,6 @@
 """The outline as QuPath reads it, and the picture of it."""
 
+import gzip
 import json
 
 import numpy as np
@@ -122,6 +123,16 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
     (tmp_path / "roi.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
     roi = read_roi(tmp_path / "roi.geojson", info)
     assert roi.area == pytest.approx(area) and roi.bounds[0] >= 100 and roi.bounds[1] >= 200
+
+
+def test_gzip_is_read_by_its_content(tmp_path):
+    _, info = slide_and_info()
+    for name in ("roi.geojson.gz", "roi.geojson"):
+        (tmp_path / name).write_bytes(gzip.compress(json.dumps(SQUARE).encode("utf-8-sig")))
+        assert read_roi(tmp_path / name, info).area == 2000
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode())[:-20])
+    with pytest.raises(GeoJSONError, match="the gzip compression is damaged"):
+        read_roi(tmp_path / "cut.gz", info)
 
 
 BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}

@@ -127,17 +127,25 @@ def resolve_model():
     """What the model is; one that does not suit the config's mpp is refused."""
     # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
+    # Without nodes to send jobs to they run on this machine; of those of a cluster a login node knows nothing.
+    here = ["--here"] if workflow.resource_settings.nodes is None else []
     model = resolve(
         "model",
         TRAINING or config["model"],
         "--provider",
         config["provider"],
+        *here,
         *([*training_data(), *later] if TRAINING else []),
     )
     if abs(model["mpp"] / config["mpp"] - 1) > 1e-6:
         sys.exit(
             f"config: mpp is {config['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
             f"`mpp: {model['mpp']:g}` or choose another model"
+        )
+    if config["mode"] == "label-free" and len(model["classes"]) > 1:
+        sys.exit(
+            f"config: mode label-free has nuclei of one class, and model '{model['name']}' has "
+            f"{', '.join(model['classes'])}; leave one of the two settings out"
         )
     return model
 
