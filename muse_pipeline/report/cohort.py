@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_
 from muse_pipeline.report.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.slides.mpp import GIVEN_MPP
+from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 from muse_pipeline.wording import one_line
@@ -160,21 +160,22 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
-    lines: list[str] = []
-    for doubt, doubts in (
-        (
-            "unlike the model's training pictures, look before you trust the result",
-            _each(flagged(slides), describe_doubt),
-        ),
-        ("whose mpp contradicts the file; if it is wrong, so are sizes and densities", _each(slides, contradicted_mpp)),
-    ):
-        if doubts:
-            lines += [f"{_count(len(doubts), 'slide')} {doubt}:", *doubts[:n_shown]]
-        if len(doubts) > n_shown:
-            lines.append(f"  and {len(doubts) - n_shown} more; cohort.tsv names them")
+    unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
+    of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     said = f"{_count(unknown, 'slide')}: not known whether they look like the model's training pictures"
-    return [*lines, *([said] if unknown else [])]
+    return [
+        *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
+        *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
+        *([said] if unknown else []),
+    ]
+
+
+def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
+    """Their number with ``what`` they are, and the first of them; nothing where there are none."""
+    more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
+    heading = f"{_count(len(slides), 'slide')} {what}:"
+    return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []
 
 
 def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -195,14 +196,10 @@ def describe_doubt(slide: SlideResult) -> str:
     return "; ".join([*reasons, "its nuclei are in no total"] if slide.appearance == OTHER_STAIN else reasons)
 
 
-def contradicted_mpp(slide: SlideResult) -> str:
-    """What is said of an mpp that was given to a finished slide against its file; "" where they agree."""
+def doubtful_mpp(slide: SlideResult) -> str:
+    """What is said of a finished slide's mpp that its file contradicts or does not state, or ""."""
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    return next((warning for warning in warnings if warning.startswith(GIVEN_MPP)), "")
-
-
-def _each(slides: Iterable[SlideResult], describe: Callable[[SlideResult], str]) -> list[str]:
-    return [f"  {slide.slide_id}: {said}" for slide in slides if (said := describe(slide))]
+    return next((warning for warning in warnings if warning.startswith(DOUBT)), "")
 
 
 def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:

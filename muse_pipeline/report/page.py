@@ -11,9 +11,9 @@ from muse_pipeline.report.class_bar import add_up, class_bar
 from muse_pipeline.report.cohort import (
     STATUSES,
     SlideResult,
-    contradicted_mpp,
     counted,
     describe_doubt,
+    doubtful_mpp,
     flagged,
     summarise_cohort,
 )
@@ -90,7 +90,7 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
     entries += [
         element("li", element("a", element("bdi", slide.slide_id), href=f"#{anchor}"), f" {said}; is it right?")
         for anchor, slide in anchored
-        if (said := contradicted_mpp(slide))
+        if (said := doubtful_mpp(slide))
     ]
     if not entries:
         return Markup()

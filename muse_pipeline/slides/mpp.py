@@ -1,7 +1,7 @@
 """Where the size of a pixel comes from.
 
-The order of trust is: what the user gives, what the scanner wrote, OME-XML, the resolution tags of TIFF. There is no
-default: the power of the objective only hints at it, and a slide that says no more is refused with that hint.
+The order of trust is: what the user gives, what the scanner wrote, OME-XML, the resolution tags of TIFF, and last an
+estimate from the power of the objective. There is no default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.08, 2.0)
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
-GIVEN_MPP = "the mpp given"  # so begins what is said of one that contradicts its file
+DOUBT = "the mpp, "  # so begins what is said of one that its file contradicts or does not state
 
 _OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _TAG_UNITS_UM = {"centimeter": 1e4, "inch": 25_400.0}
@@ -31,7 +31,7 @@ class MppCandidate:
     Attributes:
         mpp: (x, y) um.
         source: where it was found, in words.
-        is_estimate: whether it was derived rather than stated; it is named then, and not used.
+        is_estimate: whether it was derived rather than stated.
     """
 
     mpp: tuple[float, float]
@@ -93,18 +93,17 @@ def choose_mpp(
         (x, y) um, the source in words, and sentences of warning.
 
     Raises:
-        MppError: nobody says anything but an estimate, or ``given`` is not a size.
+        MppError: nobody says anything, or ``given`` is not a size.
     """
     found = next(iter(candidates), None)
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), "given by the user")
         return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
-    if found is None or found.is_estimate:
-        said = "does not say how large a pixel is"
-        if found is not None:
-            said = f"says only {found.source}, which often means {found.mpp[0]:.4g} um a pixel"
-        raise MppError(f"the file {said}; give its um per pixel in the sheet's mpp column or with --mpp")
+    if found is None:
+        raise MppError(
+            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp"
+        )
     return found.mpp, found.source, _doubts(found)
 
 
@@ -122,6 +121,10 @@ def require_mpp(value: float) -> float:
 def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
     (x, y), (low, high) = chosen.mpp, PLAUSIBLE_RANGE_UM
     doubts = []
+    if chosen.is_estimate:
+        doubts.append(
+            f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if you know better"
+        )
     if not (low <= x <= high and low <= y <= high):
         doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
     if max(x, y) > (1 + MAX_ANISOTROPY) * min(x, y):
@@ -132,7 +135,7 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
 def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
     if found is None or found.is_estimate or abs(chosen.mpp[0] / found.mpp[0] - 1) <= MAX_DISAGREEMENT:
         return ()
-    return (f"{GIVEN_MPP}, {chosen.mpp[0]:.4g} um, overrides {found.mpp[0]:.4g} um from {found.source}",)
+    return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {found.mpp[0]:.4g} um from {found.source}",)
 
 
 def _positive(value: object) -> float:

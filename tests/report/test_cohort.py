@@ -183,9 +183,9 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
     good = slides["good"]
     _, _, warnings = choose_mpp([MppCandidate((0.25, 0.25), "openslide.mpp-x")], 0.5)
     doubted = replace(good, slide_id="doubted", info=replace(good.info, warnings=warnings))
-    said = "the mpp given, 0.5 um, overrides 0.25 um from openslide.mpp-x"
+    said = "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
     assert summarise_flags([good, doubted])[:2] == [
-        "1 slide whose mpp contradicts the file; if it is wrong, so are sizes and densities:",
+        "1 slide whose mpp is not what the file says; if it is wrong, so are sizes and densities:",
         f"  doubted: {said}",
     ]
     write_page([good, doubted], tmp_path / "report.html")

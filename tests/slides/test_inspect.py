@@ -34,13 +34,12 @@ def test_drawn_ome_tiff(ome_path):
     assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
 
 
-def test_objective_power_alone_is_no_mpp(tmp_path, gradient):
+def test_aperio_with_objective_power_only(tmp_path, gradient):
     path = tmp_path / "scan.svs"
     write_pyramid(path, gradient, mpp=None, description="Aperio Image Library v1\n1001x803|AppMag = 20")
-    with pytest.raises(MppError, match=r"scan.svs: .* only objective power 20x, which often means 0.5 um"):
-        inspect_slide(path, "scan")
-    info = inspect_slide(path, "scan", mpp=0.25)
-    assert (info.vendor, info.mpp, info.warnings) == ("aperio", (0.25, 0.25), ())
+    info = inspect_slide(path, "scan")
+    assert (info.vendor, info.mpp, info.mpp_source) == ("aperio", (0.5, 0.5), "objective power 20x")
+    assert "only an estimate" in info.warnings[0]
 
 
 def test_aperio_mpp(tmp_path, gradient):
