@@ -143,7 +143,7 @@ def _read_regions(
     _require_nuclei(area, nuclei, annotations, source, info, mpp)
     tissue = find_tissue(slide, info).tissue
     _require_tissue(area, nuclei, tissue, annotations, info, mpp)
-    stain = fit_slide_stain(slide, info, tissue)
+    stain = measure_colour(slide, info, tissue).macenko  # as `muse tissue` does: what the model will be given
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
@@ -161,11 +161,6 @@ def _read_regions(
             n_left_out=n_left_out,
         )
         n_left_out = 0
-
-
-def fit_slide_stain(slide: Slide, info: SlideInfo, tissue: TissueMask) -> MacenkoFit | None:
-    """The stains over the whole slide's tissue, as ``muse tissue`` measures them: what the model will be given."""
-    return measure_colour(slide, info, tissue).macenko
 
 
 def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:
