@@ -63,6 +63,11 @@ class SlideResult:
         return appearance_of(self.summary)["verdict"] if self.summary else None
 
     @property
+    def model(self) -> dict[str, str] | None:
+        """ "name" and "sha256" of the model that found its nuclei, None for a failed slide."""
+        return self.summary["provenance"]["model"] if self.summary else None
+
+    @property
     def nuclei_per_mm2(self) -> float | None:
         """Nuclei per mm2 of tissue, None without tissue."""
         return self.n_nuclei / self.tissue_mm2 if self.summary and self.tissue_mm2 else None
@@ -184,6 +189,21 @@ def describe_doubt(slide: SlideResult) -> str:
 def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
     """Slides that add to the cohort's totals: finished ones, but for those of another stain than the model's."""
     return [slide for slide in slides if slide.summary and slide.appearance != OTHER_STAIN]
+
+
+def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
+    """Finished slides, those of one model file together, in the order of first use."""
+    groups: dict[str, list[SlideResult]] = {}
+    for slide in slides:
+        if slide.model:
+            groups.setdefault(slide.model["sha256"], []).append(slide)
+    return list(groups.values())
+
+
+def describe_model(slides: Sequence[SlideResult]) -> str:
+    """The model of slides of one model, told from others of its name, and how many they are."""
+    model = slides[0].model
+    return f"{model['name']} ({model['sha256'][:8]}), {_count(len(slides), 'slide')}"
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:

@@ -13,7 +13,7 @@ from muse_pipeline.report.progress import STEPS
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),
-    *("path", "mpp_x", "mpp_y", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("path", "mpp_x", "mpp_y", "model", "model_sha256", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
 )
 
 
@@ -40,6 +40,8 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "path": slide.path,
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
+        "model": slide.model["name"] if slide.model else None,
+        "model_sha256": slide.model["sha256"] if slide.model else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
         "nuclei_per_mm2": None if slide.nuclei_per_mm2 is None else round(slide.nuclei_per_mm2, 1),

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 from conftest import HOSTILE
-from finished_slide import CLASSES, GLASS, row, write_ledger, write_slide
+from finished_slide import CLASSES, GLASS, MODEL, row, write_ledger, write_slide
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json, write_json
@@ -117,6 +117,8 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "path",
         "mpp_x",
         "mpp_y",
+        "model",
+        "model_sha256",
         "tissue_mm2",
         "nuclei",
         "nuclei_per_mm2",
@@ -129,6 +131,7 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
     assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
     assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
     assert failed["step"] == "detect"
+    assert (good["model"], good["model_sha256"], failed["model"]) == ("compact", MODEL["sha256"], "")
 
 
 BROWN = "stains unlike those of training: brown"
@@ -183,6 +186,22 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
     assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
+
+
+def test_classes_of_different_models_are_not_added_up(slide_folder, tmp_path):
+    other = {"name": "compact", "sha256": "fedcba9876543210" * 4}
+    write_slide(slide_folder.parent, "two", model=other)
+    both = [judge_slide(slide_folder.parent, row(name)) for name in ("one", "two")]
+    write_page(both, tmp_path / "report.html")
+    attention, _, rest = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
+    head = rest.partition("All slides")[0]
+    said = "different models, whose numbers may not compare: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
+    assert said in attention
+    assert head.count('<div class="classes">') == 2
+    assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")
+    write_page(both[:1], tmp_path / "one.html")
+    text = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "different models" not in text and "(01234567)" not in text
 
 
 def test_not_known_is_said(slides):
