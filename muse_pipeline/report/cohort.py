@@ -34,6 +34,8 @@ class SlideResult:
         step: the step that failed, else "".
         reason: one sentence, "" if all is well.
         progress: one record per step.
+        patient: whose slide it is, and
+        split: its part of the cohort, as the sheet says; "" where it does not.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
         tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
@@ -47,6 +49,8 @@ class SlideResult:
     step: str
     reason: str
     progress: list[StepRecord]
+    patient: str = ""
+    split: str = ""
     info: SlideInfo | None = None
     tissue_mm2: float | None = None
     summary: dict[str, Any] | None = None
@@ -64,7 +68,7 @@ class SlideResult:
 
     @property
     def model(self) -> dict[str, str] | None:
-        """ "name" and "sha256" of the model that found its nuclei, None for a failed slide."""
+        """The model that found its nuclei, its "name" and "sha256"; None for a failed slide."""
         return self.summary["provenance"]["model"] if self.summary else None
 
     @property
@@ -125,6 +129,8 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
         "path": str(row.get("path", "")),
         "folder": folder,
         "progress": progress,
+        "patient": str(row.get("patient") or ""),
+        "split": str(row.get("split") or ""),
         "info": _read_info(folder) if "inspect" in done else None,
         "tissue_mm2": _read_tissue_mm2(folder) if "tissue" in done else None,
     }

@@ -13,7 +13,7 @@ from muse_pipeline.report.progress import STEPS
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),
-    *("path", "mpp_x", "mpp_y", "model", "model_sha256", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("path", "patient", "split", "mpp_x", "mpp_y", "model", "model_sha256", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
 )
 
 
@@ -38,6 +38,8 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "appearance": slide.appearance,
         "warnings": "; ".join(" ".join(warning.split()) for warning in slide.warnings),
         "path": slide.path,
+        "patient": " ".join(slide.patient.split()),
+        "split": " ".join(slide.split.split()),
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
         "model": slide.model["name"] if slide.model else None,

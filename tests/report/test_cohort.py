@@ -62,6 +62,13 @@ def test_no_tissue_is_a_finished_slide(tmp_path):
     assert slide.reason == "no tissue was found; see tissue.png"
 
 
+def test_the_table_passes_on_what_the_sheet_says_of_a_slide(tmp_path):
+    one, two = row("one", patient="P 1", split="test"), row("two", patient=None)
+    write_table([judge_slide(tmp_path, each) for each in (one, two)], tmp_path / "cohort.tsv")
+    rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    assert [(each["patient"], each["split"]) for each in rows] == [("P 1", "test"), ("", "")]
+
+
 def test_a_slide_without_a_record_never_started(tmp_path):
     slide = judge_slide(tmp_path, row("one"))
     assert (slide.status, slide.step, slide.reason) == ("failed", "inspect", "not started; run the workflow again")
@@ -115,6 +122,8 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "appearance",
         "warnings",
         "path",
+        "patient",
+        "split",
         "mpp_x",
         "mpp_y",
         "model",
