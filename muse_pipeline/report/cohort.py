@@ -11,6 +11,7 @@ from typing import Any
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
+from muse_pipeline.nuclei.geojson import find_offset
 from muse_pipeline.report.progress import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -150,7 +151,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
     known["warnings"] = _join_reasons(known["warnings"], summary)
-    gaps, blank = _name_gaps(summary), _name_blank(known["tissue_mm2"], summary)
+    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(known["tissue_mm2"], summary)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
 
@@ -263,15 +264,17 @@ def _find_stale(info: SlideInfo | None, summary: dict[str, Any], path: str) -> s
     return ""
 
 
-def _name_gaps(summary: dict[str, Any]) -> str:
-    """What a finished slide lacks, as a sentence, "" if nothing."""
-    full, corrupt = summary["full_windows_level0"], summary["corrupt_level0"]
-    gaps = []
-    if full:
-        gaps.append(f"{_count(len(full), 'window')} held more nuclei than the model can return, {_name_places(full)}")
-    if corrupt:
-        gaps.append(f"{_count(len(corrupt), 'region')} could not be decoded, {_name_places(corrupt)}")
-    return "; ".join(gaps)
+def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
+    """What a finished slide lacks and where in QuPath, as a sentence, "" if nothing."""
+    lacking = {
+        "window": (summary["full_windows_level0"], "held more nuclei than the model can return"),
+        "region": (summary["corrupt_level0"], "could not be decoded"),
+    }
+    return "; ".join(
+        f"{_count(len(places), noun)} {what}, {_name_places(places, find_offset(info, 'qupath'))}"
+        for noun, (places, what) in lacking.items()
+        if places
+    )
 
 
 def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
@@ -286,7 +289,8 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _name_places(rectangles: Sequence[Sequence[int]], n_shown: int = 5) -> str:
-    shown = "; ".join(f"{width} x {height} at {x}, {y}" for x, y, width, height in rectangles[:n_shown])
+def _name_places(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:
+    left, top = offset_px
+    shown = "; ".join(f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:n_shown])
     more = f" and {len(rectangles) - n_shown} more" if len(rectangles) > n_shown else ""
-    return f"in level-0 pixels ({shown}{more})"
+    return f"in QuPath pixels ({shown}{more})"

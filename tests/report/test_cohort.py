@@ -1,4 +1,6 @@
 import csv
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from muse_pipeline.report.cohort import (
     summarise_flags,
 )
 from muse_pipeline.report.page import write_page
+from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.progress import STEPS
+from muse_pipeline.report.slide_card import slide_card
 from muse_pipeline.report.table import write_table
 
 
@@ -39,9 +43,27 @@ def test_every_slide_is_judged_in_the_order_of_the_sheet(slides):
 def test_gaps_are_named(slides):
     reason = slides["with gaps"].reason
     assert reason.startswith(
-        "2 windows held more nuclei than the model can return, in level-0 pixels (1024 x 1024 at 0, 0;"
+        "2 windows held more nuclei than the model can return, in QuPath pixels (1024 x 1024 at 0, 0;"
     )
-    assert "could not be decoded, in level-0 pixels (1024 x 1024 at 1024, 1024" in reason
+    assert "could not be decoded, in QuPath pixels (1024 x 1024 at 1024, 1024" in reason
+
+
+def test_places_are_given_as_qupath_counts_them(cohort, tmp_path):
+    folder = shutil.copytree(cohort[0] / "with gaps", tmp_path / "with gaps")
+    plain = judge_slide(tmp_path, row("with gaps"))
+    info = read_json(folder / "slide.json")
+    write_json(folder / "slide.json", {**info, "bounds": {"x": 100, "y": 30, "width": 2000, "height": 1500}})
+    bounded = judge_slide(tmp_path, row("with gaps"))
+    assert "1024 x 1024 at 0, 0;" in plain.reason and "1024 x 1024 at -100, -30;" in bounded.reason
+    assert "1024 x 1024 at 924, 994" in bounded.reason
+    middles = []
+    for slide in (plain, bounded):
+        card = slide_card(slide, "slide-1", Album(tmp_path / "report.html", embedded=False))
+        named = re.findall(r"around QuPath pixel (-?\d+), (-?\d+)", card)
+        middles.append(np.array(list(dict.fromkeys(named)), int))
+    corners = np.array([field["xy_level0"] for field in plain.summary["fields"]])
+    assert middles[0].tolist() == (corners + 256 / 2 / 0.25).tolist()
+    assert (middles[0] - middles[1] == (100, 30)).all()
 
 
 def test_a_failed_slide_names_step_and_reason_and_shows_no_nuclei(slides):
