@@ -275,6 +275,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet tells slides of a folder apart",
         (table, "--truth", truth, "--patient", "."): "--patient tells slides of a folder apart",
         (table, "--truth", unknown): "unknown.csv: class 'Blue'",
+        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
