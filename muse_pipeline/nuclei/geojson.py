@@ -57,6 +57,8 @@ def write_geojson(
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
+        "slide_path": info.path,
+        "size_px": list(_find_size(info, frame)),
         "frame": frame,
         "offset_px": list(offset_px),
         "measurements": [name for name, _, _ in measurements_of(columns)],
@@ -76,6 +78,11 @@ def find_offset(info: SlideInfo, frame: str) -> tuple[int, int]:
     if frame not in FRAMES:
         raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(FRAMES)}")
     return (info.bounds.x, info.bounds.y) if frame == "qupath" and info.bounds else (0, 0)
+
+
+def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
+    """(width, height) of the image as the program that ``frame`` is named for opens it."""
+    return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
 
 
 def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:
