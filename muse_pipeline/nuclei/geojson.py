@@ -31,7 +31,7 @@ def write_geojson(
 
     Args:
         nuclei_path: a ``nuclei.parquet``.
-        info: its slide; the scanner's bounds are subtracted here, and nowhere else.
+        info: its slide, whose bounds are subtracted here.
         output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
         frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
         max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
