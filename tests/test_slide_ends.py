@@ -69,7 +69,7 @@ def test_every_end_is_in_table_page_and_exit_status(first_run):
     ends = read_ends(folder)
     assert (ends["broken"]["step"], ends["broken"]["nuclei"]) == ("inspect", "")
     assert UNREADABLE in ends["broken"]["reason"]
-    assert "1 region could not be decoded, in level-0 pixels (" in ends["with a hole"]["reason"]
+    assert "1 region could not be decoded, in QuPath pixels (" in ends["with a hole"]["reason"]
     assert ends["glass"]["reason"] == "no tissue was found; see tissue.png"
     assert int(ends["sound"]["nuclei"]) > int(ends["glass"]["nuclei"]) == 0
     page = (folder / "results/report.html").read_text(encoding="utf-8")

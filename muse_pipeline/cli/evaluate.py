@@ -69,14 +69,20 @@ def _draw(summary: dict, output: Path) -> None:
 
 
 def _pair(args: argparse.Namespace):
-    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.errors import ConfigError, NucleiError
     from muse_pipeline.evaluation.pairing import pair_folder, pair_one
+    from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
     from muse_pipeline.nuclei.parquet import read_provenance
 
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:
             raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")
         return pair_folder(args.nuclei, args.truth, args.sheet, args.region, args.patient)
+    if args.nuclei.name.lower().endswith(GEOJSON_SUFFIXES):
+        raise NucleiError(
+            f"{args.nuclei}: is GeoJSON, while results are scored from nuclei.parquet; give that, which lies beside it "
+            "in the slide's folder of results, or the folder of all results"
+        )
     for option in ("sheet", "patient"):
         if getattr(args, option) is not None:
             raise ConfigError(

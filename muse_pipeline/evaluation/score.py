@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from scipy.spatial import cKDTree
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import NucleiError
+from muse_pipeline.errors import LabelError, NucleiError
 from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlap import overlap_polygons
@@ -21,7 +22,10 @@ from muse_pipeline.evaluation.truth import Truth, read_truth
 from muse_pipeline.files import read_json
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Bounds
+
+FAR_UM = 100.0  # in tissue a nucleus has another within it
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class SlideScore:
         outside_region: true nuclei outside it, which do not count.
         outside_slide: (n, 2) positions of true nuclei that lie outside the slide, which do not count.
         checked_against_slide: whether the size of the slide was known.
+        true_in_tissue: true nuclei that count and lie in the tissue that was searched; None where that is not known.
+        found_far: found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
+        names_classes: whether the truth names a class, also of a nucleus that does not count.
     """
 
     slide_id: str
@@ -80,16 +87,21 @@ class SlideScore:
     outside_region: int
     outside_slide: np.ndarray
     checked_against_slide: bool
+    true_in_tissue: int | None
+    found_far: int
+    names_classes: bool
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide.
 
     Raises:
-        LabelError: the truth cannot be read, names an unknown class or is a mask of another size than the slide.
+        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide or lies
+            outside the slide altogether.
         GeoJSONError: the truth or region is no GeoJSON.
         NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
             asked for.
+        StoreError: the tissue.npz beside it is not ours.
     """
     provenance = read_provenance(pair.nuclei)
     classes = tuple(one["name"] for one in provenance["card"]["classes"])
@@ -103,6 +115,12 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
     on_slide = _inside_slide(truth.nuclei.xy, size_px)
+    if len(on_slide) and not on_slide.any():
+        x, y = truth.nuclei.xy[0]
+        raise LabelError(
+            f"{pair.truth}: not one true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
+            "give the truth of this slide, in its level-0 pixels, x before y"
+        )
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
@@ -130,6 +148,9 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_region=int((on_slide & ~in_region).sum()),
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
+        true_in_tissue=_count_in_tissue(pair.nuclei.with_name("tissue.npz"), counted.nuclei.xy, mpp),
+        found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
+        names_classes=bool((truth.nuclei.label >= 0).any()),
     )
 
 
@@ -153,6 +174,17 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
 
 def _inside_slide(xy: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
     return (xy >= 0).all(1) & (xy <= (np.inf if size_px is None else size_px)).all(1)
+
+
+def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
+    return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
+
+
+def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:
+    """(P,) whether a found nucleus lies farther than ``FAR_UM`` from every true one; of none, all do."""
+    if not len(true_um):
+        return np.ones(len(found_um), bool)
+    return np.isinf(cKDTree(true_um).query(found_um, distance_upper_bound=FAR_UM)[0])
 
 
 def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:

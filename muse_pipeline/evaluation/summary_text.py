@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from muse_pipeline.evaluation.score import FAR_UM
+
 NONE = "-"
 
 
@@ -157,8 +159,12 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
             f"outside them {_count(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and "
             f"{aside['true_outside_region']:,} true set aside, neither right nor wrong"
         )
+    for slide in summary["slides"]:
+        yield from _doubts(slide)
     if summary["by_class"] is None:
-        yield "the truth names no classes: only detection is scored"
+        named = summary["truth_names_classes"]
+        whose = "no true nucleus that counts has a class" if named else "the truth names no classes"
+        yield f"{whose}: only detection is scored"
     elif n := summary["n_true_of_unknown_class"]:
         yield f"{_count(n, 'true nucleus has', 'true nuclei have')} no class: counted for detection alone"
     for slide in summary["slides"]:
@@ -179,6 +185,22 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
     ):
         if missing[key]:
             yield f"{words}: {', '.join(missing[key])}"
+
+
+def _doubts(slide: dict[str, Any]) -> Iterator[str]:
+    """What speaks against the truth rather than the model: positions that mean something else, parts left out."""
+    hits, false, missed = slide["counts"][0]
+    n_true, in_tissue = hits + missed, slide["true_in_tissue"]
+    astray = in_tissue is not None and 2 * in_tissue < n_true
+    if astray or hits < 0.2 * n_true:
+        where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
+        yield f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0 pixels, x before y?"
+    elif slide["region_mm2"] is None and hits > 0.5 * n_true and 2 * slide["found_far_from_true"] > hits + false:
+        yield (
+            f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found nuclei lie farther than "
+            f"{FAR_UM:g} um from every true one and count as false: if the truth is complete in a part of the slide "
+            "only, give that as --region"
+        )
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:

@@ -80,7 +80,7 @@ def read_truth(
 
 
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
-    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class; an empty class is an unknown one.
+    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class in any case; an empty class is an unknown one.
 
     Of one class in ``classes``, every nucleus is.
 
@@ -94,9 +94,7 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
         raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
     except (ValueError, OSError) as error:
         raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
-    missing = {"x", "y", "class"} - set(table.columns)
-    if missing:
-        raise LabelError(f"{path}: lacks the columns {', '.join(sorted(missing))}; needed are x, y, class")
+    table = _name_columns(table, path)
     if len(classes) == 1:
         table["class"] = classes[0]
     unknown = sorted(set(table["class"]) - set(classes) - {""})
@@ -109,6 +107,21 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
         )
     label_of = {"": UNKNOWN, **{name: label for label, name in enumerate(classes)}}
     return Nuclei(xy, Frame.LEVEL0, label=np.array([label_of[name] for name in table["class"]], np.int32))
+
+
+def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The columns x, y and class, however their names are capitalised."""
+    found = {name.strip().lower(): name for name in table.columns} | {name: name for name in table.columns}
+    missing = sorted({"x", "y", "class"} - set(found))
+    names = ", ".join(table.columns[:8]) + (", ..." if len(table.columns) > 8 else "")
+    if missing and (of_qupath := next((name for name in found if name.startswith("centroid x")), None)):
+        unit = "um" if of_qupath.endswith("m") else "pixels of QuPath's frame"
+        raise LabelError(f"{path}: has positions from QuPath ({names}), in {unit}; export GeoJSON instead")
+    if missing:
+        raise LabelError(
+            f"{path}: lacks the columns {', '.join(missing)}; it has {names}, needed are x, y (level-0 px) and class"
+        )
+    return pd.DataFrame({name: table[found[name]] for name in ("x", "y", "class")})
 
 
 def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int]) -> Truth:

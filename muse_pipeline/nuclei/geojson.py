@@ -57,6 +57,8 @@ def write_geojson(
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
+        "slide_path": info.path,
+        "size_px": list(_find_size(info, frame)),
         "frame": frame,
         "offset_px": list(offset_px),
         "measurements": [name for name, _, _ in measurements_of(columns)],
@@ -65,6 +67,11 @@ def write_geojson(
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
+
+
+def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
+    """(width, height) of the image as the program that ``frame`` is named for opens it."""
+    return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
 
 
 def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:

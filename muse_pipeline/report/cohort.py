@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
@@ -36,6 +37,8 @@ class SlideResult:
         step: the step that failed, else "".
         reason: one sentence, "" if all is well.
         progress: one record per step.
+        patient: whose slide it is, and
+        split: its part of the cohort, as the sheet says; "" where it does not.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
         tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
@@ -49,6 +52,8 @@ class SlideResult:
     step: str
     reason: str
     progress: list[StepRecord]
+    patient: str = ""
+    split: str = ""
     info: SlideInfo | None = None
     tissue_mm2: float | None = None
     summary: dict[str, Any] | None = None
@@ -68,6 +73,11 @@ class SlideResult:
     def roi(self) -> dict[str, Any] | None:
         """File and mm2 of the region that it was restricted to (``tissue.roi.describe_roi``); None where to none."""
         return self.summary["provenance"].get("roi") if self.summary else None
+
+    @property
+    def model(self) -> dict[str, str] | None:
+        """The model that found its nuclei, its "name" and "sha256"; None for a failed slide."""
+        return self.summary["provenance"]["model"] if self.summary else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
@@ -127,6 +137,8 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
         "path": str(row.get("path", "")),
         "folder": folder,
         "progress": progress,
+        "patient": str(row.get("patient") or ""),
+        "split": str(row.get("split") or ""),
         "info": _read_info(folder) if "inspect" in done else None,
         "tissue_mm2": _read_tissue_mm2(folder) if "tissue" in done else None,
     }
@@ -146,7 +158,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
     known["warnings"] = _join_reasons(known["warnings"], summary)
-    gaps, blank = _name_gaps(summary), _name_blank(known["tissue_mm2"], summary)
+    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(known["tissue_mm2"], summary)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
 
@@ -207,6 +219,21 @@ def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
     return [slide for slide in slides if slide.summary and slide.appearance != OTHER_STAIN]
 
 
+def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
+    """Finished slides, those of one model file together, in the order of first use."""
+    groups: dict[str, list[SlideResult]] = {}
+    for slide in slides:
+        if slide.model:
+            groups.setdefault(slide.model["sha256"], []).append(slide)
+    return list(groups.values())
+
+
+def describe_model(slides: Sequence[SlideResult]) -> str:
+    """The model of slides of one model, told from others of its name, and how many they are."""
+    model = slides[0].model
+    return f"{model['name']} ({model['sha256'][:8]}), {_count(len(slides), 'slide')}"
+
+
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
     """Every class of the cohort, in the order of the cards."""
     return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
@@ -258,15 +285,17 @@ def _find_stale(info: SlideInfo | None, summary: dict[str, Any], path: str) -> s
     return ""
 
 
-def _name_gaps(summary: dict[str, Any]) -> str:
-    """What a finished slide lacks, as a sentence, "" if nothing."""
-    full, corrupt = summary["full_windows_level0"], summary["corrupt_level0"]
-    gaps = []
-    if full:
-        gaps.append(f"{_count(len(full), 'window')} held more nuclei than the model can return, {_name_places(full)}")
-    if corrupt:
-        gaps.append(f"{_count(len(corrupt), 'region')} could not be decoded, {_name_places(corrupt)}")
-    return "; ".join(gaps)
+def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
+    """What a finished slide lacks and where in QuPath, as a sentence, "" if nothing."""
+    lacking = {
+        "window": (summary["full_windows_level0"], "held more nuclei than the model can return"),
+        "region": (summary["corrupt_level0"], "could not be decoded"),
+    }
+    return "; ".join(
+        f"{_count(len(places), noun)} {what}, {_name_places(places, qupath_offset_px(info.bounds))}"
+        for noun, (places, what) in lacking.items()
+        if places
+    )
 
 
 def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
@@ -283,7 +312,8 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _name_places(rectangles: Sequence[Sequence[int]], n_shown: int = 5) -> str:
-    shown = "; ".join(f"{width} x {height} at {x}, {y}" for x, y, width, height in rectangles[:n_shown])
+def _name_places(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:
+    left, top = offset_px
+    shown = "; ".join(f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:n_shown])
     more = f" and {len(rectangles) - n_shown} more" if len(rectangles) > n_shown else ""
-    return f"in level-0 pixels ({shown}{more})"
+    return f"in QuPath pixels ({shown}{more})"

@@ -10,9 +10,9 @@ from typing import Any
 
 from muse_pipeline.files import read_json
 
-OPTIONAL = ("fetch", "propose")  # asked for by the sheet or the config; no gap where they never ran
+OPTIONAL = ("fetch", "propose", "overlay")  # no gap where they never ran: not asked for, or the report does their work
 KILLED = "killed (out of memory or time?); see its log, run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson")
+STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson", "overlay")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
-    """The step that explains why a slide is not finished: a recorded failure before a missing step."""
-    broken = [record for record in records if record.status != "ok"]
+    """The step that explains why a slide is not finished: a recorded failure before a missing step.
+
+    Never ``overlay``, whose pictures the report draws where they lack.
+    """
+    broken = [record for record in records if record.status != "ok" and record.step != "overlay"]
     return min(broken, key=lambda record: record.status != "failed", default=None)
 
 

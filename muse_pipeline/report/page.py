@@ -11,8 +11,10 @@ from muse_pipeline.report.class_bar import add_up, class_bar
 from muse_pipeline.report.cohort import (
     STATUSES,
     SlideResult,
+    by_model,
     counted,
     describe_doubt,
+    describe_model,
     doubtful_mpp,
     flagged,
     summarise_cohort,
@@ -51,7 +53,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield _attention(anchored)
     yield _figures(slides)
     if any(slide.n_nuclei for slide in counted(slides)):
-        yield class_bar(add_up(slide.summary for slide in counted(slides)))
+        yield from _class_bars(by_model(counted(slides)))
         yield element("p", element("a", "What the classes mean", href="#model"), class_="note")
     yield element("h2", "All slides")
     yield slide_table(anchored)
@@ -67,7 +69,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
 
 
 def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
-    """Failed, partial and flagged slides with their reasons, or nothing."""
+    """Failed, partial and flagged slides with their reasons, and that models differ, or nothing."""
     entries = [
         element(
             "li",
@@ -92,9 +94,21 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
         for anchor, slide in anchored
         if (said := doubtful_mpp(slide))
     ]
+    models = by_model(slide for _, slide in anchored)
+    if len(models) > 1:
+        named = "; ".join(map(describe_model, models))
+        entries.append(element("li", f"Slides were made by different models, whose numbers may not compare: {named}"))
     if not entries:
         return Markup()
     return element("section", element("h2", "Needs attention"), element("ul", *entries), class_="attention")
+
+
+def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
+    """A bar per model, named where there are several: what one calls a class says nothing of another's."""
+    for slides in models:
+        if len(models) > 1:
+            yield element("p", element("bdi", describe_model(slides)), class_="note")
+        yield class_bar(add_up(slide.summary for slide in slides))
 
 
 def _figures(slides: Sequence[SlideResult]) -> Markup:

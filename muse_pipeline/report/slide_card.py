@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.inference.appearance import DOUBTFUL, OK, OTHER_STAIN
 from muse_pipeline.report.class_bar import class_bar
 from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.markup import Markup, element, join
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.wording import area_text, count_text, density_text, memory_text, time_text
+from muse_pipeline.types import SlideInfo
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
@@ -100,7 +104,8 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
         overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
     if slide.summary:
         for field in slide.summary["fields"]:
-            fields.append(album.figure(slide.folder / field["picture"], _field_caption(field), _OVERLAY_PX, anchor))
+            caption = _field_caption(field, slide.info)
+            fields.append(album.figure(slide.folder / field["picture"], caption, _OVERLAY_PX, anchor))
     rows = [_picture_row(overview, "overview"), _picture_row(fields, "fields")]
     if slide.n_nuclei and not slide.summary["has_pixels"]:
         rows.append(element("p", "No overlays: the image store was removed before they could be drawn.", class_="note"))
@@ -111,9 +116,11 @@ def _picture_row(figures: list[Markup | None], class_: str) -> Markup:
     return element("div", *figures, class_=class_) if any(figures) else Markup()
 
 
-def _field_caption(field: dict[str, Any]) -> str:
-    x, y = (round(position) for position in field["xy_level0"])
-    return f"{field['caption'].capitalize()}: {count_text(field['n_nuclei'])} nuclei at level-0 pixel {x}, {y}"
+def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
+    """What the field shows and where its centre lies in QuPath."""
+    corner = np.subtract(field["xy_level0"], qupath_offset_px(info.bounds))
+    x, y = np.round(corner + field["side_um"] / 2 / np.array(info.mpp)).astype(int)
+    return f"{field['caption'].capitalize()}: {count_text(field['n_nuclei'])} nuclei around QuPath pixel {x}, {y}"
 
 
 def _files(slide: SlideResult, album: Album) -> Markup:

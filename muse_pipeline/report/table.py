@@ -14,7 +14,8 @@ from muse_pipeline.wording import one_line
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),
-    *("path", "mpp_x", "mpp_y", "roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("path", "patient", "split", "mpp_x", "mpp_y", "model", "model_sha256"),
+    *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
 )
 
 
@@ -39,8 +40,12 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "appearance": slide.appearance,
         "warnings": "; ".join(map(one_line, slide.warnings)),
         "path": slide.path,
+        "patient": one_line(slide.patient),
+        "split": one_line(slide.split),
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
+        "model": slide.model["name"] if slide.model else None,
+        "model_sha256": slide.model["sha256"] if slide.model else None,
         "roi": slide.roi["name"] if slide.roi else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,

@@ -15,6 +15,7 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Frame
 
 CLASSES = ("Dark", "Pale")
@@ -219,6 +220,50 @@ def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
     assert read_json(tmp_path / "s.json")["by_class"] is None
 
 
+def write_tissue(result, mask, mask_um=8.0):
+    TissueMask(np.array(mask, bool), np.array([mask_um] * 2), None, 0.0).save(result.with_name("tissue.npz"))
+
+
+def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
+    path = write_result(tmp_path, "a")
+    write_tissue(path, [[1] * 32] * 4 + [[0] * 32] * 28)  # the upper 32 um
+    truth = tmp_path / "t.csv"
+    truth.write_text(TRUTH)
+    assert "level-0 pixels" not in muse("evaluate", path, "--truth", truth)[1]
+    truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in XY))
+    said = "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
+    assert said in muse("evaluate", path, "--truth", truth)[1]
+    path.with_name("tissue.npz").unlink()
+    truth.write_text("x,y,class\n" + "".join(f"{x / 4:.0f},{y / 4:.0f},Dark\n" for x, y in XY + 40))
+    assert "a: true nuclei found: 0 of 4; are they in level-0 pixels" in muse("evaluate", path, "--truth", truth)[1]
+
+
+def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
+    xy = np.array([(100, 100), *((2000 + 50 * i, 2000) for i in range(9))], float)
+    path = write_result(tmp_path, "a", xy, [0] * 10, size_px=(3000, 3000))
+    truth = tmp_path / "t.csv"
+    truth.write_text("x,y,class\n100,100,Dark\n")
+    assert "a: 9 of 10 found nuclei lie farther than 100 um" in muse("evaluate", path, "--truth", truth)[1]
+    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(0, 0, 500, 500)))}
+    (tmp_path / "r.geojson").write_text(json.dumps(region))
+    assert "farther" not in muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+
+
+def test_a_truth_outside_the_slide_is_refused_and_one_outside_the_region_has_its_classes(muse, tmp_path):
+    path = write_result(tmp_path, "a")
+    truth = tmp_path / "t.csv"
+    truth.write_text("x,y,class\n33106,32012,Dark\n-5,3,Pale\n")
+    status, out, errors = muse("evaluate", path, "--truth", truth)
+    assert (status, out) == (2, "")
+    assert "t.csv: not one true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the truth of" in errors
+    truth.write_text(TRUTH)
+    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(800, 800, 900, 900)))}
+    (tmp_path / "r.geojson").write_text(json.dumps(region))
+    out = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+    assert "names no classes" not in out
+    assert "no true nucleus that counts has a class: only detection is scored" in out
+
+
 def test_mistakes_are_one_sentence(muse, cohort):
     table, truth = cohort / "results" / "a" / "nuclei.parquet", cohort / "truth" / "a.csv"
     unknown = cohort / "unknown.csv"
@@ -230,6 +275,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet tells slides of a folder apart",
         (table, "--truth", truth, "--patient", "."): "--patient tells slides of a folder apart",
         (table, "--truth", unknown): "unknown.csv: class 'Blue'",
+        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",

@@ -46,6 +46,24 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(LabelError, match="not readable as CSV"):
         read_points(tmp_path, ["a"])
+
+
+def test_columns_may_be_capitalised_and_those_of_qupath_are_told_from_ours(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text("X,Class,Y\n1.5,a,2\n")
+    assert read_points(path, ["a", "b"]).xy.tolist() == [[1.5, 2]]
+    faults = {
+        "Row,X,Kind\n1,2,3\n": "lacks the columns class, y; it has Row, X, Kind, needed are x, y",
+        "Image,Class,Centroid X µm,Centroid Y µm\ns,a,1,2\n": r"Centroid Y µm\), in um; export GeoJSON instead",
+        "Class,Centroid X px,Centroid Y px\na,1,2\n": "pixels of QuPath's frame; export GeoJSON instead",
+    }
+    for text, message in faults.items():
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(LabelError, match=message):
+            read_points(path, ["a", "b"])
+
+
+def test_a_truth_that_is_no_file(tmp_path):
     with pytest.raises(LabelError, match="no such file"):
         read_truth(tmp_path / "none.csv", ["a"], MPP)
 

@@ -94,6 +94,7 @@ def test_bounds_shift_exactly_and_ids_stay(table, tmp_path):
     write_geojson(table, info, tmp_path / "a.geojson.gz", frame="openslide")
     sidecar = write_geojson(table, info, tmp_path / "b.geojson.gz", frame="qupath")
     assert sidecar["offset_px"] == [137, 291]
+    assert sidecar["size_px"] == [info.bounds.width, info.bounds.height]
     for absolute, shifted in zip(
         read_lines(tmp_path / "a.geojson.gz"), read_lines(tmp_path / "b.geojson.gz"), strict=True
     ):
@@ -128,6 +129,7 @@ def test_sidecar_says_where_it_came_from(table, tmp_path):
     sidecar = write_geojson(table, slide_info(bounds=(5, 6, 7, 8)), tmp_path / "nuclei.geojson.gz")
     assert json.loads((tmp_path / "nuclei.provenance.json").read_text()) == sidecar
     assert sidecar["frame"] == "qupath" and sidecar["slide_id"] == "slide-1"
+    assert sidecar["slide_path"] == "slide-1.svs" and sidecar["size_px"] == [7, 8]
     assert sidecar["provenance"]["n_nuclei"] == 1000
     assert sidecar["provenance"]["model"] == PROVENANCE["model"]
 

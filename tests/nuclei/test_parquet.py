@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -15,6 +16,7 @@ from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
     iterate_nuclei,
     iterate_rows,
+    nuclei_schema,
     read_nuclei,
     read_provenance,
     read_within,
@@ -29,6 +31,12 @@ def test_round_trip(tmp_path):
     back = read_nuclei(tmp_path / "nuclei.parquet")
     assert back.frame is Frame.LEVEL0
     assert all(np.array_equal(getattr(back, name), getattr(nuclei, name)) for name in COLUMNS)
+
+
+def test_every_column_is_explained():
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text(encoding="utf-8")
+    columns = nuclei_schema(["<class>"], n_rays=32, embedding_dim=8, clusters=True).names
+    assert [name for name in columns if f"`{name}`" not in text] == []
 
 
 def test_embeddings_come_back_where_a_model_gave_them_and_stay_out_of_the_csv(tmp_path):

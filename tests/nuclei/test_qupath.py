@@ -3,6 +3,7 @@
 import gzip
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ def find_qupath():
     return next((path for pattern in ("QuPath", "bin/QuPath", "QuPath*console*") for path in home.glob(pattern)), None)
 
 
-def write_results(folder, n):
+def write_results(folder, n, path="slide-1.svs"):
     table = write_example(folder / "nuclei.parquet", draw_nuclei(n, side_px=900))
-    return write_geojson(table, slide_info(), folder / "nuclei.geojson.gz")
+    info = replace(slide_info(), path=str(path), size_px=(1000, 1000))
+    return write_geojson(table, info, folder / "nuclei.geojson.gz")
 
 
 def test_script_fits_our_files(tmp_path):
@@ -31,8 +33,9 @@ def test_script_fits_our_files(tmp_path):
     assert f"startsWith('{prefix}')" in script
     lines = gzip.decompress((tmp_path / "slide-1" / "nuclei.geojson.gz").read_bytes()).decode().splitlines()
     assert sum(line.startswith(prefix) for line in lines) == sidecar["provenance"]["n_nuclei"] == 50
-    assert all(f"sidecar.{key}" in script for key in ("slide_file", "slide_id", "frame", "provenance.n_nuclei"))
-    assert {"slide_file", "slide_id", "frame"} <= set(sidecar)
+    read = {"slide_file", "slide_path", "slide_id", "frame", "size_px"}
+    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei"))
+    assert read <= set(sidecar)
 
 
 @pytest.mark.slow
@@ -44,3 +47,26 @@ def test_qupath_runs_the_script(tmp_path):
     command = [find_qupath(), "script", "--image", tmp_path / "slide-1.png", "--args", tmp_path / "results", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert "500 nuclei added" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_qupath() is None, reason="set QUPATH_HOME to the folder of a QuPath to run its own importer")
+def test_qupath_tells_slides_of_one_name_apart_and_refuses_another_size(tmp_path):
+    script = copy_import_script(tmp_path)
+    for case, size_px in (("a", 1000), ("b", 1000), ("c", 1000), ("d", 900)):
+        (tmp_path / case).mkdir()
+        Image.fromarray(np.full((size_px, size_px, 3), 240, np.uint8)).save(tmp_path / case / "slide-1.png")
+    write_results(tmp_path / "results" / "a", 100, tmp_path / "a" / "slide-1.png")
+    write_results(tmp_path / "results" / "b", 200, tmp_path / "b" / "slide-1.png")
+    write_results(tmp_path / "alone" / "d", 300, tmp_path / "d" / "slide-1.png")
+    cases = {
+        ("a", "results"): "100 nuclei added",
+        ("b", "results"): "200 nuclei added",
+        ("c", "results"): "the results a, b have its name, and nothing was imported",
+        ("d", "alone"): "has 900 x 900 pixels, and ",
+    }
+    for (case, results), said in cases.items():
+        image = tmp_path / case / "slide-1.png"
+        command = [find_qupath(), "script", "--image", image, "--args", tmp_path / results, script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert said in done.stdout, done.stdout + done.stderr

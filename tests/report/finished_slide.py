@@ -22,6 +22,7 @@ from muse_pipeline.types import Frame, SlideInfo
 
 CLASSES = {"Lymphocyte": (0, 119, 187), "Epithelial": (204, 51, 17), "Stromal": (0, 153, 136)}
 RADIUS_UM = np.array([3.0, 5.0, 4.0])
+MODEL = {"name": "compact", "sha256": "0123456789abcdef" * 4}
 MPP = 0.5
 GLASS, PINK, PURPLE = (250, 250, 250), (232, 196, 214), (96, 72, 140)
 
@@ -54,6 +55,7 @@ def write_slide(
     full_windows=(),
     corrupt=(),
     appearance=None,
+    model=MODEL,
 ) -> Path:
     """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times."""
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
@@ -68,7 +70,7 @@ def write_slide(
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
-    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance)
+    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model)
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -87,7 +89,9 @@ def find_pink(pixels: np.ndarray) -> TissueMask:
     return TissueMask(mask, np.array([8.0, 8.0]), None, float(mask.sum() * 64e-6))
 
 
-def write_nuclei(folder: Path, info: SlideInfo, xy_level0, label, full_windows=(), appearance=None) -> None:
+def write_nuclei(
+    folder: Path, info: SlideInfo, xy_level0, label, full_windows=(), appearance=None, model=MODEL
+) -> None:
     nuclei = Nuclei(
         xy_level0,
         Frame.LEVEL0,
@@ -96,7 +100,7 @@ def write_nuclei(folder: Path, info: SlideInfo, xy_level0, label, full_windows=(
         prob=np.eye(len(CLASSES))[label],
     )
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    said = provenance(info, full_windows) | ({"appearance": appearance} if appearance else {})
+    said = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
     with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), said, n_rays=32) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
@@ -105,7 +109,7 @@ def provenance(info: SlideInfo, full_windows=()) -> dict:
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
-        "model": {"name": "compact", "sha256": "0123456789abcdef" * 4},
+        "model": MODEL,
         "card": {
             "name": "compact",
             "mpp": MPP,

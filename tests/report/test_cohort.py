@@ -1,10 +1,12 @@
 import csv
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import HOSTILE
-from finished_slide import CLASSES, GLASS, row, write_ledger, write_slide
+from finished_slide import CLASSES, GLASS, MODEL, row, write_ledger, write_slide
 
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import read_json, write_json
@@ -18,6 +20,8 @@ from muse_pipeline.report.cohort import (
 )
 from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.page import write_page
+from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.slide_card import slide_card
 from muse_pipeline.report.table import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
@@ -41,9 +45,27 @@ def test_every_slide_is_judged_in_the_order_of_the_sheet(slides):
 def test_gaps_are_named(slides):
     reason = slides["with gaps"].reason
     assert reason.startswith(
-        "2 windows held more nuclei than the model can return, in level-0 pixels (1024 x 1024 at 0, 0;"
+        "2 windows held more nuclei than the model can return, in QuPath pixels (1024 x 1024 at 0, 0;"
     )
-    assert "could not be decoded, in level-0 pixels (1024 x 1024 at 1024, 1024" in reason
+    assert "could not be decoded, in QuPath pixels (1024 x 1024 at 1024, 1024" in reason
+
+
+def test_places_are_given_as_qupath_counts_them(cohort, tmp_path):
+    folder = shutil.copytree(cohort[0] / "with gaps", tmp_path / "with gaps")
+    plain = judge_slide(tmp_path, row("with gaps"))
+    info = read_json(folder / "slide.json")
+    write_json(folder / "slide.json", {**info, "bounds": {"x": 100, "y": 30, "width": 2000, "height": 1500}})
+    bounded = judge_slide(tmp_path, row("with gaps"))
+    assert "1024 x 1024 at 0, 0;" in plain.reason and "1024 x 1024 at -100, -30;" in bounded.reason
+    assert "1024 x 1024 at 924, 994" in bounded.reason
+    middles = []
+    for slide in (plain, bounded):
+        card = slide_card(slide, "slide-1", Album(tmp_path / "report.html", embedded=False))
+        named = re.findall(r"around QuPath pixel (-?\d+), (-?\d+)", card)
+        middles.append(np.array(list(dict.fromkeys(named)), int))
+    corners = np.array([field["xy_level0"] for field in plain.summary["fields"]])
+    assert middles[0].tolist() == (corners + 256 / 2 / 0.25).tolist()
+    assert (middles[0] - middles[1] == (100, 30)).all()
 
 
 def test_a_failed_slide_names_step_and_reason_and_shows_no_nuclei(slides):
@@ -62,6 +84,13 @@ def test_no_tissue_is_a_finished_slide(tmp_path):
     slide = judge_slide(tmp_path, row("glass"))
     assert (slide.status, slide.n_nuclei, slide.tissue_mm2) == ("empty", 0, 0.0)
     assert slide.reason == "no tissue was found; see tissue.png"
+
+
+def test_the_table_passes_on_what_the_sheet_says_of_a_slide(tmp_path):
+    one, two = row("one", patient="P 1", split="test"), row("two", patient=None)
+    write_table([judge_slide(tmp_path, each) for each in (one, two)], tmp_path / "cohort.tsv")
+    rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    assert [(each["patient"], each["split"]) for each in rows] == [("P 1", "test"), ("", "")]
 
 
 def test_a_slide_without_a_record_never_started(tmp_path):
@@ -117,8 +146,12 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "appearance",
         "warnings",
         "path",
+        "patient",
+        "split",
         "mpp_x",
         "mpp_y",
+        "model",
+        "model_sha256",
         "roi",
         "tissue_mm2",
         "nuclei",
@@ -132,6 +165,7 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
     assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
     assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
     assert failed["step"] == "detect"
+    assert (good["model"], good["model_sha256"], failed["model"]) == ("compact", MODEL["sha256"], "")
 
 
 BROWN = "stains unlike those of training: brown"
@@ -200,6 +234,22 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
     assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
+
+
+def test_classes_of_different_models_are_not_added_up(slide_folder, tmp_path):
+    other = {"name": "compact", "sha256": "fedcba9876543210" * 4}
+    write_slide(slide_folder.parent, "two", model=other)
+    both = [judge_slide(slide_folder.parent, row(name)) for name in ("one", "two")]
+    write_page(both, tmp_path / "report.html")
+    attention, _, rest = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
+    head = rest.partition("All slides")[0]
+    said = "different models, whose numbers may not compare: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
+    assert said in attention
+    assert head.count('<div class="classes">') == 2
+    assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")
+    write_page(both[:1], tmp_path / "one.html")
+    text = (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "different models" not in text and "(01234567)" not in text
 
 
 def test_not_known_is_said(slides):

@@ -13,6 +13,17 @@ def test_all_steps_in_order_with_shards_added_up(tmp_path):
     assert first_problem(records) is None
 
 
+def test_pictures_that_were_not_drawn_leave_a_slide_finished(tmp_path):
+    for step in STEPS:
+        write_ledger(tmp_path, step)
+    write_ledger(tmp_path, "overlay", "failed", "the disk is full; free space")
+    records = read_progress(tmp_path)
+    assert (records[-1].step, records[-1].status) == ("overlay", "failed")
+    assert first_problem(records) is None
+    (tmp_path / "ledger" / "overlay.json").unlink()
+    assert [record.step for record in read_progress(tmp_path)] == list(STEPS[:-1])
+
+
 def test_steps_after_a_failure_name_it(tmp_path):
     write_ledger(tmp_path, "inspect")
     write_ledger(tmp_path, "tissue", "failed", "the disk is full; free space")

@@ -40,41 +40,50 @@ if (!(action in ["replace", "add", "remove"]))
 def folder = results ? new File(results) : askForFolder()
 if (folder == null)
     return
-def resultsByName = findResults(folder)
-if (resultsByName.isEmpty())
+def allResults = findResults(folder)
+if (allResults.isEmpty())
     throw new IllegalArgumentException("No */nuclei.provenance.json in " + folder + "; choose the folder of all results")
 
 if (wholeProject) {
     getProject().getImageList().each { entry ->
         if (entry == getProjectEntry()) {
-            importNuclei(getCurrentImageData(), entry.getImageName(), resultsByName, action)
+            importNuclei(getCurrentImageData(), entry.getImageName(), allResults, action)
             return
         }
-        def found = findResult([entry.getImageName()] + fileNames(entry.getURIs()), resultsByName)
-        if (found == null) {
-            println(entry.getImageName() + ": no results")
+        def found = resultsOf(entry.getImageName(), entry.getURIs(), allResults)
+        if (found.size() != 1) {
+            println(entry.getImageName() + ": " + whyNone(found))
             return
         }
         def imageData = entry.readImageData()
-        importNuclei(imageData, entry.getImageName(), resultsByName, action)
-        entry.saveImageData(imageData)
+        if (importNuclei(imageData, entry.getImageName(), allResults, action))
+            entry.saveImageData(imageData)
         imageData.getServer().close()
     }
 } else {
     def imageData = getCurrentImageData()
-    importNuclei(imageData, imageData.getServer().getMetadata().getName(), resultsByName, action)
+    importNuclei(imageData, imageData.getServer().getMetadata().getName(), allResults, action)
 }
 
-/** Change one image by the nuclei that belong to it, as one change that can be undone. */
-def importNuclei(imageData, String imageName, Map resultsByName, String action) {
-    def found = findResult([imageName] + fileNames(imageData.getServer().getURIs()), resultsByName)
-    if (found == null) {
-        println(imageName + ": no results")
-        return
+/** Change one image by the nuclei that belong to it, as one change that can be undone; whether there was one. */
+boolean importNuclei(imageData, String imageName, List allResults, String action) {
+    def server = imageData.getServer()
+    def results = resultsOf(imageName, server.getURIs(), allResults)
+    if (results.size() != 1) {
+        println(imageName + ": " + whyNone(results))
+        return false
     }
+    def found = results[0]
     if (found.sidecar.frame != "qupath")
         throw new IllegalArgumentException(found.file.toString() + " is in the frame '" + found.sidecar.frame
             + "'; write it again with --frame qupath")
+    def size = [server.getWidth(), server.getHeight()]
+    def expected = found.sidecar.size_px?.collect { it as int }
+    if (expected && size != expected) {
+        println(imageName + ": has " + size.join(" x ") + " pixels, and " + found.file + " was made from a slide of "
+            + expected.join(" x ") + "; nothing was imported")
+        return false
+    }
     def progress = openProgress(imageName)
     try {
         def nuclei = readNuclei(found.file, found.sidecar.provenance.n_nuclei as long, progress)
@@ -92,6 +101,7 @@ def importNuclei(imageData, String imageName, Map resultsByName, String action) 
         hierarchy.fireHierarchyChangedEvent(this)
         println(imageName + ": " + gone.size() + " detections removed, "
             + (action == "remove" ? 0 : nuclei.size()) + " nuclei added from " + found.file)
+        return true
     } finally {
         progress(-1)
     }
@@ -116,35 +126,51 @@ List<PathObject> readNuclei(File file, long expected, Closure progress) {
     return nuclei
 }
 
-/** Results by whatever may name their image: the slide's file, that without its ending, and the slide's id. */
-Map findResults(File folder) {
-    def found = [:]
+/** Every result in the folder, with what may name its image: the slide's file, that without its ending, the slide's id. */
+List findResults(File folder) {
+    def found = []
     def candidates = [folder] + (folder.listFiles()?.findAll { it.isDirectory() }?.sort() ?: [])
     candidates.each { slide ->
         def sidecarFile = new File(slide, "nuclei.provenance.json")
         def file = new File(slide, "nuclei.geojson.gz")
         if (sidecarFile.isFile() && file.isFile()) {
             def sidecar = GsonTools.getInstance().fromJson(sidecarFile.getText("UTF-8"), Map.class)
-            [sidecar.slide_file, withoutEnding(sidecar.slide_file), sidecar.slide_id].each {
-                found[it.toLowerCase()] = [file: file, sidecar: sidecar]
-            }
+            def names = [sidecar.slide_file, withoutEnding(sidecar.slide_file), sidecar.slide_id]
+            found.add([file: file, sidecar: sidecar, names: names.collect { it.toLowerCase() }])
         }
     }
     return found
 }
 
-/** The result whose name an image bears; image names may go on, as in "slide.scn - Series 0". */
-def findResult(List<String> names, Map resultsByName) {
-    def candidates = names + names.collect { it.split(" - ")[0] }
-    return (candidates + candidates.collect { withoutEnding(it) }).findResult { resultsByName[it.toLowerCase()] }
+/** The results of the image's own file, or where there are none, those whose name it bears: one, if all is well. */
+List resultsOf(String imageName, uris, List allResults) {
+    def files = uris.findAll { it.getPath() }.collect { new File(it.getPath()) }
+    def sameFile = allResults.findAll { result ->
+        def path = result.sidecar.slide_path  // results of earlier versions do not say
+        path && files.any { isSame(it, new File(path)) }
+    }
+    if (!sameFile.isEmpty())
+        return sameFile
+    def names = [imageName] + files.collect { it.getName() }
+    names += names.collect { it.split(" - ")[0] }  // image names may go on, as in "slide.scn - Series 0"
+    def known = (names + names.collect { withoutEnding(it) }).collect { it.toLowerCase() }
+    def name = known.find { each -> allResults.any { each in it.names } }
+    return allResults.findAll { name in it.names }
+}
+
+boolean isSame(File one, File other) {
+    return one.isFile() && other.isFile() && one.getCanonicalPath() == other.getCanonicalPath()
+}
+
+String whyNone(List results) {
+    if (results.isEmpty())
+        return "no results"
+    def folders = results.collect { it.file.getParentFile().getName() }.join(", ")
+    return "the results " + folders + " have its name, and nothing was imported; choose the folder of the right one"
 }
 
 String withoutEnding(String name) {
     return name.replaceFirst(/(\.ome)?\.[A-Za-z0-9]+$/, "")
-}
-
-List<String> fileNames(uris) {
-    return uris.findAll { it.getPath() }.collect { new File(it.getPath()).getName() }
 }
 
 File askForFolder() {
