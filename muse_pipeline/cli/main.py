@@ -36,6 +36,16 @@ class Parser(argparse.ArgumentParser):
         """Say it, and where the right words are."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """A verb's option that there is not is told before one that is lacking: it may be that one, misspelt."""
+        for word in args if args and self._subparsers is None else ():
+            name = word.partition("=")[0]
+            if word == "--":
+                break
+            if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
+                self.refuse(name, self.options())
+        return super().parse_known_args(args, namespace)
+
     def options(self) -> list[str]:
         """Every option's names."""
         return [name for action in self._actions for name in action.option_strings]

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)
         raise ConfigError(
-            f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; leave one of them out"
+            f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
         )
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)

@@ -10,7 +10,7 @@ import shapely
 from scipy.spatial import cKDTree
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import LabelError, NucleiError
+from muse_pipeline.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlap import overlap_polygons
@@ -66,6 +66,7 @@ class SlideScore:
         outside_slide: (n, 2) positions of true nuclei that lie outside the slide, which do not count.
         checked_against_slide: whether the size of the slide was known.
         true_in_tissue: true nuclei that count and lie in the tissue that was searched; None where that is not known.
+        roi: name of the file of the region that the results are restricted to, or None.
         found_far: found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
         names_classes: whether the truth names a class, also of a nucleus that does not count.
     """
@@ -88,6 +89,7 @@ class SlideScore:
     outside_slide: np.ndarray
     checked_against_slide: bool
     true_in_tissue: int | None
+    roi: str | None
     found_far: int
     names_classes: bool
 
@@ -101,7 +103,6 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         GeoJSONError: the truth or region is no GeoJSON.
         NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
             asked for.
-        StoreError: the tissue.npz beside it is not ours.
     """
     provenance = read_provenance(pair.nuclei)
     classes = tuple(one["name"] for one in provenance["card"]["classes"])
@@ -149,6 +150,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(pair.nuclei.with_name("tissue.npz"), counted.nuclei.xy, mpp),
+        roi=provenance.get("roi", {}).get("name"),
         found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
@@ -177,7 +179,10 @@ def _inside_slide(xy: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray
 
 
 def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
-    return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
+    try:
+        return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
+    except StoreError:  # no score depends on it
+        return None
 
 
 def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:

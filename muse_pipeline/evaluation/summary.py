@@ -174,6 +174,7 @@ def _slide(score: SlideScore) -> dict[str, Any]:
         "n_found": score.n_found,
         "n_true": score.n_true,
         "true_in_tissue": score.true_in_tissue,
+        "roi": score.roi,
         "found_far_from_true": score.found_far,
         "f1": counts.scores(score.classes),
         "counts": counts.values.tolist(),

@@ -161,8 +161,8 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         )
     for slide in summary["slides"]:
         yield from _doubts(slide)
-    if summary["by_class"] is None:
-        named = summary["truth_names_classes"]
+    named = summary["truth_names_classes"]
+    if summary["by_class"] is None and (named or summary["n_true"]):
         whose = "no true nucleus that counts has a class" if named else "the truth names no classes"
         yield f"{whose}: only detection is scored"
     elif n := summary["n_true_of_unknown_class"]:
@@ -192,7 +192,14 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and 2 * in_tissue < n_true
-    if astray or hits < 0.2 * n_true:
+    if not n_true and slide["region_mm2"] is None:
+        yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
+    elif slide["roi"] and slide["region_mm2"] is None:
+        yield (
+            f"{slide['slide_id']}: nuclei were sought within {slide['roi']} alone: give that as --region, or true "
+            "nuclei outside of it count as missed"
+        )
+    elif astray or hits < 0.2 * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
         yield f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0 pixels, x before y?"
     elif slide["region_mm2"] is None and hits > 0.5 * n_true and 2 * slide["found_far_from_true"] > hits + false:

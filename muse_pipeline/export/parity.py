@@ -108,7 +108,7 @@ class Parity:
         return (
             f"{self.n_nuclei} nuclei on {self.n_windows} windows, {self.n_unmatched} found by one only, "
             f"{self.n_other_class} of another class; largest differences: position {self.xy_px:.2g} px, score "
-            f"{self.score:.2g}, probability {self.prob:.2g}, rays {self.rays_um:.2g} um, embedding "
+            f"{self.score:.2g}, probability {self.prob:.2g}, rays {self.rays_um:.2g} um, embedding (if any) "
             f"{max(1 - self.cosine, 0):.1g} (1 - cosine) and {self.embedding:.1g} of its deviation"
         )
 

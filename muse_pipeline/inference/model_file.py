@@ -36,6 +36,10 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     path = Path(model)
     if path.is_file():
         return path
+    if (path / "checkpoint.pt").is_file():
+        raise ModelError(
+            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
+        )
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     known = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, known, n=1)

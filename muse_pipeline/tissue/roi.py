@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -15,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.files import open_unzipped
+from muse_pipeline.files import open_unzipped, sha256_of
 from muse_pipeline.types import SlideInfo
 
 _AREAL = ("Polygon", "MultiPolygon")
@@ -42,7 +41,7 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
     """What results say of the region that they are restricted to: its file's name and SHA-256, its mm2 on the slide."""
     on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
     area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
-    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "area_mm2": area_mm2}
+    return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
 
 
 def read_areas(path: Path | str) -> BaseGeometry:

@@ -60,6 +60,7 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
         ([], "muse: the following arguments are required: VERB; see `muse --help`"),
         (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
         (["run", "a.svs", "-o", "out", "--modle", "x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (["run", "a.svs", "--ouput", "out"], "muse run: there is no '--ouput'; did you mean '--output'?"),
         (["run", "a.svs", "-o", "out", "--modle=x"], "muse run: there is no '--modle'; did you mean '--model'?"),
         (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
         (["run", "a.svs"], "muse run: the following arguments are required: -o/--output; see `muse run --help`"),

@@ -24,7 +24,7 @@ XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
 TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # two right, one class wrong, one missed
 
 
-def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None):
+def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **said):
     """A table of found nuclei, radius 3 um, and its slide.json."""
     nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
     provenance = {
@@ -34,6 +34,7 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
         "bounds": bounds,
         "model": {"name": "drawn", "sha256": "cd"},
         "card": {"classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES], "threshold": 0.4},
+        **said,
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
@@ -236,6 +237,24 @@ def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
     path.with_name("tissue.npz").unlink()
     truth.write_text("x,y,class\n" + "".join(f"{x / 4:.0f},{y / 4:.0f},Dark\n" for x, y in XY + 40))
     assert "a: true nuclei found: 0 of 4; are they in level-0 pixels" in muse("evaluate", path, "--truth", truth)[1]
+
+
+def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
+    path = write_result(tmp_path, "a", roi={"name": "core.geojson"})
+    write_tissue(path, [[0] * 32] * 32)
+    (tmp_path / "t.csv").write_text(TRUTH)
+    out = muse("evaluate", path, "--truth", tmp_path / "t.csv")[1]
+    assert "a: nuclei were sought within core.geojson alone: give that as --region" in out
+    assert "x before y" not in out
+
+
+def test_scores_do_not_depend_on_a_mask_and_an_empty_truth_is_asked_about(muse, tmp_path):
+    path = write_result(tmp_path, "a")
+    path.with_name("tissue.npz").write_text("no mask")
+    (tmp_path / "t.csv").write_text("x,y,class\n")
+    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv")
+    assert status == 0
+    assert "a: the truth has no nucleus; is it the right file?" in out and "names no classes" not in out
 
 
 def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):

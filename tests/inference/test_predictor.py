@@ -80,6 +80,12 @@ def test_a_provider_that_is_not_there_is_an_error():
         Predictor(find_model("compact"), "gpu")
 
 
+def test_the_folder_of_a_run_is_told_what_makes_a_model_of_it(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"is the folder of a training run; `muse export .+/checkpoint.pt` makes"):
+        find_model(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
