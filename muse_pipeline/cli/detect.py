@@ -53,5 +53,13 @@ def run(args: argparse.Namespace) -> None:
     args.warnings += appearance.sentences()
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
     with say_how_busy("finding nuclei", args.threads), show_progress("windows") as progress:
-        how = {"threads": args.threads, "progress": progress, "appearance": appearance}
-        detect_shard(store, predictor, colour, shard, args.output, **how)
+        detect_shard(
+            store,
+            predictor,
+            colour,
+            shard,
+            args.output,
+            threads=args.threads,
+            progress=progress,
+            appearance=appearance,
+        )

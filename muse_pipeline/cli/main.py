@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import NoReturn
@@ -37,14 +38,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """A verb's option that there is not is told before one that is lacking: it may be that one, misspelt."""
-        for word in args if args and self._subparsers is None else ():
+        """Refuse what a verb does not know, its options before others are found lacking: one may be that, misspelt."""
+        if self._subparsers is not None:  # it has verbs, which know their words
+            return super().parse_known_args(args, namespace)
+        for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
-            if word == "--":
-                break
             if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
                 self.refuse(name, self.options())
-        return super().parse_known_args(args, namespace)
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown[0].partition("=")[0], self.options())
+        return namespace, unknown
 
     def options(self) -> list[str]:
         """Every option's names."""
@@ -107,10 +111,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = build_parser(arguments)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
         parser.refuse(arguments[0], VERBS)
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        args.parser.refuse(unknown[0].partition("=")[0], args.parser.options())
-    return args
+    return parser.parse_args(arguments)
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
@@ -135,7 +136,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
             verb, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run, parser=subparser)
+        subparser.set_defaults(run=module.run)
     parser.description = _list_verbs(summaries)
     return parser
 

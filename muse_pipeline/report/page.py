@@ -70,31 +70,26 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
 
 def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
     """Failed, partial and flagged slides with their reasons, and that models differ, or nothing."""
+    slides = [slide for _, slide in anchored]
+    doubtful = {id(slide) for slide in flagged(slides)}
+    said = [
+        *(
+            (anchor, slide, f"{slide.status}{f' in {slide.step}' if slide.step else ''}: {slide.reason}")
+            for anchor, slide in anchored
+            if slide.status in ("failed", "partial")
+        ),
+        *(
+            (anchor, slide, f"unlike the model's training pictures: {describe_doubt(slide)}")
+            for anchor, slide in anchored
+            if id(slide) in doubtful
+        ),
+        *((anchor, slide, f"{doubt}; is it right?") for anchor, slide in anchored if (doubt := doubtful_mpp(slide))),
+    ]
     entries = [
-        element(
-            "li",
-            element("a", element("bdi", slide.slide_id), href=f"#{anchor}"),
-            f" {slide.status}{f' in {slide.step}' if slide.step else ''}: {slide.reason}",
-        )
-        for anchor, slide in anchored
-        if slide.status in ("failed", "partial")
+        element("li", element("a", element("bdi", slide.slide_id), href=f"#{anchor}"), f" {words}")
+        for anchor, slide, words in said
     ]
-    doubtful = {id(slide) for slide in flagged(slide for _, slide in anchored)}
-    entries += [
-        element(
-            "li",
-            element("a", element("bdi", slide.slide_id), href=f"#{anchor}"),
-            f" unlike the model's training pictures: {describe_doubt(slide)}",
-        )
-        for anchor, slide in anchored
-        if id(slide) in doubtful
-    ]
-    entries += [
-        element("li", element("a", element("bdi", slide.slide_id), href=f"#{anchor}"), f" {said}; is it right?")
-        for anchor, slide in anchored
-        if (said := doubtful_mpp(slide))
-    ]
-    models = by_model(slide for _, slide in anchored)
+    models = by_model(slides)
     if len(models) > 1:
         named = "; ".join(map(describe_model, models))
         entries.append(element("li", f"Slides were made by different models, whose numbers may not compare: {named}"))
