@@ -27,30 +27,6 @@ class Assignment(NamedTuple):
     cell: Tensor
 
 
-def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """The proposals that a nucleus may be given: the square of cells around the one that holds it.
-
-    Args:
-        xy: (B, M, 2) window px.
-        cells: rows and columns of the map.
-        cell_px: pixels per cell.
-        reach: cells to either side, so that K = (2 reach + 1) ** 2.
-
-    Returns:
-        (B, M, K) index of each candidate, row by row; (B, M, K) bool, whether it exists: not beyond the window's
-        border, and none for a nucleus outside of the window.
-    """
-    rows, columns = cells
-    steps = torch.arange(-reach, reach + 1, device=xy.device)
-    own = (xy / cell_px).floor().clamp(-1e6, 1e6).long()
-    column, row = (own[..., axis, None, None] for axis in (0, 1))
-    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    column, row = torch.broadcast_tensors(column + steps, row + steps[:, None])
-    exists = inside & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
-    return index.flatten(2), exists.flatten(2)
-
-
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """The cheapest one-to-one assignment in every window.
 

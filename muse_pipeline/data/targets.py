@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from muse_pipeline.data.cells import cells_around
+
 REACH_CELLS = 1.0  # a cell speaks for the nearest nucleus if that lies no further than this
+BUMP_SIGMAS = 5.0  # a bump ends there, or a little further out: it has 4e-6 of its height left
 
 
 class DenseTargets(NamedTuple):
@@ -16,9 +20,9 @@ class DenseTargets(NamedTuple):
     Attributes:
         centre: (B, 1, h, w) bumps, exactly 1 in the cell that holds a centre.
         weight: (B, 1, h, w) the bump within reach of a centre, 0 elsewhere: weight of the terms below.
-        offset: (B, 2, h, w) to the nearest centre, in cells.
-        label: (B, h, w) class of the nearest nucleus, -1 unknown.
-        rays: (B, R, h, w) um of the nearest nucleus, NaN unknown.
+        offset: (B, 2, h, w) to the nearest centre, in cells; any number where no bump reaches.
+        label: (B, h, w) class of the nearest nucleus, -1 unknown or where no bump reaches.
+        rays: (B, R, h, w) um of the nearest nucleus, NaN unknown or where no bump reaches.
     """
 
     centre: Tensor
@@ -42,17 +46,16 @@ def dense_targets(
         sigma_px: width of a bump.
     """
     rows, columns = cells
-    x, y = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in (columns, rows))
-    centre = xy / cell_px  # (B, M, 2) in cells
-    across, down = x[:, None] - centre[:, None, :, 0], y[:, None] - centre[:, None, :, 1]  # (B, w, M), (B, h, M)
-    # Squares in two parts, a third of the time of ``cdist``, which takes the root of every pair.
-    nearest = (down.square()[:, :, None] + across.square()[:, None]).flatten(1, 2).argmin(2)  # (B, h * w)
+    nearest = _nearest(xy, cells, cell_px, math.ceil(BUMP_SIGMAS * sigma_px / cell_px))  # (B, h * w)
+    reached = nearest >= 0
+    nearest = nearest.clamp(min=0)
+    y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     cell = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
-    offset = centre.gather(1, nearest[..., None].expand(-1, -1, 2)) - cell
+    offset = (xy / cell_px).gather(1, nearest[..., None].expand(-1, -1, 2)) - cell
     distance = offset.norm(dim=2)
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     bump = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
-    bump = torch.where(holds, torch.ones_like(bump), bump.clamp(max=0.999))
+    bump = torch.where(holds, torch.ones_like(bump), bump.clamp(max=0.999)) * reached
     near = (distance <= REACH_CELLS) | holds
 
     def as_map(values: Tensor) -> Tensor:
@@ -62,6 +65,23 @@ def dense_targets(
         as_map(bump[..., None]),
         as_map((bump * near)[..., None]),
         as_map(offset),
-        label.gather(1, nearest).reshape(-1, rows, columns),
-        as_map(rays.gather(1, nearest[..., None].expand(-1, -1, rays.shape[2]))),
+        label.gather(1, nearest).where(reached, -1).reshape(-1, rows, columns),
+        as_map(rays.gather(1, nearest[..., None].expand(-1, -1, rays.shape[2])).where(reached[..., None], torch.nan)),
     )
+
+
+def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
+    """(B, h * w): the nearest of the nuclei that lie within ``reach`` cells, the first of equals, -1 for none.
+
+    Each nucleus asks the few cells around it. Every cell asking every nucleus took a fifth of a training step.
+    """
+    n_cells, columns = cells[0] * cells[1], cells[1]
+    index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
+    middle = torch.stack((index % columns, index // columns), -1) + 0.5
+    squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
+    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border are one more cell, which is cut off
+    least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
+    number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
+    number = number.where(squared == least.gather(1, index), xy.shape[1])
+    first = index.new_full(least.shape, xy.shape[1]).scatter_reduce_(1, index, number, "amin")[:, :n_cells]
+    return first.where(first < xy.shape[1], -1)

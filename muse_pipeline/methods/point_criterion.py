@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.coords import CELL_PX
-from muse_pipeline.data.assignment import Assignment, assign, cells_around
+from muse_pipeline.data.assignment import Assignment, assign
 from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.cells import cells_around
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.criterion import Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
@@ -68,12 +69,13 @@ class PointCriterion(Criterion):
         """The proposal of each nucleus, by distance and by the probability of its type (of any, where unknown)."""
         rows, columns = maps.centre.shape[-2:]
         cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, REACH_CELLS)  # (B, M, K)
-        allowed &= _gather(inside, cell)[..., 0] > 0
+        own = cell.shape[2] // 2  # a nucleus outside of the window has no cell of its own, and no proposal
+        allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
         point = _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
         distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * self.cell_um
         prob = torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1) * maps.centre.sigmoid()
-        own = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1: the last
-        prob = _gather(prob, cell).gather(3, own)[..., 0]
+        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1: the last
+        prob = _gather(prob, cell).gather(3, label)[..., 0]
         return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
 
     def _true_offset(self, maps: NucleusMaps, batch: LabelledBatch, pairs: Assignment) -> Tensor:
