@@ -19,55 +19,37 @@ class DenseTargets(NamedTuple):
 
     Attributes:
         centre: (B, 1, h, w) bumps, exactly 1 in the cell that holds a centre.
-        weight: (B, 1, h, w) the bump within reach of a centre, 0 elsewhere: weight of the terms below.
+        weight: (B, 1, h, w) how much the cell speaks for its nucleus: the bump within reach of a centre, 0 elsewhere.
         offset: (B, 2, h, w) to the nearest centre, in cells; any number where no bump reaches.
-        label: (B, h, w) class of the nearest nucleus, -1 unknown or where no bump reaches.
-        rays: (B, R, h, w) um of the nearest nucleus, NaN unknown or where no bump reaches.
+        nucleus: (B, h, w) which of the M nuclei is nearest, -1 where no bump reaches.
     """
 
     centre: Tensor
     weight: Tensor
     offset: Tensor
-    label: Tensor
-    rays: Tensor
+    nucleus: Tensor
 
 
-def dense_targets(
-    xy: Tensor, label: Tensor, rays: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float
-) -> DenseTargets:
+def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
     """Targets of B windows of (rows, columns) = ``cells``.
 
     Args:
-        xy: (B, M, 2) window px.
-        label: (B, M).
-        rays: (B, M, R) um.
+        xy: (B, M, 2) window px of the nuclei.
         cells: rows and columns of the map.
         cell_px: pixels per cell.
         sigma_px: width of a bump.
     """
-    rows, columns = cells
-    nearest = _nearest(xy, cells, cell_px, math.ceil(BUMP_SIGMAS * sigma_px / cell_px))  # (B, h * w)
-    reached = nearest >= 0
-    nearest = nearest.clamp(min=0)
+    nucleus = _nearest(xy, cells, cell_px, math.ceil(BUMP_SIGMAS * sigma_px / cell_px))  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
-    cell = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
-    offset = (xy / cell_px).gather(1, nearest[..., None].expand(-1, -1, 2)) - cell
+    middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
+    offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     bump = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
-    bump = torch.where(holds, torch.ones_like(bump), bump.clamp(max=0.999)) * reached
+    bump = torch.where(holds, torch.ones_like(bump), bump.clamp(max=0.999)) * (nucleus >= 0)
     near = (distance <= REACH_CELLS) | holds
-
-    def as_map(values: Tensor) -> Tensor:
-        return values.transpose(1, 2).reshape(len(xy), -1, rows, columns)
-
-    return DenseTargets(
-        as_map(bump[..., None]),
-        as_map((bump * near)[..., None]),
-        as_map(offset),
-        label.gather(1, nearest).where(reached, -1).reshape(-1, rows, columns),
-        as_map(rays.gather(1, nearest[..., None].expand(-1, -1, rays.shape[2])).where(reached[..., None], torch.nan)),
-    )
+    centre, weight, nucleus = (values.unflatten(1, cells) for values in (bump, bump * near, nucleus))
+    return DenseTargets(centre[:, None], weight[:, None], offset.transpose(1, 2).unflatten(2, cells), nucleus)
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:

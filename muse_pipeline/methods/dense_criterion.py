@@ -34,22 +34,24 @@ class DenseCriterion(Criterion):
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Four terms; rays count double, all others once."""
         cells = tuple(maps.centre.shape[-2:])
-        target = dense_targets(batch.xy, batch.label, batch.rays, cells, CELL_PX, self.sigma_px)
+        target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
         inside, background = known_cells(maps, batch)
         weight = target.weight * inside
-        known = weight[:, 0] * (target.label >= 0)
+        window, row, column = weight[:, 0].nonzero(as_tuple=True)  # the few cells that speak for a nucleus
+        at = window, slice(None), row, column
+        nucleus, weight = target.nucleus[window, row, column], weight[window, 0, row, column]
+        label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         cross_entropy = functional.cross_entropy(
-            maps.label, target.label.clamp(min=0), self.class_weights, reduction="none"
+            maps.label[at], label.clamp(min=0), self.class_weights, reduction="none"
         )
-        has_rays = weight * target.rays[:, :1].isfinite()
-        rays = (maps.rays - target.rays.nan_to_num()).abs() / MEAN_RADIUS_UM
+        ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "centre": penalty_reduced_focal(
                 maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
             ),
-            "offset": mean_over((maps.offset - target.offset).abs().mean(1, keepdim=True), weight),
-            "label": mean_over(cross_entropy, known),
-            "rays": mean_over(rays.mean(1, keepdim=True), has_rays),
+            "offset": mean_over((maps.offset[at] - target.offset[at]).abs().mean(1), weight),
+            "label": mean_over(cross_entropy, weight * (label >= 0)),
+            "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
 

@@ -92,3 +92,8 @@ def test_a_window_without_nuclei_is_background():
     terms["loss"].backward()
     assert float(terms["offset"].detach()) == float(terms["rays"].detach()) == 0
     assert (maps.centre.grad > 0).all()
+
+
+def test_a_nucleus_beyond_the_window_has_no_proposal():
+    batch = drawn_batch()._replace(xy=torch.tensor([[[18.0, 22.0], [-1.0, 9.0]]]))
+    assert criterion().match(flat_maps(), batch, torch.ones(1, 1, SIDE, SIDE)).nucleus.tolist() == [0]
