@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from shutil import get_terminal_size
 
+from muse_pipeline.surroundings import count_cores
 from muse_pipeline.training.devices import ACCELERATORS
 from muse_pipeline.types import GEOJSON_FRAMES
 
@@ -83,9 +84,21 @@ def add_frame_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cores_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """How much is done at a time, of verbs that people wait for: ``share_of_cores`` has what is not said."""
+    parser.add_argument(
+        "--threads", type=at_least_one, metavar="N", help=f"{what} (default: all cores that this process may use)"
+    )
+
+
+def share_of_cores(threads: int | None, processes: int = 1) -> int:
+    """The threads of each of so many processes: as many as were asked for, else an equal share of the cores."""
+    return threads or max(1, count_cores() // processes)
+
+
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """What computes, of every verb that runs a network in torch."""
-    add_threads_argument(parser)
+    add_cores_argument(parser, "processor threads of each process")
     parser.add_argument(
         "--accelerator",
         choices=ACCELERATORS,

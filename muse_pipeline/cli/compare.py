@@ -20,6 +20,7 @@ from muse_pipeline.cli.arguments import (
     add_output_argument,
     at_least_one,
     positive,
+    share_of_cores,
 )
 from muse_pipeline.cli.result import add_json_argument, show_result
 
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    running = Running(accelerator=args.accelerator, threads=args.threads, say=say)
+    running = Running(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
     result = Comparison(networks, settings, args.output, running).run(labelled, test, tissue)
     write_compare_page(result, args.output)
     show_result(render_comparison(result), result, args.json)

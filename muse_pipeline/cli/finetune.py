@@ -7,7 +7,13 @@ run that was stopped goes on from its last resume point when the same command is
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument, at_least_one
+from muse_pipeline.cli.arguments import (
+    add_compute_arguments,
+    add_config_arguments,
+    add_output_argument,
+    at_least_one,
+    share_of_cores,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     with show_steps(config.schedule.steps) as (say, progress):
         running = Running(
             accelerator=args.accelerator,
-            threads=args.threads,
+            threads=share_of_cores(args.threads, args.devices),
             devices=args.devices,
             start_over=args.start_over,
             say=say,

@@ -13,6 +13,7 @@ from muse_pipeline.cli.arguments import (
     add_config_arguments,
     add_output_argument,
     at_least_one,
+    share_of_cores,
     zero_or_more,
 )
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     with show_steps(config.schedule.steps) as (say, progress):
         running = Running(
             accelerator=args.accelerator,
-            threads=args.threads,
+            threads=share_of_cores(args.threads, args.devices),
             devices=args.devices,
             loaders=args.loaders,
             start_over=args.start_over,

@@ -11,7 +11,13 @@ docs/evaluation.md.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, at_least_one, positive
+from muse_pipeline.cli.arguments import (
+    add_compute_arguments,
+    add_config_arguments,
+    at_least_one,
+    positive,
+    share_of_cores,
+)
 from muse_pipeline.cli.result import add_json_argument, show_result
 
 
@@ -57,8 +63,10 @@ def run(args: argparse.Namespace) -> None:
         shared_patients=args.allow_shared_patients,
         repeats=args.repeats,
     )
-    running = Running(
-        accelerator=args.accelerator, threads=args.threads, say=lambda sentence: print(sentence, file=sys.stderr)
-    )
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    running = Running(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
     result = probe(config, test, settings, running)
     show_result(render_probe(result), result, args.json)

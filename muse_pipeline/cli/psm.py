@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument
+from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument, share_of_cores
 from muse_pipeline.training.psm.stage import STAGES
 
 
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
         print(sentence, file=sys.stderr)
 
     config = load_psm_config(args.config, args.data, args.set)
-    running = Running(accelerator=args.accelerator, threads=args.threads, start_over=args.start_over, say=say)
+    threads = share_of_cores(args.threads)
+    running = Running(accelerator=args.accelerator, threads=threads, start_over=args.start_over, say=say)
     left = PsmRun(config, args.output, running, show_steps).run(args.until)
     if args.until == STAGES[-1]:
         model = args.output / f"{config.name}.onnx"

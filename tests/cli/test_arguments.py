@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from muse_pipeline.cli import arguments
 from muse_pipeline.cli.main import VERBS, main
 
 
@@ -73,3 +74,13 @@ def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
     said = capsys.readouterr().err
     assert (end.value.code, said.count("\n")) == (2, 1)
     assert said.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "given"), [(None, 1, 6), (None, 2, 3), (None, 4, 1), (None, 9, 1), (2, 1, 2), (2, 4, 2)]
+)
+def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_for(
+    monkeypatch, asked, processes, given
+):
+    monkeypatch.setattr(arguments, "count_cores", lambda: 6)
+    assert arguments.share_of_cores(asked, processes) == given
