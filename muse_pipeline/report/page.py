@@ -109,14 +109,26 @@ def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
 def _figures(slides: Sequence[SlideResult]) -> Markup:
     finished, added = [slide for slide in slides if slide.summary], counted(slides)
     tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in added)
-    n_nuclei = sum(slide.n_nuclei or 0 for slide in added)
     statuses = Counter(slide.status for slide in slides)
     pairs = {
         "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
         "Of another stain, not counted": count_text(len(finished) - len(added)) if len(added) < len(finished) else None,
         "Tissue": f"{area_text(tissue_mm2)} mm²",
-        "Nuclei": count_text(n_nuclei),
-        "Density": f"{density_text(n_nuclei / tissue_mm2)} /mm²" if tissue_mm2 else None,
+        **_found(added),
         "Computing time": time_text(sum(slide.seconds for slide in slides)),
     }
     return definitions(pairs, "figures")
+
+
+def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:
+    """Nuclei and their density, of each model by itself: what one finds another may not."""
+    models = by_model(slides)
+    found = {}
+    for group in models:
+        of_model = f", {describe_model(group)}" if len(models) > 1 else ""
+        n_nuclei, tissue_mm2 = (
+            sum(getattr(slide, name) or 0 for slide in group) for name in ("n_nuclei", "tissue_mm2")
+        )
+        found[f"Nuclei{of_model}"] = count_text(n_nuclei)
+        found[f"Density{of_model}"] = f"{density_text(n_nuclei / tissue_mm2)} /mm²" if tissue_mm2 else None
+    return found or {"Nuclei": count_text(0)}

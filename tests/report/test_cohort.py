@@ -236,7 +236,7 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
 
 
-def test_classes_of_different_models_are_not_added_up(slide_folder, tmp_path):
+def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     other = {"name": "compact", "sha256": "fedcba9876543210" * 4}
     write_slide(slide_folder.parent, "two", model=other)
     both = [judge_slide(slide_folder.parent, row(name)) for name in ("one", "two")]
@@ -247,6 +247,9 @@ def test_classes_of_different_models_are_not_added_up(slide_folder, tmp_path):
     assert said in attention
     assert head.count('<div class="classes">') == 2
     assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")
+    for slide, model in zip(both, ("compact (01234567), 1 slide", "compact (fedcba98), 1 slide"), strict=True):
+        assert f"<dt>Nuclei, {model}</dt><dd>{slide.n_nuclei:,}</dd>" in head
+        assert f"<dt>Density, {model}</dt>" in head
     write_page(both[:1], tmp_path / "one.html")
     text = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert "different models" not in text and "(01234567)" not in text
