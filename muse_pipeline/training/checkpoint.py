@@ -31,7 +31,9 @@ class Checkpoint:
     Attributes:
         backbone: state dict.
         head: state dict; empty for a backbone alone.
-        meta: kind, settings (paths are names), colour reference, images, and what the backbone reads.
+        meta: kind, settings (paths are names), colour reference, images, patients, and what the backbone reads;
+            ``resample_positions`` says whether its positional table is still the authors', which is resampled whenever
+            it is read, by their loader as by ours.
     """
 
     backbone: dict[str, Tensor]

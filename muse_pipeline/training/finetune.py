@@ -121,11 +121,12 @@ def _describe(data: FinetuneData) -> dict[str, Any]:
         "backbone": config.backbone,
         "window_px": config.window_px,
         "mpp": config.mpp,
-        "positions": "as trained",  # a positional table is read as it is, see ``models.weights``
+        "resample_positions": False,  # the table is as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
         "appearance": appearance and dataclasses.asdict(appearance),
         "images": sorted(image.name for image in data.images),
+        "patients": sorted({image.patient for image in (*data.images, *data.held)}),  # the held ones choose weights
     }
 
 

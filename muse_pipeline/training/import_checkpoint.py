@@ -10,7 +10,13 @@ from torch import Tensor
 from muse_pipeline.errors import CheckpointError
 from muse_pipeline.files import sha256_of
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.architecture import describe_misfit, matching_backbones, nearest_backbone, positions_grid
+from muse_pipeline.models.architecture import (
+    POSITIONS,
+    describe_misfit,
+    matching_backbones,
+    nearest_backbone,
+    positions_grid,
+)
 from muse_pipeline.models.vit import PATCH_PX
 from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoint
@@ -19,8 +25,8 @@ from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoi
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
     """Write a released file as a checkpoint of ours that holds a backbone alone.
 
-    The positional table is stored as the authors' loader makes it, resampled to the network's grid, so that reading our
-    file resamples nothing.
+    The positional table stays as it was released, and the file says so: their loader resamples the table of any file,
+    and ours that of this one, so both make the same network of it.
 
     Args:
         path: the released file.
@@ -44,10 +50,11 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
     meta = {
         "kind": "backbone",
         "backbone": name,
-        "positions": "resampled as the authors' loader does",
+        "resample_positions": True,
         "source": {"file": path.name, "sha256": sha256_of(path)},
     }
-    save_checkpoint(output, Checkpoint(backbone.state_dict(), {}, meta))
+    raw = {POSITIONS: weights[POSITIONS].float()} if POSITIONS in weights else {}
+    save_checkpoint(output, Checkpoint({**backbone.state_dict(), **raw}, {}, meta))
     return name
 
 

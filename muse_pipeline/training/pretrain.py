@@ -111,7 +111,7 @@ def _describe(config: PretrainConfig, data: PretrainData) -> dict[str, Any]:
         "backbone": config.backbone,
         "window_px": config.views.global_px,
         "mpp": config.middle_mpp,
-        "positions": "as trained",  # a positional table is read as it is, see ``models.weights``
+        "resample_positions": False,  # the table is as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
         "images": sorted(image.name for image in data.images),

@@ -31,7 +31,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     state = read_pickle(path, trust_pickle)
     ours = parse_checkpoint(state, path) if is_ours(state) else None
     weights = ours.backbone if ours else backbone_weights(state, path)
-    load_weights(backbone, weights, path, always_resample=ours is None)
+    load_weights(backbone, weights, path, always_resample=ours is None or ours.meta.get("resample_positions", False))
     return ours
 
 
@@ -49,9 +49,12 @@ def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:
     if checkpoint is None or not checkpoint.head:
         return f"the backbone of {path.name}"
     begun = checkpoint.meta["config"]
-    theirs = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"])
-    if theirs != (config.head, config.n_rays, config.class_names):
-        return f"the backbone of {path.name}; its head is of other classes, rays or kind, so a new one is trained"
+    theirs = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
+    if theirs != (config.head, config.n_rays, config.class_names, config.mpp):
+        return (
+            f"the backbone of {path.name}; its head is of other classes, rays, um per pixel or kind, so a new one is "
+            "trained"
+        )
     load_head_weights(network.head, checkpoint, path)
     return f"{path.name}, backbone and head"
 

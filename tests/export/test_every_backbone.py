@@ -187,7 +187,9 @@ def test_a_gelu_by_tanh_in_the_graph_is_seen(mistake, shared_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["muse_vit_s_16_224", "muse_r50_224"])
-def test_half_precision_of_the_released_networks(backbone, shared_data):
-    _, parity = export_and_compare(build(backbone, "dense"), 224, shared_data, 2, "fp16")
+@pytest.mark.parametrize(
+    ("backbone", "head"), [("muse_vit_s_16_224", "dense"), ("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")]
+)
+def test_half_precision_of_the_released_networks(backbone, head, shared_data):
+    _, parity = export_and_compare(build(backbone, head), 224, shared_data, 2, "fp16")
     require_the_same(parity, "fp16")

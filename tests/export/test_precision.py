@@ -15,6 +15,7 @@ from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.detector import load_detector
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import check_parity
+from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.readout import HALF_PIXEL, read_at
 from muse_pipeline.tissue.stain_map import IDENTITY
@@ -46,6 +47,19 @@ def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
     parity = check_parity(run / "run" / "checkpoint.pt", model, run / "run" / "pictures")
     assert parity.n_nuclei > 40
     assert said == f"checked against torch on {run}/run/pictures: {parity}\n"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_data, tmp_path):
+    """The built-in network at the issue's limits: positions within 0.05 px, 99.9 % of the classes."""
+    checkpoint = find_checkpoint("compact")
+    model = tmp_path / "compact.onnx"
+    export_onnx(checkpoint, model, precision=precision, input_px=512)
+    parity = check_parity(checkpoint, model, shared_data / "brca-m2c" / "images")
+    assert parity.n_nuclei > 1000
+    assert parity.n_unmatched <= (0.001 if precision == "fp16" else 0) * parity.n_nuclei
+    assert parity.n_other_class <= 0.001 * parity.n_nuclei
+    assert parity.xy_px <= 0.05
 
 
 def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows):

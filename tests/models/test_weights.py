@@ -10,7 +10,7 @@ from muse_pipeline.errors import CheckpointError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.architecture import POSITIONS
 from muse_pipeline.models.muse_vit import MuseVit
-from muse_pipeline.models.vit import resample_positions
+from muse_pipeline.models.vit import resample_positions, square_grid
 from muse_pipeline.models.weights import PREFIX, load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.import_checkpoint import recognise_backbone
@@ -48,9 +48,12 @@ def write_official(path: Path, weights, **others) -> Path:
 
 
 def load_as_the_authors(path: Path, backbone):
-    """Their rule: keep what begins with the prefix, strip it, load strictly."""
+    """Their rule: keep what begins with the prefix, strip it, resample positions whatever their grid, load strictly."""
     teacher = torch.load(path, map_location="cpu", weights_only=True)["teacher"]
     weights = {key.removeprefix(PREFIX): value for key, value in teacher.items() if key.startswith(PREFIX)}
+    if POSITIONS in weights:
+        grid = square_grid(backbone.state_dict()[POSITIONS])
+        weights[POSITIONS] = resample_positions(weights[POSITIONS], (grid, grid))
     backbone.load_state_dict(weights, strict=True)
     return backbone
 

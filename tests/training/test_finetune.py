@@ -37,6 +37,7 @@ def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert checkpoint.meta["images"] == ["P0", "P1", "P2"]
+    assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
     assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
     assert load_finetune_config(tmp_path / "config.yaml") == config  # what was resolved can be given again
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.probing.compare_labels import draw_patients
 from muse_pipeline.training.probing.comparing import open_networks
+from muse_pipeline.training.probing.network import open_network
 
 TISSUE = """
 sources:
@@ -100,6 +103,13 @@ def test_the_same_weights_on_both_sides_differ_in_nothing(muse, drawn, tmp_path)
     rows = read_json(tmp_path / "out" / "compare.json")["with_labels"]["rows"]
     assert [row["protocol"] for row in rows] == ["kNN", "linear", "fine-tune"]
     assert all(row["accuracy"]["difference"] == 0 for row in rows)
+
+
+def test_the_built_in_network_has_seen_every_patient_of_its_pictures():
+    """Its file names pictures alone: another crop of one of their patients is no more unseen than they are."""
+    seen = open_network("muse_compact_32", Path("compact")).patients
+    assert "TCGA-A7-A0D9" in seen
+    assert all(len(patient) == 12 for patient in seen if patient.startswith("TCGA"))
 
 
 def test_tissue_alone_and_too_few_patients(muse, drawn, tmp_path):
