@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,14 +88,7 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     Raises:
         LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
     """
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
-    except (ValueError, OSError) as error:
-        raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
-    table = _name_columns(table, path)
+    table = _name_columns(_read_cells(path), path)
     if len(classes) == 1:
         table["class"] = classes[0]
     unknown = sorted(set(table["class"]) - set(classes) - {""})
@@ -102,11 +96,33 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
         raise LabelError(f"{path}: class '{unknown[0]}' is not one of the model's ({', '.join(classes)}); rename it")
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
-        raise LabelError(
-            f"{path}, line {int((~np.isfinite(xy)).any(1).argmax()) + 2}: x or y is not a number; correct it"
-        )
+        line = table.index[(~np.isfinite(xy)).any(1).argmax()]
+        raise LabelError(f"{path}, line {line}: x or y is not a number; correct it")
     label_of = {"": UNKNOWN, **{name: label for label, name in enumerate(classes)}}
     return Nuclei(xy, Frame.LEVEL0, label=np.array([label_of[name] for name in table["class"]], np.int32))
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """A table's cells without the blanks around them, by column; the index is the line on which a row ends."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
+    except (ValueError, OSError, csv.Error) as error:
+        raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
+    rows = [(line, row) for line, row in rows if any(row)]
+    if not rows:
+        raise LabelError(f"{path}: is empty; give columns x, y, class")
+    (_, header), *rows = rows
+    for line, row in rows:
+        if len(row) < len(header) or any(row[len(header) :]):
+            raise LabelError(
+                f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
+            )
+    cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # of two alike the first
+    return pd.DataFrame({name: cells[name] for name in header}, index=[line for line, _ in rows], dtype=str)
 
 
 def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:

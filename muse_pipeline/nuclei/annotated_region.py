@@ -23,7 +23,7 @@ def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
     """(N,) bool: objects of one of these classes, and annotations of one of these names; a ``*`` at the end is none."""
     named = np.where(objects.object_type == "annotation", objects.name, None)
     pairs = zip(objects.class_name, named, strict=True)
-    return np.array([any(str(word).rstrip("*") in words for word in pair) for pair in pairs], bool)
+    return np.array([any(word is not None and str(word).rstrip("*") in words for word in pair) for pair in pairs], bool)
 
 
 def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:

@@ -40,7 +40,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
             if has_lines:
                 yield from _iterate_lines(file, head, path)
             else:
-                yield from _iterate_document(head + file.read(), path)
+                yield from _members(_loads_whole(head + file.read(), path), path)
     except FileNotFoundError as error:
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -81,6 +81,8 @@ def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[An
                 raise GeoJSONError(f"{path}: after feature {number}: a comma before ']'; remove it")
             _loads_whole(head + text + file.read(), path)
             return
+        if text.startswith(b",") and not comma:
+            text, comma = text[1:].lstrip(), True
         if not text:
             continue
         number += 1
@@ -88,14 +90,19 @@ def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[An
             raise GeoJSONError(f"{path}: feature {number}: no comma before it")
         comma = text.endswith(b",")
         try:
-            yield _loads(text.removesuffix(b","))
+            feature = _loads(text.removesuffix(b","))
         except ValueError as error:
-            raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
+            try:  # features may now share lines, or have several: the rest is a document without the first ones
+                rest = _loads(head + text + b"\n" + file.read())
+            except ValueError:
+                raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
+            yield from _members(rest, path)
+            return
+        yield feature
     raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
 
 
-def _iterate_document(text: bytes, path: Path | str) -> Iterator[Any]:
-    document = _loads_whole(text, path)
+def _members(document: Any, path: Path | str) -> Iterator[Any]:
     kind = str(document.get("type")) if isinstance(document, dict) else None
     if isinstance(document, list):
         yield from document

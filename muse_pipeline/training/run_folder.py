@@ -126,7 +126,8 @@ class RunFolder:
         import yaml
 
         with complete_file(self.config) as partial:
-            partial.write_text(yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
+            partial.write_text(text, encoding="utf-8")
         write_json(self.provenance, provenance)
 
 

@@ -166,6 +166,16 @@ def test_scale(tmp_path, mpp, message):
     expect(message, source)
 
 
+def test_pixels_that_are_not_square_are_refused(tmp_path):
+    import tifffile
+
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)
+    (tmp_path / "images" / "P.png").unlink()
+    options = {"photometric": "rgb", "resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
+    expect(r"P.tif: its pixels are 0.25 um wide and 0.5 um high .* needs square ones", source)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -34,9 +34,13 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
         "x,y,class\n1,2,NA\n": "class 'NA'",
         "x,y,class\n1,2,a\noops,2,a\n": "line 3",
         "x,y,class\n1,2,a\n1,2,a\ninf,2,a\n": "line 4",
-        "x,y,class\n1,2,a,4\n1,2,3,4,5,6\n": "not readable as CSV",
+        "x,y,class\n1,2,a\n\n\noops,2,a\n": "line 5",
+        "x,y,class\n1,2,a,\n1,2,a,4\n": "line 3: has 4 cells where the header has 3",
+        "x,y,class\n1,2,a\n1,2\n": "line 3: has 2 cells where the header has 3",
+        'x,y,class\n1,2,"a\n': "not readable as CSV",
         "x,y\n1,2\n": "class",
-        "": "not readable as CSV",
+        "": "is empty",
+        "\n , \n": "is empty",
     }
     for text, message in faults.items():
         path.write_text(text)
@@ -46,6 +50,16 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(LabelError, match="not readable as CSV"):
         read_points(tmp_path, ["a"])
+
+
+def test_separators_and_blanks_at_the_end_of_rows_shift_nothing(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_bytes(b"\xef\xbb\xbfid, x, y, area, class\r\n1, 10, 20, 30, b,\r\n2, 11, 21, 31, a,\r\n")
+    nuclei = read_points(path, ["a", "b"])
+    assert nuclei.xy.tolist() == [[10, 20], [11, 21]]
+    assert nuclei.label.tolist() == [1, 0]
+    path.write_text("x,y,class\n")
+    assert len(read_points(path, ["a", "b"])) == 0
 
 
 def test_columns_may_be_capitalised_and_those_of_qupath_are_told_from_ours(tmp_path):
