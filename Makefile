@@ -21,7 +21,7 @@ demo: demo/config.yaml  ## draw a slide, find its nuclei, say how well that went
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
 
 test: $(VENV)/develop.stamp  ## run the tests that take minutes
-	pytest
+	pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
 	pytest -m slow

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from slide_files import draw_gradient, write_pyramid
 
+# Two tests run at a time, and threads that wait for each other on busy cores take many times as long: torch reads this
+# when it is imported, and what tests start has it too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from muse_pipeline.cli.main import main
 
 

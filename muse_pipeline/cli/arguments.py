@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from shutil import get_terminal_size
 
@@ -84,27 +85,26 @@ def add_frame_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_cores_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """How much is done at a time, of verbs that people wait for: ``share_of_cores`` has what is not said."""
-    parser.add_argument(
-        "--threads", type=at_least_one, metavar="N", help=f"{what} (default: all cores that this process may use)"
-    )
-
-
-def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """The threads of each of so many processes: as many as were asked for, else an equal share of the cores."""
-    return threads or max(1, count_cores() // processes)
-
-
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """What computes, of every verb that runs a network in torch."""
-    add_cores_argument(parser, "processor threads of each process")
+    """What computes, of every verb that runs a network in torch; ``share_of_cores`` has the threads."""
+    parser.add_argument(
+        "--threads",
+        type=at_least_one,
+        metavar="N",
+        help="processor threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
+    )
     parser.add_argument(
         "--accelerator",
         choices=ACCELERATORS,
         default=ACCELERATORS[0],
         help="what computes (default: %(default)s)",
     )
+
+
+def share_of_cores(threads: int | None, processes: int = 1) -> int:
+    """The threads of each of so many processes: as many as were asked for, of us or of OpenMP, else their share of cores."""
+    of_openmp = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 
 
 def add_provider_argument(parser: argparse.ArgumentParser) -> None:

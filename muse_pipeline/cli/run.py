@@ -10,15 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_cores_argument,
-    add_output_argument,
-    add_provider_argument,
-    at_least_one,
-    path_or_url,
-    positive,
-    share_of_cores,
-)
+from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     add_provider_argument(parser)
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
-    add_cores_argument(parser, "cores to use, which change no result")
+    parser.add_argument(
+        "--threads",
+        type=at_least_one,
+        metavar="N",
+        help="cores to use, which change no result (default: all that this process may use)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.inference.providers import choose_provider
     from muse_pipeline.slides.collect import name_slides
+    from muse_pipeline.surroundings import count_cores
 
     for slide in args.slides:
         if isinstance(slide, Path):
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
-    plan = Plan(args.output, model, card.mpp, args.shards, share_of_cores(args.threads), provider)
+    plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
     failed = run_slides(rows, plan)
     if failed:
         names = ", ".join(failed)

@@ -77,10 +77,17 @@ def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
 
 
 @pytest.mark.parametrize(
-    ("asked", "processes", "given"), [(None, 1, 6), (None, 2, 3), (None, 4, 1), (None, 9, 1), (2, 1, 2), (2, 4, 2)]
+    ("asked", "of_openmp", "processes", "given"),
+    [
+        *[(None, None, 1, 6), (None, None, 2, 3), (None, None, 9, 1), (2, None, 4, 2)],
+        *[(None, "4", 1, 4), (None, "4", 2, 4), (2, "4", 1, 2), (None, "0", 1, 6), (None, "4,2", 1, 6)],
+    ],
 )
 def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_for(
-    monkeypatch, asked, processes, given
+    monkeypatch, asked, of_openmp, processes, given
 ):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if of_openmp is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", of_openmp)
     monkeypatch.setattr(arguments, "count_cores", lambda: 6)
     assert arguments.share_of_cores(asked, processes) == given
