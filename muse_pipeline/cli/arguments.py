@@ -102,7 +102,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Threads of each of so many processes: as many as were asked for, of us or of OpenMP, else a share of the cores."""
+    """Threads of each of so many processes: as many as asked for (--threads, OpenMP), else a share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 
