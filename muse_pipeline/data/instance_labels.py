@@ -89,7 +89,7 @@ def write_instances(
     for kind in (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)
     centres = label_image_to_nuclei(instances, (mpp, mpp), 3).xy - 0.5  # the file counts pixels from 0
-    lines = ["x,y,class", *(f"{x:.3f},{y:.3f},{word}" for (x, y), word in zip(centres, words, strict=True))]
-    (folder / POINTS / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
+    (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_png(folder / IMAGES / f"{name}.png", pixels)
     write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))

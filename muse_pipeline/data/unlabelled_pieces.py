@@ -46,6 +46,6 @@ def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece
     places = np.argwhere(share >= MIN_TISSUE)
     chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
     return [
-        Piece(f"{image.slide_id}-{x}-{y}", image.read((x, y), (side_px, side_px)))
+        Piece(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
         for y, x in (places[chosen] * side_px).tolist()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
         LabelError: the file cannot be read, lacks a column, or a position is no number.
     """
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' own are ValueErrors; the last two, of gzip
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # cells beyond the header
+            table = pd.read_csv(path, index_col=False)
+    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # the third and fourth: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct it") from error
     for column in (x, y):
         if column not in table:

@@ -57,12 +57,13 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
         raise LabelError(f"{source.regions}: outlines are made for whole pictures; leave `regions` out, or this source")
     folder.mkdir(parents=True)
     kinds = np.zeros(len(KINDS), int)
+    unknown = UNKNOWN if UNKNOWN not in task.classes else f"{max(task.classes, key=len)} {UNKNOWN}"
     for image in read_labelled_images((source,), task.classes, task.mpp, task.n_rays):
         instances, kind = instances_of_points(image, task.find_mask(image, task.mpp), task.mpp)
-        words = [task.classes[label] if label >= 0 else UNKNOWN for label in image.nuclei.label]
+        words = [task.classes[label] if label >= 0 else unknown for label in image.nuclei.label]
         write_instances(folder, image.name, image.pixels, instances, words, task.mpp)
         kinds += np.bincount(kind, minlength=len(KINDS))
-    class_map = {**{name: name for name in task.classes}, UNKNOWN: None}
+    class_map = {**{name: name for name in task.classes}, unknown: None}
     outlined = LabelSource(
         folder / INSTANCES,
         "instances",

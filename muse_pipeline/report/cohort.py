@@ -147,6 +147,9 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     problem = first_problem(progress)
     if problem:
         return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)
+    if known["tissue_mm2"] is None:
+        reason = f"{folder / 'tissue.npz'} cannot be read; run the workflow again"
+        return SlideResult(status="failed", step="report", reason=reason, **known)
     if not (folder / "nuclei.geojson.gz").is_file():
         return SlideResult(status="failed", step="geojson", reason=_missing("nuclei.geojson.gz"), **known)
     try:

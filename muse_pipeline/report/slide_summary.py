@@ -26,6 +26,8 @@ from muse_pipeline.tiles.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 
+OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
+
 
 def summarise_slide(folder: Path) -> dict[str, Any]:
     """Give the summary of the finished slide in ``folder``; what is there is kept if it was made from these nuclei.
@@ -46,7 +48,9 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
         return known
     store = open_store(store_path) if store_path.exists() else None
-    summary = {"made_from": made_from, **_describe(folder, provenance, store)}
+    of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
+    seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
+    summary = {"made_from": made_from, **_describe(folder, provenance, store, seen)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -64,13 +68,17 @@ def _read_known(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> dict[str, Any]:
+def _describe(
+    folder: Path, provenance: dict[str, Any], store: Store | None, seen: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The summary; ``seen``, an earlier one of the same nuclei, has what came of pixels that are gone."""
     cv2.setNumThreads(1)
     info = read_info(folder / "slide.json")
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     grid = count_nuclei(stream_positions(folder / "nuclei.parquet"), info.size_px, info.mpp, len(classes))
     mask = TissueMask.load(folder / "tissue.npz").mask
-    draw_density(grid, mask, _read_backdrop(store) if store else _picture_mask(mask), folder / "density.png")
+    if not seen:
+        draw_density(grid, mask, _read_backdrop(store) if store else _picture_mask(mask), folder / "density.png")
     counts = grid.counts.sum((1, 2))
     return {
         "n_nuclei": int(counts.sum()),
@@ -84,6 +92,7 @@ def _describe(folder: Path, provenance: dict[str, Any], store: Store | None) -> 
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],
         "provenance": provenance,
+        **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
 
 

@@ -35,7 +35,7 @@ class Cohort:
         results: folder with a folder per slide, where stores and proposals are or will be.
         exclude: slides whose id contains one of these are not learnt from.
         held_splits: nor are slides with one of these in the sheet's column `split`, on which the backbone is judged: no
-            patient may have slides on both sides. None: ``HELD_SPLITS``, as far as the sheet has them.
+            patient may have slides on both sides. None: ``HELD_SPLITS`` in any case, as far as the sheet has them.
     """
 
     rows: Sequence[SheetRow]
@@ -160,7 +160,8 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     for word in cohort.exclude:
         if not any(word in row.slide_id for row in cohort.rows):
             raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")
-    held_splits = HELD_SPLITS if cohort.held_splits is None else cohort.held_splits
+    by_default = {split for split in known if split.casefold() in HELD_SPLITS}
+    held_splits = by_default if cohort.held_splits is None else cohort.held_splits
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:

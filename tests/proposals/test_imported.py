@@ -56,6 +56,15 @@ def test_csv_in_pixels_and_um_with_scores(tmp_path):
     assert um.rays == pytest.approx(3.0) and (um.score == 1).all()
 
 
+def test_separators_at_the_end_of_rows_shift_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,score\n" + "".join(f"{x},{y},0.5,\n" for x, y in XY))
+    assert read(path).xy == pytest.approx(XY / 2)
+    path.write_text("x,y\n" + "".join(f"7,{x},{y}\n" for x, y in XY))
+    with pytest.raises(LabelError, match="cannot be read as CSV"):
+        read(path)
+
+
 def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
     square = [[300, 250], [340, 250], [340, 290], [300, 290], [300, 250]]
     shapes = [{"type": "Polygon", "coordinates": [square]}, {"type": "Point", "coordinates": [900, 700]}]

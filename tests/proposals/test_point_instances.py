@@ -56,6 +56,8 @@ def test_the_command_writes_a_config_that_reads_the_same_points(tmp_path, muse, 
         np.testing.assert_array_equal(one.nuclei.label, other.nuclei.label)
         assert np.abs(one.nuclei.xy - other.nuclei.xy).max() < 3  # px; drawn at the centre, found at the centroid
         assert np.isfinite(other.nuclei.rays).all()
+    for points in (tmp_path / "out" / "source-0" / "points").iterdir():
+        assert points.suffix == ".tsv"  # a class may have a comma in its name
     stored = cv2.imread(str(tmp_path / "out" / "source-0" / "instances" / "P0.png"), cv2.IMREAD_UNCHANGED)
     assert (stored.dtype, stored.max()) == (np.uint16, 36)
 
@@ -71,3 +73,20 @@ def test_a_config_without_points_is_refused(tmp_path, muse):
     assert status == 2
     assert "otso" in err
     assert not (tmp_path / "again").exists()
+
+
+def test_classes_with_a_comma_or_called_unknown_stay_classes(tmp_path, muse):
+    folder = draw_labelled_folder(tmp_path / "points", n_pictures=1)
+    path = write_config(folder)
+    names = {"Dark": "stroma, other", "Pale": "unknown"}
+    text = path.read_text()
+    for old, new in names.items():
+        text = text.replace(f"name: {old},", f"name: '{new}',").replace(f": {old}", f": '{new}'")
+    path.write_text(text)
+    status, _, err = muse("outline", path, "-o", tmp_path / "out", "--mask", "otsu")
+    assert status == 0, err
+    before, after = load_finetune_config(path), load_finetune_config(tmp_path / "out" / "config.yaml")
+    assert before.class_names == after.class_names == tuple(names.values())
+    points, outlined = (read_labelled_images(c.sources, c.class_names, c.mpp, c.n_rays)[0] for c in (before, after))
+    assert outlined.nuclei.label.tolist() == points.nuclei.label.tolist()
+    assert set(points.nuclei.label.tolist()) == {0, 1}

@@ -236,6 +236,17 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
 
 
+def test_a_damaged_tissue_mask_is_no_glass(slide_folder):
+    judge_slide(slide_folder.parent, row("one"))
+    mask = slide_folder / "tissue.npz"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:100])
+    found = judge_slide(slide_folder.parent, row("one"))
+    mask.write_bytes(whole)
+    assert (found.status, found.step) == ("failed", "report")
+    assert "tissue.npz cannot be read; run the workflow again" in found.reason
+
+
 def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     other = {"name": "compact", "sha256": "fedcba9876543210" * 4}
     write_slide(slide_folder.parent, "two", model=other)

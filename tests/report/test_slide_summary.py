@@ -49,6 +49,16 @@ def test_without_a_store_known_pictures_stay(slide_folder):
     assert summarise_slide(slide_folder) == known
 
 
+def test_without_a_store_pictures_of_an_older_version_stay(slide_folder):
+    known = summarise_slide(slide_folder)
+    older = {**known, "made_from": {**known["made_from"], "version": "0.0"}, "corrupt_level0": [[1, 2, 3, 4]]}
+    write_json(slide_folder / "summary.json", older)
+    density = (slide_folder / "density.png").read_bytes()
+    (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
+    assert summarise_slide(slide_folder) == {**known, "corrupt_level0": [[1, 2, 3, 4]]}
+    assert (slide_folder / "density.png").read_bytes() == density
+
+
 def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
     (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
     summary = summarise_slide(slide_folder)

@@ -68,6 +68,13 @@ def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, p
     assert (facts["mpp"], facts["backbone"]) == (0.25, "muse_compact_16")
 
 
+def test_test_slides_are_held_back_however_the_word_is_written(plan, place):
+    sheet = place / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("test", "Test"))
+    plan()
+    assert read_json(place / "run.json")["held"] == ["c"]
+
+
 def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
     plan("--tissue", "tissue.yaml")
     tissue = load_tissue_config(Path("tissue.yaml"))

@@ -97,7 +97,7 @@ def compare_on_labels(
         output: folder for the picture.
         say: called with sentences on progress.
     """
-    drawn = draw_patients([image.patient for image in data.training], draws)
+    drawn = draw_patients([one.patient for one in data.training if (one.nuclei.label >= 0).any()], draws)
     sides, looked_up = [], []
     for network in networks:
         train, judged = data.point_sets(network.reference, settings.window_px)

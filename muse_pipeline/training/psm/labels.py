@@ -10,6 +10,7 @@ import numpy as np
 
 from muse_pipeline.data.instance_labels import IMAGES, INSTANCES, POINTS, write_instances
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.errors import LabelError
 from muse_pipeline.proposals.cut import cut_mask, drop_small_labels
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.proposals.points import find_points
@@ -57,9 +58,15 @@ def label_source(folder: Path, mpp: float) -> LabelSource:
 
 
 def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
-    """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none."""
+    """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none.
+
+    Raises:
+        LabelError: there are more than a label image holds.
+    """
     n_instances = int(instances.max(initial=0))
-    if not 0 < n_instances <= MOST:
+    if n_instances > MOST:
+        raise LabelError(f"{name}: {n_instances:,} nuclei are more than the {MOST:,} a picture may hold; cut it up")
+    if not n_instances:
         return 0
     write_instances(folder, name, pixels, instances, [CLASS] * n_instances, mpp)
     return n_instances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class MaskNetworkStage:
     def _round(self, pieces: list[tuple[np.ndarray, np.ndarray]], run: RunFolder, last: Path | None) -> Path:
         settings = self.config.mask_network
         provenance = describe_run(plain_settings(settings, portable=True), (), last)
-        provenance["labels"] = {"masks": sha256_of(self.masks / MADE_FROM)}
+        provenance["labels"] = {"masks": sha256_of(self.masks / MADE_FROM), **self._beside(last)}
         try:
             run.require_same_run(settings, provenance, ())
         except CheckpointError:
@@ -142,6 +143,11 @@ class MaskNetworkStage:
         }
         save_checkpoint(run.checkpoint, Checkpoint(trained.backbone.state_dict(), trained.head.state_dict(), meta))
         return run.checkpoint
+
+    def _beside(self, last: Path | None) -> dict[str, Any]:
+        """Settings of the whole run that a round depends on as well."""
+        points = {"by `labels.points`": asdict(self.config.labels.points)} if last else {}
+        return {"drawn by `seed`": self.config.seed, "seen by `detector.colour`": self.config.detector.colour, **points}
 
     def _prepare(
         self, pieces: list[tuple[np.ndarray, np.ndarray]], last: Path | None

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from labelled import CPU, draw_labelled_folder
 
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.psm.config import load_psm_config
+from muse_pipeline.training.psm.labels import write_found
 from muse_pipeline.training.psm.mask_network import TrainedMask
 from muse_pipeline.training.psm.run import PsmRun
 from muse_pipeline.training.psm.stage import STAGES
@@ -72,7 +73,7 @@ def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
         instances = cv2.imread(str(finished[0] / "labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert instances.dtype == np.uint16
         assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
-        points = (finished[0] / "labels" / "points" / f"{name}.csv").read_text().splitlines()
+        points = (finished[0] / "labels" / "points" / f"{name}.tsv").read_text().splitlines()
         assert len(points) - 1 == instances.max()
 
 
@@ -101,6 +102,20 @@ def test_other_settings_are_refused_or_begin_anew(config_path, finished):
         PsmRun(changed, folder, CPU).run("labels")
     assert PsmRun(changed, folder, Running(accelerator="cpu", start_over=True)).run("labels") == folder / "labels"
     PsmRun(load_psm_config(config_path), folder, Running(accelerator="cpu", start_over=True)).run("labels")
+
+
+@pytest.mark.parametrize("change", ["seed=5", "labels.points.merge_um=1", "detector.colour=identity"])
+def test_a_mask_network_is_not_taken_for_one_of_other_settings(config_path, finished, change):
+    changed = load_psm_config(config_path, changes=[change])
+    named = change.partition("=")[0].removesuffix(".merge_um")
+    with pytest.raises(CheckpointError, match=f"round-[12]: holds a run of another configuration .*{named}"):
+        PsmRun(changed, finished[0], CPU).run("mask_network")
+
+
+def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_refused(tmp_path):
+    instances = np.arange(300 * 300).reshape(300, 300)
+    with pytest.raises(LabelError, match="P1: 89,999 nuclei are more than the 65,535"):
+        write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances, 0.5)
 
 
 @pytest.mark.slow  # the export
