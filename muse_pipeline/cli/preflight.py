@@ -82,12 +82,17 @@ def run(args: argparse.Namespace) -> None:
 
 def find_rows(paths: list[Path | str], mpp: float | None, roi: Path | None, slide_id: str | None) -> list:
     """The rows of a sheet or the one that is asked for, of a folder, or of the slides themselves."""
+    from muse_pipeline.errors import ConfigError
     from muse_pipeline.slides.collect import collect_slides, name_slides
     from muse_pipeline.slides.sheet import is_sheet, read_row, read_sheet
 
     if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
+        if roi is not None:
+            raise ConfigError("--roi goes with slides; write a sheet of the folder (`muse sheet`) with a column roi")
         return collect_slides(paths[0], mpp)
     if len(paths) == 1 and isinstance(paths[0], Path) and is_sheet(paths[0]):
+        if mpp is not None or roi is not None:
+            raise ConfigError(f"--mpp and --roi go with slides; {paths[0]} is a sheet and has columns for them")
         return [read_row(paths[0], slide_id)] if slide_id else read_sheet(paths[0])
     return name_slides(paths, mpp, roi)
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cli.main import run_verb
-from muse_pipeline.errors import MuseError
+from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
 
+OF_SLIDE = ("slide.json", "tissue.*", "colour.json")
+OF_REPORT = ("summary.json", "density.png", "overlays")
 FETCHED = "fetched"  # among a slide's results, while they are made: the copy of a slide that lies elsewhere
 
 
@@ -63,16 +65,19 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     if others := earlier.keys() - runs.keys():
         print(f"slides of earlier runs that are in the report too: {len(others)}")
     write_json(sheet, list({**earlier, **runs}.values()))
+    stopped: set[str] = set()
     with tqdm(total=len(rows) * len(list(slide_steps(rows[0], plan))), unit="step", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             if problem := run_slide(row, plan, bar):
+                stopped.add(row.slide_id)
                 bar.write(f"{row.slide_id}: {problem}")
             bar.update(number * bar.total // len(rows) - bar.n)
+    write_json(sheet, list({**read_earlier_rows(sheet), **runs}.values()))  # another run may have begun meanwhile
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     run_verb(["report", str(plan.output), "--slides", str(sheet), "--output", str(page), "--table", str(table)])
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide["status"] for slide in csv.DictReader(file, dialect="excel-tab")}
-    return [name for name in runs if ended[name] == "failed"]
+    return [name for name in runs if name in stopped or ended[name] == "failed"]
 
 
 def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
@@ -89,8 +94,9 @@ def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
 
 def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     """Take one slide along its path; returns why it failed, or "" if it did not."""
-    withdraw_results(plan.output / row.slide_id)
+    step = ["start"]
     try:
+        withdraw_results(plan.output / row.slide_id)
         for step in slide_steps(row, plan):
             bar.set_description(f"{row.slide_id}: {step[0]}")
             run_verb(step)
@@ -105,10 +111,17 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
 
 
 def withdraw_results(folder: Path) -> None:
-    """Remove what an earlier run found, drew and noted: nothing of it may pass for this run's."""
-    for pattern in ("nuclei.*", "proposals.*", "summary.json", "density.png", "overlays", "ledger/*.json"):
+    """Remove what an earlier run found, drew and noted: nothing of it may pass for this run's.
+
+    Raises:
+        OutputError: it is somebody else's.
+    """
+    for pattern in (*OF_SLIDE, "nuclei.*", "proposals.*", *OF_REPORT, "ledger/*.json"):
         for outdated in folder.glob(pattern):
-            remove(outdated)
+            try:
+                remove(outdated)
+            except OSError as error:
+                raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error
 
 
 def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:

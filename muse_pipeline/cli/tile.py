@@ -30,13 +30,14 @@ def run(args: argparse.Namespace) -> None:
     """Read, write."""
     from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.base import open_slide
-    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tiles.write import write_store
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
     info = read_info(args.info)
     with open_slide(args.slide, info.reader) as slide:
+        require_unchanged(slide, info)
         write_store(
             slide,
             info,

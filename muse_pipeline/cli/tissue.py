@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.files import write_json
     from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.base import open_slide
-    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
     from muse_pipeline.tissue.find import find_tissue
     from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     info = read_info(args.info)
     roi = read_roi(args.roi, info) if args.roi else None
     with open_slide(args.slide, info.reader) as slide:
+        require_unchanged(slide, info)
         found = find_tissue(slide, info, roi)
         tissue, warnings = found.tissue, found.warnings
         if roi is not None:

@@ -118,6 +118,8 @@ def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for number, cells in records:
         row = dict(zip(header, cells, strict=False))
+        if not row.get("slide_id"):
+            raise SheetError(f"{path}, row {number}: has no slide_id; fill it in or remove the row")
         if row["slide_id"] in rows:
             raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' is there twice; remove one")
         rows[row["slide_id"]] = row

@@ -7,11 +7,12 @@ the readers in the order of their ``priority`` and takes the first that is made 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import ceil, floor
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from muse_pipeline.slides.signature import require_file, why_unreadable
 from muse_pipeline.types import Bounds
 
 WHITE = 255  # what lies beyond a slide
+Alpha = Literal["opacity", "multiplied in", "none"]
 READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.slides")
 
 
@@ -164,12 +166,25 @@ def overlap(
     return tuple(level), tuple(region)
 
 
-def rgb_on_white(pixels: np.ndarray) -> np.ndarray:
-    """Grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, as (h, w, 3) uint8 laid on white."""
+def alpha_of(extra_samples: Iterable[Enum]) -> Alpha:
+    """What the first sample after the colours of a TIFF page is, by tifffile's names; opacity where it does not say."""
+    name = next((one.name for one in extra_samples), "")
+    return {"UNSPECIFIED": "none", "ASSOCALPHA": "multiplied in"}.get(name, "opacity")
+
+
+def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
+    """Grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, as (h, w, 3) uint8 laid on white.
+
+    Args:
+        pixels: see above.
+        alpha: what a second or fourth sample is; "multiplied in": opacity, by which colours were multiplied already.
+    """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     colour = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
-    if pixels.shape[-1] in (2, 4):
-        alpha = pixels[..., -1:].astype(np.uint16)
-        colour = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if pixels.shape[-1] in (2, 4) and alpha != "none":
+        opacity = pixels[..., -1:].astype(np.uint16)
+        weight = opacity if alpha == "opacity" else np.uint16(255)
+        laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
+        colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

@@ -30,7 +30,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     without an mpp of their own, PNG and JPEG, are taken only when ``mpp`` is given.
 
     Raises:
-        SheetError: the folder is missing or holds no slide.
+        SheetError: the folder is missing or holds no slide, or a path is no text.
     """
     folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
     if not folder.is_dir():
@@ -40,6 +40,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     slides = sorted(_one_per_series(files))
     if not slides:
         raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
+    _require_unicode(slides)
     names = _unique_names([path.relative_to(folder) for path in slides])
     return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
 
@@ -48,9 +49,10 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
     """A row for each of ``files``, paths or URLs, all with the same ``mpp`` and ``roi``.
 
     Raises:
-        SheetError: a URL is no slide's.
+        SheetError: a URL is no slide's, or a path is no text.
     """
     places = [_parse_place(file) for file in files]
+    _require_unicode(place for place in places if isinstance(place, Path))
     home = os.path.commonpath([place.parent for place in places if isinstance(place, Path)] or ["/"])
     names = _unique_names([_place_within(home, place) for place in places])
     paths = [str(place) if isinstance(place, Path) else place for place in places]
@@ -79,6 +81,16 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
             writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
 
 
+def _require_unicode(paths: Iterable[Path]) -> None:
+    """Refuse names in bytes of an old encoding: neither a sheet nor a result can say them."""
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            raise SheetError(f"{shown}: is no name in UTF-8; rename the file or its folder") from error
+
+
 def _parse_place(file: Path | str) -> Path | SlideUrl:
     if not is_url(str(file)):
         return Path(file).absolute()
@@ -97,11 +109,14 @@ def _place_within(home: str, place: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
+    """Files below ``folder``, also behind links; a folder that several links lead to, or back to, is entered once."""
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        if "slide.json" in files:
+    entered: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in entered or "slide.json" in files:
             folders.clear()
             continue
+        entered.add(os.path.realpath(parent))
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".")]
     return found

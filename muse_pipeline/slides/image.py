@@ -13,6 +13,7 @@ from muse_pipeline.slides.base import (
     SlideProperties,
     SlideReader,
     UnsuitedError,
+    alpha_of,
     overlap,
     rgb_on_white,
     white_canvas,
@@ -98,7 +99,7 @@ def _tiff_pixels(page, path: Path) -> np.ndarray:
     if kind == "PALETTE":
         return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap, path), 0, -1)[pixels])
     pixels = _to_uint8(pixels, path)
-    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels)
+    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels, alpha_of(page.extrasamples))
 
 
 def _resolution_candidates(page) -> tuple[MppCandidate, ...]:

@@ -56,6 +56,18 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
         )
 
 
+def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
+    """Make sure that a slide's file is still the one that ``info`` speaks of.
+
+    Raises:
+        SlideError: another file of its name has taken its place.
+    """
+    if fingerprint_file(slide.path) != info.fingerprint:
+        raise SlideError(
+            f"{slide.path}: is another file than the one that `muse inspect` saw ({info.slide_id}); run that again"
+        )
+
+
 def read_info(path: Path | str) -> SlideInfo:
     """Read a ``slide.json``.
 

@@ -15,6 +15,7 @@ from muse_pipeline.slides.base import (
     SlideProperties,
     SlideReader,
     UnsuitedError,
+    alpha_of,
     exact_downsamples,
     overlap,
     rgb_on_white,
@@ -47,6 +48,7 @@ class TiffSlideReader(SlideReader):
         pages = _level_pages(self._slide)
         _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
+        self._alpha = alpha_of(pages[0].extrasamples)
         for page in pages:
             page.nodata = 255  # tiles that were never written are glass
         self.properties = _read_properties(self._slide)
@@ -67,7 +69,7 @@ class TiffSlideReader(SlideReader):
         except Exception as error:  # whatever zarr, tifffile and the codecs raise on foreign bytes
             where = f"{self.path}: level {level} at {corner}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
-        canvas[inside] = rgb_on_white(pixels)
+        canvas[inside] = rgb_on_white(pixels, self._alpha)
         return canvas
 
     def close(self) -> None:

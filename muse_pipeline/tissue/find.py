@@ -41,9 +41,10 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     cv2.setNumThreads(1)
     overview = read_overview(slide, info)
     mask, warnings = find_mask(overview.pixels, overview.mpp)
-    area_mm2 = float(mask.sum() * np.prod(overview.mpp) / 1e6)
+    mask_px = overview.mpp / np.array(info.mpp)
+    area_mm2 = float(_count_on_slide(mask, np.array(info.size_px) / mask_px) * np.prod(overview.mpp) / 1e6)
     if roi is not None:
-        inside = roi_coverage(roi, mask.shape, overview.mpp / np.array(info.mpp))
+        inside = roi_coverage(roi.intersection(shapely.box(0, 0, *info.size_px)), mask.shape, mask_px)
         inside *= mask
         area_mm2 = float(inside.sum() * np.prod(overview.mpp) / 1e6)
         mask = inside > 0
@@ -51,6 +52,13 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
             warnings = ("no tissue within the region of interest",)
     tissue = TissueMask(mask, overview.mpp, roi, round(area_mm2, 6))
     return FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+
+
+def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
+    """How much of a (h, w) mask on a slide of ``size`` (width, height) such pixels."""
+    across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
+    rows = mask[:, :-1].sum(1) + across * mask[:, -1]
+    return float(rows[:-1].sum() + down * rows[-1])
 
 
 def find_mask(pixels: np.ndarray, mpp: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -70,6 +78,8 @@ def find_mask(pixels: np.ndarray, mpp: np.ndarray) -> tuple[np.ndarray, tuple[st
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
     """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    if roi.is_empty:
+        return np.zeros(shape, np.float32)
     left, top, right, bottom = roi.bounds
     columns, rows = (
         np.arange(max(int(low // size), 0), min(int(high // size) + 1, n))

@@ -2,12 +2,18 @@
 
 import csv
 import json
+import os
+import subprocess
 
 import numpy as np
+import pytest
 from slide_files import write_pyramid
 
+from muse_pipeline.cli import steps
 from muse_pipeline.cli.steps import withdraw_results
+from muse_pipeline.files import write_json
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.surroundings import count_cores
 
 
@@ -63,10 +69,11 @@ def test_a_result_within_a_roi_says_so(muse, tmp_path):
 
 def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "overlays").mkdir()
-    for name in ("nuclei.parquet", "summary.json", "density.png", "overlays/1.png", "slide.json"):
+    for name in ("nuclei.parquet", "summary.json", "density.png", "overlays/1.png", "slide.json", "tissue.geojson"):
         (tmp_path / name).touch()
+    (tmp_path / "image-500nm.zarr").mkdir()
     withdraw_results(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["slide.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["image-500nm.zarr"]
 
 
 def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
@@ -120,3 +127,37 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
         assert (status, said.count("\n")) == (2, 1)
         assert remedy in said and str(tmp_path / name) in said
     assert not results.exists()
+
+
+def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monkeypatch, tmp_path):
+    """Two runs at once: at the end of the first, the second's slide is there, and its own have not been forgotten."""
+    rows, results = [SheetRow(name, str(tmp_path / f"{name}.svs")) for name in ("a", "b")], tmp_path / "results"
+
+    def begin(row, plan, bar):
+        (results / row.slide_id).mkdir(parents=True)
+        if row.slide_id == "a":  # the other one writes its sheet, in which `b` is not yet
+            (results / "other").mkdir()
+            write_json(results / "sheet.json", [{"slide_id": "other", "path": "other.svs", "shards": 1}])
+        return "stopped"
+
+    monkeypatch.setattr(steps, "run_slide", begin)
+    assert steps.run_slides(rows, steps.Plan(results, "compact", 0.5)) == ["a", "b"]
+    assert set(report_of(results)) == {"a", "b", "other"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a file that root cannot remove")
+def test_a_folder_of_somebody_else_costs_its_own_slide_alone(muse, tmp_path):
+    for name in ("a", "b"):
+        write_pyramid(tmp_path / f"{name}.tif", np.full((600, 600, 3), 243, np.uint8))
+    mine = tmp_path / "results/a/nuclei.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    if subprocess.run(["chattr", "+i", mine], check=False, capture_output=True).returncode:
+        pytest.skip("this file system has no files that cannot be removed")
+    try:
+        status, _, said = muse("run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results")
+    finally:
+        subprocess.run(["chattr", "-i", mine], check=True)
+    assert status == 2
+    assert "1 of 2 slides failed (a)" in said
+    assert report_of(tmp_path / "results")["b"] == "empty"

@@ -91,3 +91,20 @@ def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path)
 def test_a_slide_too_coarse_is_said(muse, slide_path, tmp_path):
     status, _, said = run_steps(muse, slide_path, tmp_path, "--mpp", "0.2")
     assert status == 2 and "0.25 um/px, too coarse for an image at 0.2 um/px" in said
+
+
+@pytest.mark.parametrize("verb", ["tissue", "tile"])
+def test_a_slide_that_took_the_place_of_another_is_refused(muse, tmp_path, verb):
+    slide, out = tmp_path / "s.tif", tmp_path / "out"
+    write_pyramid(slide, np.full((600, 600, 3), 243, np.uint8))
+    run_steps(muse, slide, out)
+    write_pyramid(slide, np.full((600, 600, 3), 241, np.uint8))
+    made = [word for kind in ("mask", "picture", "outline", "colour") for word in (f"--{kind}", out / f"new-{kind}")]
+    arguments = {
+        "tissue": made,
+        "tile": ("--tissue", out / "tissue.npz", "--mpp", 0.5, "-o", out / "new.zarr"),
+    }
+    status, _, said = muse(verb, slide, "--info", out / "slide.json", *arguments[verb])
+    assert status == 2
+    assert f"{slide}: is another file than the one that `muse inspect` saw (discs); run that again" in said
+    assert not list(out.glob("new*"))

@@ -127,6 +127,13 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     assert scores["n_patients"] == 2
 
 
+def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
+    (cohort / "s.tsv").write_text("patient\tslide_id\ttruth\np1\ta\ttruth/a.csv\nP2\n")
+    status, _, said = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv")
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"{cohort / 's.tsv'}, row 3: has no slide_id; fill it in or remove the row" in said
+
+
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
     """Two nuclei inside: one outline is right, one moved by a third of its width; two found ones lie outside."""
     path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})

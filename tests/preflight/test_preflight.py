@@ -200,3 +200,16 @@ def test_windows_that_are_mostly_glass_do_not_lower_the_estimate(tmp_path, monke
         found = look._look(row.path, row, trial)
         estimates.append(found.n_windows * found.nuclei_per_window)
     assert estimates[1] == pytest.approx(estimates[0], rel=0.3)
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path, muse, pyramid_path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/a.tif").symlink_to(pyramid_path)
+    write_sheet(tmp_path / "s.tsv", [{"slide_id": "a", "path": pyramid_path}])
+    for what, said in (
+        (("slides", "--roi", "r.json"), "--roi goes with slides"),
+        (("s.tsv", "--roi", "r.json"), "is a sheet and has columns for them"),
+        (("s.tsv", "--mpp", 0.25), "is a sheet and has columns for them"),
+    ):
+        status, _, errors = muse("preflight", tmp_path / what[0], *what[1:])
+        assert status == 2 and said in errors

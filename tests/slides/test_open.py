@@ -61,6 +61,21 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
     np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(expected, (20, 30, 3)), atol=1)
 
 
+@pytest.mark.parametrize("pyramid", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("UNSPECIFIED", (200, 120, 170)), ("ASSOCALPHA", (227, 187, 212)), ("UNASSALPHA", (227, 187, 212))],
+)
+def test_a_fourth_sample_is_what_the_file_says_it_is(tmp_path, kind, expected, pyramid):
+    """Colour (200, 120, 170), and 128 of 255 beside it: a channel of its own, or opacity, multiplied in or not."""
+    colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
+    pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)
+    how = {"photometric": "rgb", "extrasamples": [kind], "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **how, **({"tile": (128, 128)} if pyramid else {}))
+    _, found = read_whole(tmp_path / "a.tif")
+    np.testing.assert_allclose(found[5, 5].astype(int), expected, atol=1)
+
+
 def test_jpeg_and_16_bit_tiff(tmp_path, gradient):
     Image.fromarray(gradient).save(tmp_path / "picture.jpg", quality=95)
     name, pixels = read_whole(tmp_path / "picture.jpg")

@@ -1,6 +1,7 @@
 """The sheet: what is legal, what is not, and everything wrong at once."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -154,6 +155,27 @@ def test_a_folder_of_slides(tmp_path):
     }
     assert names == {name: str(tmp_path / place) for name, place in expected.items()}
     assert "photo" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.25)}
+
+
+def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):
+    (tmp_path / "here/a").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/a/1.tif").symlink_to(pyramid_path)
+    (tmp_path / "there/2.tif").symlink_to(pyramid_path)
+    (tmp_path / "here/batch").symlink_to(tmp_path / "there")
+    (tmp_path / "here/again").symlink_to(tmp_path / "there")
+    (tmp_path / "there/loop").symlink_to(tmp_path / "here")
+    assert sorted(row.slide_id for row in collect_slides(tmp_path / "here")) == ["1", "2"]
+
+
+def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
+    slide = tmp_path / os.fsdecode(b"M\xfcller.tif")
+    slide.write_bytes(pyramid_path.read_bytes())
+    for command in (("sheet", tmp_path, "-o", tmp_path / "s.tsv"), ("run", slide, "-o", tmp_path / "out")):
+        status, _, said = muse(*command)
+        assert status == 2
+        assert r"M\xfcller.tif: is no name in UTF-8; rename the file or its folder" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_that_collide_to_the_last_are_numbered(tmp_path):
