@@ -32,7 +32,7 @@ def report_failures():
         steps = failed_steps(slide)
         for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
         proposing = {step for step in steps if "propos" in step}
-        withdrawn = ["nuclei.*"] if steps - for_others - proposing else []
+        withdrawn = ["nuclei.*", "summary.json", "density.png", "overlays/*"] if steps - for_others - proposing else []
         withdrawn += ["proposals.*"] if steps - for_others else []
         for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
