@@ -55,7 +55,7 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """How much of a (h, w) mask on a slide of ``size`` (width, height) such pixels."""
+    """Pixels of a (h, w) mask that lie on a slide of ``size`` (w, h) such pixels; the last ones may do so in part."""
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     return float(rows[:-1].sum() + down * rows[-1])
