@@ -27,7 +27,7 @@ from muse_pipeline.data.text_labels import read_text
 from muse_pipeline.errors import LabelError, SlideError
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.mpp import MAX_ANISOTROPY
+from muse_pipeline.slides.mpp import is_square
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.types import Frame
 
@@ -96,7 +96,7 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
             pixels = picture.read_level((0, 0), 0, picture.properties.level_sizes_px[0])
     except SlideError as error:
         raise LabelError(str(error)) from error
-    if known is not None and max(known.mpp) > (1 + MAX_ANISOTROPY) * min(known.mpp):
+    if known is not None and not is_square(known.mpp):
         raise LabelError(
             f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), and a "
             "labelled picture needs square ones; resample it and its labels, or label it as a slide"

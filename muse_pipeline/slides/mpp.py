@@ -127,9 +127,14 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
         )
     if not (low <= x <= high and low <= y <= high):
         doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
-    if max(x, y) > (1 + MAX_ANISOTROPY) * min(x, y):
+    if not is_square((x, y)):
         doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
     return tuple(doubts)
+
+
+def is_square(mpp: tuple[float, float]) -> bool:
+    """Whether pixels of (x, y) um are as wide as high, but for what scanners round."""
+    return max(mpp) <= (1 + MAX_ANISOTROPY) * min(mpp)
 
 
 def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
