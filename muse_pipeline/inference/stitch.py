@@ -60,7 +60,8 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
-            yield level0[kept.contains(level0.xy, info.mpp)]
+            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
+            yield level0[on_slide & kept.contains(level0.xy, info.mpp)]
 
     # Where a model tells no classes apart, a user may, by size and form: a first look fits the clusters to the slide.
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None

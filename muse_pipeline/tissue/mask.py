@@ -42,14 +42,15 @@ class KeptArea:
         """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
 
         Returns:
-            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one.
+            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the mask
+            speak for one more beyond them, as a slide's smaller levels are cut down to whole pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
         height = len(self.bits)
-        on_slide = (column >= 0) & (row >= 0) & (column < self.width) & (row < height)
+        is_near = (column >= 0) & (row >= 0) & (column <= self.width) & (row <= height)
         row, column = row.clip(0, height - 1), column.clip(0, self.width - 1)
-        kept = on_slide & (self.bits[row, column >> 3] << (column & 7) & 128 > 0)
+        kept = is_near & (self.bits[row, column >> 3] << (column & 7) & 128 > 0)
         if self.roi is not None:
             kept &= shapely.contains_xy(self.roi, xy[:, 0], xy[:, 1])
         return kept

@@ -39,14 +39,21 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     assert "1 of 1 slides failed (broken)" in said
 
 
-def test_a_misspelt_roi_costs_no_finished_result(muse, tmp_path):
+AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), (AFAR, "lies outside slide 'glass'")])
+def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    roi = tmp_path / "roi.json"
+    if text:
+        roi.write_text(text)
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, _, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", tmp_path / "none.json")
+    status, _, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
     assert (status, said.count("\n")) == (2, 1)
-    assert f"--roi {tmp_path / 'none.json'}: cannot be read" in said and "sheet" not in said
+    assert f"--roi {roi}: " in said and reason in said and "sheet" not in said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
