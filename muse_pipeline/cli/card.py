@@ -48,6 +48,10 @@ def run(args: argparse.Namespace) -> None:
     model = find_model(args.model)
     facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}
     if not args.pictures and not facts:
+        if args.output is not None:
+            raise ConfigError(
+                f"--output {args.output}: say what its card shall hold, with --pictures, --temperature or --limits"
+            )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)
         return

@@ -68,6 +68,7 @@ def test_a_finetuned_model_knows_its_training_pictures(run):
     ("arguments", "complaint"),
     [
         (["--temperature", "2"], "--output"),
+        (["-o", "{out}"], "say what its card shall hold"),
         (["--pictures", "{empty}", "0.5", "-o", "{out}"], "holds no pictures"),
         (["--pictures", "{empty}", "coarse", "-o", "{out}"], "um per pixel"),
     ],
