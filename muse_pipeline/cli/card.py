@@ -19,6 +19,8 @@ from muse_pipeline.cli.result import add_json_argument, show_result
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard
 
+WRITES = frozenset({"json"})  # --output may be the model's own file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse card``."""

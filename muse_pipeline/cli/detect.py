@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(find_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)
     store = open_store(args.store)
-    stained = read_colour(args.colour)
+    stained = read_colour(args.colour, store.fingerprint)
     colour = colour_of_fit(predictor.card.colour, stained.macenko)
     appearance = judge_appearance(predictor.card.appearance, stained)
     args.warnings += appearance.sentences()

@@ -27,6 +27,7 @@ GROUPS = {
     "tools": "check-geojson demo-slide",
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())
+WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
 
@@ -90,6 +91,7 @@ def run_verb(arguments: list[str]) -> int:
     args = parse(arguments)
     if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _require_inputs_kept(args)
     with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
         try:
             return args.run(args) or 0
@@ -114,6 +116,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _require_inputs_kept(args: argparse.Namespace) -> None:
+    """Refuse to write a file over one that is read, or over another that is written.
+
+    Raises:
+        OutputError: two of the arguments mean one file.
+    """
+    written: set[Path] = set()
+    named = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
+    read = {path.resolve() for name in named.keys() - args.writes for path in named[name] if isinstance(path, Path)}
+    for name in sorted(named.keys() & args.writes):
+        for path in named[name]:
+            if not isinstance(path, Path) or path.is_dir():  # a folder is added to
+                continue
+            if path.resolve() in read | written:
+                raise OutputError(f"--{name} {path}: is another file of this command too; give it a name of its own")
+            written.add(path.resolve())
+
+
 def _folders(args: argparse.Namespace) -> list[Path]:
     """Where the files lie that the command names, those last that it names first: outputs come after inputs."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
@@ -136,7 +156,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
             verb, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
     parser.description = _list_verbs(summaries)
     return parser
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)  # windows run side by side instead
     shard, store, info = Shard.parse(args.shard), open_store(args.store), read_info(args.info)
     settings = parse_yaml(args.settings, "--settings")
-    colour = read_colour(args.colour)
+    colour = read_colour(args.colour, store.fingerprint)
     with show_progress("windows") as progress:
         args.warnings += propose_shard(
             store,

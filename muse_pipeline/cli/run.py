@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"model: {model} ({card.precision}), provider {provider}")
     rows = name_slides(args.slides, args.mpp, args.roi)
+    _require_to_last([*args.slides, args.roi], [args.output / row.slide_id for row in rows])
     plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
     failed = run_slides(rows, plan)
     if failed:
@@ -88,6 +89,21 @@ def _require_areas(path: Path, slides: list[Path | SlideUrl], mpp: float | None)
                     read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
     except GeoJSONError as error:
         raise GeoJSONError(f"--roi {error}") from error
+
+
+def _require_to_last(inputs: list[Path | SlideUrl | None], folders: list[Path]) -> None:
+    """Refuse to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
+    from muse_pipeline.cli.steps import replaced_results
+    from muse_pipeline.errors import ConfigError
+
+    homes = {folder.resolve() for folder in folders}
+    for slide in inputs:
+        if isinstance(slide, Path) and slide.suffix.lower() == ".mrxs" and slide.with_suffix("").resolve() in homes:
+            raise ConfigError(f"{slide}: its own pixels lie where its results would; give another --output")
+    replaced = {path.resolve() for folder in folders for path in replaced_results(folder)}
+    for path in inputs:
+        if isinstance(path, Path) and path.resolve() in replaced:
+            raise ConfigError(f"{path}: is a result of an earlier run, which this one replaces; give a copy of it")
 
 
 def _require_slide_file(path: Path) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.files import remove, write_json
+from muse_pipeline.slide_folder import GLASS, LEDGER, NUCLEI, PICTURES, PROPOSALS, results_in
+from muse_pipeline.slides.fingerprint import fingerprint_file
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
 
-OF_SLIDE = ("slide.json", "tissue.*", "colour.json")
-OF_REPORT = ("summary.json", "density.png", "overlays")
 FETCHED = "fetched"  # among a slide's results, while they are made: the copy of a slide that lies elsewhere
 
 
@@ -51,7 +52,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
         the ids of the slides that failed.
 
     Raises:
-        OutputError: the output folder cannot be written to.
+        OutputError: the output folder cannot be written to, or has another slide's results under one's name.
         SheetError: what earlier runs wrote there about their slides cannot be read.
     """
     from tqdm import tqdm
@@ -60,8 +61,9 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     runs = {row.slide_id: {**asdict(row), "shards": plan.n_shards} for row in rows}
     earlier = read_earlier_rows(sheet)
     for name in runs.keys() & earlier.keys():
-        if earlier[name].get("path") != runs[name]["path"]:
-            print(f"{name}: replaces the results of {earlier[name].get('path')}")
+        if (before := earlier[name].get("path")) != runs[name]["path"]:
+            _require_no_other_slide(plan.output / name, before, runs[name]["path"])
+            print(f"{name}: replaces the results of {before}")
     if others := earlier.keys() - runs.keys():
         print(f"slides of earlier runs that are in the report too: {len(others)}")
     write_json(sheet, list({**earlier, **runs}.values()))
@@ -78,6 +80,15 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide["status"] for slide in csv.DictReader(file, dialect="excel-tab")}
     return [name for name in runs if name in stopped or ended[name] == "failed"]
+
+
+def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
+    """Make sure that results that are to be replaced are of the same pixels, if moved: many slides have one name."""
+    info = folder / "slide.json"
+    if isinstance(now, SlideUrl) or not info.is_file() or not Path(now).is_file():
+        return
+    if read_info(info).fingerprint != fingerprint_file(now):
+        raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
 
 
 def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
@@ -116,12 +127,16 @@ def withdraw_results(folder: Path) -> None:
     Raises:
         OutputError: it is somebody else's.
     """
-    for pattern in (*OF_SLIDE, "nuclei.*", "proposals.*", *OF_REPORT, "ledger/*.json"):
-        for outdated in folder.glob(pattern):
-            try:
-                remove(outdated)
-            except OSError as error:
-                raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error
+    for outdated in list(replaced_results(folder)):
+        try:
+            remove(outdated)
+        except OSError as error:
+            raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error
+
+
+def replaced_results(folder: Path) -> Iterator[Path]:
+    """What of an earlier run lies in a slide's folder and will be withdrawn."""
+    return results_in(folder, GLASS, NUCLEI, PROPOSALS, PICTURES, LEDGER)
 
 
 def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:

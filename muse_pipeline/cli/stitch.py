@@ -33,9 +33,11 @@ def run(args: argparse.Namespace) -> None:
 
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
-    kept = TissueMask.load(args.tissue).kept  # and not the mask, which takes eight times as much
-    args.output.with_suffix(".csv.gz").unlink(missing_ok=True)  # of an earlier table, where it is not written anew
-    stitch_shards(args.shards, read_info(args.info), kept, args.output, args.threads)
+    info = read_info(args.info)
+    kept = TissueMask.load(args.tissue, info).kept  # and not the mask, which takes eight times as much
+    stitch_shards(args.shards, info, kept, args.output, args.threads)
+    if args.output.suffix == ".parquet":  # of an earlier table, where it is not written anew
+        args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:
         from muse_pipeline.nuclei.csv import write_csv
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         write_store(
             slide,
             info,
-            TissueMask.load(args.tissue),  # not held here: it is as large as the slide, and soon let go of
+            TissueMask.load(args.tissue, info),  # not held here: it is as large as the slide, and soon let go of
             args.output,
             mpp=args.mpp,
             threads=args.threads,

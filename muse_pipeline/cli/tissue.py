@@ -10,6 +10,8 @@ from pathlib import Path
 
 from muse_pipeline.cli.ledger import add_ledger_argument
 
+WRITES = frozenset({"mask", "picture", "outline", "colour", "ledger"})
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse tissue``."""

@@ -15,12 +15,19 @@ from muse_pipeline.tissue.macenko import MacenkoFit
 from muse_pipeline.tissue.stain_map import IDENTITY, stain_map
 
 
-def read_colour(path: Path | str) -> SlideColour:
-    """What a ``colour.json`` says.
+def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
+    """What a ``colour.json`` says, of the slide with this ``fingerprint`` if one is given.
 
     Raises:
-        StoreError: the file is missing or was not written by ``muse tissue``.
+        StoreError: the file is missing, was not written by ``muse tissue``, or is of another slide.
     """
+    colour = _read(path)
+    if fingerprint and colour.fingerprint not in {None, fingerprint}:
+        raise StoreError(f"{path}: is of another slide than the image; give that slide's own")
+    return colour
+
+
+def _read(path: Path | str) -> SlideColour:
     try:
         statistics = read_json(path)
         fit = statistics["macenko"]

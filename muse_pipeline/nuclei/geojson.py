@@ -96,7 +96,8 @@ def _write_files(
     n_batches, batch_size = _divide_into_batches(BATCH if max_features is None else max_features)
     n_parts = 0 if max_features is None else -(-n_nuclei // (n_batches * batch_size))
     parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
-    for stale in output.parent.glob(escape(_part_path(output, "#").name).replace("#", "[0-9]*")):
+    of_any_number = escape(split_name(output)[0]) + ".part-[0-9][0-9][0-9]*" + suffix
+    for stale in list(output.parent.glob(of_any_number)):
         remove(stale)
     tables = iterate_rows(nuclei_path, batch_size, columns)
     batches = map_in_order(lambda table: encode(renderer.render(table), suffix), tables, threads)

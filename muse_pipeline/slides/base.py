@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil, floor
+from math import floor
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -135,16 +135,29 @@ def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[
     """Level-0 pixels per pixel, (x, y) for every level.
 
     A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: where the sizes
-    agree with a whole factor up to rounding, that factor is taken. Otherwise positions drift towards the far edge.
+    agree with a whole factor up to rounding, that factor is taken, the same for both axes if one is right for both.
+    Otherwise positions drift towards the far edge.
     """
-    first = level_sizes_px[0]
-    return tuple(tuple(_exact(s0, s) for s0, s in zip(first, size, strict=True)) for size in level_sizes_px)
+    return tuple(_exact_downsample(level_sizes_px[0], size) for size in level_sizes_px)
 
 
-def _exact(size0_px: int, size_px: int) -> float:
-    whole = round(size0_px / size_px)
-    agrees = floor(size0_px / whole) <= size_px <= ceil(size0_px / whole) if whole else False
-    return float(whole) if agrees else size0_px / size_px
+def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
+    ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
+    x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
+    if both := x & y:  # small levels leave several: scanners halve
+        whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - sum(ratio) / 2)))
+        return float(whole), float(whole)
+    return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
+
+
+def _nearest(numbers: set[int], to: float) -> float:
+    return min(numbers, key=lambda number: abs(number - to), default=to)
+
+
+def _whole_factors(size0_px: int, size_px: int) -> set[int]:
+    """By which whole numbers ``size0_px`` divided, rounded up or down, is ``size_px``."""
+    least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
+    return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
 
 def white_canvas(size: tuple[int, int]) -> np.ndarray:

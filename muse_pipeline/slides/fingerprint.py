@@ -11,7 +11,7 @@ BLOCK_BYTES = 1 << 20
 def fingerprint_file(path: Path | str) -> str:
     """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole content up to 3 MiB.
 
-    The name plays no part. A MIRAX slide, whose pixels lie in the folder beside it, is fingerprinted with its files.
+    The name plays no part. A MIRAX slide, whose pixels lie in a folder beside it, is fingerprinted with those files.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -35,4 +35,4 @@ def _companions(path: Path) -> list[Path]:
     folder = path.with_suffix("")
     if path.suffix.lower() != ".mrxs" or not folder.is_dir():
         return []
-    return sorted(part for part in folder.iterdir() if part.is_file())
+    return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())

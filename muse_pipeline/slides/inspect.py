@@ -11,7 +11,7 @@ from muse_pipeline.files import read_json
 from muse_pipeline.slides.base import SlideReader, open_slide
 from muse_pipeline.slides.fetched import slide_origin
 from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.mpp import choose_mpp
+from muse_pipeline.slides.mpp import choose_mpp, require_possible
 from muse_pipeline.types import SlideInfo
 
 _PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
@@ -29,7 +29,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
 
     Raises:
         SlideError: the file cannot be opened, or is from elsewhere.
-        MppError: nobody says how large a pixel is.
+        MppError: nobody says how large a pixel is, or what is said cannot be.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
@@ -38,6 +38,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
         known = slide.properties
         try:
             chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
+            require_possible(chosen, source, known.level_sizes_px[0])
         except MppError as error:
             raise MppError(f"{path}: {error}") from error
         return SlideInfo(

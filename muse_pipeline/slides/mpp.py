@@ -16,6 +16,8 @@ from muse_pipeline.errors import MppError
 # 10 um are 2,540 dpi: coarser resolution tags speak of screens and paper (72, 96, 300 dpi), not of a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.08, 2.0)
+POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
+LONGEST_SLIDE_MM = 300  # glass for whole organs is 200 mm long
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
 DOUBT = "the mpp, "  # so begins what is said of one that its file contradicts or does not state
@@ -107,6 +109,21 @@ def choose_mpp(
     return found.mpp, found.source, _doubts(found)
 
 
+def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
+    """Refuse what is a slip of units and would cost hours or all memory to find out later.
+
+    Raises:
+        MppError: no slide has such pixels, or so many of them.
+    """
+    low, high = POSSIBLE_RANGE_UM
+    said = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
+    if not all(low <= side <= high for side in mpp):
+        raise MppError(f"{said} is no size of a slide's pixel, {low:g} to {high:g} um; is it in another unit?")
+    longest_mm = max(side * n for side, n in zip(mpp, size_px, strict=True)) / 1000
+    if longest_mm > LONGEST_SLIDE_MM:
+        raise MppError(f"{said} would make the slide {longest_mm:,.0f} mm long; correct it in the sheet or with --mpp")
+
+
 def require_mpp(value: float) -> float:
     """The value as a float.
 
@@ -138,9 +155,12 @@ def is_square(mpp: tuple[float, float]) -> bool:
 
 
 def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str, ...]:
-    if found is None or found.is_estimate or abs(chosen.mpp[0] / found.mpp[0] - 1) <= MAX_DISAGREEMENT:
+    if found is None or found.is_estimate:
         return ()
-    return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {found.mpp[0]:.4g} um from {found.source}",)
+    if all(abs(side / other - 1) <= MAX_DISAGREEMENT for side, other in zip(chosen.mpp, found.mpp, strict=True)):
+        return ()
+    of_file = f"{found.mpp[0]:.4g}" if is_square(found.mpp) else f"{found.mpp[0]:.4g} x {found.mpp[1]:.4g}"
+    return (f"{DOUBT}{chosen.mpp[0]:.4g} um as given, overrides {of_file} um from {found.source}",)
 
 
 def _positive(value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -16,8 +17,13 @@ def require_file(path: Path) -> None:
     """Make sure that there is something to open at ``path``.
 
     Raises:
-        SlideError: it is missing, a folder, empty, or may not be read.
+        SlideError: it is missing, a folder, empty, may not be read, or no result could say its name.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise SlideError(f"{shown}: is no name in UTF-8; rename the file or its folder") from error
     try:
         if path.is_dir():
             raise SlideError(

@@ -32,6 +32,7 @@ class SlideColour:
         n_pixels: of tissue that were measured.
         mpp: um per pixel of theirs.
         warnings: sentences for the report.
+        fingerprint: the slide's checksum; None where the file is of before it was noted.
     """
 
     macenko: MacenkoFit | None = None
@@ -40,6 +41,7 @@ class SlideColour:
     n_pixels: int = 0
     mpp: float = SAMPLE_UM
     warnings: tuple[str, ...] = ()
+    fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -84,7 +86,7 @@ def measure_colour(
     # rounded, so that the order in which a library adds up cannot be seen
     rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
     measures, mpp = sample.measure(fit), round(sample.mpp, 6)
-    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings))
+    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint)
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:

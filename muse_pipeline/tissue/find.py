@@ -50,7 +50,9 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
         mask = inside > 0
         if not mask.any() and not warnings:
             warnings = ("no tissue within the region of interest",)
-    tissue = TissueMask(mask, overview.mpp, roi, round(area_mm2, 6))
+    tissue = TissueMask(
+        mask, overview.mpp, roi, round(area_mm2, 6), fingerprint=info.fingerprint, slide_mpp=tuple(info.mpp)
+    )
     return FoundTissue(tissue, overview, (*overview.warnings, *warnings))
 
 

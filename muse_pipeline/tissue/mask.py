@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import StoreError
 from muse_pipeline.files import complete_file
+from muse_pipeline.types import SlideInfo
 from muse_pipeline.wording import one_line
 
 KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own border is no sharper
@@ -66,6 +67,8 @@ class TissueMask:
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
         roi_file: what ``roi.describe_roi`` says of where the ROI is from, or None.
+        fingerprint: the slide's checksum; None where the file is of before it was noted.
+        slide_mpp: um per level-0 pixel, x and y, that the slide was taken to have; None likewise.
     """
 
     mask: np.ndarray
@@ -73,6 +76,8 @@ class TissueMask:
     roi: BaseGeometry | None
     area_mm2: float
     roi_file: dict[str, Any] | None = None
+    fingerprint: str | None = None
+    slide_mpp: tuple[float, float] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -94,26 +99,42 @@ class TissueMask:
         roi = np.frombuffer(b"" if self.roi is None else shapely.to_wkb(self.roi), np.uint8)
         with complete_file(path) as partial, partial.open("wb") as file:
             said = {} if self.roi_file is None else {"roi_file": json.dumps(self.roi_file)}
+            if self.fingerprint is not None:
+                said |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
             np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **said)
 
     @classmethod
-    def load(cls, path: Path | str) -> TissueMask:
-        """Read ``tissue.npz``.
+    def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:
+        """Read ``tissue.npz``, and make sure that it is of the slide of ``info``.
 
         Raises:
-            StoreError: the file is missing or not a tissue mask.
+            StoreError: the file is missing or not a tissue mask, or is of another slide or another mpp.
         """
         try:
             with np.load(path) as arrays:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
                 roi_file = json.loads(str(arrays["roi_file"])) if "roi_file" in arrays else None
                 tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]), roi_file)
+                if "fingerprint" in arrays:
+                    of = str(arrays["fingerprint"]), tuple(arrays["slide_mpp"].astype(float).tolist())
+                    tissue = replace(tissue, fingerprint=of[0], slide_mpp=of[1])
             tissue.require_sound()
-            return tissue
         except Exception as error:  # whatever NumPy, zipfile and GEOS raise on foreign bytes
             raise StoreError(
                 f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue` again"
             ) from error
+        if info is not None:
+            tissue._require_of(info, path)
+        return tissue
+
+    def _require_of(self, info: SlideInfo, path: Path | str) -> None:
+        if self.fingerprint not in {None, info.fingerprint}:
+            raise StoreError(f"{path}: is of another slide than '{info.slide_id}'; run `muse tissue` of that one")
+        if self.slide_mpp not in {None, tuple(info.mpp)}:
+            raise StoreError(
+                f"{path}: made when slide '{info.slide_id}' was taken to have {list(self.slide_mpp)} um/px, now "
+                f"{list(info.mpp)}; run `muse tissue` again"
+            )
 
     def require_sound(self) -> None:
         """Make sure that a mask that was read is one.

@@ -39,6 +39,19 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     assert "1 of 1 slides failed (broken)" in said
 
 
+def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
+    for case, grey in (("one", 243), ("two", 240), ("moved", 243)):
+        (tmp_path / case).mkdir()
+        write_pyramid(tmp_path / case / "HE.tif", np.full((600, 600, 3), grey, np.uint8))
+    results = tmp_path / "results"
+    assert muse("run", tmp_path / "one/HE.tif", "-o", results)[0] == 0
+    status, _, said = muse("run", tmp_path / "two/HE.tif", "-o", results)
+    assert (status, said.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
+    assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in said
+    status, shown, _ = muse("run", tmp_path / "moved/HE.tif", "-o", results)
+    assert status == 0 and "HE: replaces the results of" in shown
+
+
 AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
 
 
@@ -55,6 +68,16 @@ def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     assert (status, said.count("\n")) == (2, 1)
     assert f"--roi {roi}: " in said and reason in said and "sheet" not in said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    mine = tmp_path / "results/glass/tissue.geojson"
+    run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
+    assert muse(*run)[0] == 0
+    mine.write_text('{"type": "Polygon", "coordinates": [[[0, 0], [500, 0], [500, 500], [0, 0]]]}')
+    status, _, said = muse(*run, "--roi", mine)
+    assert (status, mine.is_file()) == (2, True) and "give a copy of it" in said
 
 
 def test_a_result_within_a_roi_says_so(muse, tmp_path):
@@ -76,11 +99,12 @@ def test_a_result_within_a_roi_says_so(muse, tmp_path):
 
 def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "overlays").mkdir()
-    for name in ("nuclei.parquet", "summary.json", "density.png", "overlays/1.png", "slide.json", "tissue.geojson"):
+    ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "tissue.geojson"
+    theirs = "image-500nm.zarr", "nuclei.qpdata", "nuclei.corrected.geojson", "tissue.csv", "overlays/notes.txt"
+    for name in (*ours, "overlays/1.png", *theirs):
         (tmp_path / name).touch()
-    (tmp_path / "image-500nm.zarr").mkdir()
     withdraw_results(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["image-500nm.zarr"]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(theirs)
 
 
 def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):

@@ -21,6 +21,24 @@ def test_a_verb_explains_itself(verb, capsys):
     assert f"usage: muse {verb}" in capsys.readouterr().out
 
 
+def test_nothing_that_is_read_is_written_over(muse, tmp_path):
+    slide = tmp_path / "slide.png"
+    slide.write_bytes(b"pixels")
+    here = [
+        "tissue",
+        slide,
+        "--info",
+        tmp_path / "i.json",
+        "--mask",
+        tmp_path / "m.npz",
+        "--colour",
+        tmp_path / "c.json",
+    ]
+    for picture, outline in ((slide, tmp_path / "o.geojson"), (tmp_path / "x", tmp_path / "x")):
+        status, _, said = muse(*here, "--picture", picture, "--outline", outline)
+        assert (status, slide.read_bytes()) == (2, b"pixels") and "is another file of this command" in said
+
+
 def test_help_lists_every_verb_without_loading_the_libraries():
     script = f"""
 import sys

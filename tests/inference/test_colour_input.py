@@ -39,6 +39,13 @@ def test_a_complete_fit_is_read(tmp_path):
     assert read_colour(tmp_path / "colour.json").to_dict()["macenko"] == FIT
 
 
+def test_the_stains_of_another_slide_are_refused(tmp_path):
+    (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT, "fingerprint": "a"}))
+    assert read_colour(tmp_path / "colour.json", "a").fingerprint == "a"
+    with pytest.raises(StoreError, match="another slide"):
+        read_colour(tmp_path / "colour.json", "b")
+
+
 def test_a_share_goes_that_far_from_the_slides_own_colours():
     reference = ColourReference("macenko", ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.4, 1.0))
     fit = MacenkoFit(np.array(FIT["stains"]), np.array(FIT["strong"]))

@@ -113,6 +113,8 @@ def test_the_fingerprint_of_a_mirax_slide_covers_its_folder(tmp_path):
     (tmp_path / "slide").mkdir()
     (tmp_path / "slide" / "Data0001.dat").write_bytes(b"pixels")
     first = fingerprint_file(path)
+    (tmp_path / "slide" / ".DS_Store").write_bytes(b"icons")
+    assert fingerprint_file(path) == first
     (tmp_path / "slide" / "Data0001.dat").write_bytes(b"others")
     assert fingerprint_file(path) != first
 

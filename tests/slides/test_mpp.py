@@ -10,6 +10,7 @@ from muse_pipeline.slides.mpp import (
     mpp_from_ome_xml,
     mpp_from_resolution_tags,
     mpp_from_values,
+    require_possible,
 )
 
 OME = """<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
@@ -102,6 +103,25 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
 def test_doubts(candidate, words):
     (warning,) = choose_mpp([candidate])[2]
     assert words in warning
+
+
+def test_either_axis_may_disagree():
+    (warning,) = choose_mpp([MppCandidate((0.25, 0.5), "x")], 0.25)[2]
+    assert warning == "the mpp, 0.25 um as given, overrides 0.25 x 0.5 um from x"
+
+
+@pytest.mark.parametrize(
+    ("mpp", "size_px", "words"),
+    [
+        (2.5e-7, (1000, 1000), "no size of a slide's pixel"),
+        (250.0, (100, 100), "is it in another unit"),
+        (25.0, (100_000, 80_000), "2,500 mm long"),
+    ],
+)
+def test_a_slip_of_units_is_refused(mpp, size_px, words):
+    require_possible((28.97, 28.97), "x", (2000, 2000))
+    with pytest.raises(MppError, match=words):
+        require_possible((mpp, mpp), "given by the user", size_px)
 
 
 def test_never_a_default():

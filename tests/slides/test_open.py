@@ -35,6 +35,7 @@ def test_the_reader_that_knows_the_levels_is_taken(tmp_path, gradient):
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
     assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
+    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # each axis alone: 31, 33
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
 
 

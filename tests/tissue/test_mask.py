@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawn import ArraySlide
 from shapely.geometry import Polygon, box
 
 from muse_pipeline.errors import StoreError
@@ -49,6 +50,16 @@ def test_comes_back_from_its_file_and_is_the_same_bytes_again(tmp_path, roi):
     assert back.area_mm2 == 0.0032 and back.roi == roi and back.roi_file == back.kept.roi_file == roi_file
     back.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_mask_of_another_slide_or_mpp_is_refused(tmp_path):
+    info = ArraySlide([np.full((100, 100, 3), 255, np.uint8)]).info((0.5, 0.5))
+    replace(a_mask(), fingerprint=info.fingerprint, slide_mpp=info.mpp).save(tmp_path / "a.npz")
+    assert TissueMask.load(tmp_path / "a.npz", info).slide_mpp == (0.5, 0.5)
+    with pytest.raises(StoreError, match="another slide than 'drawn'"):
+        TissueMask.load(tmp_path / "a.npz", replace(info, fingerprint="0"))
+    with pytest.raises(StoreError, match=r"taken to have \[0.5, 0.5\] um/px, now \[0.25, 0.25\]"):
+        TissueMask.load(tmp_path / "a.npz", replace(info, mpp=(0.25, 0.25)))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
