@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
@@ -51,17 +53,35 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
     assert not (cohort / "~").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned, options):
+def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
     lock, before = lock_for(planned), plans_in(planned)
-    assert run_snakemake(planned, "--dry-run").returncode == 0  # with the same settings it may be looked at
     write_config(planned, mode="label-free")
+    assert run_snakemake(planned, "--dry-run").returncode == 0  # it may be looked at
     for _ in range(2):  # the first time does not lift the lock
-        run = run_snakemake(planned, *options)
+        run = run_snakemake(planned)
         assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
         assert "a run under way reads it, and this one has other settings; wait for its end" in run.stdout
         assert lock.exists()
     assert plans_in(planned) == before
+
+
+def test_a_dry_run_leaves_what_the_last_run_used_and_plans_with_its_own(planned):
+    before = plans_in(planned)
+    write_sheet(planned / "slides.tsv", ROWS[:1])
+    write_config(planned, model="accurate", max_features=1e5, shards=2.0)
+    run = run_snakemake(planned, "--dry-run", "--printshellcmds")
+    assert planned_jobs(run.stdout)["detect"] == 2, run.stdout
+    assert "accurate" in run.stdout and "--max-features 100000 " in run.stdout
+    assert plans_in(planned) == before
+
+
+def test_a_part_of_the_path_is_not_called_the_whole(cohort):
+    write_config(cohort)
+    for row in ROWS:
+        cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
+    write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
+    run = run_snakemake(cohort, "--until", "inspect")
+    assert run.returncode == 0 and run.stdout.rstrip().endswith("What was asked for is done."), run.stdout
 
 
 def test_a_lock_that_was_left_behind_can_be_lifted_and_the_plan_is_then_written(planned):

@@ -277,6 +277,10 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
             {"proposals": {"method": "otsu", "strictnes": 1}},
             "muse proposer: proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
         ),
+        (
+            {"proposals": {"method": "imported", "file": "nuclei/{slide_id}.csv"}},
+            "muse proposer: imported: file has {slide_id}, which is nothing; {slide} is the slide's id",
+        ),
         ({"colour": "red"}, "config: unknown setting 'colour'; config/README.md explains the settings"),
         ({"output": "res{x}*"}, "config: output: res{x}* has * { } in it, which rules take for patterns; rename it"),
         (

@@ -34,9 +34,10 @@ def read_labelled_images(
     for source in sources:
         check_source(source)
         if source.images is not None:
-            images += read_pictures(source, classes, mpp, n_rays)
+            of_source = list(read_pictures(source, classes, mpp, n_rays))
         else:
-            images += read_slides(source, classes, mpp, n_rays, context_px)
-    if not images:
-        raise LabelError("the label sources hold no image; check `images`, `split` and `exclude` of the config")
+            of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
+        if not of_source:
+            raise LabelError(f"{source.place}: gives no image; correct `images` or `slides`, `split` or `exclude`")
+        images += of_source
     return images

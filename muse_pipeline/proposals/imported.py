@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
 TABLES = (".csv", ".csv.gz")
 HDF5 = (".h5", ".hdf5")
 UNITS = ("px", "um")
+SLIDE = "{slide}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class ImportSettings:
     def __post_init__(self) -> None:
         require_one_of(self, "imported", unit=UNITS, frame=GEOJSON_FRAMES)
         require_between(self, "imported", radius_um=(0.5, 20))
+        if unknown := [word for word in re.findall(r"\{.*?\}", self.file) if word != SLIDE]:
+            raise ConfigError(f"imported: file has {unknown[0]}, which is nothing; {SLIDE} is the slide's id")
 
 
 @PROPOSERS.register("imported")
@@ -86,7 +90,7 @@ class ImportedNuclei(NucleusFinder):
         """
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be placed without the slide's `slide.json`")
-        path = Path(settings.file.replace("{slide}", sample.info.slide_id))
+        path = Path(settings.file.replace(SLIDE, sample.info.slide_id))
         if not path.is_file():
             raise LabelError(f"{path}: no such file of detections for slide '{sample.info.slide_id}'; correct `file`")
         nuclei = read_foreign(path, settings, sample.info)

@@ -16,25 +16,32 @@ from muse_pipeline.types import SlideInfo
 PROPOSALS = "proposals.parquet"
 
 
-def describe_proposals(folder: Path) -> dict[str, Any] | None:
-    """Method and number of the proposals in a slide's ``folder``, or None where there are none."""
+def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
+    """The proposals in a slide's ``folder`` that were found in this slide; None where there are none.
+
+    A run that does not ask for proposals leaves those of before, which may be of another file of the slide's name.
+    """
     path = folder / PROPOSALS
-    if not path.is_file():
+    return path if path.is_file() and read_provenance(path)["fingerprint"] == info.fingerprint else None
+
+
+def describe_proposals(path: Path | None) -> dict[str, Any] | None:
+    """Method and number of proposals, if there are any."""
+    if path is None:
         return None
     said = read_provenance(path)
     return {"method": said["proposer"]["method"], "n_nuclei": said["n_nuclei"]}
 
 
 def draw_proposals(
-    folder: Path, store: Store, info: SlideInfo, fields: list[Field], picture: Path
+    path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
 ) -> tuple[Field, int] | None:
-    """Write the PNG of the proposals in the first of ``fields``, or in their own densest where there are no fields.
+    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest where there are none.
 
     Returns:
         The field and the number of proposals centred in it; None where there is nothing to draw.
     """
-    path = folder / PROPOSALS
-    if not path.is_file():
+    if path is None:
         return None
     if not fields:
         fields = choose_fields(count_nuclei(stream_positions(path), info.size_px, info.mpp, 1))

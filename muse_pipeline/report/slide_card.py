@@ -127,7 +127,8 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     source = element("span", "Slide ", element("code", slide.path))
     if not slide.summary:
         return element("p", source, class_="files")
-    names = ("nuclei.geojson.gz", "nuclei.parquet", "proposals.geojson.gz", "proposals.parquet", "tissue.geojson")
+    proposals = ["proposals.geojson.gz", "proposals.parquet"] if slide.summary.get("proposals") else []
+    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, "tissue.geojson"]
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]

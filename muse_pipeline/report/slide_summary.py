@@ -19,7 +19,7 @@ from muse_pipeline.report.density import DensityGrid, Field, choose_fields, coun
 from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import footer_checksum, stream_positions
 from muse_pipeline.report.overlays import draw_field
-from muse_pipeline.report.proposals_field import PROPOSALS, describe_proposals, draw_proposals
+from muse_pipeline.report.proposals_field import describe_proposals, draw_proposals, find_proposals
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tiles.grid import WindowGrid
 from muse_pipeline.tiles.store import Store, open_store, store_name
@@ -42,15 +42,16 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     provenance = read_provenance(nuclei)
     store_path = folder / store_name(provenance["card"]["mpp"])
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__}
-    if (folder / PROPOSALS).is_file():
-        made_from["proposals"] = footer_checksum(folder / PROPOSALS)
+    info = read_info(folder / "slide.json")
+    if proposals := find_proposals(folder, info):
+        made_from["proposals"] = footer_checksum(proposals)
     known = _read_known(folder)
     if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
         return known
     store = open_store(store_path) if store_path.exists() else None
     of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
     seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
-    summary = {"made_from": made_from, **_describe(folder, provenance, store, seen)}
+    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, proposals)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -69,11 +70,15 @@ def _read_known(folder: Path) -> dict[str, Any] | None:
 
 
 def _describe(
-    folder: Path, provenance: dict[str, Any], store: Store | None, seen: dict[str, Any] | None
+    folder: Path,
+    info: SlideInfo,
+    provenance: dict[str, Any],
+    store: Store | None,
+    seen: dict[str, Any] | None,
+    proposals: Path | None,
 ) -> dict[str, Any]:
     """The summary; ``seen``, an earlier one of the same nuclei, has what came of pixels that are gone."""
     cv2.setNumThreads(1)
-    info = read_info(folder / "slide.json")
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     grid = count_nuclei(stream_positions(folder / "nuclei.parquet"), info.size_px, info.mpp, len(classes))
     mask = TissueMask.load(folder / "tissue.npz").mask
@@ -86,8 +91,8 @@ def _describe(
             {"name": each.name, "color": list(each.color), "n_nuclei": int(n)}
             for each, n in zip(classes, counts, strict=False)
         ],
-        "proposals": describe_proposals(folder),
-        "fields": _draw_fields(folder, store, info, grid, classes) if store else [],
+        "proposals": describe_proposals(proposals),
+        "fields": _draw_fields(folder, store, info, grid, classes, proposals) if store else [],
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],
@@ -115,7 +120,12 @@ def _to_level0(rectangles: np.ndarray, slide_mpp: tuple[float, float], mpp: floa
 
 
 def _draw_fields(
-    folder: Path, store: Store, info: SlideInfo, grid: DensityGrid, classes: list[NucleusClass]
+    folder: Path,
+    store: Store,
+    info: SlideInfo,
+    grid: DensityGrid,
+    classes: list[NucleusClass],
+    proposals: Path | None,
 ) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
     drawn, fields = [], choose_fields(grid)
@@ -124,7 +134,7 @@ def _draw_fields(
         for number, field in enumerate(fields, 1):
             counts = draw_field(store, folder / "nuclei.parquet", field, classes, partial / f"{number}.png")
             drawn.append(_entry(f"{number}.png", field.caption, field, sum(counts.values()), store))
-        if proposed := draw_proposals(folder, store, info, fields, partial / "proposals.png"):
+        if proposed := draw_proposals(proposals, store, info, fields, partial / "proposals.png"):
             field, n_proposed = proposed
             drawn.append(_entry("proposals.png", f"proposals, {field.caption}", field, n_proposed, store))
     return drawn

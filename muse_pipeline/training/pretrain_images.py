@@ -168,7 +168,11 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = [path for path in list_pictures(source.images) if not any(word in path.name for word in source.exclude)]
+    paths = list_pictures(source.images)
+    for word in source.exclude:
+        if not any(word in path.name for path in paths):
+            raise ConfigError(f"{source.images}: exclude: no name contains '{word}'; correct or delete it")
+    paths = [path for path in paths if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ GOOD = (point(20, 20), "Dark")
 )
 def test_text(tmp_path, text, message):
     expect(message, make_source(tmp_path, "P.txt", text))
+
+
+def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
+    expect(r"images: exclude: no name contains 'PO'; correct or delete it", replace(source, exclude=("PO",)))
+    expect(r"images: gives no image; correct", replace(source, exclude=("P",)))
 
 
 def test_a_file_without_nuclei_may_be_meant(tmp_path):

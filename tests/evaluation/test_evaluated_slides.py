@@ -107,6 +107,19 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
     assert scores["detection"]["f1_interval"] == [75, 75]
 
 
+def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
+    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250)))}
+    (cohort / "regions").mkdir()
+    for name in ("a", "B"):
+        (cohort / f"regions/{name}.geojson").write_text(json.dumps(region))
+    call = "evaluate", cohort / "results", "--truth", cohort / "truth", "--region", cohort / "regions"
+    status, _, said = muse(*call)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "has no region of slide 'b', and has 'B', which is no slide" in said
+    (cohort / "regions/B.geojson").rename(cohort / "regions/b.geojson")
+    assert muse(*call)[0] == 0
+
+
 def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     write_result(cohort / "results", "e")
     region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250)))}

@@ -62,6 +62,12 @@ def write_if_changed(path, text):
         sys.exit(f"{path}: cannot be written ({error.strerror}); set `output` to another folder")
 
 
+def record(path, text):
+    """Write what a run used; a dry run leaves what the last one used, and lays the first stone where there is none."""
+    if not (workflow.output_settings.dryrun and path.exists()):
+        write_if_changed(path, text)
+
+
 def say_last(text):
     """Print ``text`` when Snakemake has said all of its own words: people read the last lines."""
     atexit.register(print, text, flush=True)
@@ -184,6 +190,9 @@ def check_config():
         setting = ".".join(map(str, wrong.absolute_path))
         sys.exit(f"config: {setting}{': ' if setting else ''}{explain(wrong)}")
     config.update(at_home(config))
+    for setting in ("shards", "max_features"):  # to the schema 1.0e+5 is a whole number, to a command line it is none
+        if config[setting] is not None:
+            config[setting] = int(config[setting])
     if patterns := sorted(set('{}<>*?"').intersection(config["output"])):
         sys.exit(
             f"config: output: {config['output']} has {' '.join(patterns)} in it, which rules take for patterns; rename it"
@@ -339,16 +348,19 @@ pathvars:
 SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 TRAINING = training_config()
 if workflow.is_main_process:  # the jobs of a cluster read what the main process found
-    write_if_changed(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
+    record(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
     rows = [
         {**each, "shards": each.get("shards") or config["shards"]}
         for each in resolve("sheet", "--check", config["slides"])
     ]
-    write_if_changed(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
-    write_if_changed(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
+    record(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
+    MODEL = resolve_model()
+    record(RESOLVED_MODEL, json.dumps(MODEL, indent=1, ensure_ascii=False))
+else:
+    rows = json.loads(SHEET.read_text(encoding="utf-8"))
+    MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 
-MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
-ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
+ROWS = {each["slide_id"]: each for each in rows}
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])
 

@@ -36,7 +36,7 @@ rule propose:
         "../../envs/infer.yaml"
     params:
         method=PROPOSER,
-        settings=json.dumps(PROPOSALS, sort_keys=True),
+        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a plain text with {} would be a pattern
     shell:
         r"""
         muse propose {input.store:q} \

@@ -45,7 +45,8 @@ def what_is_done():
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
-    if not set(workflow.dag_settings.targets) <= {"all", "report"}:
+    asked = workflow.dag_settings
+    if not set(asked.targets) <= {"all", "report"} or asked.until or asked.omit_from:
         return "What was asked for is done."
     done = f"All {len(SLIDES)} slides are done." if len(SLIDES) > 1 else "The slide is done."
     return "\n".join([*lines_of(REPORT_LOG), f"{done} Report: {OUTPUT}/report.html"])
@@ -55,6 +56,13 @@ def what_failed():
     """Where to read of what failed; that the model is lacking is no slide's failure, and is said here."""
     if why := why_no_model():
         return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
+    not_done = [slide for slide in SLIDES if not Path(OUTPUT, slide, "nuclei.geojson.gz").exists()]
+    if waiting := [slide for slide in not_done if not failed_steps(slide)]:
+        done = len(SLIDES) - len(not_done)
+        return (
+            f"Stopped: {done} of {len(SLIDES)} slides are done and {len(waiting)} were not reached; give the same command "
+            f"again to go on. What is there: {OUTPUT}/report.html"
+        )
     return f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html"
 
 
