@@ -12,13 +12,19 @@ from typing import Any
 from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.files import remove, write_json
-from muse_pipeline.slide_folder import GLASS, LEDGER, NUCLEI, PICTURES, PROPOSALS, results_in
 from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
 
+KINDS_OF_TABLE = "parquet", "csv.gz", "geojson", "geojson.gz", "part-[0-9][0-9][0-9]*.geojson*", "provenance.json"
+# All that a run leaves of a slide but its images and shards, which tell whose they are; by name: a user's own files stay.
+RESULTS = (
+    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
+    *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in KINDS_OF_TABLE),
+    *("summary.json", "density.png", "overlays/*.png", "ledger/*.json"),
+)
 FETCHED = "fetched"  # among a slide's results, while they are made: the copy of a slide that lies elsewhere
 
 
@@ -136,7 +142,7 @@ def withdraw_results(folder: Path) -> None:
 
 def replaced_results(folder: Path) -> Iterator[Path]:
     """What of an earlier run lies in a slide's folder and will be withdrawn."""
-    return results_in(folder, GLASS, NUCLEI, PROPOSALS, PICTURES, LEDGER)
+    return (path for pattern in RESULTS for path in folder.glob(pattern))
 
 
 def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:

@@ -63,9 +63,17 @@ def write_if_changed(path, text):
 
 
 def record(path, text):
-    """Write what a run used; a dry run leaves what the last one used, and lays the first stone where there is none."""
-    if not (workflow.output_settings.dryrun and path.exists()):
-        write_if_changed(path, text)
+    """Write what a run uses; a dry run, which plans by it, puts back at its end what the last one used."""
+    before = (path.read_bytes(), path.stat()) if workflow.output_settings.dryrun and path.exists() else None
+    write_if_changed(path, text)
+    if before and text_of(path) != before[0].decode():
+        atexit.register(restore, path, *before)
+
+
+def restore(path, content, stat):
+    """Bring a file and its time back."""
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def say_last(text):
@@ -354,13 +362,10 @@ if workflow.is_main_process:  # the jobs of a cluster read what the main process
         for each in resolve("sheet", "--check", config["slides"])
     ]
     record(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
-    MODEL = resolve_model()
-    record(RESOLVED_MODEL, json.dumps(MODEL, indent=1, ensure_ascii=False))
-else:
-    rows = json.loads(SHEET.read_text(encoding="utf-8"))
-    MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
+    record(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
 
-ROWS = {each["slide_id"]: each for each in rows}
+MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
+ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 SLIDES = list(ROWS)
 STORE = store_name(config["mpp"])
 

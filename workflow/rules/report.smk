@@ -8,11 +8,11 @@ the same command over what there is.
 import csv
 import shutil
 
-from muse_pipeline.slide_folder import NUCLEI, PICTURES, PROPOSALS, results_in
-
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 # Without it the page tells of failures, and is no report of what is there once they are mended.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
+# By name: what else lies there is somebody's own.
+KINDS_OF_TABLE = "parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9]*.geojson.gz", "provenance.json"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
@@ -34,9 +34,10 @@ def report_failures():
         steps = failed_steps(slide)
         for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
         proposing = {step for step in steps if "propos" in step}
-        withdrawn = [NUCLEI, PICTURES] if steps - for_others - proposing else []
-        withdrawn += [PROPOSALS] if steps - for_others else []
-        for outdated in list(results_in(Path(OUTPUT, slide), *withdrawn)):
+        nuclei, proposals = ([f"{table}.{kind}" for kind in KINDS_OF_TABLE] for table in ("nuclei", "proposals"))
+        withdrawn = [*nuclei, "summary.json", "density.png", "overlays/*.png"] if steps - for_others - proposing else []
+        withdrawn += proposals if steps - for_others else []
+        for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
 
 
