@@ -19,7 +19,7 @@ from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
 
 KINDS_OF_TABLE = "parquet", "csv.gz", "geojson", "geojson.gz", "part-[0-9][0-9][0-9]*.geojson*", "provenance.json"
-# All that a run leaves of a slide but its images and shards, which tell whose they are; by name: a user's own files stay.
+# What a run leaves of a slide, but for images and shards, which say whose they are. By name: a user's own files stay.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in KINDS_OF_TABLE),
