@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cli.main import run_verb
-from muse_pipeline.errors import MuseError, OutputError
+from muse_pipeline.errors import MuseError, OutputError, SlideError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.inspect import read_info
@@ -90,10 +90,11 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
     """Make sure that results that are to be replaced are of the same pixels, if moved: many slides have one name."""
-    info = folder / "slide.json"
-    if isinstance(now, SlideUrl) or not info.is_file() or not Path(now).is_file():
+    try:
+        known = read_info(folder / "slide.json")
+    except SlideError:  # nothing was found yet
         return
-    if read_info(info).fingerprint != fingerprint_file(now):
+    if not isinstance(now, SlideUrl) and Path(now).is_file() and fingerprint_file(now) != known.fingerprint:
         raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
 
 
