@@ -4,7 +4,8 @@ A nucleus belongs to the window whose half-open core holds its centre. Neighbour
 place one nucleus on either side of the seam between them, so every window also reports what lies a little outside its
 core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
 ``SAME_UM``, are one nucleus. The report deeper inside its core stays (a tie goes to the lower window). A report outside
-its own core that no neighbour confirms is dropped: it was its neighbour's to find.
+its own core that no neighbour confirms is dropped: it was its neighbour's to find. No window reports a nucleus
+twice: a report that stands for one of a window is not united with another of that window.
 """
 
 from __future__ import annotations
@@ -32,21 +33,26 @@ class Reports:
         xy: (N, 2) positions.
         window: (N,) window of each.
         number: (N,) by which whoever asks knows each.
-        merged: (N,) whether a second window confirmed it.
+        stands_for: (N, 4) windows whose reports it stands for, its own too, in descending order; -1 for none.
     """
 
     xy: np.ndarray
     window: np.ndarray
     number: np.ndarray
-    merged: np.ndarray
+    stands_for: np.ndarray
+
+    @property
+    def is_confirmed(self) -> np.ndarray:
+        """(N,) whether a second window reported it."""
+        return self.stands_for[:, 1] >= 0
 
     def __getitem__(self, index: np.ndarray) -> Reports:
-        return Reports(self.xy[index], self.window[index], self.number[index], self.merged[index])
+        return Reports(self.xy[index], self.window[index], self.number[index], self.stands_for[index])
 
     @staticmethod
     def concatenate(parts: Sequence[Reports]) -> Reports:
         """All of them, one part or more, in this order."""
-        columns = zip(*((part.xy, part.window, part.number, part.merged) for part in parts), strict=True)
+        columns = zip(*((part.xy, part.window, part.number, part.stands_for) for part in parts), strict=True)
         return Reports(*map(np.concatenate, columns))
 
 
@@ -60,26 +66,28 @@ def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPar
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
     """Unite reports of one nucleus by two windows, until none are left (four cores meet in a corner)."""
     alive = np.ones(len(reports.window), bool)
-    merged = reports.merged.copy()
+    stands_for = reports.stands_for.copy()
     depth = grid.depth_px(reports.xy, reports.window)
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
-        first, second = _mutually_nearest(reports.xy[candidates], reports.window[candidates], SAME_UM / mpp)
+        first, second = _mutually_nearest(reports.xy[candidates], stands_for[candidates], SAME_UM / mpp)
         if not len(first):
-            return replace(reports, merged=merged)[np.flatnonzero(alive)]
+            return replace(reports, stands_for=stands_for)[np.flatnonzero(alive)]
         first, second = candidates[first], candidates[second]
         second_deeper = (depth[second] > depth[first]) | (
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
-        merged[np.where(second_deeper, second, first)] = True
+        united = np.sort(np.concatenate([stands_for[first], stands_for[second]], 1), 1)[:, :-5:-1]
+        stands_for[np.where(second_deeper, second, first)] = united
 
 
-def _mutually_nearest(xy: np.ndarray, window: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (i, j), i < j, of different windows within ``radius_px``, each the other's nearest."""
+def _mutually_nearest(xy: np.ndarray, stands_for: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (i, j), i < j, that stand for no window both, within ``radius_px``, each the other's nearest."""
     pairs = close_pairs(xy, radius_px)
-    pairs = pairs[window[pairs[:, 0]] != window[pairs[:, 1]]]
+    first, second = stands_for[pairs[:, 0], :, None], stands_for[pairs[:, 1], None, :]
+    pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]
     distance = np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], distance))]
     rank = np.arange(len(pairs))
@@ -117,7 +125,9 @@ class SeamResolver:
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)
-        reports = Reports(xy, window, number, np.zeros(len(window), bool))
+        stands_for = np.full((len(window), 4), -1, np.int32)
+        stands_for[:, 0] = window
+        reports = Reports(xy, window, number, stands_for)
         rows = window // self.grid.shape[1]
         final = []
         for row in np.unique(rows).tolist():
@@ -156,7 +166,7 @@ class SeamResolver:
         return final
 
     def _settle(self, reports: Reports) -> np.ndarray:
-        kept = reports[reports.merged | self.grid.owns(reports.xy, reports.window)]
+        kept = reports[reports.is_confirmed | self.grid.owns(reports.xy, reports.window)]
         x, y = kept.xy.T
         return kept.number[np.lexsort((x, y, kept.window))]
 

@@ -57,6 +57,12 @@ def test_two_close_nuclei_of_one_window_are_never_united():
     assert len(resolve([(256, 100), (256, 102.5)])) == 2
 
 
+def test_a_report_that_stands_for_a_window_takes_no_other_of_it():
+    """Two of window 0, and between them what window 1 says of the second, which is near the first too."""
+    xy = np.array([[253.8, 100], [259.8, 100], [257, 100]])
+    assert np.concatenate(list(numbers_of(xy, np.array([0, 0, 1])))).tolist() == [0, 2]
+
+
 def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
     # The owner of (250, 100) is window 0; window 1 sees it inside its slack.
     assert len(resolve([(250.0, 100.0)])) == 1
