@@ -113,10 +113,7 @@ def label_source(data: Path) -> LabelSource:
 def without_site(config: PretrainConfig, labels: LabelSource, site: str, from_labels: bool) -> PretrainConfig:
     """The config without the pictures of a site, which are held; its positions found, or those of the labels."""
     word = f"TCGA-{site}-"
-    sources = [
-        dataclasses.replace(source, exclude=(*source.exclude, word)) if any(source.images.glob(f"*{word}*")) else source
-        for source in config.sources
-    ]
+    sources = [dataclasses.replace(source, exclude=(*source.exclude, word)) for source in config.sources]
     if from_labels:
         known = dataclasses.replace(labels, exclude=(word,))
         sources = [NucleusSource(labelled=known) if s.images == labels.images else s for s in sources]

@@ -80,9 +80,7 @@ def main() -> None:
 def train_without(config: FinetuneConfig, held: list[Path], folder: Path, threads: int) -> Predictor:
     """A model that never saw the pictures ``held``."""
     sources = tuple(
-        dataclasses.replace(
-            source, exclude=(*source.exclude, *(path.name for path in image_paths(source) if path in held))
-        )
+        dataclasses.replace(source, exclude=(*source.exclude, *(path.name for path in held)))
         for source in config.sources
     )
     checkpoint = finetune(dataclasses.replace(config, sources=sources), folder, Running(threads=threads))

@@ -90,6 +90,8 @@ def _is_at_work(pid: int) -> bool:
 
 
 def _make_way(path: Path, partial: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"{path}: is a device or a pipe, not the name of a file; give one")
     if not path.is_dir() or path.is_symlink():
         return
     if not partial.is_dir():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import cv2
 import numpy as np
 import pytest
-from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import planned_jobs, run_snakemake, snakemake_command, write_config, write_sheet
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,7 +43,7 @@ def lock_for(folder: Path) -> Path:
 
 
 def plans_in(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in (folder / "results").rglob("*") if path.is_file()}
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "results").glob("*.*")}
 
 
 def test_a_path_may_begin_at_home(cohort, monkeypatch):
@@ -53,13 +56,12 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
     assert not (cohort / "~").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned, options):
+def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
     lock, before = lock_for(planned), plans_in(planned)
-    assert run_snakemake(planned, "--dry-run").returncode == 0  # with the same settings it may be looked at
     write_config(planned, mode="label-free")
+    assert run_snakemake(planned, "--dry-run").returncode == 0  # it may be looked at
     for _ in range(2):  # the first time does not lift the lock
-        run = run_snakemake(planned, *options)
+        run = run_snakemake(planned)
         assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
         assert "a run under way reads it, and this one has other settings; wait for its end" in run.stdout
         assert lock.exists()
@@ -83,6 +85,23 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
     run = run_snakemake(cohort, "--until", "inspect")
     assert run.returncode == 0 and run.stdout.rstrip().endswith("What was asked for is done."), run.stdout
+    (cohort / "b.png").write_bytes(b"no picture")
+    run = run_snakemake(cohort, "--until", "inspect")
+    assert "Something failed; what else was asked for is done. Which, and why: results/report.html" in run.stdout
+
+
+def test_slides_that_were_not_reached_are_not_called_done(cohort):
+    write_config(cohort)
+    for row in ROWS:
+        cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
+    write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
+    run = subprocess.Popen(snakemake_command(cores=1), cwd=cohort, stdout=PIPE, stderr=STDOUT, text=True)
+    for line in run.stdout:
+        if line.startswith("Finished jobid"):
+            run.send_signal(signal.SIGINT)
+            break
+    said = run.stdout.read()
+    assert "Stopped: of 2 slides 2 were not finished; the same command goes on." in said, said
 
 
 def test_a_lock_that_was_left_behind_can_be_lifted_and_the_plan_is_then_written(planned):

@@ -46,13 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Pair, score, print."""
+    from muse_pipeline.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import summarise
     from muse_pipeline.evaluation.summary_text import render_summary
 
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame)
-    summary = summarise([score_slide(pair, rules) for pair in pairing.pairs], pairing, rules, args.repeats, args.site)
+    scores = [score_slide(pair, rules) for pair in pairing.pairs]
+    if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
+        raise LabelError(
+            f"{args.region}: has no region of slide '{whole[0]}', nor has its truth; name it so, or score slides "
+            "that are annotated everywhere in a call without --region"
+        )
+    summary = summarise(scores, pairing, rules, args.repeats, args.site)
     show_result(render_summary(summary), summary, args.json)
     if args.reliability:
         _draw(summary, args.reliability)

@@ -13,17 +13,23 @@ from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError, OutputError, SlideError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.slides.guard import call_guarded
+from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
+from muse_pipeline.tissue.roi import read_roi
 
-KINDS_OF_TABLE = "parquet", "csv.gz", "geojson", "geojson.gz", "part-[0-9][0-9][0-9]*.geojson*", "provenance.json"
+NUCLEI = "nuclei.parquet"
 # What a run leaves of a slide, but for images and shards, which say whose they are. By name: a user's own files stay.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
-    *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in KINDS_OF_TABLE),
-    *("summary.json", "density.png", "overlays/*.png", "ledger/*.json"),
+    *("nuclei.parquet", "nuclei.csv.gz", "nuclei.geojson.gz", "nuclei.provenance.json"),
+    *("nuclei.part-[0-9][0-9][0-9].geojson.gz", "proposals.part-[0-9][0-9][0-9].geojson.gz"),
+    *("proposals.parquet", "proposals.csv.gz", "proposals.geojson.gz", "proposals.provenance.json"),
+    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png"),
+    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "propose-*", "detect-*")),
+    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay")),
 )
 FETCHED = "fetched"  # among a slide's results, while they are made: the copy of a slide that lies elsewhere
 
@@ -90,11 +96,13 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
     """Make sure that results that are to be replaced are of the same pixels, if moved: many slides have one name."""
-    try:
-        known = read_info(folder / "slide.json")
-    except SlideError:  # nothing was found yet
+    if isinstance(now, SlideUrl) or not (folder / NUCLEI).is_file():
         return
-    if not isinstance(now, SlideUrl) and Path(now).is_file() and fingerprint_file(now) != known.fingerprint:
+    try:
+        is_other = fingerprint_file(now) != read_info(folder / "slide.json").fingerprint
+    except (OSError, SlideError):  # said of it when its turn comes
+        return
+    if is_other:
         raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
 
 
@@ -114,6 +122,8 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     """Take one slide along its path; returns why it failed, or "" if it did not."""
     step = ["start"]
     try:
+        if row.roi and (plan.output / row.slide_id / NUCLEI).is_file():
+            _require_roi_on_slide(row)
         withdraw_results(plan.output / row.slide_id)
         for step in slide_steps(row, plan):
             bar.set_description(f"{row.slide_id}: {step[0]}")
@@ -126,6 +136,12 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     finally:
         remove(plan.output / row.slide_id / FETCHED)
     return ""
+
+
+def _require_roi_on_slide(row: SheetRow) -> None:
+    """Refuse another slide's region of interest before it costs this one its results."""
+    if not isinstance(row.path, SlideUrl):
+        read_roi(row.roi, call_guarded(inspect_slide, row.path, row.slide_id, row.mpp))
 
 
 def withdraw_results(folder: Path) -> None:

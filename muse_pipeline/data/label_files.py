@@ -20,10 +20,9 @@ def image_paths(source: LabelSource) -> list[Path]:
     """The pictures of a source after ``split`` and ``exclude``, by name.
 
     Raises:
-        LabelError: a folder or a picture that the split names is missing, or no picture has a word of ``exclude``.
+        LabelError: a folder or a picture that the split names is missing.
     """
     paths = all_pictures(source)
-    source.require_words(path.name for path in paths)
     if source.split is not None:
         paths = [source.images / name for name in read_split(source)]
         missing = [path.name for path in paths if not path.is_file()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,17 +66,6 @@ class LabelSource:
     def is_used(self, name: str) -> bool:
         """Whether ``exclude`` lets a picture or slide in."""
         return not any(word in name for word in self.exclude)
-
-    def require_words(self, names: Iterable[str]) -> None:
-        """Make sure that every word of ``exclude`` is in one of the names: a misspelt patient would be learnt from.
-
-        Raises:
-            LabelError: the first that is not.
-        """
-        known = list(names)
-        for word in self.exclude:
-            if not any(word in name for name in known):
-                raise LabelError(f"{self.place}: exclude: no name contains '{word}'; correct or delete it")
 
     def patient_of(self, name: str) -> str:
         """The patient of the picture or slide ``name`` (without suffix).

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from muse_pipeline.data.label_files import all_pictures
 from muse_pipeline.data.label_source import LabelSource, check_source
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.picture_labels import read_pictures
-from muse_pipeline.data.slide_labels import read_slides
+from muse_pipeline.data.slide_labels import list_slides, read_slides
 from muse_pipeline.errors import LabelError
 
 CONTEXT_PX = 1024  # side of the largest window that training cuts
@@ -33,6 +35,8 @@ def read_labelled_images(
     images: list[LabelledImage] = []
     for source in sources:
         check_source(source)
+    _require_words(sources)
+    for source in sources:
         if source.images is not None:
             of_source = list(read_pictures(source, classes, mpp, n_rays))
         else:
@@ -41,3 +45,18 @@ def read_labelled_images(
             raise LabelError(f"{source.place}: gives no image; correct `images` or `slides`, `split` or `exclude`")
         images += of_source
     return images
+
+
+def _require_words(sources: Sequence[LabelSource]) -> None:
+    """Make sure that every word of ``exclude`` is in a name of whichever source; one misspelt would be learnt from."""
+    words = dict.fromkeys(word for source in sources for word in source.exclude)
+    names = [name for source in sources if words for name in _names_in(source)]
+    for word in words:
+        if not any(word in name for name in names):
+            raise LabelError(f"{sources[0].place}: exclude: no picture or slide has '{word}' in its name; correct it")
+
+
+def _names_in(source: LabelSource) -> list[str]:
+    if source.images is not None:
+        return [path.name for path in all_pictures(source)]
+    return [name for row in list_slides(source) for name in (row.slide_id, Path(row.path).name)]

@@ -69,9 +69,8 @@ def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
     """The slides that ``split`` and ``exclude`` leave: a split is a file of ids or a value of the sheet's column.
 
     Raises:
-        LabelError: the split names a slide that is not there, no slide is in it, or none has a word of ``exclude``.
+        LabelError: the split names a slide that is not there, or no slide is in it.
     """
-    source.require_words(name for row in rows for name in (row.slide_id, Path(row.path).name))
     if source.split is not None and any(row.split for row in rows) and not source.split.is_file():
         chosen = [row for row in rows if row.split == source.split.name]
         if not chosen:

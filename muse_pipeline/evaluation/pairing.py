@@ -96,15 +96,6 @@ def pair_folder(
             f"no slide has both a result and a truth: results of {_some(found)}, truths of {_some(truths)}; name "
             "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
         )
-    if region is not None:
-        lacking = [name for name in paired if name not in regions]
-        strange = sorted(regions.keys() - wanted.keys() - found.keys())
-        if lacking:
-            beside = f", and has '{strange[0]}', which is no slide" if strange else ""
-            raise LabelError(
-                f"{region}: has no region of slide '{lacking[0]}'{beside}; name it so, or score slides that are "
-                "annotated everywhere in a call without --region"
-            )
     patients, grouping = find_patients(paired, rows, patient)
     return Pairing(
         tuple(SlidePair(name, found[name], truths[name], regions.get(name), patients[name]) for name in paired),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glob import escape
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ def _write_files(
     n_batches, batch_size = _divide_into_batches(BATCH if max_features is None else max_features)
     n_parts = 0 if max_features is None else -(-n_nuclei // (n_batches * batch_size))
     parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
-    of_any_number = escape(split_name(output)[0]) + ".part-[0-9][0-9][0-9]*" + suffix
-    for stale in list(output.parent.glob(of_any_number)):
+    of_any_number = re.compile(re.escape(split_name(output)[0]) + r"\.part-\d{3,}" + re.escape(suffix))
+    for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
         remove(stale)
     tables = iterate_rows(nuclei_path, batch_size, columns)
     batches = map_in_order(lambda table: encode(renderer.render(table), suffix), tables, threads)

@@ -56,8 +56,8 @@ class ImportSettings:
     def __post_init__(self) -> None:
         require_one_of(self, "imported", unit=UNITS, frame=GEOJSON_FRAMES)
         require_between(self, "imported", radius_um=(0.5, 20))
-        if unknown := [word for word in re.findall(r"\{.*?\}", self.file) if word != SLIDE]:
-            raise ConfigError(f"imported: file has {unknown[0]}, which is nothing; {SLIDE} is the slide's id")
+        if SLIDE not in self.file and (word := re.search(r"\{.*?\}", self.file)):
+            raise ConfigError(f"imported: file has {word[0]}, which is nothing; {SLIDE} is the slide's id")
 
 
 @PROPOSERS.register("imported")

@@ -143,9 +143,10 @@ def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[
 
 def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
+    longer = ratio[int(size_px[1] > size_px[0])]  # which tells the factor more exactly
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
     if both := x & y:  # small levels leave several: scanners halve
-        whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - sum(ratio) / 2)))
+        whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
     return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
 

@@ -78,6 +78,7 @@ def read_pretrain_data(
         NucleiError: proposals cannot be read, or are those of another slide.
         StoreError: a store or a ``colour.json`` is missing or damaged.
     """
+    _require_words([source for source in sources if source.images is not None])
     images = [image for source in sources for image in _open(source, finest_mpp, folder)]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
@@ -121,6 +122,16 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[Nu
         yield from _read_pictures(source, finest_mpp, folder)
     else:
         yield from _read_labelled(source, finest_mpp)
+
+
+def _require_words(sources: Sequence[NucleusSource]) -> None:
+    """Make sure that every word of ``exclude`` is in a name, of whichever source."""
+    words = dict.fromkeys(word for source in sources for word in source.exclude)
+    folders = [source.images for source in sources if words and source.images.is_dir()]
+    names = [path.name for folder in folders for path in list_pictures(folder)]
+    for word in words:
+        if not any(word in name for name in names):
+            raise ConfigError(f"{sources[0].images}: exclude: no picture has '{word}' in its name; correct it")
 
 
 def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
@@ -168,11 +179,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = list_pictures(source.images)
-    for word in source.exclude:
-        if not any(word in path.name for path in paths):
-            raise ConfigError(f"{source.images}: exclude: no name contains '{word}'; correct or delete it")
-    paths = [path for path in paths if not any(word in path.name for word in source.exclude)]
+    paths = [path for path in list_pictures(source.images) if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))

@@ -64,10 +64,19 @@ def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, _, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
-    assert (status, said.count("\n")) == (2, 1)
-    assert f"--roi {roi}: " in said and reason in said and "sheet" not in said
+    status, shown, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
+    assert (status, said.count("\n")) == (2, 1) and f"{roi}: " in shown + said and reason in shown + said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_roi_that_fits_one_slide_costs_the_other_alone(muse, tmp_path):
+    for name, side in (("large", 900), ("small", 300)):
+        write_pyramid(tmp_path / f"{name}.tif", np.full((side, side, 3), 243, np.uint8))
+    ring = [[500, 500], [800, 500], [800, 800], [500, 500]]
+    (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    slides = tmp_path / "large.tif", tmp_path / "small.tif"
+    assert muse("run", *slides, "-o", tmp_path / "results", "--roi", tmp_path / "roi.json")[0] == 2
+    assert report_of(tmp_path / "results") == {"large": "empty", "small": "failed"}
 
 
 def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
@@ -100,7 +109,7 @@ def test_a_result_within_a_roi_says_so(muse, tmp_path):
 def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "overlays").mkdir()
     ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "tissue.geojson"
-    theirs = "image-500nm.zarr", "nuclei.qpdata", "nuclei.corrected.geojson", "tissue.csv", "overlays/notes.txt"
+    theirs = "nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"
     for name in (*ours, "overlays/1.png", *theirs):
         (tmp_path / name).touch()
     withdraw_results(tmp_path)

@@ -115,7 +115,7 @@ def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
     call = "evaluate", cohort / "results", "--truth", cohort / "truth", "--region", cohort / "regions"
     status, _, said = muse(*call)
     assert (status, said.count("\n")) == (2, 1)
-    assert "has no region of slide 'b', and has 'B', which is no slide" in said
+    assert "has no region of slide 'b', nor has its truth" in said
     (cohort / "regions/B.geojson").rename(cohort / "regions/b.geojson")
     assert muse(*call)[0] == 0
 

@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,17 +64,14 @@ def write_if_changed(path, text):
 
 
 def record(path, text):
-    """Write what a run uses; a dry run, which plans by it, puts back at its end what the last one used."""
-    before = (path.read_bytes(), path.stat()) if workflow.output_settings.dryrun and path.exists() else None
-    write_if_changed(path, text)
-    if before and text_of(path) != before[0].decode():
-        atexit.register(restore, path, *before)
-
-
-def restore(path, content, stat):
-    """Bring a file and its time back."""
-    path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    """Write what a run uses, and say where it stands: a dry run leaves what the last one used, and plans by a copy."""
+    if not workflow.output_settings.dryrun or text_of(path) in {None, text}:
+        write_if_changed(path, text)
+        return path
+    copy = Path(tempfile.mkdtemp(), path.name)
+    atexit.register(shutil.rmtree, copy.parent)
+    copy.write_text(text, encoding="utf-8")
+    return copy
 
 
 def say_last(text):
@@ -361,8 +359,8 @@ if workflow.is_main_process:  # the jobs of a cluster read what the main process
         {**each, "shards": each.get("shards") or config["shards"]}
         for each in resolve("sheet", "--check", config["slides"])
     ]
-    record(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
-    record(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
+    SHEET = record(SHEET, json.dumps(rows, indent=1, ensure_ascii=False))
+    RESOLVED_MODEL = record(RESOLVED_MODEL, json.dumps(resolve_model(), indent=1, ensure_ascii=False))
 
 MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}

@@ -12,7 +12,7 @@ REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--p
 # Without it the page tells of failures, and is no report of what is there once they are mended.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 # By name: what else lies there is somebody's own.
-KINDS_OF_TABLE = "parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9]*.geojson.gz", "provenance.json"
+KINDS_OF_TABLE = "parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
@@ -35,7 +35,11 @@ def report_failures():
         for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
         proposing = {step for step in steps if "propos" in step}
         nuclei, proposals = ([f"{table}.{kind}" for kind in KINDS_OF_TABLE] for table in ("nuclei", "proposals"))
-        withdrawn = [*nuclei, "summary.json", "density.png", "overlays/*.png"] if steps - for_others - proposing else []
+        withdrawn = (
+            [*nuclei, "summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png"]
+            if steps - for_others - proposing
+            else []
+        )
         withdrawn += proposals if steps - for_others else []
         for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
@@ -46,25 +50,30 @@ def what_is_done():
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
-    asked = workflow.dag_settings
-    if not set(asked.targets) <= {"all", "report"} or asked.until or asked.omit_from:
+    if not is_whole():
         return "What was asked for is done."
     done = f"All {len(SLIDES)} slides are done." if len(SLIDES) > 1 else "The slide is done."
     return "\n".join([*lines_of(REPORT_LOG), f"{done} Report: {OUTPUT}/report.html"])
+
+
+def is_whole():
+    """Whether the whole path was asked for, of every slide."""
+    asked = workflow.dag_settings
+    return set(asked.targets) <= {"all", "report"} and not (asked.batch or asked.until or asked.omit_from)
 
 
 def what_failed():
     """Where to read of what failed; that the model is lacking is no slide's failure, and is said here."""
     if why := why_no_model():
         return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
-    not_done = [slide for slide in SLIDES if not Path(OUTPUT, slide, "nuclei.geojson.gz").exists()]
-    if waiting := [slide for slide in not_done if not failed_steps(slide)]:
-        done = len(SLIDES) - len(not_done)
-        return (
-            f"Stopped: {done} of {len(SLIDES)} slides are done and {len(waiting)} were not reached; give the same command "
-            f"again to go on. What is there: {OUTPUT}/report.html"
-        )
-    return f"Something failed; every other slide is done. Which, and why: {OUTPUT}/report.html"
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # that have not ended well
+    behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
+    failed = [slide for slide in behind if failed_steps(slide)]
+    if waiting := len(behind) - len(failed):
+        rest = f"{len(failed)} failed and {waiting} were not finished" if failed else f"{waiting} were not finished"
+        return f"Stopped: of {len(SLIDES)} slides {rest}; the same command goes on. What is known: {OUTPUT}/report.html"
+    others = "every other slide is done" if is_whole() else "what else was asked for is done"
+    return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
 
 def failed_steps(slide):
