@@ -101,7 +101,7 @@ def test_slides_that_were_not_reached_are_not_called_done(cohort):
             run.send_signal(signal.SIGINT)
             break
     said = run.stdout.read()
-    assert "Stopped: of 2 slides 2 were not finished; the same command goes on." in said, said
+    assert "Stopped: 2 of 2 slides unfinished; the same command goes on." in said, said
 
 
 def test_a_lock_that_was_left_behind_can_be_lifted_and_the_plan_is_then_written(planned):

@@ -70,8 +70,9 @@ def what_failed():
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
     failed = [slide for slide in behind if failed_steps(slide)]
     if waiting := len(behind) - len(failed):
-        rest = f"{len(failed)} failed and {waiting} were not finished" if failed else f"{waiting} were not finished"
-        return f"Stopped: of {len(SLIDES)} slides {rest}; the same command goes on. What is known: {OUTPUT}/report.html"
+        beside = f", {len(failed)} failed" if failed else ""
+        unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
+        return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
     others = "every other slide is done" if is_whole() else "what else was asked for is done"
     return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
