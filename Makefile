@@ -24,7 +24,7 @@ test: $(VENV)/develop.stamp  ## run the tests that take minutes
 	pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
-	pytest -m slow
+	pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/develop.stamp  ## check style
 	ruff check .
