@@ -29,7 +29,8 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     """
     if path is not None:
         with suppress(OSError):  # what cannot be removed cannot be written either, and that is said at the end
-            path.unlink()
+            if path.is_file():
+                path.unlink()
     _forget_peak_memory()
     started = time.monotonic()
     status, reason = "ok", ""
@@ -37,8 +38,9 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     try:
         yield warnings
     except BaseException as error:
-        status = "failed"
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
+        reason = "was interrupted; run it again" if status == "interrupted" else reason
         raise
     finally:
         if path is not None:

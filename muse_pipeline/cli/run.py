@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         if isinstance(slide, Path):
             _require_slide_file(slide)
     if args.roi is not None:
-        _require_areas(args.roi)
+        _require_areas(args.roi, args.slides, args.mpp)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
@@ -73,13 +73,25 @@ def run(args: argparse.Namespace) -> None:
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
 
 
-def _require_areas(path: Path) -> None:
-    """Refuse what is no region of interest before results of an earlier run are withdrawn."""
-    from muse_pipeline.errors import GeoJSONError
-    from muse_pipeline.tissue.roi import read_areas
+def _require_areas(path: Path, slides: list[Path | SlideUrl], mpp: float | None) -> None:
+    """Refuse what is no region of interest of any slide before results of an earlier run are withdrawn."""
+    from muse_pipeline.errors import GeoJSONError, MuseError
+    from muse_pipeline.slides.guard import call_guarded
+    from muse_pipeline.slides.inspect import inspect_slide
+    from muse_pipeline.tissue.roi import read_areas, read_roi
 
     try:
         read_areas(path)
+        for number, slide in enumerate(slides, 1):
+            try:
+                if isinstance(slide, Path):
+                    read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
+                return
+            except GeoJSONError:
+                if number == len(slides):
+                    raise
+            except MuseError:  # said of that slide when its turn comes
+                return
     except GeoJSONError as error:
         raise GeoJSONError(f"--roi {error}") from error
 

@@ -13,12 +13,10 @@ from muse_pipeline.cli.main import run_verb
 from muse_pipeline.errors import MuseError, OutputError, SlideError
 from muse_pipeline.files import remove, write_json
 from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.guard import call_guarded
-from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.slides.url import SlideUrl
 from muse_pipeline.tiles.store import store_name
-from muse_pipeline.tissue.roi import read_roi
 
 NUCLEI = "nuclei.parquet"
 # What a run leaves of a slide, but for images and shards, which say whose they are. By name: a user's own files stay.
@@ -122,8 +120,6 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     """Take one slide along its path; returns why it failed, or "" if it did not."""
     step = ["start"]
     try:
-        if row.roi and (plan.output / row.slide_id / NUCLEI).is_file():
-            _require_roi_on_slide(row)
         withdraw_results(plan.output / row.slide_id)
         for step in slide_steps(row, plan):
             bar.set_description(f"{row.slide_id}: {step[0]}")
@@ -136,12 +132,6 @@ def run_slide(row: SheetRow, plan: Plan, bar) -> str:
     finally:
         remove(plan.output / row.slide_id / FETCHED)
     return ""
-
-
-def _require_roi_on_slide(row: SheetRow) -> None:
-    """Refuse another slide's region of interest before it costs this one its results."""
-    if not isinstance(row.path, SlideUrl):
-        read_roi(row.roi, call_guarded(inspect_slide, row.path, row.slide_id, row.mpp))
 
 
 def withdraw_results(folder: Path) -> None:

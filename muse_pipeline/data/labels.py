@@ -35,7 +35,6 @@ def read_labelled_images(
     images: list[LabelledImage] = []
     for source in sources:
         check_source(source)
-    _require_words(sources)
     for source in sources:
         if source.images is not None:
             of_source = list(read_pictures(source, classes, mpp, n_rays))
@@ -47,13 +46,20 @@ def read_labelled_images(
     return images
 
 
-def _require_words(sources: Sequence[LabelSource]) -> None:
-    """Make sure that every word of ``exclude`` is in a name of whichever source; one misspelt would be learnt from."""
-    words = dict.fromkeys(word for source in sources for word in source.exclude)
-    names = [name for source in sources if words for name in _names_in(source)]
-    for word in words:
+def require_words(sources: Sequence[LabelSource]) -> None:
+    """Make sure that every word of ``exclude`` is in a name of whichever source; who is misspelt would be learnt from.
+
+    Args:
+        sources: all of a run, those to validate with too.
+
+    Raises:
+        LabelError: the first that is not.
+    """
+    place_of = {word: source.place for source in sources for word in source.exclude}
+    names = [name for source in sources if place_of for name in _names_in(source)]
+    for word, place in place_of.items():
         if not any(word in name for name in names):
-            raise LabelError(f"{sources[0].place}: exclude: no picture or slide has '{word}' in its name; correct it")
+            raise LabelError(f"{place}: exclude: no picture or slide has '{word}' in its name; correct it")
 
 
 def _names_in(source: LabelSource) -> list[str]:

@@ -12,7 +12,7 @@ from muse_pipeline.data.hidden_labels import hide_labels
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.label_summary import check_leaks, summarise_labels
 from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import CONTEXT_PX, read_labelled_images
+from muse_pipeline.data.labels import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.data.mirrored import continue_mirrored
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import ConfigError
@@ -86,6 +86,7 @@ def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
             "give regions of slides as labels, or set `region_px` for a trial"
         )
     held = _read(config.validation, config) if config.validation else []
+    require_words((*config.sources, *config.validation))
     check_leaks(images, held)
     require_every_class(images, config.class_names, "training")
     if held:

@@ -78,7 +78,6 @@ def read_pretrain_data(
         NucleiError: proposals cannot be read, or are those of another slide.
         StoreError: a store or a ``colour.json`` is missing or damaged.
     """
-    _require_words([source for source in sources if source.images is not None])
     images = [image for source in sources for image in _open(source, finest_mpp, folder)]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
@@ -122,16 +121,6 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[Nu
         yield from _read_pictures(source, finest_mpp, folder)
     else:
         yield from _read_labelled(source, finest_mpp)
-
-
-def _require_words(sources: Sequence[NucleusSource]) -> None:
-    """Make sure that every word of ``exclude`` is in a name, of whichever source."""
-    words = dict.fromkeys(word for source in sources for word in source.exclude)
-    folders = [source.images for source in sources if words and source.images.is_dir()]
-    names = [path.name for folder in folders for path in list_pictures(folder)]
-    for word in words:
-        if not any(word in name for name in names):
-            raise ConfigError(f"{sources[0].images}: exclude: no picture has '{word}' in its name; correct it")
 
 
 def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:

@@ -10,6 +10,13 @@ from muse_pipeline.errors import MppError
 from muse_pipeline.files import read_json
 
 
+def test_an_interrupted_step_has_not_failed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), record_step(tmp_path / "l.json", "tissue"):
+        raise KeyboardInterrupt
+    entry = read_json(tmp_path / "l.json")
+    assert (entry["status"], entry["reason"]) == ("interrupted", "was interrupted; run it again")
+
+
 def test_a_step_that_ends_well(tmp_path):
     with record_step(tmp_path / "ledger/tile.json", "tile"):
         pass

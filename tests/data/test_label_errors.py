@@ -9,7 +9,7 @@ import pytest
 from drawn_labels import box, disc, geojson, make_source, point, read
 from PIL import Image
 
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.data.labels import require_words
 from muse_pipeline.errors import LabelError
 
 GOOD = (point(20, 20), "Dark")
@@ -47,13 +47,13 @@ def test_text(tmp_path, text, message):
 
 def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
-    expect(r"images: exclude: no picture or slide has 'PO' in its name; correct it", replace(source, exclude=("PO",)))
+    with pytest.raises(LabelError, match=r"images: exclude: no picture or slide has 'PO' in its name; correct it"):
+        require_words([replace(source, exclude=("PO",))])
     expect(r"images: gives no image; correct", replace(source, exclude=("P",)))
     other = make_source(tmp_path / "other", "P.txt", "20 20 Dark\n")
     both = [replace(each, exclude=("X-",)) for each in (source, other)]
     (tmp_path / "images/X-1.png").write_bytes((tmp_path / "images/P.png").read_bytes())
-    images = read_labelled_images(both, ("Dark", "Pale"), both[0].mpp, 8)
-    assert [image.name for image in images] == ["P", "P"]
+    require_words(both)
 
 
 def test_a_file_without_nuclei_may_be_meant(tmp_path):

@@ -39,6 +39,11 @@ def text_of(path):
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
+def is_locked():
+    """Whether a run is under way here, or was killed."""
+    return any(Path(".snakemake/locks").glob("*.lock"))
+
+
 def write_if_changed(path, text):
     """Keep the file's time when its content stays, so that nothing reruns for it.
 
@@ -48,7 +53,7 @@ def write_if_changed(path, text):
     try:
         if (found := text_of(path)) == text:
             return
-        if found is not None and any(Path(".snakemake/locks").glob("*.lock")):
+        if found is not None and is_locked():
             if "--unlock" in sys.argv:
                 return
             sys.exit(
@@ -65,7 +70,7 @@ def write_if_changed(path, text):
 
 def record(path, text):
     """Write what a run uses, and say where it stands: a dry run leaves what the last one used, and plans by a copy."""
-    if not workflow.output_settings.dryrun or text_of(path) in {None, text}:
+    if not workflow.output_settings.dryrun or text_of(path) in {None, text} or is_locked():
         write_if_changed(path, text)
         return path
     copy = Path(tempfile.mkdtemp(), path.name)

@@ -59,7 +59,7 @@ def what_is_done():
 def is_whole():
     """Whether the whole path was asked for, of every slide."""
     asked = workflow.dag_settings
-    return set(asked.targets) <= {"all", "report"} and not (asked.batch or asked.until or asked.omit_from)
+    return set(asked.targets) <= {"all", "report"} and not (asked.until or asked.omit_from)
 
 
 def what_failed():
@@ -73,13 +73,19 @@ def what_failed():
         beside = f", {len(failed)} failed" if failed else ""
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
         return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
-    others = "every other slide is done" if is_whole() else "what else was asked for is done"
+    others = (
+        "every other slide is done"
+        if is_whole() and not workflow.dag_settings.batch
+        else "what else was asked for is done"
+    )
     return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
 
 def failed_steps(slide):
     """Steps of the slide that noted their failure or were killed; where there are no ledgers nothing is withdrawn."""
-    return {path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) != "ok"}
+    return {
+        path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) not in {"ok", "interrupted"}
+    }
 
 
 def forget_unasked_steps():
