@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 
 import cv2
 import numpy as np
 import pytest
-from workflow_runs import planned_jobs, run_snakemake, snakemake_command, write_config, write_sheet
+from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -89,20 +86,6 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     (cohort / "b.png").write_bytes(b"no picture")
     run = run_snakemake(cohort, "--until", "inspect")
     assert "Something failed; what else was asked for is done. Which, and why: results/report.html" in run.stdout
-
-
-def test_slides_that_were_not_reached_are_not_called_done(cohort):
-    write_config(cohort)
-    for row in ROWS:
-        cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
-    write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
-    run = subprocess.Popen(snakemake_command(cores=1), cwd=cohort, stdout=PIPE, stderr=STDOUT, text=True)
-    for line in run.stdout:
-        if line.startswith("Finished jobid"):
-            run.send_signal(signal.SIGINT)
-            break
-    said = run.stdout.read()
-    assert "Stopped: 2 of 2 slides unfinished; the same command goes on." in said, said
 
 
 def test_a_lock_that_was_left_behind_can_be_lifted_and_the_plan_is_then_written(planned):
