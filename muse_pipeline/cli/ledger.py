@@ -38,9 +38,11 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     try:
         yield warnings
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
-        reason = "was interrupted; run it again" if status == "interrupted" else reason
+        if isinstance(error, KeyboardInterrupt):
+            status, reason = "interrupted", "was interrupted; run it again"
+        else:
+            status = "failed"
+            reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
         raise
     finally:
         if path is not None:

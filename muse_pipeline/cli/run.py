@@ -82,18 +82,18 @@ def _require_areas(path: Path, slides: list[Path | SlideUrl], mpp: float | None)
 
     try:
         read_areas(path)
-        for number, slide in enumerate(slides, 1):
-            try:
-                if isinstance(slide, Path):
-                    read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
-                return
-            except GeoJSONError:
-                if number == len(slides):
-                    raise
-            except MuseError:  # said of that slide when its turn comes
-                return
     except GeoJSONError as error:
         raise GeoJSONError(f"--roi {error}") from error
+    for slide in slides:
+        try:
+            if isinstance(slide, Path):
+                read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
+            return
+        except GeoJSONError as error:
+            beside = error
+        except MuseError:  # said of that slide when its turn comes
+            return
+    raise GeoJSONError(f"--roi {beside}")
 
 
 def _require_to_last(inputs: list[Path | SlideUrl | None], folders: list[Path]) -> None:

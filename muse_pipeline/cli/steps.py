@@ -22,7 +22,7 @@ NUCLEI = "nuclei.parquet"
 # What a run leaves of a slide, but for images and shards, which say whose they are. By name: a user's own files stay.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
-    *("nuclei.parquet", "nuclei.csv.gz", "nuclei.geojson.gz", "nuclei.provenance.json"),
+    *(NUCLEI, "nuclei.csv.gz", "nuclei.geojson.gz", "nuclei.provenance.json"),
     *("nuclei.part-[0-9][0-9][0-9].geojson.gz", "proposals.part-[0-9][0-9][0-9].geojson.gz"),
     *("proposals.parquet", "proposals.csv.gz", "proposals.geojson.gz", "proposals.provenance.json"),
     *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png"),

@@ -35,7 +35,6 @@ def read_labelled_images(
     images: list[LabelledImage] = []
     for source in sources:
         check_source(source)
-    for source in sources:
         if source.images is not None:
             of_source = list(read_pictures(source, classes, mpp, n_rays))
         else:
@@ -53,8 +52,10 @@ def require_words(sources: Sequence[LabelSource]) -> None:
         sources: all of a run, those to validate with too.
 
     Raises:
-        LabelError: the first that is not.
+        LabelError: the first that is not, or a source's settings do not go together.
     """
+    for source in sources:
+        check_source(source)
     place_of = {word: source.place for source in sources for word in source.exclude}
     names = [name for source in sources if place_of for name in _names_in(source)]
     for word, place in place_of.items():

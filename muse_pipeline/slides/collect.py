@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from muse_pipeline.errors import SheetError
 from muse_pipeline.files import complete_file
 from muse_pipeline.slides.sheet import ID_FORBIDDEN, ID_MAX_BYTES, SheetRow, id_problem
+from muse_pipeline.slides.signature import name_problem
 from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 
 SLIDE_SUFFIXES = frozenset(
@@ -82,13 +83,9 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
 
 
 def _require_unicode(paths: Iterable[Path]) -> None:
-    """Refuse names in bytes of an old encoding: neither a sheet nor a result can say them."""
     for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(path).decode(errors="backslashreplace")
-            raise SheetError(f"{shown}: is no name in UTF-8; rename the file or its folder") from error
+        if problem := name_problem(path):
+            raise SheetError(problem)
 
 
 def _parse_place(file: Path | str) -> Path | SlideUrl:

@@ -19,11 +19,8 @@ def require_file(path: Path) -> None:
     Raises:
         SlideError: it is missing, a folder, empty, may not be read, or no result could say its name.
     """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise SlideError(f"{shown}: is no name in UTF-8; rename the file or its folder") from error
+    if problem := name_problem(path):
+        raise SlideError(problem)
     try:
         if path.is_dir():
             raise SlideError(
@@ -41,6 +38,16 @@ def require_file(path: Path) -> None:
         if isinstance(error, FileNotFoundError):
             raise SlideError(f"{path}: no such file; check the path") from error
         raise SlideError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+
+
+def name_problem(path: Path) -> str:
+    """What is wrong with a name in bytes of an old encoding, which neither a sheet nor a result can say; else ""."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        return f"{shown}: is no name in UTF-8; rename the file or its folder"
+    return ""
 
 
 def file_format(path: Path) -> str | None:

@@ -77,6 +77,7 @@ def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
         ConfigError: a class has no nucleus, or what the config asks for does not go with these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
+    require_words((*config.sources, *config.validation))  # before pictures are read for minutes
     images = _read(config.sources, config)
     if config.region_px is not None:
         images = hide_labels(images, config.region_px, config.seed)
@@ -86,7 +87,6 @@ def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
             "give regions of slides as labels, or set `region_px` for a trial"
         )
     held = _read(config.validation, config) if config.validation else []
-    require_words((*config.sources, *config.validation))
     check_leaks(images, held)
     require_every_class(images, config.class_names, "training")
     if held:
