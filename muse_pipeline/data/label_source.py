@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,3 +123,18 @@ def check_source(source: LabelSource) -> None:
         if wrong:
             raise LabelError(sentence)
     require_patient_rule(source.patient, source.place)
+
+
+def require_in_names(place_of: Mapping[str, Path], names: Collection[str]) -> None:
+    """Make sure that every word of ``exclude`` is in a name; who is misspelt would be learnt from.
+
+    Args:
+        place_of: of each word, the images whose source has it.
+        names: of all pictures and slides of a run.
+
+    Raises:
+        LabelError: the first that is in none.
+    """
+    for word, place in place_of.items():
+        if not any(word in name for name in names):
+            raise LabelError(f"{place}: exclude: no picture or slide has '{word}' in its name; correct it")

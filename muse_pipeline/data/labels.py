@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.data.label_files import all_pictures
-from muse_pipeline.data.label_source import LabelSource, check_source
+from muse_pipeline.data.label_source import LabelSource, check_source, require_in_names
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.picture_labels import read_pictures
 from muse_pipeline.data.slide_labels import list_slides, read_slides
@@ -46,7 +46,7 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Make sure that every word of ``exclude`` is in a name of whichever source; who is misspelt would be learnt from.
+    """Make sure that every word of ``exclude`` is in a name of whichever source, see ``require_in_names``.
 
     Args:
         sources: all of a run, those to validate with too.
@@ -57,10 +57,7 @@ def require_words(sources: Sequence[LabelSource]) -> None:
     for source in sources:
         check_source(source)
     place_of = {word: source.place for source in sources for word in source.exclude}
-    names = [name for source in sources if place_of for name in _names_in(source)]
-    for word, place in place_of.items():
-        if not any(word in name for name in names):
-            raise LabelError(f"{place}: exclude: no picture or slide has '{word}' in its name; correct it")
+    require_in_names(place_of, [name for source in sources if place_of for name in _names_in(source)])
 
 
 def _names_in(source: LabelSource) -> list[str]:

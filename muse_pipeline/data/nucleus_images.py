@@ -30,7 +30,7 @@ class NucleusSource:
         mpp: um per pixel of the pictures, where their files do not say.
         detector: built-in model, or path of one, that finds nuclei in ``images``.
         labelled: pictures or slides whose labels give the positions; classes are not looked at.
-        exclude: pictures whose name contains one of these are left out.
+        exclude: of ``images``, those whose name contains one of these are left out.
         patient: how a picture's name tells the patient, see ``LabelSource``.
         weight: how often its images are drawn, relative to those of other sources.
     """
@@ -58,6 +58,8 @@ class NucleusSource:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find its nuclei with `muse propose` and name them"
             )
+        if self.exclude and self.images is None:
+            raise ConfigError(f"{self.place}: `exclude` chooses among `images`; take it out of this source")
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"{self.place}: weight {self.weight} cannot be drawn by; give a positive number")

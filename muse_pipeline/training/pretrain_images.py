@@ -11,8 +11,8 @@ import numpy as np
 
 from muse_pipeline.coords import level0_to_work
 from muse_pipeline.data.label_files import image_paths
-from muse_pipeline.data.label_source import LabelSource, check_source
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.data.label_source import LabelSource, check_source, require_in_names
+from muse_pipeline.data.labels import read_labelled_images, require_words
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.nucleus_index import NucleusIndex
 from muse_pipeline.data.picture_labels import read_picture
@@ -72,12 +72,13 @@ def read_pretrain_data(
 
     Raises:
         ConfigError: no image is left, or there is no folder or picture.
-        LabelError: a picture or its labels cannot be read.
+        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is in no name.
         ModelError: the detector is not there.
         MppError: views are finer than an image.
         NucleiError: proposals cannot be read, or are those of another slide.
         StoreError: a store or a ``colour.json`` is missing or damaged.
     """
+    _require_words(sources)
     images = [image for source in sources for image in _open(source, finest_mpp, folder)]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
@@ -112,6 +113,20 @@ def _patients(source: LabelSource) -> list[str]:
         return [source.patient_of(path.stem) for path in image_paths(source)]
     rows = choose_slides(list_slides(source), source)
     return [row.patient or source.patient_of(row.slide_id) for row in rows]
+
+
+def _require_words(sources: Sequence[NucleusSource]) -> None:
+    require_words([source.labelled for source in sources if source.labelled is not None])
+    folders = [source for source in sources if source.images is not None]
+    place_of = {word: source.images for source in folders for word in source.exclude}
+    require_in_names(place_of, [path.name for source in folders for path in _pictures_of(source)])
+
+
+def _pictures_of(source: NucleusSource) -> list[Path]:
+    """All of its folder, before ``exclude``."""
+    if not source.images.is_dir():
+        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
+    return list_pictures(source.images)
 
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
@@ -166,9 +181,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 
 
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
-    if not source.images.is_dir():
-        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = [path for path in list_pictures(source.images) if not any(word in path.name for word in source.exclude)]
+    paths = [path for path in _pictures_of(source) if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))

@@ -13,7 +13,7 @@ from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.errors import CheckpointError, CollapsedError
+from muse_pipeline.errors import CheckpointError, CollapsedError, ConfigError, LabelError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.tiles import shard_files
@@ -283,6 +283,15 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
     drawn = np.array([[int(column), int(row)] for row, column, _ in map(str.split, text)])
     distance = np.linalg.norm(data.images[0].nuclei.xy[:, None] - drawn, axis=-1).min(1)
     assert len(data.images[0].nuclei.xy) > 20 and np.median(distance) < 2
+
+
+def test_a_misspelt_word_of_exclude_is_refused(pictures, tmp_path):
+    """Before a picture is read; beside a store or labels, where it would do nothing, it is refused as well."""
+    images = pictures.parent / "images"
+    with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
+        read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
+    with pytest.raises(ConfigError, match=r"`exclude` chooses among `images`"):
+        NucleusSource(store=tmp_path, proposals=tmp_path, exclude=("P1",))
 
 
 TCGA = "TCGA-A1-0001-01Z-00-DX1"
