@@ -19,6 +19,7 @@ from muse_pipeline.errors import MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
 
 DAY_S = 86_400
+_REPLACED = "replaced."  # an older folder whose place the new one takes
 
 
 @contextmanager
@@ -32,15 +33,17 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         OutputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+    who = f"{platform.node()}-{os.getpid()}.partial"
+    partial, replaced = path.with_name(f".{path.name}.{who}"), path.with_name(f".{path.name}.{_REPLACED}{who}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for abandoned in _abandoned(path):
             remove(abandoned)
         remove(partial)
         yield partial
-        _make_way(path, partial)
+        _make_way(path, partial, replaced)
         partial.replace(path)
+        remove(replaced)
     except MuseError:
         raise
     except PermissionError as error:
@@ -70,7 +73,7 @@ def _abandoned(path: Path) -> Iterator[Path]:
     """What killed processes left of ``path``: here, those that are gone; of other machines, what is a day old."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
-        if host == platform.node() and pid.isdigit():
+        if host.removeprefix(_REPLACED) == platform.node() and pid.isdigit():
             if not _is_at_work(int(pid)):
                 yield partial
         elif time.time() - partial.stat().st_mtime > DAY_S:
@@ -89,14 +92,16 @@ def _is_at_work(pid: int) -> bool:
         return True
 
 
-def _make_way(path: Path, partial: Path) -> None:
+def _make_way(path: Path, partial: Path, replaced: Path) -> None:
+    """Move an older folder aside: removed in its place it would be there in part for a while, or for good if killed."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path}: is a device or a pipe, not the name of a file; give one")
     if not path.is_dir() or path.is_symlink():
         return
     if not partial.is_dir():
         raise OutputError(f"{path}: is a folder, not the name of a file; add a name to it")
-    shutil.rmtree(path)
+    remove(replaced)
+    path.rename(replaced)
 
 
 def remove(path: Path) -> None:

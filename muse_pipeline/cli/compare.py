@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finetune", action="store_true", help="also train the whole networks, for ten epochs each time"
     )
-    parser.add_argument("--finetune-rate", type=positive, default=1e-5, help="(default: %(default)g; for ResNet-50 the authors take 4e-5)")
+    parser.add_argument(
+        "--finetune-rate",
+        type=positive,
+        default=1e-5,
+        help="(default: %(default)g; for ResNet-50 the authors take 4e-5)",
+    )
     parser.add_argument(
         "--draws", type=at_least_one, default=3, help="of patients, where few are learnt from (default: %(default)s)"
     )

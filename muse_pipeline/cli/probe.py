@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, help="ours or the authors', in place of the config's")
     parser.add_argument("--window-px", type=at_least_one, default=224, help="around points (default: %(default)s)")
     parser.add_argument("--finetune", action="store_true", help="also train the whole network, for ten epochs")
-    parser.add_argument("--finetune-rate", type=positive, default=1e-5, help="(default: %(default)g; for ResNet-50 the authors take 4e-5)")
+    parser.add_argument(
+        "--finetune-rate",
+        type=positive,
+        default=1e-5,
+        help="(default: %(default)g; for ResNet-50 the authors take 4e-5)",
+    )
     parser.add_argument(
         "--allow-shared-patients", action="store_true", help="official splits may have patients on both sides: say so"
     )

@@ -51,9 +51,11 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
         StoreError: a shard is missing, doubled, or of another slide, model or cut.
     """
     shards = gather_shards(paths, info)
+    require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     names, said = [one.name for one in card.classes], provenance(shards, card, info)
+    said["tissue_sha256"] = kept.tissue_sha256
     if kept.roi_file is not None:
         said["roi"] = kept.roi_file
 
@@ -103,6 +105,11 @@ class ShardSet:
         """What every shard says alike."""
         return self.facts[0]["common"]
 
+    @property
+    def verb(self) -> str:
+        """That wrote them."""
+        return "propose" if "proposer" in self.common else "detect"
+
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     """Check that ``paths`` are all shards of one cut of this slide, by one model."""
@@ -110,26 +117,39 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
     if [shard.index for shard in shards] != list(range(1, shards[0].count + 1)) or len({s.count for s in shards}) != 1:
-        found = ", ".join(map(str, shards))
-        raise StoreError(f"{paths[0].parent}: found shards {found}; give each of the {shards[0].count} exactly once")
-    first = facts[ordered[0]]["common"]
-    verb = "propose" if "proposer" in first else "detect"
+        given = ", ".join(map(str, shards))
+        raise StoreError(f"{paths[0].parent}: found shards {given}; give each of the {shards[0].count} exactly once")
+    found = ShardSet(ordered, [facts[path] for path in ordered])
+    first = found.common
     for path in ordered:
         if facts[path]["common"] != first:
             raise StoreError(
-                f"{path}: made from another store or model, or by another version, than {ordered[0].name}; "
-                f"run `muse {verb}` for this slide again"
+                f"{path}: made from another store or model, or by another version, than {ordered[0].name}; delete the "
+                f"shards, and run `muse {found.verb}` for this slide or the workflow again"
             )
     if first["fingerprint"] != info.fingerprint:
         raise StoreError(
-            f"{ordered[0]}: made from another version of slide '{info.slide_id}'; run `muse {verb}` for it again"
+            f"{ordered[0]}: made from another version of slide '{info.slide_id}'; run `muse {found.verb}` for it again"
         )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
             f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
-            f"{list(info.mpp)}; run `muse tile` and `muse {verb}` for it again"
+            f"{list(info.mpp)}; run `muse tile` and `muse {found.verb}` for it again"
         )
-    return ShardSet(ordered, [facts[path] for path in ordered])
+    return found
+
+
+def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
+    """Make sure that nuclei were sought where they are kept: elsewhere tissue would look as if it had none.
+
+    Raises:
+        StoreError: they were sought in another tissue or region of interest.
+    """
+    if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
+        raise StoreError(
+            f"{shards.paths[0]}: its nuclei were sought in another tissue or region of interest; run `muse tile` and "
+            f"`muse {shards.verb}` for this slide again"
+        )
 
 
 def in_pieces(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:

@@ -187,6 +187,7 @@ def _common_facts(store: Store, grid: WindowGrid, finder: NucleusFinder, guard: 
         "slide_mpp": list(store.slide_mpp),
         "offset_px": grid.offset_px,
         "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+        "tissue_sha256": store.attributes.get("tissue_sha256"),
         **finder.facts(),
         "card": finder.card.to_json(),
         **({"warnings": list(guard.remarks)} if guard else {}),

@@ -140,14 +140,15 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
         "patient": str(row.get("patient") or ""),
         "split": str(row.get("split") or ""),
         "info": _read_info(folder) if "inspect" in done else None,
-        "tissue_mm2": _read_tissue_mm2(folder) if "tissue" in done else None,
     }
+    tissue = _read_tissue(folder) if "tissue" in done else None
+    known["tissue_mm2"] = tissue.area_mm2 if tissue else None
     known["warnings"] = _gather_warnings(folder, known["info"], "tissue" in done)
     known["warnings"] += [warning for record in progress for warning in record.warnings]
     problem = first_problem(progress)
     if problem:
         return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)
-    if known["tissue_mm2"] is None:
+    if tissue is None:
         reason = f"{folder / 'tissue.npz'} cannot be read; run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
     if not (folder / "nuclei.geojson.gz").is_file():
@@ -157,7 +158,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     except _UNREADABLE as error:
         reason = f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
-    stale = _find_stale(known["info"], summary, known["path"])
+    stale = _find_stale(known["info"], tissue, summary, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
     known["warnings"] = _join_reasons(known["warnings"], summary)
@@ -249,9 +250,9 @@ def _read_info(folder: Path) -> SlideInfo | None:
         return None
 
 
-def _read_tissue_mm2(folder: Path) -> float | None:
+def _read_tissue(folder: Path) -> TissueMask | None:
     try:
-        return float(TissueMask.load(folder / "tissue.npz").area_mm2)
+        return TissueMask.load(folder / "tissue.npz")
     except _UNREADABLE:
         return None
 
@@ -277,12 +278,17 @@ def _missing(name: str) -> str:
     return f"{name} is missing although its step ended well; run the workflow again"
 
 
-def _find_stale(info: SlideInfo | None, summary: dict[str, Any], path: str) -> str:
+def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, Any], path: str) -> str:
     """Why results that look finished belong to something else, "" if they do not."""
     if info is None:
         return _missing("slide.json")
-    if summary["provenance"]["fingerprint"] != info.fingerprint:
+    said = summary["provenance"]
+    if said["fingerprint"] != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
+    if said.get("slide_mpp", list(info.mpp)) != list(info.mpp):
+        return "its nuclei were found when the slide was taken to have another mpp; run the workflow again"
+    if said.get("tissue_sha256") not in {None, tissue.sha256}:
+        return "its nuclei were found in another tissue or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
         return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
     return ""

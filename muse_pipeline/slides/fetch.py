@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.errors import OutputError, SlideError
 from muse_pipeline.files import complete_file
-from muse_pipeline.slides.fetched import write_source
+from muse_pipeline.slides.fetched import SOURCE, write_source
 from muse_pipeline.slides.remote import RemoteSlide
 from muse_pipeline.slides.remote_copy import copy_file
 from muse_pipeline.slides.url import SlideUrl
@@ -23,7 +23,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
 
     Args:
         url: the slide.
-        folder: what to write; an older copy is replaced.
+        folder: what to write; an older copy is replaced, and no other folder.
         threads: blocks that are on their way at a time.
 
     Returns:
@@ -32,8 +32,11 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     Raises:
         SlideError: there is no such file, access is refused, the server cannot be reached, or the file changes.
         MissingPackageError: what speaks this protocol is not installed.
-        OutputError: the folder cannot be written.
+        OutputError: the folder holds something else, or cannot be written.
     """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SOURCE).is_file():
+        raise OutputError(f"{folder}: is a folder with something else in it; name a new one, which the copy becomes")
     slide = RemoteSlide(url)
     with complete_file(folder) as partial:
         n_bytes, version = 0, None

@@ -78,13 +78,18 @@ def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
     """Where nuclei are kept, as (h, w) bool pixels of ``tissue_pixel_px(mpp)`` work pixels."""
     side_px = tissue_pixel_px(mpp)
-    return touched_cells(tissue.dilated, tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
+    return touched_cells(_beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
 
 
 def chunks_with_tissue(tissue: TissueMask, mpp: float, size_px: tuple[int, int], margin_um: float) -> np.ndarray:
     """(rows, columns) bool: the chunks that touch tissue dilated by ``margin_um``."""
     dilated = dilate(tissue.mask, tissue.mask_mpp, margin_um)
-    return touched_cells(dilated, tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
+    return touched_cells(_beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
+
+
+def _beyond(mask: np.ndarray) -> np.ndarray:
+    """The mask, whose last pixels speak for one more beyond them (``KeptArea.contains``)."""
+    return np.pad(mask, ((0, 1), (0, 1)), "edge")
 
 
 def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:

@@ -31,8 +31,8 @@ from muse_pipeline.tiles.chunks import (
 from muse_pipeline.tiles.corrupt import CorruptChunks
 from muse_pipeline.tiles.ome import OME_VERSION, image_metadata, label_metadata
 from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.shard_files import NewShardFile, shard_path, z_order
-from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, CHUNKS_PER_SHARD, SHARD_PX, tissue_pixel_px
+from muse_pipeline.tiles.shard_files import NewShardFile, list_shards, shard_path, z_order
+from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, CHUNKS_PER_SHARD, SHARD_PX, is_store, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Slide, SlideInfo
 
@@ -86,11 +86,12 @@ def write_store(
         write_label(folder, label, mpp)
         n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
+        tissue_sha256 = tissue.sha256
         del label, tissue  # they are as large as the slide
         with closing(read_chunks(reader, chunks_by_shard(chunks), threads)) as read:
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
                 write_shard(folder, shard, of_shard, corrupt)
-        write_attributes(folder, info, mpp, corrupt, reader.size_px)
+        write_attributes(folder, info, mpp, corrupt, reader.size_px, tissue_sha256)
 
 
 @contextmanager
@@ -116,8 +117,8 @@ async def wait_for_others() -> None:
 
 
 def require_store_name(path: Path) -> None:
-    """Spare a folder that is no image: an older store of that name is replaced, with all that lies in it."""
-    if path.is_dir() and any(path.iterdir()) and not (path / "zarr.json").is_file():
+    """Spare a folder that is no image of ours: an older store of that name is replaced, with all that lies in it."""
+    if path.is_dir() and any(path.iterdir()) and not is_store(path):
         raise OutputError(f"{path}: is a folder with something else in it; name a new one, as image-500nm.zarr")
 
 
@@ -218,7 +219,9 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
             array[:] = pixels
 
 
-def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int]) -> None:
+def write_attributes(
+    path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], tissue_sha256: str
+) -> None:
     """Describe the store for viewers (``ome``) and for our own steps (``muse``)."""
     group = zarr.open_group(str(path), mode="r+")
     group.attrs["ome"] = image_metadata(info.slide_id, mpp, PYRAMID)
@@ -231,4 +234,6 @@ def write_attributes(path: Path, info: SlideInfo, mpp: float, corrupt: CorruptCh
         "background": [BACKGROUND] * 3,
         "corrupt": corrupt.rectangles(size_px),
         "corrupt_fraction": corrupt.fraction,
+        "shards": list_shards(path / "0"),
+        "tissue_sha256": tissue_sha256,
     }

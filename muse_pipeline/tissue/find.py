@@ -41,6 +41,8 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     cv2.setNumThreads(1)
     overview = read_overview(slide, info)
     mask, warnings = find_mask(overview.pixels, overview.mpp)
+    if overview.unread is not None:  # no glass, for all that is known: `tile` has to say that it is lost
+        mask |= overview.unread
     mask_px = overview.mpp / np.array(info.mpp)
     area_mm2 = float(_count_on_slide(mask, np.array(info.size_px) / mask_px) * np.prod(overview.mpp) / 1e6)
     if roi is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ class KeptArea:
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
         roi_file: as of ``TissueMask``.
+        tissue_sha256: of the mask, as of ``TissueMask``.
     """
 
     bits: np.ndarray
@@ -38,6 +40,7 @@ class KeptArea:
     mask_mpp: np.ndarray
     roi: BaseGeometry | None
     roi_file: dict[str, Any] | None = None
+    tissue_sha256: str | None = None
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
         """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
@@ -92,7 +95,16 @@ class TissueMask:
     @cached_property
     def kept(self) -> KeptArea:
         """Where nuclei are kept, within the ROI."""
-        return KeptArea(np.packbits(self.dilated, axis=1), self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file)
+        bits = np.packbits(self.dilated, axis=1)
+        return KeptArea(bits, self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file, self.sha256)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of what results depend on: the mask, the size of its pixels and the ROI."""
+        digest = hashlib.sha256(json.dumps([self.mask.shape, self.mask_mpp.tolist()]).encode())
+        digest.update(np.packbits(self.mask))
+        digest.update(b"" if self.roi is None else shapely.to_wkb(self.roi))
+        return digest.hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""

@@ -23,43 +23,61 @@ class Overview:
     Attributes:
         pixels: (h, w, 3) uint8 over the whole of level 0.
         mpp: (2,) float64, exact um per pixel in x and y.
+        unread: (h, w) bool: what no level could be decoded of, white in ``pixels``; None where all could.
         warnings: what could not be read, in words.
     """
 
     pixels: np.ndarray
     mpp: np.ndarray
+    unread: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
 
 
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
     """Read the level nearest above ``target_um`` and average whole blocks of its pixels.
 
+    What cannot be decoded there is read of finer levels: files are damaged in places, and levels lie apart.
+
     Raises:
         SlideError: nothing of the slide can be decoded.
     """
     level, factors = choose_overview_level(info, target_um)
     width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))
-    pixels = np.full((height, width, 3), WHITE, np.uint8)
-    n_corrupt, failure = 0, None
+    pixels, unread = np.full((height, width, 3), WHITE, np.uint8), np.zeros((height, width), bool)
+    n_damaged, failure = 0, None
     steps = [max(BLOCK_PX // factor, 1) for factor in factors]
-    waiting = [(columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])][::-1]
-    while waiting:  # blocks; of one that fails, its quarters; what cannot be divided further is corrupt
-        columns, rows = waiting.pop()
+    waiting = [(level, columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])][::-1]
+    while waiting:  # blocks; of one that fails, its quarters; what cannot be divided further, at the next finer level
+        at, columns, rows = waiting.pop()
+        here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        sides = np.multiply(factors, info.level_downsamples[level]) / info.level_downsamples[at]
         try:
-            block = _read_block(slide, info, level, factors, (columns, rows))
-            pixels[rows.start : rows.stop, columns.start : columns.stop] = block
+            pixels[here] = _read_block(slide, info, at, sides, (columns, rows))
         except SlideError as error:
-            halves = _halve(columns, LEAST_PX // factors[0]), _halve(rows, LEAST_PX // factors[1])
-            if halves == ([columns], [rows]):
-                n_corrupt += len(columns) * len(rows)
-                failure = failure or error
+            halves = _halve(columns, int(LEAST_PX // sides[0])), _halve(rows, int(LEAST_PX // sides[1]))
+            if halves != ([columns], [rows]):
+                waiting += [(at, columns, rows) for rows in halves[1] for columns in halves[0]][::-1]
+                continue
+            if at == level:
+                n_damaged, failure = n_damaged + len(columns) * len(rows), failure or error
+            if (finer := _finer_level(info, at)) is None:
+                unread[here] = True
             else:
-                waiting += [(columns, rows) for rows in halves[1] for columns in halves[0]][::-1]
-    if n_corrupt == width * height:
+                waiting.append((finer, columns, rows))
+    if unread.all():
         raise failure
-    warnings = (f"{n_corrupt / (width * height):.1%} of level {level} cannot be decoded: {failure}",) if failure else ()
+    warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
+    if unread.any():
+        warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and is taken for tissue")
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
-    return Overview(pixels, level_mpp * factors, warnings)
+    return Overview(pixels, level_mpp * factors, unread if unread.any() else None, tuple(warnings))
+
+
+def _finer_level(info: SlideInfo, level: int) -> int | None:
+    """The coarsest level that is finer than ``level``, or None."""
+    downsample = info.level_downsamples[level][0]
+    finer = [at for at, (x, _) in enumerate(info.level_downsamples) if x < downsample]
+    return max(finer, key=lambda at: info.level_downsamples[at][0], default=None)
 
 
 def _cut(n: int, step: int) -> list[range]:
@@ -85,10 +103,18 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
     return level, (int(x), int(y))
 
 
-def _read_block(slide: Slide, info: SlideInfo, level: int, factors, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block`` = (columns, rows); the last ones average what there is of the level."""
-    first = [pixels.start * factor for pixels, factor in zip(block, factors, strict=True)]
-    whole = [len(pixels) * factor for pixels, factor in zip(block, factors, strict=True)]
+def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
+    """The overview's pixels in ``block`` = (columns, rows); the last ones average what there is of the level.
+
+    Args:
+        slide: to read from.
+        info: what is known of it.
+        level: to read.
+        sides: (x, y) of a pixel of the overview in pixels of the level.
+        block: see there.
+    """
+    first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
+    whole = [round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)]
     there = [min(n, end - at) for n, end, at in zip(whole, info.level_sizes_px[level], first, strict=True)]
     corner = tuple(round(at * d) for at, d in zip(first, info.level_downsamples[level], strict=True))
     pixels = slide.read_region(corner, level, tuple(there))

@@ -18,10 +18,12 @@ from muse_pipeline.files import open_unzipped, sha256_of
 from muse_pipeline.types import SlideInfo
 
 _AREAL = ("Polygon", "MultiPolygon")
+_NUCLEI = ("detection", "cell")  # of an export of all objects
+_IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
-    """Read the union of all polygons of a GeoJSON file in QuPath's frame.
+    """Read the areas of a GeoJSON file in QuPath's frame.
 
     Returns:
         Polygon or multipolygon in absolute level-0 px.
@@ -47,24 +49,42 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 def read_areas(path: Path | str) -> BaseGeometry:
     """The union of all polygons of a GeoJSON file, plain or in gzip, in px as the file counts them.
 
+    Detections and cells are no areas, and what is of the class "Ignore" is taken out of the others.
+
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
     values = _read_json(path)
     try:
-        shapes = [shapely.from_geojson(json.dumps(geometry)) for geometry in _geometries(values)]
+        shapes = [
+            (shapely.from_geojson(json.dumps(geometry)), _is_ignored(properties))
+            for geometry, properties in _parts(values, {})
+            if properties.get("objectType") not in _NUCLEI
+        ]
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
         ) from error
-    shapes = [shape for shape in shapes if shape.geom_type in _AREAL and not shape.is_empty]
-    if not shapes:
+    areas = [(shape, ignored) for shape, ignored in shapes if shape.geom_type in _AREAL and not shape.is_empty]
+    if all(ignored for _, ignored in areas):
         raise GeoJSONError(f"{path}: holds no polygon; draw the region of interest as a closed area")
-    for number, shape in enumerate(shapes, 1):
+    for number, (shape, _) in enumerate(areas, 1):
         if not shape.is_valid:
             why = shapely.is_valid_reason(shape)
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
-    return shapely.union_all(shapes)
+    within, without = (
+        shapely.union_all([shape for shape, ignored in areas if ignored is kind]) for kind in (False, True)
+    )
+    roi = within.difference(without)
+    if not roi.area:
+        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
+    return roi
+
+
+def _is_ignored(properties: dict[str, Any]) -> bool:
+    classification = properties.get("classification")
+    words = classification.get("name") if isinstance(classification, dict) else classification, properties.get("name")
+    return any(isinstance(word, str) and word.rstrip("*") == _IGNORE for word in words)
 
 
 def _read_json(path: Path | str) -> Any:
@@ -79,13 +99,14 @@ def _read_json(path: Path | str) -> Any:
         raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
 
 
-def _geometries(values: Any) -> list[dict]:
-    """The geometries of a FeatureCollection, a bare list, a Feature, a collection of geometries or a geometry."""
+def _parts(values: Any, properties: dict[str, Any]) -> list[tuple[dict, dict[str, Any]]]:
+    """The geometries of whatever GeoJSON has, or a bare list of it, with the properties of the feature of each."""
     if isinstance(values, list):
-        return [geometry for value in values for geometry in _geometries(value)]
+        return [part for value in values for part in _parts(value, properties)]
     if not isinstance(values, dict):
         raise TypeError(f"found {values!r} where a feature is expected")
     for inner in ("features", "geometries", "geometry"):
         if values.get(inner) is not None:
-            return _geometries(values[inner])
-    return [values] if "coordinates" in values else []
+            of_feature = values.get("properties")
+            return _parts(values[inner], of_feature if isinstance(of_feature, dict) else properties)
+    return [(values, properties)] if "coordinates" in values else []

@@ -7,6 +7,7 @@ import pytest
 from drawn import ArraySlide
 from PIL import Image
 from shapely.geometry import box
+from slide_files import spoil_tile, write_pyramid
 
 from muse_pipeline.errors import SlideError
 from muse_pipeline.slides.base import open_slide
@@ -120,6 +121,32 @@ def test_reading_is_bounded_and_a_corrupt_block_is_said():
     ruined = ArraySlide([image[:100, :100]], corrupt=[(0, 0, 100, 100)])
     with pytest.raises(SlideError):
         read_overview(ruined, ruined.info((0.5, 0.5)))
+
+
+def damaged_pyramid(path, pages):
+    """1,024 x 1,024 px with a level of half of that; the left half of ``pages`` is lost."""
+    image = np.repeat(np.repeat(paint(slide_of(shape=(128, 128)), PINK, 20, 10, 100, 110), 8, 0), 8, 1)
+    write_pyramid(path, image, factors=(2,))
+    for page in pages:
+        for tile in (0, 2) if page else (0, 1, 4, 5, 8, 9, 12, 13):
+            spoil_tile(path, page, tile)
+    info = inspect_slide(path, "damaged", 1.0)
+    with open_slide(path, info.reader) as slide:
+        return find_tissue(slide, info)
+
+
+def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
+    """As glass it would never be looked at, and nobody would know."""
+    whole, damaged = damaged_pyramid(tmp_path / "a.tif", []), damaged_pyramid(tmp_path / "b.tif", [1])
+    assert not whole.warnings and "50.0% of level 1 cannot be decoded" in damaged.warnings[0]
+    assert len(damaged.warnings) == 1
+    np.testing.assert_array_equal(whole.tissue.mask, damaged.tissue.mask)
+
+
+def test_what_no_level_has_is_no_glass(tmp_path):
+    found = damaged_pyramid(tmp_path / "a.tif", [0, 1])
+    assert "50.0% of the slide cannot be decoded at any level and is taken for tissue" in found.warnings
+    assert found.tissue.mask[:, : found.tissue.mask.shape[1] // 2].all() and not found.tissue.mask[:10, -50:].any()
 
 
 def test_a_roi_limits_mask_and_area():

@@ -125,6 +125,22 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
     assert roi.area == pytest.approx(area) and roi.bounds[0] >= 100 and roi.bounds[1] >= 200
 
 
+def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
+    """As in an export of all objects."""
+    _, info = slide_and_info()
+    boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
+    area, hole, nucleus = feature_of(*boxes)["features"]
+    hole["properties"] = {"objectType": "annotation", "classification": {"name": "Ignore*", "color": [180, 180, 180]}}
+    nucleus["properties"] = {"objectType": "detection"}
+    for features, expected in (([area, hole, nucleus], 1600), ([area, nucleus], 2000)):
+        (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        assert read_roi(tmp_path / "roi.geojson", info).area == expected
+    for feature in (hole, nucleus):
+        (tmp_path / "roi.geojson").write_text(json.dumps(feature))
+        with pytest.raises(GeoJSONError, match="holds no polygon"):
+            read_roi(tmp_path / "roi.geojson", info)
+
+
 def test_gzip_is_read_by_its_content(tmp_path):
     _, info = slide_and_info()
     for name in ("roi.geojson.gz", "roi.geojson"):

@@ -278,6 +278,21 @@ def row_file(column):
     ]
 
 
+def state_of(column):
+    """A params function: size and time of the file that the slide's row names in ``column``.
+
+    A file that is replaced by a copy with an older date, as `cp -p` and `rsync -a` give it, is another file too.
+    """
+
+    def state(wildcards):
+        path = Path(row(wildcards).get(column) or "")
+        pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
+        found = [os.stat(file) for file in [path, *pixels] if os.path.isfile(file)]
+        return [f"{one.st_size} {one.st_mtime_ns}" for one in found]
+
+    return state
+
+
 def is_dated_ahead(path):
     """Whether the clock that wrote a file was ahead of ours."""
     return os.path.exists(path) and os.path.getmtime(path) > time.time()

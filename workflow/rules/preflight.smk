@@ -46,6 +46,7 @@ rule preflight_slide:
         "../../envs/infer.yaml"
     params:
         row=lambda wildcards: [row(wildcards).get(column) for column in ("path", "mpp", "roi")],
+        states=lambda wildcards: [state_of("path")(wildcards), state_of("roi")(wildcards)],
         model=PREFLIGHT_MODEL,
         checksum=MODEL.get("sha256"),
         provider=MODEL["provider"],

@@ -49,6 +49,7 @@ rule inspect:
     params:
         slide=slide_and_source,
         mpp=row_option("--mpp", "mpp"),
+        state=state_of("path"),
     shell:
         r"""
         muse inspect {params.slide:q} {params.mpp:q} \
@@ -79,6 +80,7 @@ rule tissue:
     params:
         slide=slide_argument,
         roi=row_option("--roi", "roi"),
+        state=state_of("roi"),
     shell:
         r"""
         muse tissue {params.slide:q} {params.roi:q} \
