@@ -23,6 +23,8 @@ from muse_pipeline.cli.arguments import (
 )
 from muse_pipeline.cli.result import add_json_argument, show_result
 
+WRITES = frozenset({"record", "json"})
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""

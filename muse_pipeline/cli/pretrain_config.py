@@ -12,6 +12,8 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_config_arguments, add_output_argument
 
+WRITES = frozenset({"output", "tissue", "resolved"})
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse pretrain-config``."""
@@ -21,11 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_argument(parser, "YAML", "config of the run")
     add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument(
-        "--exclude", nargs="+", default=[], metavar="WORD", help="leave out slides whose slide_id contains it"
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="WORD",
+        help="leave out slides whose slide_id contains it",
     )
     parser.add_argument(
         "--held-splits",
         nargs="*",
+        action="extend",
         metavar="SPLIT",
         help="of the sheet's column, held back with their patients (default: test)",
     )

@@ -58,8 +58,12 @@ class NucleusSource:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find its nuclei with `muse propose` and name them"
             )
-        if self.exclude and self.images is None:
-            raise ConfigError(f"{self.place}: `exclude` chooses among `images`; take it out of this source")
+        for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
+            if self.images is None and getattr(self, name) not in (None, ()):
+                raise ConfigError(
+                    f"{self.place}: `{name}` is a setting of `images`; take it out of this source, or give it below "
+                    "`labelled`"
+                )
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"{self.place}: weight {self.weight} cannot be drawn by; give a positive number")

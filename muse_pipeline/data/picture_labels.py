@@ -27,7 +27,7 @@ from muse_pipeline.data.text_labels import read_text
 from muse_pipeline.errors import LabelError, SlideError
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.mpp import is_square
+from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
 from muse_pipeline.tissue.macenko import fit_macenko
 from muse_pipeline.types import Frame
 
@@ -87,8 +87,8 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         setting: by which.
 
     Raises:
-        LabelError: the picture cannot be decoded, its pixels are not square, nobody states its mpp, or two do and
-            disagree.
+        LabelError: the picture cannot be decoded, its pixels are not square, nobody states its mpp, two do and
+            disagree, or no picture of nuclei has it.
     """
     try:
         with open_slide(path, "image") as picture:
@@ -105,7 +105,14 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
-    return pixels, float(known.mpp[0] if mpp is None else mpp)
+    mpp = float(known.mpp[0] if mpp is None else mpp)
+    if not PLAUSIBLE_RANGE_UM[0] <= mpp <= PLAUSIBLE_RANGE_UM[1]:
+        low, high = PLAUSIBLE_RANGE_UM
+        raise LabelError(
+            f"{path}: would have {mpp:.4g} um per pixel, and nuclei are labelled at {low:g} to {high:g}; correct "
+            f"`{setting}` of this source"
+        )
+    return pixels, mpp
 
 
 def require_agreement(

@@ -89,7 +89,7 @@ class GeoJSONObjects:
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJSONObjects:
-    """Read what QuPath, a peer or we ourselves wrote.
+    """Read what QuPath, a peer or we ourselves wrote; of a cell the nucleus.
 
     Args:
         path: ``.geojson``, ``.json``, either with ``.gz``.
@@ -117,14 +117,18 @@ def read_class_name(classification: Any) -> str | None:
     """The name of a QuPath classification: a string, or an object with ``name`` or a list of ``names``."""
     if isinstance(classification, dict):
         names = classification.get("names")
-        classification = classification.get("name") or (": ".join(map(str, names)) if names else None)
+        several = ": ".join(map(str, names)) if isinstance(names, list) else names
+        classification = classification.get("name") or several
     return str(classification) if classification else None
 
 
 def _to_feature(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {}
-    return {"geometry": item} if is_geometry(item) else item
+    if is_geometry(item):
+        return {"geometry": item}
+    nucleus = item.get("nucleusGeometry")  # of a QuPath cell, whose other geometry is the cell's border
+    return {**item, "geometry": nucleus} if nucleus else item
 
 
 def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from muse_pipeline.errors import ConfigError, LabelError
 from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.walk import NucleusFinder
+from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
 from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.table import Nuclei
@@ -129,7 +130,7 @@ class ImportedNuclei(NucleusFinder):
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0); rays are 0 where there is no outline.
+    """All nuclei of a file (frame: level0), without annotations of tissue; rays are 0 where there is no outline.
 
     Raises:
         ConfigError: the file is of no known kind.
@@ -137,7 +138,8 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     """
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
-        objects = read_geojson(path, qupath_offset_px(info.bounds, settings.frame))
+        objects, _ = split_regions(read_geojson(path, qupath_offset_px(info.bounds, settings.frame)))
+        require_nucleus_size(objects.to_parts(), info.mpp)
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
     if name.endswith(TABLES):
         xy, score = read_csv_points(path, settings.x, settings.y)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from muse_pipeline.errors import OutputError, SlideError
-from muse_pipeline.files import complete_file
+from muse_pipeline.errors import SlideError
+from muse_pipeline.files import complete_file, require_own_folder
 from muse_pipeline.slides.fetched import SOURCE, write_source
 from muse_pipeline.slides.remote import RemoteSlide
 from muse_pipeline.slides.remote_copy import copy_file
@@ -35,8 +35,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
         OutputError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SOURCE).is_file():
-        raise OutputError(f"{folder}: is a folder with something else in it; name a new one, which the copy becomes")
+    require_own_folder(folder, SOURCE)
     slide = RemoteSlide(url)
     with complete_file(folder) as partial:
         n_bytes, version = 0, None

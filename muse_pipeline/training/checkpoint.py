@@ -19,6 +19,7 @@ from muse_pipeline.files import complete_file
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusHead
 from muse_pipeline.models.weights import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
+from muse_pipeline.slides.patients import patient_in_name
 
 FORMAT = "muse_pipeline 3"
 OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads that said rays, not their inverse squares
@@ -39,6 +40,16 @@ class Checkpoint:
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     meta: dict[str, Any]
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Names of what these weights, and those that they began with, have been trained on."""
+        return frozenset(map(str, self.meta.get("images", ())))
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """Whose these were; of older files, which do not name them, by the names of the images."""
+        return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights alone: what a card says may change without them."""

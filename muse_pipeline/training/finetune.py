@@ -25,8 +25,9 @@ from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import find_teachers, load_teacher, take_over
+from muse_pipeline.training.start import Seen, find_teachers, load_teacher, seen_before, take_over
 from muse_pipeline.training.validation import Validation
+from muse_pipeline.wording import some_of
 
 
 def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
@@ -58,7 +59,8 @@ def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
     method, origin = _build_method(data, teachers)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(running.accelerator, running.devices, config.precision)
-    meta = _describe(data)
+    seen = seen_before([*([begins_with] if begins_with else []), *taught_by], config.trust_pickle)
+    meta = _describe(data, seen)
 
     def keep(step: int, scores: dict[str, float]) -> None:
         save_checkpoint(run.best, _trained(method, {**meta, "step": step, "scores": scores}))
@@ -69,6 +71,8 @@ def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
         keep_pictures(data.images, run.pictures)
         data.tell(run, running.say)
         running.say(f"{config.backbone} with a {config.head} head, from {origin}")
+        if shared := sorted(seen.patients & {image.patient for image in data.held}):
+            running.say(f"its validation flatters: what it begins with or learns from has seen {some_of(shared)}")
     windows = data.make_windows(fabric.device)
     train(
         method,
@@ -113,9 +117,10 @@ def _build_method(data: FinetuneData, teachers: list[NucleusDetector]) -> tuple[
     return method, origin
 
 
-def _describe(data: FinetuneData) -> dict[str, Any]:
+def _describe(data: FinetuneData, seen: Seen) -> dict[str, Any]:
     config = data.config
     appearance = appearance_reference(data.images, config.mpp)
+    patients = {image.patient for image in (*data.images, *data.held)}  # the held ones choose weights
     return {
         "kind": "detector",
         "backbone": config.backbone,
@@ -125,8 +130,8 @@ def _describe(data: FinetuneData) -> dict[str, Any]:
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
         "appearance": appearance and dataclasses.asdict(appearance),
-        "images": sorted(image.name for image in data.images),
-        "patients": sorted({image.patient for image in (*data.images, *data.held)}),  # the held ones choose weights
+        "images": sorted({image.name for image in data.images} | seen.images),
+        "patients": sorted(patients | seen.patients),
     }
 
 

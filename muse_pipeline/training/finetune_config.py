@@ -138,6 +138,8 @@ def require_known_names(config: FinetuneConfig) -> None:
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head), (METHODS, config.method)):
         registry[name]
     require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
+    if not config.sources:
+        raise ConfigError("sources: there is none; name labelled pictures or slides")
     names = config.class_names
     if not names or not all(names):
         raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")

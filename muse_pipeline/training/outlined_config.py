@@ -10,7 +10,7 @@ import yaml
 
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import LabelError
-from muse_pipeline.files import complete_file
+from muse_pipeline.files import complete_file, require_own_folder
 from muse_pipeline.proposals.outlined_source import OutlineTask, is_outlined, outline_source
 from muse_pipeline.proposals.point_instances import mask_finder
 from muse_pipeline.training.finetune_config import load_finetune_config
@@ -28,7 +28,7 @@ def outline_config(
 
     Args:
         path: of the config.
-        folder: of the result; absent or whole.
+        folder: of the result; absent or whole, and not there yet.
         mask: what finds the foreground that points share, see ``point_instances.mask_finder``.
         data: where the config's paths start; its folder when not given.
         say: called with a sentence about every source.
@@ -40,7 +40,9 @@ def outline_config(
         ConfigError: the config is wrong.
         LabelError: no source consists of points on pictures; or see ``outlined_source.outline_source``.
         ModelError: see ``point_instances.mask_finder``.
+        OutputError: the folder holds something, or cannot be written.
     """
+    require_own_folder(folder)
     config = load_finetune_config(path, data)
     if not any(map(is_outlined, config.sources)):
         raise LabelError(f"{path}: no source holds points on pictures; there is nothing to outline")

@@ -25,7 +25,7 @@ from muse_pipeline.training.pretrain_pictures import draw_views
 from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import load_backbone
+from muse_pipeline.training.start import Seen, load_backbone, seen_before
 
 INDEX = "nuclei"
 
@@ -52,6 +52,7 @@ def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
     run.begin(config, provenance, ("name",), running)
     torch.set_num_threads(running.threads)
     method, origin = _build_method(config)
+    seen = seen_before([begins_with] if begins_with else [], config.trust_pickle)
     left_out: list[str] = []
     data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, left_out.append)
     require_apart(data.patients, config.held)
@@ -73,7 +74,7 @@ def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
         train(method, stream, config.schedule, run, fabric, seed=config.seed, progress=running.progress, check=alarm)
     if fabric.is_global_zero:
         state = method.trained().state_dict()
-        save_checkpoint(run.checkpoint, Checkpoint(state, {}, _describe(config, data)))
+        save_checkpoint(run.checkpoint, Checkpoint(state, {}, _describe(config, data, seen)))
     return run.checkpoint
 
 
@@ -105,7 +106,7 @@ def _build_method(config: PretrainConfig) -> tuple[MusePretraining, str]:
     return MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp), origin
 
 
-def _describe(config: PretrainConfig, data: PretrainData) -> dict[str, Any]:
+def _describe(config: PretrainConfig, data: PretrainData, seen: Seen) -> dict[str, Any]:
     return {
         "kind": "backbone",
         "backbone": config.backbone,
@@ -114,7 +115,7 @@ def _describe(config: PretrainConfig, data: PretrainData) -> dict[str, Any]:
         "resample_positions": False,  # the table is as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(data.reference),
-        "images": sorted(image.name for image in data.images),
-        "patients": data.patients,
+        "images": sorted({image.name for image in data.images} | seen.images),
+        "patients": sorted({*data.patients} | seen.patients),
         "step": config.schedule.steps,
     }

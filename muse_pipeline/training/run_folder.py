@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.config import load_config
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.errors import CheckpointError, OutputError
 from muse_pipeline.files import complete_file, read_json, write_json
 from muse_pipeline.training.running import Running
 from muse_pipeline.wording import some_of
@@ -105,7 +105,9 @@ class RunFolder:
 
         Raises:
             CheckpointError: see ``require_same_run``.
+            OutputError: the folder holds files of somebody's own where the run's would be.
         """
+        self._require_own()
         try:
             self.require_same_run(config, provenance, free)
         except CheckpointError:
@@ -116,19 +118,28 @@ class RunFolder:
             )
             self.forget()
 
+    def _require_own(self) -> None:
+        """Spare a folder of pictures or a config that no run wrote, as where a user's own lie."""
+        theirs = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
+        if theirs and not self.provenance.is_file():
+            raise OutputError(
+                f"{self.path}: holds {some_of(theirs)} of something else, which the run would write over; name another "
+                "folder"
+            )
+
     def forget(self) -> None:
         """Remove what a run would go on from."""
         for path in (self.resume, self.best):
             path.unlink(missing_ok=True)
 
     def describe(self, config: Any, provenance: dict[str, Any]) -> None:
-        """Write the resolved settings and the provenance."""
+        """Write the provenance, which says that this is a run's folder, and the resolved settings."""
         import yaml
 
+        write_json(self.provenance, provenance)
         with complete_file(self.config) as partial:
             text = yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
             partial.write_text(text, encoding="utf-8")
-        write_json(self.provenance, provenance)
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from muse_pipeline.errors import CheckpointError
@@ -57,6 +59,32 @@ def take_over(network: NucleusDetector, config: FinetuneConfig) -> str:
         )
     load_head_weights(network.head, checkpoint, path)
     return f"{path.name}, backbone and head"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What weights had been trained on before a run, as far as they say.
+
+    Attributes:
+        images: names of pictures and slides.
+        patients: whose these were.
+    """
+
+    images: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+
+
+def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
+    """What the checkpoints that a run begins with, or is taught by, have seen: its own weights have then seen it too.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
+    states = [(read_pickle(path, trust_pickle), path) for path in paths]
+    ours = [parse_checkpoint(*each) for each in states if is_ours(each[0])]  # the authors' do not say
+    return Seen(
+        frozenset().union(*(each.images for each in ours)), frozenset().union(*(each.patients for each in ours))
+    )
 
 
 def find_teachers(config: FinetuneConfig) -> list[Path]:

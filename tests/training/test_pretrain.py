@@ -290,7 +290,7 @@ def test_a_misspelt_word_of_exclude_is_refused(pictures, tmp_path):
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
         read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
-    with pytest.raises(ConfigError, match=r"`exclude` chooses among `images`"):
+    with pytest.raises(ConfigError, match=r"`exclude` is a setting of `images`"):
         NucleusSource(store=tmp_path, proposals=tmp_path, exclude=("P1",))
 
 

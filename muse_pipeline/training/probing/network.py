@@ -17,7 +17,6 @@ from muse_pipeline.inference.model_file import find_checkpoint
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.weights import backbone_weights, read_pickle
-from muse_pipeline.slides.patients import patient_in_name
 from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
 from muse_pipeline.training.import_checkpoint import recognise_backbone
 from muse_pipeline.training.start import load_backbone
@@ -79,10 +78,9 @@ def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False)
     ours = load_backbone(backbone, path, trust_pickle)
     meta = ours.meta if ours else {}  # the authors normalise no stain and name no pictures
     reference = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
-    images = frozenset(map(str, meta.get("images", ())))
-    patients = frozenset(map(str, meta.get("patients", map(patient_in_name, images))))  # older files do not name them
     weights = path.name if path.name not in NAMES_OF_RUNS else f"{path.resolve().parent.name}/{path.name}"
-    return ProbedNetwork(name, backbone, reference, weights, patients, images)
+    seen = (ours.patients, ours.images) if ours else ()
+    return ProbedNetwork(name, backbone, reference, weights, *seen)
 
 
 def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:

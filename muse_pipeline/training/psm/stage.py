@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.files import complete_file, read_json, require_own_folder, write_json
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 MADE_FROM = "made-from.json"
@@ -33,9 +33,11 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
 
     Raises:
         CheckpointError: it was made from something else; that is named.
+        OutputError: it is a folder of somebody's own.
     """
     if not folder.is_dir():
         return False
+    require_own_folder(folder, MADE_FROM)
     try:
         found = read_json(folder / MADE_FROM)
     except (OSError, ValueError):
