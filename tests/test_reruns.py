@@ -7,6 +7,7 @@ here fails `test_every_setting_says_what_depends_on_it`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -173,6 +174,21 @@ def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_pa
     assert not [
         path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_slide_replaced_by_a_file_with_an_older_date_is_run_again(finished):
+    """`cp -p` and `rsync -a` keep the date of the scan."""
+    slide = finished / "a.tif"
+    whole, dates = slide.read_bytes(), slide.stat()
+    slide.write_bytes(whole + b" ")
+    os.utime(slide, (dates.st_atime - 86_400, dates.st_mtime - 86_400))
+    planned = plan(finished)
+    slide.write_bytes(whole)
+    os.utime(slide, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    assert planned == A
+    assert plan(finished) == {}
 
 
 @pytest.mark.slow

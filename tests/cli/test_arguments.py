@@ -91,3 +91,19 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
         monkeypatch.setenv("OMP_NUM_THREADS", of_openmp)
     monkeypatch.setattr(arguments, "count_cores", lambda: 6)
     assert arguments.share_of_cores(asked, processes) == given
+
+
+def test_a_record_writes_over_no_slide(muse, tmp_path):
+    slide = tmp_path / "a.png"
+    slide.write_bytes(b"slide")
+    status, _, said = muse("preflight", slide, "--mpp", "0.5", "--record", slide)
+    assert (status, slide.read_bytes()) == (2, b"slide")
+    assert "a.png" in said
+
+
+def test_an_option_that_stands_twice_is_not_forgotten():
+    parser = argparse.ArgumentParser()
+    importlib.import_module("muse_pipeline.cli.pretrain_config").add_arguments(parser)
+    words = "c.yaml --sheet s --results r -o o --exclude P1 P2 --exclude P3 --set a=1 --set b=2 --held-splits val"
+    given = parser.parse_args(words.split())
+    assert (given.exclude, given.set, given.held_splits) == (["P1", "P2", "P3"], ["a=1", "b=2"], ["val"])

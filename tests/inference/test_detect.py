@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import shapely
 from scipy.spatial import cKDTree
 
 from muse_pipeline.errors import ModelError, StoreError
@@ -111,6 +112,9 @@ def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path)
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
     with pytest.raises(StoreError, match=r"taken to have \[0.25, 0.25\] um/px, now \[0.26, 0.26\]"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
+    within = replace(tiled_slide.tissue, roi=shapely.box(0, 0, 500, 500))
+    with pytest.raises(StoreError, match=r"another tissue or region of interest; run `muse tile` and `muse detect`"):
+        stitch_shards([first, mixed], tiled_slide.info, within.kept, tmp_path / "n.parquet")
 
 
 def test_a_table_says_what_it_was_made_from_and_by(tiled_slide, whole):

@@ -55,6 +55,21 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
         objects.to_nuclei(["Tumour"], (0.5, 0.5), n_rays=4)
 
 
+def test_of_a_cell_the_nucleus_is_read(tmp_path):
+    """QuPath's cells have two outlines."""
+    cell, nucleus = (
+        {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]} for side in (20, 8)
+    )
+    path = write(
+        tmp_path / "a.geojson",
+        {"geometry": cell, "nucleusGeometry": nucleus, "properties": {"objectType": "cell"}},
+        {"geometry": cell, "properties": {"objectType": "cell", "classification": {"names": "Tumour"}}},
+    )
+    objects = read_geojson(path)
+    assert shapely.area(objects.geometry).tolist() == [64, 400]
+    assert list(objects.class_name) == [None, "Tumour"]
+
+
 def test_an_outline_that_cannot_be_built(tmp_path):
     square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
     unclosed = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8]]]}

@@ -107,3 +107,17 @@ def test_wrong_files_are_refused_in_words(tmp_path):
         read(tmp_path / "{slide}.csv")
     with pytest.raises(ConfigError, match="unit"):
         ImportSettings("a.csv", unit="mm")
+
+
+def test_tissue_in_an_export_of_all_objects_is_no_nucleus(tmp_path):
+    def feature(side, name):
+        ring = [[300, 250], [300 + side, 250], [300 + side, 250 + side], [300, 250 + side], [300, 250]]
+        properties = {"objectType": "annotation", "classification": {"name": name}}
+        return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+
+    path = tmp_path / "all.geojson"
+    path.write_text(json.dumps([feature(3000, "Tissue"), feature(3000, "Region*"), feature(40, "Tumor")]))
+    assert read(path).xy.tolist() == [[210, 160]]
+    path.write_text(json.dumps([feature(3000, "Tumor")]))
+    with pytest.raises(LabelError, match="covers more than the 5,000 um2 of any nucleus"):
+        read(path)

@@ -118,6 +118,24 @@ def test_nuclei_of_another_version_of_the_slide_are_refused(slide_folder):
     assert "another version" in slide.reason
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"slide_mpp": [1.0, 1.0]}, "taken to have another mpp; run the workflow again"),
+        ({"tissue_sha256": "another"}, "another tissue or region of interest; run the workflow again"),
+    ],
+)
+def test_nuclei_of_before_an_interrupted_change_are_refused(slide_folder, said, reason):
+    """A run with another mpp or ROI that stops early leaves new tissue beside old nuclei."""
+    judge_slide(slide_folder.parent, row("one"))
+    summary = read_json(slide_folder / "summary.json")
+    write_json(slide_folder / "summary.json", {**summary, "provenance": {**summary["provenance"], **said}})
+    slide = judge_slide(slide_folder.parent, row("one"))
+    write_json(slide_folder / "summary.json", summary)
+    assert (slide.status, slide.n_nuclei) == ("failed", None)
+    assert reason in slide.reason
+
+
 def test_results_of_another_slide_are_refused(slide_folder):
     slide = judge_slide(slide_folder.parent, row("one", path="/slides/two.svs"))
     assert slide.status == "failed"

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFile
 from web_server import Served, serve
 
 from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
-from muse_pipeline.errors import SlideError
+from muse_pipeline.errors import OutputError, SlideError
 from muse_pipeline.report.ledgers import first_problem, read_progress
 from muse_pipeline.slides import fetch, remote, remote_copy
 from muse_pipeline.slides.base import open_slide
@@ -234,3 +234,11 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
     assert json.loads((tmp_path / "A.json").read_text())["fetch_bytes"] == len(slide_bytes)
     assert "geheim" not in said + (tmp_path / "found.json").read_text()
     assert not [asked for asked in served.asked if asked.startswith("GET")]
+
+
+def test_a_folder_of_somebody_s_own_is_spared(tmp_path, slide_bytes):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/b.svs").write_bytes(b"years of work")
+    with serve({"/a.tif": Served(slide_bytes)}) as host, pytest.raises(OutputError, match="something else in it"):
+        fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "slides")
+    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["b.svs"]

@@ -204,6 +204,16 @@ def test_a_damaged_chunk_is_said(tmp_path):
         open_store(tmp_path / "a.zarr").read((0, 0), (64, 64))
 
 
+def test_a_lost_file_is_no_glass(tmp_path):
+    """What is not there is read as white, which is what most of a slide is."""
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/0/c/0/0/0").unlink()
+    with pytest.raises(StoreError, match=r"1 of the 1 files of its image are lost, first 0/0.*run `muse tile` again"):
+        open_store(tmp_path / "a.zarr")
+
+
 def test_a_roi_does_not_change_pixels(tmp_path):
     slide = noise_slide(600, 500)
     info = slide.info(MPP)
@@ -226,9 +236,12 @@ def test_a_store_never_takes_the_place_of_something_else(tmp_path):
     tissue = mask_with(info, (0, 0, 48, 48))
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/a.svs").write_bytes(b"years of work")
-    with pytest.raises(OutputError, match="something else"):
-        write_store(slide, info, tissue, tmp_path / "slides")
-    assert files_of(tmp_path).keys() == {"slides/a.svs"}
+    zarr.create_group(store=str(tmp_path / "another's.zarr"), zarr_format=3, attributes={"cells": 1})
+    before = files_of(tmp_path)
+    for name in ("slides", "another's.zarr"):
+        with pytest.raises(OutputError, match="something else"):
+            write_store(slide, info, tissue, tmp_path / name)
+    assert files_of(tmp_path) == before
     write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
     before = files_of(tmp_path)
     write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")

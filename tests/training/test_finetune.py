@@ -9,7 +9,7 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.training import finetune_data
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune
@@ -132,3 +132,21 @@ def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeyp
     monkeypatch.setattr(finetune_data, "read_labelled_images", refuse)
     with pytest.raises(LabelError, match=f"^{context_px}$"):
         read_finetune_data(load_finetune_config(write_config(folder), changes=[f"window_px={window_px}"]))
+
+
+def test_a_folder_of_somebody_s_own_is_spared(folder, tmp_path):
+    config = load_finetune_config(write_config(folder, steps=1))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/mine.png").write_bytes(b"years of work")
+    with pytest.raises(OutputError, match="holds pictures of something else"):
+        finetune(config, tmp_path, CPU)
+    assert [path.name for path in tmp_path.rglob("*")] == ["pictures", "mine.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [("sources=[]", "sources: there is none"), ("sources.0.mpp=250", r"would have 250 um per pixel.*correct `mpp`")],
+)
+def test_no_source_and_another_unit_are_said(folder, tmp_path, change, sentence):
+    with pytest.raises((ConfigError, LabelError), match=sentence):
+        finetune(load_finetune_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU)

@@ -94,3 +94,18 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_p
     )
     with pytest.raises(CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .* by another"):
         finetune(taught(folder, tmp_path / "bare"), tmp_path, CPU)
+
+
+def test_a_checkpoint_names_whom_its_beginnings_have_seen(folder, tmp_path):
+    """Else those would count as unseen, and validation on them would flatter without a word."""
+    said = []
+    running = Running(accelerator="cpu", say=said.append)
+    alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
+    begun = taught(folder, "t0", changes=alone)
+    checkpoint = load_checkpoint(finetune(begun, tmp_path / "taught", running))
+    assert checkpoint.images == checkpoint.patients == {"P0", "P1", "P2"}
+    assert not any("flatters" in sentence for sentence in said)
+    begun = load_finetune_config(folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"])
+    held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
+    finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", running)
+    assert any("its validation flatters" in sentence and "P1" in sentence for sentence in said)
