@@ -61,9 +61,14 @@ class CohortRun:
     held_sources: tuple[NucleusSource, ...]
 
     def tissue_settings(self) -> dict[str, Any]:
-        """What networks are compared on without labels: the slides held back, or the run's sources if there is none."""
-        sources = self.held_sources or self.config.sources
-        settings = settings_of(dataclasses.replace(self.config, sources=sources))
+        """What networks are compared on without labels: the slides held back, or the run's sources if there is none.
+
+        They are looked at at two scales; a run of one scale is compared at that and at half of it.
+        """
+        sources, views = self.held_sources or self.config.sources, self.config.views
+        fine, coarse = views.mpp
+        views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
+        settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
         return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
 
     def facts(self) -> dict[str, Any]:

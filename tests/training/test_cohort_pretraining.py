@@ -80,6 +80,8 @@ def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
     tissue = load_tissue_config(Path("tissue.yaml"))
     assert [source.store for source in tissue.sources] == [place / "out" / "c" / "image-250nm.zarr"]
     assert tissue.views.mpp == (0.25, 0.5)
+    plan("--tissue", "tissue.yaml", "--set", "views.mpp=[0.5, 0.5]")
+    assert load_tissue_config(Path("tissue.yaml")).views.mpp == (0.5, 1.0)  # which `muse compare` looks at
     plan("--tissue", "tissue.yaml", "--held-splits")
     assert len(load_tissue_config(Path("tissue.yaml")).sources) == 5
 

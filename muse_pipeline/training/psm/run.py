@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from muse_pipeline.errors import ConfigError
 from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -55,8 +56,13 @@ class PsmRun:
 
         Raises:
             CheckpointError: a stage was made from something else.
-            MuseError: a source or a setting cannot be used.
+            MuseError: a source or a setting cannot be used, or the run has no such stage.
         """
+        if until == "activation" != self.config.masks:
+            raise ConfigError(
+                f"--until activation: masks are '{self.config.masks}' here, which need no such stage; set `masks: "
+                "activation`, or leave --until out"
+            )
         made: dict[str, Path | None] = {}
         for stage in STAGES[: STAGES.index(until) + 1]:
             made[stage] = getattr(self, f"_make_{stage}")(made)

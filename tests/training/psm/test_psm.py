@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from labelled import CPU, draw_labelled_folder
 
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.psm.config import load_psm_config
 from muse_pipeline.training.psm.labels import write_found
 from muse_pipeline.training.psm.mask_network import TrainedMask
 from muse_pipeline.training.psm.run import PsmRun
-from muse_pipeline.training.psm.stage import STAGES
+from muse_pipeline.training.psm.stage import STAGES, is_made
 from muse_pipeline.training.running import Running
 
 CONFIG = """
@@ -84,6 +84,19 @@ def test_later_rounds_learn_points_too(finished):
     assert network(np.full((50, 70, 3), 230, np.uint8)).shape == (50, 70)
     with pytest.raises(CheckpointError, match="no mask network"):
         TrainedMask.load(finished[0] / "detector" / "checkpoint.pt")
+
+
+def test_a_stage_that_the_run_has_not_is_said(config_path, tmp_path):
+    with pytest.raises(ConfigError, match="masks are 'otsu' here, which need no such stage"):
+        PsmRun(load_psm_config(config_path), tmp_path, CPU).run("activation")
+
+
+def test_labels_of_somebody_s_own_are_spared(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/mine.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="something else in it"):
+        is_made(tmp_path / "labels", {}, start_over=True)
+    assert (tmp_path / "labels/mine.txt").is_file()
 
 
 def test_a_second_start_makes_nothing_again(config_path, finished):
