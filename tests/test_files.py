@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -67,3 +68,22 @@ def test_what_a_killed_process_left_goes_and_what_may_still_be_written_stays(tmp
     unburied.wait()
     left = {path.name for path in tmp_path.iterdir()} - {"image.zarr"}
     assert left == {names[what] for what in ("alive", "elsewhere", "another file")}
+
+
+def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypatch):
+    """Removed in its place, a part of it would stand there under the name of the whole if that is interrupted."""
+    (tmp_path / "image.zarr").mkdir()
+    (tmp_path / "image.zarr/old").write_text("")
+
+    def stop(path, **_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), complete_file(tmp_path / "image.zarr") as partial:
+        partial.mkdir()
+        (partial / "new").write_text("")
+        monkeypatch.setattr(shutil, "rmtree", stop)
+    assert [path.name for path in (tmp_path / "image.zarr").iterdir()] == ["new"]
+    monkeypatch.undo()
+    with complete_file(tmp_path / "image.zarr") as partial:
+        partial.mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"image.zarr"}

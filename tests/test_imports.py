@@ -18,7 +18,7 @@ PACKAGE = "muse_pipeline"
 # From the bottom up: a part may import the parts on the lines below its own, and itself, but not its siblings.
 LAYERS = (
     {"errors", "full_disk", "wording"},
-    {"types", "registry", "files", "config", "memory", "parallel", "surroundings"},
+    {"types", "registry", "files", "config", "memory", "parallel", "qupath_words", "surroundings"},
     {"coords"},
     {"slides"},
     {"tissue"},

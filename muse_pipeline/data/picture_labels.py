@@ -105,14 +105,12 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
-    mpp = float(known.mpp[0] if mpp is None else mpp)
-    if not PLAUSIBLE_RANGE_UM[0] <= mpp <= PLAUSIBLE_RANGE_UM[1]:
-        low, high = PLAUSIBLE_RANGE_UM
-        raise LabelError(
-            f"{path}: would have {mpp:.4g} um per pixel, and nuclei are labelled at {low:g} to {high:g}; correct "
-            f"`{setting}` of this source"
-        )
-    return pixels, mpp
+    low, high = PLAUSIBLE_RANGE_UM
+    found = float(known.mpp[0] if mpp is None else mpp)
+    if not low <= found <= high:
+        wrong = f"`{setting}` of this source" if known is None else f"what the file says ({known.source})"
+        raise LabelError(f"{path}: has {found:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {wrong}")
+    return pixels, found
 
 
 def require_agreement(

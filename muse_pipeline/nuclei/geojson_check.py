@@ -16,8 +16,9 @@ import shapely
 
 from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES, is_geometry, iterate_features
-from muse_pipeline.nuclei.qupath_rules import VERSIONS, Fault, is_uuid, judge_feature, read_object_type
+from muse_pipeline.nuclei.qupath_rules import VERSIONS, Fault, is_uuid, judge_feature
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
+from muse_pipeline.qupath_words import properties_of, read_object_type
 
 _SNAPPING = ("0.6", "0.7")
 _BATCH = 4_096
@@ -114,7 +115,7 @@ def _judge(feature: Any, number: int, verdict: Verdict, seen_ids: array) -> None
     for fault in judge_feature(feature):
         verdict.add(fault, number)
     if isinstance(feature, dict):
-        verdict.n_by_type[read_object_type(feature)] += 1
+        verdict.n_by_type[read_object_type(properties_of(feature))] += 1
         seen_ids.append(_shorten_id(feature.get("id"), number))
 
 

@@ -15,8 +15,8 @@ import shapely
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
 from muse_pipeline.nuclei.geojson_parts import NucleusParts, split_parts
-from muse_pipeline.nuclei.qupath_rules import read_object_type
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.qupath_words import properties_of, read_class_name, read_object_type
 from muse_pipeline.types import Frame
 
 _BATCH = 8_192
@@ -102,24 +102,15 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJS
     items = iterate_features(path)
     while features := [_to_feature(item) for item in islice(items, _BATCH)]:
         geometries.append(_build_geometries(features, path, n_before=len(class_names)))
-        properties = [p if isinstance(p := feature.get("properties"), dict) else {} for feature in features]
+        properties = list(map(properties_of, features))
         class_names += [read_class_name(entry.get("classification")) for entry in properties]
-        object_types += [read_object_type(feature) for feature in features]
+        object_types += list(map(read_object_type, properties))
         names += [entry.get("name") for entry in properties]
     geometry = np.concatenate(geometries)
     present = ~shapely.is_missing(geometry)
     geometry = shapely.transform(geometry[present], lambda xy: xy + np.asarray(offset_px, float))
     columns = (np.array(column, object)[present] for column in (class_names, object_types, names))
     return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(present) + 1)
-
-
-def read_class_name(classification: Any) -> str | None:
-    """The name of a QuPath classification: a string, or an object with ``name`` or a list of ``names``."""
-    if isinstance(classification, dict):
-        names = classification.get("names")
-        several = ": ".join(map(str, names)) if isinstance(names, list) else names
-        classification = classification.get("name") or several
-    return str(classification) if classification else None
 
 
 def _to_feature(item: Any) -> dict[str, Any]:

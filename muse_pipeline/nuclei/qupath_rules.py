@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from muse_pipeline.nuclei.feature_stream import is_geometry
+from muse_pipeline.qupath_words import OBJECT_TYPES, object_type_word, properties_of
 
 VERSIONS = ("0.4", "0.5", "0.6", "0.7")
-OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-_TYPE_KEYS = ("objectType", "object_type", "type")
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,6 @@ class Fault:
     refused_by: tuple[str, ...] = ()
 
 
-def read_object_type(feature: dict[str, Any]) -> str:
-    """What the object becomes: one of ``OBJECT_TYPES``."""
-    word = _object_type_word(_properties(feature))[1]
-    return word if word in OBJECT_TYPES else "annotation"
-
-
 def judge_feature(feature: Any) -> Iterator[Fault]:
     """Everything that is wrong with a feature apart from its positions and the uniqueness of its id."""
     if not isinstance(feature, dict):
@@ -45,7 +38,7 @@ def judge_feature(feature: Any) -> Iterator[Fault]:
     elif is_geometry(feature):
         yield Fault("a geometry without a feature becomes an annotation")
     else:
-        properties = _properties(feature)
+        properties = properties_of(feature)
         yield from _judge_object_type(feature, properties)
         yield from _judge_id(feature)
         yield from _judge_classification(properties.get("classification"))
@@ -57,17 +50,8 @@ def is_uuid(value: Any) -> bool:
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
-def _properties(feature: dict[str, Any]) -> dict[str, Any]:
-    properties = feature.get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
-def _object_type_word(properties: dict[str, Any]) -> tuple[str | None, Any]:
-    return next(((key, properties[key]) for key in _TYPE_KEYS if properties.get(key) is not None), (None, None))
-
-
 def _judge_object_type(feature: dict[str, Any], properties: dict[str, Any]) -> Iterator[Fault]:
-    key, word = _object_type_word(properties)
+    key, word = object_type_word(properties)
     state = "stands outside properties" if "objectType" in feature else "is missing"
     if key is None:
         yield Fault(f"becomes an annotation, as objectType {state}")

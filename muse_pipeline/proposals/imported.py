@@ -139,7 +139,8 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
         objects, _ = split_regions(read_geojson(path, qupath_offset_px(info.bounds, settings.frame)))
-        require_nucleus_size(objects.to_parts(), info.mpp)
+        drawn = objects[objects.object_type == "annotation"]  # a machine's detection may be a clump, and is one nucleus
+        require_nucleus_size(drawn.to_parts(), info.mpp)
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
     if name.endswith(TABLES):
         xy, score = read_csv_points(path, settings.x, settings.y)

@@ -72,11 +72,6 @@ def shard_path(folder: Path, row: int, column: int) -> Path:
     return folder / f"c/0/{row}/{column}"
 
 
-def list_shards(folder: Path) -> list[str]:
-    """Names, as ``row/column``, of every shard of the array in ``folder`` that is a file."""
-    return sorted(file.relative_to(folder / "c/0").as_posix() for file in (folder / "c/0").glob("*/*"))
-
-
 class ShardFiles:
     """The chunks of one array ``(3, height, width)``; safe to read from several threads.
 

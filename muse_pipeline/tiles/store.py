@@ -16,7 +16,7 @@ import zarr
 
 from muse_pipeline.errors import StoreError
 from muse_pipeline.files import read_json
-from muse_pipeline.tiles.shard_files import ShardFiles, list_shards
+from muse_pipeline.tiles.shard_files import ShardFiles
 from muse_pipeline.wording import one_line
 
 CHUNK_PX = 512
@@ -46,7 +46,7 @@ def open_store(path: Path | str) -> Store:
         group = zarr.open_group(str(path), mode="r", zarr_format=3)
         attributes = dict(group.attrs["muse"])
         _require_ours(attributes, group["0"], group["labels/tissue/0"])
-        _require_shards(attributes, Path(path) / "0")
+        _require_files(attributes, Path(path))
         return Store(Path(path), group["0"], group["labels/tissue/0"], attributes)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such store; run `muse tile` first") from error
@@ -72,22 +72,30 @@ def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Ar
         raise ValueError(f"its tissue is {tissue.dtype} of {tissue.shape}, not of {pixels}")
 
 
-def _require_shards(attributes: dict[str, Any], image: Path) -> None:
+def list_files(path: Path) -> list[str]:
+    """Of the image at its full size and the tissue in a store, all files of pixels."""
+    chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
+    return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
+
+
+def _require_files(attributes: dict[str, Any], path: Path) -> None:
     """Whether every file is there that was written: what an absent one held would be read as glass.
 
     Raises:
         ValueError: one is not.
     """
-    written = set(attributes.get("shards", ()))  # of a store of before they were noted, nothing is known
-    if lost := sorted(written - set(list_shards(image))):
-        raise ValueError(f"{len(lost)} of the {len(written)} files of its image are lost, first {lost[0]}")
+    written = set(attributes.get("files", ()))  # of a store of before they were noted, nothing is known
+    if lost := sorted(written - set(list_files(path))):
+        raise ValueError(f"{len(lost)} of its {len(written)} files are lost, first {lost[0]}")
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder is an image of ours, whole or not."""
     try:
         return "muse" in read_json(path / "zarr.json")["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except ValueError:  # damaged
+        return (path / "labels/tissue/zarr.json").is_file()
+    except (OSError, KeyError, TypeError):
         return False
 
 

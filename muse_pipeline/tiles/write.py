@@ -31,8 +31,16 @@ from muse_pipeline.tiles.chunks import (
 from muse_pipeline.tiles.corrupt import CorruptChunks
 from muse_pipeline.tiles.ome import OME_VERSION, image_metadata, label_metadata
 from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.shard_files import NewShardFile, list_shards, shard_path, z_order
-from muse_pipeline.tiles.store import BACKGROUND, CHUNK_PX, CHUNKS_PER_SHARD, SHARD_PX, is_store, tissue_pixel_px
+from muse_pipeline.tiles.shard_files import NewShardFile, shard_path, z_order
+from muse_pipeline.tiles.store import (
+    BACKGROUND,
+    CHUNK_PX,
+    CHUNKS_PER_SHARD,
+    SHARD_PX,
+    is_store,
+    list_files,
+    tissue_pixel_px,
+)
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import Slide, SlideInfo
 
@@ -234,6 +242,6 @@ def write_attributes(
         "background": [BACKGROUND] * 3,
         "corrupt": corrupt.rectangles(size_px),
         "corrupt_fraction": corrupt.fraction,
-        "shards": list_shards(path / "0"),
+        "files": list_files(path),
         "tissue_sha256": tissue_sha256,
     }

@@ -40,9 +40,7 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     """
     cv2.setNumThreads(1)
     overview = read_overview(slide, info)
-    mask, warnings = find_mask(overview.pixels, overview.mpp)
-    if overview.unread is not None:  # no glass, for all that is known: `tile` has to say that it is lost
-        mask |= overview.unread
+    mask, warnings = find_mask(overview.pixels, overview.mpp, overview.unread)
     mask_px = overview.mpp / np.array(info.mpp)
     area_mm2 = float(_count_on_slide(mask, np.array(info.size_px) / mask_px) * np.prod(overview.mpp) / 1e6)
     if roi is not None:
@@ -65,13 +63,20 @@ def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
     return float(rows[:-1].sum() + down * rows[-1])
 
 
-def find_mask(pixels: np.ndarray, mpp: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings."""
+def find_mask(
+    pixels: np.ndarray, mpp: np.ndarray, unread: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings.
+
+    What is ``unread`` (h, w) is tissue: that it is glass nobody knows, and `tile` has to say that it is lost.
+    """
     if is_fluorescence(pixels):
         return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
     glass = estimate_glass(pixels)
     pen = find_pen(map_strips(lambda strip: is_ink(absorbed(strip, glass)), pixels), mpp)
     mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
+    if unread is not None:
+        mask |= unread
     warnings = []
     if pen.mean() > 1e-3:
         warnings.append(f"pen marks on {pen.mean():.1%} of the slide were left out")

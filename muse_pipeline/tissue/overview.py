@@ -45,16 +45,15 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))
     pixels, unread = np.full((height, width, 3), WHITE, np.uint8), np.zeros((height, width), bool)
     n_damaged, failure = 0, None
-    steps = [max(BLOCK_PX // factor, 1) for factor in factors]
-    waiting = [(level, columns, rows) for rows in _cut(height, steps[1]) for columns in _cut(width, steps[0])][::-1]
+    sides = {at: np.multiply(factors, info.level_downsamples[level]) / d for at, d in enumerate(info.level_downsamples)}
+    waiting = _blocks(level, range(width), range(height), sides[level])
     while waiting:  # blocks; of one that fails, its quarters; what cannot be divided further, at the next finer level
         at, columns, rows = waiting.pop()
         here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        sides = np.multiply(factors, info.level_downsamples[level]) / info.level_downsamples[at]
         try:
-            pixels[here] = _read_block(slide, info, at, sides, (columns, rows))
+            pixels[here] = _read_block(slide, info, at, sides[at], (columns, rows))
         except SlideError as error:
-            halves = _halve(columns, int(LEAST_PX // sides[0])), _halve(rows, int(LEAST_PX // sides[1]))
+            halves = _halve(columns, LEAST_PX // factors[0]), _halve(rows, LEAST_PX // factors[1])
             if halves != ([columns], [rows]):
                 waiting += [(at, columns, rows) for rows in halves[1] for columns in halves[0]][::-1]
                 continue
@@ -63,7 +62,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
             if (finer := _finer_level(info, at)) is None:
                 unread[here] = True
             else:
-                waiting.append((finer, columns, rows))
+                waiting += _blocks(finer, columns, rows, sides[finer])
     if unread.all():
         raise failure
     warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
@@ -80,8 +79,14 @@ def _finer_level(info: SlideInfo, level: int) -> int | None:
     return max(finer, key=lambda at: info.level_downsamples[at][0], default=None)
 
 
-def _cut(n: int, step: int) -> list[range]:
-    return [range(start, min(start + step, n)) for start in range(0, n, step)]
+def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
+    """The level with each block of ``columns`` and ``rows`` that ``BLOCK_PX`` of its pixels hold, the last first."""
+    steps = [max(int(BLOCK_PX // side), 1) for side in sides]
+    return [(level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])][::-1]
+
+
+def _cut(pixels: range, step: int) -> list[range]:
+    return [pixels[start : start + step] for start in range(0, len(pixels), step)]
 
 
 def _halve(pixels: range, least: int) -> list[range]:

@@ -15,6 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.files import open_unzipped, sha256_of
+from muse_pipeline.qupath_words import is_called, properties_of, read_object_type
 from muse_pipeline.types import SlideInfo
 
 _AREAL = ("Polygon", "MultiPolygon")
@@ -57,9 +58,9 @@ def read_areas(path: Path | str) -> BaseGeometry:
     values = _read_json(path)
     try:
         shapes = [
-            (shapely.from_geojson(json.dumps(geometry)), _is_ignored(properties))
+            (shapely.from_geojson(json.dumps(geometry)), is_called(_IGNORE, properties))
             for geometry, properties in _parts(values, {})
-            if properties.get("objectType") not in _NUCLEI
+            if read_object_type(properties) not in _NUCLEI
         ]
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
@@ -67,7 +68,9 @@ def read_areas(path: Path | str) -> BaseGeometry:
         ) from error
     areas = [(shape, ignored) for shape, ignored in shapes if shape.geom_type in _AREAL and not shape.is_empty]
     if all(ignored for _, ignored in areas):
-        raise GeoJSONError(f"{path}: holds no polygon; draw the region of interest as a closed area")
+        raise GeoJSONError(
+            f"{path}: holds no polygon but of nuclei or of '{_IGNORE}'; draw the region of interest as a closed area"
+        )
     for number, (shape, _) in enumerate(areas, 1):
         if not shape.is_valid:
             why = shapely.is_valid_reason(shape)
@@ -79,12 +82,6 @@ def read_areas(path: Path | str) -> BaseGeometry:
     if not roi.area:
         raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
     return roi
-
-
-def _is_ignored(properties: dict[str, Any]) -> bool:
-    classification = properties.get("classification")
-    words = classification.get("name") if isinstance(classification, dict) else classification, properties.get("name")
-    return any(isinstance(word, str) and word.rstrip("*") == _IGNORE for word in words)
 
 
 def _read_json(path: Path | str) -> Any:
@@ -107,6 +104,5 @@ def _parts(values: Any, properties: dict[str, Any]) -> list[tuple[dict, dict[str
         raise TypeError(f"found {values!r} where a feature is expected")
     for inner in ("features", "geometries", "geometry"):
         if values.get(inner) is not None:
-            of_feature = values.get("properties")
-            return _parts(values[inner], of_feature if isinstance(of_feature, dict) else properties)
+            return _parts(values[inner], properties_of(values) or properties)
     return [(values, properties)] if "coordinates" in values else []

@@ -48,8 +48,13 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Whose these were; of older files, which do not name them, by the names of the images."""
+        """Whose these were, and those of validations; of older files, which name none, by the names of the images."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
+
+    @property
+    def learnt_patients(self) -> frozenset[str]:
+        """Without those of validations; older files do not tell them apart."""
+        return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights alone: what a card says may change without them."""

@@ -71,8 +71,8 @@ def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
         keep_pictures(data.images, run.pictures)
         data.tell(run, running.say)
         running.say(f"{config.backbone} with a {config.head} head, from {origin}")
-        if shared := sorted(seen.patients & {image.patient for image in data.held}):
-            running.say(f"its validation flatters: what it begins with or learns from has seen {some_of(shared)}")
+        if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
+            running.say(f"its validation flatters: what it begins with, or is taught by, learnt from {some_of(shared)}")
     windows = data.make_windows(fabric.device)
     train(
         method,
@@ -120,7 +120,7 @@ def _build_method(data: FinetuneData, teachers: list[NucleusDetector]) -> tuple[
 def _describe(data: FinetuneData, seen: Seen) -> dict[str, Any]:
     config = data.config
     appearance = appearance_reference(data.images, config.mpp)
-    patients = {image.patient for image in (*data.images, *data.held)}  # the held ones choose weights
+    learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
     return {
         "kind": "detector",
         "backbone": config.backbone,
@@ -131,7 +131,8 @@ def _describe(data: FinetuneData, seen: Seen) -> dict[str, Any]:
         "colour": dataclasses.asdict(data.reference),
         "appearance": appearance and dataclasses.asdict(appearance),
         "images": sorted({image.name for image in data.images} | seen.images),
-        "patients": sorted(patients | seen.patients),
+        "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
+        "learnt_patients": sorted(learnt | seen.learnt_patients),
     }
 
 

@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
     seen = seen_before([begins_with] if begins_with else [], config.trust_pickle)
     left_out: list[str] = []
     data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, run.path / INDEX, left_out.append)
-    require_apart(data.patients, config.held)
+    require_apart([*data.patients, *seen.patients], config.held)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(running.accelerator, running.devices, config.precision)
     if running.devices > 1 and fabric.device.type == "cuda":
@@ -117,5 +117,6 @@ def _describe(config: PretrainConfig, data: PretrainData, seen: Seen) -> dict[st
         "colour": dataclasses.asdict(data.reference),
         "images": sorted({image.name for image in data.images} | seen.images),
         "patients": sorted({*data.patients} | seen.patients),
+        "learnt_patients": sorted({*data.patients} | seen.learnt_patients),
         "step": config.schedule.steps,
     }

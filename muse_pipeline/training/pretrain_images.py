@@ -102,8 +102,8 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     judged = {patient for source in held for patient in _patients(source)}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
-            f"{some_of(shared)}: in `sources` and in `held`, so the backbone would be judged on what it has seen; take "
-            "them out of `sources` (`exclude`)"
+            f"{some_of(shared)}: in `sources`, or seen by what the run begins with, and in `held`, so the backbone "
+            "would be judged on what it has seen; take them out of either (`exclude`)"
         )
 
 

@@ -107,7 +107,7 @@ class RunFolder:
             CheckpointError: see ``require_same_run``.
             OutputError: the folder holds files of somebody's own where the run's would be.
         """
-        self._require_own()
+        self.require_own()
         try:
             self.require_same_run(config, provenance, free)
         except CheckpointError:
@@ -118,8 +118,12 @@ class RunFolder:
             )
             self.forget()
 
-    def _require_own(self) -> None:
-        """Spare a folder of pictures or a config that no run wrote, as where a user's own lie."""
+    def require_own(self) -> None:
+        """Spare a folder of pictures or a config that no run wrote, as where a user's own lie.
+
+        Raises:
+            OutputError: there is one where the run's would be.
+        """
         theirs = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if theirs and not self.provenance.is_file():
             raise OutputError(

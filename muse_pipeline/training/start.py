@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from muse_pipeline.errors import CheckpointError
@@ -67,11 +67,13 @@ class Seen:
 
     Attributes:
         images: names of pictures and slides.
-        patients: whose these were.
+        patients: whose these were, and those of the validations that chose weights.
+        learnt_patients: without the latter.
     """
 
     images: frozenset[str] = frozenset()
     patients: frozenset[str] = frozenset()
+    learnt_patients: frozenset[str] = frozenset()
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
@@ -82,9 +84,8 @@ def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
     """
     states = [(read_pickle(path, trust_pickle), path) for path in paths]
     ours = [parse_checkpoint(*each) for each in states if is_ours(each[0])]  # the authors' do not say
-    return Seen(
-        frozenset().union(*(each.images for each in ours)), frozenset().union(*(each.patients for each in ours))
-    )
+    names = [field.name for field in fields(Seen)]
+    return Seen(**{name: frozenset().union(*(getattr(each, name) for each in ours)) for name in names})
 
 
 def find_teachers(config: FinetuneConfig) -> list[Path]:

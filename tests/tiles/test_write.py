@@ -1,6 +1,8 @@
 """From a slide to a store: the right pixels, the right files, nothing half-written."""
 
 import hashlib
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from shapely.geometry import box
 
 from muse_pipeline.errors import OutputError, SlideError, StoreError
+from muse_pipeline.tiles.chunks import chunks_with_tissue, tissue_on_lattice
 from muse_pipeline.tiles.resample import AreaReader
 from muse_pipeline.tiles.store import open_store, store_name
 from muse_pipeline.tiles.write import write_store
@@ -209,9 +212,33 @@ def test_a_lost_file_is_no_glass(tmp_path):
     slide = noise_slide(600, 500)
     info = slide.info(MPP)
     write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
-    (tmp_path / "a.zarr/0/c/0/0/0").unlink()
-    with pytest.raises(StoreError, match=r"1 of the 1 files of its image are lost, first 0/0.*run `muse tile` again"):
-        open_store(tmp_path / "a.zarr")
+    for name in ("0/c/0/0/0", "labels/tissue/0/c/0/0"):
+        copy = shutil.copytree(tmp_path / "a.zarr", tmp_path / name.replace("/", "-"))
+        (copy / name).unlink()
+        with pytest.raises(StoreError, match=rf"1 of its 2 files are lost, first {name}\); run `muse tile` again"):
+            open_store(copy)
+
+
+def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 100, 100))
+    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/zarr.json").write_text("{")
+    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").tissue[0].any()
+
+
+def test_the_last_pixels_of_a_mask_speak_for_one_more():
+    """A slide's smaller levels are cut down to whole pixels, and nuclei beyond the mask's are kept."""
+    mask = np.zeros((40, 40), bool)
+    mask[:, -1] = True
+    tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
+    label = tissue_on_lattice(tissue, 0.5, (656, 640))  # 41 pixels of the label wide
+    assert label.shape == (40, 41) and label[:, 40].all()
+    assert chunks_with_tissue(replace(tissue, mask=mask[:, :32]), 0.5, (520, 640), 0)[:, 1].tolist() == [False] * 2
+    tissue = TissueMask(np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1)  # as wide as a chunk
+    assert chunks_with_tissue(tissue, 0.5, (520, 640), 0)[:, 1].all()
 
 
 def test_a_roi_does_not_change_pixels(tmp_path):

@@ -143,6 +143,17 @@ def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
     np.testing.assert_array_equal(whole.tissue.mask, damaged.tissue.mask)
 
 
+def test_a_slide_that_is_damaged_throughout_is_given_up_soon():
+    """Each failing read costs milliseconds, and none holds more pixels than a block."""
+    image = np.full((16384, 16384, 3), 255, np.uint8)
+    slide = ArraySlide([image, image[::16, ::16]], corrupt=[(0, 0, 16384, 16384)])
+    sizes, read_region = [], slide.read_region
+    slide.read_region = lambda xy, level, size: sizes.append(size[0] * size[1]) or read_region(xy, level, size)
+    with pytest.raises(SlideError):
+        read_overview(slide, slide.info((0.25, 0.25)))
+    assert len(sizes) < 200 and max(sizes) <= BLOCK_PX**2
+
+
 def test_what_no_level_has_is_no_glass(tmp_path):
     found = damaged_pyramid(tmp_path / "a.tif", [0, 1])
     assert "50.0% of the slide cannot be decoded at any level and is taken for tissue" in found.warnings

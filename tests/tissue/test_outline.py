@@ -132,7 +132,9 @@ def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
     area, hole, nucleus = feature_of(*boxes)["features"]
     hole["properties"] = {"objectType": "annotation", "classification": {"name": "Ignore*", "color": [180, 180, 180]}}
     nucleus["properties"] = {"objectType": "detection"}
-    for features, expected in (([area, hole, nucleus], 1600), ([area, nucleus], 2000)):
+    named = {**hole, "properties": {"classification": {"names": ["Ignore*"]}}}
+    older = {**nucleus, "properties": {"object_type": "cell"}}
+    for features, expected in (([area, hole, nucleus], 1600), ([area, nucleus], 2000), ([area, named, older], 1600)):
         (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
         assert read_roi(tmp_path / "roi.geojson", info).area == expected
     for feature in (hole, nucleus):

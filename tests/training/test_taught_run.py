@@ -109,3 +109,9 @@ def test_a_checkpoint_names_whom_its_beginnings_have_seen(folder, tmp_path):
     held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
     finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", running)
     assert any("its validation flatters" in sentence and "P1" in sentence for sentence in said)
+    said.clear()
+    alone = load_finetune_config(folder / "tiny.yaml", changes=alone)
+    finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", running)
+    again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
+    assert load_checkpoint(finetune(again, tmp_path / "second", running)).learnt_patients == {"P0"}
+    assert not any("flatters" in sentence for sentence in said)  # P1 was looked at, and never learnt from

@@ -288,7 +288,7 @@ def state_of(column):
         path = Path(row(wildcards).get(column) or "")
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         found = [os.stat(file) for file in [path, *pixels] if os.path.isfile(file)]
-        return [f"{one.st_size} {one.st_mtime_ns}" for one in found]
+        return [f"{one.st_size} {int(one.st_mtime)}" for one in found]
 
     return state
 

@@ -104,6 +104,7 @@ class MaskNetworkStage:
         settings = self.config.mask_network
         provenance = describe_run(plain_settings(settings, portable=True), (), last)
         provenance["labels"] = {"masks": sha256_of(self.masks / MADE_FROM), **self._beside(last)}
+        run.require_own()
         try:
             run.require_same_run(settings, provenance, ())
         except CheckpointError:
