@@ -11,6 +11,7 @@ one slide. The workflow knows the package by its command line only.
 
 import atexit
 import gc
+import hashlib
 import json
 import os
 import re
@@ -279,18 +280,24 @@ def row_file(column):
 
 
 def state_of(column):
-    """A params function: size and time of the file that the slide's row names in ``column``.
-
-    A file that is replaced by a copy with an older date, as `cp -p` and `rsync -a` give it, is another file too.
-    """
+    """A params function: the state of the file that the slide's row names in ``column``, and of what belongs to it."""
 
     def state(wildcards):
         path = Path(row(wildcards).get(column) or "")
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
-        found = [os.stat(file) for file in [path, *pixels] if os.path.isfile(file)]
-        return [f"{one.st_size} {int(one.st_mtime)}" for one in found]
+        return state_of_files([path, *pixels])
 
     return state
+
+
+def state_of_files(paths):
+    """A checksum of sizes and times of those that are there.
+
+    An input that is replaced by a copy with an older date, as `cp -p` and `rsync -a` give it, is another file too, and
+    Snakemake looks for younger ones alone.
+    """
+    found = [os.stat(path) for path in paths if os.path.isfile(path)]
+    return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()
 
 
 def is_dated_ahead(path):

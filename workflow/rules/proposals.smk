@@ -37,6 +37,7 @@ rule propose:
     params:
         method=PROPOSER,
         settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a plain text with {} would be a pattern
+        state=lambda wildcards: state_of_files(files_of_proposer(wildcards)),
     shell:
         r"""
         muse propose {input.store:q} \

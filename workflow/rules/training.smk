@@ -61,6 +61,7 @@ rule finetune:
     params:
         data=training_data(),
         weights=weights_to_begin_with,
+        state=lambda wildcards: state_of_files(files_of_run(wildcards)),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
