@@ -144,7 +144,9 @@ def test_whom_a_training_run_is_validated_on_is_not_learnt_from(plan, place):
     judge.write_text(judge.read_text() + yaml.safe_dump({"validation": validation}))
     status, _, said = plan("--judged-by", judge)
     assert status == 2
-    assert "P4: in `sources` and in `held`" in said  # by the sheet's patient, not by the slide's name
+    assert (
+        "P4: in `sources`, or seen by what the run begins with, and in `held`" in said
+    )  # by the sheet's patient, not by the slide's name
     status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
     assert status == 0
     assert [source.split.name for source in config.held] == ["val"]
