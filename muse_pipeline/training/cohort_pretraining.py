@@ -63,7 +63,7 @@ class CohortRun:
     def tissue_settings(self) -> dict[str, Any]:
         """What networks are compared on without labels: the slides held back, or the run's sources if there is none.
 
-        They are looked at at two scales; a run of one scale is compared at that and at half of it.
+        They are looked at at two scales; a run of one scale is compared at that and at twice as coarse a one.
         """
         sources, views = self.held_sources or self.config.sources, self.config.views
         fine, coarse = views.mpp
