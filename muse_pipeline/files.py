@@ -104,17 +104,17 @@ def _make_way(path: Path, partial: Path, replaced: Path) -> None:
     path.rename(replaced)
 
 
-def require_own_folder(path: Path, mark: str | None = None) -> None:
+def require_own_folder(path: Path, is_ours: bool = False) -> None:
     """Spare a folder of somebody's own, which ``complete_file`` would replace with all that lies in it.
 
     Args:
         path: of the folder; there or not.
-        mark: name of a file that our own folders hold and that may be replaced; None: none may.
+        is_ours: it may be replaced, whatever it holds.
 
     Raises:
         OutputError: the folder holds something else.
     """
-    if path.is_dir() and any(path.iterdir()) and not (mark and (path / mark).is_file()):
+    if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder with something else in it; name a new one")
 
 

@@ -35,7 +35,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
         OutputError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
-    require_own_folder(folder, SOURCE)
+    require_own_folder(folder, (folder / SOURCE).is_file())
     slide = RemoteSlide(url)
     with complete_file(folder) as partial:
         n_bytes, version = 0, None

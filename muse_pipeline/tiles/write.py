@@ -17,8 +17,8 @@ from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
-from muse_pipeline.errors import OutputError, SlideError
-from muse_pipeline.files import complete_file
+from muse_pipeline.errors import SlideError
+from muse_pipeline.files import complete_file, require_own_folder
 from muse_pipeline.parallel import map_in_order
 from muse_pipeline.tiles.chunks import (
     Chunk,
@@ -84,7 +84,7 @@ def write_store(
         SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
         OutputError: ``path`` is a folder of something else, or cannot be written.
     """
-    require_store_name(Path(path))
+    require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
     reader = AreaReader(slide, info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
@@ -122,12 +122,6 @@ _one_waits = Lock()
 async def wait_for_others() -> None:
     """Wait for all else that runs in this event loop, however it ends."""
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-
-
-def require_store_name(path: Path) -> None:
-    """Spare a folder that is no image of ours: an older store of that name is replaced, with all that lies in it."""
-    if path.is_dir() and any(path.iterdir()) and not is_store(path):
-        raise OutputError(f"{path}: is a folder with something else in it; name a new one, as image-500nm.zarr")
 
 
 def create_levels(path: Path, size_px: tuple[int, int]) -> None:

@@ -66,10 +66,10 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     if unread.all():
         raise failure
     warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
-    if unread.any():
+    if has_lost := bool(unread.any()):
         warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and is taken for tissue")
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
-    return Overview(pixels, level_mpp * factors, unread if unread.any() else None, tuple(warnings))
+    return Overview(pixels, level_mpp * factors, unread if has_lost else None, tuple(warnings))
 
 
 def _finer_level(info: SlideInfo, level: int) -> int | None:

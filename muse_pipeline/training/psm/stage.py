@@ -37,7 +37,7 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
     """
     if not folder.is_dir():
         return False
-    require_own_folder(folder, MADE_FROM)
+    require_own_folder(folder, (folder / MADE_FROM).is_file())
     try:
         found = read_json(folder / MADE_FROM)
     except (OSError, ValueError):
