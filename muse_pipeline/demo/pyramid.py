@@ -58,7 +58,7 @@ class PyramidPainter:
     def tiles(self) -> Iterator[bytes]:
         """Level 0, tile by tile."""
         columns, rows = self.n_blocks
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(self.threads, initializer=disable_ipp) as pool:
             for row in range(rows):
                 blocks = list(pool.map(lambda column, row=row: self._block(column, row), range(columns)))
                 self._set_aside(row, blocks)
@@ -83,6 +83,11 @@ class PyramidPainter:
             for x in range(0, self._strip.shape[1], TILE_PX):
                 self.sixteenth.add(encode(self._strip[:, x : x + TILE_PX]))
             self._strip[:] = 255
+
+
+def disable_ipp() -> None:
+    """Draw without Intel's IPP in this thread: its last bits depend on how memory is aligned."""
+    cv2.ipp.setUseIPP(False)
 
 
 def encode(rgb: np.ndarray) -> bytes:

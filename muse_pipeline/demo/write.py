@@ -14,7 +14,7 @@ import pyarrow.parquet
 import yaml
 
 from muse_pipeline.demo.paint import is_blank, paint_block
-from muse_pipeline.demo.pyramid import BLOCK_PX, write_pyramid
+from muse_pipeline.demo.pyramid import BLOCK_PX, disable_ipp, write_pyramid
 from muse_pipeline.demo.stamps import CLASSES
 from muse_pipeline.demo.texture import Window
 from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, plan_tissue, true_nuclei
@@ -69,6 +69,7 @@ def write_demo(
     """
     _check(area_mm2, mpp)
     cv2.setNumThreads(1)
+    disable_ipp()
     blocks = Blocks(_on_glass(plan_tissue(area_mm2, seed), side_um), mpp)
     with complete_file(folder / "demo.svs") as partial:
         write_pyramid(partial, _painter(blocks), blocks.n, mpp, threads)

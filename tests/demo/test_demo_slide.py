@@ -7,7 +7,7 @@ import yaml
 from openslide import OpenSlide
 from tiffslide import TiffSlide
 
-from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, PyramidPainter
+from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, PyramidPainter, write_pyramid
 from muse_pipeline.demo.stamps import CLASSES
 from muse_pipeline.demo.write import write_demo
 from muse_pipeline.errors import ConfigError
@@ -78,6 +78,18 @@ def test_threads_and_repetition_change_no_byte(demo, tmp_path):
     write_demo(tmp_path, 0.06, threads=2)
     for name in ("demo.svs", "truth.csv", "truth.parquet"):
         assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
+
+
+def test_blocks_are_painted_without_ipp(tmp_path):
+    """Its rounding depends on the alignment of memory, which differs from draw to draw."""
+    used = []
+
+    def paint(column, row):
+        used.append(cv2.ipp.useIPP())
+        return np.zeros((BLOCK_PX, BLOCK_PX, 3), np.uint8)
+
+    write_pyramid(tmp_path / "slide.svs", paint, (2, 1), 0.25, threads=2)
+    assert used == [False, False]
 
 
 @pytest.mark.parametrize("wrong", [{"area_mm2": 0}, {"mpp": 0.01}, {"mpp": float("nan")}])
