@@ -2,7 +2,6 @@
 
     python benchmarks/leave_one_site_out.py config/train/compact.yaml --data ../shared/data --output runs/loso
 
-With `--average runs/loso-0 runs/loso-1` nothing is trained: scored is the mean of what these runs left for the fold.
 With `--model compact-fp32` that model is scored, which may know the fold: how well its labels can be met at all.
 
 Fold "val" is the official split; two of its patients are in the training split too: their training crops are dropped.
@@ -53,7 +52,6 @@ def main() -> None:
     )
     parser.add_argument("--pictures", type=int, help="train on so many only, drawn by their names")
     parser.add_argument("--draw", type=int, default=0, help="which of them (default: %(default)s)")
-    parser.add_argument("--average", nargs="+", type=Path, default=[], metavar="RUN", help="outputs of other seeds")
     parser.add_argument("--model", help="score this model, by name or path")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
@@ -63,10 +61,8 @@ def main() -> None:
         if args.model:
             model = find_model(args.model)
         else:
-            checkpoints = [run / fold / "checkpoint.pt" for run in args.average]
-            if not checkpoints:
-                checkpoints = [train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)]
-            model = export_fold(checkpoints, folder)
+            checkpoint = train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)
+            model = export_fold(checkpoint, folder)
         scores = score_fold(config, fold, model)
         args.output.mkdir(parents=True, exist_ok=True)
         (args.output / f"{fold}.json").write_text(json.dumps(scores, indent=1))
@@ -108,10 +104,10 @@ def train_fold(
     return finetune(train, folder, Running(accelerator=accelerator))
 
 
-def export_fold(checkpoints: list[Path], folder: Path) -> Path:
-    """The mean of the checkpoints as one graph in the folder."""
+def export_fold(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint as a graph in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    export_onnx(checkpoints[0], folder / "model.onnx", others=checkpoints[1:])
+    export_onnx(checkpoint, folder / "model.onnx")
     return folder / "model.onnx"
 
 

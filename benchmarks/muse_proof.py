@@ -38,7 +38,7 @@ from muse_pipeline.training.probing.point_set import PointSet, point_features
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import load_backbone
 
-SITES, CLASSES = ("A7", "A8", "AC"), ("Lymphocyte", "Tumour", "Stroma")
+SITES, CLASSES = ("A7", "A8", "AC"), ("Lymphocyte", "Epithelial", "Stroma")
 ARMS = {
     "full": (),
     "fine alone": ("views.mpp=[0.5, 0.5]",),

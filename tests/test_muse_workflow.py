@@ -106,7 +106,7 @@ def real_cohort(tmp_path, shared_data) -> Path:
         for path in sorted((shared_data / "brca-m2c" / kind).glob("TCGA-A7-A0D*"))[:3]:
             (tmp_path / kind / path.name).write_bytes(path.read_bytes())  # not copied: the originals are read-only
     torch.save({"teacher": make_teacher("vit_s_16_224")}, tmp_path / "vit_s_16-224.pth")
-    names = ("Lymphocyte", "Tumour", "Stroma")
+    names = ("Lymphocyte", "Epithelial", "Stroma")
     training = {
         "name": "muse_vit_s",
         "backbone": "muse_vit_s_16_224",
@@ -115,7 +115,7 @@ def real_cohort(tmp_path, shared_data) -> Path:
         "window_px": 224,
         "colour": "identity",
         "classes": [
-            {"name": name, "color": [90 * k, 0, 0]} for k, name in enumerate(["Lymphocyte", "Tumour", "Stroma"])
+            {"name": name, "color": [90 * k, 0, 0]} for k, name in enumerate(["Lymphocyte", "Epithelial", "Stroma"])
         ],
         "sources": [
             {

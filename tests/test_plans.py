@@ -69,10 +69,10 @@ def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned, o
 def test_a_dry_run_leaves_what_the_last_run_used_and_plans_with_its_own(planned):
     before = plans_in(planned)
     write_sheet(planned / "slides.tsv", ROWS[:1])
-    write_config(planned, model="accurate", max_features=1e5, shards=2.0)
+    write_config(planned, model="label_free", max_features=1e5, shards=2.0)
     run = run_snakemake(planned, "--dry-run", "--printshellcmds")
     assert planned_jobs(run.stdout)["detect"] == 2, run.stdout
-    assert "accurate" in run.stdout and "--max-features 100000 " in run.stdout
+    assert "label_free" in run.stdout and "--max-features 100000 " in run.stdout
     assert plans_in(planned) == before
 
 

@@ -199,7 +199,7 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
         (["slides=nowhere.tsv"], "nowhere.tsv: cannot be read"),
         (
             ["model=compac"],
-            "model 'compac': neither a file nor a built-in model (accurate, compact, compact-fp32, compact-int8, "
+            "model 'compac': neither a file nor a built-in model (compact, compact-fp32, compact-int8, "
             "label_free); did you mean 'compact'?",
         ),
         (

@@ -1,4 +1,4 @@
-"""Write a checkpoint, or the mean of several, as one ONNX file with its model card inside, and check it against torch.
+"""Write a checkpoint as one ONNX file with its model card inside, and check it against torch.
 
 The agreement is measured down to the nuclei, on the pictures that the training run kept beside its checkpoint or on
 those of `--check-images FOLDER`; the figures are printed, and nothing is written if the two are too far apart.
@@ -14,13 +14,6 @@ from muse_pipeline.training.export_settings import PRECISIONS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse export``."""
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `muse finetune`")
-    parser.add_argument(
-        "others",
-        type=Path,
-        nargs="*",
-        metavar="checkpoint",
-        help="more of one config and other seeds: the model is their mean",
-    )
     add_output_argument(parser, "ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
     parser.add_argument(
@@ -61,13 +54,12 @@ def run(args: argparse.Namespace) -> None:
         export_onnx(
             args.checkpoint,
             partial,
-            others=args.others,
             calibration=args.calibration,
             calibration_mpp=args.calibration_mpp,
             **changes,
         )
         if pictures:
-            parity = check_parity(args.checkpoint, partial, pictures, others=args.others)
+            parity = check_parity(args.checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")
         else:
             print("not checked against torch: no pictures lie beside the checkpoint; give --check-images FOLDER")

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from muse_pipeline.demo.field import FLOW_SLOPE, PERIOD_UM, RASTER_UM, Field
-from muse_pipeline.demo.stamps import LYMPHOCYTE, RED_CELL, STROMA, TUMOUR, Stamps
+from muse_pipeline.demo.stamps import EPITHELIAL, LYMPHOCYTE, RED_CELL, STROMA, Stamps
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def place_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells
     xy, kind, angle, rank = (np.concatenate(c) for c in zip(*(p(field, rng) for p in proposals), strict=True))
     n = len(xy)
     stamp = np.empty(n, int)
-    for one in (LYMPHOCYTE, TUMOUR, STROMA, RED_CELL):
+    for one in (LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL):
         stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
     scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
     strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
@@ -71,7 +71,7 @@ def _epithelium(field: Field, rng: np.random.Generator):
     outwards = _direction(field.shape.values[..., 0], xy)
     row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # the basal row is filled first, then what lies above it
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
-    return xy, np.full(len(xy), TUMOUR), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
+    return xy, np.full(len(xy), EPITHELIAL), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
 
 def _lymphocytes(field: Field, rng: np.random.Generator):

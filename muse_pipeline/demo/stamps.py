@@ -9,8 +9,8 @@ import numpy as np
 
 from muse_pipeline.demo.texture import Window, smooth_noise, smoothstep
 
-CLASSES = ("Lymphocyte", "Tumour", "Stroma")
-LYMPHOCYTE, TUMOUR, STROMA, RED_CELL = range(4)  # a red cell has no nucleus and is no truth
+CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
+LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL = range(4)  # a red cell has no nucleus and is no truth
 
 STAMP_UM, STAMP_SIDE, STAMP_RAYS = 0.125, 168, 96
 

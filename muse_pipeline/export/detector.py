@@ -9,53 +9,30 @@ from typing import Any
 
 from muse_pipeline.config import parse_config
 from muse_pipeline.coords import CELL_PX
-from muse_pipeline.errors import ConfigError
 from muse_pipeline.export.half import halve
 from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.ensemble import average_detectors
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.trained_detector import load_trained
 
 
-def load_detector(*paths: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
-    """The graph and its card, from a checkpoint of ``muse finetune`` or the mean of several.
+def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
+    """The graph and its card, from a checkpoint of ``muse finetune``.
 
     Args:
-        paths: of the checkpoints.
-        name: of the model, in place of that in the first checkpoint's settings.
+        path: of the checkpoint.
+        name: of the model, in place of that in the checkpoint's settings.
         changes: settings of the export (``training.export_settings``) in place of the checkpoint's.
 
     Raises:
-        CheckpointError: a checkpoint holds no detector, or one that does not fit its own description.
-        ConfigError: the network cannot be exported for the window that the settings name, or several checkpoints are
-            not of one kind.
+        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        ConfigError: the network cannot be exported for the window that the settings name.
     """
-    members = [_load_member(path, changes) for path in paths]
-    detector, card = members[0]
-    for path, (_, other) in zip(paths[1:], members[1:], strict=True):
-        _require_one_kind(card, paths[0], other, path)
-    if len(members) > 1:
-        detector = average_detectors([member for member, _ in members])
-        card = dataclasses.replace(
-            card,
-            embedding_dim=detector.backbone.channels if card.embedding_dim else 0,
-            source={
-                **card.source,
-                "backbone": f"the mean of {len(members)} {card.source['backbone']}",
-                "checkpoint_sha256": " ".join(one.source["checkpoint_sha256"] for _, one in members),
-            },
-            metrics={f"of one of the {len(members)} alone: {what}": value for what, value in card.metrics.items()},
-        )
-    card = dataclasses.replace(card, name=name or card.name)
-    return DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(), card
-
-
-def _load_member(path: Path, changes: dict[str, Any]) -> tuple[NucleusDetector, ModelCard]:
     detector, config, checkpoint = load_trained(path)
-    config = dataclasses.replace(config, export=dataclasses.replace(config.export, **changes))
+    export = dataclasses.replace(config.export, **changes)
+    config = dataclasses.replace(config, name=name or config.name, export=export)
     input_px = export_window(config, detector.backbone)
     detector.backbone.fix_size(input_px, input_px)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
@@ -64,23 +41,7 @@ def _load_member(path: Path, changes: dict[str, Any]) -> tuple[NucleusDetector, 
         card = dataclasses.replace(card, appearance=parse_config(seen, AppearanceReference, str(path)))
     if card.precision == "fp16":
         halve(detector)
-    return detector, card
-
-
-def _require_one_kind(card: ModelCard, path: Path, other: ModelCard, other_path: Path) -> None:
-    """Refuse to average networks that read or say different things."""
-    reads, says = ("mpp", "input_px", "halo_px", "readout", "colour"), ("classes", "n_rays", "threshold", "capacity")
-    for what in (*reads, *says, "precision", "licence", "training_data"):
-        if getattr(card, what) != getattr(other, what):
-            raise ConfigError(
-                f"{path} and {other_path} are not of one kind: their {what} differ; average networks of one config"
-            )
-    for what in ("backbone", "head"):
-        if card.source[what] != other.source[what]:
-            raise ConfigError(
-                f"{path} and {other_path} are not of one kind: {what} {card.source[what]} and {other.source[what]}; "
-                "average networks of one config"
-            )
+    return DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(), card
 
 
 def describe_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ def export_onnx(
     checkpoint: Path,
     output: Path,
     *,
-    others: Sequence[Path] = (),
     calibration: Path | None = None,
     calibration_mpp: float | None = None,
     **changes: Any,
@@ -41,7 +40,6 @@ def export_onnx(
     Args:
         checkpoint: of ``muse finetune``.
         output: the file.
-        others: further checkpoints of the same kind; the model then says what all say on average.
         calibration: folder of pictures that int8 takes its ranges from; the run's own when not given.
         calibration_mpp: of these pictures; the model's when not given.
         changes: see ``export.detector.load_detector``; so is ``name``.
@@ -50,7 +48,7 @@ def export_onnx(
         CheckpointError: see ``export.detector.load_detector``.
         ConfigError: likewise; and there is nothing to calibrate int8 on, or the network cannot be quantised.
     """
-    graph, card = load_detector(checkpoint, *others, **changes)
+    graph, card = load_detector(checkpoint, **changes)
     folder = calibration or RunFolder(checkpoint.parent).pictures
     windows = calibration_windows(folder, card, calibration_mpp) if card.precision == "int8" else []
     model = trace(graph, card)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,9 +112,7 @@ class Parity:
         )
 
 
-def check_parity(
-    checkpoint: Path, model: Path, images: Path, provider: str = "cpu", others: Sequence[Path] = ()
-) -> Parity:
+def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "cpu") -> Parity:
     """Run the checkpoint in torch, in float32, and the model in ONNX Runtime on the pictures of a folder.
 
     Args:
@@ -123,7 +120,6 @@ def check_parity(
         model: exported from it.
         images: PNG pictures at the model's mpp; the upper left window of each is compared.
         provider: see ``Predictor``.
-        others: further checkpoints, where the model is the mean of several.
 
     Raises:
         LabelError: a picture cannot be read.
@@ -131,7 +127,7 @@ def check_parity(
     """
     predictor = Predictor(model, provider)
     card = predictor.card
-    graph, _ = load_detector(checkpoint, *others, **_as_exported(card))
+    graph, _ = load_detector(checkpoint, **_as_exported(card))
     windows = [_window(path, card.input_px) for path in sorted(images.glob("*.png"))[:MAX_PICTURES]]
     if not windows:
         raise ModelError(f"{images}: no PNG pictures to check the export on; give a folder that has some")

@@ -121,7 +121,7 @@ def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--mode", "label-free", "--model"
     status, _, said = muse(*run, "compact")
     assert (status, said.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
-    assert "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Tumour, Stroma" in said
+    assert "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Epithelial, Stroma" in said
     assert muse(*run, "label_free")[0] == 0
 
 

@@ -34,7 +34,7 @@ def foreign_model(path, **metadata):
 def test_the_built_in_model_has_a_complete_card():
     card = Predictor(find_model("compact")).card
     assert card.mpp == 0.5
-    assert [one.name for one in card.classes] == ["Lymphocyte", "Tumour", "Stroma"]
+    assert [one.name for one in card.classes] == ["Lymphocyte", "Epithelial", "Stroma"]
     assert card.capacity >= 30_000 * (card.input_px * card.mpp / 1000) ** 2
     assert card.licence
     assert card.training_data

@@ -61,7 +61,7 @@ def test_proposals_are_nuclei_of_one_class_with_their_provenance(slide, whole):
 
 
 def test_most_drawn_nuclei_are_proposed(slide, whole):
-    truth = read_points(slide / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"])
+    truth = read_points(slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"])
     distance, _ = cKDTree(read_nuclei(whole).xy).query(truth.xy)
     assert (distance * 0.5 < 3).mean() > 0.6
 
@@ -69,7 +69,7 @@ def test_most_drawn_nuclei_are_proposed(slide, whole):
 def test_points_that_others_found_all_come_through_however_near(slide, tmp_path):
     """A model's second outline of one nucleus goes; here every point is somebody's, and its circle is nobody's."""
     x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, circles of 4 um
-    corner = read_points(slide / "truth.csv", ["Lymphocyte", "Tumour", "Stroma"]).xy[0]
+    corner = read_points(slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner
     (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))
     settings = f"{{file: {tmp_path / 'points.csv'}}}"
