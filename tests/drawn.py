@@ -86,3 +86,8 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
         return np.where(inside[..., None], np.array(colour), np.array(background))
 
     return colour_at
+
+
+def paint(density: np.ndarray) -> np.ndarray:
+    """Pixels (..., 3) uint8 of optical densities (..., 3), as a camera would round them."""
+    return np.clip(np.round(256 * np.exp(-density)) - 1, 0, 255).astype(np.uint8)

@@ -71,6 +71,11 @@ class Verdict:
     verdict: str
     reasons: tuple[str, ...] = ()
 
+    @property
+    def is_brown(self) -> bool:
+        """Whether the slide looks like immunohistochemistry."""
+        return self.verdict == OTHER_STAIN and DARK not in self.reasons
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"verdict": self.verdict, "reasons": list(self.reasons)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.walk import NucleusFinder, walk_shard
 from muse_pipeline.nuclei.table import Nuclei
@@ -19,6 +20,7 @@ from muse_pipeline.tiles.chunks import tissue_on_lattice
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tiles.store import Store, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stain_map import IDENTITY
 
 PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
@@ -49,17 +51,30 @@ class ModelFinder(NucleusFinder):
         """The model's card."""
         return self.predictor.card
 
+    @property
+    def measures_dab(self) -> bool:
+        """Whether the slide looks like immunohistochemistry."""
+        return self.appearance is not None and self.appearance.is_brown
+
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The model's nuclei; where a window lies makes no difference to it."""
-        return self.predictor(pixels, self.colour)
+        if not self.measures_dab:
+            return self.predictor(pixels, self.colour)
+        stains = [split_stains(window) for window in pixels]
+        found = self.predictor(np.stack(list(map(recolour_brown, pixels, stains))), self.colour)
+        return [replace(nuclei, dab_od=self._mean_dab(nuclei, one)) for nuclei, one in zip(found, stains, strict=True)]
+
+    def _mean_dab(self, nuclei: Nuclei, stains: np.ndarray) -> np.ndarray:
+        return mean_within(np.ascontiguousarray(stains[..., 1]), nuclei, self.card.mpp)[:, None] / LN_10
 
     def facts(self) -> dict[str, Any]:
-        """Checksum, provider, colour map, verdict on the slide's appearance and versions."""
+        """Checksum, provider, colour map, verdict on the slide's appearance, where positive begins, and versions."""
         return {
             "model_sha256": self.predictor.sha256,
             "provider": self.predictor.provider,
             "colour": self.colour.tolist(),
             **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
+            **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
             "versions": find_versions(PACKAGES),
         }
 
@@ -100,8 +115,13 @@ def detect_shard(
 ) -> dict[str, Any]:
     """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
 
+    On a slide that looks like immunohistochemistry brown is recoloured and measured (``inference.dab``). Its ``colour``
+    is not used: fitted to brown, it does not map haematoxylin and eosin.
+
     Raises:
         ModelError: the store's mpp is not the card's.
     """
     finder = ModelFinder(predictor, colour, appearance)
+    if finder.measures_dab:
+        finder = replace(finder, colour=IDENTITY)
     return walk_shard(store, finder, shard, output, threads=threads, progress=progress, offset_px=offset_px)

@@ -32,10 +32,12 @@ class ShardWriter:
         n_classes: columns of ``prob``.
         n_rays: columns of ``rays``.
         embedding_dim: columns of ``embedding``, which is left out where there are none.
+        dab: whether there is a column ``dab_od``.
     """
 
-    def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0):
-        self.lists = {"prob": n_classes, "rays": n_rays} | ({"embedding": embedding_dim} if embedding_dim else {})
+    def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False):
+        widths = {"prob": n_classes, "rays": n_rays, "embedding": embedding_dim, "dab_od": int(dab)}
+        self.lists = {name: width for name, width in widths.items() if width or name in {"prob", "rays"}}
         self.schema = pa.schema(
             [
                 ("window", pa.int32()),
@@ -163,7 +165,7 @@ def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
         label=prob.argmax(1) if prob.shape[1] else None,
         score=to_numpy(table["score"]),
         prob=prob,
-        embedding=lists_to_numpy(table["embedding"]) if "embedding" in table.column_names else None,
+        **{name: lists_to_numpy(table[name]) for name in ("embedding", "dab_od") if name in table.column_names},
     )
 
 

@@ -69,7 +69,8 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
     if clusters:
         said["morphology"] = clusters.describe()
-    with NucleiWriter(output, names, said, card.n_rays, card.embedding_dim, clusters is not None) as writer:
+    widths = card.n_rays, card.embedding_dim
+    with NucleiWriter(output, names, said, *widths, clusters is not None, shards.common.get("positive_od")) as writer:
 
         def draw(level0: Nuclei) -> tuple[Rows, int]:
             rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
@@ -202,7 +203,7 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
-        **{name: common[name] for name in ("appearance", "proposer", "warnings") if name in common},
+        **{name: common[name] for name in ("appearance", "positive_od", "proposer", "warnings") if name in common},
         **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
     }

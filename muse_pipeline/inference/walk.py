@@ -35,11 +35,13 @@ class NucleusFinder(Protocol):
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
         each_once: it may outline one nucleus twice, which is then reported once (``nuclei.doubles``).
         trim: it takes windows of any size, and is given of each only what holds tissue.
+        measures_dab: its nuclei have ``dab_od``.
     """
 
     card: ModelCard
     each_once: bool = False
     trim: bool = False
+    measures_dab: bool = False
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """Find the nuclei of one batch.
@@ -107,7 +109,7 @@ def walk_shard(
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full: list[int] = []
     guarded: dict[str, list[int]] = defaultdict(list)
-    columns = len(card.classes), card.n_rays, card.embedding_dim
+    columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
             for window, reports, is_full, why in batch:

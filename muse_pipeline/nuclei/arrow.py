@@ -18,10 +18,14 @@ _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 
 def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
-    """Numbers (N,), null where ``valid`` (N,) is not."""
-    bits = None if valid is None or valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    buffers = [bits, pa.py_buffer(np.ascontiguousarray(values))]
+    """Numbers or bools (N,), null where ``valid`` (N,) is not."""
+    bits = None if valid is None or valid.all() else _pack(valid)
+    buffers = [bits, _pack(values) if values.dtype == bool else pa.py_buffer(np.ascontiguousarray(values))]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def _pack(values: np.ndarray) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
@@ -31,8 +35,11 @@ def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """The numbers (N,) of a column; what is not known is NaN."""
+    """The numbers or bools (N,) of a column; what is not known is NaN."""
     array = column.combine_chunks()
+    if pa.types.is_boolean(array.type):
+        bits = np.unpackbits(np.frombuffer(array.buffers()[1] or b"", np.uint8), bitorder="little")
+        return bits[array.offset : array.offset + len(array)].astype(bool)
     return array.to_numpy(zero_copy_only=False) if array.null_count else np.from_dlpack(array)
 
 

@@ -25,6 +25,7 @@ from muse_pipeline.wording import one_line
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
+DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
 _NO_CLASS = -1
 _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
@@ -47,9 +48,18 @@ class NucleiWriter:
 
     Rows keep the order in which they come, and row groups are full, so the bytes do not depend on the batches.
 
+    Args:
+        path: the file.
+        classes: names by label.
+        provenance: what the file says of its making.
+        n_rays: columns of ``rays``.
+        embedding_dim: columns of ``embedding``, which is left out where there are none.
+        clusters: whether there is a column ``cluster``.
+        positive_od: whether there are columns ``dab_od`` and ``positive``, and from which ``dab_od`` a nucleus is.
+
     Attributes:
-        provenance: what the file says of its making; may be completed until the block ends. ``n_nuclei`` and
-            ``n_by_class`` are added.
+        provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` are added, with
+            ``positive_od`` also ``n_positive``.
     """
 
     def __init__(
@@ -60,14 +70,16 @@ class NucleiWriter:
         n_rays: int,
         embedding_dim: int = 0,
         clusters: bool = False,
+        positive_od: float | None = None,
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
+        self.positive_od = positive_od
         # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, clusters)
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, clusters, positive_od is not None)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
-        self._n_nuclei = 0
+        self._n_nuclei = self._n_positive = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
@@ -101,6 +113,8 @@ class NucleiWriter:
         label = to_numpy(rows.table["label"])
         self._n_nuclei += len(label)
         self._n_by_label += np.bincount(label[label >= 0], minlength=len(self.classes))
+        if self.positive_od is not None:
+            self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
@@ -113,6 +127,8 @@ class NucleiWriter:
             self._write_row_groups(whole_only=False)
             counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
             self.provenance |= {"n_nuclei": self._n_nuclei, "n_by_class": counts}
+            if self.positive_od is not None:
+                self.provenance["n_positive"] = self._n_positive
             geo = _geo_metadata(self._bounds if self._n_nuclei else None)
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
@@ -130,12 +146,14 @@ class NucleiWriter:
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
         names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
+        dab_od = nuclei.dab_od.ravel()
         columns = [
             *map(to_arrow, (*nuclei.xy.T, nuclei.label)),
             pa.DictionaryArray.from_arrays(to_arrow(nuclei.label, valid=nuclei.label != _NO_CLASS), names),
             *map(to_arrow, (nuclei.score, *nuclei.prob.T)),
             *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
+            *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -146,8 +164,10 @@ class NucleiWriter:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0, clusters: bool = False) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; ``embedding`` only where the model gives one, ``cluster`` only where asked for."""
+def nuclei_schema(
+    classes: Sequence[str], n_rays: int, embedding_dim: int = 0, clusters: bool = False, dab: bool = False
+) -> pa.Schema:
+    """Columns of ``nuclei.parquet``; ``embedding``, ``cluster``, ``dab_od`` and ``positive`` only where asked for."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -158,6 +178,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, embedding_dim: int = 0, c
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
             *([(CLUSTER, pa.int32())] if clusters else []),
+            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
             ("rays", pa.list_(pa.float32(), n_rays)),
             *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
             ("geometry", pa.binary()),
@@ -309,9 +330,8 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
     """The nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:
-        columns = [
-            name for name in file.schema_arrow.names if name not in {"class", "geometry", CLUSTER, *SHAPE_COLUMNS}
-        ]
+        unused = {"class", "geometry", CLUSTER, POSITIVE, *SHAPE_COLUMNS}
+        columns = [name for name in file.schema_arrow.names if name not in unused]
     for table in iterate_rows(path, batch_size, columns):
         yield _to_nuclei(table)
 
@@ -333,4 +353,5 @@ def _to_nuclei(table: pa.Table) -> Nuclei:
         score=to_numpy(table["score"]),
         prob=np.stack([to_numpy(table[name]) for name in probabilities], axis=-1) if probabilities else None,
         embedding=lists_to_numpy(table["embedding"]) if "embedding" in table.column_names else None,
+        dab_od=to_numpy(table[DAB_OD])[:, None] if DAB_OD in table.column_names else None,
     )

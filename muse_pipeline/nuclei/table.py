@@ -24,6 +24,7 @@ class Nuclei:
         prob: (N, C) float32 class probabilities given that there is one.
         frame: the frame of ``xy``.
         embedding: (N, D) float32 features; (N, 0) where there are none.
+        dab_od: (N, 1) float32 mean optical density (base 10) of DAB within the outline; (N, 0) where not measured.
     """
 
     xy: np.ndarray
@@ -33,6 +34,7 @@ class Nuclei:
     score: np.ndarray = field(default=None)  # type: ignore[assignment]
     prob: np.ndarray = field(default=None)  # type: ignore[assignment]
     embedding: np.ndarray = field(default=None)  # type: ignore[assignment]
+    dab_od: np.ndarray = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.xy = np.asarray(self.xy, np.float64).reshape(-1, 2)
@@ -43,6 +45,7 @@ class Nuclei:
         self.embedding = empty if self.embedding is None else np.asarray(self.embedding, np.float32)
         self.label = np.full(n, -1, np.int32) if self.label is None else np.asarray(self.label, np.int32)
         self.score = np.ones(n, np.float32) if self.score is None else np.asarray(self.score, np.float32)
+        self.dab_od = empty if self.dab_od is None else np.asarray(self.dab_od, np.float32)
         lengths = {name: len(getattr(self, name)) for name in COLUMNS}
         if set(lengths.values()) != {n}:
             raise ValueError(f"columns of unequal length: {lengths}")
@@ -72,4 +75,4 @@ class Nuclei:
         return Nuclei(frame=frame, **columns)
 
 
-COLUMNS = ("xy", "rays", "label", "score", "prob", "embedding")
+COLUMNS = ("xy", "rays", "label", "score", "prob", "embedding", "dab_od")

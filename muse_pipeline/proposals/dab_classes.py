@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.dab import ABSOLUTE, CLASSES, mean_within
 from muse_pipeline.inference.walk import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import SlideSample, proposal_card, proposer_sha256, shrink_factor
-from muse_pipeline.proposals.dab import ABSOLUTE, BluePaint, mean_within
+from muse_pipeline.proposals.dab import BluePaint
 from muse_pipeline.proposals.guard import judge_window
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
 
-CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
 MIN_NUCLEI = 20  # fewer fall into no groups
 MIN_EXPLAINED = 0.75  # of the variance, by two groups: more than of a uniform distribution; of a normal one it is 0.64
 

@@ -7,49 +7,28 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from drawn import ArraySlide
+from drawn import paint
+from drawn_ihc import draw_ihc, store_ihc
 from scipy.spatial import cKDTree
-from test_haematoxylin_density import paint
 
 from muse_pipeline.errors import ConfigError
+from muse_pipeline.inference.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
 from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard
 from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import open_store
-from muse_pipeline.tiles.write import write_store
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stains import TEXTBOOK
 
 FITS = {
     "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),
     "otsu": partial(OtsuFinder.fit, settings=OtsuSettings()),
 }
-PITCH_UM = 16.0
-
-
-def draw_ihc(mpp: float, size_um: tuple[float, float], share: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px, brown (N,): blue discs of 4 um on pale blue, and far denser brown ones."""
-    axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
-    rng = np.random.default_rng(0)
-    centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
-    brown = rng.uniform(size=len(centres)) < share
-    width, height = (round(side / mpp) for side in size_um)
-    amounts = np.zeros((2, height, width), np.float32)
-    for (x, y), is_brown in zip(centres, brown, strict=True):
-        middle = round((x - 0.5) * 256), round((y - 0.5) * 256)
-        cv2.circle(amounts[int(is_brown)], middle, round(4 / mpp * 256), 1.0, -1, cv2.LINE_8, 8)
-    blue, dab = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
-    stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
-    density = (0.1 + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
-    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, brown
 
 
 def check_all_right(nuclei, centres, brown, mpp):
@@ -105,13 +84,7 @@ def test_a_slide_without_tissue_has_no_nuclei():
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """Store, slide, tissue, centres and brown of a strip of drawn immunohistochemistry: three windows."""
-    pixels, centres, brown = draw_ihc(0.5, (1200, 75))
-    slide = ArraySlide([pixels])
-    tissue = TissueMask(np.ones((10, 150), bool), np.array([16.0, 16.0]), None, 0.0)
-    path = tmp_path_factory.mktemp("ihc") / "image-500nm.zarr"
-    info = slide.info((0.5, 0.5))
-    write_store(slide, info, tissue, path)
-    return open_store(path), info, tissue, centres, brown
+    return store_ihc(tmp_path_factory.mktemp("ihc"), (1200, 75))
 
 
 @pytest.mark.parametrize("method", FITS)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawn import paint
 
 from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
 from muse_pipeline.tissue.stains import TEXTBOOK
-
-
-def paint(density: np.ndarray) -> np.ndarray:
-    """Pixels (..., 3) uint8 of optical densities (..., 3), as a camera would round them."""
-    return np.clip(np.round(256 * np.exp(-density)) - 1, 0, 255).astype(np.uint8)
 
 
 def test_a_mixed_density_comes_back():

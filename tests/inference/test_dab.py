@@ -1,0 +1,111 @@
+"""Nuclei of immunohistochemistry: brown ones are found as blue ones are, and each is positive or negative."""
+
+import numpy as np
+import pytest
+import tifffile
+from drawn_ihc import draw_ihc, store_ihc
+from scipy.spatial import cKDTree
+
+from muse_pipeline.inference.appearance import BROWN, DARK, OTHER_STAIN, Verdict
+from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.inference.dab import DARKEST, POSITIVE_OD, mean_within, recolour_brown, split_stains
+from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tiles.grid import Shard
+from muse_pipeline.types import Frame
+
+IHC = Verdict(OTHER_STAIN, (f"stains unlike those of training: {BROWN}",))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return store_ihc(tmp_path_factory.mktemp("ihc"), (1200, 75))
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(find_model("compact"))
+
+
+def find_nuclei(stored, predictor, folder, verdict, n_shards=1):
+    store, info, tissue, *_ = stored
+    folder.mkdir()
+    shards = [folder / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
+    colour = colour_of_fit(predictor.card.colour, None)
+    for index, path in enumerate(shards, 1):
+        detect_shard(store, predictor, colour, Shard(index, n_shards), path, appearance=verdict)
+    stitch_shards(shards, info, tissue.kept, folder / "nuclei.parquet")
+    return folder / "nuclei.parquet"
+
+
+def positive_of(table):
+    return np.array(next(iterate_rows(table, 10**6, ["positive"]))["positive"].to_pylist())
+
+
+def test_every_brown_nucleus_is_positive_and_every_blue_one_negative(stored, predictor, tmp_path):
+    *_, centres, brown = stored
+    table = find_nuclei(stored, predictor, tmp_path / "a", IHC)
+    nuclei, positive = read_nuclei(table), positive_of(table)
+    distance, found = cKDTree(nuclei.xy).query(centres)
+    assert len(nuclei) == len(centres) and distance.max() < 4
+    assert np.array_equal(positive[found], brown)
+    assert np.array_equal(nuclei.dab_od[:, 0] >= POSITIVE_OD, positive)
+    provenance = read_provenance(table)
+    assert (provenance["positive_od"], provenance["n_positive"]) == (POSITIVE_OD, brown.sum())
+
+
+def test_the_number_of_shards_does_not_change_the_bytes(stored, predictor, tmp_path):
+    one, three = (find_nuclei(stored, predictor, tmp_path / str(n), IHC, n) for n in (1, 3))
+    assert one.read_bytes() == three.read_bytes()
+
+
+def test_slides_of_haematoxylin_and_eosin_have_no_such_columns(stored, predictor, tmp_path):
+    table = find_nuclei(stored, predictor, tmp_path / "a", Verdict("ok"))
+    assert not {"dab_od", "positive"} & set(next(iterate_rows(table, 1)).column_names)
+    assert not {"positive_od", "n_positive"} & read_provenance(table).keys()
+    assert read_nuclei(table).dab_od.shape == (len(read_nuclei(table)), 0)
+
+
+def test_a_dark_slide_is_no_immunohistochemistry():
+    assert IHC.is_brown
+    assert not Verdict(OTHER_STAIN, (DARK,)).is_brown and not Verdict("flagged", (BROWN,)).is_brown
+
+
+def test_brown_becomes_blue_and_nothing_else_changes():
+    pixels, centres, brown = draw_ihc(0.5, (250, 250))
+    recoloured = recolour_brown(pixels, split_stains(pixels))
+    haematoxylin, dab = np.moveaxis(split_stains(recoloured), -1, 0)
+    x, y = centres.astype(int).T
+    assert dab[y, x].max() < 0.1 and np.allclose(haematoxylin[y, x][brown], DARKEST, atol=0.1)
+    assert np.array_equal(recoloured[y, x][~brown], pixels[y, x][~brown])
+
+
+def test_the_mean_is_of_the_outline_alone():
+    values = np.zeros((60, 60), np.float32)
+    rows, columns = np.indices(values.shape) + 0.5
+    values[np.hypot(columns - 20, rows - 30) < 8] = 1
+    rays = np.repeat([[4.0], [4.0 * 2**0.5], [3.0]], 32, 1)
+    nuclei = Nuclei([(20, 30), (20, 30), (45, 30)], Frame.WINDOW, rays=rays)
+    assert mean_within(values, nuclei, 0.5) == pytest.approx([1, 0.5, 0], abs=0.05)
+
+
+@pytest.mark.parametrize(("model", "least"), [("compact", 900), ("label_free", 600)])
+def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, least):
+    """By eye a fifth of the nuclei of OS-2 are brown."""
+    slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
+    assert muse("run", slide, "-o", tmp_path, "--model", model)[0] == 0
+    table = tmp_path / "OS-2-ndpi/nuclei.parquet"
+    provenance, nuclei = read_provenance(table), read_nuclei(table)
+    assert provenance["n_nuclei"] > least
+    assert 0.19 < provenance["n_positive"] / provenance["n_nuclei"] < 0.25
+    # Of each positive nucleus the middle of its outline absorbs blue more than red.
+    with tifffile.TiffFile(slide) as file:
+        pixels = file.series[0].levels[0].asarray()
+    x, y = nuclei.xy.astype(int).clip(0, np.array(pixels.shape[1::-1]) - 1).T
+    red, _, blue = pixels[y, x].astype(int).T
+    positive = positive_of(table)
+    assert (np.median((blue - red)[~positive]) > 30) and (np.median((red - blue)[positive]) > 0)
