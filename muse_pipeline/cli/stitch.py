@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     info = read_info(args.info)
     kept = TissueMask.load(args.tissue, info).kept  # and not the mask, which takes eight times as much
-    stitch_shards(args.shards, info, kept, args.output, args.threads)
+    provenance = stitch_shards(args.shards, info, kept, args.output, args.threads)
+    if doubt := provenance.get("nuclear_size", {}).get("doubt"):
+        args.warnings.append(doubt)
     if args.output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:

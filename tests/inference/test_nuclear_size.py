@@ -1,0 +1,93 @@
+"""Nuclei too small or too large for the um per pixel: a warning, and none at the right scale."""
+
+import json
+
+import numpy as np
+import pytest
+
+from muse_pipeline.inference.scale import CHECK, MIN_NUCLEI, NuclearSize, SizeSample
+
+MPP = 0.25, 0.25
+
+
+@pytest.mark.parametrize(
+    ("area", "probability", "size"),
+    [
+        (30.0, 0.9, ""),
+        (30.0, 0.6, ""),
+        (13.0, 0.95, ""),  # a lymph node
+        (13.0, 0.8, "small"),
+        (11.0, 0.99, "small"),
+        (60.0, 0.93, ""),
+        (60.0, 0.85, "large"),
+        (80.0, 0.99, "large"),
+        (15.0, None, ""),
+        (13.0, None, "small"),
+        (300.0, None, ""),  # models of one class at double the scale find pieces of nuclei
+    ],
+)
+def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probability, size):
+    doubt = NuclearSize(1000, area, probability).describe_doubt(MPP)
+    assert bool(doubt) == bool(size)
+    if size:
+        assert doubt.startswith(f"{CHECK}, 0.25: the nuclei are too {size} for it (median area {area:.1f} um2")
+        assert ("mean class probability" in doubt) == (probability is not None)
+
+
+def test_few_nuclei_are_not_judged():
+    assert NuclearSize(MIN_NUCLEI, 5.0, 0.5).describe_doubt(MPP)
+    assert not NuclearSize(MIN_NUCLEI - 1, 5.0, 0.5).describe_doubt(MPP)
+    assert not SizeSample().measure().describe_doubt(MPP)
+
+
+def test_the_sample_gives_median_and_mean_in_any_parts_and_order():
+    rng = np.random.default_rng(0)
+    area, prob = rng.gamma(9, 4, 2001).astype(np.float32), rng.dirichlet((3, 1, 1), 2001).astype(np.float32)
+    whole, parts = SizeSample(), SizeSample()
+    whole.add(area, prob)
+    order = rng.permutation(len(area))
+    for part in np.array_split(order, 7):
+        parts.add(area[part], prob[part])
+    size = whole.measure()
+    assert size == parts.measure()
+    assert size.n_nuclei == 2001
+    assert size.median_area_um2 == pytest.approx(np.median(area), abs=0.1)
+    assert size.mean_class_probability == pytest.approx(prob.max(1).mean(), abs=1e-4)
+
+
+def test_one_class_has_no_probability():
+    sample = SizeSample()
+    sample.add(np.full(10, 20.05), np.ones((10, 1)))
+    assert sample.measure() == NuclearSize(10, 20.0, None)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    from muse_pipeline.cli.main import main
+
+    folder = tmp_path_factory.mktemp("demo")
+    assert main(["demo-slide", str(folder), "--area-mm2", "0.3"]) == 0
+    return folder / "demo.svs"
+
+
+@pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
+def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(demo, muse, tmp_path, mpp, is_doubted):
+    status, out, _ = muse("run", demo, "--mpp", mpp, "-o", tmp_path)
+    assert status == 0
+    doubt = f"{CHECK}, 0.5: the nuclei are too large for it (median area "
+    warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
+    assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
+    for text in (out, (tmp_path / "report.html").read_text(), (tmp_path / "cohort.tsv").read_text()):
+        assert (doubt in text) == is_doubted
+
+
+@pytest.mark.parametrize(("factor", "size"), [(0.5, "small"), (1.0, ""), (2.0, "large")])
+def test_real_crops_at_half_and_double_the_scale(shared_data, muse, tmp_path, factor, size):
+    folder, mpp = ("brca-m2c", 0.5) if factor < 2 else ("tnbc-nuclei", 0.25)
+    pictures = sorted((shared_data / folder / "images").iterdir())
+    chosen = pictures[:30:10] if factor < 2 else [path for path in pictures if path.stem in {"04_1", "05_1", "08_2"}]
+    assert len(chosen) == 3
+    assert muse("run", *chosen, "--mpp", mpp * factor, "-o", tmp_path)[0] == 0
+    for path in chosen:
+        warnings = json.loads((tmp_path / path.stem / "ledger/stitch.json").read_text()).get("warnings", [])
+        assert [f"too {size} for it" in warning for warning in warnings] == [True] * bool(size), path
