@@ -10,6 +10,7 @@ slides. See docs/evaluation.md.
 """
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_frame_argument, at_least_one, fraction, positive
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.evaluation.summary import summarise
     from muse_pipeline.evaluation.summary_text import render_summary
 
+    if args.reliability:
+        import_module("matplotlib")  # missing without the extra `train`: before the work, not after it
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame)
     scores = [score_slide(pair, rules) for pair in pairing.pairs]

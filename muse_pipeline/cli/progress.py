@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from muse_pipeline.surroundings import own_processor_seconds
+from muse_pipeline.wording import count_noun
 
 
 @contextmanager
@@ -26,11 +27,16 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def say_how_busy(work: str, threads: int) -> Iterator[None]:
-    """Say when the block ends how long ``work`` took: a part of a run, so that nobody takes it for the whole."""
+    """Print when the block ends how long ``work`` took, a part of a run, and how busy its threads were.
+
+    Nothing is printed of less than a second, of which starting the threads is a large part.
+    """
     started, used = time.monotonic(), own_processor_seconds()
     yield
     seconds, busy = time.monotonic() - started, own_processor_seconds() - used
-    print(f"{work} took {seconds:.1f} s; threads: {threads}, which computed for {busy / seconds / threads:.0%} of it")
+    if seconds >= 1:
+        share = f"{100 * busy / seconds / threads:.0f} % busy"
+        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.errors import LabelError
 from muse_pipeline.files import complete_file
-from muse_pipeline.wording import some_of
+from muse_pipeline.wording import count_noun, some_of
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
@@ -46,7 +46,7 @@ class LabelSummary:
             of_patient[patient].append(index)
         rows = [["patient", "pictures", *self.columns]]
         rows += [[patient, len(of), *self.counts[of].sum(0)] for patient, of in sorted(of_patient.items())]
-        rows += [[f"{len(of_patient)} patients", len(self.pictures), *self.counts.sum(0)]]
+        rows += [[count_noun(len(of_patient), "patient"), len(self.pictures), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
         lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from muse_pipeline.evaluation.score import FAR_UM
+from muse_pipeline.wording import count_noun
 
 NONE = "-"
 
@@ -52,8 +53,8 @@ def _heading(summary: dict[str, Any]) -> str:
     intervals = f"bootstrap over {n_patients} patients" if n_patients > 1 else "none, as there is one patient"
     return "\n".join(
         [
-            f"{_count(n_slides, 'slide')}, model {', '.join(summary['models'])}: {summary['n_found']:,} nuclei found, "
-            f"{summary['n_true']:,} true",
+            f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "
+            f"{summary['n_found']:,} nuclei found, {summary['n_true']:,} true",
             f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp {mpp}; "
             f"score cut {', '.join(cut) or 'unknown'}{own}",
             f"95 % intervals: {intervals} ({rules['patient']})",
@@ -129,7 +130,7 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
             ["mean class (mPQ)", format_number(mean["pq"], 100), format_interval(mean["pq_interval"], 100), "", ""]
         )
     rows.append(["AJI", format_number(outlines["aji"], 100), format_interval(outlines["aji_interval"], 100), "", ""])
-    slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({_count(outlines['n_slides'], 'slide')})"
+    slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({count_noun(outlines['n_slides'], 'slide')})"
     return render_table([f"outlines{slides}, %", "PQ", "interval", "SQ", "DQ"], rows)
 
 
@@ -155,8 +156,9 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
     if aside["slides_with_region"]:
         area = sum(slide["region_mm2"] or 0 for slide in summary["slides"])
         yield (
-            f"{_count(len(aside['slides_with_region']), 'slide')} scored within annotated regions ({area:.3g} mm2): "
-            f"outside them {_count(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and "
+            f"{count_noun(len(aside['slides_with_region']), 'slide')} scored within annotated regions "
+            f"({area:.3g} mm2): outside them "
+            f"{count_noun(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and "
             f"{aside['true_outside_region']:,} true set aside, neither right nor wrong"
         )
     for slide in summary["slides"]:
@@ -166,12 +168,12 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         whose = "no true nucleus that counts has a class" if named else "the truth names no classes"
         yield f"{whose}: only detection is scored"
     elif n := summary["n_true_of_unknown_class"]:
-        yield f"{_count(n, 'true nucleus has', 'true nuclei have')} no class: counted for detection alone"
+        yield f"{count_noun(n, 'true nucleus has', 'true nuclei have')} no class: counted for detection alone"
     for slide in summary["slides"]:
         if outside := slide["true_outside_slide"]:
             x, y = outside[0]
             yield (
-                f"{slide['slide_id']}: {_count(len(outside), 'true nucleus lies', 'true nuclei lie')} outside the "
+                f"{slide['slide_id']}: {count_noun(len(outside), 'true nucleus lies', 'true nuclei lie')} outside the "
                 f"slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0 pixels of this slide?"
             )
     if unchecked := [slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]]:
@@ -208,7 +210,3 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
             f"{FAR_UM:g} um from every true one and count as false: if the truth is complete in a part of the slide "
             "only, give that as --region"
         )
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -18,7 +18,7 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
-from muse_pipeline.wording import one_line
+from muse_pipeline.wording import count_noun, one_line
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -171,7 +171,7 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     """How many slides ended how, in words: "12 slides: 10 ok, 1 partial, 1 failed"."""
     counts = Counter(slide.status for slide in slides)
     ends = [f"{counts[status]} {status}" for status in reversed(STATUSES) if counts[status]]
-    return f"{_count(len(slides), 'slide')}: {', '.join(ends)}"
+    return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
 
 
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
@@ -179,7 +179,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
-    said = f"{_count(unknown, 'slide')}: not known whether they look like the model's training pictures"
+    said = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
         *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
         *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
@@ -190,7 +190,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
     """Their number with ``what`` they are, and the first of them; nothing where there are none."""
     more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
-    heading = f"{_count(len(slides), 'slide')} {what}:"
+    heading = f"{count_noun(len(slides), 'slide')} {what}:"
     return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []
 
 
@@ -235,7 +235,7 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 def describe_model(slides: Sequence[SlideResult]) -> str:
     """The model of slides of one model, told from others of its name, and how many they are."""
     model = slides[0].model
-    return f"{model['name']} ({model['sha256'][:8]}), {_count(len(slides), 'slide')}"
+    return f"{model['name']} ({model['sha256'][:8]}), {count_noun(len(slides), 'slide')}"
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
@@ -301,7 +301,7 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
         "region": (summary["corrupt_level0"], "could not be decoded"),
     }
     return "; ".join(
-        f"{_count(len(places), noun)} {what}, {_name_places(places, qupath_offset_px(info.bounds))}"
+        f"{count_noun(len(places), noun)} {what}, {_name_places(places, qupath_offset_px(info.bounds))}"
         for noun, (places, what) in lacking.items()
         if places
     )
@@ -315,10 +315,6 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
         within = f" within the ROI {roi['name']}" if roi else ""
         return f"no tissue was found{within}; see tissue.png"
     return "" if summary["n_nuclei"] else "no nuclei were found"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _name_places(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:

@@ -15,6 +15,7 @@ from muse_pipeline.report.compare_chart import ChartRow, css_word, difference_ch
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element, join
 from muse_pipeline.report.slide_card import definitions
+from muse_pipeline.wording import count_noun
 
 _COLUMNS = ("Before", "After", "Difference", "95 % interval", "Better?")
 _HOW = "after less before, with 95 % intervals over patients. Right of zero is better."
@@ -108,7 +109,8 @@ def _cells(score: dict[str, Any]) -> list[object]:
 
 def _measured_with_labels(labels: dict[str, Any]) -> str:
     counts = "; ".join(
-        f"{name}: {one['n_nuclei']:,} nuclei, {one['n_patients']} patients" for name, one in labels["splits"].items()
+        f"{name}: {one['n_nuclei']:,} nuclei, {count_noun(one['n_patients'], 'patient')}"
+        for name, one in labels["splits"].items()
     )
     how = (
         "The validation chooses k and epochs, the test is reported."
@@ -123,7 +125,8 @@ def _measured_without_labels(tissue: dict[str, Any]) -> str:
     same, different = (tissue["rows"][1][f"cosine_{which}"] for which in ("same", "different"))
     cosines = "; ".join(f"{side} {same[side]:.3f} and {different[side]:.3f}" for side in ("before", "after"))
     return (
-        f"{tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images, {tissue['n_patients']} patients. First line: "
+        f"{tissue['n_nuclei']:,} nuclei of {count_noun(tissue['n_images'], 'image')}, "
+        f"{count_noun(tissue['n_patients'], 'patient')}. First line: "
         f"each nucleus is looked for by cosine among up to 1,000 of its image, from {fine:g} to {coarse:g} µm/px and "
         f"back; by chance {tissue['chance']:.1f} %. Second: how often a nucleus mirrored, turned or stained anew is "
         "nearer to itself than another nucleus is; by chance, and for a network that says the same of all, 50 %. "

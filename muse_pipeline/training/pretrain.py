@@ -26,6 +26,7 @@ from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import Seen, load_backbone, seen_before
+from muse_pipeline.wording import count_noun
 
 INDEX = "nuclei"
 
@@ -67,7 +68,8 @@ def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
             running.say(sentence)
         if run.checkpoint.is_file() or run.resume.is_file():
             origin += " in a run that goes on"
-        running.say(f"{config.backbone} from {origin}, on {len(data.images)} images of {len(data.patients)} patients")
+        images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
+        running.say(f"{config.backbone} from {origin}, on {images}")
         draw_views(batches.sample, config.seed, run.path / "views.png")
     alarm = CollapseAlarm(config.schedule, run)
     with Prefetched(batches, fabric.world_size, running.loaders) as stream:

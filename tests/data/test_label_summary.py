@@ -35,6 +35,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
     ]
     assert warning.endswith("7 nuclei lie outside the annotated regions and were left out")
     summary.write(tmp_path / "labels.tsv")
+    assert summarise_labels(pictures[:1], CLASSES).text().splitlines()[-1].startswith("1 patient ")
     lines = (tmp_path / "labels.tsv").read_text().splitlines()
     assert lines[0] == "picture\tpatient\tDark\tPale\tunknown\tleft out"
     assert lines[2:] == ["Q\tP\t2\t1\t1\t7", "R\tother\t1\t0\t0\t0"]

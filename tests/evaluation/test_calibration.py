@@ -1,5 +1,7 @@
 """Class probabilities against what is right: the error of made-up models whose calibration is known."""
 
+import sys
+
 import numpy as np
 import pytest
 from test_evaluated_slides import TRUTH, write_result
@@ -74,3 +76,14 @@ def test_evaluate_says_it_by_site_and_draws_it(muse, tmp_path):
     assert "calibration error" in out
     status, _, errors = muse("evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--site", "Z")
     assert status == 2 and "--site 'Z': finds nothing in 'A7-1'" in errors
+
+
+def test_a_missing_drawing_package_is_reported_before_anything_is_scored(muse, tmp_path, monkeypatch):
+    write_result(tmp_path, "A7-1")
+    (tmp_path / "truth.csv").write_text(TRUTH)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = "evaluate", tmp_path / "A7-1/nuclei.parquet", "--truth", tmp_path / "truth.csv"
+    status, out, errors = muse(*command, "--reliability", tmp_path / "r.png")
+    assert (status, out) == (2, "")
+    assert "needs the package 'matplotlib'" in errors and "extra `train`" in errors
+    assert muse(*command)[0] == 0

@@ -148,7 +148,7 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert os.times().children_user - before < 120
-    assert "on 1000 images of 1000 patients" in done.stderr
+    assert "on 1,000 images of 1,000 patients" in done.stderr
     said = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert len([name for name in said["labels"] if "proposals" in name]) == 1000
 

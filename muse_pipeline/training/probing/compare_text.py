@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from muse_pipeline.evaluation.summary_text import NONE, format_number, render_table
+from muse_pipeline.wording import count_noun
 
 
 def render_comparison(result: dict[str, Any]) -> str:
@@ -48,7 +49,7 @@ def _tissue_table(tissue: dict[str, Any]) -> str:
 
 def _patients(row: dict[str, Any]) -> str:
     draws = f" x{row['n_draws']}" if row["n_draws"] > 1 else ""
-    return f"{row['n_patients']} {'patient' if row['n_patients'] == 1 else 'patients'}{draws}"
+    return f"{count_noun(row['n_patients'], 'patient')}{draws}"
 
 
 def _score_cells(score: dict[str, Any]) -> list[str]:
@@ -66,7 +67,8 @@ def _signed(interval: Sequence[float] | None) -> str:
 
 def _how_labels(labels: dict[str, Any]) -> Iterator[str]:
     counts = "; ".join(
-        f"{name} {one['n_nuclei']:,} nuclei of {one['n_patients']} patients" for name, one in labels["splits"].items()
+        f"{name} {one['n_nuclei']:,} nuclei of {count_noun(one['n_patients'], 'patient')}"
+        for name, one in labels["splits"].items()
     )
     how = "validation chooses, the test is reported" if "test" in labels["splits"] else "validation patients in halves"
     yield f"with labels: {counts}; {how}; windows of {labels['window_px']} px at {labels['mpp']:g} um/px"
@@ -75,8 +77,9 @@ def _how_labels(labels: dict[str, Any]) -> Iterator[str]:
 def _how_tissue(tissue: dict[str, Any]) -> Iterator[str]:
     fine, coarse = tissue["mpps"]
     yield (
-        f"without labels: {tissue['n_nuclei']:,} nuclei of {tissue['n_images']} images of {tissue['n_patients']} "
-        f"patients, at {fine:g} and {coarse:g} um/px; by chance {tissue['chance']:.1f} and 50 %"
+        f"without labels: {tissue['n_nuclei']:,} nuclei of {count_noun(tissue['n_images'], 'image')} of "
+        f"{count_noun(tissue['n_patients'], 'patient')}, at {fine:g} and {coarse:g} um/px; "
+        f"by chance {tissue['chance']:.1f} and 50 %"
     )
     same, different = (tissue["rows"][1][f"cosine_{which}"] for which in ("same", "different"))
     yield "; ".join(

@@ -25,6 +25,7 @@ from muse_pipeline.training.probing.probe import ProbeSettings
 from muse_pipeline.training.probing.protocols import KNN
 from muse_pipeline.training.probing.tissue_config import TissueConfig
 from muse_pipeline.training.running import Running
+from muse_pipeline.wording import count_noun
 
 SIDES = ("before", "after")
 INDEX = "nuclei"
@@ -178,7 +179,7 @@ _ANSWERS = {"with_labels": _answer_by_labels, "without_labels": _answer_by_tissu
 def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
     """The verdict in sentences; ``what`` follows a number of percent."""
     n, verdict = score["n_patients"], score["verdict"]
-    patients = f"{n} {'patient' if n == 1 else 'patients'}"
+    patients = count_noun(n, "patient")
     needed = f" ({n}, where {MIN_PATIENTS} are needed)" if verdict == FEW else ""
     ends = score["interval"]
     interval = f", 95 % interval {ends[0]:+.1f} to {ends[1]:+.1f} over {patients}" if ends else ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from muse_pipeline.evaluation.summary_text import format_interval, format_number, render_table
+from muse_pipeline.wording import count_noun
 
 
 def render_probe(result: dict[str, Any]) -> str:
     """A table of ``probing.probe``'s dictionary, and what it was measured on."""
     splits = result["splits"]
     measured = "; ".join(
-        f"{name} {one['n_nuclei']:,} nuclei of {one['n_patients']} patients" for name, one in splits.items()
+        f"{name} {one['n_nuclei']:,} nuclei of {count_noun(one['n_patients'], 'patient')}"
+        for name, one in splits.items()
     )
     how = (
         "validation chooses, the test is reported"

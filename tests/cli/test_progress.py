@@ -1,0 +1,44 @@
+"""What is printed while a command runs."""
+
+import time
+
+import pytest
+
+from muse_pipeline.cli.progress import say_how_busy, show_steps
+
+
+def test_without_a_terminal_each_logged_step_is_a_line(capsys):
+    with show_steps(100) as (say, progress):
+        say("3 patients")
+        progress(50, {"loss": 1.25, "centre": 0.5})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "3 patients\nstep 50 of 100: loss 1.25, centre 0.5\n"
+
+
+def test_on_a_terminal_the_losses_stand_beside_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with show_steps(100) as (_, progress):
+        progress(50, {"loss": 1.25})
+    error = capsys.readouterr().err
+    assert "50/100" in error
+    assert "loss 1.25" in error
+    assert "step 50 of" not in error
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads", "printed"),
+    [
+        (12.0, 2, "finding nuclei took 12.0 s on 2 threads, 50 % busy\n"),
+        (2.0, 1, "finding nuclei took 2.0 s on 1 thread, 100 % busy\n"),
+        (0.4, 2, ""),
+    ],
+)
+def test_the_load_is_printed_of_work_of_a_second_or_more(capsys, monkeypatch, seconds, threads, printed):
+    clock = iter((100.0, 100.0 + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    used = iter((5.0, 5.0 + seconds))
+    monkeypatch.setattr("muse_pipeline.cli.progress.own_processor_seconds", lambda: next(used))
+    with say_how_busy("finding nuclei", threads):
+        pass
+    assert capsys.readouterr().out == printed
