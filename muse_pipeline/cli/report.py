@@ -1,4 +1,4 @@
-"""Tell what became of a cohort: report.html, cohort.tsv and pictures of every slide.
+"""Tell what became of a cohort: report.html, cohort.tsv and pictures of every slide; roi.tsv where there are ROIs.
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed: saying so is the
 report's work, failing is the workflow's.
@@ -29,10 +29,11 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.nuclei.qupath import copy_import_script
     from muse_pipeline.report.cohort import gather_cohort, read_rows, summarise_cohort, summarise_flags
     from muse_pipeline.report.page import write_page
-    from muse_pipeline.report.table import write_table
+    from muse_pipeline.report.table import write_roi_table, write_table
 
     slides = gather_cohort(args.results, read_rows(args.slides), args.no_model)
     write_table(slides, args.table)
+    write_roi_table(slides, args.table.with_name("roi.tsv"))
     write_page(slides, args.output, args.pretraining)
     copy_import_script(args.results / "qupath")
     print(f"{summarise_cohort(slides)}; see {args.output}")

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
-    from muse_pipeline.tissue.find import find_tissue
+    from muse_pipeline.tissue.find import find_tissue, measure_annotation
     from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
-    from muse_pipeline.tissue.roi import describe_roi, read_roi
+    from muse_pipeline.tissue.roi import describe_roi, read_annotations, read_roi
     from muse_pipeline.tissue.stained import is_fluorescence
 
     return_large_arrays()
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
         found = find_tissue(slide, info, roi)
         tissue, warnings = found.tissue, found.warnings
         if roi is not None:
-            tissue = replace(tissue, roi_file=describe_roi(args.roi, roi, info))
+            parts = [measure_annotation(*part, tissue, info) for part in read_annotations(args.roi, info)]
+            tissue = replace(tissue, roi_file=describe_roi(args.roi, roi, info), annotations=tuple(parts))
         dark_background = is_fluorescence(found.overview.pixels)
         write_picture(args.picture, read_thumbnail(slide, info, found.overview), tissue, info)
         del found  # the overview makes room for the pixels that the stains are measured in

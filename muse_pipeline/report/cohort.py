@@ -70,6 +70,16 @@ class SlideResult:
         return appearance_of(self.summary)["verdict"] if self.summary else None
 
     @property
+    def size_doubt(self) -> str:
+        """Why the um per pixel is doubtful by the size of the nuclei (``inference.scale``); "" where it is not."""
+        return self.summary["provenance"].get("nuclear_size", {}).get("doubt", "") if self.summary else ""
+
+    @property
+    def positive(self) -> dict[str, Any] | None:
+        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None of another stain, or failed."""
+        return self.summary["immunohistochemistry"] if self.summary else None
+
+    @property
     def roi(self) -> dict[str, Any] | None:
         """File and mm2 of the region that it was restricted to (``tissue.roi.describe_roi``); None where to none."""
         return self.summary["provenance"].get("roi") if self.summary else None
@@ -177,11 +187,13 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
+    of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     said = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
         *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
+        *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
         *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
         *([said] if unknown else []),
     ]
@@ -209,7 +221,11 @@ def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:
 def describe_doubt(slide: SlideResult) -> str:
     """Why a flagged slide is, and what follows for the totals."""
     reasons = appearance_of(slide.summary)["reasons"]
-    return "; ".join([*reasons, "its nuclei are in no total"] if slide.appearance == OTHER_STAIN else reasons)
+    if slide.appearance != OTHER_STAIN:
+        return "; ".join(reasons)
+    positive = slide.positive if slide.n_nuclei else None
+    figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
+    return "; ".join([*reasons, f"its nuclei{figures} are in no total"])
 
 
 def doubtful_mpp(slide: SlideResult) -> str:
@@ -271,7 +287,8 @@ def _join_reasons(warnings: list[str], summary: dict[str, Any]) -> list[str]:
     """The warnings with the reasons of a flag, each once: ledgers of a stopped run may lack them."""
     verdict = appearance_of(summary)
     reasons = verdict["reasons"] if verdict["verdict"] in DOUBTFUL else []
-    return list(dict.fromkeys([*warnings, *reasons]))
+    doubt = summary["provenance"].get("nuclear_size", {}).get("doubt", "")
+    return list(dict.fromkeys([*warnings, *reasons, *filter(None, [doubt])]))
 
 
 def _missing(name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from muse_pipeline.coords import level0_to_work
 
 CELL_UM = 64.0
+WHOLE = "whole image"  # caption of a slide no larger than a field
 FIELD_CELLS = 4  # a field is 256 um wide: 512 px at 0.5 um/px
 
 
@@ -75,6 +76,8 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     total = counts.sum(0)
     if not total.any():
         return []
+    if max(grid.size_um) <= FIELD_CELLS * CELL_UM:
+        return [Field(WHOLE, (0.0, 0.0))]
     median, upper = np.percentile(total[total > 0], [50, 75])
     wishes = {
         "densest": total,

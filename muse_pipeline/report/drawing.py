@@ -1,4 +1,4 @@
-"""What every picture of the report carries: a strip below the tissue with scale bar and legend."""
+"""What every picture of the report carries: a scale bar and a legend, below the tissue or on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from muse_pipeline.files import complete_file
 
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
-STRIP_PX = 44
+STRIP_PX, CAPTION_PX = 36, 32
+OPACITY = 0.82  # of the white behind words on tissue
 _NICE = (1, 2, 5)
 
 
@@ -30,22 +31,45 @@ def nice_length(longest: float) -> float:
     return float(max(step * power for step in _NICE if step * power <= longest * (1 + 1e-9)))
 
 
-def add_strip(picture: np.ndarray, um_per_px: float) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip below it, a scale bar at its left.
+def add_strip(
+    picture: np.ndarray, um_per_px: float, inside: bool = False
+) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, a scale bar at its left.
+
+    Args:
+        picture: of the tissue.
+        um_per_px: of it.
+        inside: whether the strip covers the lower end of the picture, which shows through; else it is added below.
 
     Returns:
         The canvas, its pen and the x in px where the legend may begin.
     """
     height, width = picture.shape[:2]
-    canvas = Image.new("RGB", (width, height + STRIP_PX), PAPER)
+    canvas = Image.new("RGB", (width, height + (0 if inside else STRIP_PX)), PAPER)
     canvas.paste(Image.fromarray(picture), (0, 0))
+    middle = canvas.height - STRIP_PX // 2
+    if inside:
+        _whiten(canvas, (0, canvas.height - STRIP_PX, width, canvas.height))
     pen = ImageDraw.Draw(canvas)
     length_um = nice_length(width * um_per_px / 4)
     bar_px = length_um / um_per_px
-    middle = height + STRIP_PX // 2
     pen.rectangle((12, middle - 3, 12 + bar_px, middle + 2), fill=INK)
     end = write_text(pen, (12 + bar_px + 8, middle), _length_text(length_um))
     return canvas, pen, end + 24
+
+
+def add_caption(canvas: Image.Image, text: str) -> None:
+    """Write ``text`` on a pale field in the top left corner."""
+    pen = ImageDraw.Draw(canvas)
+    end = 24 + int(np.ceil(pen.textlength(_printable(text), font=_font())))
+    _whiten(canvas, (0, 0, min(end, canvas.width), CAPTION_PX))
+    write_text(pen, (12, CAPTION_PX // 2), text)
+
+
+def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Let ``box`` = (left, top, right, bottom) show through white."""
+    part = canvas.crop(box)
+    canvas.paste(Image.blend(part, Image.new("RGB", part.size, PAPER), OPACITY), box[:2])
 
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:

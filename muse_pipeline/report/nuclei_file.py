@@ -22,21 +22,23 @@ def footer_checksum(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()[:32]
 
 
-def stream_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (xy (n, 2) float64 in level-0 px, label (n,)) until the file ends; memory is that of one batch."""
-    for table in iterate_rows(path, ROW_GROUP, ["x", "y", "label"]):
-        yield _positions(table), to_numpy(table["label"])
+def stream_positions(path: Path, *columns: str) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size."""
+    for table in iterate_rows(path, ROW_GROUP, ["x", "y", *columns]):
+        yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 
-def read_outlines(path: Path, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_outlines(
+    path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nuclei whose centres lie in a rectangle of level-0 px; only row groups that touch it are read.
 
     Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), label (n,).
+        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int.
     """
-    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", "label"])
+    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column])
     geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
-    return geometry, _positions(table), to_numpy(table["label"])
+    return geometry, _positions(table), to_numpy(table[column]).astype(int)
 
 
 def _positions(table: pa.Table) -> np.ndarray:

@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed; without this script the table is complete, in its first order.
+// Filters the table of slides and sorts any table; without this script both are complete, in their first order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const valueOf = (row, column) => {
@@ -19,4 +19,44 @@ for (const table of document.querySelectorAll("table.sortable")) {
       body.append(...(descending ? rows.reverse() : rows));
     });
   });
+}
+
+// Shows the slides, in the table and below it, whose names hold the text and that are of the kind chosen.
+for (const scroll of document.querySelectorAll(".slides")) {
+  const rows = [...scroll.querySelector("table").tBodies[0].rows];
+  const kinds = {
+    "all slides": () => true,
+    "red: needs attention": (row) => row.dataset.level === "red",
+    "amber: look before you trust": (row) => row.dataset.level === "amber",
+    "neither red nor amber": (row) => !row.dataset.level,
+    failed: (row) => row.dataset.status === "failed",
+    partial: (row) => row.dataset.status === "partial",
+    empty: (row) => row.dataset.status === "empty",
+  };
+  const bar = document.createElement("form");
+  const text = document.createElement("input");
+  const kind = document.createElement("select");
+  const shown = document.createElement("output");
+  bar.className = "filter";
+  text.type = "search";
+  text.placeholder = text.ariaLabel = "Filter by name";
+  kind.ariaLabel = "Filter by kind";
+  for (const [name, holds] of Object.entries(kinds)) {
+    if (rows.some(holds)) kind.add(new Option(name));
+  }
+  const filter = () => {
+    const wanted = text.value.trim().toLowerCase();
+    let n = 0;
+    for (const row of rows) {
+      row.hidden = !(kinds[kind.value](row) && row.cells[0].textContent.toLowerCase().includes(wanted));
+      document.getElementById(row.dataset.slide).hidden = row.hidden;
+      n += !row.hidden;
+    }
+    shown.value = `${n} of ${rows.length} shown`;
+  };
+  bar.addEventListener("input", filter);
+  bar.addEventListener("submit", (event) => event.preventDefault());
+  bar.append(text, kind, shown);
+  scroll.before(bar);
+  filter();
 }

@@ -9,19 +9,16 @@ from pathlib import Path
 from muse_pipeline.files import complete_file
 from muse_pipeline.report.class_bar import add_up, class_bar
 from muse_pipeline.report.cohort import (
-    STATUSES,
     SlideResult,
     by_model,
     counted,
-    describe_doubt,
     describe_model,
-    doubtful_mpp,
-    flagged,
     summarise_cohort,
 )
 from muse_pipeline.report.document import frame_document
 from muse_pipeline.report.markup import Markup, element
 from muse_pipeline.report.model_facts import model_facts
+from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.pretraining_facts import pretraining_facts
 from muse_pipeline.report.slide_card import definitions, slide_card
@@ -32,10 +29,10 @@ from muse_pipeline.report.wording import area_text, count_text, density_text, ti
 def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:
     """Write the page: what needs attention, the cohort, a table, every slide, the pretraining, the models.
 
-    Slides are given in the order of the sheet and shown failed first, then partial, empty and ok. The pictures of up to
-    ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
+    Slides are given in the order of the sheet and shown by ``notices.rank``, the failed ones first. The pictures of up
+    to ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
     """
-    ranked = sorted(slides, key=lambda slide: STATUSES.index(slide.status))
+    ranked = sorted(slides, key=rank)
     anchored = [(f"slide-{i}", slide) for i, slide in enumerate(ranked, 1)]
     album = Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -50,7 +47,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     summaries = [slide.summary for slide in slides if slide.summary]
     yield element("h1", "Nuclei report")
     yield element("p", summarise_cohort(slides), class_="lead")
-    yield _attention(anchored)
+    yield from _attention(anchored)
     yield _figures(slides)
     if any(slide.n_nuclei for slide in counted(slides)):
         yield from _class_bars(by_model(counted(slides)))
@@ -68,34 +65,21 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
         yield model_facts(summary["provenance"] for summary in summaries)
 
 
-def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Markup:
-    """Failed, partial and flagged slides with their reasons, and that models differ, or nothing."""
-    slides = [slide for _, slide in anchored]
-    doubtful = {id(slide) for slide in flagged(slides)}
-    said = [
-        *(
-            (anchor, slide, f"{slide.status}{f' in {slide.step}' if slide.step else ''}: {slide.reason}")
-            for anchor, slide in anchored
-            if slide.status in ("failed", "partial")
-        ),
-        *(
-            (anchor, slide, f"unlike the model's training pictures: {describe_doubt(slide)}")
-            for anchor, slide in anchored
-            if id(slide) in doubtful
-        ),
-        *((anchor, slide, f"{doubt}; is it right?") for anchor, slide in anchored if (doubt := doubtful_mpp(slide))),
-    ]
-    entries = [
-        element("li", element("a", element("bdi", slide.slide_id), href=f"#{anchor}"), f" {words}")
-        for anchor, slide, words in said
-    ]
-    models = by_model(slides)
+def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
+    """Slides without numbers or with wrong ones, then those whose numbers are to be looked at, each with the reason."""
+    entries: dict[str, list[Markup]] = {RED: [], AMBER: []}
+    for anchor, slide in anchored:
+        for level, _, sentence in find_notices(slide):
+            link = element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
+            entries[level].append(element("li", link, f" {sentence}"))
+    models = by_model(slide for _, slide in anchored)
     if len(models) > 1:
         named = "; ".join(map(describe_model, models))
-        entries.append(element("li", f"Slides were made by different models, whose numbers may not compare: {named}"))
-    if not entries:
-        return Markup()
-    return element("section", element("h2", "Needs attention"), element("ul", *entries), class_="attention")
+        words = f"Slides were made by different models, whose numbers may not compare: {named}"
+        entries[AMBER].append(element("li", words))
+    for level, title in ((RED, "Needs attention"), (AMBER, "Look before you trust")):
+        if entries[level]:
+            yield element("section", element("h2", title), element("ul", *entries[level]), class_=f"attention {level}")
 
 
 def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
@@ -103,7 +87,7 @@ def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
     for slides in models:
         if len(models) > 1:
             yield element("p", element("bdi", describe_model(slides)), class_="note")
-        yield class_bar(add_up(slide.summary for slide in slides))
+        yield class_bar(add_up(slide.summary for slide in slides), sum(slide.tissue_mm2 or 0 for slide in slides))
 
 
 def _figures(slides: Sequence[SlideResult]) -> Markup:
@@ -112,12 +96,16 @@ def _figures(slides: Sequence[SlideResult]) -> Markup:
     statuses = Counter(slide.status for slide in slides)
     pairs = {
         "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
-        "Of another stain, not counted": count_text(len(finished) - len(added)) if len(added) < len(finished) else None,
+        "Other stain": _not_counted(len(finished) - len(added)) if len(added) < len(finished) else None,
         "Tissue": f"{area_text(tissue_mm2)} mm²",
         **_found(added),
         "Computing time": time_text(sum(slide.seconds for slide in slides)),
     }
     return definitions(pairs, "figures")
+
+
+def _not_counted(n: int) -> Markup:
+    return element("span", count_text(n), element("small", " not counted"))
 
 
 def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:

@@ -13,7 +13,11 @@ from PIL import Image
 from muse_pipeline.report.markup import Markup, element
 
 EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
+THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point
 _QUALITY = 78
+
+
+UNREADABLE = OSError, ValueError, SyntaxError  # what Pillow raises on a file that is no picture
 
 
 class Album:
@@ -37,7 +41,7 @@ class Album:
             with Image.open(file) as picture:
                 size = picture.size
                 source = _as_jpeg(picture.convert("RGB"), longest_px) if self.embedded else self.link(file)
-        except (OSError, ValueError, SyntaxError):
+        except UNREADABLE:
             return None
         image = element("img", src=source, alt=caption, width=size[0], height=size[1], loading="lazy")
         name = f"{anchor}-{file.stem}"
@@ -49,6 +53,15 @@ class Album:
     def link(self, file: Path) -> str:
         """The address of ``file`` relative to the page."""
         return quote(Path(os.path.relpath(file, self.folder)).as_posix())
+
+
+def make_thumbnail(file: Path) -> str | None:
+    """A small picture for a row of a table, as a data address; None if the file is not a picture."""
+    try:
+        with Image.open(file) as picture:
+            return _as_jpeg(picture.convert("RGB"), THUMBNAIL_PX)
+    except UNREADABLE:
+        return None
 
 
 def _as_jpeg(picture: Image.Image, longest_px: int) -> str:

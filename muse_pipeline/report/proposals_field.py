@@ -44,8 +44,9 @@ def draw_proposals(
     if path is None:
         return None
     if not fields:
-        fields = choose_fields(count_nuclei(stream_positions(path), info.size_px, info.mpp, 1))
+        fields = choose_fields(count_nuclei(stream_positions(path, "label"), info.size_px, info.mpp, 1))
     if not fields:
         return None
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in read_provenance(path)["card"]["classes"]]
-    return fields[0], sum(draw_field(store, path, fields[0], classes, picture).values())
+    caption = f"proposals, {fields[0].caption}"
+    return fields[0], sum(draw_field(store, path, fields[0], classes, picture, caption=caption).values())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.inference.appearance import DOUBTFUL, OK, OTHER_STAIN
-from muse_pipeline.report.class_bar import class_bar
-from muse_pipeline.report.cohort import SlideResult
+from muse_pipeline.inference import dab
+from muse_pipeline.inference.appearance import NOT_KNOWN
+from muse_pipeline.report.class_bar import class_bar, share_cell
+from muse_pipeline.report.cohort import SlideResult, class_names
+from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.markup import Markup, element, join
+from muse_pipeline.report.notices import RED, find_notices
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.wording import area_text, count_text, density_text, memory_text, time_text
 from muse_pipeline.types import SlideInfo
+from muse_pipeline.wording import count_noun
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
@@ -22,13 +27,12 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
     """Everything about a slide: how it ended, figures, pictures, warnings, steps, provenance."""
     return element(
         "article",
-        element(
-            "header", element("h3", element("bdi", slide.slide_id)), status_pill(slide.status), appearance_pill(slide)
-        ),
+        element("header", element("h3", element("bdi", slide.slide_id)), pills(slide)),
         element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
         _facts(slide),
-        class_bar(slide.summary["classes"]) if slide.n_nuclei else None,
-        _warnings(slide.warnings),
+        class_bar(_bar_of(slide), slide.tissue_mm2) if slide.n_nuclei else None,
+        _annotations(slide),
+        *_warnings(slide),
         _pictures(slide, anchor, album),
         _files(slide, album),
         _details("Steps: time and memory", _steps(slide)),
@@ -43,14 +47,13 @@ def status_pill(status: str) -> Markup:
     return element("span", status, class_=f"pill {status}")
 
 
-def appearance_pill(slide: SlideResult) -> Markup | None:
-    """A second pill where the slide is unlike the model's training pictures, or where that is not known."""
-    if slide.appearance in (None, OK):
-        return None
-    if slide.appearance not in DOUBTFUL:
-        return element("span", "likeness to training not known", class_="pill")
-    words = OTHER_STAIN if slide.appearance == OTHER_STAIN else "unlike training"
-    return element("span", words, class_="pill partial")
+def pills(slide: SlideResult) -> Markup:
+    """The status, and what there is to know of the slide before its numbers are used."""
+    found = [status_pill(slide.status)]
+    found += [element("span", word, class_=f"pill {level}") for level, word, _ in find_notices(slide) if word]
+    if slide.appearance == NOT_KNOWN:
+        found.append(element("span", "likeness to training not known", class_="pill"))
+    return element("span", *found, class_="pills")
 
 
 def definitions(pairs: dict[str, object], class_: str) -> Markup:
@@ -72,16 +75,68 @@ def _facts(slide: SlideResult) -> Markup:
         else None,
         "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
+        "Positive": _positive(slide.positive) if slide.positive and slide.n_nuclei else None,
         "Region of interest": _roi(slide.roi) if slide.roi else None,
     }
     if info:
         mpp = " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(info.mpp))
-        pairs["Pixel size"] = element("span", f"{mpp} µm ", element("small", f"from {info.mpp_source}"))
+        pairs["Pixel size"] = element("span", f"{mpp} µm ", element("small", info.mpp_source))
         pairs["Size"] = element(
             "span", " × ".join(f"{n:,}" for n in info.size_px), " px ", element("small", info.vendor)
         )
     pairs["Time"] = time_text(slide.seconds) if slide.seconds else None
     return definitions(pairs, "facts")
+
+
+def _positive(positive: dict[str, Any]) -> Markup:
+    n = positive["n_positive"] + positive["n_negative"]
+    number = element("small", f"{count_text(positive['n_positive'])} of {count_text(n)}")
+    return element("span", f"{positive['percent_positive']:.1f} % ", number)
+
+
+def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
+    """Classes; on immunohistochemistry, which the model's classes are not for, negative and positive nuclei."""
+    if slide.positive is None:
+        return slide.summary["classes"]
+    counts = slide.positive["n_negative"], slide.positive["n_positive"]
+    return [
+        {"name": each.name, "color": each.color, "n_nuclei": n} for each, n in zip(dab.CLASSES, counts, strict=True)
+    ]
+
+
+def _annotations(slide: SlideResult) -> Markup | None:
+    """A table of the annotations of the region of interest."""
+    rows = slide.summary["annotations"] if slide.summary else []
+    if not rows:
+        return None
+    with_positive = slide.positive is not None
+    names = ["Positive"] if with_positive else class_names([slide])
+    labels = ["Annotation", "Class", "mm²", "Tissue mm²", "Nuclei", "Nuclei/mm²", *names]
+    head = [element("th", label, scope="col", class_=None if i < 2 else "number") for i, label in enumerate(labels)]
+    body = [_annotation(row, ["n_positive"] if with_positive else names) for row in rows]
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *body), class_="sortable")
+    return element("div", table, class_="scroll annotations")
+
+
+def _annotation(row: dict[str, Any], names: list[str]) -> Markup:
+    n, tissue_mm2 = row["n_nuclei"], row["tissue_mm2"]
+    counts = row["n_by_class"] | ({"n_positive": row["n_positive"]} if "n_positive" in row else {})
+    density = n / tissue_mm2 if tissue_mm2 else None
+    return element(
+        "tr",
+        element("th", element("bdi", row["name"]), scope="row"),
+        element("td", element("bdi", row["class"]) if row["class"] else "–"),
+        *(
+            element("td", text, class_="number", data_value=-1 if value is None else value)
+            for text, value in (
+                (area_text(row["area_mm2"]), row["area_mm2"]),
+                (area_text(tissue_mm2), tissue_mm2),
+                (count_text(n), n),
+                (density_text(density), density),
+            )
+        ),
+        *(share_cell(counts[name], n, tissue_mm2) for name in names),
+    )
 
 
 def _roi(roi: dict[str, Any]) -> Markup:
@@ -92,8 +147,14 @@ def _proposals(proposals: dict[str, Any]) -> Markup:
     return element("span", count_text(proposals["n_nuclei"]), " ", element("small", f"by {proposals['method']}"))
 
 
-def _warnings(warnings: list[str]) -> Markup | None:
-    return element("ul", *(element("li", warning) for warning in warnings), class_="warnings") if warnings else None
+def _warnings(slide: SlideResult) -> Iterator[Markup]:
+    """What the steps warn of, in two boxes: what a red notice is about, and the rest."""
+    red = [notice.sentence for notice in find_notices(slide) if notice.level == RED and notice.word]
+    grave = [warning for warning in slide.warnings if any(warning in sentence for sentence in red)]
+    mild = [warning for warning in slide.warnings if warning not in grave]
+    for warnings, level in ((grave, "red"), (mild, "amber")):
+        if warnings:
+            yield element("ul", *(element("li", warning) for warning in warnings), class_=f"warnings {level}")
 
 
 def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
@@ -117,10 +178,13 @@ def _picture_row(figures: list[Markup | None], class_: str) -> Markup:
 
 
 def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
-    """What the field shows and where its centre lies in QuPath."""
+    """What the field shows and, if that is not the whole slide, where its centre lies in QuPath."""
+    what = f"{field['caption'].capitalize()}: {count_noun(field['n_nuclei'], 'nucleus', 'nuclei')}"
+    if field["caption"] == WHOLE:
+        return what
     corner = np.subtract(field["xy_level0"], qupath_offset_px(info.bounds))
-    x, y = np.round(corner + field["side_um"] / 2 / np.array(info.mpp)).astype(int)
-    return f"{field['caption'].capitalize()}: {count_text(field['n_nuclei'])} nuclei around QuPath pixel {x}, {y}"
+    x, y = np.round(corner + np.array(field["size_um"]) / 2 / info.mpp).astype(int)
+    return f"{what} around QuPath pixel {x}, {y}"
 
 
 def _files(slide: SlideResult, album: Album) -> Markup:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import zarr
 from muse_pipeline import __version__
 from muse_pipeline.coords import work_size_px, work_to_level0
 from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.nuclei.parquet import POSITIVE, read_provenance
+from muse_pipeline.report.annotations import count_in_annotations
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import footer_checksum, stream_positions
-from muse_pipeline.report.overlays import draw_field
+from muse_pipeline.report.overlays import draw_field, field_size_px
+from muse_pipeline.report.pictures import make_thumbnail
 from muse_pipeline.report.proposals_field import describe_proposals, draw_proposals, find_proposals
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tiles.grid import WindowGrid
@@ -80,25 +84,68 @@ def _describe(
     """The summary; ``seen``, an earlier one of the same nuclei, has what came of pixels that are gone."""
     cv2.setNumThreads(1)
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
-    grid = count_nuclei(stream_positions(folder / "nuclei.parquet"), info.size_px, info.mpp, len(classes))
-    mask = TissueMask.load(folder / "tissue.npz").mask
+    nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
+    grid = count_nuclei(stream_positions(nuclei, "label"), info.size_px, info.mpp, len(classes))
     if not seen:
-        draw_density(grid, mask, _read_backdrop(store) if store else _picture_mask(mask), folder / "density.png")
-    counts = grid.counts.sum((1, 2))
+        backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
+        draw_density(grid, tissue.mask, backdrop, folder / "density.png")
+    counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
     return {
         "n_nuclei": int(counts.sum()),
         "classes": [
             {"name": each.name, "color": list(each.color), "n_nuclei": int(n)}
             for each, n in zip(classes, counts, strict=False)
         ],
+        "immunohistochemistry": ihc,
+        "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
         "proposals": describe_proposals(proposals),
-        "fields": _draw_fields(folder, store, info, grid, classes, proposals) if store else [],
+        "thumbnail": make_thumbnail(folder / "tissue.png"),
+        "fields": _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc), proposals)
+        if store
+        else [],
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],
         "provenance": provenance,
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
+
+
+def _count_positive(provenance: dict[str, Any]) -> dict[str, Any] | None:
+    """Positive and negative nuclei of a slide of immunohistochemistry; None for another."""
+    if "positive_od" not in provenance:
+        return None
+    n, n_positive = provenance["n_nuclei"], provenance["n_positive"]
+    return {
+        "positive_od": provenance["positive_od"],
+        "n_positive": n_positive,
+        "n_negative": n - n_positive,
+        "percent_positive": round(100 * n_positive / n, 2) if n else None,
+    }
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the outlines of the overlays tell apart.
+
+    Attributes:
+        column: of the table.
+        classes: by its values.
+        grid: nuclei of each class.
+    """
+
+    column: str
+    classes: Sequence[NucleusClass]
+    grid: DensityGrid
+
+
+def _choose_marks(
+    nuclei: Path, info: SlideInfo, classes: Sequence[NucleusClass], grid: DensityGrid, ihc: dict[str, Any] | None
+) -> Marks:
+    """Classes; on immunohistochemistry, which the model's classes are not for, positive and negative."""
+    if ihc is None:
+        return Marks("label", classes, grid)
+    return Marks(POSITIVE, dab.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
 
 
 def _locate_windows(provenance: dict[str, Any], info: SlideInfo) -> list[list[int]]:
@@ -123,16 +170,16 @@ def _draw_fields(
     folder: Path,
     store: Store,
     info: SlideInfo,
-    grid: DensityGrid,
-    classes: list[NucleusClass],
+    marks: Marks,
     proposals: Path | None,
 ) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
-    drawn, fields = [], choose_fields(grid)
+    drawn, fields, nuclei = [], choose_fields(marks.grid), folder / "nuclei.parquet"
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
         for number, field in enumerate(fields, 1):
-            counts = draw_field(store, folder / "nuclei.parquet", field, classes, partial / f"{number}.png")
+            picture = partial / f"{number}.png"
+            counts = draw_field(store, nuclei, field, marks.classes, picture, column=marks.column)
             drawn.append(_entry(f"{number}.png", field.caption, field, sum(counts.values()), store))
         if proposed := draw_proposals(proposals, store, info, fields, partial / "proposals.png"):
             field, n_proposed = proposed
@@ -145,7 +192,7 @@ def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store
         "picture": f"overlays/{picture}",
         "caption": caption,
         "xy_level0": np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist(),
-        "side_um": field.side_um,
+        "size_um": [round(side * store.mpp, 1) for side in field_size_px(store, field)],
         "n_nuclei": n_nuclei,
     }
 

@@ -1,9 +1,9 @@
-"""``cohort.tsv``: one row per slide, in the order of the sheet."""
+"""``cohort.tsv``, a row per slide in the order of the sheet, and ``roi.tsv``, a row per annotation of their ROIs."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,41 @@ _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings"),
     *("path", "patient", "split", "mpp_x", "mpp_y", "model", "model_sha256"),
     *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
+)
+_OF_ANNOTATION = (
+    *("slide_id", "appearance", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("n_positive", "n_negative", "percent_positive"),
 )
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a cell without a value is empty, the columns depend on the classes alone."""
-    names = class_names(slides)
-    columns = [*_LEADING, *map(_class_column, names)]
+    columns = [*_LEADING, *_class_columns(slides)]
     columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
+    _write(path, columns, map(_row, slides))
+
+
+def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
+    """Write a row for every annotation of a region of interest; without any, an older table is removed."""
+    rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
+    if rows:
+        _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_row(slide) for slide in slides)
+        writer.writerows(rows)
 
 
 def _row(slide: SlideResult) -> dict[str, Any]:
-    classes = slide.summary["classes"] if slide.summary else []
+    summary = slide.summary or {}
+    counts = {each["name"]: each["n_nuclei"] for each in summary.get("classes", [])}
+    size = summary["provenance"].get("nuclear_size", {}) if summary else {}
     return {
         "slide_id": slide.slide_id,
         "status": slide.status,
@@ -49,12 +68,51 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "roi": slide.roi["name"] if slide.roi else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
-        "nuclei_per_mm2": None if slide.nuclei_per_mm2 is None else round(slide.nuclei_per_mm2, 1),
-        **{_class_column(each["name"]): each["n_nuclei"] for each in classes},
+        "nuclei_per_mm2": _per_mm2(slide.n_nuclei, slide.tissue_mm2),
+        **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
+        **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
+        **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
     }
 
 
-def _class_column(name: str) -> str:
-    return f"nuclei_{one_line(name)}"
+def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
+    n, n_positive = each["n_nuclei"], each.get("n_positive")
+    positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
+    return {
+        "slide_id": slide.slide_id,
+        "appearance": slide.appearance,
+        "roi": one_line(each["name"]),
+        "class": one_line(each["class"] or ""),
+        "area_mm2": each["area_mm2"],
+        "tissue_mm2": each["tissue_mm2"],
+        "nuclei": n,
+        "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
+        **positive,
+        "percent_positive": _percent(n_positive, n),
+        **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
+    }
+
+
+def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
+    """Number, percentage and density of every class."""
+    names = list(map(one_line, class_names(slides)))
+    return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
+
+
+def _class_values(counts: dict[str, int], total: int | None, tissue_mm2: float | None) -> dict[str, float | None]:
+    """The cells of ``_class_columns``."""
+    cells = {}
+    for name, n in ((one_line(name), n) for name, n in counts.items()):
+        density = _per_mm2(n, tissue_mm2)
+        cells |= {f"nuclei_{name}": n, f"percent_{name}": _percent(n, total), f"nuclei_per_mm2_{name}": density}
+    return cells
+
+
+def _percent(n: int | None, total: int | None) -> float | None:
+    return round(100 * n / total, 2) if n is not None and total else None
+
+
+def _per_mm2(n: int | None, mm2: float | None) -> float | None:
+    return round(n / mm2, 1) if n is not None and mm2 else None

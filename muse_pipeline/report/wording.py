@@ -13,6 +13,12 @@ def area_text(mm2: float | None) -> str:
     return "–" if mm2 is None else f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}"
 
 
+def percent_text(n: int, total: int) -> str:
+    """A part of a whole in percent, with a digit after the point where that is less than 10."""
+    percent = 100 * n / total
+    return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
+
+
 def density_text(per_mm2: float | None) -> str:
     """Nuclei per mm2."""
     return "–" if per_mm2 is None else f"{per_mm2:,.0f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.tissue.glass import absorbed, estimate_glass
-from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.mask import RoiAnnotation, TissueMask
 from muse_pipeline.tissue.overview import Overview, read_overview
 from muse_pipeline.tissue.pen import find_pen, is_ink
 from muse_pipeline.tissue.specks import tidy
@@ -87,20 +88,39 @@ def find_mask(
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
     """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    coverage = np.zeros(shape, np.float32)
+    for place, part in _cover_strips(roi, shape, mask_px):
+        coverage[place] = part
+    return coverage
+
+
+def measure_annotation(
+    name: str, class_name: str | None, geometry: BaseGeometry, tissue: TissueMask, info: SlideInfo
+) -> RoiAnnotation:
+    """The areas of an annotation whose ``geometry`` lies on the slide, in absolute level-0 px, and in its ROI."""
+    mask_px = tissue.mask_mpp / np.array(info.mpp)
+    strips_of_it = _cover_strips(geometry, tissue.mask.shape, mask_px)
+    covered = sum(float((part * tissue.mask[place]).sum(dtype=float)) for place, part in strips_of_it)
+    areas = geometry.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
+    return RoiAnnotation(name, class_name, geometry, *(round(float(area) / 1e6, 6) for area in areas))
+
+
+def _cover_strips(
+    roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray
+) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """Places in the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
     if roi.is_empty:
-        return np.zeros(shape, np.float32)
+        return
     left, top, right, bottom = roi.bounds
     columns, rows = (
         np.arange(max(int(low // size), 0), min(int(high // size) + 1, n))
         for low, high, size, n in ((left, right, mask_px[0], shape[1]), (top, bottom, mask_px[1], shape[0]))
     )
-    coverage = np.zeros(shape, np.float32)
-    if not columns.size or not rows.size:
-        return coverage
+    if not columns.size:
+        return
     shapely.prepare(roi)
     for strip in strips(len(rows), ROI_ROWS):
-        coverage[np.ix_(rows[strip], columns)] = _cover_cells(roi, columns, rows[strip], mask_px)
-    return coverage
+        yield np.ix_(rows[strip], columns), _cover_cells(roi, columns, rows[strip], mask_px)
 
 
 def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_px: np.ndarray) -> np.ndarray:

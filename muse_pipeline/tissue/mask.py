@@ -61,6 +61,34 @@ class KeptArea:
 
 
 @dataclass(frozen=True, eq=False)
+class RoiAnnotation:
+    """One area of a region of interest.
+
+    Attributes:
+        name: as in QuPath.
+        class_name: likewise; None where it has none.
+        geometry: polygon or multipolygon in absolute level-0 px, on the slide.
+        area_mm2: of the geometry.
+        tissue_mm2: area of the tissue within it.
+    """
+
+    name: str
+    class_name: str | None
+    geometry: BaseGeometry
+    area_mm2: float
+    tissue_mm2: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return vars(self) | {"geometry": shapely.to_wkb(self.geometry, hex=True)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RoiAnnotation:
+        """The inverse of ``to_dict``."""
+        return cls(**{**values, "geometry": shapely.from_wkb(values["geometry"])})
+
+
+@dataclass(frozen=True, eq=False)
 class TissueMask:
     """Tissue of one slide.
 
@@ -72,6 +100,7 @@ class TissueMask:
         roi_file: what ``roi.describe_roi`` says of where the ROI is from, or None.
         fingerprint: the slide's checksum; None where the file is of before it was noted.
         slide_mpp: um per level-0 pixel, x and y, that the slide was taken to have; None likewise.
+        annotations: the areas of the ROI one by one.
     """
 
     mask: np.ndarray
@@ -81,6 +110,7 @@ class TissueMask:
     roi_file: dict[str, Any] | None = None
     fingerprint: str | None = None
     slide_mpp: tuple[float, float] | None = None
+    annotations: tuple[RoiAnnotation, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -113,6 +143,8 @@ class TissueMask:
             said = {} if self.roi_file is None else {"roi_file": json.dumps(self.roi_file)}
             if self.fingerprint is not None:
                 said |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
+            if self.annotations:
+                said["annotations"] = json.dumps([each.to_dict() for each in self.annotations])
             np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **said)
 
     @classmethod
@@ -127,6 +159,9 @@ class TissueMask:
                 roi = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
                 roi_file = json.loads(str(arrays["roi_file"])) if "roi_file" in arrays else None
                 tissue = cls(arrays["mask"], arrays["mask_mpp"], roi, float(arrays["area_mm2"]), roi_file)
+                if "annotations" in arrays:
+                    parts = json.loads(str(arrays["annotations"]))
+                    tissue = replace(tissue, annotations=tuple(map(RoiAnnotation.from_dict, parts)))
                 if "fingerprint" in arrays:
                     of = str(arrays["fingerprint"]), tuple(arrays["slide_mpp"].astype(float).tolist())
                     tissue = replace(tissue, fingerprint=of[0], slide_mpp=of[1])

@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import GeoJSONError
 from muse_pipeline.files import open_unzipped, sha256_of
-from muse_pipeline.qupath_words import is_called, properties_of, read_object_type
+from muse_pipeline.qupath_words import is_called, properties_of, read_class_name, read_object_type
 from muse_pipeline.types import SlideInfo
 
 _AREAL = ("Polygon", "MultiPolygon")
@@ -47,6 +47,27 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
     return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
 
 
+def read_annotations(path: Path | str, info: SlideInfo) -> list[tuple[str, str | None, BaseGeometry]]:
+    """The areas of a region of interest one by one, each without what is of the class "Ignore".
+
+    Returns:
+        Of each that touches the slide its name, its class or None, and its polygon or multipolygon on the slide in
+        absolute level-0 px. An area without a name has that of its class, or its number in the file: "ROI 2".
+
+    Raises:
+        GeoJSONError: see ``read_areas``.
+    """
+    areas = [(shape, properties) for shape, ignored, properties in _read_shapes(path) if not ignored]
+    of_slide = translate(read_areas(path), *qupath_offset_px(info.bounds)) & shapely.box(0, 0, *info.size_px)
+    annotations = []
+    for number, (shape, properties) in enumerate(areas, 1):
+        class_name = read_class_name(properties.get("classification"))
+        inside = translate(shape, *qupath_offset_px(info.bounds)) & of_slide
+        if inside.area:
+            annotations.append((str(properties.get("name") or class_name or f"ROI {number}"), class_name, inside))
+    return annotations
+
+
 def read_areas(path: Path | str) -> BaseGeometry:
     """The union of all polygons of a GeoJSON file, plain or in gzip, in px as the file counts them.
 
@@ -55,18 +76,7 @@ def read_areas(path: Path | str) -> BaseGeometry:
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
-    values = _read_json(path)
-    try:
-        shapes = [
-            (shapely.from_geojson(json.dumps(geometry)), is_called(_IGNORE, properties))
-            for geometry, properties in _parts(values, {})
-            if read_object_type(properties) not in _NUCLEI
-        ]
-    except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
-        raise GeoJSONError(
-            f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
-        ) from error
-    areas = [(shape, ignored) for shape, ignored in shapes if shape.geom_type in _AREAL and not shape.is_empty]
+    areas = [(shape, ignored) for shape, ignored, _ in _read_shapes(path)]
     if all(ignored for _, ignored in areas):
         raise GeoJSONError(
             f"{path}: holds no polygon but of nuclei or of '{_IGNORE}'; draw the region of interest as a closed area"
@@ -82,6 +92,22 @@ def read_areas(path: Path | str) -> BaseGeometry:
     if not roi.area:
         raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
     return roi
+
+
+def _read_shapes(path: Path | str) -> list[tuple[BaseGeometry, bool, dict[str, Any]]]:
+    """Every polygon of a file that is no nucleus, whether it is to be ignored, and the properties of its feature."""
+    values = _read_json(path)
+    try:
+        shapes = [
+            (shapely.from_geojson(json.dumps(geometry)), is_called(_IGNORE, properties), properties)
+            for geometry, properties in _parts(values, {})
+            if read_object_type(properties) not in _NUCLEI
+        ]
+    except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
+        raise GeoJSONError(
+            f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
+        ) from error
+    return [entry for entry in shapes if entry[0].geom_type in _AREAL and not entry[0].is_empty]
 
 
 def _read_json(path: Path | str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from drawn import ArraySlide
 from PIL import Image
 
 from muse_pipeline.files import write_json
+from muse_pipeline.inference.dab import POSITIVE_OD
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -56,8 +58,14 @@ def write_slide(
     corrupt=(),
     appearance=None,
     model=MODEL,
+    annotations=(),
+    doubt="",
+    positive=None,
 ) -> Path:
-    """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times."""
+    """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times.
+
+    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``positive`` (N,) says which nuclei are.
+    """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
     slide = ArraySlide([level0], corrupt)
@@ -66,11 +74,11 @@ def write_slide(
     folder = results / slide_id
     write_json(folder / "slide.json", info.to_dict())
     write_json(folder / "colour.json", {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)})
-    tissue = find_pink(pixels)
+    tissue = replace(find_pink(pixels), annotations=tuple(annotations))
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
-    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model)
+    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model, doubt, positive)
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -90,7 +98,15 @@ def find_pink(pixels: np.ndarray) -> TissueMask:
 
 
 def write_nuclei(
-    folder: Path, info: SlideInfo, xy_level0, label, full_windows=(), appearance=None, model=MODEL
+    folder: Path,
+    info: SlideInfo,
+    xy_level0,
+    label,
+    full_windows=(),
+    appearance=None,
+    model=MODEL,
+    doubt="",
+    positive=None,
 ) -> None:
     nuclei = Nuclei(
         xy_level0,
@@ -98,10 +114,14 @@ def write_nuclei(
         rays=RADIUS_UM[label][:, None].repeat(32, 1),
         label=label,
         prob=np.eye(len(CLASSES))[label],
+        dab_od=None if positive is None else np.where(positive, 0.7, 0.05)[:, None],
     )
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
     said = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), said, n_rays=32) as writer:
+    said["nuclear_size"] = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
+    positive_od = None if positive is None else POSITIVE_OD
+    said |= {} if positive is None else {"positive_od": positive_od}
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), said, n_rays=32, positive_od=positive_od) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 

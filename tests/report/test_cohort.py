@@ -174,13 +174,23 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "tissue_mm2",
         "nuclei",
         "nuclei_per_mm2",
+        "n_positive",
+        "n_negative",
+        "percent_positive",
+        "median_area_um2",
+        "mean_class_probability",
     ]
-    expected += [f"nuclei_{name}" for name in CLASSES]
+    expected += [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in CLASSES]
     expected += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
     assert list(rows[0]) == expected
     good, failed = rows[0], rows[2]
     assert int(good["nuclei"]) == slides["good"].n_nuclei == sum(int(good[f"nuclei_{name}"]) for name in CLASSES)
     assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
+    for name in CLASSES:
+        n, tissue_mm2 = int(good[f"nuclei_{name}"]), float(good["tissue_mm2"])
+        assert float(good[f"percent_{name}"]) == pytest.approx(100 * n / int(good["nuclei"]), abs=0.01)
+        assert float(good[f"nuclei_per_mm2_{name}"]) == pytest.approx(n / tissue_mm2, rel=1e-3)
+    assert (good["n_positive"], good["median_area_um2"], good["mean_class_probability"]) == ("", "30.5", "0.91")
     assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
     assert failed["step"] == "detect"
     assert (good["model"], good["model_sha256"], failed["model"]) == ("compact", MODEL["sha256"], "")
@@ -224,7 +234,7 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"unlike the model&#x27;s training pictures: {BROWN}" in text
-    assert text.count('<span class="pill partial">other stain<') == 4  # two slides, in the table and on their cards
+    assert text.count('<span class="pill red">other stain<') == 4  # two slides, in the table and on their cards
     lines = summarise_flags(flagged_slides)
     assert lines[0].startswith("2 slides unlike the model's training pictures")
     assert f"  brown: {BROWN}; its nuclei are in no total" in lines
@@ -251,7 +261,7 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     write_page(flagged_slides, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
-    assert "<dt>Of another stain, not counted</dt><dd>2</dd>" in head
+    assert "<dt>Other stain</dt><dd><span>2<small> not counted</small></span></dd>" in head
 
 
 def test_a_damaged_tissue_mask_is_no_glass(slide_folder):

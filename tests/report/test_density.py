@@ -54,7 +54,7 @@ def test_fields_lie_on_the_slide_and_a_slide_smaller_than_a_field_has_one():
     grid = count_nuclei([nuclei_at((9, 9, 0, 50))], (2400, 2400), (0.25, 0.25), 1)
     assert all(max(field.xy_um) + field.side_um <= 600 for field in choose_fields(grid))
     small = count_nuclei([nuclei_at((0, 0, 0, 5))], (400, 300), (0.25, 0.25), 1)
-    assert [field.xy_um for field in choose_fields(small)] == [(0.0, 0.0)]
+    assert [(field.xy_um, field.caption) for field in choose_fields(small)] == [((0.0, 0.0), "whole image")]
 
 
 def test_no_nuclei_no_fields():

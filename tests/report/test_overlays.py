@@ -1,11 +1,19 @@
 import numpy as np
 import pytest
-from finished_slide import CLASSES, MPP, draw_tissue
+from finished_slide import CLASSES, MPP, draw_tissue, write_slide
 from PIL import Image
 
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.report.density import Field
-from muse_pipeline.report.drawing import STRIP_PX, LegendEntry, add_legend, add_strip, nice_length
+from muse_pipeline.report.drawing import (
+    CAPTION_PX,
+    INK,
+    STRIP_PX,
+    LegendEntry,
+    add_legend,
+    add_strip,
+    nice_length,
+)
 from muse_pipeline.report.overlays import ENLARGEMENT, draw_field, draw_outlines
 from muse_pipeline.tiles.store import open_store
 
@@ -43,6 +51,7 @@ def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
         assert len(rows) > 20
         offsets.append([columns.mean() + 0.5 + left - middle[0], rows.mean() + 0.5 + top - middle[1]])
     assert len(offsets) >= 5
+    assert np.shape(picture) == (1024, 1024, 3)  # 256 um, and nothing beside it
     assert np.abs(np.mean(offsets, 0)).max() < 0.2 * ENLARGEMENT
 
 
@@ -57,6 +66,35 @@ def test_outlines_of_unknown_class_are_black_and_no_nuclei_draw_nothing():
     assert (pixels == 200).all()
     draw_outlines(pixels, [np.array([[10, 10], [30, 10], [30, 30], [10, 30]])], np.array([-1]), ALL)
     assert pixels.min() < 20
+
+
+def test_an_outline_is_a_line_of_one_pixel_and_a_pale_halo():
+    pixels = np.full((60, 60, 3), 100, np.uint8)
+    draw_outlines(pixels, [np.array([[10.5, 10.5], [50.5, 10.5], [50.5, 50.5], [10.5, 50.5]])], np.array([0]), ALL)
+    across = pixels[30, :30].astype(int)
+    changed = np.flatnonzero((across != 100).any(1))
+    assert len(changed) <= 7 and np.abs(across[10] - ALL[0].color).max() < 10
+    assert len(np.flatnonzero(np.abs(across - ALL[0].color).max(1) < 40)) == 1
+
+
+@pytest.mark.parametrize("size_px", [(300, 200), (80, 60), (1536, 300)])
+def test_a_field_ends_where_the_slide_does(tmp_path, size_px):
+    """Nothing of the picture lies beyond the slide; small ones are enlarged until words fit."""
+    folder = write_slide(tmp_path, "small", draw_tissue(size_px, 60), enlarged=1)
+    store = open_store(folder / "image-500nm.zarr")
+    draw_field(store, folder / "nuclei.parquet", Field("densest", (0.0, 0.0)), ALL, tmp_path / "1.png")
+    picture = np.asarray(Image.open(tmp_path / "1.png"))
+    width, height = min(size_px[0], 512), min(size_px[1], 512)
+    assert picture.shape[1] / width == picture.shape[0] / height >= 2 and picture.shape[1] >= 600
+    assert (picture[CAPTION_PX:-STRIP_PX, -1] != 255).any()  # no white beside it
+
+
+def test_caption_scale_bar_and_legend_lie_inside_the_picture(drawn_field):
+    picture = drawn_field[0].astype(int)
+    assert (picture[:CAPTION_PX, :60] < 90).all(-1).any()  # ink of the caption
+    strip = picture[-STRIP_PX:]
+    assert (strip[STRIP_PX // 2, 12:200] == INK).all()
+    assert np.ptp(strip[2, 20:1000], axis=0).min() > 3  # the tissue shows through
 
 
 @pytest.mark.parametrize(("longest", "nice"), [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)])

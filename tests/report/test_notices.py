@@ -1,0 +1,100 @@
+"""Red and amber: what must not be used as it is, and what is to be looked at first."""
+
+import re
+
+import pytest
+from finished_slide import draw_tissue, row, write_slide
+
+from muse_pipeline.report.cohort import gather_cohort, summarise_flags
+from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.page import write_page
+
+DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
+BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
+PALE = {"verdict": "flagged", "reasons": ["stains unlike those of training: tissue paler"]}
+MPP = "the mpp, 0.25 um as given, overrides 0.5 um from openslide.mpp-x"
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    results = tmp_path_factory.mktemp("notices")
+    small = draw_tissue((600, 500), 100)
+    kinds = {
+        "plain": {},
+        "pale": {"appearance": PALE},
+        "given": {"warnings": [MPP]},
+        "small": {"doubt": DOUBT},
+        "small and given": {"doubt": DOUBT, "warnings": [MPP]},
+        "brown": {"appearance": BROWN, "positive": small[2] == 1},
+        "gaps": {"full_windows": [0]},
+    }
+    for name, how in kinds.items():
+        write_slide(results, name, small, **({"appearance": {"verdict": "ok", "reasons": []}} | how))
+    return {slide.slide_id: slide for slide in gather_cohort(results, [row(name) for name in [*kinds, "lost"]])}
+
+
+def test_every_slide_has_its_level_and_word(slides):
+    found = {name: [(level, word) for level, word, _ in find_notices(slide)] for name, slide in slides.items()}
+    assert found == {
+        "plain": [],
+        "pale": [("amber", "unlike training")],
+        "given": [("amber", "check mpp")],
+        "small": [("red", "doubtful scale")],
+        "small and given": [("red", "doubtful scale")],
+        "brown": [("red", "other stain")],
+        "gaps": [("amber", "")],
+        "lost": [("red", "")],
+    }
+    assert find_notices(slides["small and given"])[0].sentence == f"{DOUBT}; {MPP}"
+
+
+def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
+    ranked = [slide.slide_id for slide in sorted(slides.values(), key=rank)]
+    assert ranked == ["lost", "gaps", "small", "small and given", "brown", "pale", "given", "plain"]
+
+
+def test_red_and_amber_look_different_on_the_page(slides, tmp_path):
+    write_page(list(slides.values()), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    red, amber = (
+        text.split(f'<section class="attention {level}">')[1].split("</section>")[0] for level in ("red", "amber")
+    )
+    assert "Needs attention" in red and "Look before you trust" in amber
+    assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
+        ["lost", "small", "small and given", "brown"],
+        ["gaps", "pale", "given"],
+    ]
+    assert '<ul class="warnings red"><li>check the um per pixel' in text
+    assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
+    back = dict(re.findall(r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text))
+    assert back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text  # solid red, pale amber
+
+
+def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
+    lines = summarise_flags(list(slides.values()))
+    at = lines.index("2 slides whose nuclei are of an implausible size; if the mpp is wrong, so are the results:")
+    assert lines[at + 1 : at + 3] == [f"  small: {DOUBT}", f"  small and given: {DOUBT}"]
+    assert slides["small"].warnings == [DOUBT]
+
+
+def test_immunohistochemistry_has_its_percentage_in_place_of_classes(slides, tmp_path):
+    brown = slides["brown"]
+    n, n_positive = brown.n_nuclei, brown.summary["classes"][1]["n_nuclei"]
+    assert brown.positive == {
+        "positive_od": 0.2,
+        "n_positive": n_positive,
+        "n_negative": n - n_positive,
+        "percent_positive": round(100 * n_positive / n, 2),
+    }
+    percent = f"{100 * n_positive / n:.1f} %"
+    assert f"its nuclei ({percent} of them positive) are in no total" in find_notices(brown)[0].sentence
+    write_page([slides["plain"], brown], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    card = text.split('<article id="slide-1"')[1].split("</article>")[0]
+    assert f"<dt>Positive</dt><dd><span>{percent} <small>{n_positive} of {n}</small>" in card
+    assert "<bdi>Negative</bdi>" in card and "<bdi>Epithelial</bdi>" not in card.split("Steps: time")[0]
+    rows = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")
+    cells = {row_of: re.findall(r"<td class=\"number(?: share)?\"[^>]*>([^<]*)", row_of) for row_of in rows[2:]}
+    of_brown, of_plain = (next(c for r, c in cells.items() if f"<bdi>{name}<" in r) for name in ("brown", "plain"))
+    assert of_brown[3:6] == ["–"] * 3 and of_brown[6] == f"{100 * n_positive / n:.0f} %"
+    assert all("%" in cell for cell in of_plain[3:6]) and of_plain[6] == "–"
