@@ -30,6 +30,7 @@ from muse_pipeline.tiles.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.types import SlideInfo
 
+FORMAT = 2  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
@@ -45,7 +46,7 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     nuclei = folder / "nuclei.parquet"
     provenance = read_provenance(nuclei)
     store_path = folder / store_name(provenance["card"]["mpp"])
-    made_from = {"nuclei": footer_checksum(nuclei), "version": __version__}
+    made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     info = read_info(folder / "slide.json")
     if proposals := find_proposals(folder, info):
         made_from["proposals"] = footer_checksum(proposals)

@@ -1,5 +1,8 @@
 """Nuclei of immunohistochemistry: brown ones are found as blue ones are, and each is positive or negative."""
 
+import csv
+import gzip
+
 import numpy as np
 import pytest
 import tifffile
@@ -13,6 +16,7 @@ from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.model_file import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.nuclei.csv import write_csv
 from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tiles.grid import Shard
@@ -56,6 +60,15 @@ def test_every_brown_nucleus_is_positive_and_every_blue_one_negative(stored, pre
     assert np.array_equal(nuclei.dab_od[:, 0] >= POSITIVE_OD, positive)
     provenance = read_provenance(table)
     assert (provenance["positive_od"], provenance["n_positive"]) == (POSITIVE_OD, brown.sum())
+
+
+def test_the_columns_are_in_the_csv_too(stored, predictor, tmp_path):
+    table = find_nuclei(stored, predictor, tmp_path / "a", IHC)
+    write_csv(table, tmp_path / "nuclei.csv.gz")
+    with gzip.open(tmp_path / "nuclei.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["positive"] == "true" for row in rows] == positive_of(table).tolist()
+    assert [float(row["dab_od"]) >= POSITIVE_OD for row in rows] == positive_of(table).tolist()
 
 
 def test_the_number_of_shards_does_not_change_the_bytes(stored, predictor, tmp_path):
