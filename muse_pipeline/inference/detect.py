@@ -14,6 +14,7 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.walk import NucleusFinder, walk_shard
+from muse_pipeline.nuclei.doubles import drop_doubles
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.surroundings import find_versions
 from muse_pipeline.tiles.chunks import tissue_on_lattice
@@ -58,14 +59,23 @@ class ModelFinder(NucleusFinder):
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
         """The model's nuclei; where a window lies makes no difference to it."""
+        found = self.predictor(pixels, self.colour)
         if not self.measures_dab:
-            return self.predictor(pixels, self.colour)
-        stains = [split_stains(window) for window in pixels]
-        found = self.predictor(np.stack(list(map(recolour_brown, pixels, stains))), self.colour)
-        return [replace(nuclei, dab_od=self._mean_dab(nuclei, one)) for nuclei, one in zip(found, stains, strict=True)]
+            return found
+        stains = list(map(split_stains, pixels))
+        recoloured = self.predictor(np.stack(list(map(recolour_brown, pixels, stains))), IDENTITY)
+        return list(map(self._with_brown, found, recoloured, stains))
 
-    def _mean_dab(self, nuclei: Nuclei, stains: np.ndarray) -> np.ndarray:
-        return mean_within(np.ascontiguousarray(stains[..., 1]), nuclei, self.card.mpp)[:, None] / LN_10
+    def _with_brown(self, found: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
+        """Nuclei of one window with ``dab_od``: brown ones of the recoloured pixels, and what else was found."""
+        dab = np.ascontiguousarray(stains[..., 1])
+        found, recoloured = (
+            replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
+            for nuclei in (found, recoloured)
+        )
+        brown = recoloured[recoloured.dab_od[:, 0] >= POSITIVE_OD]
+        both = drop_doubles(Nuclei.concatenate([brown, found]), self.card.mpp)  # of two the first stays
+        return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
         """Checksum, provider, colour map, verdict on the slide's appearance, where positive begins, and versions."""
@@ -115,13 +125,11 @@ def detect_shard(
 ) -> dict[str, Any]:
     """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
 
-    On a slide that looks like immunohistochemistry brown is recoloured and measured (``inference.dab``). Its ``colour``
-    is not used: fitted to brown, it does not map haematoxylin and eosin.
+    On a slide that looks like immunohistochemistry brown nuclei are sought in recoloured pixels too, and the brown of
+    every nucleus is measured (``inference.dab``).
 
     Raises:
         ModelError: the store's mpp is not the card's.
     """
     finder = ModelFinder(predictor, colour, appearance)
-    if finder.measures_dab:
-        finder = replace(finder, colour=IDENTITY)
     return walk_shard(store, finder, shard, output, threads=threads, progress=progress, offset_px=offset_px)

@@ -83,6 +83,15 @@ def test_slides_of_haematoxylin_and_eosin_have_no_such_columns(stored, predictor
     assert read_nuclei(table).dab_od.shape == (len(read_nuclei(table)), 0)
 
 
+def test_blue_nuclei_stay_as_they_are_found_without_brown(stored, predictor, tmp_path):
+    *_, centres, brown = stored
+    plain, ihc = (read_nuclei(find_nuclei(stored, predictor, tmp_path / v.verdict, v)) for v in (Verdict("ok"), IHC))
+    is_blue = ~brown[cKDTree(centres).query(plain.xy)[1]]
+    distance, same = cKDTree(ihc.xy).query(plain.xy[is_blue])
+    assert distance.max() == 0 and np.array_equal(ihc.rays[same], plain.rays[is_blue])
+    assert len(plain) < len(ihc) == len(centres)
+
+
 def test_a_dark_slide_is_no_immunohistochemistry():
     assert IHC.is_brown
     assert not Verdict(OTHER_STAIN, (DARK,)).is_brown and not Verdict("flagged", (BROWN,)).is_brown
@@ -106,7 +115,7 @@ def test_the_mean_is_of_the_outline_alone():
     assert mean_within(values, nuclei, 0.5) == pytest.approx([1, 0.5, 0], abs=0.05)
 
 
-@pytest.mark.parametrize(("model", "least"), [("compact", 900), ("label_free", 600)])
+@pytest.mark.parametrize(("model", "least"), [("compact", 950), ("label_free", 950)])
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, least):
     """By eye a fifth of the nuclei of OS-2 are brown."""
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
@@ -114,7 +123,7 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, least):
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
     provenance, nuclei = read_provenance(table), read_nuclei(table)
     assert provenance["n_nuclei"] > least
-    assert 0.19 < provenance["n_positive"] / provenance["n_nuclei"] < 0.25
+    assert 0.18 < provenance["n_positive"] / provenance["n_nuclei"] < 0.26
     # Of each positive nucleus the middle of its outline absorbs blue more than red.
     with tifffile.TiffFile(slide) as file:
         pixels = file.series[0].levels[0].asarray()
