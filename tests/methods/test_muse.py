@@ -13,7 +13,7 @@ from muse_pipeline.models.projector import Projector
 
 
 @pytest.mark.parametrize(
-    ("n_local", "n_sets", "weights"), [(0, 2, (1.0, 1.0, 0.1)), (2, 3, (2.0, 0.5, 1.0)), (3, 4, (0.3, 1.0, 0.7))]
+    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0, 0.1)), (2, 3, (2.0, 0.5, 1.0)), (3, 4, (0.3, 1.0, 0.7))]
 )
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
     """Values to 1e-6; gradients, of the weighted sum, to 1e-5 of the largest entry of each weight tensor."""
