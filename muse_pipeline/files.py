@@ -140,7 +140,7 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
             start = file.read(4)
             file.seek(0)
             if start.startswith(b"PK"):
-                with zipfile.ZipFile(file) as archive, archive.open(_only_geojson(archive, path)) as member:
+                with zipfile.ZipFile(file) as archive, open_member(archive, _only_geojson(archive, path)) as member:
                     yield member
             elif start.startswith(b"\x1f\x8b"):
                 with gzip.open(file) as unzipped:
@@ -151,10 +151,22 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export it again") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the latter two: a method or a password
+    except zipfile.BadZipFile as error:
         raise GeoJSONError(f"{path}: the zip file cannot be unpacked ({error}); export it again") from error
     except OSError as error:
         raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
+
+
+def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    """Open a file in a zip.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged, compressed by an unknown method, or needs a password.
+    """
+    try:
+        return archive.open(name)
+    except (NotImplementedError, RuntimeError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def list_geojson(archive: zipfile.ZipFile) -> list[str]:

@@ -146,7 +146,12 @@ def _to_feature(item: Any) -> dict[str, Any]:
 
 
 def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
-    texts = np.array([orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object)
+    try:
+        texts = np.array(
+            [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object
+        )
+    except TypeError as error:
+        raise GeoJSONError(f"{path}: a geometry has a number beyond 64 bits; correct it or export it again") from error
     geometry = shapely.from_geojson(texts, on_invalid="ignore")
     failed = np.flatnonzero(shapely.is_missing(geometry) & (texts != None))  # noqa: E711 (element by element)
     if len(failed):

@@ -86,8 +86,12 @@ def _judge_id(feature: dict[str, Any]) -> Iterator[Fault]:
         return
     if not _is_primitive(feature["id"]):
         yield Fault("id is null or not a text", VERSIONS)
-    elif not is_uuid(feature["id"]) and feature["id"] not in LEGACY_IDS:
+    elif not is_uuid(feature["id"]) and not _has_legacy_id(feature):
         yield Fault("loses its id, which is not a UUID")
+
+
+def _has_legacy_id(feature: dict[str, Any]) -> bool:
+    return isinstance(feature.get("id"), str) and feature["id"] in LEGACY_IDS
 
 
 def _judge_geometry_keys(feature: dict[str, Any]) -> Iterator[Fault]:
@@ -111,7 +115,7 @@ def _judge_object_type(feature: dict[str, Any], properties: dict[str, Any]) -> I
         return
     became = read_object_type(feature)
     state = "stands outside properties" if "objectType" in feature else "is missing"
-    if key is None and feature.get("id") not in LEGACY_IDS:
+    if key is None and not _has_legacy_id(feature):
         yield Fault(f"becomes an annotation, as objectType {state}")
     elif key == "type":
         what = f"{'an' if became == 'annotation' else 'a'} {became}"
@@ -193,19 +197,19 @@ def _judge_measurement(value: Any) -> Fault | None:
 
 def judge_geometry(geometry: dict[str, Any]) -> Fault | None:
     """A fault of a geometry of known type by its form alone, without building it."""
-    if geometry["type"] == "GeometryCollection":
-        return Fault("a GeometryCollection", SINCE_06)
-    parts = geometry.get("coordinates")
-    if geometry["type"] == "MultiPolygon" and isinstance(parts, list) and len(parts) == 1 and parts[0] and parts[0][0]:
-        return Fault("a MultiPolygon of one part, which must be a Polygon", BEFORE_06)
+    match geometry:
+        case {"type": "GeometryCollection"}:
+            return Fault("a GeometryCollection", SINCE_06)
+        case {"type": "MultiPolygon", "coordinates": [[[_, *_], *_]]}:  # one part, with positions
+            return Fault("a MultiPolygon of one part, which must be a Polygon", BEFORE_06)
     return None
 
 
 def has_plain_rings(geometry: dict[str, Any]) -> bool:
-    """Whether all rings are closed and have four positions or more, so that GEOS builds the geometry as JTS does."""
+    """Whether this has rings, all closed and of four positions or more, so that GEOS builds it as JTS does."""
     coordinates = geometry.get("coordinates")
+    polygons = {"Polygon": [coordinates], "MultiPolygon": coordinates}.get(geometry["type"])
     try:
-        polygons = {"Polygon": [coordinates], "MultiPolygon": coordinates}.get(geometry["type"], [])
         return all(len(ring) > 3 and ring[0] == ring[-1] for polygon in polygons for ring in polygon)
     except (TypeError, KeyError):
         return False

@@ -105,6 +105,7 @@ QUESTIONS = {
     "coordinates null": (geometry("Polygon", None), ALL, None),
     "line": (geometry("LineString", [[3, 4], [5, 6]]), NONE, "detection"),
     "line of one position": (geometry("LineString", [[3, 4]]), ALL, None),
+    "point without position": (geometry("Point", []), ALL, None),
     "points": (geometry("MultiPoint", [[3, 4], [5, 6]]), NONE, "detection"),
     "collection": (
         feature(
@@ -281,7 +282,8 @@ def test_names_decide_how_qupath_reads_a_file(tmp_path):
     assert check_geojson(write(tmp_path / "a.txt", feature())).n_by_type == {}
     assert check_geojson(write(tmp_path / "A.GeoJSON", feature())).is_good
     assert "not JSON" in str(check_geojson(write(tmp_path / "a.geojson", text="{")))
-    assert "nested too deeply" in str(check_geojson(write(tmp_path / "a.geojson", text="[" * 100_000)))
+    for text in ("[" * 100_000, "[" * 990 + "]" * 990):
+        assert "nested too deeply" in str(check_geojson(write(tmp_path / "a.geojson", text=text)))
     (tmp_path / "a.geojson").write_bytes("[]".encode("utf-16"))
     assert "not JSON" in str(check_geojson(tmp_path / "a.geojson"))
     assert "gzip compression is damaged" in str(check_geojson(write(tmp_path / "a.json.gz", feature())))

@@ -119,6 +119,12 @@ def test_an_outline_that_cannot_be_built(tmp_path):
     path = write(tmp_path / "a.geojson", {"geometry": square}, {"geometry": unclosed})
     with pytest.raises(GeoJSONError, match="feature 2: the geometry cannot be built"):
         read_geojson(path)
+    large = {
+        "geometry": {"type": "Point", "coordinates": [10**30, 0]},
+        "properties": {"measurements": {"a": float("nan")}},
+    }
+    with pytest.raises(GeoJSONError, match="a number beyond 64 bits"):
+        read_geojson(write(tmp_path / "a.geojson", large))
 
 
 def ring(*xy):
