@@ -75,3 +75,7 @@ class DivergedError(MuseError, ArithmeticError):
 
 class CollapsedError(MuseError, ArithmeticError):
     """Self-supervised training says the same of everything."""
+
+
+class LeftOutWarning(UserWarning):
+    """Something in the input cannot be used and is left out."""

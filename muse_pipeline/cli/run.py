@@ -75,24 +75,27 @@ def run(args: argparse.Namespace) -> None:
 
 def _require_areas(path: Path, slides: list[Path | SlideUrl], mpp: float | None) -> None:
     """Refuse what is no region of interest of any slide before results of an earlier run are withdrawn."""
-    from muse_pipeline.errors import GeoJSONError, MuseError
+    import warnings
+
+    from muse_pipeline.errors import GeoJSONError, LeftOutWarning, MuseError
     from muse_pipeline.slides.guard import call_guarded
     from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.tissue.roi import read_areas, read_roi
 
-    try:
-        read_areas(path)
-    except GeoJSONError as error:
-        raise GeoJSONError(f"--roi {error}") from error
-    for slide in slides:
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns, slide by slide
         try:
-            if isinstance(slide, Path):
-                read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
-            return
+            read_areas(path)
         except GeoJSONError as error:
-            beside = error
-        except MuseError:  # said of that slide when its turn comes
-            return
+            raise GeoJSONError(f"--roi {error}") from error
+        for slide in slides:
+            try:
+                if isinstance(slide, Path):
+                    read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
+                return
+            except GeoJSONError as error:
+                beside = error
+            except MuseError:  # said of that slide when its turn comes
+                return
     raise GeoJSONError(f"--roi {beside}")
 
 

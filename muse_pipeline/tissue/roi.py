@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.files import open_unzipped, sha256_of
-from muse_pipeline.qupath_words import is_called, properties_of, read_object_type
+from muse_pipeline.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.files import open_geojson, sha256_of
+from muse_pipeline.qupath_words import (
+    OBJECT_TYPES,
+    TYPE_NAMES,
+    is_called,
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    why_left_out,
+)
 from muse_pipeline.types import SlideInfo
 
-_AREAL = ("Polygon", "MultiPolygon")
-_NUCLEI = ("detection", "cell")  # of an export of all objects
+_NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
 _IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
 
 
@@ -48,61 +58,81 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 
 
 def read_areas(path: Path | str) -> BaseGeometry:
-    """The union of all polygons of a GeoJSON file, plain or in gzip, in px as the file counts them.
+    """The union of all annotated areas of a GeoJSON file, plain, in gzip or zip, in px as the file counts them.
 
-    Detections and cells are no areas, and what is of the class "Ignore" is taken out of the others.
+    What is of the class "Ignore" is taken out of the others. Other objects, lines, points, empty ROIs and annotations
+    on further planes of a stack are left out; warned of are the last four.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
+    areas, is_ignored, others = _read_shapes(path)
+    if is_ignored.all():
+        others[f"annotation of class '{_IGNORE}'"] = len(areas)
+        raise GeoJSONError(
+            f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
+            "an annotation with a closed outline"
+        )
+    for number, shape in enumerate(areas, 1):
+        if not shape.is_valid:
+            why = shapely.is_valid_reason(shape)
+            raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
+    roi = shapely.union_all(areas[~is_ignored]).difference(shapely.union_all(areas[is_ignored]))
+    if not roi.area:
+        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
+    if left_out := {noun: n for noun, n in others.items() if noun not in _NO_AREAS.values()}:
+        warnings.warn(f"{path}: left out {list_counts(left_out)}", LeftOutWarning, stacklevel=2)
+    return roi
+
+
+def _read_shapes(path: Path | str) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+    """The annotated areas (N,) of a file, which of them (N,) are to be ignored, and how many of what else there is."""
     values = _read_json(path)
     try:
-        shapes = [
-            (shapely.from_geojson(json.dumps(geometry)), is_called(_IGNORE, properties))
-            for geometry, properties in _parts(values, {})
-            if read_object_type(properties) not in _NUCLEI
-        ]
+        features = list(_flatten(values, {}))
+        types = list(map(read_object_type, features))
+        shapes = np.array(list(map(_build_area, features, types)), object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
         ) from error
-    areas = [(shape, ignored) for shape, ignored in shapes if shape.geom_type in _AREAL and not shape.is_empty]
-    if all(ignored for _, ignored in areas):
-        raise GeoJSONError(
-            f"{path}: holds no polygon but of nuclei or of '{_IGNORE}'; draw the region of interest as a closed area"
-        )
-    for number, (shape, _) in enumerate(areas, 1):
-        if not shape.is_valid:
-            why = shapely.is_valid_reason(shape)
-            raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
-    within, without = (
-        shapely.union_all([shape for shape, ignored in areas if ignored is kind]) for kind in (False, True)
-    )
-    roi = within.difference(without)
-    if not roi.area:
-        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
-    return roi
+    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, _NO_AREAS)
+    reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
+    used = reasons == ""
+    properties = map(properties_of, features)
+    ignored = [is_called((_IGNORE,), read_class_name(one.get("classification")), one.get("name")) for one in properties]
+    return shapes[used], np.array(ignored, bool)[used], Counter(reasons[~used].tolist())
+
+
+def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
+    """The shape of an annotation; None where there is none, and of other objects, whose shapes are not looked at."""
+    wanted = object_type not in _NO_AREAS and feature["geometry"]
+    return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
 
 
 def _read_json(path: Path | str) -> Any:
-    try:
-        with open_unzipped(Path(path)) as file:
+    with open_geojson(path) as file:
+        try:
             return json.loads(file.read().decode("utf-8-sig"))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export the ROI again") from error
-    except OSError as error:
-        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path") from error
-    except (ValueError, RecursionError) as error:
-        raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
+        except (ValueError, RecursionError) as error:
+            raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
 
 
-def _parts(values: Any, properties: dict[str, Any]) -> list[tuple[dict, dict[str, Any]]]:
-    """The geometries of whatever GeoJSON has, or a bare list of it, with the properties of the feature of each."""
+def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Features of one geometry each, from whatever GeoJSON has, or a bare list of it.
+
+    Args:
+        values: to look into.
+        feature: which ``values`` is a part of.
+    """
     if isinstance(values, list):
-        return [part for value in values for part in _parts(value, properties)]
-    if not isinstance(values, dict):
+        for value in values:
+            yield from _flatten(value, feature)
+    elif not isinstance(values, dict):
         raise TypeError(f"found {values!r} where a feature is expected")
-    for inner in ("features", "geometries", "geometry"):
-        if values.get(inner) is not None:
-            return _parts(values[inner], properties_of(values) or properties)
-    return [(values, properties)] if "coordinates" in values else []
+    elif "features" in values or "geometries" in values:
+        yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
+    elif "geometry" in values or values.get("type") == "Feature":
+        yield from _flatten(values.get("geometry") or {}, values)
+    elif values or feature:
+        yield {**feature, "geometry": values}

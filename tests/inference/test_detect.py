@@ -1,20 +1,27 @@
 """Detection and stitching of a drawn slide: the cut of the work never shows in the result."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
+from PIL import Image
 from scipy.spatial import cKDTree
 
+from muse_pipeline.cli.main import main
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
 from muse_pipeline.inference.detect import detect_shard
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
+from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import open_store
+from muse_pipeline.types import Bounds
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
@@ -45,6 +52,48 @@ def test_found_positions_are_not_shifted(tiled_slide, whole):
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whole, tmp_path, n_shards, threads):
     again = tiled_slide.nuclei(tmp_path, n_shards=n_shards, threads=threads)
     assert again.read_bytes() == whole.read_bytes()
+
+
+def crossing(outlines, box):
+    """Which outlines lie partly outside a box, by coordinates and not by areas, so that an edge is inside."""
+    left, top, right, bottom = shapely.bounds(outlines).T
+    return (left < box[0]) | (top < box[1]) | (right > box[2]) | (bottom > box[3])
+
+
+def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, whole, tmp_path):
+    """No test slide ends amid tissue, so bounds are laid through it."""
+    before = pq.read_table(whole)
+    centre, (width, height) = np.median(read_nuclei(whole).xy, axis=0).astype(int), tiled_slide.info.size_px
+    info = replace(tiled_slide.info, bounds=Bounds(*centre.tolist(), width - int(centre[0]), height - int(centre[1])))
+    stitch_shards(tiled_slide.detect(tmp_path), info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
+    after = pq.read_table(tmp_path / "nuclei.parquet")
+    old, new = (shapely.from_wkb(table["geometry"].to_numpy()) for table in (before, after))
+    inside = (read_nuclei(whole).xy >= centre).all(1)
+    cut = inside & crossing(old, info.scanned_box)
+    assert cut.sum() >= 3
+    assert not (inside & crossing(new, info.scanned_box)).any()
+    assert survive_qupath(new).all()
+    assert after.filter(~cut) == before.filter(~cut)
+    same = [name for name in before.column_names if name not in {"rays", "geometry", *SHAPE_COLUMNS}]
+    assert after.select(same) == before.select(same)  # x and y too, of which ids are made
+    rings = rays_to_rings(
+        read_nuclei(tmp_path / "nuclei.parquet").xy, read_nuclei(tmp_path / "nuclei.parquet").rays, info.mpp
+    )
+    assert shapely.equals(rings_to_polygons(rings)[0], new).all()  # rays end on the outlines
+
+
+def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
+    xy = read_nuclei(whole).xy
+    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (500, 400)  # around the densest place
+    crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
+    crop.save(tmp_path / "crop.png")
+    assert main(["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]) == 0
+    table = pq.read_table(tmp_path / "out" / "crop" / "nuclei.parquet")
+    outlines, rays = shapely.from_wkb(table["geometry"].to_numpy()), np.stack(table["rays"].to_numpy())
+    touching = (shapely.bounds(outlines) == (0, 0, 1000, 800)).any(1)
+    assert len(outlines) > 20 and touching.sum() >= 3
+    assert not crossing(outlines, (0, 0, 1000, 800)).any()
+    assert survive_qupath(outlines).all() and (rays >= 0).all()
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
