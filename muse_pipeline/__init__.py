@@ -8,10 +8,10 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "open_slide": "muse_pipeline.pipeline",
+    "open_slide": "muse_pipeline.slides.slide_image",
     "find_tissue": "muse_pipeline.pipeline",
     "find_nuclei": "muse_pipeline.pipeline",
-    "SlideImage": "muse_pipeline.pipeline",
+    "SlideImage": "muse_pipeline.slides.slide_image",
     "Tissue": "muse_pipeline.pipeline",
     "read_nuclei": "muse_pipeline.nuclei.geodataframe",
     "write_geojson": "muse_pipeline.nuclei.geodataframe",

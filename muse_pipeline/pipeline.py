@@ -1,19 +1,16 @@
-"""The path of `muse run` as functions for Python: a slide or an image in, its nuclei as a GeoDataFrame out.
+"""The steps of `muse run` as functions for Python: from a slide or an image to tissue and nuclei as GeoDataFrames.
 
-Each function calls what the command lines call, so the nuclei are the same. All positions are absolute level-0 px
-(x to the right, y down, (0, 0) the corner of the first pixel); those of an array are its own pixels.
+The functions call what the commands call, so the nuclei are the same. All positions are absolute level-0 px (x to the
+right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array.
 """
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
 
 import cv2
 import geopandas
@@ -22,7 +19,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import level0_to_work, work_size_px
-from muse_pipeline.errors import ArgumentError, MppError, MuseWarning
+from muse_pipeline.errors import ArgumentError
 from muse_pipeline.inference.appearance import Verdict, judge_appearance
 from muse_pipeline.inference.colour import colour_of_fit
 from muse_pipeline.inference.detect import detect_shard
@@ -31,11 +28,8 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.providers import choose_provider
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.geodataframe import Box, box_corners, read_nuclei
-from muse_pipeline.slides import base as readers
-from muse_pipeline.slides.fetched import slide_origin
-from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.image import ArrayReader
-from muse_pipeline.slides.inspect import describe_slide
+from muse_pipeline.nuclei.ownership import SLACK_UM
+from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
 from muse_pipeline.surroundings import count_cores
 from muse_pipeline.tiles.grid import Shard, WindowGrid
 from muse_pipeline.tiles.shard_files import close_shards
@@ -49,72 +43,7 @@ from muse_pipeline.tissue.roi import describe_roi, read_roi
 from muse_pipeline.tissue.stained import is_fluorescence
 from muse_pipeline.types import SlideInfo
 
-SEAM_REACH_UM = 16.0  # windows further from a box than this cannot change the nuclei in it (``nuclei.ownership``)
-
-
-class SlideImage:
-    """A slide that is open, or an image in memory; to be closed, or used in a ``with`` block.
-
-    Attributes:
-        info: size, um per pixel, levels, scanner's bounds, warnings.
-    """
-
-    def __init__(self, reader: readers.SlideReader, info: SlideInfo):
-        self.info, self._reader, self._is_closed = info, reader, False
-
-    @classmethod
-    def from_array(cls, pixels: np.ndarray, mpp: float, slide_id: str = "array") -> Self:
-        """An image in memory, which is not copied.
-
-        Args:
-            pixels: (h, w, 3) uint8 RGB.
-            mpp: um per pixel.
-            slide_id: its name in results.
-
-        Raises:
-            ArgumentError: the pixels are of another kind.
-            MppError: ``mpp`` is not the size of a slide's pixel.
-
-        Warns:
-            MuseWarning: the size of a pixel is implausible, or the image is black.
-        """
-        slide = cls(*_describe_array(_require_rgb(pixels), mpp, slide_id))
-        _warn(slide.info, slide.info.warnings)
-        return slide
-
-    @property
-    def path(self) -> Path:
-        """The slide's file; of an array its name."""
-        return self._reader.path
-
-    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
-
-        Returns:
-            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
-
-        Raises:
-            SlideError: the pixels cannot be decoded.
-            ArgumentError: the slide is closed.
-        """
-        if self._is_closed:
-            raise ArgumentError(f"slide '{self.info.slide_id}' is closed; open it again")
-        return self._reader.read_region(xy_level0, level, size)
-
-    def close(self) -> None:
-        """Release the file."""
-        self._is_closed = True
-        self._reader.__exit__()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        width, height = self.info.size_px
-        return f"<SlideImage '{self.info.slide_id}', {width} x {height} px, {self.info.mpp[0]:.4g} um/px>"
+SEAM_REACH_UM = 4 * SLACK_UM  # windows further from a box than this do not change the nuclei in it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -146,32 +75,6 @@ class Tissue(TissueMask):
         return outline
 
 
-def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
-    """Open a slide, a plain image, or a folder of `muse fetch`.
-
-    Args:
-        path: the file.
-        mpp: um per level-0 pixel; overrides what the file says.
-
-    Raises:
-        SlideError: the file cannot be opened.
-        MppError: the file does not say how large a pixel is, and ``mpp`` is not given.
-
-    Warns:
-        MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is damaged.
-    """
-    path = Path(path)
-    origin = slide_origin(path)
-    reader = readers.open_slide(path)
-    try:
-        info = describe_slide(reader, path.stem, mpp, origin, fingerprint_file(reader.path))
-    except BaseException:
-        reader.__exit__()
-        raise
-    _warn(info, info.warnings)
-    return SlideImage(reader, info)
-
-
 def find_tissue(
     image: SlideImage | np.ndarray, roi: BaseGeometry | Path | str | None = None, *, mpp: float | None = None
 ) -> Tissue:
@@ -194,9 +97,9 @@ def find_tissue(
     Warns:
         MuseWarning: there is no tissue, pen marks were left out, or the stains cannot be estimated.
     """
-    slide, doubts = _to_slide(image, mpp)
+    slide, messages = to_slide(image, mpp)
     tissue = _search_tissue(slide, roi)
-    _warn(slide.info, [*doubts, *tissue.warnings])
+    warn_user(slide.info.slide_id, [*messages, *tissue.warnings])
     return tissue
 
 
@@ -212,9 +115,9 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
 
-    A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: tissue and
-    stains are those of the slide, and windows lie where they lie on the slide. (The column ``cluster``, of models of
-    one class, is fitted to what is searched.) Temporary files take about 11 MB per mm2 of tissue, in ``$TMPDIR``.
+    A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: the slide's own
+    windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
+    fitted to what is searched.) Temporary files take about 11 MB per mm2 of tissue, in ``$TMPDIR``.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -240,7 +143,7 @@ def find_nuclei(
     Warns:
         MuseWarning: the slide is unlike what the model was trained on, or part of it was lost.
     """
-    slide, doubts = _to_slide(image, mpp)
+    slide, messages = to_slide(image, mpp)
     _require_box(box, slide.info)
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads {threads}: give 1 or more")
@@ -248,12 +151,12 @@ def find_nuclei(
     predictor = Predictor(find_model(str(model), provider), provider)
     if tissue is None:
         tissue = _search_tissue(slide)
-        doubts += tissue.warnings
+        messages += tissue.warnings
     _require_tissue_of(tissue, slide.info)
     with TemporaryDirectory(prefix="muse-") as folder, _opencv_threads_restored():
         table = _run_steps(slide, tissue, predictor, box, threads or count_cores(), Path(folder))
         nuclei = read_nuclei(table, box)
-    _warn(slide.info, [*doubts, *precision_warnings(predictor.card, provider), *_doubts(nuclei)])
+    warn_user(slide.info.slide_id, [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei)])
     return nuclei
 
 
@@ -292,37 +195,6 @@ def _run_steps(
     return table
 
 
-def _to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
-    """The slide, and the warnings that its user has not had yet."""
-    if isinstance(image, SlideImage):
-        if mpp is not None:
-            raise ArgumentError("mpp is for arrays; give it to open_slide to override what the slide's file says")
-        return image, []
-    if isinstance(image, str | Path):
-        raise ArgumentError(f"'{image}' is a path; open it with open_slide first")
-    pixels = _require_rgb(image)
-    if mpp is None:
-        raise MppError("an array does not say how large a pixel is; give mpp=, its um per pixel")
-    slide = SlideImage(*_describe_array(pixels, mpp, "array"))
-    return slide, list(slide.info.warnings)
-
-
-def _describe_array(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArrayReader, SlideInfo]:
-    reader = ArrayReader(pixels, Path(slide_id))
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
-    return reader, describe_slide(reader, slide_id, mpp, slide_id, digest.hexdigest())
-
-
-def _require_rgb(image: np.ndarray) -> np.ndarray:
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ArgumentError(
-            f"the image is {pixels.dtype} of shape {pixels.shape}; give (height, width, 3) uint8 RGB, 0 to 255"
-        )
-    return pixels
-
-
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
     """The area in absolute level-0 px, and where it is from if that is a file."""
     if isinstance(roi, str | Path):
@@ -354,8 +226,8 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
         )
 
 
-def _doubts(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
-    """What provenance has against the nuclei, in words."""
+def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
+    """What should be checked, as far as the provenance of the nuclei has it."""
     provenance = nuclei.attrs["provenance"]
     yield from Verdict(**provenance["appearance"]).sentences()
     if provenance["corrupt_fraction"]:
@@ -364,14 +236,9 @@ def _doubts(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
         yield f"{full} windows hold more nuclei than the model can report; some are missing"
 
 
-def _warn(info: SlideInfo, sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        warnings.warn(f"{info.slide_id}: {sentence}", MuseWarning, stacklevel=3)
-
-
 @contextmanager
 def _opencv_threads_restored() -> Iterator[None]:
-    """The steps make OpenCV single-threaded; what calls them here may want its own number back."""
+    """Restore OpenCV's number of threads, which the steps set to 1 for the whole process."""
     n_threads = cv2.getNumThreads()
     try:
         yield

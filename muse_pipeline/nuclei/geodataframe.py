@@ -1,7 +1,7 @@
 """Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
 
-A row is a nucleus and ``geometry`` its outline in absolute level-0 px, without a CRS. The columns are those of the file
-but for ``label``, which is the code of the categorical ``class``, and ``rays``, which the outline stands for.
+A row is a nucleus and ``geometry`` its outline in absolute level-0 px, without a CRS. The other columns are those of
+the file without ``label``, which is the code of the categorical ``class``, and ``rays``, from which outlines are drawn.
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
