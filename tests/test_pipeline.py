@@ -19,6 +19,7 @@ from PIL import Image
 import muse_pipeline as muse
 from muse_pipeline.cli.main import main
 from muse_pipeline.errors import ArgumentError, GeoJSONError, ModelError, MppError, MuseWarning, ProviderError
+from muse_pipeline.types import Slide
 
 MPP = 0.5
 CROP = 1100, 900, 1300, 1000  # x, y, width, height: tissue on both sides of seams, which lie at multiples of 960 px
@@ -169,6 +170,7 @@ def test_tissue_and_its_outline(tissue, whole, slide):
 
 def test_a_slide_is_read_and_closed(drawn, gradient):
     with muse.open_slide(drawn) as slide:
+        assert isinstance(slide, Slide)
         assert repr(slide).startswith("<SlideImage 'demo', ")
         assert slide.info.mpp == (MPP, MPP)
         assert slide.read_region((0, 0), 1, (30, 20)).shape == (20, 30, 3)
