@@ -28,6 +28,7 @@ LAYERS = (
     {"inference"},
     {"evaluation", "methods"},
     {"report", "export", "training", "proposals", "demo", "preflight"},
+    {"pipeline"},
     {"cli"},
 )
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:7] for part in layer)}

@@ -35,26 +35,42 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
     if source is not None and source != origin:
         raise SlideError(f"{path}: is {origin}, not {source}; fetch that with `muse fetch`")
     with open_slide(path) as slide:
-        known = slide.properties
-        try:
-            chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
-            require_possible(chosen, source, known.level_sizes_px[0])
-        except MppError as error:
-            raise MppError(f"{path}: {error}") from error
-        return SlideInfo(
-            slide_id=slide_id,
-            path=origin,
-            reader=slide.name,
-            vendor=known.vendor,
-            size_px=known.level_sizes_px[0],
-            mpp=chosen,
-            mpp_source=source,
-            level_sizes_px=known.level_sizes_px,
-            level_downsamples=known.level_downsamples,
-            fingerprint=fingerprint_file(slide.path),
-            bounds=known.bounds,
-            warnings=(*doubts, *_look(slide)),
-        )
+        return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))
+
+
+def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:
+    """Describe an open slide.
+
+    Args:
+        slide: the slide.
+        slide_id: its name.
+        mpp: size of a level-0 pixel in um; overrides what the file says.
+        origin: path or URL of the slide.
+        fingerprint: checksum of its content.
+
+    Raises:
+        MppError: the pixel size is unknown, or not one of a slide.
+    """
+    known = slide.properties
+    try:
+        chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
+        require_possible(chosen, source, known.level_sizes_px[0])
+    except MppError as error:
+        raise MppError(f"{origin}: {error}") from error
+    return SlideInfo(
+        slide_id=slide_id,
+        path=origin,
+        reader=slide.name,
+        vendor=known.vendor,
+        size_px=known.level_sizes_px[0],
+        mpp=chosen,
+        mpp_source=source,
+        level_sizes_px=known.level_sizes_px,
+        level_downsamples=known.level_downsamples,
+        fingerprint=fingerprint,
+        bounds=known.bounds,
+        warnings=(*doubts, *_look(slide)),
+    )
 
 
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:

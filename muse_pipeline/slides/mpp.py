@@ -104,7 +104,8 @@ def choose_mpp(
         return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
     if found is None:
         raise MppError(
-            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp"
+            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp "
+            "(in Python: mpp=)"
         )
     return found.mpp, found.source, _doubts(found)
 

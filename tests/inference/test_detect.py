@@ -14,8 +14,9 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.inference.walk import no_nuclei, walk_shard
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
@@ -126,6 +127,29 @@ def test_nuclei_lie_in_tissue(tiled_slide, whole):
     assert tiled_slide.tissue.kept.contains(read_nuclei(whole).xy, tiled_slide.info.mpp).all()
 
 
+def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
+    """A batch is one call, so that a nucleus does not depend on what else is looked for."""
+
+    class Recorder(ModelFinder):
+        card = replace(tiled_slide.predictor.card, batch=3)
+        trim = False
+
+        def __call__(self, pixels, origin_xy):
+            runs.append(origin_xy.tolist())
+            return [no_nuclei(self.card)] * self.card.batch
+
+    finder = Recorder(tiled_slide.predictor, tiled_slide.colour)
+    runs = []
+    walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
+    every, runs = runs, []
+    low, high = np.array([1000, 1000]), np.array([1100, 2000])
+    facts = walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", within=(low, high))
+    cores = [np.array(batch) + finder.card.halo_px for batch in every]
+    touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
+    assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
+    assert 0 < facts["n_windows"] == sum(map(len, runs)) < sum(map(len, every))
+
+
 def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
     (path,) = tiled_slide.detect(tmp_path)
     content = bytearray(path.read_bytes())
@@ -145,8 +169,6 @@ def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
 
 
 def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path):
-    from dataclasses import replace
-
     mixed = tmp_path / "2-of-2.parquet"
     first = tmp_path / "1-of-2.parquet"
     where = (tiled_slide.store, tiled_slide.predictor)
@@ -184,8 +206,6 @@ def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
 
 
 def test_a_model_of_another_mpp_is_refused(tiled_slide, tmp_path):
-    from dataclasses import replace
-
     predictor = tiled_slide.predictor
     card = predictor.card
     try:
