@@ -74,9 +74,8 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"model: {model} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
-    settings = RunSettings(card.name, sha256_of(path), provider)
-    plan = Plan(args.output, model, settings, card.mpp, args.shards, args.threads or count_cores())
-    failed = run_slides(rows, plan)
+    plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
+    failed = run_slides(rows, plan, RunSettings(card.name, sha256_of(path), provider))
     if failed:
         names = some_of(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

@@ -46,28 +46,33 @@ class Plan:
     Attributes:
         output: folder of the results, laid out as the workflow's.
         model: a built-in model's name or an ONNX file.
-        settings: what is recorded of the model and of what runs it.
         mpp: um per pixel that the model reads.
         n_shards: pieces that detection of a slide is cut into, unless its row has a number.
         threads: threads of the steps that use them.
+        provider: what runs the model.
     """
 
     output: Path
     model: str
-    settings: RunSettings
     mpp: float
     n_shards: int = 1
     threads: int = 1
+    provider: str = "cpu"
 
     def shards_of(self, row: SheetRow) -> int:
         """Pieces that detection of the slide is cut into."""
         return row.shards or self.n_shards
 
 
-def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
+def run_slides(rows: list[SheetRow], plan: Plan, settings: RunSettings) -> list[str]:
     """Run every slide that is not finished with the same settings, and print a line for each; a failure stops no other.
 
     The report covers every slide that has results in the folder, those of earlier runs too.
+
+    Args:
+        rows: the slides.
+        plan: how they are run.
+        settings: what the results record of the plan.
 
     Returns:
         the ids of the slides that failed.
@@ -83,7 +88,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
             _require_no_other_slide(plan.output / row.slide_id, before, row.path)
     if others := earlier.keys() - {row.slide_id for row in rows}:
         print(f"slides of earlier runs that are in the report too: {len(others)}")
-    changes = {row.slide_id: find_changes(plan.output / row.slide_id, row, plan.settings) for row in rows}
+    changes = {row.slide_id: find_changes(plan.output / row.slide_id, row, settings) for row in rows}
     for line in describe_changes({name: found for name, found in changes.items() if found}):
         print(line)
     kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
@@ -240,7 +245,7 @@ def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
     for shard in shards:
         yield _step(
             *["detect", store, "--model", plan.model, "--colour", folder / "colour.json"],
-            *["--shard", shard, "--threads", plan.threads, "--provider", plan.settings.provider],
+            *["--shard", shard, "--threads", plan.threads, "--provider", plan.provider],
             *["--output", folder / f"shards/{shard}.parquet"],
             *["--ledger", folder / f"ledger/detect-{shard}.json"],
         )

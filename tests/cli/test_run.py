@@ -269,8 +269,8 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
         return "stopped"
 
     monkeypatch.setattr(steps, "run_slide", begin)
-    plan = steps.Plan(results, "compact", RunSettings("compact", "0" * 64, "cpu"), 0.5)
-    assert steps.run_slides(rows, plan) == ["a", "b"]
+    plan, settings = steps.Plan(results, "compact", 0.5), RunSettings("compact", "0" * 64, "cpu")
+    assert steps.run_slides(rows, plan, settings) == ["a", "b"]
     assert set(report_of(results)) == {"a", "b", "other"}
 
 
