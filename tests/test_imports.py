@@ -21,7 +21,7 @@ LAYERS = (
     {"types", "registry", "files", "config", "memory", "parallel", "qupath_words", "surroundings"},
     {"coords"},
     {"slides"},
-    {"tissue"},
+    {"tissue", "cohort"},
     {"tiles"},
     {"nuclei"},
     {"data", "models", "losses"},

@@ -11,7 +11,7 @@ from muse_pipeline.files import read_json
 from muse_pipeline.slides.base import SlideReader, open_slide
 from muse_pipeline.slides.fetched import slide_origin
 from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.mpp import choose_mpp, require_possible
+from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.types import SlideInfo
 
 _PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
@@ -71,6 +71,28 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         bounds=known.bounds,
         warnings=(*doubts, *_look(slide)),
     )
+
+
+def info_text(info: SlideInfo) -> str:
+    """A slide's properties as lines of text."""
+    sides_mm = [n * side / 1000 for n, side in zip(info.size_px, info.mpp, strict=True)]
+    mpp = f"{info.mpp[0]:.4g}" if is_square(info.mpp) else f"{info.mpp[0]:.4g} x {info.mpp[1]:.4g}"
+    bounds = info.bounds
+    facts = {
+        "path": info.path,
+        "format": f"{info.vendor}, read by {info.reader}",
+        "size": f"{_size_text(info.size_px)} px, {sides_mm[0]:.3g} x {sides_mm[1]:.3g} mm",
+        "mpp": f"{mpp} um per pixel ({info.mpp_source})",
+        "levels": ", ".join(map(_size_text, info.level_sizes_px)),
+        "bounds": f"{_size_text((bounds.width, bounds.height))} px at {bounds.x}, {bounds.y}" if bounds else "none",
+        "fingerprint": info.fingerprint,
+    }
+    lines = [info.slide_id, *(f"  {name:13}{fact}" for name, fact in facts.items())]
+    return "\n".join([*lines, *(f"  {'warning':13}{warning}" for warning in info.warnings)])
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
