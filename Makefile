@@ -15,7 +15,7 @@ help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: demo/config.yaml  ## draw a slide, find its nuclei, say how well that went
-	snakemake --cores $(CORES) --configfile demo/config.yaml --quiet progress rules
+	snakemake --cores $(CORES) --configfile demo/config.yaml
 	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
 	@echo "Report:     demo/results/report.html"
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"

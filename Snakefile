@@ -1,6 +1,7 @@
 """From glass to QuPath: nucleus polygons and classes for a cohort of H&E whole-slide images.
 
-    snakemake --cores 8                    on this machine
+    snakemake                              on all cores of this machine
+    snakemake --cores 8                    on so many
     snakemake --workflow-profile slurm     on a cluster
 
 Every rule is one call of one `muse` subcommand; `config/README.md` explains the settings.
@@ -22,6 +23,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/proposals.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/terminal.smk"
 
 
 rule all:
@@ -43,14 +45,17 @@ rule all:
 
 
 onstart:
+    require_cores()
     gc.freeze()  # the plan stays
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if preflight_alone():
         PREFLIGHT_LOG.unlink(missing_ok=True)  # what an earlier look said must not pass for this one's
     else:
+        print_what_is_replaced()
         forget_unasked_steps()
         forget_old_failures()
+    TERMINAL.start()
 
 
 onsuccess:
@@ -62,5 +67,4 @@ onerror:
         say_last(what_preflight_found())
         look_again_at_problems()
     else:
-        report_failures()
-        say_last(what_failed())
+        say_last(report_failures() + what_failed())

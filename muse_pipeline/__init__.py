@@ -8,21 +8,19 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Frame": "muse_pipeline.types",
-    "SlideInfo": "muse_pipeline.types",
-    "Nuclei": "muse_pipeline.nuclei.table",
-    "ModelCard": "muse_pipeline.inference.card",
-    "Predictor": "muse_pipeline.inference.predictor",
-    "open_slide": "muse_pipeline.slides.base",
-    "inspect_slide": "muse_pipeline.slides.inspect",
-    "find_tissue": "muse_pipeline.tissue.find",
-    "open_store": "muse_pipeline.tiles.store",
-    "write_store": "muse_pipeline.tiles.write",
-    "detect_shard": "muse_pipeline.inference.detect",
-    "read_nuclei": "muse_pipeline.nuclei.parquet",
-    "write_geojson": "muse_pipeline.nuclei.geojson",
+    "open_slide": "muse_pipeline.slides.slide_image",
+    "find_tissue": "muse_pipeline.pipeline",
+    "find_nuclei": "muse_pipeline.pipeline",
+    "SlideImage": "muse_pipeline.slides.slide_image",
+    "Tissue": "muse_pipeline.pipeline",
+    "read_nuclei": "muse_pipeline.nuclei.geodataframe",
+    "write_geojson": "muse_pipeline.nuclei.geodataframe",
     "read_geojson": "muse_pipeline.nuclei.geojson_reader",
     "check_geojson": "muse_pipeline.nuclei.geojson_check",
+    "SlideInfo": "muse_pipeline.types",
+    "ModelCard": "muse_pipeline.inference.card",
+    "MuseError": "muse_pipeline.errors",
+    "MuseWarning": "muse_pipeline.errors",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

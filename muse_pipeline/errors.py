@@ -69,9 +69,21 @@ class NucleiError(MuseError, ValueError):
     """A table of nuclei is missing, incomplete or not ours."""
 
 
+class ArgumentError(MuseError, ValueError):
+    """An argument of a Python call cannot be used."""
+
+
 class DivergedError(MuseError, ArithmeticError):
     """The loss of a training run is no longer a number."""
 
 
 class CollapsedError(MuseError, ArithmeticError):
     """Self-supervised training says the same of everything."""
+
+
+class MuseWarning(UserWarning):
+    """A result is complete, but something about the slide or the model should be checked."""
+
+
+class LeftOutWarning(MuseWarning):
+    """Something in the input cannot be used and is left out."""

@@ -10,12 +10,14 @@ import os
 import platform
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from muse_pipeline.errors import MuseError, OutputError
+from muse_pipeline.errors import GeoJSONError, MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
 
 DAY_S = 86_400
@@ -126,11 +128,59 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def open_unzipped(path: Path) -> BinaryIO:
-    """Open a file for its bytes, or for those that it holds where it is in gzip, whatever its name."""
-    with path.open("rb") as file:
-        is_compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if is_compressed else path.open("rb")
+@contextmanager
+def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
+    """Open the text of a GeoJSON file, which may be in gzip or the only GeoJSON file of a zip, whatever its name.
+
+    Raises:
+        GeoJSONError: there is no such file, its compression is damaged, or the zip holds none or several.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start.startswith(b"PK"):
+                with zipfile.ZipFile(file) as archive, open_member(archive, _only_geojson(archive, path)) as member:
+                    yield member
+            elif start.startswith(b"\x1f\x8b"):
+                with gzip.open(file) as unzipped:
+                    yield unzipped
+            else:
+                yield file
+    except FileNotFoundError as error:
+        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export it again") from error
+    except zipfile.BadZipFile as error:
+        raise GeoJSONError(f"{path}: the zip file cannot be unpacked ({error}); export it again") from error
+    except OSError as error:
+        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
+
+
+def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    """Open a file in a zip.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged, compressed by an unknown method, or needs a password.
+    """
+    try:
+        return archive.open(name)
+    except (NotImplementedError, RuntimeError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def list_geojson(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the GeoJSON files in a zip; what macOS adds to a zip is none."""
+    names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
+    return [name for name in names if not name.startswith("__MACOSX/")]
+
+
+def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
+    names = list_geojson(archive)
+    if len(names) != 1:
+        found = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
+        raise GeoJSONError(f"{path}: the zip holds {found}, where one is expected; unpack it and give that file")
+    return names[0]
 
 
 def sha256_of(path: Path | str) -> str:

@@ -84,6 +84,14 @@ class SlideInfo:
         )
 
     @property
+    def scanned_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds, else level 0."""
+        if self.bounds is None:
+            return (0, 0, *self.size_px)
+        right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
+        return (max(self.bounds.x, 0), max(self.bounds.y, 0), min(right, self.size_px[0]), min(bottom, self.size_px[1]))
+
+    @property
     def area_mm2(self) -> float:
         """Area of level 0."""
         return self.size_px[0] * self.mpp[0] * self.size_px[1] * self.mpp[1] / 1e6

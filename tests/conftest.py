@@ -22,14 +22,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="of those moments")
 
 
+def find_shared(name: str) -> Path:
+    """A folder of ../shared, or of $MUSE_SHARED; skips the test where it is absent."""
+    shared = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (shared / name).is_dir():
+        pytest.skip(f"no folder {shared / name}: set MUSE_SHARED to the folder that holds {name}/")
+    return shared / name
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real slides and labels: ../shared/data, or data/ under $MUSE_SHARED."""
-    beside = Path(__file__).parents[2] / "shared"
-    folder = Path(os.environ.get("MUSE_SHARED", beside)) / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}: set MUSE_SHARED to the folder that holds data/")
-    return folder
+    return find_shared("data")
+
+
+@pytest.fixture(scope="session")
+def qupath_reference() -> Path:
+    """What QuPath 0.4 to 0.7 do with small files, and what they export: ../shared/reference/qupath."""
+    return find_shared("reference/qupath")
 
 
 @pytest.fixture

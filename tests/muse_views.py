@@ -11,11 +11,23 @@ from muse_pipeline.models import BACKBONES
 B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
 
 
-def make_method(n_local: int = 2, **settings) -> MusePretraining:
+def make_method(n_local: int = 2, mpp: float = 0.5, **settings) -> MusePretraining:
     """On the smallest backbone; the same weights each time."""
     torch.manual_seed(0)
     settings = SelfDistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
-    return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local, mpp=0.5)
+    return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local, mpp)
+
+
+@torch.no_grad()
+def randomise(method: MusePretraining) -> None:
+    """Different weights for student and teacher, of a size at which every weight matters, and random centres."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in method.backbone.parameters():
+        parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
+    for level in (method.nucleus, method.image):
+        level.centre.normal_(std=0.2, generator=generator)
+        for layer in (*level.student.layers[::2], *level.teacher.layers[::2]):
+            layer.weight.normal_(std=layer.in_features**-0.5, generator=generator)
 
 
 def make_batch(n_local: int = 2, seed: int = 0, batch: int = B) -> ViewBatch:

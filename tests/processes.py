@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 from torch.multiprocessing import spawn
 
 
@@ -24,3 +24,40 @@ def _run(rank: int, function: Callable[[int], Any], folder: Path) -> None:
         torch.save(function(rank), folder / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()
+
+
+class AllSum(torch.autograd.Function):
+    """Sum over all processes, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return AllSum.forward(ctx, gradient)
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """``SyncBatchNorm`` in training mode and double precision on a CPU, where PyTorch has no kernels for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_batches_tracked += 1
+        sums = torch.stack([torch.ones_like(x), x, x.square()]).sum((1, 3, 4))
+        n, total, squares = AllSum.apply(sums)
+        mean = total / n
+        variance = squares / n - mean.square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        scale = self.weight / (variance + self.eps).sqrt()
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+def run_sync_batch_norms_on_cpu(network: nn.Module) -> None:
+    """Replace the forward pass of every ``SyncBatchNorm``, and of no other module."""
+    for module in network.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = CpuSyncBatchNorm

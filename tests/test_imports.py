@@ -21,13 +21,14 @@ LAYERS = (
     {"types", "registry", "files", "config", "memory", "parallel", "qupath_words", "surroundings"},
     {"coords"},
     {"slides"},
-    {"tissue"},
+    {"tissue", "cohort"},
     {"tiles"},
     {"nuclei"},
     {"data", "models", "losses"},
     {"inference"},
     {"evaluation", "methods"},
     {"report", "export", "training", "proposals", "demo", "preflight"},
+    {"pipeline"},
     {"cli"},
 )
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:7] for part in layer)}

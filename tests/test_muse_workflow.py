@@ -39,7 +39,7 @@ def refusal(folder: Path, **settings) -> str:
 
 def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     write_config(cohort, model="tiny.yaml")
-    run = run_snakemake(cohort, "--dry-run")
+    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
     planned = planned_jobs(run.stdout)
     assert {name: planned[name] for name in ("finetune", "export", "detect")} == dict.fromkeys(
         ("finetune", "export", "detect"), 1

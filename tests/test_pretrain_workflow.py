@@ -41,7 +41,7 @@ def cohort(tmp_path) -> Path:
 
 def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     write_config(cohort, pretrain={**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}})
-    run = run_snakemake(cohort, "--dry-run")
+    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
     planned = planned_jobs(run.stdout)
     assert {planned.get(name) for name in ("pretrain", "compare")} == {1}, run.stdout
     assert planned["tile"] == 4  # at 0.5 for the model, at 0.25 for the views and for what is held back

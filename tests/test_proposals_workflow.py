@@ -21,7 +21,7 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     write_config(tmp_path, proposals={"method": "imported", "file": "{slide}.csv"})
     run = run_snakemake(tmp_path, "--dry-run")
     assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # that of a says which file it lacks
-    run = run_snakemake(tmp_path, "--dry-run", "--", "results/b/proposals/1-of-1.parquet")
+    run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet")
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
@@ -54,7 +54,7 @@ def test_proposals_follow_from_their_checkpoint(tmp_path):
         (tmp_path / name).touch()
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     write_config(tmp_path, proposals={"method": "activation", "checkpoint": "activation.pt"})
-    run = run_snakemake(tmp_path, "--dry-run")
+    run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds")
     assert "activation.pt" in inputs_of(run.stdout, "propose"), run.stdout
 
 

@@ -46,13 +46,13 @@ def write_config(folder: Path, **settings: object) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump({"slides": "slides.tsv", **settings}), encoding="utf-8")
 
 
-def snakemake_command(*arguments: str, cores: int = 2) -> list[str]:
-    """The command that a user types in the cohort's folder."""
-    program = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--cores", str(cores)]
-    return [*program, "--configfile", "config.yaml", *arguments]
+def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
+    """The command that a user types in the cohort's folder; without ``--cores`` if ``cores`` is None."""
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 
-def run_snakemake(folder: Path, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
     """Run the workflow in ``folder``; stderr is in stdout, in order."""
     command = snakemake_command(*arguments, cores=cores)
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
@@ -79,7 +79,7 @@ def planned_jobs(output: str) -> dict[str, int]:
 
 
 def inputs_of(output: str, rule: str) -> list[str]:
-    """What the one job of a rule reads, as a dry run lists it."""
+    """What the one job of a rule reads, as a dry run with ``--printshellcmds`` lists it."""
     (found,) = re.findall(rf"^(?:local)?rule {rule}:\n    input: (.*)\n", output, re.MULTILINE)
     return found.split(", ")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse check-geojson``."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".geojson or .json, either with .gz")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help=".geojson or .json, either with .gz, or .zip"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
-"""Say what a slide is: size, levels, mpp and where it came from, bounds, fingerprint, warnings.
+"""Show what a slide is: size, mpp and where it came from, levels, bounds, fingerprint, warnings.
 
-Writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp. The slide is opened in
-a process of its own: one that crashes or hangs its reader is refused here, before any other step reads it.
+With --output it also writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp.
+The slide is opened in a process of its own: one that crashes or hangs its reader is refused here, before any other step
+reads it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the file says")
     parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
-    add_output_argument(parser, "JSON", "where to write slide.json")
+    add_output_argument(parser, "JSON", "also write slide.json here", required=False)
     add_ledger_argument(parser)
 
 
@@ -29,9 +30,9 @@ def run(args: argparse.Namespace) -> None:
     """Inspect one slide."""
     from muse_pipeline.files import write_json
     from muse_pipeline.slides.guard import call_guarded
-    from muse_pipeline.slides.inspect import inspect_slide
+    from muse_pipeline.slides.inspect import info_text, inspect_slide
 
     info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp, args.source)
-    write_json(args.output, info.to_dict())
-    for warning in info.warnings:
-        print(f"{info.slide_id}: {warning}")
+    if args.output:
+        write_json(args.output, info.to_dict())
+    print(info_text(info))

@@ -7,7 +7,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
@@ -15,7 +17,7 @@ from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cli.ledger import record_step
-from muse_pipeline.errors import MissingPackageError, MuseError, OutputError
+from muse_pipeline.errors import LeftOutWarning, MissingPackageError, MuseError, OutputError
 from muse_pipeline.full_disk import find_full_disk
 
 # As `muse --help` lists them; each verb is a module beside this file.
@@ -24,7 +26,7 @@ GROUPS = {
     "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
     "to train": "outline finetune pretrain-config pretrain import-checkpoint psm export",
     "to judge results and models": "evaluate probe compare card model proposer",
-    "tools": "check-geojson demo-slide",
+    "tools": "changes check-geojson demo-slide",
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
@@ -92,7 +94,7 @@ def run_verb(arguments: list[str]) -> int:
     if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
-    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
+    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings, _show_left_out(args):
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:
@@ -106,6 +108,23 @@ def run_verb(arguments: list[str]) -> int:
             if isinstance(error, MuseError) or not (disk := find_full_disk(error, _folders(args))):
                 raise
             raise OutputError(f"what it writes cannot be written {disk}") from error
+
+
+@contextmanager
+def _show_left_out(args: argparse.Namespace) -> Iterator[None]:
+    """Print each ``LeftOutWarning`` once, as one line, and note it for the ledger."""
+
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+        if not issubclass(category, LeftOutWarning):
+            show_others(message, category, *place)
+        elif (text := str(message)) not in args.warnings:
+            args.warnings.append(text)
+            print(f"muse {args.verb}: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOutWarning)
+        show_others, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

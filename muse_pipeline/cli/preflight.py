@@ -57,10 +57,16 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
     from muse_pipeline.preflight.price import sum_up
     from muse_pipeline.preflight.text import render_preflight
+    from muse_pipeline.slides.collect import find_rows
+    from muse_pipeline.slides.sheet import is_sheet, read_row
     from muse_pipeline.surroundings import count_cores, own_processor_seconds
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
-    rows = find_rows(args.slides, args.mpp, args.roi, args.slide_id)
+    sheets = [place for place in args.slides if isinstance(place, Path) and is_sheet(place)]
+    if args.slide_id and sheets == args.slides[:1]:
+        rows = [read_row(*sheets, args.slide_id)]
+    else:
+        rows = find_rows(args.slides, args.mpp, args.roi)
     provider = choose_provider(args.provider)
     trial = Trial(find_model(args.model, provider), provider, args.max_corrupt)
     if args.record:
@@ -80,23 +86,6 @@ def run(args: argparse.Namespace) -> None:
         names = [look.slide_id for look in looks if look.problem]
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         raise SlideError(f"{len(names)} of {len(looks)} slides cannot run ({shown}); mend them or take them out")
-
-
-def find_rows(paths: list[Path | str], mpp: float | None, roi: Path | None, slide_id: str | None) -> list:
-    """The rows of a sheet or the one that is asked for, of a folder, or of the slides themselves."""
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.slides.collect import collect_slides, name_slides
-    from muse_pipeline.slides.sheet import is_sheet, read_row, read_sheet
-
-    if len(paths) == 1 and isinstance(paths[0], Path) and paths[0].is_dir():
-        if roi is not None:
-            raise ConfigError("--roi goes with slides; write a sheet of the folder (`muse sheet`) with a column roi")
-        return collect_slides(paths[0], mpp)
-    if len(paths) == 1 and isinstance(paths[0], Path) and is_sheet(paths[0]):
-        if mpp is not None or roi is not None:
-            raise ConfigError(f"--mpp and --roi go with slides; {paths[0]} is a sheet and has columns for them")
-        return [read_row(paths[0], slide_id)] if slide_id else read_sheet(paths[0])
-    return name_slides(paths, mpp, roi)
 
 
 def look_with_progress(rows: list, trial, threads: int) -> list:

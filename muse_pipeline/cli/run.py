@@ -1,8 +1,10 @@
 """Find the nuclei of slides or images, all steps at once, without Snakemake.
 
-Writes the same files with the same bytes as the workflow, a folder per slide. A slide that fails is reported and the
-others go on; the exit status is then 2. Slides that were run into the same folder before stay in its report. For many
-slides, or to resume where a run stopped, use the workflow.
+    muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
+
+Writes the same files with the same bytes as the workflow, a folder per slide. Prints a line per slide; what the steps
+print is in OUT/<slide>/logs. A slide that is finished with the same settings is skipped. One that fails is reported and
+the others go on; the exit status is then 2. Slides that were run into the same folder before stay in its report.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
+from muse_pipeline.wording import some_of
 
 if TYPE_CHECKING:
-    from muse_pipeline.slides.url import SlideUrl
+    from muse_pipeline.slides.sheet import SheetRow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDE", help="slides or plain images, or URLs")
+    parser.add_argument(
+        "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
+    )
     add_output_argument(parser, "OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the files say")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
@@ -41,20 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Name the slides, run them, say where the results are."""
+    """Find the slides and the model, run what is not finished, name what failed."""
     from muse_pipeline.cli.steps import Plan, run_slides
+    from muse_pipeline.cohort.changes import RunSettings
     from muse_pipeline.errors import ConfigError, SlideError
+    from muse_pipeline.files import sha256_of
     from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.inference.providers import choose_provider
-    from muse_pipeline.slides.collect import name_slides
+    from muse_pipeline.slides.collect import find_rows
+    from muse_pipeline.slides.signature import require_file
     from muse_pipeline.surroundings import count_cores
 
-    for slide in args.slides:
-        if isinstance(slide, Path):
-            _require_slide_file(slide)
+    for place in args.slides:
+        if isinstance(place, Path) and not (place.is_file() or place.is_dir()):
+            require_file(place)
+    rows = find_rows(args.slides, args.mpp, args.roi)
     if args.roi is not None:
-        _require_areas(args.roi, args.slides, args.mpp)
+        _require_areas(args.roi, rows)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
     model, card = name_model(path), Predictor(path, provider).card
@@ -64,61 +73,54 @@ def run(args: argparse.Namespace) -> None:
             f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
         )
     print(f"model: {model} ({card.precision}), provider {provider}")
-    rows = name_slides(args.slides, args.mpp, args.roi)
-    _require_to_last([*args.slides, args.roi], [args.output / row.slide_id for row in rows])
+    _require_to_last(rows, args.output)
     plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
-    failed = run_slides(rows, plan)
+    failed = run_slides(rows, plan, RunSettings(card.name, sha256_of(path), provider))
     if failed:
-        names = ", ".join(failed)
+        names = some_of(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
 
 
-def _require_areas(path: Path, slides: list[Path | SlideUrl], mpp: float | None) -> None:
+def _require_areas(path: Path, rows: list[SheetRow]) -> None:
     """Refuse what is no region of interest of any slide before results of an earlier run are withdrawn."""
-    from muse_pipeline.errors import GeoJSONError, MuseError
+    import warnings
+
+    from muse_pipeline.errors import GeoJSONError, LeftOutWarning, MuseError
     from muse_pipeline.slides.guard import call_guarded
     from muse_pipeline.slides.inspect import inspect_slide
+    from muse_pipeline.slides.url import is_url
     from muse_pipeline.tissue.roi import read_areas, read_roi
 
-    try:
-        read_areas(path)
-    except GeoJSONError as error:
-        raise GeoJSONError(f"--roi {error}") from error
-    for slide in slides:
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns, slide by slide
         try:
-            if isinstance(slide, Path):
-                read_roi(path, call_guarded(inspect_slide, slide, slide.stem, mpp))
-            return
+            read_areas(path)
         except GeoJSONError as error:
-            beside = error
-        except MuseError:  # said of that slide when its turn comes
-            return
+            raise GeoJSONError(f"--roi {error}") from error
+        for row in rows:
+            try:
+                if not is_url(row.path):
+                    read_roi(path, call_guarded(inspect_slide, Path(row.path), row.slide_id, row.mpp))
+                return
+            except GeoJSONError as error:
+                beside = error
+            except MuseError:  # reported when the slide's turn comes
+                return
     raise GeoJSONError(f"--roi {beside}")
 
 
-def _require_to_last(inputs: list[Path | SlideUrl | None], folders: list[Path]) -> None:
+def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     """Refuse to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
     from muse_pipeline.cli.steps import replaced_results
     from muse_pipeline.errors import ConfigError
+    from muse_pipeline.slides.url import is_url
 
-    homes = {folder.resolve() for folder in folders}
-    for slide in inputs:
-        if isinstance(slide, Path) and slide.suffix.lower() == ".mrxs" and slide.with_suffix("").resolve() in homes:
-            raise ConfigError(f"{slide}: its own pixels lie where its results would; give another --output")
-    replaced = {path.resolve() for folder in folders for path in replaced_results(folder)}
-    for path in inputs:
-        if isinstance(path, Path) and path.resolve() in replaced:
+    homes = {(output / row.slide_id).resolve() for row in rows}
+    read = sorted({place for row in rows for place in (row.path, row.roi) if place and not is_url(place)})
+    for path in map(Path, read):
+        if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
+            raise ConfigError(f"{path}: its own pixels lie where its results would; give another --output")
+    among_results = [path for path in map(Path, read) if path.resolve().is_relative_to(output.resolve())]
+    replaced = {path.resolve() for home in homes for path in replaced_results(home)} if among_results else set()
+    for path in among_results:
+        if path.resolve() in replaced:
             raise ConfigError(f"{path}: is a result of an earlier run, which this one replaces; give a copy of it")
-
-
-def _require_slide_file(path: Path) -> None:
-    """Refuse what cannot be a slide before it becomes one of the results."""
-    from muse_pipeline.errors import SlideError
-    from muse_pipeline.slides.sheet import is_sheet, require_utf8
-    from muse_pipeline.slides.signature import require_file
-
-    if not path.is_file():
-        require_file(path)
-    if is_sheet(path):
-        require_utf8(path)
-        raise SlideError(f"{path}: is a sheet of slides; run it with `snakemake --cores N --config slides={path}`")

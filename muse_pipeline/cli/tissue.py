@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         found = find_tissue(slide, info, roi)
         tissue, warnings = found.tissue, found.warnings
         if roi is not None:
-            parts = [measure_annotation(*part, tissue, info) for part in read_annotations(args.roi, info)]
+            parts = [measure_annotation(area, tissue, info) for area in read_annotations(args.roi, roi, info)]
             tissue = replace(tissue, roi_file=describe_roi(args.roi, roi, info), annotations=tuple(parts))
         dark_background = is_fluorescence(found.overview.pixels)
         write_picture(args.picture, read_thumbnail(slide, info, found.overview), tissue, info)

@@ -11,7 +11,6 @@ from muse_pipeline.data.annotations import Annotations, class_index
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import GeoJSONError, LabelError
 from muse_pipeline.nuclei.annotated_region import are_called, require_nucleus_size
-from muse_pipeline.nuclei.geojson_parts import flatten, refuse_objects
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects, read_geojson
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.types import Frame
@@ -44,13 +43,12 @@ def read_annotated(
         LabelError: the file is broken, or a feature cannot be a nucleus or a region; its number is named.
     """
     try:
-        objects = read_geojson(path, offset_px)
+        objects = read_geojson(path, offset_px, tiles=False)
     except (GeoJSONError, OSError) as error:
         raise LabelError(str(error)) from error
     is_region, is_ignored = are_called(objects, (source.region_class,)), are_called(objects, source.ignore)
     drawn = objects[~is_region & ~is_ignored]
     labels = [_label(drawn, i, source, classes) for i in range(len(drawn))]
-    _require_no_lines(drawn)
     parts = drawn.to_parts()
     require_nucleus_size(parts, mpp, source.region_class, "delete it or put its class under `ignore`")
     xy, rays = parts.measure(mpp, n_rays)
@@ -62,13 +60,6 @@ def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tu
     word = objects.class_name[index]
     where = f"{objects.path}, feature {objects.number[index]}"
     return -1 if word is None else class_index(word, source, classes, where)
-
-
-def _require_no_lines(objects: GeoJSONObjects) -> None:
-    parts, owner = flatten(objects.geometry)
-    is_other = ~np.isin(shapely.get_type_id(parts), (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON))
-    what = "is neither a point nor a polygon; delete it or draw it as one"
-    refuse_objects(is_other, objects.number[owner], objects.path, what)
 
 
 def _regions(objects: GeoJSONObjects) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.annotated_region import IGNORED, REGION
+from muse_pipeline.qupath_words import IGNORED, REGION
 from muse_pipeline.slides.patients import patient_in_name, require_patient_rule
 
 FORMATS = ("row column class", "x y class", "geojson", "instances")

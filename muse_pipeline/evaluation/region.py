@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from muse_pipeline.nuclei.annotated_region import union_of_areas
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
 from muse_pipeline.nuclei.mask_file import read_mask
+from muse_pipeline.qupath_words import list_counts
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
@@ -38,5 +40,6 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         scale, parts = np.ones(2), read_geojson(path, offset_px).geometry
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
-        raise GeoJSONError(f"{path}: holds no area; draw the annotated region as a closed area")
+        found = list_counts(Counter(part.geom_type.lower() for part in parts))
+        raise GeoJSONError(f"{path}: holds no area (found: {found}); draw the annotated region as a closed area")
     return region

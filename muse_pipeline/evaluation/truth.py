@@ -141,12 +141,10 @@ def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int]) -> Truth:
-    objects, region = split_regions(read_geojson(path, offset_px))
+    objects, region = split_regions(read_geojson(path, offset_px, tiles=False))
     if len(classes) == 1:
         objects = replace(objects, class_name=np.full(len(objects.geometry), classes[0], object))
     parts = objects.to_parts()
-    if len(objects.geometry) and not len(parts.geometry):
-        raise LabelError(f"{path}: holds neither points nor polygons; give nuclei as these")
     require_nucleus_size(parts, mpp)
     xy, _ = parts.measure(mpp, n_rays=1)
     nuclei = Nuclei(xy, Frame.LEVEL0, label=objects.labels(classes)[parts.owner])

@@ -122,6 +122,7 @@ def detect_shard(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
     appearance: Verdict | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
 
@@ -132,4 +133,5 @@ def detect_shard(
         ModelError: the store's mpp is not the card's.
     """
     finder = ModelFinder(predictor, colour, appearance)
-    return walk_shard(store, finder, shard, output, threads=threads, progress=progress, offset_px=offset_px)
+    how = {"threads": threads, "progress": progress, "offset_px": offset_px, "within": within}
+    return walk_shard(store, finder, shard, output, **how)

@@ -21,7 +21,7 @@ from muse_pipeline.inference.shards import iterate_positions, iterate_reports, r
 from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
 from muse_pipeline.nuclei.ownership import SeamResolver
 from muse_pipeline.nuclei.parquet import CLUSTER, ROW_GROUP, NucleiWriter, Rows
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.parallel import map_in_order
@@ -65,7 +65,7 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
             on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
-            yield level0[on_slide & kept.contains(level0.xy, info.mpp)]
+            yield _clip(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
     # Where a model tells no classes apart, a user may, by size and form: a first look fits the clusters to the slide.
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
@@ -76,7 +76,7 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
 
         def draw(level0: Nuclei) -> tuple[Rows, int, np.ndarray, np.ndarray]:
             rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
-            polygons, n_repaired = rings_to_polygons(rings)
+            polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
             shapes = measure_shapes(rings, info.mpp)
             columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
             return writer.to_rows(level0, polygons, columns), n_repaired, shapes["area_um2"], level0.prob
@@ -96,6 +96,14 @@ def describe_size(sizes: SizeSample, shards: ShardSet, info: SlideInfo) -> dict[
     size = sizes.measure()
     is_known = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
     return size.to_dict() | {"doubt": size.describe_doubt(info.mpp) if is_known else ""}
+
+
+def _clip(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
+    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if it has any."""
+    rays = nuclei.rays
+    for box in ((0, 0, *info.size_px), info.scanned_box):
+        rays = clip_rays(nuclei.xy, rays, info.mpp, box)
+    return replace(nuclei, rays=rays)
 
 
 def fit_clusters(parts: Iterator[Nuclei], info: SlideInfo) -> MorphologyClusters:

@@ -82,6 +82,7 @@ def walk_shard(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
     guard: Guard | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -94,6 +95,7 @@ def walk_shard(
         progress: called with (batches done, batches in all).
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
         guard: keeps windows from the finder.
+        within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -106,6 +108,8 @@ def walk_shard(
     _require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
+    if within is not None:
+        batches = [windows for windows in batches if grid.touches(windows, *within).any()]
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full: list[int] = []
     guarded: dict[str, list[int]] = defaultdict(list)

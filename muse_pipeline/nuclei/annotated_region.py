@@ -13,17 +13,15 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.nuclei.geojson_parts import NucleusParts
 from muse_pipeline.nuclei.geojson_reader import GeoJSONObjects
+from muse_pipeline.qupath_words import IGNORED, REGION, is_called
 
-REGION = "Region"  # QuPath's own class is "Region*"
-IGNORED = ("Tissue", "Ignore")
 LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
-    """(N,) bool: objects of one of these classes, and annotations of one of these names; a ``*`` at the end is none."""
+    """(N,) bool: objects of one of these classes, and annotations of one of these names; see ``is_called``."""
     named = np.where(objects.object_type == "annotation", objects.name, None)
-    pairs = zip(objects.class_name, named, strict=True)
-    return np.array([any(word is not None and str(word).rstrip("*") in words for word in pair) for pair in pairs], bool)
+    return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
 
 
 def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:

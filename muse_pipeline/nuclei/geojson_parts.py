@@ -55,7 +55,7 @@ class NucleusParts:
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
-    """The points and polygons of geometries (N,), parts of multi-geometries too; lines are left out.
+    """The points and polygons of geometries (N,), parts of multi-geometries too; lines in collections are left out.
 
     Of a polygon whose lines cross, the largest area that they bound is the nucleus.
 
@@ -65,9 +65,8 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         path: the file.
 
     Raises:
-        LabelError: an object has no position, or a polygon no area; its number is named.
+        LabelError: a polygon has no area; its number is named.
     """
-    refuse_objects(shapely.is_empty(geometry), number, path, "is empty; delete it")
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
     parts, owner = parts[is_nucleus], owner[is_nucleus]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,11 +14,17 @@ import numpy as np
 import orjson
 import shapely
 
-from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.errors import GeoJSONError, LabelError, LeftOutWarning
 from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
 from muse_pipeline.nuclei.geojson_parts import NucleusParts, split_parts
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath_words import properties_of, read_class_name, read_object_type
+from muse_pipeline.qupath_words import (
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    why_left_out,
+)
 from muse_pipeline.types import Frame
 
 _BATCH = 8_192
@@ -54,7 +62,7 @@ class GeoJSONObjects:
         """Every polygon and every single point; see ``split_parts``.
 
         Raises:
-            LabelError: an object has no position or no area.
+            LabelError: a polygon has no area.
         """
         return split_parts(self.geometry, self.number, self.path)
 
@@ -73,7 +81,7 @@ class GeoJSONObjects:
         return np.array([label_of[name] for name in self.class_name], np.int32)
 
     def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:
-        """Every polygon, and every single point, as a nucleus in the level-0 frame; lines are left out.
+        """Every polygon, and every single point, as a nucleus in the level-0 frame.
 
         Args:
             classes: names in the order of the labels; an object without classification gets the label -1.
@@ -81,36 +89,51 @@ class GeoJSONObjects:
             n_rays: rays of outlines; points get rays of 0.
 
         Raises:
-            LabelError: a class is not among ``classes``, or an object has no position or no area.
+            LabelError: a class is not among ``classes``, or a polygon has no area.
         """
         labels, parts = self.labels(classes), self.to_parts()
         xy, rays = parts.measure(mpp, n_rays)
         return Nuclei(xy, Frame.LEVEL0, rays=np.nan_to_num(rays), label=labels[parts.owner])
 
 
-def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0)) -> GeoJSONObjects:
+def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
     """Read what QuPath, a peer or we ourselves wrote; of a cell the nucleus.
 
+    Lines, TMA cores, empty objects and those on further planes of a stack are left out with a warning.
+
     Args:
-        path: ``.geojson``, ``.json``, either with ``.gz``.
+        path: ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one.
         offset_px: added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
+        tiles: whether tiles count, as which some programs write nuclei; QuPath's own are superpixels.
 
     Raises:
-        GeoJSONError: the file is no GeoJSON, or an outline cannot be built.
+        GeoJSONError: the file is no GeoJSON, an outline cannot be built, or all objects were left out.
     """
-    geometries, class_names, object_types, names = [np.zeros(0, object)], [], [], []
+    unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
+    geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []
     items = iterate_features(path)
     while features := [_to_feature(item) for item in islice(items, _BATCH)]:
-        geometries.append(_build_geometries(features, path, n_before=len(class_names)))
+        shapes, types = _build_geometries(features, path, n_before=len(names)), list(map(read_object_type, features))
+        geometries.append(shapes)
+        reasons += why_left_out(shapes, [feature.get("geometry") for feature in features], types, unwanted).tolist()
         properties = list(map(properties_of, features))
         class_names += [read_class_name(entry.get("classification")) for entry in properties]
-        object_types += list(map(read_object_type, properties))
+        object_types += types
         names += [entry.get("name") for entry in properties]
-    geometry = np.concatenate(geometries)
-    present = ~shapely.is_missing(geometry)
-    geometry = shapely.transform(geometry[present], lambda xy: xy + np.asarray(offset_px, float))
-    columns = (np.array(column, object)[present] for column in (class_names, object_types, names))
-    return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(present) + 1)
+    used = np.array([reason == "" for reason in reasons], bool)
+    _report_left_out(path, Counter(filter(None, reasons)), used.any())
+    geometry = shapely.transform(np.concatenate(geometries)[used], lambda xy: xy + np.asarray(offset_px, float))
+    columns = (np.array(column, object)[used] for column in (class_names, object_types, names))
+    return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(used) + 1)
+
+
+def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -> None:
+    if counts and not has_others:
+        raise GeoJSONError(
+            f"{path}: holds neither points nor polygons (found: {list_counts(counts)}); draw nuclei or regions so"
+        )
+    if counts:
+        warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
 
 
 def _to_feature(item: Any) -> dict[str, Any]:
@@ -123,7 +146,12 @@ def _to_feature(item: Any) -> dict[str, Any]:
 
 
 def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
-    texts = np.array([orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object)
+    try:
+        texts = np.array(
+            [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object
+        )
+    except TypeError as error:
+        raise GeoJSONError(f"{path}: a geometry has a number beyond 64 bits; correct it or export it again") from error
     geometry = shapely.from_geojson(texts, on_invalid="ignore")
     failed = np.flatnonzero(shapely.is_missing(geometry) & (texts != None))  # noqa: E711 (element by element)
     if len(failed):

@@ -29,12 +29,45 @@ def rays_to_rings(xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, 
     return np.asarray(xy_level0, float)[:, None] + np.asarray(rays_um, float)[..., None] * directions_px
 
 
-def rings_to_polygons(rings: np.ndarray, decimals: int = 1) -> tuple[np.ndarray, int]:
+def clip_rays(
+    xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, float], box: tuple[int, int, int, int]
+) -> np.ndarray:
+    """Shorten rays that end outside a box, so that outlines are cut at its edges and rays still end on outlines.
+
+    Args:
+        xy_level0: (N, 2) centres in pixels of ``mpp`` = (x, y).
+        rays_um: (N, R) float32.
+        mpp: um per pixel.
+        box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
+
+    Returns:
+        (N, R) float32: ``rays_um`` itself if none crosses an edge, else a copy in which only those differ that do.
+    """
+    low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
+    reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
+    inside = ((xy_level0 >= low) & (xy_level0 <= high)).all(axis=1)
+    crossing = np.flatnonzero(inside & ((xy_level0 - reach < low) | (xy_level0 + reach > high)).any(axis=1))
+    if not len(crossing):
+        return rays_um
+    directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
+    room = np.where(directions_px > 0, high - xy_level0[crossing, None], xy_level0[crossing, None] - low)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        limit = np.nan_to_num(room / abs(directions_px), nan=np.inf).min(axis=-1)
+    limit = np.nextafter(limit.astype(np.float32), np.float32(0))  # never rounded up, beyond the edge
+    clipped = rays_um.copy()
+    clipped[crossing] = np.where(rays_um[crossing] > limit, limit, rays_um[crossing])
+    return clipped
+
+
+def rings_to_polygons(
+    rings: np.ndarray, decimals: int = 1, size_px: tuple[int, int] | None = None
+) -> tuple[np.ndarray, int]:
     """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels.
 
     Args:
         rings: vertices, not closed.
         decimals: digits after the point that are kept.
+        size_px: (width, height) of the slide that circles in the place of collapsed rings must not leave.
 
     Returns:
         (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and how many of the
@@ -46,7 +79,7 @@ def rings_to_polygons(rings: np.ndarray, decimals: int = 1) -> tuple[np.ndarray,
     polygons = shapely.polygons(np.concatenate([rounded, rounded[:, :1]], axis=1))
     doubtful = np.flatnonzero(~_are_clearly_simple(rounded))
     broken = doubtful[~survive_qupath(polygons[doubtful])]
-    polygons[broken] = _repair(polygons[broken], rounded[broken], decimals)
+    polygons[broken] = _repair(polygons[broken], rounded[broken], decimals, size_px)
     return polygons, len(broken)
 
 
@@ -74,12 +107,12 @@ def _are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     return apart & (turns == 1)
 
 
-def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int) -> np.ndarray:
+def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:
     """The largest valid part of each broken polygon (N,), its holes filled; a circle of its mean radius if none is."""
     parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-decimals)
     repaired = _round(shapely.polygons(shapely.get_exterior_ring(largest_parts(parts))), decimals)
     lost = np.flatnonzero(~survive_qupath(repaired))
-    repaired[lost] = _circles(rings[lost], decimals)
+    repaired[lost] = _circles(rings[lost], decimals, size_px)
     clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(repaired))
     repaired[clockwise] = shapely.reverse(repaired[clockwise])
     return repaired
@@ -102,9 +135,11 @@ def _round(polygons: np.ndarray, decimals: int) -> np.ndarray:
     return shapely.transform(polygons, lambda xy: np.round(xy, decimals))
 
 
-def _circles(rings: np.ndarray, decimals: int) -> np.ndarray:
+def _circles(rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:
     centres = rings.mean(axis=1)
     radii = np.maximum(np.linalg.norm(rings - centres[:, None], axis=-1).mean(axis=1), _SMALLEST_RADIUS_PX)
+    if size_px is not None:
+        centres = np.clip(centres, radii[:, None], np.asarray(size_px) - radii[:, None])
     return shapely.polygons(np.round(np.round(centres, decimals)[:, None] + radii[:, None, None] * _CIRCLE, decimals))
 
 

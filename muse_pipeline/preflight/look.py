@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numcodecs import Zstd
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import work_to_level0
-from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
+from muse_pipeline.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
 from muse_pipeline.files import read_json
 from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
 from muse_pipeline.inference.card import ModelCard
@@ -152,7 +153,9 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         known |= {name: getattr(info, name) for name in ("vendor", "mpp", "mpp_source", "fingerprint")}
         known["file_bytes"] = Path(row.path).stat().st_size
         warnings += info.warnings
-        roi = read_roi(Path(row.roi), info) if row.roi else None
+        with catch_warnings(record=True, action="always", category=LeftOutWarning) as left_out:
+            roi = read_roi(Path(row.roi), info) if row.roi else None
+        warnings += [str(one.message) for one in left_out]
         slide = open_slide(row.path, info.reader)
         reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
         tissue, colour, measured = _measure_tissue(slide, info, roi)

@@ -184,6 +184,13 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
 
 
+def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
+    """Lines that name the failed slides, each with step and reason, those last whose step was not started."""
+    failed = [slide for slide in slides if slide.status == "failed"]
+    failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
+    return _listed("failed", [f"  {slide.slide_id}: {slide.step}: {slide.reason}" for slide in failed], n_shown)
+
+
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]

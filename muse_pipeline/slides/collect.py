@@ -1,4 +1,4 @@
-"""A sheet from a folder of slides: one row per slide, whatever files it is made of."""
+"""The rows of a cohort from slides, folders and sheets, and a sheet from a folder: one row per slide."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from muse_pipeline.errors import SheetError
+from muse_pipeline.errors import ConfigError, SheetError
 from muse_pipeline.files import complete_file
-from muse_pipeline.slides.sheet import ID_FORBIDDEN, ID_MAX_BYTES, SheetRow, id_problem
+from muse_pipeline.slides.sheet import (
+    ID_FORBIDDEN,
+    ID_MAX_BYTES,
+    SheetRow,
+    folder_key,
+    id_problem,
+    is_sheet,
+    read_sheet,
+)
 from muse_pipeline.slides.signature import name_problem
 from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
 
@@ -22,6 +30,50 @@ SLIDE_SUFFIXES = frozenset(
 )
 PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
+
+
+def find_rows(places: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+    """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
+
+    Args:
+        places: paths or URLs.
+        mpp: of the slides that no sheet names; see ``SheetRow``.
+        roi: of the slides that are named themselves.
+
+    Raises:
+        ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
+        SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
+    """
+    is_folder = {place: not is_url(str(place)) and Path(place).is_dir() for place in places}
+    is_table = {place: not (is_url(str(place)) or is_folder[place]) and is_sheet(Path(place)) for place in places}
+    named = iter(name_slides([place for place in places if not (is_folder[place] or is_table[place])], mpp, roi))
+    rows: list[SheetRow] = []
+    for place in places:
+        if is_table[place]:
+            if mpp is not None or roi is not None:
+                raise ConfigError(f"--mpp and --roi go with slides; {place} is a sheet and has columns for them")
+            rows += read_sheet(place)
+        elif is_folder[place]:
+            if roi is not None:
+                raise ConfigError(
+                    "--roi goes with slides; write a sheet of the folder (`muse sheet`), with a column roi"
+                )
+            rows += collect_slides(place, mpp)
+        else:
+            rows.append(next(named))
+    return _each_once(rows)
+
+
+def _each_once(rows: Iterable[SheetRow]) -> list[SheetRow]:
+    found: dict[str, SheetRow] = {}
+    for row in rows:
+        other = found.setdefault(folder_key(row.slide_id), row)
+        if other.path != row.path:
+            raise SheetError(
+                f"slide_id '{row.slide_id}' stands for {other.path} and {row.path}; name them apart in a sheet "
+                "(`muse sheet` writes one of a folder)"
+            )
+    return list(found.values())
 
 
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:

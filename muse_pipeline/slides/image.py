@@ -1,4 +1,4 @@
-"""Plain pictures, PNG, JPEG and TIFF, held in memory as one level."""
+"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG and TIFF."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ MAX_PIXELS = 400_000_000  # decoding takes 7 bytes a pixel for a moment: under 3
 Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs gives way to our own limit, which is a sentence
 
 
-@READERS.register("image")
-class ImageReader(SlideReader):
-    """A plain picture."""
+class ArrayReader(SlideReader):
+    """An image in memory.
 
-    name = "image"
-    priority = 3
+    Args:
+        pixels: (h, w, 3) uint8 RGB.
+        path: where it was read from, or its name.
+        candidates: see ``SlideProperties``.
+    """
 
-    def __init__(self, path: Path):
-        self.path = path
-        kind = file_format(path)
-        # A .mrxs without its folder is a JPEG thumbnail: only what is called a picture is taken for one.
-        if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
-            raise UnsuitedError("not a PNG, JPEG or TIFF picture")
-        self._pixels, candidates = _read_tiff(path) if kind == "TIFF" else (_read_picture(path), ())
-        height, width = self._pixels.shape[:2]
+    name = "array"
+
+    def __init__(self, pixels: np.ndarray, path: Path, candidates: tuple[MppCandidate, ...] = ()):
+        self.path, self._pixels = path, pixels
+        height, width = pixels.shape[:2]
         self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -56,6 +55,22 @@ class ImageReader(SlideReader):
     def close(self) -> None:
         """Let go of the pixels."""
         self._pixels = self._pixels[:0]
+
+
+@READERS.register("image")
+class ImageReader(ArrayReader):
+    """A plain picture."""
+
+    name = "image"
+    priority = 3
+
+    def __init__(self, path: Path):
+        kind = file_format(path)
+        # A .mrxs without its folder is a JPEG thumbnail: only what is called a picture is taken for one.
+        if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
+            raise UnsuitedError("not a PNG, JPEG or TIFF picture")
+        pixels, candidates = _read_tiff(path) if kind == "TIFF" else (_read_picture(path), ())
+        super().__init__(pixels, path, candidates)
 
 
 def _read_picture(path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from muse_pipeline.files import read_json
 from muse_pipeline.slides.base import SlideReader, open_slide
 from muse_pipeline.slides.fetched import slide_origin
 from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.slides.mpp import choose_mpp, require_possible
+from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.types import SlideInfo
 
 _PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
@@ -35,26 +35,64 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
     if source is not None and source != origin:
         raise SlideError(f"{path}: is {origin}, not {source}; fetch that with `muse fetch`")
     with open_slide(path) as slide:
-        known = slide.properties
-        try:
-            chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
-            require_possible(chosen, source, known.level_sizes_px[0])
-        except MppError as error:
-            raise MppError(f"{path}: {error}") from error
-        return SlideInfo(
-            slide_id=slide_id,
-            path=origin,
-            reader=slide.name,
-            vendor=known.vendor,
-            size_px=known.level_sizes_px[0],
-            mpp=chosen,
-            mpp_source=source,
-            level_sizes_px=known.level_sizes_px,
-            level_downsamples=known.level_downsamples,
-            fingerprint=fingerprint_file(slide.path),
-            bounds=known.bounds,
-            warnings=(*doubts, *_look(slide)),
-        )
+        return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))
+
+
+def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:
+    """Describe an open slide.
+
+    Args:
+        slide: the slide.
+        slide_id: its name.
+        mpp: size of a level-0 pixel in um; overrides what the file says.
+        origin: path or URL of the slide.
+        fingerprint: checksum of its content.
+
+    Raises:
+        MppError: the pixel size is unknown, or not one of a slide.
+    """
+    known = slide.properties
+    try:
+        chosen, source, doubts = choose_mpp(known.mpp_candidates, mpp)
+        require_possible(chosen, source, known.level_sizes_px[0])
+    except MppError as error:
+        raise MppError(f"{origin}: {error}") from error
+    return SlideInfo(
+        slide_id=slide_id,
+        path=origin,
+        reader=slide.name,
+        vendor=known.vendor,
+        size_px=known.level_sizes_px[0],
+        mpp=chosen,
+        mpp_source=source,
+        level_sizes_px=known.level_sizes_px,
+        level_downsamples=known.level_downsamples,
+        fingerprint=fingerprint,
+        bounds=known.bounds,
+        warnings=(*doubts, *_look(slide)),
+    )
+
+
+def info_text(info: SlideInfo) -> str:
+    """A slide's properties as lines of text."""
+    sides_mm = [n * side / 1000 for n, side in zip(info.size_px, info.mpp, strict=True)]
+    mpp = f"{info.mpp[0]:.4g}" if is_square(info.mpp) else f"{info.mpp[0]:.4g} x {info.mpp[1]:.4g}"
+    bounds = info.bounds
+    facts = {
+        "path": info.path,
+        "format": f"{info.vendor}, read by {info.reader}",
+        "size": f"{_size_text(info.size_px)} px, {sides_mm[0]:.3g} x {sides_mm[1]:.3g} mm",
+        "mpp": f"{mpp} um per pixel ({info.mpp_source})",
+        "levels": ", ".join(map(_size_text, info.level_sizes_px)),
+        "bounds": f"{_size_text((bounds.width, bounds.height))} px at {bounds.x}, {bounds.y}" if bounds else "none",
+        "fingerprint": info.fingerprint,
+    }
+    lines = [info.slide_id, *(f"  {name:13}{fact}" for name, fact in facts.items())]
+    return "\n".join([*lines, *(f"  {'warning':13}{warning}" for warning in info.warnings)])
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:

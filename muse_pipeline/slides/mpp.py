@@ -20,6 +20,7 @@ POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser sho
 LONGEST_SLIDE_MM = 300  # glass for whole organs is 200 mm long
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
+GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # so begins what is said of one that its file contradicts or does not state
 
 _OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
@@ -100,11 +101,12 @@ def choose_mpp(
     found = next(iter(candidates), None)
     if given is not None:
         side = require_mpp(given)
-        chosen = MppCandidate((side, side), "given by the user")
+        chosen = MppCandidate((side, side), GIVEN)
         return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
     if found is None:
         raise MppError(
-            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp"
+            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp "
+            "(in Python: mpp=)"
         )
     return found.mpp, found.source, _doubts(found)
 

@@ -27,6 +27,7 @@ ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 ID_RESERVED = frozenset(
     {
         "cohort.tsv",
+        "roi.tsv",
         "report.html",
         "sheet.json",
         "model.json",
@@ -102,7 +103,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
         found = list(_row_problems(values, path.parent))
         if len(cells) > len(header):
             found.append(f"{len(cells)} cells where the header has {len(header)}")
-        key = _folder_key(values.get("slide_id", ""))
+        key = folder_key(values.get("slide_id", ""))
         if key and seen.setdefault(key, number) != number:
             found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
         problems += [f"row {number}: {problem}" for problem in found]
@@ -258,7 +259,7 @@ def _parse_shards(cell: str) -> int | None:
     return int(cell) if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS else None
 
 
-def _folder_key(slide_id: str) -> str:
+def folder_key(slide_id: str) -> str:
     """The same for names that some file system takes for one folder."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 

@@ -87,6 +87,15 @@ def chunks_with_tissue(tissue: TissueMask, mpp: float, size_px: tuple[int, int],
     return touched_cells(_beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
 
 
+def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(rows, columns) = ``shape`` bool: the chunks that touch the rectangle between two corners in work pixels."""
+    left, top = np.floor(np.asarray(low_xy) / CHUNK_PX).clip(0).astype(int)
+    right, bottom = np.ceil(np.asarray(high_xy) / CHUNK_PX).clip(0).astype(int)
+    touched = np.zeros(shape, bool)
+    touched[top:bottom, left:right] = True
+    return touched
+
+
 def _beyond(mask: np.ndarray) -> np.ndarray:
     """The mask, whose last pixels speak for one more beyond them (``KeptArea.contains``)."""
     return np.pad(mask, ((0, 1), (0, 1)), "edge")

@@ -86,6 +86,18 @@ class WindowGrid:
             touched[row] = n_before[right] > n_before[left]
         return np.flatnonzero(touched)
 
+    def touches(self, windows: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray) -> np.ndarray:
+        """Whether the cores of ``windows`` (N,) touch the rectangle from ``low_xy`` to ``high_xy`` in work pixels."""
+        core_xy = self.core_xy(windows)
+        return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
+
+    def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rectangle (low, high) that all windows read whose cores touch that from ``low_xy`` to ``high_xy``."""
+        first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
+        low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
+        high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
+        return low, high
+
     @property
     def whole(self) -> WindowPart:
         """All of a window."""

@@ -116,3 +116,8 @@ class ShardFiles:
 def _open_shard(shards: ShardFiles, row: int, column: int):
     """Opened once while it is needed; what is let go of is closed by itself, and never while it is being read."""
     return shards.open_shard(row, column)
+
+
+def close_shards() -> None:
+    """Close the files that are kept open, of all stores; a deleted one takes space on disk until then."""
+    _open_shard.cache_clear()

@@ -25,6 +25,7 @@ from muse_pipeline.tiles.chunks import (
     any_within,
     chunks_by_shard,
     chunks_with_tissue,
+    chunks_within,
     tissue_in_chunks,
     tissue_on_lattice,
 )
@@ -74,10 +75,12 @@ def write_store(
     threads: int = 1,
     max_corrupt: float = 0.01,
     margin_um: float = MARGIN_UM,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
 
-    What cannot be decoded is white and listed in the store's attributes.
+    What cannot be decoded is white and listed in the store's attributes. With ``within``, two corners (x, y) in work
+    pixels, only the chunks that touch this rectangle are written.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
@@ -88,6 +91,8 @@ def write_store(
     cv2.setNumThreads(1)
     reader = AreaReader(slide, info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
+    if within is not None:
+        chunks &= chunks_within(*within, chunks.shape)
     with complete_file(path) as folder, zarr_at_rest():
         create_levels(folder, reader.size_px)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)

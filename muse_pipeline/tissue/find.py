@@ -14,6 +14,7 @@ from muse_pipeline.tissue.glass import absorbed, estimate_glass
 from muse_pipeline.tissue.mask import RoiAnnotation, TissueMask
 from muse_pipeline.tissue.overview import Overview, read_overview
 from muse_pipeline.tissue.pen import find_pen, is_ink
+from muse_pipeline.tissue.roi import RoiArea
 from muse_pipeline.tissue.specks import tidy
 from muse_pipeline.tissue.stained import find_stained, is_fluorescence
 from muse_pipeline.tissue.strips import map_strips, strips
@@ -94,15 +95,14 @@ def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray)
     return coverage
 
 
-def measure_annotation(
-    name: str, class_name: str | None, geometry: BaseGeometry, tissue: TissueMask, info: SlideInfo
-) -> RoiAnnotation:
-    """The areas of an annotation whose ``geometry`` lies on the slide, in absolute level-0 px, and in its ROI."""
+def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> RoiAnnotation:
+    """Measure an area of the ROI, whose shape lies on the slide, in absolute level-0 px."""
     mask_px = tissue.mask_mpp / np.array(info.mpp)
-    strips_of_it = _cover_strips(geometry, tissue.mask.shape, mask_px)
+    strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
     covered = sum(float((part * tissue.mask[place]).sum(dtype=float)) for place, part in strips_of_it)
-    areas = geometry.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
-    return RoiAnnotation(name, class_name, geometry, *(round(float(area) / 1e6, 6) for area in areas))
+    areas_um2 = area.shape.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
+    areas_mm2 = (round(float(um2) / 1e6, 6) for um2 in areas_um2)
+    return RoiAnnotation(area.name, area.class_name, area.shape, *areas_mm2)
 
 
 def _cover_strips(

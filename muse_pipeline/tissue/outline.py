@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.coords import qupath_offset_px
 from muse_pipeline.errors import SlideError
 from muse_pipeline.files import complete_file
+from muse_pipeline.qupath_words import shape_to_geojson
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview
 from muse_pipeline.tissue.strips import strips
@@ -29,14 +30,14 @@ _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
-    """The mask's outline along its pixels' edges, within the ROI and the slide: valid polygons with holes.
+    """The mask's outline along its pixels' edges, within the ROI and the scanner's bounds: valid polygons with holes.
 
     Returns:
         Multipolygon in absolute level-0 px, rounded to 0.1 px; empty if there is no tissue.
     """
     pixel_px = tissue.mask_mpp / np.asarray(info.mpp)
     outline = shapely.transform(_union_of_rows(tissue.mask), lambda xy: xy * pixel_px)
-    outline = outline.intersection(shapely.box(0, 0, *info.size_px))
+    outline = outline.intersection(shapely.box(*info.scanned_box))
     if tissue.roi is not None:
         outline = outline.intersection(tissue.roi)
     outline = shapely.normalize(shapely.set_precision(outline, 0.1))
@@ -72,7 +73,7 @@ def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|tissue")),
-        "geometry": json.loads(shapely.to_geojson(outline)),
+        "geometry": shape_to_geojson(outline),
         "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
     }
 

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import GeoJSONError
-from muse_pipeline.files import open_unzipped, sha256_of
-from muse_pipeline.qupath_words import is_called, properties_of, read_class_name, read_object_type
+from muse_pipeline.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.files import open_geojson, sha256_of
+from muse_pipeline.qupath_words import (
+    OBJECT_TYPES,
+    TYPE_NAMES,
+    is_called,
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    why_left_out,
+)
 from muse_pipeline.types import SlideInfo
 
-_AREAL = ("Polygon", "MultiPolygon")
-_NUCLEI = ("detection", "cell")  # of an export of all objects
+_NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
 _IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
+
+
+@dataclass(frozen=True, eq=False)
+class RoiArea:
+    """An annotated area.
+
+    Attributes:
+        name: as in QuPath; None where it has none.
+        class_name: likewise.
+        shape: polygon or multipolygon.
+        is_ignored: whether it is of the class "Ignore".
+    """
+
+    name: str | None
+    class_name: str | None
+    shape: BaseGeometry
+    is_ignored: bool
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
@@ -47,88 +75,114 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
     return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
 
 
-def read_annotations(path: Path | str, info: SlideInfo) -> list[tuple[str, str | None, BaseGeometry]]:
-    """The areas of a region of interest one by one, each without what is of the class "Ignore".
+def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
+    """The areas of the region of interest one by one, on the slide and in absolute level-0 px.
 
-    Returns:
-        Of each that touches the slide its name, its class or None, and its polygon or multipolygon on the slide in
-        absolute level-0 px. An area without a name has that of its class, or its number in the file: "ROI 2".
+    Areas off the slide are left out. One without a name has that of its class, or its number in the file: "ROI 2".
+
+    Args:
+        path: of the file.
+        roi: all of them, by ``read_roi``; what is of the class "Ignore" is no part of it.
+        info: the slide.
 
     Raises:
         GeoJSONError: see ``read_areas``.
     """
-    areas = [(shape, properties) for shape, ignored, properties in _read_shapes(path) if not ignored]
-    of_slide = translate(read_areas(path), *qupath_offset_px(info.bounds)) & shapely.box(0, 0, *info.size_px)
-    annotations = []
-    for number, (shape, properties) in enumerate(areas, 1):
-        class_name = read_class_name(properties.get("classification"))
-        inside = translate(shape, *qupath_offset_px(info.bounds)) & of_slide
-        if inside.area:
-            annotations.append((str(properties.get("name") or class_name or f"ROI {number}"), class_name, inside))
-    return annotations
+    areas, _ = _read_shapes(path)
+    on_slide = roi & shapely.box(0, 0, *info.size_px)
+    wanted = [area for area in areas if not area.is_ignored]
+    found = []
+    for number, area in enumerate(wanted, 1):
+        shape = translate(area.shape, *qupath_offset_px(info.bounds)) & on_slide
+        if shape.area:
+            found.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
+    return found
 
 
 def read_areas(path: Path | str) -> BaseGeometry:
-    """The union of all polygons of a GeoJSON file, plain or in gzip, in px as the file counts them.
+    """The union of all annotated areas of a GeoJSON file, plain, in gzip or zip, in px as the file counts them.
 
-    Detections and cells are no areas, and what is of the class "Ignore" is taken out of the others.
+    What is of the class "Ignore" is taken out of the others. Other objects, lines, points, empty ROIs and annotations
+    on further planes of a stack are left out; warned of are the last four.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
-    areas = [(shape, ignored) for shape, ignored, _ in _read_shapes(path)]
-    if all(ignored for _, ignored in areas):
+    areas, others = _read_shapes(path)
+    if all(area.is_ignored for area in areas):
+        others[f"annotation of class '{_IGNORE}'"] = len(areas)
         raise GeoJSONError(
-            f"{path}: holds no polygon but of nuclei or of '{_IGNORE}'; draw the region of interest as a closed area"
+            f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
+            "an annotation with a closed outline"
         )
-    for number, (shape, _) in enumerate(areas, 1):
-        if not shape.is_valid:
-            why = shapely.is_valid_reason(shape)
+    for number, area in enumerate(areas, 1):
+        if not area.shape.is_valid:
+            why = shapely.is_valid_reason(area.shape)
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
     within, without = (
-        shapely.union_all([shape for shape, ignored in areas if ignored is kind]) for kind in (False, True)
+        shapely.union_all([area.shape for area in areas if area.is_ignored is kind]) for kind in (False, True)
     )
     roi = within.difference(without)
     if not roi.area:
         raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
+    if left_out := {noun: n for noun, n in others.items() if noun not in _NO_AREAS.values()}:
+        warnings.warn(f"{path}: left out {list_counts(left_out)}", LeftOutWarning, stacklevel=2)
     return roi
 
 
-def _read_shapes(path: Path | str) -> list[tuple[BaseGeometry, bool, dict[str, Any]]]:
-    """Every polygon of a file that is no nucleus, whether it is to be ignored, and the properties of its feature."""
+def _read_shapes(path: Path | str) -> tuple[list[RoiArea], Counter[str]]:
+    """The annotated areas of a file, in px as the file counts them, and how many of what else there is."""
     values = _read_json(path)
     try:
-        shapes = [
-            (shapely.from_geojson(json.dumps(geometry)), is_called(_IGNORE, properties), properties)
-            for geometry, properties in _parts(values, {})
-            if read_object_type(properties) not in _NUCLEI
-        ]
+        features = list(_flatten(values, {}))
+        types = list(map(read_object_type, features))
+        shapes = np.array(list(map(_build_area, features, types)), object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
             f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
         ) from error
-    return [entry for entry in shapes if entry[0].geom_type in _AREAL and not entry[0].is_empty]
+    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, _NO_AREAS)
+    reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
+    used = reasons == ""
+    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
+    return areas, Counter(reasons[~used].tolist())
+
+
+def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
+    properties = properties_of(feature)
+    name, class_name = properties.get("name"), read_class_name(properties.get("classification"))
+    return RoiArea(name and str(name), class_name, shape, is_called((_IGNORE,), class_name, name))
+
+
+def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
+    """The shape of an annotation; None where there is none, and of other objects, whose shapes are not looked at."""
+    wanted = object_type not in _NO_AREAS and feature["geometry"]
+    return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
 
 
 def _read_json(path: Path | str) -> Any:
-    try:
-        with open_unzipped(Path(path)) as file:
+    with open_geojson(path) as file:
+        try:
             return json.loads(file.read().decode("utf-8-sig"))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export the ROI again") from error
-    except OSError as error:
-        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct the ROI's path") from error
-    except (ValueError, RecursionError) as error:
-        raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
+        except (ValueError, RecursionError) as error:
+            raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
 
 
-def _parts(values: Any, properties: dict[str, Any]) -> list[tuple[dict, dict[str, Any]]]:
-    """The geometries of whatever GeoJSON has, or a bare list of it, with the properties of the feature of each."""
+def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Features of one geometry each, from whatever GeoJSON has, or a bare list of it.
+
+    Args:
+        values: to look into.
+        feature: which ``values`` is a part of.
+    """
     if isinstance(values, list):
-        return [part for value in values for part in _parts(value, properties)]
-    if not isinstance(values, dict):
+        for value in values:
+            yield from _flatten(value, feature)
+    elif not isinstance(values, dict):
         raise TypeError(f"found {values!r} where a feature is expected")
-    for inner in ("features", "geometries", "geometry"):
-        if values.get(inner) is not None:
-            return _parts(values[inner], properties_of(values) or properties)
-    return [(values, properties)] if "coordinates" in values else []
+    elif "features" in values or "geometries" in values:
+        yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
+    elif "geometry" in values or values.get("type") == "Feature":
+        yield from _flatten(values.get("geometry") or {}, values)
+    elif values or feature:
+        yield {**feature, "geometry": values}

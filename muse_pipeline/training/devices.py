@@ -8,7 +8,9 @@ from muse_pipeline.errors import ProviderError
 from muse_pipeline.wording import one_line
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
+    from torch import nn
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
@@ -40,3 +42,20 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
         ) from error
     fabric.launch()
     return fabric
+
+
+def share_batch_norms(network: nn.Module, n_processes: int, device: torch.device) -> nn.Module:
+    """Convert batch norms so that they normalise by the batches of all processes.
+
+    On GPUs only: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its own batch.
+
+    Args:
+        network: converted in place.
+        n_processes: that train together.
+        device: of this process.
+    """
+    from torch.nn import SyncBatchNorm
+
+    if n_processes > 1 and device.type == "cuda":
+        return SyncBatchNorm.convert_sync_batchnorm(network)
+    return network

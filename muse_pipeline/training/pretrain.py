@@ -16,7 +16,7 @@ from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.pretrain_config import PretrainConfig
 from muse_pipeline.training.pretrain_health import CollapseAlarm
@@ -59,8 +59,7 @@ def pretrain(config: PretrainConfig, folder: Path, running: Running) -> Path:
     require_apart([*data.patients, *seen.patients], config.held)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(running.accelerator, running.devices, config.precision)
-    if running.devices > 1 and fabric.device.type == "cuda":
-        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    method = share_batch_norms(method, fabric.world_size, fabric.device)
     batches = make_batches(config, data, fabric.device)
     if fabric.is_global_zero:
         run.describe(config, provenance)

@@ -3,15 +3,19 @@
 import csv
 import json
 import os
+import re
+import shutil
 import subprocess
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from slide_files import write_pyramid
+from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli import progress, steps
 from muse_pipeline.cli.steps import withdraw_results
+from muse_pipeline.cohort.changes import RunSettings
 from muse_pipeline.files import write_json
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.sheet import SheetRow
@@ -40,6 +44,98 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     assert "1 of 1 slides failed (broken)" in said
 
 
+@pytest.fixture
+def mixed(tmp_path):
+    """Slides in a folder, one of them broken, and a sheet of another one that is cut into two shards."""
+    (tmp_path / "slides").mkdir()
+    draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
+    (tmp_path / "slides/b.svs").write_bytes(b"no slide")
+    shutil.copy(tmp_path / "slides/a.tif", tmp_path / "c.tif")
+    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\nC\tc.tif\t2\tP7\n")
+    return tmp_path
+
+
+def times_in(folder):
+    """Times of a slide's results; the report may draw again what is drawn."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
+    status, shown, said = muse("run", mixed / "slides", mixed / "sheet.tsv", "-o", mixed / "results")
+    assert status == 2 and "1 of 3 slides failed (b)" in said
+    model, first, second, third, summary, *failures = shown.splitlines()
+    assert model.startswith("model: compact-")
+    for name, line in (("a", first), ("C", third)):
+        assert re.fullmatch(name + r": [1-9]\d* nuclei, \d.* s", line)
+    assert second.startswith("b: inspect: ") and "is not a slide" in second
+    assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
+    assert failures == ["1 slide failed:", f"  {second}"]
+    assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
+    assert "\tP7\t" in (mixed / "results/cohort.tsv").read_text(encoding="utf-8")
+    assert "provider cpu" in (mixed / "results/a/logs/run.log").read_text(encoding="utf-8")
+
+
+def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed):
+    run = "run", mixed / "slides/a.tif", mixed / "sheet.tsv", "-o", mixed / "results"
+    assert muse(*run)[0] == 0
+    before = [times_in(mixed / "results" / name) for name in ("a", "C")]
+    status, shown, _ = muse(*run)
+    assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
+    assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped$", shown, re.M)) == 2
+    assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
+    (mixed / "results/a/nuclei.geojson.gz").unlink()  # not finished any more
+    shown = muse(*run)[1]
+    assert re.findall(r"^(.): .* unchanged, skipped$", shown, re.M) == ["C"]
+    assert (mixed / "results/a/nuclei.geojson.gz").is_file()
+
+
+def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
+    run = "run", mixed / "slides/a.tif", mixed / "c.tif", "-o", mixed / "results"
+    assert muse(*run, "--model", "label_free")[0] == 0
+    run_slide, nuclei = steps.run_slide, mixed / "results/a/nuclei.parquet"
+    before = nuclei.stat().st_mtime_ns
+
+    def run_first(row, plan, bar):
+        print("first step")
+        if row.slide_id == "a":
+            assert nuclei.stat().st_mtime_ns == before
+        return run_slide(row, plan, bar)
+
+    monkeypatch.setattr(steps, "run_slide", run_first)
+    status, shown, _ = muse(*run)
+    said = shown[: shown.index("first step")]
+    assert status == 0 and "This run replaces the finished results of 2 slides:" in said
+    assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", said)
+    assert read_provenance(nuclei)["model"]["name"] == "compact"
+
+
+def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, monkeypatch):
+    def break_down(arguments):
+        raise KeyError("lost")
+
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    run_verb = steps.run_verb
+    monkeypatch.setattr(steps, "run_verb", lambda words: (break_down if words[0] == "tile" else run_verb)(words))
+    status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")
+    log = tmp_path / "results/glass/logs/run.log"
+    assert status == 2 and f"glass: tile: unexpected KeyError: 'lost'; see {log}\n" in shown
+    assert "Traceback" not in shown and "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    results = tmp_path / "results"
+    assert muse("run", tmp_path / "glass.tif", "-o", results)[0] == 0
+    written = {name: (results / name).read_bytes() for name in ("report.html", "cohort.tsv")}
+    for name in written:
+        (results / name).unlink()
+    status, shown, _ = muse("report", results)
+    assert status == 0 and shown.startswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
+    assert {name: (results / name).read_bytes() for name in written} == written
+    status, _, said = muse("report", results / "glass")
+    assert status == 2 and "has no sheet.json; give the output folder of a run" in said
+
+
 def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
     for case, grey in (("one", 243), ("two", 240), ("moved", 243)):
         (tmp_path / case).mkdir()
@@ -50,13 +146,13 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
     assert (status, said.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
     assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in said
     status, shown, _ = muse("run", tmp_path / "moved/HE.tif", "-o", results)
-    assert status == 0 and "HE: replaces the results of" in shown
+    assert status == 0 and "slide files in another place: 1 slide (HE)" in shown
 
 
 AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), (AFAR, "lies outside slide 'glass'")])
+@pytest.mark.parametrize(("text", "reason"), [(None, "no such file"), (AFAR, "lies outside slide 'glass'")])
 def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     roi = tmp_path / "roi.json"
@@ -131,7 +227,7 @@ def test_all_cores_are_used_unless_it_is_told(muse, tmp_path, monkeypatch):
     used = []
     monkeypatch.setattr(progress, "say_how_busy", lambda work, threads: nullcontext(used.append(threads)))
     for options in (), ("--threads", "3"):
-        assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", *options)[0] == 0
+        assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / str(len(options)), *options)[0] == 0
     assert used == [count_cores(), 3]
 
 
@@ -142,15 +238,6 @@ def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
     (tmp_path / "results/sheet.json").write_text(json.dumps(sheet))
     assert muse("run", tmp_path / "broken.svs", "-o", tmp_path / "results")[0] == 2
     assert list(report_of(tmp_path / "results")) == ["broken"]
-
-
-def test_another_slide_of_the_same_name_is_told_of(muse, tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.svs").write_bytes(b"no slide")
-    assert "replaces" not in muse("run", tmp_path / "one/a.svs", "-o", tmp_path / "results")[1]
-    shown = muse("run", tmp_path / "two/a.svs", "-o", tmp_path / "results")[1]
-    assert f"a: replaces the results of {tmp_path / 'one/a.svs'}\n" in shown
 
 
 def test_a_sheet_of_somebody_else_is_no_place_for_results(muse, tmp_path):
@@ -165,7 +252,7 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "slides.tsv").write_text("slide_id\tpath\na\ta.svs\n")
     results = tmp_path / "results"
-    for name, remedy in (("folder", "`muse sheet`"), ("slides.tsv", "--config slides="), ("none.svs", "no such file")):
+    for name, remedy in (("folder", "no slide in it"), ("slides.tsv", "row 2: path"), ("none.svs", "no such file")):
         status, _, said = muse("run", tmp_path / name, "-o", results)
         assert (status, said.count("\n")) == (2, 1)
         assert remedy in said and str(tmp_path / name) in said
@@ -184,7 +271,8 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
         return "stopped"
 
     monkeypatch.setattr(steps, "run_slide", begin)
-    assert steps.run_slides(rows, steps.Plan(results, "compact", 0.5)) == ["a", "b"]
+    plan, settings = steps.Plan(results, "compact", 0.5), RunSettings("compact", "0" * 64, "cpu")
+    assert steps.run_slides(rows, plan, settings) == ["a", "b"]
     assert set(report_of(results)) == {"a", "b", "other"}
 
 

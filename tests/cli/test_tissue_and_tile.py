@@ -11,6 +11,7 @@ from drawn import discs, draw
 from PIL import Image
 from slide_files import spoil_tile, write_pyramid
 
+from muse_pipeline.files import read_json
 from muse_pipeline.tiles.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -62,6 +63,17 @@ def test_discs_are_where_they_were_drawn(muse, slide_path, tmp_path):
     assert json.loads((tmp_path / "tissue-ledger.json").read_text())["status"] == "ok"
     assert max(Image.open(tmp_path / "tissue.png").size) <= 1500
     assert len(json.loads((tmp_path / "tissue.geojson").read_text())["features"]) == 1
+
+
+def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(muse, slide_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    square = {"type": "Polygon", "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]]}
+    (tmp_path / "roi.geojson").write_text(json.dumps([square, {"type": "Point", "coordinates": [1, 1]}]))
+    assert run_steps(muse, slide_path, tmp_path, roi="roi.geojson")[0] == 0
+    assert read_json(tmp_path / "tissue-ledger.json")["warnings"] == ["roi.geojson: left out 1 point"]
+    status, _, said = muse("run", slide_path, "--roi", "roi.geojson", "--output", "out")
+    assert status == 0 and said.count("left out") == 1 and said.endswith("roi.geojson: left out 1 point\n")
+    assert "left out 1 point" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):

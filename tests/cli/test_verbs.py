@@ -67,6 +67,7 @@ def _seconds(command: list[str]) -> float:
 
 
 BAD_INPUT = {
+    "changes": ["{missing}", "--slides", "{missing}", "--model", "{missing}"],
     "preflight": ["{noise}", "--model", "nobody"],
     "fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],

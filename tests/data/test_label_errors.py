@@ -10,7 +10,7 @@ from drawn_labels import box, disc, geojson, make_source, point, read
 from PIL import Image
 
 from muse_pipeline.data.labels import require_words
-from muse_pipeline.errors import LabelError
+from muse_pipeline.errors import LabelError, LeftOutWarning
 
 GOOD = (point(20, 20), "Dark")
 
@@ -72,9 +72,11 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
             r"P.geojson, feature 2: class 'Tumour' is not a class \(Dark, Pale\); add it",
         ),
         (geojson((point(float("nan"), 20), "Dark")), "P.geojson: feature 1: .*cannot be built"),
-        (geojson(GOOD, ({"type": "LineString", "coordinates": [[1, 1], [2, 2]]}, "Dark")), "feature 2: is neither"),
         (geojson(GOOD, (box(5, 5, 5, 20), "Dark")), "feature 2: is a polygon without an area"),
-        (geojson(GOOD, ({"type": "Polygon", "coordinates": []}, "Dark")), "feature 2: is empty"),
+        (
+            geojson(({"type": "Polygon", "coordinates": []}, "Dark")),
+            r"neither points nor polygons \(found: 1 empty object",
+        ),
         (geojson(GOOD, (disc(50, 50, 85), None)), "feature 2: covers more .* give it the class 'Region'"),
         (geojson((box(30, 30, 50, 50), "Region"), GOOD), "feature 2: lies outside every 'Region' annotation; draw"),
         (geojson((box(130, 30, 150, 50), "Region")), "P.geojson: .*no nucleus|regions hold no pixel"),
@@ -90,6 +92,21 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
 )
 def test_geojson(tmp_path, content, message):
     expect(message, make_source(tmp_path, "P.geojson", content, "geojson"))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "noun"),
+    [
+        ({"type": "LineString", "coordinates": [[1, 1], [2, 2]]}, "line"),
+        ({"type": "Polygon", "coordinates": [[]]}, "empty object"),
+        (point(30, 30) | {"plane": {"c": -1, "z": 1, "t": 0}}, "object on a plane above 0"),
+    ],
+)
+def test_what_is_neither_point_nor_outline_is_left_out(tmp_path, geometry, noun):
+    source = make_source(tmp_path, "P.geojson", geojson(GOOD, (geometry, "No class of the model")), "geojson")
+    with pytest.warns(LeftOutWarning, match=f"P.geojson: left out 1 {noun}"):
+        (image,) = read(source)
+    assert len(image.nuclei) == 1
 
 
 @pytest.mark.parametrize("drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)])

@@ -1,5 +1,7 @@
 """Batches of views: one number is one batch, by whomever it is made, and pairs share what their views show."""
 
+import dataclasses
+import itertools
 import threading
 
 import numpy as np
@@ -25,7 +27,7 @@ def make(control=None, augmentation=None, grey=0.1, n_local=2, max_matches=64, n
         pixels = rng.integers(90, 250, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8)
         index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)
         images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
-    colours = np.stack([np.eye(3, 4), 1.2 * np.eye(3, 4)])
+    colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
     views = ViewSettings(
         global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), control=control, max_matches=max_matches
     )
@@ -150,9 +152,18 @@ def test_controls_break_what_they_say():
 def test_colour_is_the_images_own_and_grey_views_have_no_hue():
     batches = make(augmentation=PLAIN, grey=0)
     found = torch.cat([batches(number).wide.colour[:, 0, 0] for number in range(6)])
-    assert set(found.double().numpy().round(3).tolist()) == {1.0, 1.2}
+    assert set(found.double().numpy().round(3).tolist()) == {0.8, 1.2}
     grey = make(augmentation=PLAIN, grey=1)(0).wide.colour
     assert torch.equal(grey[:, 0], grey[:, 1]) and torch.equal(grey[:, 1], grey[:, 2])
+
+
+@pytest.mark.parametrize("varied", [{"stain_gain": 0.2}, {"stain_mix": 0.05}, {"shift": 0.03}, {"partial_colour": 0.3}])
+def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
+    """By each of the settings that vary colour."""
+    batch = make(augmentation=dataclasses.replace(PLAIN, **varied), grey=0)(0)
+    colours = torch.cat([batch.wide.colour, batch.near.colour]).view(4, B, 12)  # view, set
+    for one, other in itertools.combinations(colours, 2):
+        assert ((one - other).abs().amax(1) > 1e-3).all()
 
 
 def test_few_nuclei_may_share_none():

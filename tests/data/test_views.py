@@ -1,5 +1,8 @@
 """Spec G4: where a view says that a nucleus is, the picture of the view shows it; what views share is one nucleus."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -124,6 +127,17 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
         assert len(found.shared(0, 1)) == 0 or len(found.shared(0, 1)) >= SETTINGS.min_matches
         placed = found.placed[found.seen]
         assert ((placed >= 0) & (placed <= 224)).all()
+
+
+def test_every_view_of_a_set_draws_an_mpp_of_its_own():
+    """Uniformly from an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 - 4 = 0.328."""
+    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (1000, 2))
+    sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
+    mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(4000)])
+    np.testing.assert_allclose(mpps.mean(0), 0.375, rtol=0.02)
+    octaves = np.abs(np.log2(mpps[:, :, None] / mpps[:, None]))
+    for one, other in itertools.combinations(range(2 + SETTINGS.n_local), 2):  # 0 and 1 are the global views
+        assert octaves[:, one, other].mean() == pytest.approx(3 / math.log(2) - 4, rel=0.05), (one, other)
 
 
 def test_the_same_mpp_where_it_is_asked_for():

@@ -1,6 +1,7 @@
 """Truth from tables, GeoJSON and masks; every fault names its file."""
 
 import json
+import zipfile
 
 import cv2
 import numpy as np
@@ -186,7 +187,7 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
 
 def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
     nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
-    with pytest.raises(LabelError, match=r"t\.geojson, feature 1: is empty; delete it"):
+    with pytest.raises(GeoJSONError, match=r"t\.geojson: holds neither points nor polygons \(found: 1 empty object\)"):
         read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
     flat = feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]))
     with pytest.raises(LabelError, match=r"t\.geojson, feature 1: is a polygon without an area"):
@@ -197,5 +198,18 @@ def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
 
 def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.LineString([(0, 0), (5, 5)])))
-    with pytest.raises(LabelError, match=r"s\.geojson: holds neither points nor polygons"):
+    with pytest.raises(GeoJSONError, match=r"s\.geojson: holds neither points nor polygons \(found: 1 line\)"):
         read_truth(path, ["a"], MPP)
+
+
+def test_a_region_without_an_area_names_what_it_holds(tmp_path):
+    path = write_features(tmp_path / "r.geojson", feature(shapely.Point(0, 0)), feature(shapely.Point(1, 1)))
+    with pytest.raises(GeoJSONError, match=r"r\.geojson: holds no area \(found: 2 points\)"):
+        read_region(path, None)
+
+
+def test_a_zipped_truth(tmp_path):
+    write_features(tmp_path / "s.geojson", feature(shapely.Point(3, 4), "a"))
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.write(tmp_path / "s.geojson", "s.geojson")
+    assert read_truth(tmp_path / "s.zip", ["a"], MPP).nuclei.xy.tolist() == [[3, 4]]

@@ -1,20 +1,28 @@
 """Detection and stitching of a drawn slide: the cut of the work never shows in the result."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
+from PIL import Image
 from scipy.spatial import cKDTree
 
+from muse_pipeline.cli.main import main
 from muse_pipeline.errors import ModelError, StoreError
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.inference.walk import no_nuclei, walk_shard
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
+from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.tiles.grid import Shard
 from muse_pipeline.tiles.store import open_store
+from muse_pipeline.types import Bounds
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
@@ -47,6 +55,48 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whol
     assert again.read_bytes() == whole.read_bytes()
 
 
+def crossing(outlines, box):
+    """Which outlines lie partly outside a box, by coordinates and not by areas, so that an edge is inside."""
+    left, top, right, bottom = shapely.bounds(outlines).T
+    return (left < box[0]) | (top < box[1]) | (right > box[2]) | (bottom > box[3])
+
+
+def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, whole, tmp_path):
+    """No test slide ends amid tissue, so bounds are laid through it."""
+    before = pq.read_table(whole)
+    centre, (width, height) = np.median(read_nuclei(whole).xy, axis=0).astype(int), tiled_slide.info.size_px
+    info = replace(tiled_slide.info, bounds=Bounds(*centre.tolist(), width - int(centre[0]), height - int(centre[1])))
+    stitch_shards(tiled_slide.detect(tmp_path), info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
+    after = pq.read_table(tmp_path / "nuclei.parquet")
+    old, new = (shapely.from_wkb(table["geometry"].to_numpy()) for table in (before, after))
+    inside = (read_nuclei(whole).xy >= centre).all(1)
+    cut = inside & crossing(old, info.scanned_box)
+    assert cut.sum() >= 3
+    assert not (inside & crossing(new, info.scanned_box)).any()
+    assert survive_qupath(new).all()
+    assert after.filter(~cut) == before.filter(~cut)
+    same = [name for name in before.column_names if name not in {"rays", "geometry", *SHAPE_COLUMNS}]
+    assert after.select(same) == before.select(same)  # x and y too, of which ids are made
+    rings = rays_to_rings(
+        read_nuclei(tmp_path / "nuclei.parquet").xy, read_nuclei(tmp_path / "nuclei.parquet").rays, info.mpp
+    )
+    assert shapely.equals(rings_to_polygons(rings)[0], new).all()  # rays end on the outlines
+
+
+def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
+    xy = read_nuclei(whole).xy
+    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (500, 400)  # around the densest place
+    crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
+    crop.save(tmp_path / "crop.png")
+    assert main(["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]) == 0
+    table = pq.read_table(tmp_path / "out" / "crop" / "nuclei.parquet")
+    outlines, rays = shapely.from_wkb(table["geometry"].to_numpy()), np.stack(table["rays"].to_numpy())
+    touching = (shapely.bounds(outlines) == (0, 0, 1000, 800)).any(1)
+    assert len(outlines) > 20 and touching.sum() >= 3
+    assert not crossing(outlines, (0, 0, 1000, 800)).any()
+    assert survive_qupath(outlines).all() and (rays >= 0).all()
+
+
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
     """Half a window further: of the nuclei well above the threshold, 99 % come back within 0.5 um, 99.8 % in 3."""
     card = tiled_slide.predictor.card
@@ -77,6 +127,29 @@ def test_nuclei_lie_in_tissue(tiled_slide, whole):
     assert tiled_slide.tissue.kept.contains(read_nuclei(whole).xy, tiled_slide.info.mpp).all()
 
 
+def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
+    """A batch is one call, so that a nucleus does not depend on what else is looked for."""
+
+    class Recorder(ModelFinder):
+        card = replace(tiled_slide.predictor.card, batch=3)
+        trim = False
+
+        def __call__(self, pixels, origin_xy):
+            runs.append(origin_xy.tolist())
+            return [no_nuclei(self.card)] * self.card.batch
+
+    finder = Recorder(tiled_slide.predictor, tiled_slide.colour)
+    runs = []
+    walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
+    every, runs = runs, []
+    low, high = np.array([1000, 1000]), np.array([1100, 2000])
+    facts = walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", within=(low, high))
+    cores = [np.array(batch) + finder.card.halo_px for batch in every]
+    touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
+    assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
+    assert 0 < facts["n_windows"] == sum(map(len, runs)) < sum(map(len, every))
+
+
 def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
     (path,) = tiled_slide.detect(tmp_path)
     content = bytearray(path.read_bytes())
@@ -96,8 +169,6 @@ def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
 
 
 def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path):
-    from dataclasses import replace
-
     mixed = tmp_path / "2-of-2.parquet"
     first = tmp_path / "1-of-2.parquet"
     where = (tiled_slide.store, tiled_slide.predictor)
@@ -135,8 +206,6 @@ def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
 
 
 def test_a_model_of_another_mpp_is_refused(tiled_slide, tmp_path):
-    from dataclasses import replace
-
     predictor = tiled_slide.predictor
     card = predictor.card
     try:

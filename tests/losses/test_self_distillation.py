@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.koleo import koleo
 from muse_pipeline.losses.self_distillation import centred_targets, cross_entropy, sinkhorn_targets
 
 N, K = 300, 24
@@ -77,14 +76,3 @@ def test_sinkhorn_bears_sharp_temperatures_and_no_rows(logits):
     torch.testing.assert_close(sharp.sum(1), torch.ones(N), rtol=1e-4, atol=1e-4)
     assert sinkhorn_targets(logits[:0], 0.07).shape == (0, K)
     assert sinkhorn_targets(logits.bfloat16(), 0.07).dtype == torch.float32
-
-
-def test_koleo_is_the_distance_to_the_nearest():
-    vectors = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
-    nearest = [min((unit[i] - unit[j]).norm().item() for j in range(20) if j != i) for i in range(20)]
-    assert koleo(vectors).item() == pytest.approx(-sum(map(math.log, nearest)) / 20, rel=1e-4)
-    assert koleo(vectors[:1]) == 0 and koleo(vectors[:0]) == 0
-    twins = torch.ones(2, 5, requires_grad=True)
-    koleo(twins).backward()
-    assert twins.grad.isfinite().all()

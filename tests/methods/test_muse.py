@@ -1,70 +1,54 @@
-"""MUSE pretraining against its definition, written out nucleus by nucleus; spec G5 and G6."""
+"""MUSE pretraining against its definition; the losses are written out in ``literal_muse``."""
 
+import copy
 import math
 
 import pytest
 import torch
-from muse_views import B, make_batch, make_method
+from literal_muse import literal_losses
+from muse_views import B, make_batch, make_method, randomise
 
-from muse_pipeline.methods.muse import CENTRE_MOMENTUM, Level, SelfDistillationSettings, _spread
+from muse_pipeline.methods.muse import Level, SelfDistillationSettings, _spread
 from muse_pipeline.models.projector import Projector
 
 
-def read_one(dense, xy):
-    """Bilinear, by hand: pixel x lies at column x / 4 - 0.5 and what lies beyond the border is the border."""
-    column, row = (
-        min(max(float(v) / 4 - 0.5, 0), n - 1) for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
-    )
-    left, top = int(column), int(row)
-    right, bottom = min(left + 1, dense.shape[2] - 1), min(top + 1, dense.shape[1] - 1)
-    a, b = column - left, row - top
-    upper = (1 - a) * dense[:, top, left] + a * dense[:, top, right]
-    lower = (1 - a) * dense[:, bottom, left] + a * dense[:, bottom, right]
-    return (1 - b) * upper + b * lower
+@pytest.mark.parametrize(
+    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0, 0.1)), (2, 3, (2.0, 0.5, 1.0)), (3, 4, (0.3, 1.0, 0.7))]
+)
+def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
+    """Values to 1e-6; gradients, of the weighted sum, to 1e-5 of the largest entry of each weight tensor."""
+    names = ("nucleus_weight", "image_weight", "koleo_weight")
+    method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
+    randomise(method)
+    batch = make_batch(n_local, seed=n_sets, batch=n_sets)
+    batch.teacher_xy[1, 0, 0] = torch.tensor([0.5, 63.9])  # beyond the centres of the outermost cells
+    batch.shared[-1] = False  # a pair of views without a shared nucleus is left out of the mean over pairs
+    exact = copy.deepcopy(method).double()
+    expected = literal_losses(exact, batch, temperature=0.055)  # half way from 0.04 to 0.07
+    found = method.losses(batch, 0, progress=0.15)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-6), name
+    found["loss"].backward()
+    expected["loss"].backward()
+    for name, parameter in exact.named_parameters():
+        if parameter.requires_grad:
+            gradient = method.get_parameter(name).grad.double()
+            atol = 1e-5 * parameter.grad.abs().max().item()
+            torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=atol, msg=name)
 
 
-def literal_nucleus_loss(method, batch, temperature):
-    """Mean over pairs of views with nuclei of the mean over these, one at a time, images one at a time."""
-    level = method.nucleus
-
-    def maps(backbone):
-        dense = []
-        for views in (batch.wide, batch.near):
-            for one in range(len(views.pixels)):
-                seen = backbone(backbone.prepare(views.pixels[one, None], views.colour[one, None]))
-                dense.append(seen.dense[0])
-        return dense
-
-    teachers, students = maps(method.teacher), maps(method.backbone)
-    pairs = []
-    for number, (one, other) in enumerate(method.pairs):
-        losses = []
-        for b in range(B):
-            for m in torch.nonzero(batch.shared[number, b]).flatten():
-                theirs = read_one(teachers[one * B + b], batch.teacher_xy[number, b, m])
-                ours = read_one(students[other * B + b], batch.student_xy[number, b, m])
-                p = torch.softmax((level.teacher(theirs[None])[0] - level.centre) / temperature, -1)
-                q = torch.softmax(level.student(ours[None])[0] / method.settings.student_temperature, -1)
-                losses.append(-(p * q.log()).sum())
-        if losses:
-            pairs.append(torch.stack(losses).mean())
-    return torch.stack(pairs).mean()
-
-
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
 @torch.no_grad()
-def test_the_nucleus_loss_is_its_definition_in_a_padded_batch():
-    """Different numbers of nuclei in every image and pair, one image without any; read beyond the border too."""
-    method, batch = make_method().eval(), make_batch()
-    assert len(set(batch.shared.sum(2).flatten().tolist())) > 2 and (batch.shared.sum(2) == 0).any()
-    batch.teacher_xy[0, 0, 0] = torch.tensor([0.5, 63.9])
-    batch.shared[2] = False  # a pair that shares none says nothing of the others
-    method.nucleus.centre.copy_(torch.linspace(-0.1, 0.1, len(method.nucleus.centre)))
-    for parameter in method.backbone.parameters():
-        parameter.mul_(1.01)  # student and teacher differ
-    first, last = method.settings.teacher_temperature
-    progress = method.settings.teacher_warmup / 2
-    found = method.losses(batch, 0, progress)["nucleus"]
-    assert found.item() == pytest.approx(literal_nucleus_loss(method, batch, (first + last) / 2).item(), rel=1e-5)
+def test_jitter_of_student_positions_is_in_um(mpp):
+    batch = make_batch()
+    torch.manual_seed(1)
+    moved = batch._replace(student_xy=batch.student_xy + 2.0 / mpp * torch.randn_like(batch.student_xy))
+    plain = make_method(mpp=mpp).eval()
+    expected = plain.losses(moved, 0, 0.5)["nucleus"]
+    jittered = make_method(mpp=mpp, jitter_um=2.0).eval()
+    torch.manual_seed(1)
+    assert torch.equal(jittered.losses(batch, 0, 0.5)["nucleus"], expected)
+    assert not torch.equal(plain.losses(batch, 0, 0.5)["nucleus"], expected)
 
 
 @torch.no_grad()
@@ -173,11 +157,13 @@ def test_batch_norms_of_the_teacher_are_its_own_or_averages():
 
 @torch.no_grad()
 def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
+    """Exponentially, with DINO's momentum of 0.9."""
     level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    before = level.centre.normal_(generator=torch.Generator().manual_seed(0)).clone()
     parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
     for part in parts:
         level.targets(part, 0)
-    expected = (1 - CENTRE_MOMENTUM) * level.teacher(torch.cat(parts)).mean(0)
+    expected = 0.9 * before + 0.1 * level.teacher(torch.cat(parts)).mean(0)
     level.follow(1.0)
     torch.testing.assert_close(level.centre, expected)
     level.follow(1.0)  # a step that saw nothing

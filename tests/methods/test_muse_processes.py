@@ -3,11 +3,13 @@
 import pytest
 import torch
 from muse_views import make_batch, make_method
-from processes import run_in_two
+from processes import run_in_two, run_sync_batch_norms_on_cpu
 from torch.nn.parallel import DistributedDataParallel
 
 from muse_pipeline.data.view_batches import ViewBatch, Views
 from muse_pipeline.losses.self_distillation import sinkhorn_targets
+from muse_pipeline.methods.muse import MusePretraining
+from muse_pipeline.training.devices import share_batch_norms
 
 BALANCES = ("centring", "sinkhorn")
 
@@ -41,8 +43,21 @@ def rows() -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(40, 12, generator=torch.Generator().manual_seed(3)), dim=-1)
 
 
+def make_exact_method() -> MusePretraining:
+    """In training mode; the backbones are in double precision, where rounding does not switch a ReLU."""
+    method = make_method().train()
+    method.backbone.double()
+    method.teacher.double()
+    return method
+
+
+def in_double(batch: ViewBatch) -> ViewBatch:
+    wide, near = (Views(*(part.double() for part in views)) for views in (batch.wide, batch.near))
+    return batch._replace(wide=wide, near=near)
+
+
 def learn(method, forward, batch: ViewBatch) -> dict[str, torch.Tensor]:
-    """One step without batch norms' own statistics, whose batches differ by intent."""
+    """Losses, gradients and state after one step."""
     found = forward(batch, 0, 0.5)
     found["loss"].backward()
     method.after_step(0.5)
@@ -56,6 +71,10 @@ def in_a_process(rank: int) -> dict:
         for with_none in (False, True):
             method = make_method(balance=balance).eval()
             found[balance, with_none] = learn(method, DistributedDataParallel(method), batches(with_none)[rank])
+    for device in ("cuda", "cpu"):
+        method = share_batch_norms(make_exact_method(), 2, torch.device(device))
+        run_sync_batch_norms_on_cpu(method)
+        found["training", device] = learn(method, DistributedDataParallel(method), in_double(batches(False)[rank]))
     for n_first in (40, 17):
         part = rows()[:n_first] if rank == 0 else rows()[n_first:]
         found["sinkhorn", n_first] = {"targets": sinkhorn_targets(part, 0.05)}
@@ -67,12 +86,8 @@ def found(tmp_path_factory):
     return run_in_two(in_a_process, tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize("balance", BALANCES)
-@pytest.mark.parametrize("with_none", [False, True])
-def test_two_processes_make_the_step_of_one(found, balance, with_none):
-    method = make_method(balance=balance).eval()
-    expected = learn(method, method, joined(*batches(with_none)))
-    first, second = (one[balance, with_none] for one in found)
+def require_same_step(first: dict, second: dict, expected: dict) -> None:
+    """Both processes end in the state that one process with the joined batch reaches."""
     assert first.keys() == expected.keys()
     for name, value in expected.items():
         if name in {"loss", "nucleus", "image"}:  # whose mean over processes is the loss
@@ -82,6 +97,29 @@ def test_two_processes_make_the_step_of_one(found, balance, with_none):
             # What is left of large parts that cancel is known as well as these parts are.
             atol = 1e-6 * max(1.0, value.abs().max().item())
             torch.testing.assert_close(first[name], value, rtol=1e-4, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+@pytest.mark.parametrize("with_none", [False, True])
+def test_two_processes_make_the_step_of_one(found, balance, with_none):
+    """In evaluation mode, where batch norms do not depend on the batch."""
+    method = make_method(balance=balance).eval()
+    expected = learn(method, method, joined(*batches(with_none)))
+    require_same_step(*(one[balance, with_none] for one in found), expected)
+
+
+def test_batch_norms_of_two_gpus_normalise_by_both_batches(found):
+    """Of student and teacher: statistics, losses and gradients are those of one process with the joined batch."""
+    method = make_exact_method()
+    expected = learn(method, method, in_double(joined(*batches(False))))
+    require_same_step(*(one["training", "cuda"] for one in found), expected)
+
+
+def test_batch_norms_of_two_cpu_processes_normalise_each_by_its_own_batch(found):
+    first, second = (one["training", "cpu"] for one in found)
+    means = [name for name in first if name.endswith("running_mean")]
+    assert {name.split(".")[0] for name in means} == {"backbone", "teacher"}
+    assert not any(torch.equal(first[name], second[name]) for name in means)
 
 
 @pytest.mark.parametrize("n_first", [40, 17])

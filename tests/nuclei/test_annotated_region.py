@@ -6,6 +6,7 @@ import pytest
 
 from muse_pipeline.nuclei.annotated_region import are_called
 from muse_pipeline.nuclei.geojson_reader import read_geojson
+from muse_pipeline.qupath_words import is_called
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,18 @@ def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps(features))
     assert are_called(read_geojson(path), words).tolist() == called
+
+
+@pytest.mark.parametrize(
+    ("words", "class_name", "called"),
+    [
+        (["Ignore"], "Ignore*: Positive", True),
+        (["Ignore"], "Ignore: Negative", True),
+        (["Region"], "Region*: Positive", True),
+        (["Tumor"], "Tumor: Positive", False),  # the nuclei within an ignored annotation "Tumor"
+        (["Tumor: Positive"], "Tumor: Positive", True),
+        (["Ignore"], "Tumor: Ignore*", False),
+    ],
+)
+def test_a_class_derived_from_ignore_or_region_counts_as_that(words, class_name, called):
+    assert is_called(words, class_name) is called

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import shapely
 from nuclei_example import CLASSES, MPP, draw_nuclei, slide_info, write_example
 
 from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import GeoJSONError, LabelError
+from muse_pipeline.errors import GeoJSONError, LabelError, LeftOutWarning
 from muse_pipeline.nuclei.geojson import write_geojson
 from muse_pipeline.nuclei.geojson_parts import split_parts
 from muse_pipeline.nuclei.geojson_reader import read_geojson
@@ -35,24 +36,66 @@ def write(path, *features):
     return path
 
 
+SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
+LINE = {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}
+
+
 def test_points_polygons_and_names_in_every_form(tmp_path):
-    square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
     points = {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}
     path = write(
         tmp_path / "a.geojson",
-        {"geometry": square, "properties": {"classification": "Tumour"}},
+        {"geometry": SQUARE, "properties": {"classification": "Tumour"}},
         {"geometry": points, "properties": {"classification": {"names": ["Stroma", "Positive"]}}},
-        {"geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}, "properties": None},
-        {"geometry": None, "properties": {}},
+        {"geometry": SQUARE, "properties": None},
     )
     objects = read_geojson(path, offset_px=(100, 200))
     assert list(objects.class_name) == ["Tumour", "Stroma: Positive", None]
-    nuclei = objects.to_nuclei(["Stroma: Positive", "Tumour"], (0.5, 0.5), n_rays=4)
+    nuclei = objects[:2].to_nuclei(["Stroma: Positive", "Tumour"], (0.5, 0.5), n_rays=4)
     assert nuclei.xy.tolist() == [[104, 204], [101, 202], [103, 204]]
     assert nuclei.label.tolist() == [1, 0, 0]
     assert nuclei.rays.tolist() == [[2] * 4, [0] * 4, [0] * 4]
     with pytest.raises(LabelError, match="unknown class 'Stroma: Positive'"):
         objects.to_nuclei(["Tumour"], (0.5, 0.5), n_rays=4)
+
+
+@pytest.mark.parametrize(
+    ("feature", "noun"),
+    [
+        ({"geometry": LINE}, "line"),
+        ({"geometry": SQUARE | {"plane": {"c": -1, "z": 3, "t": 0}}}, "object on a plane above 0"),
+        ({"geometry": {"type": "Polygon", "coordinates": [[]]}}, "empty object"),
+        ({"geometry": {"type": "Polygon", "coordinates": [[[3, 3]] * 5]}}, "empty object"),
+        ({"geometry": {"type": "MultiPolygon", "coordinates": []}}, "empty object"),
+        ({"geometry": None}, "object without a shape"),
+        ({"geometry": {}, "properties": {"objectType": "root"}}, "root object"),
+        ({"geometry": SQUARE, "properties": {"objectType": "tmaCore"}}, "TMA core"),
+        ({"geometry": SQUARE, "id": "TMACoreObject"}, "TMA core"),
+    ],
+)
+def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, noun):
+    path = write(tmp_path / "a.geojson", feature, {"geometry": SQUARE, "properties": {"classification": "A"}})
+    with pytest.warns(LeftOutWarning, match=rf"a\.geojson: left out 1 {noun}$"):
+        objects = read_geojson(path)
+    assert (list(objects.class_name), list(objects.number)) == (["A"], [2])
+    path = write(tmp_path / "a.geojson", feature, {"geometry": LINE})
+    with pytest.raises(GeoJSONError, match=rf"holds neither points nor polygons \(found: .*{noun}"):
+        read_geojson(path)
+
+
+def test_tiles_are_nuclei_of_other_programs_and_superpixels_of_qupath(tmp_path):
+    path = write(
+        tmp_path / "a.geojson", {"geometry": SQUARE, "properties": {"objectType": "tile"}}, {"geometry": SQUARE}
+    )
+    assert list(read_geojson(path).object_type) == ["tile", "annotation"]
+    with pytest.warns(LeftOutWarning, match="left out 1 tile"):
+        assert list(read_geojson(path, tiles=False).object_type) == ["annotation"]
+
+
+def test_a_zip_as_qupath_exports_it(tmp_path):
+    lines = ",\n".join(json.dumps({"type": "Feature", "geometry": SQUARE}) for _ in range(3))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.geojson", f'{{"type":"FeatureCollection","features":[\n{lines}\n]}}')
+    assert len(read_geojson(tmp_path / "a.zip")) == 3
 
 
 def test_of_a_cell_the_nucleus_is_read(tmp_path):
@@ -76,6 +119,12 @@ def test_an_outline_that_cannot_be_built(tmp_path):
     path = write(tmp_path / "a.geojson", {"geometry": square}, {"geometry": unclosed})
     with pytest.raises(GeoJSONError, match="feature 2: the geometry cannot be built"):
         read_geojson(path)
+    large = {
+        "geometry": {"type": "Point", "coordinates": [10**30, 0]},
+        "properties": {"measurements": {"a": float("nan")}},
+    }
+    with pytest.raises(GeoJSONError, match="a number beyond 64 bits"):
+        read_geojson(write(tmp_path / "a.geojson", large))
 
 
 def ring(*xy):
@@ -86,8 +135,7 @@ def ring(*xy):
     ("geometry", "message"),
     [
         (ring((1, 1), (5, 5), (9, 9)), r"a\.geojson, feature 2: is a polygon without an area; delete it"),
-        (ring((3, 3), (3, 3), (3, 3)), r"a\.geojson, feature 2: is a polygon without an area"),
-        ({"type": "MultiPolygon", "coordinates": []}, r"a\.geojson, feature 2: is empty; delete it"),
+        (ring((3, 3), (3, 4), (3, 3)), r"a\.geojson, feature 2: is a polygon without an area"),
     ],
 )
 def test_what_cannot_be_a_nucleus_is_named(tmp_path, geometry, message):
@@ -126,7 +174,7 @@ def test_empty_file(tmp_path):
         ("dlup_qupath05", 3, 3),
         ("cellvit_JP2K-33003-2_cell_detection", 3, 37_927),
         ("insitupy_demo_points", 1, 24),
-        ("insitupy_annotations-mixed_types", 7, 10),
+        ("insitupy_annotations-mixed_types", 5, 10),
         ("insitupy_annotations-Tumor2", 33, 33),
         ("histoqc_holed", 1, 1),
         ("segmentation_results_first400", 400, 400),

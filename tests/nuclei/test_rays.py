@@ -3,7 +3,7 @@ import pytest
 import shapely
 
 from muse_pipeline.nuclei.label_image import label_image_to_nuclei
-from muse_pipeline.nuclei.rays import polygons_to_rays, rays_to_rings, rings_to_polygons, survive_qupath
+from muse_pipeline.nuclei.rays import clip_rays, polygons_to_rays, rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.types import Frame
 
 N_RAYS = 32
@@ -12,6 +12,58 @@ N_RAYS = 32
 def test_rays_begin_at_x_and_turn_towards_y():
     ring = rays_to_rings(np.array([[100.0, 200.0]]), np.array([[1.0, 2.0, 3.0, 4.0]]), mpp=(0.5, 0.25))
     assert np.allclose(ring, [[[102, 200], [100, 208], [94, 200], [100, 184]]])
+
+
+def draw_stars_at_the_edges(size_px, n=4_000):
+    """Centres (n, 2), most of them within 8 px of an edge of the slide, and rays of up to 8 um."""
+    random = np.random.default_rng(9)
+    xy, gap = random.uniform(0, 1, (n, 2)) * size_px, random.choice([0, 1e-9, 0.01, 0.04, 0.05, 0.3, 2, 8], (n, 2))
+    place = random.integers(0, 4, (n, 2))  # anywhere, near the lower end, near the upper end, anywhere
+    xy = np.where(place == 1, gap, np.where(place == 2, np.nextafter(size_px - gap, 0), xy))
+    rays = random.uniform(0.02, 6, (n, 1)) * random.uniform(0.6, 1.4, (n, N_RAYS))
+    return xy, rays.astype(np.float32)
+
+
+@pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.5, 0.23), (3.0, 3.0)])
+def test_outlines_are_cut_at_the_edges_of_the_slide(mpp):
+    size_px = (400, 300)
+    xy, rays = draw_stars_at_the_edges(size_px)
+    clipped = clip_rays(xy, rays, mpp, (0, 0, *size_px))
+    rings = rays_to_rings(xy, clipped, mpp)
+    assert rings.min() >= 0 and (rings.max((0, 1)) <= size_px).all()
+    polygons, _ = rings_to_polygons(rings, size_px=size_px)
+    left, top, right, bottom = shapely.total_bounds(polygons)
+    assert left == top == 0 and (right, bottom) == size_px
+    assert survive_qupath(polygons).all()
+    ends = rays_to_rings(xy, rays, mpp)
+    inside = ((ends >= 0) & (ends <= size_px)).all((1, 2))
+    assert 100 < inside.sum() < len(xy) - 100
+    assert np.array_equal(clipped[inside], rays[inside])  # every bit
+    assert (clipped <= rays).all()
+
+
+def test_an_outline_at_an_edge_is_what_of_it_lies_on_the_slide():
+    rays = np.full((1, N_RAYS), 5.0, np.float32)
+    for xy in ([2.0, 50.0], [97.0, 50.0], [50.0, 6.0], [50.0, 99.5]):
+        whole = shapely.Polygon(rays_to_rings(np.array([xy]), rays, (0.5, 0.5))[0])
+        clipped = clip_rays(np.array([xy]), rays, (0.5, 0.5), (0, 0, 100, 100))
+        on_slide = shapely.Polygon(rays_to_rings(np.array([xy]), clipped, (0.5, 0.5))[0])
+        expected = whole.intersection(shapely.box(0, 0, 100, 100))
+        assert on_slide.symmetric_difference(expected).area < 0.03 * expected.area < 0.03 * whole.area
+
+
+def test_nuclei_away_from_edges_and_outside_the_box_keep_their_rays():
+    rays = np.full((2, N_RAYS), 5.0, np.float32)
+    xy = np.array([[50.0, 50.0], [120.0, 50.0]])
+    assert clip_rays(xy, rays, (0.5, 0.5), (0, 0, 100, 100)) is rays
+    assert clip_rays(xy[:0], rays[:0], (0.5, 0.5), (0, 0, 100, 100)).shape == (0, N_RAYS)
+
+
+def test_a_circle_in_the_place_of_a_collapsed_ring_stays_on_the_slide():
+    rings = rays_to_rings(np.array([[0.0, 0.0], [100.0, 80.0]]), np.zeros((2, N_RAYS)), (0.5, 0.5))
+    polygons, n_repaired = rings_to_polygons(rings, size_px=(100, 80))
+    assert n_repaired == 2 and survive_qupath(polygons).all()
+    assert shapely.total_bounds(polygons).tolist() == [0, 0, 100, 80]
 
 
 def test_random_stars_all_survive_qupath():

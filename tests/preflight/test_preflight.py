@@ -70,6 +70,15 @@ def test_a_slide_at_a_url_is_known_by_name_and_size():
     assert find_duplicates(looks) == [["here", "there"], ["elsewhere", "again"]]
 
 
+def test_what_of_a_roi_is_left_out_is_noted(folder, tmp_path):
+    (tmp_path / "roi.geojson").write_text(
+        '[{"type":"Polygon","coordinates":[[[0,0],[900,0],[900,900],[0,0]]]},{"type":"Point","coordinates":[1,1]}]'
+    )
+    row = SheetRow("good", str(folder / "good.tif"), roi=str(tmp_path / "roi.geojson"))
+    [(_, found)] = look_at_slides([row], Trial(find_model("compact")))
+    assert found.problem == "" and f"{row.roi}: left out 1 point" in found.warnings
+
+
 def test_a_slide_of_glass_costs_nearly_nothing(found):
     glass = next(slide for slide in found["slides"] if slide["slide_id"] == "glass")
     assert (glass["problem"], glass["tissue_mm2"], glass["n_windows"]) == ("", 0.0, 0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.errors import ConfigError, LabelError, LeftOutWarning
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
@@ -75,6 +76,19 @@ def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
     assert nuclei.rays[0, ::8] == pytest.approx(5.0)  # 20 px of 0.25 um to every side
     assert nuclei.rays[1] == pytest.approx(4.0)
     assert read(path, frame="openslide").xy[0] == pytest.approx([160, 135])
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
+        archive.write(path, "cells.geojson")
+    assert np.array_equal(read(tmp_path / "cells.zip").xy, nuclei.xy)
+
+
+def test_tiles_of_other_programs_are_nuclei_and_cores_are_not(tmp_path):
+    square = {"type": "Polygon", "coordinates": [[[300, 250], [340, 250], [340, 290], [300, 290], [300, 250]]]}
+    features = [
+        {"type": "Feature", "geometry": square, "properties": {"objectType": kind}} for kind in ("tile", "tmaCore")
+    ]
+    (tmp_path / "cells.geojson").write_text(json.dumps(features))
+    with pytest.warns(LeftOutWarning, match="left out 1 TMA core"):
+        assert len(read(tmp_path / "cells.geojson")) == 1
 
 
 def test_hdf5_as_the_field_writes_it(tmp_path):

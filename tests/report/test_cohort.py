@@ -16,6 +16,7 @@ from muse_pipeline.report.cohort import (
     judge_slide,
     read_rows,
     summarise_cohort,
+    summarise_failures,
     summarise_flags,
 )
 from muse_pipeline.report.ledgers import STEPS
@@ -96,6 +97,19 @@ def test_the_table_passes_on_what_the_sheet_says_of_a_slide(tmp_path):
 def test_a_slide_without_a_record_never_started(tmp_path):
     slide = judge_slide(tmp_path, row("one"))
     assert (slide.status, slide.step, slide.reason) == ("failed", "inspect", "not started; run the workflow again")
+
+
+def test_failed_slides_are_named_with_the_reason_those_last_that_did_not_start(slides, tmp_path):
+    waiting = [judge_slide(tmp_path, row(f"waiting{n}")) for n in range(10)]
+    lines = summarise_failures([*waiting, *slides.values()])
+    assert lines[:3] == [
+        "12 slides failed:",
+        f"  {HOSTILE}: detect: model </script><b>: has no card; export it again",
+        "  noise: inspect: noise.svs: no reader opens it; check the file",
+    ]
+    assert lines[3] == "  waiting0: inspect: not started; run the workflow again"
+    assert lines[11:] == ["  and 2 more; cohort.tsv names them"]
+    assert summarise_failures([slides["good"], slides["with gaps"]]) == []
 
 
 def test_old_results_do_not_hide_a_new_failure(slide_folder):

@@ -131,6 +131,18 @@ def test_the_command(muse, tmp_path, pyramid_path):
     )
 
 
+def test_the_command_prints_what_it_finds(muse, tmp_path):
+    write_pyramid(tmp_path / "black.tif", np.zeros((400, 500, 3), np.uint8), mpp=0.25)
+    status, shown, _ = muse("inspect", tmp_path / "black.tif")
+    assert (status, shown.splitlines()[0], sorted(tmp_path.iterdir())) == (0, "black", [tmp_path / "black.tif"])
+    facts = dict(line.split(maxsplit=1) for line in shown.splitlines()[1:])
+    assert facts["size"] == "500 x 400 px, 0.125 x 0.1 mm"
+    assert facts["mpp"] == "0.25 um per pixel (TIFF resolution tags)"
+    assert facts["levels"].startswith("500 x 400, 250 x 200")
+    assert facts["bounds"] == "none" and facts["fingerprint"] == fingerprint_file(tmp_path / "black.tif")
+    assert facts["warning"].startswith("100% of it is black")
+
+
 REAL = {
     "wsi-cmu-small-region/CMU-1-Small-Region.svs": ("openslide", "aperio", (2220, 2967), 0.499, 1),
     "wsi-openslide-crops/OS-1-detail.ome.tif": ("tiffslide", "ome-tiff", (1101, 1101), 0.2271, 1),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_pipeline.errors import SheetError
-from muse_pipeline.slides.collect import collect_slides, name_slides, write_sheet
+from muse_pipeline.errors import ConfigError, SheetError
+from muse_pipeline.slides.collect import collect_slides, find_rows, name_slides, write_sheet
 from muse_pipeline.slides.sheet import SheetRow, id_problem, is_sheet, read_sheet
 
 
@@ -127,7 +127,7 @@ def test_names_that_are_safe(name):
 
 
 HIDDEN_OR_EMPTY = ["", ".", "..", ".a", "-a", " a", "a ", "a.", "\u202ea", "a\tb", "a\nb", "a\0b"]
-LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "Logs", "QuPath"]
+LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "roi.tsv", "Logs", "QuPath"]
 
 
 @pytest.mark.parametrize("name", [*HIDDEN_OR_EMPTY, *LONG_OR_TAKEN, "../a", *(f"a{c}b" for c in "/\\'\"{}$`;*?#~%:|")])
@@ -195,6 +195,39 @@ def test_slides_by_name_are_called_as_briefly_as_they_can_be(tmp_path):
     assert names("a/x.svs", "b/x.svs") == ["a_x", "b_x"]
     assert names("a/x.png", "a/x.jpg") == ["x.png", "x.jpg"]
     assert names("a/x.png", "a/x.png") == ["x.png", "x.png-2"]
+
+
+def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
+    for name in ("one/c.svs", "one/deep/d.svs", "e.svs", "f.svs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    sheet = write(tmp_path / "slides.csv", "slide_id,path,mpp\nF,f.svs,0.5\n")
+    url = "https://host/b.svs"
+    rows = find_rows([url, sheet, tmp_path / "one", tmp_path / "e.svs"])
+    assert [row.slide_id for row in rows] == ["b", "F", "c", "d", "e"]
+    assert [row.mpp for row in rows] == [None, 0.5, None, None, None]
+    assert rows[0].path == url and rows[4].path == str(tmp_path / "e.svs")
+    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # the same ids as in a sheet of it
+    rows = find_rows([tmp_path / "one", tmp_path / "e.svs"], mpp=0.25)
+    assert {row.mpp for row in rows} == {0.25}
+
+
+def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_refused(tmp_path):
+    for name in ("one/c.svs", "two/C.svs"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
+    with pytest.raises(SheetError, match=r"slide_id 'C' stands for .*one/c.svs and .*two/C.svs"):
+        find_rows([tmp_path / "one", tmp_path / "two"])
+
+
+def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
+    sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
+    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}):
+        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has columns for them"):
+            find_rows([folder / "b.svs", sheet], **options)
+    with pytest.raises(ConfigError, match="--roi goes with slides"):
+        find_rows([folder], roi=folder / "roi.geojson")
 
 
 def test_a_link_that_leads_nowhere_is_named_by_the_check(tmp_path):

@@ -31,6 +31,24 @@ def test_depth_is_positive_inside_and_negative_outside_by_the_largest_distance()
     assert depth.tolist() == [10, -3, -4, 128]
 
 
+@pytest.mark.parametrize("offset_px", [0, 100])
+def test_field_of_view_is_that_of_all_windows_whose_core_touches_a_rectangle(offset_px):
+    grid = WindowGrid((1000, 700), input_px=320, halo_px=32, offset_px=offset_px)
+    windows = np.arange(np.prod(grid.shape))
+    corners = np.random.default_rng(0).uniform((0, 0), (900, 600), (50, 2, 2))
+    for low, high in np.sort(corners, axis=1):
+        touched = windows[grid.touches(windows, low, high)]
+        points = np.random.default_rng(1).uniform(low, high, (500, 2))
+        assert {int(window) for window in windows if grid.owns(points, window).any()} <= set(touched.tolist())
+        view_low, view_high = grid.field_of_view(low, high)
+        assert (grid.origin_xy(touched).min(0) == view_low).all()
+        assert (grid.origin_xy(touched).max(0) + 320 == view_high).all()
+
+
+def test_a_core_does_not_touch_a_rectangle_that_ends_where_it_begins():
+    assert GRID.touches(np.array([0, 1, 4]), np.array([0, 0]), np.array([256, 256.5])).tolist() == [True, False, True]
+
+
 def test_only_windows_whose_core_touches_tissue_are_visited():
     tissue = np.zeros((44, 63), bool)
     tissue[16, 16] = True  # work pixels 256 to 272: the corner of window 5

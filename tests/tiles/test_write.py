@@ -43,6 +43,20 @@ def files_of(folder):
     }
 
 
+def test_only_chunks_that_touch_a_rectangle(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "whole.zarr")
+    corners = np.array([-40.0, 511.5]), np.array([1024.0, 900.0])
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "part.zarr", within=corners)
+    whole, part = (open_store(tmp_path / f"{name}.zarr") for name in ("whole", "part"))
+    expected = whole.read((0, 0), whole.size_px)
+    expected[1024:] = 255
+    expected[:, 1024:] = 255
+    np.testing.assert_array_equal(part.read((0, 0), part.size_px), expected)
+    np.testing.assert_array_equal(part.tissue[0], whole.tissue[0])
+
+
 def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
     slide = noise_slide()
     info = slide.info(MPP)

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import warnings
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from PIL import Image
 from shapely.geometry import box
 from slide_files import spoil_tile, write_pyramid
 
-from muse_pipeline.errors import GeoJSONError
+from muse_pipeline.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.nuclei.geojson_check import check_geojson
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.mask import TissueMask
@@ -57,7 +61,7 @@ def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
         "isLocked": True,
     }
     shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-    assert shape.is_valid and shape.bounds[:2] == (80 - 64, 80 - 32)
+    assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)  # cut at the bounds, as QuPath's image is
     first = (tmp_path / "t.geojson").read_bytes()
     write_outline(tmp_path / "t.geojson", holed_mask(), info)
     assert (tmp_path / "t.geojson").read_bytes() == first
@@ -67,6 +71,21 @@ def test_what_we_write_we_read_as_a_roi(tmp_path):
     _, info = slide_and_info(Bounds(64, 32, 800, 700))
     write_outline(tmp_path / "t.geojson", holed_mask(), info)
     assert read_roi(tmp_path / "t.geojson", info).equals(trace_outline(holed_mask(), info))
+
+
+def test_an_outline_of_one_part_is_a_polygon(tmp_path):
+    """QuPath 0.4 and 0.5 refuse the whole file for a multipolygon of one part."""
+    _, info = slide_and_info()
+    for rows, kind in ((slice(5, 25), "Polygon"), (slice(None), "MultiPolygon")):
+        tissue = holed_mask()
+        kept = np.zeros_like(tissue.mask)
+        kept[rows, :25] = tissue.mask[rows, :25]
+        kept[40:, :3] = rows == slice(None)
+        write_outline(tmp_path / "t.geojson", replace(tissue, mask=kept), info)
+        [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
+        assert feature["geometry"]["type"] == kind
+        assert len(feature["geometry"]["coordinates"]) == 2  # an outline and its hole, or two parts
+        assert str(check_geojson(tmp_path / "t.geojson")).endswith("good: QuPath 0.4 to 0.7 imports 1 annotation")
 
 
 def test_outline_stays_within_the_roi():
@@ -143,14 +162,79 @@ def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
             read_roi(tmp_path / "roi.geojson", info)
 
 
-def test_gzip_is_read_by_its_content(tmp_path):
+def annotation(shape, class_name=None, plane=None, **properties):
+    [feature] = feature_of(shape)["features"]
+    feature["geometry"] |= {"plane": plane} if plane else {}
+    feature["properties"] = {"objectType": "annotation", **properties}
+    if class_name:
+        feature["properties"]["classification"] = {"names": class_name.split(": "), "color": [1, 2, 3]}
+    return feature
+
+
+@pytest.mark.parametrize(
+    ("others", "warning"),
+    [
+        ([annotation(shapely.LineString([(0, 0), (9, 9)]))], "left out 1 line"),
+        ([annotation(shapely.Point(1, 1)), annotation(shapely.MultiPoint([(1, 2), (3, 4)]))], "left out 2 points"),
+        ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 1, "t": 0})], "left out 1 object on a plane above 0"),
+        ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 2})], "left out 1 object on a plane above 0"),
+        ([annotation(shapely.Polygon())], "left out 1 empty object"),  # of QuPath 0.4 and 0.5
+        ([annotation(shapely.Polygon([(0, 0)] * 4))], "left out 1 empty object"),  # of 0.6 and 0.7
+        ([{"type": "Feature", "geometry": None, "properties": {}}], "left out 1 object without a shape"),
+        ([annotation(box(0, 0, 300, 300), objectType=kind) for kind in ("tile", "tmaCore", "cell", "detection")], None),
+        ([annotation(box(0, 0, 300, 300)) | {"id": "TMACoreObject", "properties": {}}], None),  # of 0.2
+        (
+            [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 0}, class_name="Ignore*", objectType="tile")],
+            None,
+        ),
+    ],
+)
+def test_what_is_no_area_is_left_out(tmp_path, others, warning):
     _, info = slide_and_info()
+    features = [*others, annotation(box(10, 10, 50, 60))]
+    (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    with warnings.catch_warnings(record=True, action="always", category=LeftOutWarning) as caught:
+        assert read_roi(tmp_path / "roi.geojson", info).area == 2000
+    assert [str(one.message) for one in caught] == ([f"{tmp_path / 'roi.geojson'}: {warning}"] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("class_name", "area"),
+    [("Ignore*", 1600), ("Ignore", 1600), ("Ignore*: Positive", 1600), ("Tumor: Positive", 2000), ("Tumor", 2000)],
+)
+def test_areas_of_a_class_derived_from_ignore_are_taken_out(tmp_path, class_name, area):
+    _, info = slide_and_info()
+    features = [annotation(box(10, 10, 50, 60)), annotation(box(10, 50, 50, 60), class_name)]
+    (tmp_path / "roi.geojson").write_text(json.dumps(features))
+    assert read_roi(tmp_path / "roi.geojson", info).area == area
+
+
+def test_gzip_and_zip_are_read_by_their_content(tmp_path):
+    _, info = slide_and_info()
+    text = json.dumps(SQUARE).encode("utf-8-sig")
     for name in ("roi.geojson.gz", "roi.geojson"):
-        (tmp_path / name).write_bytes(gzip.compress(json.dumps(SQUARE).encode("utf-8-sig")))
+        (tmp_path / name).write_bytes(gzip.compress(text))
         assert read_roi(tmp_path / name, info).area == 2000
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode())[:-20])
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-20])
     with pytest.raises(GeoJSONError, match="the gzip compression is damaged"):
         read_roi(tmp_path / "cut.gz", info)
+    for names, problem in (
+        (["roi.geojson"], None),
+        (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as the Finder packs it
+        (["a.geojson", "b.json"], r"the zip holds 2 GeoJSON files \(a.geojson, b.json\), where one is expected"),
+        (["readme.txt"], r"the zip holds no \.geojson or \.json file"),
+    ):
+        with zipfile.ZipFile(tmp_path / "roi.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"\0" if "MACOSX" in name else text)
+        if problem is None:
+            assert read_roi(tmp_path / "roi.zip", info).area == 2000
+        else:
+            with pytest.raises(GeoJSONError, match=problem):
+                read_roi(tmp_path / "roi.zip", info)
+    (tmp_path / "roi.zip").write_bytes((tmp_path / "roi.zip").read_bytes()[:-30])
+    with pytest.raises(GeoJSONError, match="the zip file cannot be unpacked"):
+        read_roi(tmp_path / "roi.zip", info)
 
 
 BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}
@@ -159,14 +243,15 @@ BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("3", "is not GeoJSON that can be read"),
-        ("{}", "holds no polygon"),
-        (json.dumps(feature_of()), "holds no polygon"),
-        (json.dumps(feature_of(shapely.Point(1, 1))), "holds no polygon"),
-        (json.dumps({"type": "Polygon", "coordinates": []}), "holds no polygon"),
+        ("{}", r"holds no polygon for a region of interest \(found: no objects\)"),
+        (json.dumps(feature_of()), r"holds no polygon .* \(found: no objects\)"),
+        (json.dumps(feature_of(shapely.Point(1, 1), shapely.Point(1, 2))), r"\(found: 2 points\)"),
+        (json.dumps({"type": "Polygon", "coordinates": []}), r"\(found: 1 empty object\)"),
+        (json.dumps({"type": "Feature", "geometry": {}, "properties": {"objectType": "root"}}), "found: 1 root object"),
         (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}), "is not GeoJSON"),
         (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "is not GeoJSON"),
         (json.dumps(BOW_TIE), "polygon 1 is not valid"),

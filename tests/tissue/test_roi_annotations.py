@@ -11,7 +11,7 @@ from shapely.geometry import box
 
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.roi import read_annotations
+from muse_pipeline.tissue.roi import RoiArea, read_annotations, read_roi
 from muse_pipeline.types import Bounds
 
 INFO = ArraySlide([np.full((800, 1000, 3), 200, np.uint8)]).info((0.5, 0.5), bounds=Bounds(100, 50, 900, 750))
@@ -31,6 +31,10 @@ def write_roi(path, *features):
     return path
 
 
+def area(name, *corners):
+    return RoiArea(name, "Tumor", box(*corners), False)
+
+
 def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
     path = write_roi(
         tmp_path / "roi.geojson",
@@ -41,14 +45,14 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
         (box(-90, -40, -10, 0), "left of the scan", None),
         (box(5000, 0, 5100, 100), "off the slide", None),
     )
-    found = read_annotations(path, INFO)
-    assert [entry[:2] for entry in found] == [
+    found = read_annotations(path, read_roi(path, INFO), INFO)
+    assert [(area.name, area.class_name) for area in found] == [
         ("hot spot", "Tumor"),
         ("Stroma", "Stroma"),
         ("ROI 3", None),
         ("left of the scan", None),
     ]
-    areas = [geometry for *_, geometry in found]
+    areas = [area.shape for area in found]
     assert areas[0].equals(box(100, 50, 300, 150) - box(200, 50, 250, 100))
     assert areas[1].equals(box(200, 100, 400, 200))  # what two share is in both
     assert areas[2].equals(box(900, 650, 1000, 800))  # the slide ends there
@@ -58,16 +62,16 @@ def test_the_tissue_of_an_annotation_is_the_exact_share_of_the_mask():
     mask = np.zeros((50, 63), bool)
     mask[10:20, 10:30] = True
     tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.0)
-    annotation = measure_annotation("a", None, box(200, 100, 400, 400), tissue, INFO)  # tissue: x 160-480, y 160-320
+    annotation = measure_annotation(area("a", 200, 100, 400, 400), tissue, INFO)  # tissue: x 160-480, y 160-320
     assert annotation.area_mm2 == pytest.approx(200 * 300 * 0.25e-6)
     assert annotation.tissue_mm2 == pytest.approx(200 * 160 * 0.25e-6)
-    assert measure_annotation("b", None, box(500, 500, 600, 600), tissue, INFO).tissue_mm2 == 0
+    assert measure_annotation(area("b", 500, 500, 600, 600), tissue, INFO).tissue_mm2 == 0
 
 
 def test_annotations_come_back_from_the_file(tmp_path):
     mask = np.ones((10, 10), bool)
     plain = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
-    annotation = measure_annotation("nombre é", "Tumor", box(0, 0, 100, 100), plain, INFO)
+    annotation = measure_annotation(area("nombre é", 0, 0, 100, 100), plain, INFO)
     TissueMask(mask, np.array([8.0, 8.0]), None, 0.1, annotations=(annotation,)).save(tmp_path / "tissue.npz")
     [found] = TissueMask.load(tmp_path / "tissue.npz").annotations
     assert found.to_dict() == annotation.to_dict()

@@ -14,11 +14,13 @@ from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.errors import CheckpointError, CollapsedError, ConfigError, LabelError
+from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.tiles import shard_files
 from muse_pipeline.tiles.shard_files import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.inputs import source_files
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.training.pretrain import make_batches, pretrain
@@ -92,6 +94,32 @@ def test_a_run_leaves_what_it_was(pictures, finished):
     assert all(np.isfinite(list(row.values())).all() for row in rows(folder))
     assert all(row["shared_nuclei"] > 1 for row in rows(folder))
     assert json.loads((folder / "provenance.json").read_text())["labels"]
+
+
+@pytest.fixture
+def prepared(pictures, tmp_path, monkeypatch):
+    """The method of a run with a jitter of 1.5 um, with the processes and device that it was prepared for."""
+    given = []
+
+    def record(*arguments):
+        given.append(arguments)
+        return share_batch_norms(*arguments)
+
+    monkeypatch.setattr("muse_pipeline.training.pretrain.share_batch_norms", record)
+    changes = ["distillation.jitter_um=1.5", "schedule.steps=1"]
+    pretrain(load_pretrain_config(pictures, changes=changes), tmp_path, CPU)
+    (arguments,) = given
+    return arguments
+
+
+def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
+    method, n_processes, device = prepared
+    assert isinstance(method, MusePretraining)
+    assert (n_processes, device) == (1, torch.device("cpu"))
+
+
+def test_jitter_in_px_is_that_of_the_middle_mpp(prepared):
+    assert prepared[0].jitter_px == pytest.approx(1.5 / 0.75)
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):

@@ -40,7 +40,7 @@ rule detect:
             --threads {threads} \
             --provider {params.provider} \
             --output {output.nuclei:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -70,7 +70,7 @@ rule stitch:
             --tissue {input.tissue:q} \
             --threads {threads} \
             --output {output.nuclei:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -99,5 +99,5 @@ rule geojson:
             --frame {params.frame} \
             --threads {threads} \
             --output {output.geojson:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """

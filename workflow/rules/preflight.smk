@@ -59,7 +59,7 @@ rule preflight_slide:
             --model {params.model:q} \
             --provider {params.provider} \
             --max-corrupt {params.max_corrupt} \
-            --record {output.look:q} 2>&1 | tee {log:q}
+            --record {output.look:q} >{log:q} 2>&1
         """
 
 
@@ -80,7 +80,7 @@ rule preflight:
         sheet=config["slides"],
         results=OUTPUT,
         model=PREFLIGHT_MODEL,
-        cores=workflow.cores or 1,
+        cores=workflow.resource_settings.cores or 1,
     shell:
         r"""
         muse preflight {params.sheet:q} \

@@ -48,7 +48,7 @@ rule propose:
             --shard {wildcards.shard} \
             --threads {threads} \
             --output {output.proposals:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -78,7 +78,7 @@ rule stitch_proposals:
             --tissue {input.tissue:q} \
             --threads {threads} \
             --output {output.proposals:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -106,5 +106,5 @@ rule geojson_proposals:
             --frame {params.frame} \
             --threads {threads} \
             --output {output.geojson:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """

@@ -19,14 +19,18 @@ REPORT_LOG = Path(OUTPUT, "logs/report.log")
 def report_failures():
     """Write the report without the slides that will never come, and withdraw what an earlier run found in them.
 
+    Returns what the report prints.
+
     Nothing of a failed slide may pass for a result; and while its old nuclei are there, Snakemake would call it done. Nor
     is the copy of a slide kept that may be mended where it came from.
     """
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
     why = option("--no-model", why_no_model())
-    if subprocess.run([*REPORT_COMMAND, *why, "--output", page, "--table", table]).returncode:
-        return
+    command = [*REPORT_COMMAND, *why, "--output", page, "--table", table]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if run.returncode:
+        return run.stdout
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
@@ -43,6 +47,7 @@ def report_failures():
         withdrawn += proposals if steps - for_others else []
         for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
             outdated.unlink()
+    return run.stdout
 
 
 def what_is_done():
@@ -107,11 +112,16 @@ def forget_unasked_steps():
 
 
 def status(ledger):
-    """How a step says that it ended."""
+    """How a step ended, by its ledger; "killed" if it has noted nothing."""
+    return read_ledger(ledger).get("status", "killed")
+
+
+def read_ledger(path):
+    """What a step noted of its end; {} if it was killed before or has not begun."""
     try:
-        return json.loads(ledger.read_text(encoding="utf-8"))["status"]
-    except (ValueError, KeyError, TypeError):
-        return "killed"
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 rule overlay:
@@ -138,7 +148,7 @@ rule overlay:
     shell:
         r"""
         muse overlay {params.folder:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 

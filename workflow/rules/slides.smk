@@ -29,7 +29,7 @@ rule fetch:
             --slide-id {wildcards.slide:q} \
             --threads {threads} \
             --output {output.fetched:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -55,7 +55,7 @@ rule inspect:
         muse inspect {params.slide:q} {params.mpp:q} \
             --slide-id {wildcards.slide:q} \
             --output {output.info:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -89,7 +89,7 @@ rule tissue:
             --picture {output.picture:q} \
             --outline {output.outline:q} \
             --colour {output.colour:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
 
 
@@ -121,5 +121,5 @@ rule tile:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \
-            --ledger {log.ledger:q} 2>&1 | tee {log.text:q}
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
         """

@@ -1,14 +1,16 @@
 /*
  * Import the nuclei that `muse` found into the open image, or into every image of the project.
  *
- * The files are read line by line, one nucleus at a time: a million nuclei need about 2 GB of memory and less than half a
- * minute, where drag and drop of the same file needs more than 7 GB.
+ * The files are read line by line, one nucleus at a time: a million nuclei need about 2 GB of memory, where drag and drop
+ * of the same file needs more than 7 GB. 322,719 nuclei took 27 s (QuPath 0.5.1 on two cores).
  *
  * In QuPath 0.4 to 0.7: Automate > Script editor, open this file, set the three lines below, Run.
  * Without a window, for every image: QuPath script --project P.qpproj --save --args RESULTS import_nuclei.groovy
  *
- * An import can be taken back: Ctrl+Z for as many objects as QuPath's preferences allow ("Max undo hierarchy size"), and
- * action "remove" for any number, because every nucleus keeps its id.
+ * The open image is changed but not saved: File > Save keeps the nuclei. The other images of a project are saved.
+ *
+ * Two ways to undo an import: Ctrl+Z, if the image then has no more objects than the preference "Max undo hierarchy size"
+ * allows (10,000 unless changed); and action "remove" for any number, because every nucleus keeps its id.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
@@ -21,6 +23,7 @@ import javafx.scene.control.ProgressBar
 import javafx.scene.layout.VBox
 import javafx.stage.DirectoryChooser
 import javafx.stage.Stage
+import qupath.lib.common.GeneralTools
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.io.GsonTools
 import qupath.lib.objects.PathObject
@@ -37,6 +40,10 @@ try {
 }
 if (!(action in ["replace", "add", "remove"]))
     throw new IllegalArgumentException("action is '" + action + "'; choose add, remove or replace")
+if (wholeProject && getProject() == null)
+    throw new IllegalArgumentException("No project is open; open one, or set wholeProject to false for one image")
+if (!wholeProject && getCurrentImageData() == null)
+    throw new IllegalArgumentException("No image is open; open one, or set wholeProject to true for a whole project")
 def folder = results ? new File(results) : askForFolder()
 if (folder == null)
     return
@@ -47,7 +54,7 @@ if (allResults.isEmpty())
 if (wholeProject) {
     getProject().getImageList().each { entry ->
         if (entry == getProjectEntry()) {
-            importNuclei(getCurrentImageData(), entry.getImageName(), allResults, action)
+            importIntoOpenImage(entry.getImageName(), allResults, action)
             return
         }
         def found = resultsOf(entry.getImageName(), entry.getURIs(), allResults)
@@ -61,11 +68,17 @@ if (wholeProject) {
         imageData.getServer().close()
     }
 } else {
-    def imageData = getCurrentImageData()
-    importNuclei(imageData, imageData.getServer().getMetadata().getName(), allResults, action)
+    importIntoOpenImage(getCurrentImageData().getServer().getMetadata().getName(), allResults, action)
 }
 
-/** Change one image by the nuclei that belong to it, as one change that can be undone; whether there was one. */
+/** Change the open image, which stays as the user's to save or not. */
+void importIntoOpenImage(String imageName, List allResults, String action) {
+    def isChanged = importNuclei(getCurrentImageData(), imageName, allResults, action)
+    if (isChanged && QuPathGUI.getInstance() != null)
+        println(imageName + ": is open and not saved yet; File > Save keeps the change")
+}
+
+/** Change one image by the nuclei that belong to it, as one change that can be undone; whether anything changed. */
 boolean importNuclei(imageData, String imageName, List allResults, String action) {
     def server = imageData.getServer()
     def results = resultsOf(imageName, server.getURIs(), allResults)
@@ -95,23 +108,37 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
             def known = new HashSet(present.collect { it.getID() })
             nuclei = nuclei.findAll { !(it.getID() in known) }
         }
+        if (action == "remove")
+            nuclei = []
         gone.groupBy { it.getParent() }.each { parent, children -> parent.removeChildObjects(new HashSet(children)) }
-        if (action != "remove")
-            hierarchy.getRootObject().addChildObjects(nuclei)
-        hierarchy.fireHierarchyChangedEvent(this)
-        println(imageName + ": " + gone.size() + " detections removed, "
-            + (action == "remove" ? 0 : nuclei.size()) + " nuclei added from " + found.file)
-        return true
+        hierarchy.getRootObject().addChildObjects(nuclei)
+        def changed = gone.isEmpty() ? nuclei : gone
+        if (!changed.isEmpty())
+            fireChange(hierarchy, changed.iterator().next())
+        println(imageName + ": " + gone.size() + " detections removed, " + nuclei.size() + " nuclei added from " + found.file)
+        return !changed.isEmpty()
     } finally {
         progress(-1)
     }
+}
+
+/**
+ * Report a change of many objects as one step for Ctrl+Z.
+ *
+ * QuPath 0.4 and 0.5 do not record events that name no object, as this one of the hierarchy; a second event names one.
+ */
+void fireChange(hierarchy, PathObject oneOfThem) {
+    hierarchy.fireHierarchyChangedEvent(this)
+    if (GeneralTools.getVersion() ==~ /v?0\.[45]\..*/)
+        hierarchy.fireObjectsChangedEvent(this, [oneOfThem])
 }
 
 /** The nuclei of one of our files: every line that is a feature, parsed by itself. */
 List<PathObject> readNuclei(File file, long expected, Closure progress) {
     def gson = GsonTools.getInstance()
     def nuclei = new ArrayList<PathObject>((int) expected)
-    new GZIPInputStream(new BufferedInputStream(new FileInputStream(file), 1 << 16), 1 << 16).withReader("UTF-8") { reader ->
+    def text = new InputStreamReader(new GZIPInputStream(new FileInputStream(file), 1 << 16), "UTF-8")
+    new BufferedReader(text, 1 << 16).withCloseable { reader ->
         def line
         while ((line = reader.readLine()) != null) {
             if (!line.startsWith('{"type":"Feature",'))

@@ -1,0 +1,37 @@
+"""Name the settings in which a run differs from the finished results that it replaces.
+
+The workflow calls it at its start for the slides that are to be run again. It prints nothing if nothing is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_frame_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
+    parser.add_argument("--slides", type=Path, required=True, metavar="JSON", help="resolved sheet of these slides")
+    parser.add_argument("--model", type=Path, required=True, metavar="JSON", help="of `muse model --resolved`")
+    add_frame_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare, print."""
+    from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
+    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.files import read_json
+    from muse_pipeline.slides.sheet import SheetRow
+
+    try:
+        rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
+        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{args.slides} or {args.model}: cannot be read ({error}); give those of a run") from error
+    for line in describe_changes(
+        {row.slide_id: find_changes(args.results / row.slide_id, row, settings) for row in rows}
+    ):
+        print(line)

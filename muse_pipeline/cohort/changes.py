@@ -1,0 +1,118 @@
+"""How the settings of a run differ from those that made the finished results in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline import __version__
+from muse_pipeline.files import read_json, sha256_of
+from muse_pipeline.slides.fingerprint import fingerprint_file
+from muse_pipeline.slides.mpp import GIVEN
+from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.slides.url import is_url
+from muse_pipeline.wording import some_of
+
+NOT_RECORDED = "another reason, which `snakemake -n` lists"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the results of every slide of a run depend on, beside the slide's row of the sheet.
+
+    Attributes:
+        model: name of the model.
+        model_sha256: checksum of its file; None if it is still to be trained.
+        provider: what runs the model.
+        frame: pixel frame of the GeoJSON.
+    """
+
+    model: str
+    model_sha256: str | None
+    provider: str
+    frame: str = "qupath"
+
+
+def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | None:
+    """What a run changes of a slide's finished results, as phrases such as "roi none -> a.geojson (0f3c2b1a)".
+
+    The slide's file is read only if nothing else differs; one at a URL is taken for unchanged.
+
+    Args:
+        folder: results of the slide.
+        row: the slide.
+        run: the other settings of the run.
+
+    Returns:
+        No phrase if the results were made with the same settings from the same file; None if there are no results.
+    """
+    try:
+        made = read_json(folder / "nuclei.provenance.json")
+        changes = [
+            f"{name} {before} -> {now}" for name, (before, now) in _compare(made, row, run).items() if before != now
+        ]
+        if not _same_place(made["slide_path"], row.path):
+            changes.append("slide files in another place")
+        if not changes and not is_url(row.path) and fingerprint_file(row.path) != made["provenance"]["fingerprint"]:
+            changes.append("changed slide files")
+    except (OSError, ValueError, KeyError, TypeError):  # unfinished, or of another version
+        return None
+    return changes
+
+
+def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
+    """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
+
+    Args:
+        changes: of every slide whose results are replaced, by slide_id.
+    """
+    slides_of: dict[str, list[str]] = {}
+    for slide_id, found in changes.items():
+        for change in found or [NOT_RECORDED]:
+            slides_of.setdefault(change, []).append(slide_id)
+    if not slides_of:
+        return []
+    return [
+        f"This run replaces the finished results of {_count(len(changes))}:",
+        *(f"  {change}: {_count(len(names))} ({some_of(names)})" for change, names in slides_of.items()),
+        "To keep them, stop the run and give another output folder.",
+    ]
+
+
+def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
+    """Every setting as it was and as it is now, in words that are equal if the setting is the same."""
+    provenance = made["provenance"]
+    model, roi = provenance["model"], provenance.get("roi")
+    given_mpp = provenance["slide_mpp"][0] if provenance["mpp_source"] == GIVEN else None
+    model_before, model_now = _named(model["name"], model["sha256"]), _named(run.model, run.model_sha256)
+    if run.model_sha256 is None and model["name"] == run.model:
+        model_now = model_before
+    return {
+        "model": (model_before, model_now),
+        "mpp": (_mpp_text(given_mpp), _mpp_text(row.mpp)),
+        "roi": (
+            _named(roi["name"], roi["sha256"]) if roi else "none",
+            _named(Path(row.roi).name, sha256_of(row.roi)) if row.roi else "none",
+        ),
+        "provider": (provenance["provider"], run.provider),
+        "frame": (made["frame"], run.frame),
+        "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
+    }
+
+
+def _named(name: str, sha256: str | None) -> str:
+    return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
+
+
+def _mpp_text(given: float | None) -> str:
+    return "of the file" if given is None else f"{given:g}"
+
+
+def _same_place(before: str, now: str) -> bool:
+    return before == now if is_url(now) else Path(before).resolve() == Path(now).resolve()
+
+
+def _count(n: int) -> str:
+    return f"{n} slide{'' if n == 1 else 's'}"

@@ -1,0 +1,156 @@
+"""An open slide or an image in memory, with what is known of it, for use from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from muse_pipeline.errors import ArgumentError, MppError, MuseWarning
+from muse_pipeline.slides import base
+from muse_pipeline.slides.fetched import slide_origin
+from muse_pipeline.slides.fingerprint import fingerprint_file
+from muse_pipeline.slides.image import ArrayReader
+from muse_pipeline.slides.inspect import describe_slide
+from muse_pipeline.types import SlideInfo
+
+
+class SlideImage:
+    """An open slide, or an image in memory; a context manager that closes it.
+
+    Attributes:
+        info: size, um per pixel, levels, scanner's bounds, warnings.
+    """
+
+    def __init__(self, reader: base.SlideReader, info: SlideInfo):
+        self.info, self._reader, self._is_closed = info, reader, False
+
+    @classmethod
+    def from_array(cls, pixels: np.ndarray, mpp: float, slide_id: str = "array") -> Self:
+        """An image in memory, which is not copied.
+
+        Args:
+            pixels: (h, w, 3) uint8 RGB.
+            mpp: um per pixel.
+            slide_id: its name in results.
+
+        Raises:
+            ArgumentError: the pixels are of another kind.
+            MppError: ``mpp`` is not the size of a slide's pixel.
+
+        Warns:
+            MuseWarning: the size of a pixel is implausible, or the image is black.
+        """
+        slide = cls(*_describe_array(_require_rgb(pixels), mpp, slide_id))
+        warn_user(slide.info.slide_id, slide.info.warnings)
+        return slide
+
+    @property
+    def path(self) -> Path:
+        """The slide's file; of an array its name."""
+        return self._reader.path
+
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
+
+        Returns:
+            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+
+        Raises:
+            SlideError: the pixels cannot be decoded.
+            ArgumentError: the slide is closed.
+        """
+        if self._is_closed:
+            raise ArgumentError(f"slide '{self.info.slide_id}' is closed; open it again")
+        return self._reader.read_region(xy_level0, level, size)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._is_closed = True
+        self._reader.__exit__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        width, height = self.info.size_px
+        return f"<SlideImage '{self.info.slide_id}', {width} x {height} px, {self.info.mpp[0]:.4g} um/px>"
+
+
+def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
+    """Open a slide, a plain image, or a folder of `muse fetch`.
+
+    Args:
+        path: the file.
+        mpp: um per level-0 pixel; overrides what the file says.
+
+    Raises:
+        SlideError: the file cannot be opened.
+        MppError: the file does not say how large a pixel is, and ``mpp`` is not given.
+
+    Warns:
+        MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is damaged.
+    """
+    path = Path(path)
+    origin = slide_origin(path)
+    reader = base.open_slide(path)
+    try:
+        info = describe_slide(reader, path.stem, mpp, origin, fingerprint_file(reader.path))
+    except BaseException:
+        reader.__exit__()
+        raise
+    warn_user(info.slide_id, info.warnings)
+    return SlideImage(reader, info)
+
+
+def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
+    """The slide, and the messages of which its user has not been warned yet.
+
+    Args:
+        image: an open slide, or an array (h, w, 3) uint8 RGB.
+        mpp: um per pixel of an array; None for a slide.
+
+    Raises:
+        ArgumentError: the image is of another kind.
+        MppError: an array has no ``mpp``.
+    """
+    if isinstance(image, SlideImage):
+        if mpp is not None:
+            raise ArgumentError("mpp is for arrays; give it to open_slide to override what the slide's file says")
+        return image, []
+    if isinstance(image, str | Path):
+        raise ArgumentError(f"'{image}' is a path; open it with open_slide first")
+    pixels = _require_rgb(image)
+    if mpp is None:
+        raise MppError("an array does not say how large a pixel is; give mpp=, its um per pixel")
+    slide = SlideImage(*_describe_array(pixels, mpp, "array"))
+    return slide, list(slide.info.warnings)
+
+
+def _describe_array(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArrayReader, SlideInfo]:
+    reader = ArrayReader(pixels, Path(slide_id))
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels))
+    return reader, describe_slide(reader, slide_id, mpp, slide_id, digest.hexdigest())
+
+
+def _require_rgb(image: np.ndarray) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ArgumentError(
+            f"the image is {pixels.dtype} of shape {pixels.shape}; give (height, width, 3) uint8 RGB, 0 to 255"
+        )
+    return pixels
+
+
+def warn_user(slide_id: str, messages: Iterable[str]) -> None:
+    """Warn the caller of a public function of what should be checked about a slide."""
+    for message in messages:
+        warnings.warn(f"{slide_id}: {message}", MuseWarning, stacklevel=3)
