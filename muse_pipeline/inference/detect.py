@@ -126,8 +126,8 @@ def detect_shard(
 ) -> dict[str, Any]:
     """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
 
-    On a slide that looks like immunohistochemistry brown nuclei are sought in recoloured pixels too, and the brown of
-    every nucleus is measured (``inference.dab``).
+    On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
+    brown of every nucleus is measured (``inference.dab``).
 
     Raises:
         ModelError: the store's mpp is not the card's.

@@ -16,7 +16,7 @@ from muse_pipeline.coords import work_to_level0
 from muse_pipeline.errors import StoreError
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.scale import SizeSample
+from muse_pipeline.inference.scale import NuclearSize, SizeSample
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
 from muse_pipeline.nuclei.ownership import SeamResolver
@@ -71,31 +71,35 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
     if clusters:
         said["morphology"] = clusters.describe()
-    widths, sizes = (card.n_rays, card.embedding_dim), SizeSample()
-    with NucleiWriter(output, names, said, *widths, clusters is not None, shards.common.get("positive_od")) as writer:
-
-        def draw(level0: Nuclei) -> tuple[Rows, int, np.ndarray, np.ndarray]:
-            rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
-            polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
-            shapes = measure_shapes(rings, info.mpp)
-            columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
-            return writer.to_rows(level0, polygons, columns), n_repaired, shapes["area_um2"], level0.prob
-
-        writer.provenance["n_repaired_outlines"] = 0
-        for rows, n_repaired, area_um2, prob in map_in_order(draw, nuclei_in_tissue(), threads, AHEAD):
-            writer.append(rows)
-            sizes.add(area_um2, prob)
-            writer.provenance["n_repaired_outlines"] += n_repaired
+    columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
+    with NucleiWriter(output, names, said, *columns) as writer:
+        size = write_nuclei(writer, nuclei_in_tissue(), clusters, info, threads)
         if shards.verb == "detect":
-            writer.provenance["nuclear_size"] = describe_size(sizes, shards, info)
+            is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
+            doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
+            writer.provenance["nuclear_size"] = {**size.to_dict(), "doubt": doubt}
     return writer.provenance
 
 
-def describe_size(sizes: SizeSample, shards: ShardSet, info: SlideInfo) -> dict[str, Any]:
-    """Size of a slide's nuclei, and the warning if it is implausible; none for a stain that the model does not know."""
-    size = sizes.measure()
-    is_known = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
-    return size.to_dict() | {"doubt": size.describe_doubt(info.mpp) if is_known else ""}
+def write_nuclei(
+    writer: NucleiWriter, parts: Iterator[Nuclei], clusters: MorphologyClusters | None, info: SlideInfo, threads: int
+) -> NuclearSize:
+    """Draw and measure the outlines of nuclei (frame: level0), write them, and give their size over all."""
+
+    def draw(level0: Nuclei) -> tuple[Rows, int, np.ndarray, np.ndarray]:
+        rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
+        polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
+        shapes = measure_shapes(rings, info.mpp)
+        columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
+        return writer.to_rows(level0, polygons, columns), n_repaired, shapes["area_um2"], level0.prob
+
+    sizes = SizeSample()
+    writer.provenance["n_repaired_outlines"] = 0
+    for rows, n_repaired, area_um2, prob in map_in_order(draw, parts, threads, AHEAD):
+        writer.append(rows)
+        sizes.add(area_um2, prob)
+        writer.provenance["n_repaired_outlines"] += n_repaired
+    return sizes.measure()
 
 
 def _clip(nuclei: Nuclei, info: SlideInfo) -> Nuclei:

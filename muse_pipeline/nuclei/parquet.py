@@ -51,7 +51,7 @@ class NucleiWriter:
     Args:
         path: the file.
         classes: names by label.
-        provenance: what the file says of its making.
+        provenance: slide, model, settings and versions.
         n_rays: columns of ``rays``.
         embedding_dim: columns of ``embedding``, which is left out where there are none.
         clusters: whether there is a column ``cluster``.

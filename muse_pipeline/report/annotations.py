@@ -24,7 +24,7 @@ def count_in_annotations(
         nuclei: the table.
         annotations: of the slide.
         classes: of the model.
-        with_positive: whether the table says which nuclei are positive; their number is added then.
+        with_positive: whether the table has the column ``positive``; the number of positive nuclei is added then.
     """
     if not annotations:
         return []
