@@ -20,6 +20,7 @@ class LabelledImage:
         pixels: (h, w, 3) uint8.
         nuclei: those inside the region, with rays in um, NaN where an outline is unknown.
         stain: fitted on the picture, or on the tissue of its slide; None where that failed.
+        appearance: measures of its slide as `muse tissue` takes them; None for a picture of no slide.
         weight: how often it is drawn, relative to others.
         region: (h, w) bool, the pixels that were annotated; None: all of them.
         patient: whose it is.
@@ -34,6 +35,7 @@ class LabelledImage:
     nuclei: Nuclei
     stain: MacenkoFit | None
     weight: float
+    appearance: dict[str, float] | None = None
     region: np.ndarray | None = None
     patient: str = ""
     source: str = ""
