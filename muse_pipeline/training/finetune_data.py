@@ -64,7 +64,7 @@ class FinetuneData:
                 say(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
                 if missing := missing_classes(images, self.config.class_names):
-                    say(f"the {split} labels hold no {' and no '.join(missing)}")
+                    say(f"classes without {split} labels: {', '.join(missing)}")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             say(
