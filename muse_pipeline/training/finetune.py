@@ -117,7 +117,8 @@ def _build_method(data: FinetuneData, start: Start | None, teachers: list[Nucleu
     weights = class_weights(data.images, len(config.classes))
     distillation = None
     if teachers:
-        distillation = DistillationTerm(config.distillation.share, teachers).to(memory_format=torch.channels_last)
+        distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
+        distillation.to(memory_format=torch.channels_last)
         origin += f", taught by {len(teachers)} trained before"
     method = METHODS[config.method](network, config.head, config.mpp, weights, config.consistency, distillation)
     return method, origin

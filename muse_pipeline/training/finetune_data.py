@@ -89,11 +89,7 @@ def read_finetune_data(config: FinetuneConfig, start: Start | None = None) -> Fi
     images = _read(config.sources, config)
     if config.region_px is not None:
         images = hide_labels(images, config.region_px, config.seed)
-    if config.consistency is not None and all(image.region is None for image in images):
-        raise ConfigError(
-            "`consistency` learns outside of annotated regions, and every training picture is annotated everywhere; "
-            "give regions of slides as labels, or set `region_px` for a trial"
-        )
+    _require_outside(config, images)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
     detector = start if start is not None and start.is_whole else None
@@ -104,6 +100,22 @@ def read_finetune_data(config: FinetuneConfig, start: Start | None = None) -> Fi
     keeps_colour = detector is not None and detector.colour.method == config.colour
     reference = detector.colour if keeps_colour else colour_reference(images, config.colour)
     return FinetuneData(config, images, held, reference)
+
+
+def _require_outside(config: FinetuneConfig, images: list[LabelledImage]) -> None:
+    """Refuse to learn outside of annotated regions where every picture is annotated everywhere.
+
+    Raises:
+        ConfigError: the setting that asks for it is named.
+    """
+    distilled = config.distillation is not None and config.distillation.where == "outside"
+    asking = {"consistency": config.consistency is not None, "distillation.where": distilled}
+    for setting in (name for name, asks in asking.items() if asks):
+        if all(image.region is None for image in images):
+            raise ConfigError(
+                f"`{setting}` learns outside of annotated regions, and every training picture is annotated everywhere; "
+                "give regions of slides as labels, or set `region_px` for a trial"
+            )
 
 
 def _read(sources: tuple[LabelSource, ...], config: FinetuneConfig) -> list[LabelledImage]:
