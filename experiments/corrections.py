@@ -49,18 +49,16 @@ SLIDE = "CMU-1-Small-Region"
 LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # at most; axes of 3 to 2
 CONTEXT_PX = 512  # of scored regions
 STEPS = 500
-# What is changed in the recipe, and whether the colour reference is taken from the corrected slide, as it used to be.
+# What is changed in the recipe, and whether the colour reference is that of the corrected slide and not of `compact`.
 ARMS = {
     "before": (["distillation=null", "export.colour_share=1"], True),
     "colour-share": (["distillation=null"], True),
-    "no-teacher": (["distillation=null"], False),
     "recipe": ([], False),
 }
 TITLES = {
-    "before": "neither a teacher nor the export settings and colour reference of `compact`",
-    "colour-share": "with its export settings (`colour_share: 0.4`)",
-    "no-teacher": "with its colour reference too",
-    "recipe": "with `compact` as teacher too: `config/train/my_labels.yaml`",
+    "before": "no teacher, export settings and colour reference not those of `compact`",
+    "colour-share": "likewise, with the export settings of `compact` (`colour_share: 0.4`)",
+    "recipe": "`config/train/my_labels.yaml`",
 }
 
 

@@ -153,7 +153,7 @@ def load_teacher(path: Path, config: FinetuneConfig) -> NucleusDetector:
             what = "classes are" if name == "class_names" else f"`{name}` is"
             raise CheckpointError(
                 f"{path}: cannot teach this run, for its {what} {_words(theirs)} and the run's {_words(ours)}; "
-                "teach with a network that was trained for the same"
+                "teach with a network that was trained for the same, or leave `distillation` out"
             )
     return teacher
 
