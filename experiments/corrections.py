@@ -16,7 +16,8 @@ import argparse
 import dataclasses
 import gzip
 import json
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,12 @@ CONTEXT_PX = 512  # of scored regions
 STEPS = 500
 # What is changed in the recipe, and whether the colour reference is that of the corrected slide and not of `compact`.
 ARMS = {
-    "before": (["distillation=null", "export.colour_share=1"], True),
-    "colour-share": (["distillation=null"], True),
+    "before": (["distillation=null", "schedule.learning_rate=5e-4", "export.colour_share=1"], True),
+    "colour-share": (["distillation=null", "schedule.learning_rate=5e-4"], True),
     "recipe": ([], False),
 }
 TITLES = {
-    "before": "no teacher, export settings and colour reference not those of `compact`",
+    "before": "no teacher, twice the learning rate, neither export settings nor colour reference of `compact`",
     "colour-share": "likewise, with the export settings of `compact` (`colour_share: 0.4`)",
     "recipe": "`config/train/my_labels.yaml`",
 }
@@ -105,7 +106,7 @@ def write_corrections(data: Path, work: Path) -> dict[str, int]:
     regions = {
         part: areas.geometry[[str(name).startswith(part) for name in areas.name]] for part in ("corrected", "held out")
     }
-    kept, counts = [], defaultdict(int)
+    kept, counts = [], Counter()
     for feature in features:
         centre = shapely.geometry.shape(feature["geometry"]).centroid
         name = correct_class(feature, centre, of_class)
@@ -186,7 +187,7 @@ def breast_crops(data: Path) -> LabelSource:
     )
 
 
-def read(sources: list[LabelSource] | tuple[LabelSource, ...], config: FinetuneConfig) -> list[LabelledImage]:
+def read(sources: Sequence[LabelSource], config: FinetuneConfig) -> list[LabelledImage]:
     """The labelled images of sources."""
     return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, CONTEXT_PX)
 
