@@ -156,6 +156,7 @@ def _read_regions(
             appearance=colour.appearance,
             weight=source.weight,
             region=window.mask(),
+            annotated=window.annotated(),
             patient=row.patient or source.patient_of(row.slide_id),
             source=str(source.slides),
             stated_mpp=source.mpp,

@@ -20,7 +20,7 @@ from torch.nn import functional
 from muse_pipeline.config import require_between, require_one_of
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.errors import ConfigError
-from muse_pipeline.methods.criterion import RAY_WEIGHT, mean_over
+from muse_pipeline.methods.criterion import RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
@@ -79,7 +79,7 @@ class DistillationTerm(nn.Module):
             said = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
             taught = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*said, strict=True)))
             heat, label = taught.centre.sigmoid(), taught.label.log_softmax(1)
-        known = torch.ones_like(heat) if self.where == "everywhere" else (batch.region[:, None] <= 0).to(heat)
+        known = torch.ones_like(heat) if self.where == "everywhere" else unannotated_cells(batch).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
         centre = centre - functional.binary_cross_entropy_with_logits(taught.centre, heat, reduction="none")
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)

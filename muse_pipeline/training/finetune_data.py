@@ -54,6 +54,7 @@ class FinetuneData:
             seed=config.seed,
             device=device,
             weak_view=config.consistency is not None or config.distillation is not None,
+            around=config.distillation is not None and config.distillation.where == "outside",
         )
 
     def tell(self, run: RunFolder, say: Callable[[str], None]) -> None:

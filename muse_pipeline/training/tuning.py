@@ -48,19 +48,20 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
     left, top, right, bottom = image.annotated_box
     left, top = max(left - margin_px, 0), max(top - margin_px, 0)
     part = slice(top, bottom + margin_px), slice(left, right + margin_px)
-    region = None if image.region is None else image.region[part]
+    region, annotated = (mask if mask is None else mask[part] for mask in (image.region, image.annotated))
     nuclei = replace(image.nuclei, xy=image.nuclei.xy - (left, top))
-    return replace(image, pixels=image.pixels[part], region=region, nuclei=nuclei)
+    return replace(image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei)
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
     """Percent of the nuclei outside of annotated regions that both find with the same class, F1; None without any."""
     hits = misses = 0
     for image in images:
-        if image.region is None or image.region.all():
+        outside = image.unannotated
+        if not outside.any():
             continue
         old, new = before.find(image), now.find(image)
         column, row = old.xy.astype(int).T
-        counts = now.count(new, old[~image.region[row, column]], ~image.region).values[1:].sum(0)
+        counts = now.count(new, old[outside[row, column]], outside).values[1:].sum(0)
         hits, misses = hits + 2 * counts[0], misses + counts[1] + counts[2]
     return 100 * hits / (hits + misses) if hits + misses else None

@@ -75,7 +75,7 @@ def test_the_teacher_sees_the_windows_as_they_are():
 def test_outside_of_the_regions_alone(where, changed, counts):
     teacher, batch = detector(0), batch_of()
     region = torch.zeros(2, 16, 16)
-    region[:, :, :8] = 5.0
+    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # a region and another one, whose labels are elsewhere
     maps = teacher(batch.pixels, COLOUR)
     part = slice(0, 8) if changed == "inside" else slice(8, 16)
     other = NucleusMaps(*(values.clone() for values in maps))
