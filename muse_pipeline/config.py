@@ -169,7 +169,7 @@ def require_positive(settings: Any, where: str, *names: str) -> None:
             raise ConfigError(f"{_section(where)}{name} is {value}; give a number of more than 0")
 
 
-def require_one_of(settings: Any, where: str, **choices: Collection[str]) -> None:
+def require_one_of(settings: Any, where: str, /, **choices: Collection[str]) -> None:
     """Refuse words that mean nothing; settings that are None are not given.
 
     Args:

@@ -11,6 +11,7 @@ import shapely
 
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.errors import LabelError
+from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.table import Nuclei
 
 
@@ -83,22 +84,26 @@ class Annotations:
 
 
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
-    """The model's class that a word of a label file stands for; -1 for a nucleus whose class is not used.
+    """The model's class that a word of a label file means; -1 for a nucleus whose class is not used.
 
-    Who asks for no classes at all wants positions: no word is looked at then.
+    A class map decides alone; without one the word is a class name or a synonym (``nuclei.class_names``). Where
+    ``classes`` is empty only positions are wanted, and every word gives -1.
 
     Raises:
-        LabelError: the class map does not hold the word, or leads to no class of the model.
+        LabelError: the word is not in the class map, or means no class of the model.
     """
     if not classes:
         return -1
-    class_map = source.class_map or dict(zip(classes, classes, strict=True))
-    if word not in class_map:
-        known = f"in class_map ({', '.join(class_map)})" if source.class_map else f"a class ({', '.join(classes)})"
-        near = get_close_matches(word, class_map, n=1)
+    if not source.class_map:
+        return find_class(word, classes, where, "correct it, or map it with `class_map`")
+    if word not in source.class_map:
+        near = get_close_matches(word, source.class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise LabelError(f"{where}: class '{word}' is not {known}; {hint}add it to class_map or correct it")
-    name = class_map[word]
+        known = ", ".join(source.class_map)
+        raise LabelError(
+            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
+        )
+    name = source.class_map[word]
     if name is None:
         return -1
     if name not in classes:

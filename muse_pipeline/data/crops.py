@@ -8,7 +8,9 @@ from torch import Tensor
 from muse_pipeline.data.augment import WHITE, warp_windows
 
 
-def place_windows(size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator) -> Tensor:
+def place_windows(
+    size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
+) -> Tensor:
     """Draw where windows are centred, (B, 2) picture px.
 
     A window is uniform among the places where it holds the whole annotated region, which so lies anywhere in it (MUSE's
@@ -20,9 +22,12 @@ def place_windows(size: Tensor, region: Tensor, reach: Tensor, generator: torch.
         region: (B, 4) left, top, right, bottom of the bounding boxes of what was annotated.
         reach: (B, 1) half the side of a window in picture px.
         generator: of the run.
+        around: also where a window is centred anywhere in the region, so that it may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     freedom = (reach - half).abs()
+    if around:
+        freedom = torch.maximum(freedom, half)
     nearest = torch.minimum(reach, size / 2)
     low, high = (
         torch.maximum(torch.minimum(at, size - nearest), nearest) for at in (middle - freedom, middle + freedom)

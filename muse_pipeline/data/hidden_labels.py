@@ -33,4 +33,4 @@ def _hide(image: LabelledImage, region_px: int, generator: np.random.Generator) 
         region &= image.region
         column, row = np.clip(image.nuclei.xy.astype(int), 0, size - 1).T
         visible &= image.region[row, column]
-    return replace(image, nuclei=image.nuclei[visible], region=region, hidden=image.nuclei[~visible])
+    return replace(image, nuclei=image.nuclei[visible], region=region, annotated=None, hidden=image.nuclei[~visible])

@@ -20,8 +20,11 @@ class LabelledImage:
         pixels: (h, w, 3) uint8.
         nuclei: those inside the region, with rays in um, NaN where an outline is unknown.
         stain: fitted on the picture, or on the tissue of its slide; None where that failed.
+        appearance: measures of its slide as `muse tissue` takes them; None for a picture of no slide.
         weight: how often it is drawn, relative to others.
         region: (h, w) bool, the pixels that were annotated; None: all of them.
+        annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei other images have; None: there
+            are no others.
         patient: whose it is.
         source: folder or sheet that it is from.
         stated_mpp: um per pixel as the config states it; None where the file knew.
@@ -34,12 +37,21 @@ class LabelledImage:
     nuclei: Nuclei
     stain: MacenkoFit | None
     weight: float
+    appearance: dict[str, float] | None = None
     region: np.ndarray | None = None
+    annotated: np.ndarray | None = None
     patient: str = ""
     source: str = ""
     stated_mpp: float | None = None
     n_left_out: int = 0
     hidden: Nuclei | None = None
+
+    @property
+    def unannotated(self) -> np.ndarray:
+        """(h, w) bool: the pixels that are in no region of the slide or picture."""
+        if self.region is None:
+            return np.zeros(self.pixels.shape[:2], bool)
+        return ~(self.region if self.annotated is None else self.annotated)
 
     @property
     def annotated_box(self) -> tuple[int, int, int, int]:

@@ -39,7 +39,8 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
     )
     mosaic = (width, height), (repeats_x, repeats_y)
     hidden = None if image.hidden is None else _repeat(image.hidden, *mosaic)
-    return replace(image, pixels=pixels, region=region > 0, nuclei=_repeat(image.nuclei, *mosaic), hidden=hidden)
+    nuclei = _repeat(image.nuclei, *mosaic)
+    return replace(image, pixels=pixels, region=region > 0, annotated=None, nuclei=nuclei, hidden=hidden)
 
 
 def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:

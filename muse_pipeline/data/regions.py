@@ -10,6 +10,8 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+LEAST_CONTEXT_PX = 192  # half of a window of `my_labels.yaml`, which may be centred at the border of a region
+
 
 @dataclass(frozen=True)
 class RegionWindow:
@@ -18,12 +20,14 @@ class RegionWindow:
     Attributes:
         region: polygon in work px.
         cell: left, top, right, bottom of the cell in work px; of the region only what is inside it counts here.
+        area: all regions of the slide in work px.
         origin: (x, y) of the picture in work px.
         size: (width, height) of the picture.
     """
 
     region: BaseGeometry
     cell: tuple[int, int, int, int]
+    area: BaseGeometry
     origin: tuple[int, int]
     size: tuple[int, int]
 
@@ -42,12 +46,18 @@ class RegionWindow:
         inside[max(top, 0) : bottom, max(left, 0) : right] = True
         return filled & inside
 
+    def annotated(self) -> np.ndarray:
+        """(height, width) bool of the picture: pixels whose centre lies in any region of the slide."""
+        picture = shapely.box(*self.origin, *np.add(self.origin, self.size))
+        parts = shapely.get_parts(shapely.intersection(self.area, picture))
+        return fill_polygon(shapely.multipolygons(parts[shapely.area(parts) > 0]), self.origin, self.size)
+
 
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
     """Windows over every polygon of ``area``, from top to bottom.
 
     A cell is at most ``context_px`` wide and high. Around it there is so much context that a window of that side which
-    holds the whole cell can lie anywhere around it, as far as the slide goes.
+    holds the whole cell can lie anywhere around it, and at least ``LEAST_CONTEXT_PX``, as far as the slide goes.
 
     Args:
         area: polygon or multipolygon in work px, within the slide.
@@ -60,7 +70,7 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
         for top, bottom in pairwise(edges[1]):
             for left, right in pairwise(edges[0]):
                 if region.intersects(shapely.box(left, top, right, bottom)):
-                    yield _window(region, (left, top, right, bottom), work_size_px, context_px)
+                    yield _window(region, (left, top, right, bottom), area, work_size_px, context_px)
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -95,13 +105,17 @@ def _edges(low: float, high: float, longest: int) -> np.ndarray:
 
 
 def _window(
-    region: BaseGeometry, cell: tuple[int, int, int, int], work_size_px: tuple[int, int], context_px: int
+    region: BaseGeometry,
+    cell: tuple[int, int, int, int],
+    area: BaseGeometry,
+    work_size_px: tuple[int, int],
+    context_px: int,
 ) -> RegionWindow:
     origin, size = [], []
     for i in (0, 1):
         low, high = cell[i], cell[i + 2]
-        margin = max(context_px - (high - low), 0)
+        margin = max(context_px - (high - low), LEAST_CONTEXT_PX)
         start, stop = max(low - margin, 0), min(high + margin, work_size_px[i])
         origin.append(int(start))
         size.append(int(stop - start))
-    return RegionWindow(region, tuple(int(edge) for edge in cell), tuple(origin), tuple(size))
+    return RegionWindow(region, tuple(int(edge) for edge in cell), area, tuple(origin), tuple(size))

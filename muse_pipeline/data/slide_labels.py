@@ -143,7 +143,7 @@ def _read_regions(
     _require_nuclei(area, nuclei, annotations, source, info, mpp)
     tissue = find_tissue(slide, info).tissue
     _require_tissue(area, nuclei, tissue, annotations, info, mpp)
-    stain = measure_colour(slide, info, tissue).macenko  # as `muse tissue` does: what the model will be given
+    colour = measure_colour(slide, info, tissue)  # as `muse tissue` does: what the model will be given
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
@@ -151,10 +151,12 @@ def _read_regions(
         yield LabelledImage(
             name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
             pixels=pixels,
-            nuclei=_nuclei_of(window, nuclei, pixels, stain, mpp, n_rays),
-            stain=stain,
+            nuclei=_nuclei_of(window, nuclei, pixels, colour.macenko, mpp, n_rays),
+            stain=colour.macenko,
+            appearance=colour.appearance,
             weight=source.weight,
             region=window.mask(),
+            annotated=window.annotated(),
             patient=row.patient or source.patient_of(row.slide_id),
             source=str(source.slides),
             stated_mpp=source.mpp,

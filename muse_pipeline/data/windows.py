@@ -39,6 +39,7 @@ class LabelledWindows:
         seed: of the run.
         device: where pictures live and windows are made.
         weak_view: whether a batch carries the windows of a teacher too.
+        around: whether windows reach over the borders of regions, see ``crops.place_windows``.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class LabelledWindows:
         seed: int,
         device: torch.device,
         weak_view: bool = False,
+        around: bool = False,
     ):
         self.mpp, self.window_px, self.batch = mpp, window_px, batch
-        self.augmentation, self.seed, self.device, self.weak_view = augmentation, seed, device, weak_view
+        self.augmentation, self.seed, self.device = augmentation, seed, device
+        self.weak_view, self.around = weak_view, around
         self.sizes = torch.tensor([image.pixels.shape[1::-1] for image in images], dtype=torch.float32)
         self.regions = torch.tensor([image.annotated_box for image in images], dtype=torch.float32)
         self.weights = torch.tensor([image.weight for image in images])
@@ -75,7 +78,7 @@ class LabelledWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = place_windows(self.sizes[chosen], self.regions[chosen], reach, generator)
+        centre = place_windows(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         pixels = vary_sharpness(sharp, self.mpp, self.augmentation, generator)
         least = self.augmentation.partial_colour
@@ -96,8 +99,13 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) uint8: px inwards from the border of the region, at least 1 inside; not from that of the picture."""
+    """(h, w) int16: px inwards from the border of the region, at least 1 inside; not from that of the picture.
+
+    0 where nobody annotated, -1 in other regions, whose nuclei this image does not have.
+    """
     if image.region is None or image.region.all():
-        return np.full(image.pixels.shape[:2], DEEP, np.uint8)
+        return np.full(image.pixels.shape[:2], DEEP, np.int16)
     distance = cv2.distanceTransform(image.region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return distance.clip(0, DEEP).astype(np.uint8)
+    depth = distance.clip(0, DEEP).astype(np.int16)
+    depth[~image.region & ~image.unannotated] = -1
+    return depth

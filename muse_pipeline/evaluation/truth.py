@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.errors import LabelError
 from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
+from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
 from muse_pipeline.nuclei.geojson_reader import read_geojson
 from muse_pipeline.nuclei.label_image import label_image_to_polygons
@@ -83,7 +84,7 @@ def read_truth(
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class in any case; an empty class is an unknown one.
 
-    Of one class in ``classes``, every nucleus is.
+    Class names may be synonyms (``nuclei.class_names``); to a model of one class every nucleus is of that class.
 
     Raises:
         LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
@@ -91,14 +92,14 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     table = _name_columns(_read_cells(path), path)
     if len(classes) == 1:
         table["class"] = classes[0]
-    unknown = sorted(set(table["class"]) - set(classes) - {""})
-    if unknown:
-        raise LabelError(f"{path}: class '{unknown[0]}' is not one of the model's ({', '.join(classes)}); rename it")
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
         line = table.index[(~np.isfinite(xy)).any(1).argmax()]
         raise LabelError(f"{path}, line {line}: x or y is not a number; correct it")
-    label_of = {"": UNKNOWN, **{name: label for label, name in enumerate(classes)}}
+    label_of = {"": UNKNOWN}
+    for line, name in table["class"].items():
+        if name not in label_of:
+            label_of[name] = find_class(name, classes, f"{path}, line {line}", "rename it")
     return Nuclei(xy, Frame.LEVEL0, label=np.array([label_of[name] for name in table["class"]], np.int32))
 
 

@@ -95,6 +95,21 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
     return AppearanceReference(len(measured), ranges) if ranges else None
 
 
+def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
+    """The reference of a model that was trained on the pictures of all: of each measure the widest range.
+
+    Medians are averaged, weighted by the numbers of pictures; references that are None are left out.
+    """
+    known = [reference for reference in references if reference is not None]
+    ranges = {}
+    for name in sorted({name for reference in known for name in reference.ranges}):
+        having = [reference for reference in known if name in reference.ranges]
+        low, median, high = zip(*(reference.ranges[name] for reference in having), strict=True)
+        mean = np.average(median, weights=[reference.n_pictures for reference in having])
+        ranges[name] = min(low), round(float(mean), 4), max(high)
+    return AppearanceReference(sum(reference.n_pictures for reference in known), ranges) if known else None
+
+
 def judge_appearance(reference: AppearanceReference | None, colour: SlideColour) -> Verdict:
     """Judge a slide.
 

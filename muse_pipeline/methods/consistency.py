@@ -17,6 +17,7 @@ from torch.nn import functional
 from muse_pipeline.config import require_between
 from muse_pipeline.coords import CELL_PX
 from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
+from muse_pipeline.methods.criterion import unannotated_cells
 from muse_pipeline.models.heads import NucleusMaps, own_places
 
 MEMORY = 0.99  # of the running mean confidence of each type
@@ -79,7 +80,7 @@ class ConsistencyTerm(nn.Module):
 
     def forward(self, student: NucleusMaps, teacher: Teacher, batch: LabelledBatch) -> dict[str, Tensor]:
         """The unweighted term; pseudo-nuclei per window, and how many of them are right where that is known."""
-        outside = batch.region[:, None] <= 0
+        outside = unannotated_cells(batch)
         confidence, label = (teacher.maps.label.softmax(1) * teacher.prob).max(1, keepdim=True)
         speaks = teacher.speaks & outside
         threshold = (self.settings.threshold * self.confidence).clamp(min=self.settings.floor)

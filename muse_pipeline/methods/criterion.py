@@ -33,6 +33,11 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
     return (depth_um > 0).to(maps.centre), (depth_um >= RIM_UM).to(maps.centre)
 
 
+def unannotated_cells(batch: LabelledBatch) -> Tensor:
+    """(B, 1, h, w) bool: the cells that nobody annotated, of windows with regions."""
+    return batch.region[:, None] == 0
+
+
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean; 0 where nothing has weight."""
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 import shapely
 
-from muse_pipeline.errors import GeoJSONError, LabelError, LeftOutWarning
+from muse_pipeline.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.feature_stream import is_geometry, iterate_features
 from muse_pipeline.nuclei.geojson_parts import NucleusParts, split_parts
 from muse_pipeline.nuclei.table import Nuclei
@@ -67,17 +68,15 @@ class GeoJSONObjects:
         return split_parts(self.geometry, self.number, self.path)
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
-        """(N,) int32 places in ``classes``; -1 for an object without classification.
+        """(N,) int32 indices into ``classes``, synonyms included; -1 for an object without classification.
 
         Raises:
-            LabelError: a class is not among them.
+            LabelError: a class name means none of them.
         """
-        unknown = sorted({name for name in self.class_name if name is not None} - set(classes))
-        if unknown:
-            raise LabelError(
-                f"{self.path}: unknown class '{unknown[0]}'; declare it or use one of {', '.join(classes)}"
-            )
-        label_of = {None: -1, **{name: label for label, name in enumerate(classes)}}
+        label_of = {None: -1}
+        for name, number in zip(self.class_name, self.number, strict=True):
+            if name not in label_of:
+                label_of[name] = find_class(name, classes, f"{self.path}, feature {number}", "rename it")
         return np.array([label_of[name] for name in self.class_name], np.int32)
 
     def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:

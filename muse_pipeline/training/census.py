@@ -49,19 +49,23 @@ def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
-    """How the annotated parts of labelled images look, for the card; None where there is nothing to measure."""
-    boxes = [image.annotated_box for image in images]
-    parts = (
-        image.pixels[top:bottom, left:right] for image, (left, top, right, bottom) in zip(images, boxes, strict=True)
-    )
-    return describe_training([measure_picture(part, mpp) for part in parts])
+    """How the slides and pictures of labelled images look, for the card; None where there is nothing to measure."""
+    return describe_training([_measure(image, mpp) for image in images])
+
+
+def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
+    """The measures of an image's slide, else of the annotated part of a picture."""
+    if image.appearance:
+        return image.appearance
+    left, top, right, bottom = image.annotated_box
+    return measure_picture(image.pixels[top:bottom, left:right], mpp)
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
-    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei."""
+    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any."""
     counts = count_classes(images, n_classes).astype(float)
-    weights = counts**-0.5
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+    weights = np.where(counts > 0, counts.clip(min=1) ** -0.5, 0)
+    return torch.tensor(weights * counts.sum() / max((weights * counts).sum(), 1), dtype=torch.float32)
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
@@ -70,14 +74,18 @@ def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     return np.bincount(labels[labels >= 0], minlength=n_classes)
 
 
+def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
+    """The classes of which no nucleus is labelled."""
+    return [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
+
+
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
     """A class without nuclei can neither be learnt nor scored.
 
     Raises:
         ConfigError: there is one; it and the ``split`` are named.
     """
-    missing = [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
-    if missing:
+    if missing := missing_classes(images, classes):
         raise ConfigError(
             f"the {split} images hold no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
         )

@@ -92,6 +92,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return parse_checkpoint(read_pickle(path), path)
 
 
+def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
+    """A checkpoint of ours, or the backbone of a released MUSE file, which names neither settings nor pictures.
+
+    Args:
+        path: of the file.
+        trust_pickle: also unpickle what is no tensor and no plain value, which can run any code.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    state = read_pickle(path, trust_pickle)
+    if is_ours(state):
+        return parse_checkpoint(state, path)
+    return Checkpoint(backbone_weights(state, path), {}, {"resample_positions": True})
+
+
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """What a dictionary that ``read_pickle`` gives holds; ``path`` is for messages.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.inference.appearance import merge_references
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.methods.distillation import DistillationTerm
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.census import appearance_reference, class_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
 from muse_pipeline.training.finetune_config import CARD_ONLY, UNSCORED, FinetuneConfig, require_known_names
@@ -25,7 +25,8 @@ from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.resume import steps_done
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import Seen, find_teachers, load_teacher, seen_before, take_over
+from muse_pipeline.training.start import Seen, Start, find_teachers, load_teacher, read_start, seen_before, take_over
+from muse_pipeline.training.tuning import compare_with_start
 from muse_pipeline.training.validation import Validation
 from muse_pipeline.wording import some_of
 
@@ -48,19 +49,20 @@ def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
     require_known_names(config)
     require_windows(config)  # now, not when the training is done
     run = RunFolder(Path(folder))
-    begins_with = find_checkpoint(config.checkpoint) if config.checkpoint else None
+    start = read_start(config)
+    begins_with = start and start.path
     sources = (*config.sources, *config.validation)
     taught_by = find_teachers(config)
     teachers = [load_teacher(path, config) for path in taught_by]
     provenance = describe_run(plain_settings(config, portable=True), sources, begins_with, taught_by)
     run.begin(config, provenance, _free_settings(config, run), running)
     torch.set_num_threads(running.threads)
-    data = read_finetune_data(config)
-    method, origin = _build_method(data, teachers)
+    data = read_finetune_data(config, start)
+    method, origin = _build_method(data, start, teachers)
     # All that a user may have got wrong is known by now: from here on there may be several processes.
     fabric = open_fabric(running.accelerator, running.devices, config.precision)
     seen = seen_before([*([begins_with] if begins_with else []), *taught_by], config.trust_pickle)
-    meta = _describe(data, seen)
+    meta = _describe(data, start, seen)
 
     def keep(step: int, scores: dict[str, float]) -> None:
         save_checkpoint(run.best, _trained(method, {**meta, "step": step, "scores": scores}))
@@ -91,6 +93,10 @@ def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:
             best = load_checkpoint(run.best)
             leaves = dataclasses.replace(best, meta={**best.meta, **meta})  # what the card says may have changed since
         save_checkpoint(run.checkpoint, leaves)
+        if start and start.is_whole:
+            load_detector_weights(method.trained(), leaves, run.checkpoint)
+            for sentence in compare_with_start(data, start, method.trained()):
+                running.say(sentence)
     return run.checkpoint
 
 
@@ -101,25 +107,28 @@ def _free_settings(config: FinetuneConfig, run: RunFolder) -> tuple[str, ...]:
     return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
 
-def _build_method(data: FinetuneData, teachers: list[NucleusDetector]) -> tuple[Method, str]:
+def _build_method(data: FinetuneData, start: Start | None, teachers: list[NucleusDetector]) -> tuple[Method, str]:
     """What is trained, from the weights that the config names, and these in words."""
     config = data.config
     torch.manual_seed(config.seed)
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     network.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
-    origin = take_over(network, config) if config.checkpoint else "random weights"
+    origin = take_over(network, start) if start else "random weights"
     weights = class_weights(data.images, len(config.classes))
     distillation = None
     if teachers:
-        distillation = DistillationTerm(config.distillation.share, teachers).to(memory_format=torch.channels_last)
+        distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
+        distillation.to(memory_format=torch.channels_last)
         origin += f", taught by {len(teachers)} trained before"
     method = METHODS[config.method](network, config.head, config.mpp, weights, config.consistency, distillation)
     return method, origin
 
 
-def _describe(data: FinetuneData, seen: Seen) -> dict[str, Any]:
+def _describe(data: FinetuneData, start: Start | None, seen: Seen) -> dict[str, Any]:
     config = data.config
     appearance = appearance_reference(data.images, config.mpp)
+    if start and start.is_whole:
+        appearance = merge_references(start.appearance, appearance)
     learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
     return {
         "kind": "detector",

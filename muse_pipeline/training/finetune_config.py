@@ -7,19 +7,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
+from muse_pipeline.config import parse_config, read_settings, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.seeds import MAX_SEED
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.model_file import checkpoint_from
+from muse_pipeline.inference.model_file import checkpoint_from, find_checkpoint
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.methods.distillation import DistillationSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.export_settings import ExportSettings
 from muse_pipeline.training.schedule import Schedule
 
@@ -61,7 +63,7 @@ class FinetuneConfig:
         seed: of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: how far windows are varied.
-        export: how the model will be run.
+        export: how the model will be run; what is not set is taken from ``checkpoint`` if that is a detector.
         metrics: measured elsewhere, for the card.
     """
 
@@ -104,7 +106,7 @@ class FinetuneConfig:
 
 
 def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> FinetuneConfig:
-    """Read a config.
+    """Read a config; export settings that it does not set are those of the detector that it starts from.
 
     Args:
         path: of the YAML file; a ``checkpoint``, or a teacher, that is a path starts at its folder.
@@ -112,13 +114,16 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
         changes: ``key=value``, see ``config.load_config``.
 
     Raises:
+        CheckpointError: ``checkpoint`` is there and cannot be read.
         ConfigError: see ``config.load_config``; or a name is not registered.
     """
-    config = load_config(path, FinetuneConfig, changes)
+    values = read_settings(path, changes)
+    config = parse_config(values, FinetuneConfig, str(path))
     root = (data or Path(path).parent).resolve()
     folder = Path(path).parent.resolve()
     if config.checkpoint is not None:
         config = dataclasses.replace(config, checkpoint=checkpoint_from(folder, config.checkpoint))
+        config = dataclasses.replace(config, export=_inherit_export(config, values.get("export", {}), str(path)))
     if config.distillation is not None:
         teachers = tuple(checkpoint_from(folder, teacher) for teacher in config.distillation.teachers)
         config = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, teachers=teachers))
@@ -127,6 +132,15 @@ def load_finetune_config(path: Path, data: Path | None = None, changes: Iterable
         sources=tuple(starting_at(source, root) for source in config.sources),
         validation=tuple(starting_at(source, root) for source in config.validation),
     )
+
+
+def _inherit_export(config: FinetuneConfig, given: dict[str, Any], where: str) -> ExportSettings:
+    """The export settings of the detector that the run starts from, replaced by those that the config sets."""
+    path = find_checkpoint(config.checkpoint)
+    if not path.is_file():  # `finetune` says so; the workflow may be about to make it
+        return config.export
+    inherited = read_weights(path, config.trust_pickle).meta.get("config", {}).get("export", {})
+    return parse_config({**inherited, **given}, ExportSettings, f"{where}: export")
 
 
 def require_known_names(config: FinetuneConfig) -> None:

@@ -18,9 +18,10 @@ from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.errors import ConfigError
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
-from muse_pipeline.training.census import colour_reference, image_colour, require_every_class
+from muse_pipeline.training.census import colour_reference, image_colour, missing_classes, require_every_class
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.run_folder import RunFolder
+from muse_pipeline.training.start import Start
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class FinetuneData:
             seed=config.seed,
             device=device,
             weak_view=config.consistency is not None or config.distillation is not None,
+            around=config.distillation is not None and config.distillation.where == "outside",
         )
 
     def tell(self, run: RunFolder, say: Callable[[str], None]) -> None:
@@ -62,6 +64,8 @@ class FinetuneData:
                 summary = summarise_labels(images, self.config.class_names)
                 say(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
+                if missing := missing_classes(images, self.config.class_names):
+                    say(f"classes without {split} labels: {', '.join(missing)}")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             say(
@@ -70,8 +74,13 @@ class FinetuneData:
             )
 
 
-def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
+def read_finetune_data(config: FinetuneConfig, start: Start | None = None) -> FinetuneData:
     """Read every picture that the config names.
+
+    Args:
+        config: of the run.
+        start: what it starts from; a run that goes on with a whole detector keeps its colour reference and need not
+            have labels of every class.
 
     Raises:
         ConfigError: a class has no nucleus, or what the config asks for does not go with these labels.
@@ -81,17 +90,33 @@ def read_finetune_data(config: FinetuneConfig) -> FinetuneData:
     images = _read(config.sources, config)
     if config.region_px is not None:
         images = hide_labels(images, config.region_px, config.seed)
-    if config.consistency is not None and all(image.region is None for image in images):
-        raise ConfigError(
-            "`consistency` learns outside of annotated regions, and every training picture is annotated everywhere; "
-            "give regions of slides as labels, or set `region_px` for a trial"
-        )
+    _require_outside(config, images)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
-    require_every_class(images, config.class_names, "training")
-    if held:
+    detector = start if start is not None and start.is_whole else None
+    if detector is None:
+        require_every_class(images, config.class_names, "training")
+    if held and detector is None:
         require_every_class(held, config.class_names, "validation")
-    return FinetuneData(config, images, held, colour_reference(images, config.colour))
+    keeps_colour = detector is not None and detector.colour.method == config.colour
+    reference = detector.colour if keeps_colour else colour_reference(images, config.colour)
+    return FinetuneData(config, images, held, reference)
+
+
+def _require_outside(config: FinetuneConfig, images: list[LabelledImage]) -> None:
+    """Refuse to learn outside of annotated regions where every picture is annotated everywhere.
+
+    Raises:
+        ConfigError: the setting that asks for it is named.
+    """
+    distilled = config.distillation is not None and config.distillation.where == "outside"
+    asking = {"consistency": config.consistency is not None, "distillation.where": distilled}
+    for setting in (name for name, asks in asking.items() if asks):
+        if all(image.region is None for image in images):
+            raise ConfigError(
+                f"`{setting}` learns outside of annotated regions, and every training picture is annotated everywhere; "
+                "give regions of slides as labels, or set `region_px` for a trial"
+            )
 
 
 def _read(sources: tuple[LabelSource, ...], config: FinetuneConfig) -> list[LabelledImage]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
-from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.image import detect_image
 from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
@@ -21,11 +21,57 @@ from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.finetune_data import FinetuneData
 from muse_pipeline.training.metrics import MetricsLog
 
-SCORE = "validation mean class F1"  # at 3 um; what "best" means
+MEAN = "mean class"
+SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
+
+
+class Scorer:
+    """Finds the nuclei of labelled images as a network will be run, and counts those that are right.
+
+    Args:
+        network: whose weights at the time of a call are scored.
+        config: that it was trained by, with its settings of the export.
+        reference: the colour that slides are taken to.
+    """
+
+    def __init__(self, network: NucleusDetector, config: FinetuneConfig, reference: ColourReference):
+        self.classes = config.class_names
+        self.reference = replace(reference, share=config.export.colour_share)
+        self.predictor = NetworkPredictor(network, config)
+
+    def find(self, image: LabelledImage) -> Nuclei:
+        """The nuclei that the network finds (frame: work)."""
+        network, was_training = self.predictor.network, self.predictor.network.training
+        network.eval()
+        found = detect_image(self.predictor, image.pixels, image_colour(image, self.reference))
+        network.train(was_training)
+        return found
+
+    def count(self, found: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
+        """Counts at 3 um.
+
+        Args:
+            found: as ``find`` gives them.
+            true: of the same image.
+            where: (h, w) bool, pixels where what is found beside a true nucleus is false; None: everywhere.
+        """
+        column, row = found.xy.astype(int).T
+        judged = None if where is None else where[row, column]
+        true = replace(true, frame=found.frame)
+        return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
+
+    def score(self, images: Sequence[LabelledImage]) -> dict[str, float]:
+        """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
+        counts = [self.count(self.find(image), image.nuclei, image.region) for image in images]
+        total = sum(counts[1:], counts[0])
+        is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # found or missed
+        mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
+        scores = {**total.scores(self.classes), MEAN: mean}
+        return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
 
 class Validation:
-    """Scores a network as it will be run, at the threshold of the card.
+    """Scores a network at the threshold of the card, and tells which weights are the best so far.
 
     Args:
         network: whose weights at the time of a call are scored.
@@ -34,11 +80,8 @@ class Validation:
     """
 
     def __init__(self, network: NucleusDetector, data: FinetuneData, keep: Callable[[int, dict[str, float]], None]):
-        config, self.images, self.keep = data.config, data.held, keep
-        self.classes = config.class_names
-        reference = replace(data.reference, share=config.export.colour_share)
-        self.colours = [image_colour(image, reference) for image in self.images]
-        self.predictor = NetworkPredictor(network, config)
+        self.images, self.keep = data.held, keep
+        self.scorer = Scorer(network, data.config, data.reference)
 
     def __call__(self, step: int, log: MetricsLog) -> None:
         """Score, keep the weights if they are the best, log."""
@@ -49,22 +92,8 @@ class Validation:
         log.append(step - 1, scores)
 
     def scores(self) -> dict[str, float]:
-        """F1 in percent at 3 um: of any nucleus, of each class, and the mean over classes."""
-        network, was_training = self.predictor.network, self.predictor.network.training
-        network.eval()
-        counts = [
-            self._count(image, detect_image(self.predictor, image.pixels, colour))
-            for image, colour in zip(self.images, self.colours, strict=True)
-        ]
-        network.train(was_training)
-        scores = sum(counts[1:], counts[0]).scores(self.classes)
-        return {f"validation {name} F1": round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
-
-    def _count(self, image: LabelledImage, found: Nuclei) -> DetectionCounts:
-        true = replace(image.nuclei, frame=found.frame)
-        column, row = found.xy.astype(int).T
-        judged = None if image.region is None else image.region[row, column]
-        return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
+        """See ``Scorer.score``."""
+        return {f"validation {name} F1": value for name, value in self.scorer.score(self.images).items()}
 
 
 class NetworkPredictor:

@@ -15,8 +15,11 @@ def folder(tmp_path_factory):
 
 def test_a_run_says_what_it_reads(folder, muse, tmp_path):
     path = write_config(folder)
-    torch.save({}, folder / "c.pt")
     path.write_text(path.read_text() + "checkpoint: c.pt\n")
+    torch.save({}, folder / "c.pt")
+    status, _, error = muse("model", path)
+    assert (status, "c.pt: has no dictionary `teacher`" in error) == (2, True)
+    torch.save({"teacher": {"module.backbone.weight": torch.zeros(1)}}, folder / "c.pt")
     status, out, _ = muse("model", path, "--resolved", tmp_path / "m.json")
     assert (status, out) == (0, "tiny: 0.5 um/px; Dark, Pale\n")
     names = [file.rpartition("/")[2] for file in read_json(tmp_path / "m.json")["inputs"]]

@@ -21,8 +21,8 @@ GOOD = (point(20, 20), "Dark")
         ("20 20 Dark\n600 20 Dark\n", r"P.txt, line 2: \(600.5, 20.5\) lies outside the picture of 120 x 90 px;"),
         ("-3 20 Dark\n-4 9 Dark", r"line 1: .* lies outside .* \(so do 1 more\)"),
         (
-            "20 20 Dark\n20 20 dark\n",
-            r"P.txt, line 2: class 'dark' is not a class \(Dark, Pale\); did you mean 'Dark'\? add",
+            "20 20 Dark\n20 20 Darc\n",
+            r"P.txt, line 2: class 'Darc' is not one of the model's \(Dark, Pale\); did you mean 'Dark'\? corr",
         ),
         ("nucleus file\n20 20 Dark\n", r"P.txt, line 1: found 'nucleus file' where x y class is expected"),
         ("col row type\n20 20 Dark\n", r"line 1: found 'col row type'"),
@@ -69,7 +69,7 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
         (geojson(GOOD, (point(20, 95), "Dark")), r"P.geojson, feature 2: \(20, 95\) lies outside the picture"),
         (
             geojson(GOOD, (point(20, 25), "Tumour")),
-            r"P.geojson, feature 2: class 'Tumour' is not a class \(Dark, Pale\); add it",
+            r"P.geojson, feature 2: class 'Tumour' is not one of the model's \(Dark, Pale\); correct it, or map it",
         ),
         (geojson((point(float("nan"), 20), "Dark")), "P.geojson: feature 1: .*cannot be built"),
         (geojson(GOOD, (box(5, 5, 5, 20), "Dark")), "feature 2: is a polygon without an area"),

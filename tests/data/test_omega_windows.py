@@ -1,5 +1,7 @@
 """Annotated regions in windows: anywhere inside, at the right cells, and nothing of what is hidden."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.stats import kstest
@@ -89,6 +91,23 @@ def test_a_region_that_is_larger_than_the_window_holds_it():
     assert (centre >= 228).all()
     assert (centre <= torch.tensor([772.0, 572.0])).all()
     assert centre[:, 0].max() - centre[:, 0].min() > 500
+
+
+def test_windows_may_reach_over_the_border_of_a_larger_region():
+    n, generator = 500, torch.Generator().manual_seed(0)
+    region = torch.tensor([[400.0, 400.0, 1400.0, 1000.0]]).expand(n, 4)
+    centre = place_windows(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
+    assert (centre >= 400).all()
+    assert (centre <= torch.tensor([1400.0, 1000.0])).all()
+    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third and more of such a window lies outside
+
+
+def test_other_regions_are_neither_this_one_nor_unannotated():
+    here, there = square(40, 40, 120), square(240, 40, 120)
+    image = replace(labelled(region=here), annotated=here | there)
+    depth = windows_of([image], 400)(0).region
+    assert (depth > 0).sum() == (depth < 0).sum() == 16 * 30 * 30
+    assert (depth == 0).sum() == 16 * (100 * 100 - 2 * 30 * 30)
 
 
 def test_cells_of_the_region_are_where_its_pixels_are():

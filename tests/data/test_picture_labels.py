@@ -1,5 +1,7 @@
 """Labels of pictures: every format gives the same nuclei, in the picture's frame and at the model's mpp."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tifffile
 from drawn_labels import RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 
 from muse_pipeline.data.label_source import LabelSource
+from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.errors import LabelError
 from muse_pipeline.types import Frame
 
@@ -41,6 +44,17 @@ def test_a_class_with_a_blank_and_a_class_that_is_not_used(tmp_path):
     text = "x\ty\tclass\n20\t20\tdark one\n60\t20\tartefact\n"
     source = make_source(tmp_path, "P.tsv", text, class_map={"dark one": "Dark", "artefact": None})
     assert read(source)[0].nuclei.label.tolist() == [0, -1]
+
+
+def test_names_of_qupath_need_no_class_map_and_a_class_map_decides_alone(tmp_path):
+    words = ("Tumor", "Immune cells", "Stroma")
+    content = geojson(*((point(*xy), word) for xy, word in zip(XY, words, strict=True)))
+    source = make_source(tmp_path, "P.geojson", content, "geojson")
+    (image,) = read_labelled_images([source], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
+    assert image.nuclei.label.tolist() == [1, 0, 2]
+    mapped = replace(source, class_map={"Immune cells": "Stroma", "Stroma": "Stroma"})
+    with pytest.raises(LabelError, match="class 'Tumor' is not in class_map"):
+        read_labelled_images([mapped], ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 8)
 
 
 def test_outlines_that_were_drawn_stay_and_points_are_grown(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.data.regions import cut_regions, fill_polygon
+from muse_pipeline.data.regions import LEAST_CONTEXT_PX, cut_regions, fill_polygon
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -43,6 +43,16 @@ def test_cells_share_out_a_large_region():
     owners = sum(window.contains(xy).astype(int) for window in windows)
     assert np.array_equal(owners, shapely.contains_xy(region, *xy.T).astype(int))
     assert sum(window.mask().sum() for window in windows) == pytest.approx(region.area, rel=1e-3)
+
+
+def test_a_large_region_has_some_context_and_neighbours_are_known_to_be_annotated():
+    area = shapely.union(shapely.box(1000, 1000, 1600, 1300), shapely.box(1700, 1000, 1800, 1100))
+    large, small = cut_regions(area, (4000, 4000), 640)
+    assert large.origin == (1000 - LEAST_CONTEXT_PX, 1000 - (640 - 301))
+    assert (
+        large.annotated().sum() - large.mask().sum() == (601 + LEAST_CONTEXT_PX - 700) * 100
+    )  # a part of the small one
+    assert small.annotated().sum() > small.mask().sum() == 100 * 100
 
 
 def test_every_vertex_of_a_region_belongs_to_a_cell():

@@ -313,7 +313,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         (table, "--truth", cohort / "truth"): "is a folder, while",
         (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet tells slides of a folder apart",
         (table, "--truth", truth, "--patient", "."): "--patient tells slides of a folder apart",
-        (table, "--truth", unknown): "unknown.csv: class 'Blue'",
+        (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
         (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",

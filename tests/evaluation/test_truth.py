@@ -97,6 +97,15 @@ def test_to_a_model_of_one_class_every_class_of_the_truth_is_that(tmp_path):
     assert truth.outlines is not None
 
 
+def test_class_names_of_qupath_are_those_of_the_model(tmp_path):
+    classes, words = ("Lymphocyte", "Epithelial", "Stroma"), ("Tumor", "Immune cells", "stroma")
+    table = tmp_path / "truth.csv"
+    table.write_text("x,y,class\n" + "".join(f"{9 * i},9,{word}\n" for i, word in enumerate(words)))
+    drawn = [feature(shapely.Point(9 * i, 9), word, "annotation") for i, word in enumerate(words)]
+    for path in (table, write_features(tmp_path / "truth.geojson", *drawn)):
+        assert read_truth(path, classes, MPP).nuclei.label.tolist() == [1, 0, 2]
+
+
 def test_tabs_and_a_suffix_that_nobody_knows(tmp_path):
     path = tmp_path / "truth.tsv"
     path.write_text("class\ty\tx\na\t1\t2\n")
@@ -148,7 +157,7 @@ def test_outlines_and_regions_whose_lines_cross_are_mended(tmp_path):
 
 def test_an_unknown_class_or_an_area_that_is_no_nucleus_names_the_file(tmp_path):
     path = write_features(tmp_path / "s.geojson", feature(shapely.Point(1, 2), "c"))
-    with pytest.raises(LabelError, match=r"s\.geojson: unknown class 'c'"):
+    with pytest.raises(LabelError, match=r"s\.geojson, feature 1: class 'c' is not one of the model's"):
         read_truth(path, ["a", "b"], MPP)
     write_features(path, feature(shapely.box(0, 0, 400, 400), None, "annotation"))
     with pytest.raises(LabelError, match=r"s\.geojson, feature 1: covers more .* class 'Region'"):

@@ -63,6 +63,28 @@ def test_the_teacher_sees_the_windows_as_they_are():
     assert DistillationTerm(0.5, [teacher])(said, varied).item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("where", "changed", "counts"),
+    [
+        ("everywhere", "inside", True),
+        ("everywhere", "outside", True),
+        ("outside", "inside", False),
+        ("outside", "outside", True),
+    ],
+)
+def test_outside_of_the_regions_alone(where, changed, counts):
+    teacher, batch = detector(0), batch_of()
+    region = torch.zeros(2, 16, 16)
+    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # a region and another one, whose labels are elsewhere
+    maps = teacher(batch.pixels, COLOUR)
+    part = slice(0, 8) if changed == "inside" else slice(8, 16)
+    other = NucleusMaps(*(values.clone() for values in maps))
+    for values in other:
+        values[..., part] += torch.randn(values[..., part].shape, generator=torch.Generator().manual_seed(1))
+    distance = DistillationTerm(0.5, [teacher], where)(other, batch._replace(region=region)).item()
+    assert (distance > 0.05) if counts else distance == pytest.approx(0, abs=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_its_share_of_the_loss_is_what_was_asked_for(share):
     student, batch = detector(1), batch_of()
@@ -108,3 +130,5 @@ def test_settings_that_teach_nothing_are_refused():
         DistillationSettings(())
     with pytest.raises(ConfigError, match=r"distillation: share is 1\.5; give a number from 0 to 1"):
         DistillationSettings((), share=1.5)
+    with pytest.raises(ConfigError, match="distillation: where 'inside' is unknown; choose everywhere or outside"):
+        DistillationSettings(("a.pt",), where="inside")

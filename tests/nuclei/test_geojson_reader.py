@@ -54,7 +54,7 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
     assert nuclei.xy.tolist() == [[104, 204], [101, 202], [103, 204]]
     assert nuclei.label.tolist() == [1, 0, 0]
     assert nuclei.rays.tolist() == [[2] * 4, [0] * 4, [0] * 4]
-    with pytest.raises(LabelError, match="unknown class 'Stroma: Positive'"):
+    with pytest.raises(LabelError, match="feature 2: class 'Stroma: Positive' is not one of the model's"):
         objects.to_nuclei(["Tumour"], (0.5, 0.5), n_rays=4)
 
 

@@ -11,7 +11,7 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.run_folder import plain_settings
-from muse_pipeline.training.start import take_over
+from muse_pipeline.training.start import read_start, take_over
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_pat
     begun = write(tmp_path / "c.pt", config)
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", **change)
     network = build(config)
-    assert taken in take_over(network, config)
+    assert taken in take_over(network, read_start(config))
     assert equal(begun.backbone, network.backbone)
     if head_is_taken:
         assert equal(begun.head, network.head)
@@ -79,20 +79,20 @@ def test_classes_of_another_name_get_a_new_head(config, tmp_path):
     write(tmp_path / "c.pt", config)
     classes = (config.classes[0], dataclasses.replace(config.classes[1], name="Other"))
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", classes=classes)
-    assert "a new one is trained" in take_over(build(config), config)
+    assert "a new one is trained" in take_over(build(config), read_start(config))
 
 
 def test_a_backbone_alone_is_enough(config, tmp_path):
     write(tmp_path / "c.pt", config, with_head=False)
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt")
-    assert take_over(build(config), config) == "the backbone of c.pt"
+    assert take_over(build(config), read_start(config)) == "the backbone of c.pt"
 
 
 def test_another_backbone_is_refused_by_name(config, tmp_path):
     write(tmp_path / "c.pt", config)
     config = dataclasses.replace(config, backbone="muse_compact_48", checkpoint=tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="muse_compact_16"):
-        take_over(build(config), config)
+        take_over(build(config), read_start(config))
 
 
 def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
@@ -151,5 +151,5 @@ def test_a_damaged_file_of_ours_begins_no_run(config, tmp_path, spoil, message):
     torch.save(state, tmp_path / "c.pt")
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=message) as caught:
-        take_over(build(config), config)
+        take_over(build(config), read_start(config))
     assert "\n" not in str(caught.value)

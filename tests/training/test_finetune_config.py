@@ -44,6 +44,9 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
     assert str(config.checkpoint) == "compact"
     assert config.classes == read_card(find_model("compact-fp32")).classes  # else its head would begin anew
     assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
+    assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # which keeps what it knew
+    assert config.distillation.where == "outside"
+    assert config.export == load_finetune_config(RECIPES / "compact.yaml").export
     pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
     assert config.backbone == pretraining["backbone"]  # else the workflow refuses to pretrain it
 

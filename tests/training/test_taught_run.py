@@ -78,6 +78,13 @@ def test_a_teacher_that_cannot_take_the_windows_is_refused(folder, tmp_path):
         finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
+def test_teaching_outside_of_regions_needs_regions(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"`distillation.where` learns outside .* give regions of slides"):
+        finetune(taught(folder, "t0", changes=["distillation.where=outside"]), tmp_path, CPU)
+    config = taught(folder, "t0", changes=["distillation.where=outside", "region_px=80", "window_px=128"])
+    finetune(config, tmp_path, CPU)
+
+
 def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         finetune(taught(folder, "nowhere"), tmp_path, CPU)

@@ -148,7 +148,7 @@ def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):
 
 def test_scoring_changes_no_statistics(config, held):
     validation = validate(config, held, [])
-    network = validation.predictor.network.train()
+    network = validation.scorer.predictor.network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     validation.scores()
     assert network.training

@@ -75,12 +75,11 @@ def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False)
     if checkpoint is None:
         return ProbedNetwork(name, backbone, ColourReference(), "random, not trained")
     path = find_checkpoint(checkpoint)
-    ours = load_backbone(backbone, path, trust_pickle)
-    meta = ours.meta if ours else {}  # the authors normalise no stain and name no pictures
-    reference = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
+    known = load_backbone(backbone, path, trust_pickle)
+    colour = known.meta.get("colour", {})  # the authors normalise no stain and name no pictures
+    reference = parse_config(colour, ColourReference, f"{path}: colour")
     weights = path.name if path.name not in NAMES_OF_RUNS else f"{path.resolve().parent.name}/{path.name}"
-    seen = (ours.patients, ours.images) if ours else ()
-    return ProbedNetwork(name, backbone, reference, weights, *seen)
+    return ProbedNetwork(name, backbone, reference, weights, known.patients, known.images)
 
 
 def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
