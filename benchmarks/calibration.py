@@ -20,14 +20,19 @@ from pathlib import Path
 import numpy as np
 from leave_one_site_out import split_sources
 
-from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration, fit_temperature, log_loss
+from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.detection import match_nuclei
-from muse_pipeline.evaluation.reliability_picture import draw_reliability
-from muse_pipeline.files import write_json
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.evaluation.reliability import (
+    CalibrationCounts,
+    count_calibration,
+    draw_reliability,
+    fit_temperature,
+    log_loss,
+)
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
-from muse_pipeline.training.census import image_colour
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 
 THRESHOLD = 0.4  # of the built-in model; the benchmark's graphs keep more

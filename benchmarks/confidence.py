@@ -18,13 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.files import write_json
+from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.appearance import FLAGGED, describe_training, judge_appearance
 from muse_pipeline.inference.card import AppearanceReference
-from muse_pipeline.tissue.appearance import AppearanceSample, cut_fields, measure_picture
-from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.tissue.stains import optical_density
+from muse_pipeline.tissue.colour import AppearanceSample, SlideColour, cut_fields, measure_picture
+from muse_pipeline.tissue.stain import fit_macenko, optical_density
 
 MPP = 0.5
 SITES = ("A7", "A8", "AC")

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, describe, encode
 from muse_pipeline.demo.write import write_demo
-from muse_pipeline.files import complete_file
-from muse_pipeline.surroundings import peak_memory_mib
 
 MPP = 0.25
 

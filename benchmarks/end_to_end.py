@@ -23,15 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.coords import work_size_px
+from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.inference.detect import plan_windows
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 BLOCK_PX = 2048
 

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from muse_pipeline.export.parity import SAME_PX
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.matching import match_points
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 ACROSS = 3
 

@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.data.outlines import BLUR_UM, SMOOTHING, grow_regions, measure_haematoxylin, outline_points
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei, march_rays
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.outlines import BLUR_UM, SMOOTHING, grow_regions, measure_haematoxylin, outline_points
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, march_rays
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.macenko import MacenkoFit, fit_macenko
-from muse_pipeline.types import Frame
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 MASK_MPP, MPP, N_RAYS, ERROR_PX = 0.25, 0.5, 32, 0.5
 BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # what nuclei are scaled to; smaller instances say nothing of the scale

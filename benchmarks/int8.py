@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from graph_time import seconds_in_turns
 from leave_one_site_out import VALIDATION, score_picture, split_sources
 
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import SAME_PX, TOLERANCES, compare
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.nuclei.matching import match_points
-from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune_config import load_finetune_config
 
 PRECISIONS = ("fp32", "int8")

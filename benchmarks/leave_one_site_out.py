@@ -19,17 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.data.label_files import image_paths
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labels import read_labelled_images
 from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 from muse_pipeline.training.running import Running

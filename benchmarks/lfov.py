@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from leave_one_site_out import SITES, export_fold, score_fold, train_fold
 
-from muse_pipeline.files import read_json, write_json
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.training.finetune_config import load_finetune_config
 
 EVERY_ARM = ("region_px=224", "schedule.steps=700", "schedule.log_every=10")

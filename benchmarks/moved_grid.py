@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.inference.colour import colour_of_fit, read_colour
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import open_store
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
 ABOVE = 0.1

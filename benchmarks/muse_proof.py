@@ -20,21 +20,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.core.files import write_json
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.evaluation.paired import compare_means
-from muse_pipeline.files import write_json
+from muse_pipeline.evaluation.bootstrap import compare_means
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import image_colour, mean_stains
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.census import image_colour, mean_stains
+from muse_pipeline.probing.features import PointSet, point_features
+from muse_pipeline.probing.protocols import classify_by_neighbours, train_linear_probe
 from muse_pipeline.training.pretrain import pretrain
 from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config
-from muse_pipeline.training.probing.knn import classify_by_neighbours
-from muse_pipeline.training.probing.linear_probe import train_linear_probe
-from muse_pipeline.training.probing.point_set import PointSet, point_features
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import load_backbone
 

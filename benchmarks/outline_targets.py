@@ -20,22 +20,21 @@ import numpy as np
 import torch
 
 from muse_pipeline.cli.main import main as muse
-from muse_pipeline.data.label_files import image_paths
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.detection import RADIUS_UM, count_detections
-from muse_pipeline.evaluation.segmentation import score_outlines
-from muse_pipeline.export.detector import load_detector
-from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.evaluation.outlines import score_outlines
+from muse_pipeline.export.onnx import load_detector
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import nuclei_of_windows
-from muse_pipeline.nuclei.label_image import rings_to_labels
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 from muse_pipeline.training.running import Running
-from muse_pipeline.types import Frame
 
 MARGIN_PX = 64  # of mirror image around a picture, at least
 

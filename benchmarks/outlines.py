@@ -18,18 +18,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.label_files import image_paths
-from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.evaluation.detection import RADIUS_UM
-from muse_pipeline.evaluation.segmentation import OutlineScores, score_outlines
+from muse_pipeline.evaluation.outlines import OutlineScores, score_outlines
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei, rings_to_labels
+from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
 from muse_pipeline.training.running import Running

@@ -14,22 +14,19 @@ import cv2
 import numpy as np
 import torch
 
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
-from muse_pipeline.nuclei.label_image import rings_to_labels
+from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals.activation_map import PRESETS, ClusterSettings, MaskSettings, fit_pseudo_masker
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings
-from muse_pipeline.proposals.cut import cut_mask
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
-from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
-from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.proposals.pseudo_mask import MaskSettings, fit_pseudo_masker
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.tissue.stain import fit_macenko
 
 BACKBONE = "shallow_cnn"  # of the untrained network, as trained ones have it by default
 Find = Callable[[np.ndarray], dict[str, np.ndarray]]

@@ -18,7 +18,7 @@ import numpy as np
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, RADIUS_UM = 0.5, 3.0
 

@@ -26,12 +26,15 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from proposal_controls import Fit, make_controls  # noqa: E402
 
-from muse_pipeline.data.unlabelled_source import UnlabelledSource  # noqa: E402
+from muse_pipeline.core.files import write_json  # noqa: E402
+from muse_pipeline.data.unlabelled import UnlabelledSource  # noqa: E402
 from muse_pipeline.evaluation.detection import RADIUS_UM  # noqa: E402
-from muse_pipeline.evaluation.overlap import overlap_labels  # noqa: E402
-from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio  # noqa: E402
-from muse_pipeline.files import write_json  # noqa: E402
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei  # noqa: E402
+from muse_pipeline.evaluation.outlines import (  # noqa: E402
+    jaccard_areas,
+    jaccard_ratio,
+    overlap_labels,
+)
+from muse_pipeline.nuclei.masks import label_image_to_nuclei  # noqa: E402
 from muse_pipeline.nuclei.matching import match_points  # noqa: E402
 from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
 from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402

@@ -23,14 +23,14 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import SlideReader
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.openslide import OpenSlideReader
-from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.store import CHUNK_PX
-from muse_pipeline.tiles.write import write_store
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.store import CHUNK_PX
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import SlideInfo
 
 WAYS = ("OpenSlide alone", "tiles by themselves")
 

@@ -21,13 +21,13 @@ import onnx
 import onnxruntime
 import torch
 
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.export.onnx import embed_card, trace
 from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.model import runtime_arguments
 from muse_pipeline.inference.predictor import OUTPUTS, Predictor
-from muse_pipeline.inference.providers import runtime_arguments
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.parallel import map_in_order
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 MPP = 0.5
 

@@ -19,16 +19,16 @@ import cv2
 import numpy as np
 from grown_outlines import bowl_mpp
 
-from muse_pipeline.files import write_json
-from muse_pipeline.inference.image import detect_picture
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.scale import MIN_NUCLEI, NuclearSize
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 
 FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # given over true um per pixel
 LONGEST_PX = 7000  # of a picture at the model's um per pixel

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from muse_pipeline.cli.steps import Plan, slide_steps
-from muse_pipeline.slides.sheet import read_sheet
+from muse_pipeline.cohort.sheet import read_sheet
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from PIL import Image
 
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tiles.chunks import Chunk, chunks_by_shard, chunks_with_tissue
-from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.write import write_store
+from muse_pipeline.store.chunks import Chunk, chunks_by_shard, chunks_with_tissue
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 
 

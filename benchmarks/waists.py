@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from grown_outlines import dice_of_rays
 from scipy.spatial import cKDTree
 
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import ray_directions
 
 LENGTHS = (1.0, 1.3, 1.8, 2.4, np.inf)  # over the width

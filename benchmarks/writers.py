@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.nuclei.csv import write_csv
-from muse_pipeline.nuclei.feature_text import COLUMNS, FeatureRenderer
-from muse_pipeline.nuclei.geojson import BATCH, write_geojson
-from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_rows
+from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_rows, write_csv
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame, SlideInfo
+from muse_pipeline.qupath.write import BATCH, COLUMNS, FeatureRenderer, write_geojson
 
 N_RAYS, MPP, WINDOW = 32, (0.25, 0.25), 2_000
 CLASSES = [

@@ -25,15 +25,15 @@ import shapely
 import torch
 
 from muse_pipeline.cli.main import main as muse
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.evaluation.paired import compare_scores
-from muse_pipeline.files import read_json, write_json
-from muse_pipeline.inference.model_file import find_checkpoint
-from muse_pipeline.nuclei.geojson_reader import read_geojson
-from muse_pipeline.training.census import colour_reference
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import colour_reference
+from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config

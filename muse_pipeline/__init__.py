@@ -13,14 +13,14 @@ _PUBLIC = {
     "find_nuclei": "muse_pipeline.pipeline",
     "SlideImage": "muse_pipeline.slides.slide_image",
     "Tissue": "muse_pipeline.pipeline",
-    "read_nuclei": "muse_pipeline.nuclei.geodataframe",
-    "write_geojson": "muse_pipeline.nuclei.geodataframe",
-    "read_geojson": "muse_pipeline.nuclei.geojson_reader",
-    "check_geojson": "muse_pipeline.nuclei.geojson_check",
-    "SlideInfo": "muse_pipeline.types",
+    "read_nuclei": "muse_pipeline.geodataframe",
+    "write_geojson": "muse_pipeline.geodataframe",
+    "read_geojson": "muse_pipeline.qupath.read",
+    "check_geojson": "muse_pipeline.qupath.check",
+    "SlideInfo": "muse_pipeline.core.types",
     "ModelCard": "muse_pipeline.inference.card",
-    "MuseError": "muse_pipeline.errors",
-    "MuseWarning": "muse_pipeline.errors",
+    "MuseError": "muse_pipeline.core.errors",
+    "MuseWarning": "muse_pipeline.core.errors",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

@@ -18,30 +18,29 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.coords import level0_to_work, work_size_px
-from muse_pipeline.errors import ArgumentError
+from muse_pipeline.core.coords import level0_to_work, work_size_px
+from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
 from muse_pipeline.inference.appearance import Verdict, judge_appearance
-from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.model_file import find_model, precision_warnings
+from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.providers import choose_provider
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.nuclei.geodataframe import Box, box_corners, read_nuclei
-from muse_pipeline.nuclei.ownership import SLACK_UM
+from muse_pipeline.nuclei.seams import SLACK_UM
+from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
-from muse_pipeline.surroundings import count_cores
-from muse_pipeline.tiles.grid import Shard, WindowGrid
-from muse_pipeline.tiles.shard_files import close_shards
-from muse_pipeline.tiles.store import open_store, store_name
-from muse_pipeline.tiles.write import write_store
+from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.sharding import close_shards
+from muse_pipeline.store.store import open_store, store_name
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue import find as search
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
+from muse_pipeline.tissue.find import is_fluorescence
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import trace_outline
-from muse_pipeline.tissue.roi import describe_roi, read_roi
-from muse_pipeline.tissue.stained import is_fluorescence
-from muse_pipeline.types import SlideInfo
 
 SEAM_REACH_UM = 4 * SLACK_UM  # windows further from a box than this do not change the nuclei in it
 

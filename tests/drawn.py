@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.errors import SlideError
-from muse_pipeline.types import Bounds, SlideInfo
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.types import Bounds, SlideInfo
 
 
 class ArraySlide:

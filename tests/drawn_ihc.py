@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from drawn import ArraySlide, paint
 
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.dab import DAB
-from muse_pipeline.tiles.store import Store, open_store
-from muse_pipeline.tiles.write import write_store
+from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stains import TEXTBOOK
-from muse_pipeline.types import SlideInfo
+from muse_pipeline.tissue.stain import TEXTBOOK
 
 PITCH_UM = 16.0
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
 
 CLASSES = ("Dark", "Pale")
 GROUND, NUCLEUS = (235, 190, 215), (90, 60, 130)

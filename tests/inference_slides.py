@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.inference.colour import colour_of_fit, read_colour
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import Store, open_store
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import SlideInfo
 
 
 @dataclass

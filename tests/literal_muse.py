@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.view_batches import ViewBatch
+from muse_pipeline.data.views import ViewBatch
 from muse_pipeline.methods.muse import Level, MusePretraining
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.projector import Projector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
+from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
 from muse_pipeline.methods.muse import MusePretraining, SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 

@@ -10,15 +10,15 @@ from drawn import ArraySlide
 from drawn_tissue import draw_labelled_tissue
 from labelled import draw_labelled_folder
 
-from muse_pipeline.files import write_json
+from muse_pipeline.core.files import write_json
+from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tiles.write import write_store
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import Frame
+from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, SIDE_PX = 0.5, 640
 SETTINGS = {

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from muse_pipeline.errors import OutputError
-from muse_pipeline.files import complete_file, write_json
+from muse_pipeline.core.errors import OutputError
+from muse_pipeline.core.files import complete_file, write_json
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])

@@ -8,9 +8,10 @@ import pytest
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.slides import fetch, remote, remote_copy
-from muse_pipeline.slides.fetched import slide_file
-from muse_pipeline.slides.url import SlideUrl
+from muse_pipeline.slides import fetch, remote
+from muse_pipeline.slides import fetch as remote_copy
+from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.slides.signature import slide_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")

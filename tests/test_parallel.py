@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.parallel import map_in_order
+from muse_pipeline.core.process import map_in_order
 
 
 @pytest.mark.parametrize("ahead", [1, 8])

@@ -18,8 +18,8 @@ from PIL import Image
 
 import muse_pipeline as muse
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import ArgumentError, GeoJSONError, ModelError, MppError, MuseWarning, ProviderError
-from muse_pipeline.types import Slide
+from muse_pipeline.core.errors import ArgumentError, GeoJSONError, ModelError, MppError, MuseWarning, ProviderError
+from muse_pipeline.core.types import Slide
 
 MPP = 0.5
 CROP = 1100, 900, 1300, 1000  # x, y, width, height: tissue on both sides of seams, which lie at multiples of 960 px

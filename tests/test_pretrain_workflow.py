@@ -9,7 +9,7 @@ from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 from muse_pipeline.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy

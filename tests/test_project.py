@@ -13,8 +13,8 @@ import yaml
 from muse_pipeline import __version__
 from muse_pipeline.cli.main import VERBS
 from muse_pipeline.cli.run import add_arguments
-from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE
-from muse_pipeline.slides.sheet import COLUMNS
+from muse_pipeline.cohort.sheet import COLUMNS
+from muse_pipeline.inference.model import BUILT_IN_OF_MODE
 
 TOP = Path(__file__).parents[1]
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -8,7 +8,7 @@ import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 
 pytestmark = pytest.mark.timeout(1200)

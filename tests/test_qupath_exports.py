@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.data.geojson_labels import read_annotated
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.errors import GeoJSONError, LabelError, LeftOutWarning
+from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
+from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.truth import read_truth
-from muse_pipeline.nuclei.geojson_reader import read_geojson
-from muse_pipeline.tissue.roi import read_areas
-from muse_pipeline.types import Frame
+from muse_pipeline.labels.formats import read_annotated
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.qupath.regions import read_areas
 
 VERSIONS = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
 TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # of the annotations in most files

@@ -12,7 +12,7 @@ from pathologist import Corrections, correct
 from slide_files import write_leica
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 
 SLIDE_PX, SLIDE_MPP, CORNER_PX, MARGIN_PX = (1000, 900), 0.4, (150, 90), 100
 REGION = (200, 180, 600, 540)  # in the pixels that QuPath shows: they begin at the scanner's bounds

@@ -21,7 +21,7 @@ from web_server import Served, serve
 from workflow_runs import SNAKEFILE, draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.inference.card import METADATA_KEY
-from muse_pipeline.inference.model_file import find_model, name_model
+from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMAS = SNAKEFILE.parent / "workflow" / "schemas"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}

@@ -22,7 +22,7 @@ from workflow_runs import (
     write_sheet,
 )
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

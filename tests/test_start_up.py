@@ -10,9 +10,9 @@ import pytest
 STEPS = {
     "inspect": "muse_pipeline.slides.inspect",
     "tissue": "muse_pipeline.tissue.find, muse_pipeline.tissue.colour, muse_pipeline.tissue.outline",
-    "tile": "muse_pipeline.tiles.write",
+    "tile": "muse_pipeline.store.write",
     "stitch": "muse_pipeline.inference.stitch",
-    "geojson": "muse_pipeline.nuclei.geojson",
+    "geojson": "muse_pipeline.qupath.write",
 }
 
 

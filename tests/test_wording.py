@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.wording import count_noun
+from muse_pipeline.core.text import count_noun
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from workflow_runs import (
     write_sheet,
 )
 
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 
 pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
 

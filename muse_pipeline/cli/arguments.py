@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from shutil import get_terminal_size
 
-from muse_pipeline.surroundings import count_cores
+from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.types import GEOJSON_FRAMES
 from muse_pipeline.training.devices import ACCELERATORS
-from muse_pipeline.types import GEOJSON_FRAMES
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
@@ -50,7 +50,7 @@ def fraction(text: str) -> float:
 
 def path_or_url(text: str) -> Path | str:
     """A place on this machine, or the URL of a slide."""
-    from muse_pipeline.slides.url import SlideUrl, is_url
+    from muse_pipeline.slides.remote import SlideUrl, is_url
 
     return SlideUrl(text) if is_url(text) else Path(text)
 

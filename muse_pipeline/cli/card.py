@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, positive, text_columns
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure, write, say."""
     from dataclasses import asdict
 
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.inference.model_file import find_model, read_card
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.inference.model import find_model, read_card
 
     model = find_model(args.model)
     facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}
@@ -74,7 +74,7 @@ def _text(card: ModelCard) -> str:
     from dataclasses import asdict
     from textwrap import TextWrapper
 
-    from muse_pipeline.report.card_facts import card_facts
+    from muse_pipeline.report.model_facts import card_facts
 
     wrapper = TextWrapper(text_columns(), subsequent_indent=" " * 22, break_long_words=False)
     lines = [card.name]
@@ -86,7 +86,7 @@ def _text(card: ModelCard) -> str:
 
 
 def _folder(folder: str, um: str) -> tuple[Path, float]:
-    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.core.errors import ConfigError
 
     try:
         return Path(folder), positive(um)

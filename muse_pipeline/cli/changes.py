@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare, print."""
     from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.files import read_json
-    from muse_pipeline.slides.sheet import SheetRow
+    from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.files import read_json
 
     try:
         rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)

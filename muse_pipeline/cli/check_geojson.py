@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a verdict for each file."""
-    from muse_pipeline.nuclei.geojson_check import check_geojson
+    from muse_pipeline.qupath.check import check_geojson
 
     verdicts = []
     for path in args.files:

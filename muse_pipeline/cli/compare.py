@@ -22,7 +22,7 @@ from muse_pipeline.cli.arguments import (
     positive,
     share_of_cores,
 )
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 UNTRAINED = Path("untrained")
 
@@ -70,11 +70,10 @@ def run(args: argparse.Namespace) -> None:
     """Read features of both, train what is trained on them, write the page, print."""
     import sys
 
+    from muse_pipeline.probing.compare import CompareSettings, Comparison, open_networks, render_comparison
+    from muse_pipeline.probing.compare_tissue import is_tissue_config, load_tissue_config
     from muse_pipeline.report.compare_page import write_compare_page
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.probing.compare_text import render_comparison
-    from muse_pipeline.training.probing.comparing import CompareSettings, Comparison, open_networks
-    from muse_pipeline.training.probing.tissue_config import is_tissue_config, load_tissue_config
     from muse_pipeline.training.running import Running
 
     labelled, unlabelled, test = None, args.unlabelled, ()
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse_what_needs_labels(args: argparse.Namespace) -> None:
-    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.core.errors import ConfigError
 
     given = {"--test": args.test, "--unlabelled": args.unlabelled, "--finetune": args.finetune, "--set": args.set}
     if needless := [name for name, value in given.items() if value]:

@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import (
     add_shard_argument,
     add_threads_argument,
 )
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
-    from muse_pipeline.cli.progress import say_how_busy, show_progress
+    from muse_pipeline.cli.output import say_how_busy, show_progress
     from muse_pipeline.inference.appearance import judge_appearance
-    from muse_pipeline.inference.colour import colour_of_fit, read_colour
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.detect import detect_shard
-    from muse_pipeline.inference.model_file import find_model, name_model, precision_warnings
+    from muse_pipeline.inference.model import choose_provider, find_model, name_model, precision_warnings
     from muse_pipeline.inference.predictor import Predictor
-    from muse_pipeline.inference.providers import choose_provider
-    from muse_pipeline.tiles.grid import Shard
-    from muse_pipeline.tiles.store import open_store
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
 
     shard = Shard.parse(args.shard)
     provider = choose_provider(args.provider)

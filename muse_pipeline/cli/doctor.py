@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from muse_pipeline import __version__
-    from muse_pipeline.inference.providers import examine_providers
-    from muse_pipeline.surroundings import examine_surroundings
+    from muse_pipeline.core.environment import examine_surroundings
+    from muse_pipeline.inference.model import examine_providers
 
     findings = [*examine_surroundings(), *examine_providers()]
     lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:18}{finding.found}" for finding in findings]

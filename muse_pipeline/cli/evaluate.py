@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_frame_argument, at_least_one, fraction, positive
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Pair, score, print."""
-    from muse_pipeline.errors import LabelError
+    from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import summarise
     from muse_pipeline.evaluation.summary_text import render_summary
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(summary: dict, output: Path) -> None:
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.evaluation.reliability_picture import draw_reliability
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.evaluation.reliability import draw_reliability
 
     calibration = summary["calibration"]
     if calibration is None:
@@ -79,10 +79,10 @@ def _draw(summary: dict, output: Path) -> None:
 
 
 def _pair(args: argparse.Namespace):
-    from muse_pipeline.errors import ConfigError, NucleiError
+    from muse_pipeline.core.errors import ConfigError, NucleiError
     from muse_pipeline.evaluation.pairing import pair_folder, pair_one
-    from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
     from muse_pipeline.nuclei.parquet import read_provenance
+    from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
 
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:

@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export one model."""
+    from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
-    from muse_pipeline.files import complete_file
     from muse_pipeline.training.run_folder import RunFolder
 
     names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def find_url(text: str, slide_id: str | None):
     Raises:
         SheetError, SlideError: there is no such row, or nothing to fetch.
     """
-    from muse_pipeline.errors import SlideError
-    from muse_pipeline.slides.sheet import read_row
-    from muse_pipeline.slides.url import SlideUrl, is_url
+    from muse_pipeline.cohort.sheet import read_row
+    from muse_pipeline.core.errors import SlideError
+    from muse_pipeline.slides.remote import SlideUrl, is_url
 
     if is_url(text):
         return SlideUrl(text)

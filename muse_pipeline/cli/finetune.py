@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train one detector."""
-    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.cli.output import show_steps
     from muse_pipeline.training.finetune import finetune
     from muse_pipeline.training.finetune_config import load_finetune_config
     from muse_pipeline.training.running import Running

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_frame_argument, add_output_argument, add_threads_argument, at_least_one
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files."""
-    from muse_pipeline.nuclei.geojson import write_geojson
+    from muse_pipeline.qupath.write import write_geojson
     from muse_pipeline.slides.inspect import read_info
 
     write_geojson(

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, positive
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Inspect one slide."""
-    from muse_pipeline.files import write_json
-    from muse_pipeline.slides.guard import call_guarded
+    from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
+    from muse_pipeline.slides.isolation import call_guarded
 
     info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp, args.source)
     if args.output:

@@ -16,9 +16,9 @@ from textwrap import TextWrapper
 from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
-from muse_pipeline.cli.ledger import record_step
-from muse_pipeline.errors import LeftOutWarning, MissingPackageError, MuseError, OutputError
-from muse_pipeline.full_disk import find_full_disk
+from muse_pipeline.cli.output import record_step
+from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, OutputError
+from muse_pipeline.core.files import find_full_disk
 
 # As `muse --help` lists them; each verb is a module beside this file.
 GROUPS = {

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Describe one model."""
-    from muse_pipeline.files import write_json
-    from muse_pipeline.inference.providers import choose_provider, require_start
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.inference.model import choose_provider, require_start
 
     provider = choose_provider(args.provider)
     if args.here:
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> None:
 
 def describe_file(model: str, provider: str) -> dict:
     """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
-    from muse_pipeline.files import sha256_of
-    from muse_pipeline.inference.model_file import BUILT_IN, find_model, name_model, read_card
+    from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card
 
     path = find_model(model, provider)
     card = read_card(path)

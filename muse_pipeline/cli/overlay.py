@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, sum up."""
-    from muse_pipeline.memory import return_large_arrays
+    from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.report.slide_summary import summarise_slide
 
     return_large_arrays()

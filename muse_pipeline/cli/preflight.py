@@ -21,7 +21,7 @@ from muse_pipeline.cli.arguments import (
     path_or_url,
     positive,
 )
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 WRITES = frozenset({"record", "json"})
 
@@ -50,16 +50,14 @@ def run(args: argparse.Namespace) -> None:
     """Look, sum up, judge."""
     from dataclasses import asdict, replace
 
-    from muse_pipeline.errors import ConfigError, SlideError
-    from muse_pipeline.files import write_json
-    from muse_pipeline.inference.model_file import find_model
-    from muse_pipeline.inference.providers import choose_provider
+    from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.cohort.sheet import is_sheet, read_row
+    from muse_pipeline.core.environment import count_cores, own_processor_seconds
+    from muse_pipeline.core.errors import ConfigError, SlideError
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.inference.model import choose_provider, find_model
+    from muse_pipeline.preflight.estimate import render_preflight, sum_up
     from muse_pipeline.preflight.look import Trial, look_at_slides, read_look
-    from muse_pipeline.preflight.price import sum_up
-    from muse_pipeline.preflight.text import render_preflight
-    from muse_pipeline.slides.collect import find_rows
-    from muse_pipeline.slides.sheet import is_sheet, read_row
-    from muse_pipeline.surroundings import count_cores, own_processor_seconds
 
     start_seconds = own_processor_seconds()  # so far: Python and the libraries, as every step loads them
     sheets = [place for place in args.slides if isinstance(place, Path) and is_sheet(place)]
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 def look_with_progress(rows: list, trial, threads: int) -> list:
     """One look per row, in their order."""
-    from muse_pipeline.cli.progress import show_progress
+    from muse_pipeline.cli.output import show_progress
     from muse_pipeline.preflight.look import look_at_slides
 
     looks = [None] * len(rows)

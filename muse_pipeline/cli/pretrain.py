@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain one backbone."""
-    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.cli.output import show_steps
     from muse_pipeline.training.pretrain import pretrain
     from muse_pipeline.training.pretrain_config import load_pretrain_config
     from muse_pipeline.training.running import Running

@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the slides, write one config."""
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.files import write_json
-    from muse_pipeline.slides.sheet import read_sheet
+    from muse_pipeline.cohort.sheet import read_sheet
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.files import write_json
     from muse_pipeline.training.cohort_pretraining import Cohort, plan_cohort_run, settings_of
 
     if any(len(judge) > 2 for judge in args.judged_by):
@@ -80,7 +80,7 @@ def write_settings(path: Path, settings: dict) -> None:
     """Write YAML; a file that says the same already keeps its time."""
     import yaml
 
-    from muse_pipeline.files import complete_file
+    from muse_pipeline.core.files import complete_file
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)

@@ -18,7 +18,7 @@ from muse_pipeline.cli.arguments import (
     positive,
     share_of_cores,
 )
-from muse_pipeline.cli.result import add_json_argument, show_result
+from muse_pipeline.cli.output import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
     import sys
 
+    from muse_pipeline.probing.probe import ProbeSettings, probe, render_probe
     from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.probing.probe import ProbeSettings, probe
-    from muse_pipeline.training.probing.text import render_probe
     from muse_pipeline.training.running import Running
 
     config = load_finetune_config(args.config, args.data, args.set)

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, add_shard_argument, add_threads_argument
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> None:
     """Propose for one shard."""
     import cv2
 
-    from muse_pipeline.cli.progress import show_progress
-    from muse_pipeline.config import parse_yaml
-    from muse_pipeline.inference.colour import read_colour
+    from muse_pipeline.cli.output import show_progress
+    from muse_pipeline.core.config import parse_yaml
+    from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.proposals.propose import propose_shard
     from muse_pipeline.slides.inspect import read_info
-    from muse_pipeline.tiles.grid import Shard
-    from muse_pipeline.tiles.store import open_store
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
 
     cv2.setNumThreads(1)  # windows run side by side instead
     shard, store, info = Shard.parse(args.shard), open_store(args.store), read_info(args.info)

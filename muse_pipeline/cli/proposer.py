@@ -19,8 +19,8 @@ def run(args: argparse.Namespace) -> None:
     """Describe one proposer."""
     from dataclasses import asdict
 
-    from muse_pipeline.config import parse_yaml
-    from muse_pipeline.files import write_json
+    from muse_pipeline.core.config import parse_yaml
+    from muse_pipeline.core.files import write_json
     from muse_pipeline.proposals.propose import read_settings
 
     try:

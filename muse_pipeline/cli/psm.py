@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the stages, then export."""
-    from muse_pipeline.cli.progress import show_steps
+    from muse_pipeline.cli.output import show_steps
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.training.psm.config import load_psm_config
     from muse_pipeline.training.psm.run import PsmRun

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Gather, write, sum up; copy the import script for QuPath beside the results."""
-    from muse_pipeline.nuclei.qupath import copy_import_script
+    from muse_pipeline.qupath.import_script import copy_import_script
     from muse_pipeline.report.cohort import (
         gather_cohort,
         read_rows,
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         summarise_flags,
     )
     from muse_pipeline.report.page import write_page
-    from muse_pipeline.report.table import write_roi_table, write_table
+    from muse_pipeline.report.tables import write_roi_table, write_table
 
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
@@ -57,7 +57,7 @@ def find_sheet(results: Path) -> Path:
     Raises:
         SheetError: there is none.
     """
-    from muse_pipeline.errors import SheetError
+    from muse_pipeline.core.errors import SheetError
 
     sheet = results / "sheet.json"
     if not sheet.is_file():

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
-from muse_pipeline.wording import some_of
+from muse_pipeline.core.text import some_of
 
 if TYPE_CHECKING:
-    from muse_pipeline.slides.sheet import SheetRow
+    from muse_pipeline.cohort.sheet import SheetRow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,14 +49,13 @@ def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run what is not finished, name what failed."""
     from muse_pipeline.cli.steps import Plan, run_slides
     from muse_pipeline.cohort.changes import RunSettings
-    from muse_pipeline.errors import ConfigError, SlideError
-    from muse_pipeline.files import sha256_of
-    from muse_pipeline.inference.model_file import BUILT_IN_OF_MODE, find_model, name_model
+    from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.core.environment import count_cores
+    from muse_pipeline.core.errors import ConfigError, SlideError
+    from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.inference.model import BUILT_IN_OF_MODE, choose_provider, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor
-    from muse_pipeline.inference.providers import choose_provider
-    from muse_pipeline.slides.collect import find_rows
     from muse_pipeline.slides.signature import require_file
-    from muse_pipeline.surroundings import count_cores
 
     for place in args.slides:
         if isinstance(place, Path) and not (place.is_file() or place.is_dir()):
@@ -85,11 +84,11 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
     """Refuse what is no region of interest of any slide before results of an earlier run are withdrawn."""
     import warnings
 
-    from muse_pipeline.errors import GeoJSONError, LeftOutWarning, MuseError
-    from muse_pipeline.slides.guard import call_guarded
+    from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
+    from muse_pipeline.qupath.regions import read_areas, read_roi
     from muse_pipeline.slides.inspect import inspect_slide
-    from muse_pipeline.slides.url import is_url
-    from muse_pipeline.tissue.roi import read_areas, read_roi
+    from muse_pipeline.slides.isolation import call_guarded
+    from muse_pipeline.slides.remote import is_url
 
     with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns, slide by slide
         try:
@@ -111,8 +110,8 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     """Refuse to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
     from muse_pipeline.cli.steps import replaced_results
-    from muse_pipeline.errors import ConfigError
-    from muse_pipeline.slides.url import is_url
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.slides.remote import is_url
 
     homes = {(output / row.slide_id).resolve() for row in rows}
     read = sorted({place for row in rows for place in (row.path, row.roi) if place and not is_url(place)})

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check or write a sheet."""
-    from muse_pipeline.errors import ConfigError
+    from muse_pipeline.core.errors import ConfigError
 
     if args.check:
         check_sheet(args.check, args.resolved)
@@ -37,8 +37,8 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
     """Check a sheet; write its rows as JSON if asked to."""
     from dataclasses import asdict
 
-    from muse_pipeline.files import write_json
-    from muse_pipeline.slides.sheet import read_sheet
+    from muse_pipeline.cohort.sheet import read_sheet
+    from muse_pipeline.core.files import write_json
 
     rows = read_sheet(path)
     if resolved:
@@ -48,7 +48,7 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
 
 def make_sheet(folder: Path, output: Path, mpp: float | None) -> None:
     """Write the sheet of a folder."""
-    from muse_pipeline.slides.collect import collect_slides, write_sheet
+    from muse_pipeline.cohort.collect import collect_slides, write_sheet
 
     rows = collect_slides(folder, mpp)
     write_sheet(output, rows)

@@ -13,16 +13,15 @@ from typing import Any, TextIO
 
 from muse_pipeline.cli.main import run_verb
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
-from muse_pipeline.errors import MuseError, OutputError, SlideError
-from muse_pipeline.files import remove, write_json
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.errors import MuseError, OutputError, SlideError
+from muse_pipeline.core.files import remove, write_json
+from muse_pipeline.core.text import one_line, time_text
 from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
-from muse_pipeline.report.wording import time_text
-from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.slides.url import SlideUrl
-from muse_pipeline.tiles.store import store_name
-from muse_pipeline.wording import one_line
+from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.store.store import store_name
 
 NUCLEI = "nuclei.parquet"
 # What a run leaves of a slide, but for images and shards, which say whose they are. By name: a user's own files stay.

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
     import pyarrow as pa
 
+    from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.inference.stitch import stitch_shards
-    from muse_pipeline.memory import return_large_arrays
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> None:
     if args.output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:
-        from muse_pipeline.nuclei.csv import write_csv
+        from muse_pipeline.nuclei.parquet import write_csv
 
         write_csv(args.output, args.csv)

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
-    from muse_pipeline.memory import return_large_arrays
+    from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
-    from muse_pipeline.tiles.write import write_store
+    from muse_pipeline.store.write import write_store
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.ledger import add_ledger_argument
+from muse_pipeline.cli.output import add_ledger_argument
 
 WRITES = frozenset({"mask", "picture", "outline", "colour", "ledger"})
 
@@ -29,15 +29,14 @@ def run(args: argparse.Namespace) -> None:
     """Find, measure, write."""
     from dataclasses import replace
 
-    from muse_pipeline.files import write_json
-    from muse_pipeline.memory import return_large_arrays
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.qupath.regions import describe_roi, read_annotations, read_roi, write_outline
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
-    from muse_pipeline.tissue.find import find_tissue, measure_annotation
-    from muse_pipeline.tissue.outline import read_thumbnail, write_outline, write_picture
-    from muse_pipeline.tissue.roi import describe_roi, read_annotations, read_roi
-    from muse_pipeline.tissue.stained import is_fluorescence
+    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, measure_annotation
+    from muse_pipeline.tissue.outline import read_thumbnail, write_picture
 
     return_large_arrays()
     info = read_info(args.info)

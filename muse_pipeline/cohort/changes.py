@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline import __version__
-from muse_pipeline.files import read_json, sha256_of
-from muse_pipeline.slides.fingerprint import fingerprint_file
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.text import some_of
 from muse_pipeline.slides.mpp import GIVEN
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.slides.url import is_url
-from muse_pipeline.wording import some_of
+from muse_pipeline.slides.remote import is_url
+from muse_pipeline.slides.signature import fingerprint_file
 
 NOT_RECORDED = "another reason, which `snakemake -n` lists"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.config import require_between
+from muse_pipeline.core.config import require_between
 
 WHITE = 255.0
 MIN_BLUR_RADIUS_PX = 3

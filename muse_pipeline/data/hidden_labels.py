@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.labels.pictures import LabelledImage
 
 
 def hide_labels(images: list[LabelledImage], region_px: int, seed: int) -> list[LabelledImage]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.augment import Augmentation, part_way, random_linear, vary_colour, vary_sharpness
-from muse_pipeline.data.crops import cut_windows, place_windows, read_cells
-from muse_pipeline.data.seeds import seed_of_step
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.windows import cut_windows, place_windows, read_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class MaskedPicture:
     Attributes:
         pixels: (h, w, 3) uint8.
         mask: (h, w) uint8: 1 nucleus, 0 background, 255 unknown.
-        voronoi: (h, w) uint8 likewise, see ``proposals.voronoi``; None where no points are known yet.
+        voronoi: (h, w) uint8 likewise, see ``proposals.points``; None where no points are known yet.
         colour: (3, 4) map in optical density, to the run's reference.
     """
 

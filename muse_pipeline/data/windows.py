@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import (
+    WHITE,
     Augmentation,
     HiddenNuclei,
     LabelledBatch,
     WeakView,
+    move_nuclei,
     part_way,
     random_linear,
     vary_colour,
     vary_sharpness,
+    warp_windows,
 )
-from muse_pipeline.data.crops import cut_windows, place_windows, read_cells
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.nuclei_stack import NucleiStack
-from muse_pipeline.data.seeds import seed_of_step
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.nuclei.table import Nuclei
 
 DEEP = 255  # px inside a region, or more
 
@@ -109,3 +114,182 @@ def _depth(image: LabelledImage) -> np.ndarray:
     depth = distance.clip(0, DEEP).astype(np.int16)
     depth[~image.region & ~image.unannotated] = -1
     return depth
+
+
+def place_windows(
+    size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
+) -> Tensor:
+    """Draw where windows are centred, (B, 2) picture px.
+
+    A window is uniform among the places where it holds the whole annotated region, which so lies anywhere in it (MUSE's
+    large field of view); where the region is larger than the window, among those inside the region. In both cases it
+    keeps to the picture as far as that can be.
+
+    Args:
+        size: (B, 2) width and height of the pictures.
+        region: (B, 4) left, top, right, bottom of the bounding boxes of what was annotated.
+        reach: (B, 1) half the side of a window in picture px.
+        generator: of the run.
+        around: also where a window is centred anywhere in the region, so that it may reach over its border.
+    """
+    middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
+    freedom = (reach - half).abs()
+    if around:
+        freedom = torch.maximum(freedom, half)
+    nearest = torch.minimum(reach, size / 2)
+    low, high = (
+        torch.maximum(torch.minimum(at, size - nearest), nearest) for at in (middle - freedom, middle + freedom)
+    )
+    return low + torch.rand(low.shape, generator=generator) * (high - low)
+
+
+def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
+    """``warp_windows`` for pictures of any size, each narrowed to what its window sees before it becomes float.
+
+    Args:
+        pictures: B of (3, h, w) uint8.
+        centre: (B, 2) picture px, on the CPU.
+        linear: (B, 2, 2) picture -> window, on the CPU.
+        size_px: S, side of a window.
+
+    Returns:
+        (B, 3, S, S) float, 0 to 255.
+    """
+    half = size_px / 2 * torch.linalg.inv(linear).abs().sum(2) + 2  # (B, 2), with room for interpolation
+    low = (centre - half).floor().clamp(min=0)
+    high = (centre + half).ceil()
+    windows = []
+    for picture, middle, matrix, first, last in zip(
+        pictures, centre - low, linear, low.int().tolist(), high.int().tolist(), strict=True
+    ):
+        (left, top), (right, bottom) = first, last
+        crop = picture[:, top : max(bottom, 0), left : max(right, 0)]
+        if not crop.numel():
+            crop = picture.new_full((3, 1, 1), int(WHITE))
+        at = middle.to(picture.device), matrix.to(picture.device)
+        windows.append(warp_windows(crop[None].float(), at[0][None], at[1][None], size_px))
+    return torch.cat(windows)
+
+
+def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
+    """Maps of pictures, read where the cells of windows have their centres; 0 beyond a picture.
+
+    Args:
+        maps: B of (h, w).
+        centre: (B, 2) picture px.
+        linear: (B, 2, 2) picture -> window.
+        cells: N, per side of a window.
+        cell_px: pixels per cell.
+
+    Returns:
+        (B, N, N) float.
+    """
+    axis = (torch.arange(cells) + 0.5 - cells / 2) * cell_px
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (N, N, 2)
+    source = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(linear), grid) + centre[:, None, None]
+    column, row = source.floor().long().unbind(-1)
+    read = []
+    for values, x, y in zip(maps, column.to(maps[0].device), row.to(maps[0].device), strict=True):
+        height, width = values.shape
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        read.append(values[y.clamp(0, height - 1), x.clamp(0, width - 1)].float() * inside)
+    return torch.stack(read)
+
+
+FAR = -1e6
+NEAR_PX = 8  # beyond a window's border, where a nucleus still darkens its cells
+
+
+class NucleiStack:
+    """The nuclei of N pictures, one picture after the other: T of them, however many the fullest picture holds.
+
+    Attributes:
+        n: (N,) nuclei of each picture.
+        first: (N,) where they begin.
+        xy: (T, 2) picture px.
+        label: (T,), -1 unknown.
+        rays: (T, R) um, NaN unknown.
+    """
+
+    def __init__(self, pictures: list[Nuclei], device: torch.device):
+        xy, label, rays = (
+            torch.from_numpy(np.concatenate([getattr(nuclei, name) for nuclei in pictures])).to(device)
+            for name in ("xy", "label", "rays")
+        )
+        self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)
+        self.first = self.n.cumsum(0) - self.n
+        self.xy, self.label, self.rays = xy.float(), label.long(), rays
+
+    def move(self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The nuclei in windows or within a few px of them, padded to the fullest window.
+
+        Args:
+            chosen: (B,) picture of each window.
+            centre: (B, 2) picture px.
+            linear: (B, 2, 2) picture -> window.
+            size_px: side of a window.
+
+        Returns:
+            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R).
+        """
+        window, place = _number(self.n[chosen])
+        row = self.first[chosen][window] + place
+        moved = torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
+        inside = ((moved > -NEAR_PX) & (moved < size_px + NEAR_PX)).all(1)
+        row, n_inside = row[inside], torch.bincount(window[inside], minlength=len(chosen))
+        at = _number(n_inside)
+        shape = len(chosen), max(int(n_inside.max()), 1)
+        xy = torch.full((*shape, 2), FAR, device=row.device)
+        label = torch.full(shape, -1, device=row.device)
+        rays = torch.full((*shape, self.rays.shape[1]), torch.nan, device=row.device)
+        xy[at], label[at], rays[at] = moved[inside], self.label[row], self.rays[row]
+        return xy, label, move_nuclei(xy, rays, centre, linear, size_px)[1]  # rays of those alone that are seen
+
+
+def _number(n: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``n`` (B,) members each: the group (n.sum(),) of every member, and its number in the group."""
+    group = torch.arange(len(n), device=n.device).repeat_interleave(n)
+    return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
+
+
+SEAM_UM = 3.0  # nuclei that the border of a picture cuts look like others when they are mirrored
+
+
+def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
+    """A picture smaller than half a window, with whole mirror images to its right and below until it fills one.
+
+    Nothing of it counts as annotated within 3 um of a seam or of the old border. Larger pictures stay as they are.
+
+    Args:
+        image: with its nuclei in its own pixels.
+        window_px: side of the windows that are cut from it.
+        mpp: um per pixel.
+    """
+    height, width = image.pixels.shape[:2]
+    if 2 * min(width, height) >= window_px:
+        return image
+    repeats_x, repeats_y = (-(-window_px // side) for side in (width, height))
+    to_right, below = width * (repeats_x - 1), height * (repeats_y - 1)
+    region = np.ones((height, width), bool) if image.region is None else image.region.copy()
+    seam = int(np.ceil(SEAM_UM / mpp))
+    region[:seam] = region[-seam:] = region[:, :seam] = region[:, -seam:] = False
+    pixels, region = (
+        cv2.copyMakeBorder(array, 0, below, 0, to_right, cv2.BORDER_REFLECT)
+        for array in (image.pixels, region.astype(np.uint8))
+    )
+    mosaic = (width, height), (repeats_x, repeats_y)
+    hidden = None if image.hidden is None else _repeat(image.hidden, *mosaic)
+    nuclei = _repeat(image.nuclei, *mosaic)
+    return replace(image, pixels=pixels, region=region > 0, annotated=None, nuclei=nuclei, hidden=hidden)
+
+
+def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:
+    """The nuclei of every mirror image; every second column and row of them is reversed."""
+    size, parts = np.array(size_px), []
+    xy, rays = torch.from_numpy(nuclei.xy).float()[None], torch.from_numpy(nuclei.rays)[None]
+    for row, column in np.ndindex(repeats[1], repeats[0]):
+        flip = torch.diag(torch.tensor([1.0 - 2 * (column % 2), 1.0 - 2 * (row % 2)]))[None]
+        moved, turned = move_nuclei(xy, rays, torch.from_numpy(size / 2).float()[None], flip, 0)
+        middle = (np.array([column, row]) + 0.5) * size
+        parts.append(replace(nuclei, xy=moved[0].numpy() + middle, rays=turned[0].numpy()))
+    return Nuclei.concatenate(parts)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from muse_pipeline.core.types import Frame
 from muse_pipeline.demo.cells import Cells, place_cells
 from muse_pipeline.demo.field import PERIOD_UM, Field, plan_field
 from muse_pipeline.demo.layout import Island, Layout, plan_layout
 from muse_pipeline.demo.stamps import CLASSES, RED_CELL, Stamps, draw_stamps
 from muse_pipeline.demo.texture import Texture, Window, smooth_noise
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 CELL_REACH_UM, EDGE_UM = 12.0, 9.0
 TRUTH_RAYS = 32

@@ -13,13 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import yaml
 
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.demo.paint import is_blank, paint_block
 from muse_pipeline.demo.pyramid import BLOCK_PX, disable_ipp, write_pyramid
 from muse_pipeline.demo.stamps import CLASSES
 from muse_pipeline.demo.texture import Window
 from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, plan_tissue, true_nuclei
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.files import complete_file
 from muse_pipeline.nuclei.table import Nuclei
 
 

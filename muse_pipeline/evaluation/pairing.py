@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_pipeline.errors import LabelError, NucleiError, SheetError
-from muse_pipeline.evaluation.patients import find_patients
+from muse_pipeline.cohort.patients import find_patients
+from muse_pipeline.cohort.sheet import read_table
+from muse_pipeline.core.errors import LabelError, NucleiError, SheetError
 from muse_pipeline.evaluation.truth import SUFFIXES
-from muse_pipeline.slides.sheet import read_table
 
 NUCLEI = "nuclei.parquet"
 REGION_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in {".csv", ".tsv"})

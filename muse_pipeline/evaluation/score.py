@@ -9,21 +9,18 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
-from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import LabelError, NucleiError, StoreError
-from muse_pipeline.evaluation.calibration import CalibrationCounts, count_calibration
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
-from muse_pipeline.evaluation.overlap import overlap_polygons
+from muse_pipeline.evaluation.outlines import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.pairing import SlidePair
-from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
-from muse_pipeline.evaluation.region import read_region
-from muse_pipeline.evaluation.segmentation import jaccard_areas
-from muse_pipeline.evaluation.truth import Truth, read_truth
-from muse_pipeline.files import read_json
+from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
+from muse_pipeline.evaluation.truth import Truth, read_region, read_truth
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import Bounds
 
 FAR_UM = 100.0  # in tissue a nucleus has another within it
 

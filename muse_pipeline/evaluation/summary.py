@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.errors import NucleiError
+from muse_pipeline.cohort.patients import match_patient
+from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
-from muse_pipeline.evaluation.calibration import CalibrationCounts
 from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.evaluation.outlines import MIN_IOU, PanopticCounts, jaccard_ratio
 from muse_pipeline.evaluation.pairing import Pairing
-from muse_pipeline.evaluation.panoptic import MIN_IOU, PanopticCounts
-from muse_pipeline.evaluation.patients import match_patient
+from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import Rules, SlideScore
-from muse_pipeline.evaluation.segmentation import jaccard_ratio
 
 
 def summarise(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.score import FAR_UM
-from muse_pipeline.wording import count_noun
 
 NONE = "-"
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei.annotated_region import require_nucleus_size, split_regions
+from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.feature_stream import GEOJSON_SUFFIXES
-from muse_pipeline.nuclei.geojson_reader import read_geojson
-from muse_pipeline.nuclei.label_image import label_image_to_polygons
-from muse_pipeline.nuclei.mask_file import read_label_image
+from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
-from muse_pipeline.wording import one_line
+from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.objects import list_counts
+from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.qupath.regions import require_nucleus_size, split_regions, union_of_areas
 
 TABLES = (".csv", ".tsv")
 MASKS = (".png", ".tif", ".tiff")
@@ -163,3 +165,30 @@ def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
         )
     outlines = label_image_to_polygons(mask)
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
+
+
+def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
+    """The annotated region of a slide, from a file of its own: every area of a GeoJSON, or a mask of the whole slide.
+
+    Args:
+        path: GeoJSON, or a picture, whose pixels other than 0 are annotated.
+        size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
+        offset_px: level-0 position of what a GeoJSON file calls (0, 0).
+
+    Raises:
+        LabelError: the picture cannot be read or placed.
+        GeoJSONError: the file is no GeoJSON or holds no area.
+    """
+    if path.name.lower().endswith(MASKS):
+        if size_px is None:
+            raise LabelError(f"{path}: where it lies is not known without the slide.json beside the nuclei; restore it")
+        mask = read_mask(path) != 0
+        scale = np.array(size_px) / mask.shape[::-1]
+        parts = label_image_to_polygons(mask)
+    else:
+        scale, parts = np.ones(2), read_geojson(path, offset_px).geometry
+    region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
+    if region is None:
+        found = list_counts(Counter(part.geom_type.lower() for part in parts))
+        raise GeoJSONError(f"{path}: holds no area (found: {found}); draw the annotated region as a closed area")
+    return region

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from muse_pipeline.coords import CELL_PX
-from muse_pipeline.data.pictures import read_rgb
-from muse_pipeline.errors import ModelError
-from muse_pipeline.export.detector import load_detector
+from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.pictures import read_rgb
+from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei

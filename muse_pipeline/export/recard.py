@@ -8,14 +8,14 @@ from pathlib import Path
 
 import onnx
 
-from muse_pipeline.data.pictures import list_pictures, read_rgb
-from muse_pipeline.errors import ModelError
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.export.onnx import embed_card
-from muse_pipeline.files import complete_file
 from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import AppearanceReference, ModelCard
-from muse_pipeline.inference.model_file import read_card
-from muse_pipeline.tissue.appearance import measure_picture
+from muse_pipeline.inference.model import read_card
+from muse_pipeline.tissue.colour import measure_picture
 
 
 def recard(model: Path, output: Path, **facts: AppearanceReference | float | str) -> ModelCard:

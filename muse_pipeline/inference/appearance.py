@@ -1,6 +1,6 @@
 """Whether a slide looks like the pictures that a model was trained on: when not to trust a result.
 
-Every measure of ``tissue.appearance`` has a range over the training pictures, in the model's card. A slide beyond it
+Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide beyond it
 by more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
 another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/confidence.md says how often
 pictures of a site that the reference has not seen are flagged, and what is not noticed.
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference, from what ``tissue.appearance`` measured of each training picture; None where there is nothing."""
+    """The reference, from what ``tissue.colour`` measured of each training picture; None where there is nothing."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import ConfigError, ModelError
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError, ModelError
 
 METADATA_KEY = "muse_card"
 
@@ -27,7 +27,7 @@ class NucleusClass:
 
 @dataclass(frozen=True)
 class ColourReference:
-    """How the graph's ``colour`` input is fitted to a slide (see ``inference.colour``).
+    """How the graph's ``colour`` input is fitted to a slide (see ``inference.colour_input``).
 
     Attributes:
         method: "identity" or "macenko".
@@ -57,7 +57,7 @@ class AppearanceReference:
 
     Attributes:
         n_pictures: how many were measured.
-        ranges: 1st, 50th and 99th percentile over them of each measure of ``tissue.appearance``, by its name.
+        ranges: 1st, 50th and 99th percentile over them of each measure of ``tissue.colour``, by its name.
     """
 
     n_pictures: int

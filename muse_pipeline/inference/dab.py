@@ -11,7 +11,7 @@ import numpy as np
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.stains import DENSITY, TEXTBOOK
+from muse_pipeline.tissue.stain import DENSITY, TEXTBOOK
 
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
 LN_10 = float(np.log(10))  # optical densities have the natural logarithm, but for those that users see

@@ -1,27 +1,207 @@
-"""Detection of one shard of one slide: its windows through an ONNX model."""
+"""Detection of one shard of one slide: fixed windows in fixed batches through a model or a proposer."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.walk import NucleusFinder, walk_shard
-from muse_pipeline.nuclei.doubles import drop_doubles
+from muse_pipeline.inference.shards import ShardWriter
+from muse_pipeline.nuclei.nms import drop_doubles
+from muse_pipeline.nuclei.seams import report_window
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.surroundings import find_versions
-from muse_pipeline.tiles.chunks import tissue_on_lattice
-from muse_pipeline.tiles.grid import Shard, WindowGrid
-from muse_pipeline.tiles.store import Store, tissue_pixel_px
+from muse_pipeline.store.chunks import tissue_on_lattice
+from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.store import Store, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
+
+
+class NucleusFinder(Protocol):
+    """What finds nuclei in windows; called from several threads at once.
+
+    Attributes:
+        card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
+        each_once: it may outline one nucleus twice, which is then reported once (``nuclei.nms``).
+        trim: it takes windows of any size, and is given of each only what holds tissue.
+        measures_dab: its nuclei have ``dab_od``.
+    """
+
+    card: ModelCard
+    each_once: bool = False
+    trim: bool = False
+    measures_dab: bool = False
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """Find the nuclei of one batch.
+
+        Args:
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. With
+                ``trim`` (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
+            origin_xy: (n, 2) their corners, of n <= batch windows, in work pixels.
+
+        Returns:
+            For each window, n or more, its nuclei (frame: window, from that corner) by descending score.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What every shard of a slide says alike of the finder: checksum, provider, colour, versions."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Where nothing is to be sought on a slide.
+
+    Attributes:
+        judge: says why nothing is to be found in a window (S, S, 3), or "".
+        remarks: warnings about the slide.
+    """
+
+    judge: Callable[[np.ndarray], str]
+    remarks: tuple[str, ...] = ()
+
+
+def walk_shard(
+    store: Store,
+    finder: NucleusFinder,
+    shard: Shard,
+    output: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    offset_px: int = 0,
+    guard: Guard | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Find the nuclei of one shard and write them to ``output``.
+
+    Args:
+        store: the slide's image at the card's mpp.
+        finder: what finds them.
+        shard: which run of batches.
+        output: the shard's file.
+        threads: windows that are read and run at the same time; never changes a result.
+        progress: called with (batches done, batches in all).
+        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+        guard: keeps windows from the finder.
+        within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
+
+    Returns:
+        The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
+
+    Raises:
+        ModelError: the store's mpp is not the card's.
+        StoreError: the store was replaced meanwhile.
+    """
+    card = finder.card
+    _require_mpp(store, card)
+    grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
+    batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
+    if within is not None:
+        batches = [windows for windows in batches if grid.touches(windows, *within).any()]
+    run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
+    full: list[int] = []
+    guarded: dict[str, list[int]] = defaultdict(list)
+    columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
+    with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
+        for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
+            for window, reports, is_full, why in batch:
+                if is_full:
+                    full.append(window)
+                if why:
+                    guarded[why].append(window)
+                writer.add(reports, window)
+            if progress:
+                progress(done, len(batches))
+        store.require_unchanged()
+        facts = {
+            "shard": str(shard),
+            "n_windows": sum(map(len, batches)),
+            "full_windows": full,
+            **({"guarded_windows": guarded} if guard else {}),
+            "common": _common_facts(store, grid, finder, guard),
+        }
+        writer.finish(facts)
+    return facts
+
+
+def _run_batch(
+    windows: np.ndarray, store: Store, finder: NucleusFinder, grid: WindowGrid, guard: Guard | None
+) -> list[tuple[int, Nuclei, bool, str]]:
+    """Of each window its reports, whether it was full, and why nothing was sought in it."""
+    card = finder.card
+    part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
+    found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
+    if finder.each_once:
+        found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
+    reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
+    return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
+
+
+def _find_nuclei(
+    store: Store, finder: NucleusFinder, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
+) -> tuple[list[Nuclei], list[str]]:
+    """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and why none were sought or ""."""
+    card = finder.card
+    pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
+    for slot, corner in enumerate(corners):
+        pixels[slot] = store.read(tuple(corner), size_px)
+    reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
+    found = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
+    return [no_nuclei(card) if why else nuclei for nuclei, why in zip(found, reasons, strict=False)], reasons
+
+
+def no_nuclei(card: ModelCard) -> Nuclei:
+    """An empty table (frame: window) with the columns of ``card``."""
+    widths = {"rays": card.n_rays, "prob": len(card.classes), "embedding": card.embedding_dim}
+    return Nuclei(
+        np.zeros((0, 2)), Frame.WINDOW, **{name: np.zeros((0, width), np.float32) for name, width in widths.items()}
+    )
+
+
+def _require_mpp(store: Store, card: ModelCard) -> None:
+    """Refuse a store that is not at the model's mpp.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if abs(store.mpp / card.mpp - 1) > 1e-6:
+        raise ModelError(
+            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
+            f"tile the slide at {card.mpp:g} or choose another model"
+        )
+
+
+def _common_facts(store: Store, grid: WindowGrid, finder: NucleusFinder, guard: Guard | None) -> dict[str, Any]:
+    """What every shard of a slide must say alike, of image, finder and guard, before they may be stitched."""
+    return {
+        "slide_id": store.slide_id,
+        "fingerprint": store.fingerprint,
+        "size_px": list(store.size_px),
+        "slide_mpp": list(store.slide_mpp),
+        "offset_px": grid.offset_px,
+        "corrupt_fraction": store.attributes.get("corrupt_fraction", 0.0),
+        "tissue_sha256": store.attributes.get("tissue_sha256"),
+        **finder.facts(),
+        "card": finder.card.to_json(),
+        **({"warnings": list(guard.remarks)} if guard else {}),
+    }
+
 
 PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 
@@ -32,7 +212,7 @@ class ModelFinder(NucleusFinder):
 
     Attributes:
         predictor: the model.
-        colour: (3, 4), see ``inference.colour``.
+        colour: (3, 4), see ``inference.colour_input``.
         appearance: whether the slide looks like the model's training pictures, if that was judged.
     """
 

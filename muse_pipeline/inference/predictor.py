@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.errors import ModelError
-from muse_pipeline.files import sha256_of
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.model_file import card_inside, open_session
-from muse_pipeline.inference.providers import PROVIDERS, choose_provider, does_not_start
+from muse_pipeline.inference.model import PROVIDERS, card_inside, choose_provider, does_not_start, open_session
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
 
@@ -59,7 +58,7 @@ class Predictor:
 
     Args:
         path: an ONNX file with a card.
-        provider: see ``inference.providers.choose_provider``.
+        provider: see ``inference.model.choose_provider``.
 
     Attributes:
         any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.

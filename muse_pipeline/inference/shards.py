@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from muse_pipeline.errors import StoreError
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_arrow, to_numpy
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 T = TypeVar("T")
 

@@ -12,23 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.coords import work_to_level0
-from muse_pipeline.errors import StoreError
+from muse_pipeline.core.coords import work_to_level0
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.scale import NuclearSize, SizeSample
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.morphology import MorphologyClusters, ShapeSample
-from muse_pipeline.nuclei.ownership import SeamResolver
 from muse_pipeline.nuclei.parquet import CLUSTER, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.seams import SeamResolver
+from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.parallel import map_in_order
-from muse_pipeline.surroundings import find_versions
-from muse_pipeline.tiles.grid import Shard, WindowGrid
+from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
-from muse_pipeline.types import Frame, SlideInfo
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)

@@ -4,7 +4,7 @@
 name their class themselves.
 """
 
-from muse_pipeline.registry import Registry
+from muse_pipeline.core.registry import Registry
 
 METHODS: Registry = Registry("method", "muse_pipeline.methods")
 CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods")

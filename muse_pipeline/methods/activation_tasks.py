@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from muse_pipeline.losses.contrastive_hinge import contrastive_hinge
-from muse_pipeline.losses.detached_similarity import detached_similarity
-from muse_pipeline.losses.mean_value_regression import mean_value_regression
-from muse_pipeline.losses.rotation_regression import rotation_regression
-from muse_pipeline.losses.rotation_similarity import rotation_similarity
+from muse_pipeline.losses.psm import (
+    contrastive_hinge,
+    detached_similarity,
+    mean_value_regression,
+    rotation_regression,
+    rotation_similarity,
+)
 from muse_pipeline.methods import TASKS
 from muse_pipeline.models.activation import ActivationNetwork
 
@@ -35,7 +37,7 @@ class Similarity(ActivationTask):
     """The same output for a window and its half turn: PSM's default."""
 
     def __call__(self, network: ActivationNetwork, pixels: Tensor) -> Tensor:
-        """See ``losses.rotation_similarity``."""
+        """See ``losses.psm``."""
         return rotation_similarity(*_both_ways(network, pixels))
 
 
@@ -44,7 +46,7 @@ class Contrastive(ActivationTask):
     """A half turn changes the output less than another window of the batch does."""
 
     def __call__(self, network: ActivationNetwork, pixels: Tensor) -> Tensor:
-        """See ``losses.contrastive_hinge``; the negative of a window is the one before it."""
+        """See ``losses.psm``; the negative of a window is the one before it."""
         output, turned = _both_ways(network, pixels)
         return contrastive_hinge(output, turned, output.roll(1, 0))
 
@@ -54,7 +56,7 @@ class Rotation(ActivationTask):
     """By how many quarter turns a window was turned."""
 
     def __call__(self, network: ActivationNetwork, pixels: Tensor) -> Tensor:
-        """See ``losses.rotation_regression``."""
+        """See ``losses.psm``."""
         quarter_turns = torch.randint(4, (len(pixels),))
         turned = [torch.rot90(one, int(k), (1, 2)) for one, k in zip(pixels, quarter_turns, strict=True)]
         return rotation_regression(network(torch.stack(turned)), quarter_turns.to(pixels))
@@ -67,7 +69,7 @@ class SimSiamLike(ActivationTask):
     n_outputs = 1000
 
     def __call__(self, network: ActivationNetwork, pixels: Tensor) -> Tensor:
-        """See ``losses.detached_similarity``."""
+        """See ``losses.psm``."""
         return detached_similarity(*_both_ways(network, pixels))
 
 
@@ -76,7 +78,7 @@ class MeanValue(ActivationTask):
     """How bright a window is."""
 
     def __call__(self, network: ActivationNetwork, pixels: Tensor) -> Tensor:
-        """See ``losses.mean_value_regression``."""
+        """See ``losses.psm``."""
         return mean_value_regression(network(pixels), pixels)
 
 

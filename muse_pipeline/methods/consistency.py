@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.config import require_between
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.config import require_between
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
 from muse_pipeline.methods.criterion import unannotated_cells
 from muse_pipeline.models.heads import NucleusMaps, own_places

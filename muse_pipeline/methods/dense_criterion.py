@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.data.targets import dense_targets
 from muse_pipeline.losses.penalty_reduced_focal import focal_posterior, penalty_reduced_focal

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.config import require_between, require_one_of
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods.criterion import RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.config import require_between, require_one_of
-from muse_pipeline.data.view_batches import ViewBatch, Views, ordered_pairs
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
 from muse_pipeline.losses.koleo import koleo
 from muse_pipeline.losses.self_distillation import (
     all_sum,

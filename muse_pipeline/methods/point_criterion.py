@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.coords import CELL_PX
-from muse_pipeline.data.assignment import Assignment, assign
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.data.cells import cells_around
+from muse_pipeline.data.targets import Assignment, assign, cells_around
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.criterion import Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps

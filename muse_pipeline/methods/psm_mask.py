@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from muse_pipeline.config import require_one_of
+from muse_pipeline.core.config import require_one_of
 from muse_pipeline.data.mask_windows import MaskBatch
-from muse_pipeline.losses.partial_nll import partial_nll
+from muse_pipeline.losses.psm import partial_nll
 from muse_pipeline.methods.averaged import AveragedNetwork
 from muse_pipeline.methods.base import Method
 from muse_pipeline.models.mask_network import MaskNetwork

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.heads import NucleusHead, NucleusMaps, pick

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.layers import conv_norm
 

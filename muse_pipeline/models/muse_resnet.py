@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.decoder import Decoder
-from muse_pipeline.models.muse import MuseBackbone
+from muse_pipeline.models.muse import Decoder, MuseBackbone
 from muse_pipeline.models.resnet import ResNet50
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.decoder import Decoder, resize
-from muse_pipeline.models.muse import MuseBackbone
+from muse_pipeline.models.muse import Decoder, MuseBackbone, resize
 from muse_pipeline.models.vit import PATCH_PX, VisionTransformer
 
 

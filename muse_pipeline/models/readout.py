@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.coords import CELL_PX
+from muse_pipeline.core.coords import CELL_PX
 
 
 @dataclass(frozen=True)

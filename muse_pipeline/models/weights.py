@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.models.architecture import POSITIONS, describe_misfit, matching_backbones
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.text import some_of
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.vit import resample_positions, square_grid
-from muse_pipeline.wording import some_of
 
 PREFIX = "module.backbone."
 
@@ -115,3 +117,59 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
 
 def _some(names: dict[Any, Any]) -> str:
     return some_of([f"`{name}`" for name in names], 4) or "nothing"
+
+
+POSITIONS = "encoder.encoder.pos_embed"  # the one tensor whose length may differ: it is resampled
+MAX_NAMED = 3
+
+Shapes = dict[str, torch.Size]
+
+
+def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
+    """Registered names whose network has exactly these names and shapes, the grid of positions aside."""
+    shapes = _shapes(weights)
+    return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
+
+
+def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
+    """The registered name that shares the most names and shapes with these weights."""
+    entries = set(_shapes(weights).items())
+    return max(BACKBONES.names(), key=lambda name: len(entries & set(_registered_shapes(name).items())))
+
+
+def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What stands between the weights and a network, in words; empty where they fit."""
+    return _misfit(_shapes(weights), _shapes(wanted))
+
+
+def positions_grid(weights: Mapping[str, Tensor]) -> int | None:
+    """Patches per side of the positional table; None without one."""
+    return square_grid(weights[POSITIONS]) if POSITIONS in weights else None
+
+
+def _misfit(found: Shapes, wanted: Shapes) -> str:
+    both = found.keys() & wanted.keys()
+    other = sorted(name for name in both if not _same_shape(name, found[name], wanted[name]))
+    parts = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "surplus": sorted(found.keys() - wanted.keys()),
+        "of another shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
+    }
+    return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
+
+
+def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
+    if name != POSITIONS:
+        return found == wanted
+    side = max(found[1] - 1, 0) ** 0.5 if len(found) == 3 else 0.5
+    return side >= 1 and side.is_integer() and (found[0], found[2]) == (1, wanted[2])
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
+    return {name: value.shape for name, value in weights.items()}
+
+
+@cache
+def _registered_shapes(name: str) -> Shapes:
+    with torch.device("meta"):  # no memory and no random numbers
+        return _shapes(BACKBONES[name]().state_dict())

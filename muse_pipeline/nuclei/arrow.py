@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
-from muse_pipeline.errors import NucleiError
+from muse_pipeline.core.errors import NucleiError
 
 _WKB_START = b"\1\3\0\0\0\1\0\0\0"  # little-endian, a polygon, one ring; the number of vertices comes next
 _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes

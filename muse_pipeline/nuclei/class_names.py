@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from muse_pipeline.errors import LabelError
+from muse_pipeline.core.errors import LabelError
 
 # Names in lower case, QuPath's own and common spellings -> classes that they may mean, the preferred one first.
 SYNONYMS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from muse_pipeline.errors import FrameError
-from muse_pipeline.types import Frame
+from muse_pipeline.core.errors import FrameError
+from muse_pipeline.core.types import Frame
 
 
 @dataclass

@@ -14,32 +14,31 @@ import numpy as np
 from numcodecs import Zstd
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.coords import work_to_level0
-from muse_pipeline.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
-from muse_pipeline.files import read_json
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.coords import work_to_level0
+from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
 from muse_pipeline.slides.fetch import ask_size
-from muse_pipeline.slides.guard import LIMITS, Limits, map_guarded
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.slides.url import SlideUrl
-from muse_pipeline.surroundings import peak_memory_mib
-from muse_pipeline.tiles.chunks import chunks_with_tissue
-from muse_pipeline.tiles.resample import AreaReader
-from muse_pipeline.tiles.store import CHUNK_PX
-from muse_pipeline.tiles.write import MARGIN_UM
+from muse_pipeline.slides.isolation import LIMITS, Limits, map_guarded
+from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.store.chunks import chunks_with_tissue
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.store import CHUNK_PX
+from muse_pipeline.store.write import MARGIN_UM
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
-from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.roi import read_roi
-from muse_pipeline.tissue.stain_map import IDENTITY
-from muse_pipeline.tissue.stained import is_fluorescence
-from muse_pipeline.types import Slide, SlideInfo
-from muse_pipeline.wording import one_line
+from muse_pipeline.tissue.stain import IDENTITY
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
 N_WINDOWS = 4

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.files import sha256_of
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.walk import NucleusFinder
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.activation_map import MaskSettings, PseudoMasker
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
-from muse_pipeline.proposals.cut import cut_mask
-from muse_pipeline.proposals.haematoxylin_density import haematoxylin
-from muse_pipeline.proposals.inks import clear_foreign_colours
-from muse_pipeline.proposals.pseudo_mask import MaskSettings, PseudoMasker
-from muse_pipeline.types import Frame
+from muse_pipeline.proposals.otsu_mask import cut_mask, haematoxylin
+from muse_pipeline.tissue.ink import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy", "torch")
 DIGITS = 5  # of what is written down of the fit

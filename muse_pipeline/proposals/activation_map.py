@@ -8,15 +8,24 @@ sample of a slide and then stay: a map so depends on no tile's borders, and need
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import MppError
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.models.activation import LAYERS, ActivationNetwork, load_activation
+from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +112,306 @@ def _range(maps: Sequence[Tensor]) -> tuple[float, float]:
 def _stretch(values: Tensor, limits: tuple[float, float]) -> Tensor:
     low, high = limits
     return (values - low) / max(high - low, 1e-12)
+
+
+FEATURES = ("stain", "jet", "colour")
+FOREGROUNDS = ("haematoxylin", "green", "dark")
+SAMPLE = 40_000  # pixels that clusters are fitted on
+BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """What is clustered, and which cluster is nuclei.
+
+    Attributes:
+        features: "stain": the map and the optical densities of both stains as they are (in units of their deviations
+            eosin would count as much as haematoxylin, which parts nuclei by what lies over them); "jet": the colour map
+            of the release plus ``beta`` times RGB; "colour": RGB alone, as a control.
+        beta: of "jet".
+        map_weight: optical density that the map's range, 0 to 1, counts for in "stain"; 0 leaves the stains alone.
+        n_clusters: k; with three, the most haematoxylin in "stain" is only the darkest nuclei.
+        foreground: "haematoxylin": the most of it; "green": the greenest in the colour map alone (release of 2022);
+            "dark": the least sum of the first two channels of what is clustered (release of 2023).
+        seed: of sample and starts.
+    """
+
+    features: str = "stain"
+    beta: float = 1.0
+    map_weight: float = 0.5
+    n_clusters: int = 2
+    foreground: str = "haematoxylin"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_between(self, "clusters", beta=(0, 1e3), map_weight=(0, 1e3), n_clusters=(2, 20), seed=(0, MAX_SEED))
+        require_one_of(self, "clusters", features=FEATURES, foreground=FOREGROUNDS)
+
+
+PRESETS = {  # of the releases, to compare with; a config writes them out (docs/psm.md)
+    "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
+    "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Fitted clusters.
+
+    Attributes:
+        settings: that they were fitted by.
+        scale: (D,) that features are multiplied by.
+        centres: (k, D) in scaled features.
+        foreground: index of the nuclei's.
+        density: (k,) mean optical density of haematoxylin of each in the sample.
+        share: (k,) of the sample's pixels.
+    """
+
+    settings: ClusterSettings
+    scale: np.ndarray
+    centres: np.ndarray
+    foreground: int
+    density: np.ndarray
+    share: np.ndarray
+
+    def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+        """(...) uint8: the cluster of each pixel.
+
+        Args:
+            activation: (...) 0 to 1.
+            pixels: (..., 3) uint8.
+            stains: (..., 2) optical densities of haematoxylin and eosin.
+        """
+        values = features(self.settings, activation, pixels, stains) * self.scale
+        return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
+
+
+def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray, settings: ClusterSettings) -> Clusters:
+    """Clusters of a sample of a slide's pixels: (N,), (N, 3) uint8 and (N, 2), as ``Clusters`` takes them."""
+    generator = np.random.default_rng(settings.seed)
+    drawn = generator.permutation(len(activation))[:SAMPLE]
+    activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
+    values = features(settings, activation, pixels, stains)
+    scale = np.ones(values.shape[1], np.float32)
+    if settings.features == "stain":
+        scale[0] = settings.map_weight
+    values = values * scale
+    centres = mini_batch_k_means(values, settings.n_clusters, generator)
+    label = nearest(values, centres)
+    rules = {
+        "haematoxylin": stains[:, 0],
+        "green": jet(activation)[:, 1],
+        "dark": -values[:, :2].sum(1),
+    }
+    foreground = int(np.argmax(_means(label, rules[settings.foreground], len(centres))))
+    share = np.bincount(label, minlength=len(centres)) / len(label)
+    return Clusters(settings, scale, centres, foreground, _means(label, stains[:, 0], len(centres)), share)
+
+
+def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """(..., D) float32, unscaled, of what ``Clusters`` takes."""
+    if settings.features == "stain":
+        return np.concatenate([activation[..., None], stains], -1).astype(np.float32)
+    if settings.features == "colour":
+        return pixels.astype(np.float32)
+    return jet(activation) + np.float32(settings.beta) * pixels
+
+
+def jet(activation: np.ndarray) -> np.ndarray:
+    """(..., 3) float32, 0 to 255: OpenCV's JET, whose channels are blue, green, red, and are so added to RGB."""
+    levels = np.rint(activation * 255).astype(np.uint8).reshape(-1, 1)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
+
+
+def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """(N,) uint8 index of the nearest of ``centres`` (k, D) to each of ``values`` (N, D)."""
+    return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
+
+
+def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+    """Centres (k, D) of ``values`` (N, D): the best of some starts.
+
+    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of what the batches gave it.
+    Starts are drawn as by k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    """
+    best, least = None, np.inf
+    for _ in range(RESTARTS):
+        centres = _spread_start(values, k, generator)
+        n = np.zeros(k)
+        for _ in range(ROUNDS):
+            batch = values[generator.integers(len(values), size=BATCH)]
+            label = nearest(batch, centres)
+            n_batch = np.bincount(label, minlength=k)
+            n += n_batch
+            for one in np.flatnonzero(n_batch):
+                centres[one] += (batch[label == one].mean(0) - centres[one]) * (n_batch[one] / n[one])
+        error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
+        if error < least:
+            best, least = centres, error
+    return best
+
+
+def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+    centres = [values[generator.integers(len(values))]]
+    for _ in range(k - 1):
+        distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
+        total = distance.sum()
+        share = distance / total if total else None  # all alike: any will do
+        centres.append(values[generator.choice(len(values), p=share)])
+    return np.array(centres)
+
+
+def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
+    """(k,) means of ``values`` by cluster; -inf where a cluster is empty."""
+    n = np.bincount(label, minlength=k)
+    return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
+
+
+MPP_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How a slide's pseudo-masks are made.
+
+    Attributes:
+        clusters: what is clustered, and which cluster is nuclei; docs/psm.md names those of the releases.
+        layer: "shallow", or "deep" as a control.
+        min_area_um2: smaller objects are removed; the release says 200 px at 40x.
+        max_hole_um2: smaller holes are filled; the release says 64 px at 40x.
+        min_density: least mean optical density of haematoxylin in what is taken for nuclei.
+        max_share: most of a picture that nuclei can cover.
+    """
+
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    layer: str = "shallow"
+    min_area_um2: float = 12.5
+    max_hole_um2: float = 4.0
+    min_density: float = 0.3
+    max_share: float = 0.6
+
+    def __post_init__(self) -> None:
+        require_between(self, "masks", min_area_um2=(0, math.inf), max_hole_um2=(0, math.inf))
+        require_between(self, "masks", min_density=(0, 10), max_share=(0, 1))
+        require_one_of(self, "masks", layer=LAYERS)
+
+
+class PseudoMask(NamedTuple):
+    """What is taken for nuclei in a picture.
+
+    Attributes:
+        mask: (h, w) bool; empty where a guard refused it.
+        reason: why, in words; empty where none did.
+    """
+
+    mask: np.ndarray
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoMasker:
+    """Fitted to a slide; gives the pseudo-mask of any picture of it.
+
+    Attributes:
+        settings: see there.
+        mpp: um per pixel of pictures.
+        stains: (2, 3) unit vectors, haematoxylin first.
+        activation: map of the slide; None where colour alone is clustered.
+        clusters: of the slide.
+    """
+
+    settings: MaskSettings
+    mpp: float
+    stains: np.ndarray
+    activation: ActivationMap | None
+    clusters: Clusters
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        sample: Sequence[np.ndarray],
+        mpp: float,
+        stains: np.ndarray | None = None,
+        settings: MaskSettings | None = None,
+    ) -> PseudoMasker:
+        """The trained network in ``path``, fitted to a slide; see ``fit_pseudo_masker`` for the rest.
+
+        Raises:
+            CheckpointError: the file is no activation network.
+            MppError: it was trained at another mpp.
+        """
+        network = load_activation(path)
+        if abs(network.mpp / mpp - 1) > MPP_TOLERANCE:
+            raise MppError(f"{path}: was trained at {network.mpp:g} um/px and is given {mpp:g}; train one at that mpp")
+        return fit_pseudo_masker(network, sample, mpp, stains, settings)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) bool of (h, w, 3) uint8."""
+        return self.explain(pixels).mask
+
+    def explain(self, pixels: np.ndarray) -> PseudoMask:
+        """The mask, and why there is none where a guard refused it."""
+        densities = stain_densities(pixels, self.stains)
+        activation = _activation(self.activation, pixels)
+        mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
+        mask = clean(mask, self.mpp, self.settings)
+        reason = self._refuse(mask, densities[..., 0])
+        return PseudoMask(np.zeros_like(mask) if reason else mask, reason)
+
+    def _refuse(self, mask: np.ndarray, density: np.ndarray) -> str:
+        if not mask.any():
+            return ""
+        if (mean := density[mask].mean()) < self.settings.min_density:
+            return f"no nucleus: what looks most like nuclei has a haematoxylin density of {mean:.2f} only"
+        if (share := mask.mean()) > self.settings.max_share:
+            return f"no nucleus: what looks like nuclei covers {share:.0%} of the picture"
+        return ""
+
+
+def fit_pseudo_masker(
+    network: ActivationNetwork | None,
+    sample: Sequence[np.ndarray],
+    mpp: float,
+    stains: np.ndarray | None = None,
+    settings: MaskSettings | None = None,
+) -> PseudoMasker:
+    """Fit map and clusters to a slide.
+
+    Args:
+        network: in evaluation mode; None clusters colour alone.
+        sample: pictures (h, w, 3) uint8 drawn from the slide's tissue, see ``data.unlabelled``.
+        mpp: um per pixel of pictures.
+        stains: (2, 3) the slide's own stain vectors (``colour.json``); textbook ones where they are not known.
+        settings: see there.
+    """
+    settings = settings or MaskSettings()
+    stains = blend_stains(stains)
+    activation = network and fit_activation_map(network, sample, settings.layer)
+    maps = np.concatenate([_activation(activation, pixels).ravel() for pixels in sample])
+    pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
+    densities = np.concatenate([stain_densities(pixels, stains).reshape(-1, 2) for pixels in sample])
+    return PseudoMasker(settings, mpp, stains, activation, fit_clusters(maps, pixels, densities, settings.clusters))
+
+
+def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """(h, w, 2) float32: optical densities of haematoxylin and eosin."""
+    return np.stack([haematoxylin(pixels, order) for order in (stains, stains[::-1])], -1)
+
+
+def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
+    """(h, w) bool without holes and objects that are smaller than the settings say; neighbours share an edge."""
+    filled = mask | _smaller(~mask, settings.max_hole_um2 / mpp**2)
+    return filled & ~_smaller(filled, settings.min_area_um2 / mpp**2)
+
+
+def _smaller(mask: np.ndarray, area_px: float) -> np.ndarray:
+    """The connected parts of a mask that have fewer pixels."""
+    parts, _ = ndimage.label(mask)
+    small = np.bincount(parts.ravel()) < area_px
+    small[0] = False
+    return small[parts]
+
+
+def _activation(activation: ActivationMap | None, pixels: np.ndarray) -> np.ndarray:
+    return np.zeros(pixels.shape[:2], np.float32) if activation is None else activation(pixels)

@@ -1,7 +1,7 @@
 """What a proposer is: fitted once to a sample of a slide, then called on its windows like a model.
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
-their defaults, and ``fit``, which gives the finder that ``inference.walk`` calls. What is estimated from the slide
+their defaults, and ``fit``, which gives the finder that ``inference.detect`` calls. What is estimated from the slide
 comes from a sample drawn with a fixed seed, so every shard estimates the same, and its facts say what that was.
 """
 
@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.walk import NucleusFinder
-from muse_pipeline.surroundings import find_versions
-from muse_pipeline.tiles.grid import WindowGrid
-from muse_pipeline.tiles.store import Store
+from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.store.grid import WindowGrid
+from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.types import SlideInfo
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
 WORK_MPP = 0.5  # finer stores are averaged down to about this: a nucleus is ten pixels wide there

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
 
-from muse_pipeline.inference.dab import ABSOLUTE, BLUE, density_to_pixels, split_stains
-from muse_pipeline.proposals.base import SlideSample, shrink_factor, to_work_mpp
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.dab import ABSOLUTE, BLUE, CLASSES, density_to_pixels, mean_within, split_stains
+from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals.base import SlideSample, proposal_card, proposer_sha256, shrink_factor, to_work_mpp
+from muse_pipeline.proposals.guard import judge_window
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
-from muse_pipeline.tissue.stains import TEXTBOOK
+from muse_pipeline.tissue.stain import TEXTBOOK
 
 CAP = 2.0  # times the threshold of blue nuclei: brown ones may be ten times as dense, and would raise it beyond them
 MIN_CAP = 0.6
@@ -56,3 +63,118 @@ class BluePaint:
     def sample(self, sample: SlideSample) -> SlideSample:
         """``sample`` as it is painted; its stain is the textbook's."""
         return SlideSample(self.work_mpp, tuple(self(one)[0] for one in sample.pictures), TEXTBOOK, sample.info)
+
+
+MIN_NUCLEI = 20  # fewer fall into no groups
+MIN_EXPLAINED = 0.75  # of the variance, by two groups: more than of a uniform distribution; of a normal one it is 0.64
+
+
+@dataclass(frozen=True)
+class DabCut:
+    """Where Positive begins.
+
+    Attributes:
+        threshold: mean optical density (natural logarithm) of DAB within a nucleus.
+        rule: "2-means" of the sampled nuclei, or "absolute" where they are of one kind.
+        means: of the sampled nuclei below and above; None where there is none.
+        n_nuclei: how many were sampled.
+    """
+
+    threshold: float
+    rule: str
+    means: tuple[float | None, float | None]
+    n_nuclei: int
+
+    @classmethod
+    def of(cls, dab: np.ndarray) -> DabCut:
+        """Part sampled nuclei (N,) by their mean DAB.
+
+        In one dimension 2-means is Otsu's cut. It counts where two groups explain most of the variance and the absolute
+        threshold lies between their means: weak and strong brown are both positive, pale and paler both negative.
+        """
+        cut = otsu_threshold(dab) if len(dab) >= MIN_NUCLEI else np.inf
+        low, high = _means(dab, cut)
+        if low is not None and high is not None and low < ABSOLUTE <= high:
+            explained = np.mean((np.where(dab > cut, high, low) - dab.mean()) ** 2) / dab.var()
+            if explained >= MIN_EXPLAINED:
+                return cls(round(cut, 6), "2-means", (low, high), len(dab))
+        return cls(ABSOLUTE, "absolute", _means(dab, ABSOLUTE), len(dab))
+
+    def remarks(self) -> list[str]:
+        """A sentence where the slide itself did not say."""
+        if self.rule == "2-means":
+            return []
+        return [
+            f"the {self.n_nuclei} sampled nuclei are not clearly of two kinds, brown and blue: Positive begins at the "
+            f"absolute DAB density {ABSOLUTE:.2f} (0.2 in QuPath)"
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class DabFinder(NucleusFinder):
+    """Finds blue and brown nuclei and tells them apart.
+
+    Attributes:
+        finder: a proposer's, fitted to the painted slide.
+        method: its name.
+        paint: shows it brown nuclei as blue ones.
+        cut: where Positive begins.
+    """
+
+    finder: NucleusFinder
+    method: str
+    paint: BluePaint
+    cut: DabCut
+
+    @classmethod
+    def fit(cls, sample: SlideSample, method: str, fit: Callable[[SlideSample], NucleusFinder]) -> DabFinder:
+        """Fit paint, proposer and cut, in this order, to the same crops.
+
+        Args:
+            sample: of the slide.
+            method: name of the proposer.
+            fit: gives its finder for a sample.
+        """
+        paint = BluePaint.fit(sample)
+        loose = cls(fit(paint.sample(sample)), method, paint, DabCut(ABSOLUTE, "absolute", (None, None), 0))
+        means = [loose.measure(picture)[1] for picture in sample.pictures]
+        return replace(loose, cut=DabCut.of(np.concatenate([np.zeros(0), *means])))
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The proposer's, with two classes."""
+        return replace(proposal_card(self.method, self.paint.mpp), classes=CLASSES)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; where it lies makes no difference."""
+        return [self.find(window) for window in pixels]
+
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``, as the proposer orders and scores them."""
+        nuclei, dab = self.measure(pixels)
+        positive = dab > self.cut.threshold
+        prob = np.stack([~positive, positive], -1).astype(np.float32)  # a colour does not say how sure it is
+        return replace(nuclei, label=positive.astype(np.int32), prob=prob)
+
+    def measure(self, pixels: np.ndarray) -> tuple[Nuclei, np.ndarray]:
+        """The proposer's nuclei (frame: window) of ``pixels``, and the mean DAB density (N,) within each."""
+        painted, dab = self.paint(pixels)
+        nuclei = self.finder(painted[None], np.zeros((1, 2)))[0]
+        means = mean_within(dab, nuclei, self.paint.work_mpp)
+        return replace(nuclei, xy=nuclei.xy * shrink_factor(self.paint.mpp)), means
+
+    def judge_window(self, pixels: np.ndarray) -> str:
+        """Why nothing is to be found in ``pixels``, or ""; brown is no reason, and ink is not told from it."""
+        return judge_window(self.paint(pixels)[0], self.paint.work_mpp)
+
+    def facts(self) -> dict[str, Any]:
+        """The proposer's, with the cut, and the checksum of both."""
+        said = self.finder.facts()
+        cut = {"threshold": self.cut.threshold, "rule": self.cut.rule, "n_nuclei": self.cut.n_nuclei}
+        classes = {"by": "dab", **cut, "means": list(self.cut.means), "most": self.paint.most}
+        proposer = {**said["proposer"], "classes": classes}
+        return {**said, "model_sha256": proposer_sha256(proposer), "proposer": proposer}
+
+
+def _means(dab: np.ndarray, cut: float) -> tuple[float | None, float | None]:
+    return tuple(round(float(part.mean()), 6) if len(part) else None for part in (dab[dab <= cut], dab[dab > cut]))

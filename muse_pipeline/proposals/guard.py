@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.proposals.base import SlideSample, to_work_mpp
-from muse_pipeline.proposals.inks import coarsen, find_ink
-from muse_pipeline.tissue.stains import DENSITY, is_brown
+from muse_pipeline.tissue.ink import coarsen, find_ink
+from muse_pipeline.tissue.stain import DENSITY, is_brown
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
 STAINED_DENSITY = 0.15  # of the channel that absorbs most, at about 2 um a pixel; clean glass stays below 0.1

@@ -10,16 +10,15 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.config import require_between
+from muse_pipeline.core.config import require_between
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.walk import NucleusFinder
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
-from muse_pipeline.proposals.haematoxylin_density import blend_stains
-from muse_pipeline.proposals.inks import clear_foreign_colours
-from muse_pipeline.proposals.otsu_mask import OtsuMask, fit_otsu
+from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
+from muse_pipeline.tissue.ink import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker

@@ -9,17 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.inference.walk import Guard, walk_shard
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.detect import Guard, walk_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import sample_slide
-from muse_pipeline.proposals.dab_classes import DabFinder
+from muse_pipeline.proposals.dab import DabFinder
 from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import Store
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.types import SlideInfo
 
 
 def propose_shard(

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import SheetError
-from muse_pipeline.files import read_json
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import SheetError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.text import count_noun, one_line
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
 from muse_pipeline.report.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import SlideInfo
-from muse_pipeline.wording import count_noun, one_line
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -81,7 +81,7 @@ class SlideResult:
 
     @property
     def roi(self) -> dict[str, Any] | None:
-        """File and mm2 of the region that it was restricted to (``tissue.roi.describe_roi``); None where to none."""
+        """File and mm2 of the region of interest (``qupath.regions.describe_roi``); None without one."""
         return self.summary["provenance"].get("roi") if self.summary else None
 
     @property

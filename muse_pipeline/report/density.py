@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muse_pipeline.coords import level0_to_work
+from muse_pipeline.core.coords import level0_to_work
 
 CELL_UM = 64.0
 WHOLE = "whole image"  # caption of a slide no larger than a field

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 
 OPTIONAL = ("fetch", "propose", "overlay")  # no gap where they never ran: not asked for, or the report does their work
 KILLED = "killed (out of memory or time?); see its log, run again"

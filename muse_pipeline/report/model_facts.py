@@ -1,14 +1,54 @@
-"""The models behind a cohort, as their cards describe them."""
+"""What a model's card says, in people's words: the same on a page and on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from muse_pipeline.report.card_facts import card_facts
-from muse_pipeline.report.class_bar import swatch
-from muse_pipeline.report.markup import Markup, element, join
-from muse_pipeline.report.slide_card import definitions
+from muse_pipeline.core.files import read_json
+from muse_pipeline.report.compare_page import css_word
+from muse_pipeline.report.html import Markup, element, join
+from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.slide_card import definitions, swatch
+
+
+def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Term -> what the card says of it, line by line where that is a list; what it does not say is left out.
+
+    Args:
+        card: as JSON has it.
+    """
+    facts = {
+        "Classes": [each["name"] for each in card.get("classes", [])],
+        "Works at": f"{card['mpp']:g} µm per pixel",
+        "Window": _window(card),
+        "Precision": card.get("precision"),
+        "Threshold": _number(card.get("threshold")),
+        "Stain normalisation": _colour(card.get("colour") or {}),
+        "Training data": card.get("training_data"),
+        "Measured": [f"{name}: {_number(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
+        "Limits": card.get("limits"),
+        "Licence": card.get("licence"),
+        "Made from": [f"{name.replace('_', ' ')}: {text}" for name, text in sorted((card.get("source") or {}).items())],
+    }
+    return {term: said for term, said in facts.items() if said}
+
+
+def _window(card: Mapping[str, Any]) -> str | None:
+    if "input_px" not in card:
+        return None
+    return f"{card['input_px']:,} px, of which {card['halo_px']} px on every side belong to its neighbours"
+
+
+def _colour(colour: Mapping[str, Any]) -> str | None:
+    share = colour.get("share", 1.0)
+    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", {share:.0%} of the way"
+    return f"{colour['method']}{partly}" if "method" in colour else None
+
+
+def _number(value: Any) -> str | None:
+    return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
 
 
 def model_facts(provenances: Iterable[dict[str, Any]]) -> Markup:
@@ -34,3 +74,56 @@ def _classes(classes: list[dict[str, Any]]) -> Markup:
 
 def _lines(said: list[str]) -> Markup:
     return element("ul", *(element("li", line) for line in said))
+
+
+PAGES = {  # file of the run's folder -> what it is called
+    "compare/compare.html": "Did pretraining help?",
+    "views.png": "What it saw",
+    "curves.png": "How it went",
+    "cohort.yaml": "Settings and slides",
+}
+
+
+def pretraining_facts(folder: Path, album: Album) -> Markup:
+    """The answers of the comparison and the way to it; a run or a comparison that did not end says so.
+
+    Args:
+        folder: of the pretraining run, as the workflow has it.
+        album: of the page, which knows the way to files.
+    """
+    files = [(folder / name, words) for name, words in PAGES.items()]
+    links = [element("a", words, href=album.link(file)) for file, words in files if file.is_file()]
+    return element(
+        "section",
+        element("h3", element("bdi", folder.name)),
+        *_answers(folder, album),
+        element("p", join(links, " · ")) if links else None,
+    )
+
+
+def _answers(folder: Path, album: Album) -> list[Markup]:
+    checkpoint, figures = folder / "checkpoint.pt", folder / "compare" / "compare.json"
+    if not _is_newer(checkpoint, folder / "cohort.yaml"):
+        return [_unfinished("It has not ended", folder / "logs" / "pretrain.log", album)]
+    try:
+        if not _is_newer(figures, checkpoint):
+            raise ValueError("of an older run")
+        answers = [(answer["verdict"], answer["sentence"]) for answer in read_json(figures)["answers"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [_unfinished("Whether it helped is not known", folder / "logs" / "compare.log", album)]
+    return [element("p", sentence, class_=f"answer {css_word(verdict)}") for verdict, sentence in answers]
+
+
+def _is_newer(file: Path, than: Path) -> bool:
+    """Whether the file was made after what it is made from; no file is not."""
+    try:
+        return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def _unfinished(what: str, log: Path, album: Album) -> Markup:
+    if not log.is_file():
+        why = "slides that it learns from failed, or it was not reached; mend them, or name them in `pretrain.exclude`"
+        return element("p", f"{what}: {why}.", class_="reason failed")
+    return element("p", f"{what}: see ", element("a", "its log", href=album.link(log)), ".", class_="reason failed")

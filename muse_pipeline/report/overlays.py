@@ -1,20 +1,203 @@
-"""Fields of a slide's store with the outlines of its nuclei, coloured by class."""
+"""What every picture of the report carries: a scale bar and a legend, below the tissue or on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import shapely
+from PIL import Image, ImageDraw, ImageFont
 
-from muse_pipeline.coords import level0_to_work, work_to_level0, xy_to_xy_index
+from muse_pipeline.core.coords import level0_to_work, work_to_level0, xy_to_xy_index
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.report.density import Field
-from muse_pipeline.report.drawing import PAPER, STRIP_PX, LegendEntry, add_caption, add_legend, add_strip, save_picture
-from muse_pipeline.report.nuclei_file import read_outlines
-from muse_pipeline.tiles.store import Store
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, choose_fields, count_nuclei
+from muse_pipeline.report.nuclei_file import read_outlines, stream_positions
+from muse_pipeline.store.store import Store
+from muse_pipeline.tissue.overview import map_strips
+
+INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
+STRIP_PX, CAPTION_PX = 36, 32
+OPACITY = 0.82  # of the white behind words on tissue
+_NICE = (1, 2, 5)
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A colour and what it stands for."""
+
+    text: str
+    color: tuple[int, int, int]
+
+
+def nice_length(longest: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is no longer than ``longest``."""
+    power = 10.0 ** np.floor(np.log10(longest))
+    return float(max(step * power for step in _NICE if step * power <= longest * (1 + 1e-9)))
+
+
+def add_strip(
+    picture: np.ndarray, um_per_px: float, inside: bool = False
+) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, a scale bar at its left.
+
+    Args:
+        picture: of the tissue.
+        um_per_px: of it.
+        inside: whether the strip covers the lower end of the picture, which shows through; else it is added below.
+
+    Returns:
+        The canvas, its pen and the x in px where the legend may begin.
+    """
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width, height + (0 if inside else STRIP_PX)), PAPER)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    middle = canvas.height - STRIP_PX // 2
+    if inside:
+        _whiten(canvas, (0, canvas.height - STRIP_PX, width, canvas.height))
+    pen = ImageDraw.Draw(canvas)
+    length_um = nice_length(width * um_per_px / 4)
+    bar_px = length_um / um_per_px
+    pen.rectangle((12, middle - 3, 12 + bar_px, middle + 2), fill=INK)
+    end = write_text(pen, (12 + bar_px + 8, middle), _length_text(length_um))
+    return canvas, pen, end + 24
+
+
+def add_caption(canvas: Image.Image, text: str) -> None:
+    """Write ``text`` on a pale field in the top left corner."""
+    pen = ImageDraw.Draw(canvas)
+    end = 24 + int(np.ceil(pen.textlength(_printable(text), font=_font())))
+    _whiten(canvas, (0, 0, min(end, canvas.width), CAPTION_PX))
+    write_text(pen, (12, CAPTION_PX // 2), text)
+
+
+def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Let ``box`` = (left, top, right, bottom) show through white."""
+    part = canvas.crop(box)
+    canvas.paste(Image.blend(part, Image.new("RGB", part.size, PAPER), OPACITY), box[:2])
+
+
+def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
+    """Write swatches and texts from ``left``; what would pass ``right`` is left out and said so."""
+    for i, entry in enumerate(entries):
+        end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
+        if end > right - (40 if i + 1 < len(entries) else 0):
+            write_text(pen, (left, middle), f"+{len(entries) - i}", FAINT)
+            return
+        pen.ellipse((left, middle - 7, left + 14, middle + 7), fill=entry.color)
+        left = write_text(pen, (left + 20, middle), entry.text) + 18
+
+
+def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK) -> int:
+    """Write ``text`` from its left middle; gives the x where it ends."""
+    pen.text(xy, _printable(text), fill=color, font=_font(), anchor="lm")
+    return int(np.ceil(xy[0] + pen.textlength(_printable(text), font=_font())))
+
+
+def save_picture(canvas: Image.Image, path: Path) -> None:
+    """Write a PNG, complete or not at all."""
+    with complete_file(path) as partial:
+        canvas.save(partial, format="PNG", compress_level=4)  # 6 is smaller by 3 % and takes 2.5 times as long
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=17)
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "replace").decode()  # the font that travels with Pillow knows no more
+
+
+def _length_text(um: float) -> str:
+    return f"{um:g} um" if um < 1000 else f"{um / 1000:g} mm"
+
+
+LONG_SIDE_PX = 900
+_OUTLINE = (74, 84, 98)
+_GLASS_GREY = 236
+# Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
+_RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
+
+
+def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndarray], path: Path) -> None:
+    """Write the heat map of a slide as PNG.
+
+    Args:
+        grid: nuclei counted over the whole slide; there may be none.
+        mask: (h, w) bool tissue mask that covers the whole slide.
+        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; taken one by one.
+        path: where the PNG goes.
+    """
+    um_per_px = max(grid.size_um) / LONG_SIDE_PX
+    size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
+    picture = _pale_grey(cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop]))
+    density = _resample_density(grid, size, um_per_px)
+    top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
+    strength = np.clip(density / top, 0, 1)
+    inside = _resample_mask(mask, size) > 0.5
+    picture[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
+    opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
+    picture = np.round(picture * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
+    _draw_outline(picture, inside)
+    canvas, pen, left = add_strip(picture, um_per_px)
+    _add_colour_bar(canvas, pen, left + 8, top)
+    save_picture(canvas, path)
+
+
+def _pale_grey(picture: np.ndarray) -> np.ndarray:
+    """Tissue in pale grey; glass white, whether the store holds it or not."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float)
+    return np.repeat((255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None))[..., None], 3, axis=2)
+
+
+def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float) -> np.ndarray:
+    """Nuclei per mm2, smoothed over about one cell, at every px of a picture of ``size``."""
+    smooth = cv2.GaussianBlur(grid.per_mm2, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
+    scale = um_per_px / CELL_UM
+    shift = 0.5 * scale - 0.5  # centres of px onto centres of cells
+    to_cells = np.array([[scale, 0, shift], [0, scale, shift]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(smooth, to_cells, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) float32 of a bool mask at another ``size``, linear; along the rows first, so that little is float."""
+    narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
+    return cv2.resize(narrow, size)
+
+
+def _heat_colours(strength: np.ndarray) -> np.ndarray:
+    stops = np.linspace(0, 1, len(_RAMP))
+    return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
+
+
+def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
+
+
+def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float) -> None:
+    width = min(160, canvas.width - left - 190)
+    if width < 40:  # a slide so narrow that the strip holds the scale bar alone
+        return
+    middle = canvas.height - STRIP_PX // 2
+    start = write_text(pen, (left, middle), "0", FAINT) + 8
+    bar = np.repeat(_heat_colours(np.linspace(0, 1, width))[None], 12, axis=0)
+    canvas.paste(Image.fromarray(np.round(bar).astype(np.uint8)), (start, middle - 6))
+    write_text(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
+
+
+def _round_up(value: float) -> float:
+    """The next number with two digits."""
+    step = 10.0 ** max(0, np.floor(np.log10(value)) - 1)
+    return float(np.ceil(value / step) * step)
+
 
 ENLARGEMENT = 2  # so that outlines are crisp between the pixels of the store
 LEAST_PX = 640  # a smaller image is enlarged more, so that caption and legend fit
@@ -114,3 +297,42 @@ def _to_picture(
     xy = level0_to_work(coordinates - corner_level0, store.slide_mpp, store.mpp) * enlargement
     starts = np.flatnonzero(np.diff(ring)) + 1
     return (np.split(xy, starts) if len(xy) else []), label[nucleus]
+
+
+PROPOSALS = "proposals.parquet"
+
+
+def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
+    """The proposals in a slide's ``folder`` that were found in this slide; None where there are none.
+
+    A run that does not ask for proposals leaves those of before, which may be of another file of the slide's name.
+    """
+    path = folder / PROPOSALS
+    return path if path.is_file() and read_provenance(path)["fingerprint"] == info.fingerprint else None
+
+
+def describe_proposals(path: Path | None) -> dict[str, Any] | None:
+    """Method and number of proposals, if there are any."""
+    if path is None:
+        return None
+    said = read_provenance(path)
+    return {"method": said["proposer"]["method"], "n_nuclei": said["n_nuclei"]}
+
+
+def draw_proposals(
+    path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
+) -> tuple[Field, int] | None:
+    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest where there are none.
+
+    Returns:
+        The field and the number of proposals centred in it; None where there is nothing to draw.
+    """
+    if path is None:
+        return None
+    if not fields:
+        fields = choose_fields(count_nuclei(stream_positions(path, "label"), info.size_px, info.mpp, 1))
+    if not fields:
+        return None
+    classes = [NucleusClass(each["name"], tuple(each["color"])) for each in read_provenance(path)["card"]["classes"]]
+    caption = f"proposals, {fields[0].caption}"
+    return fields[0], sum(draw_field(store, path, fields[0], classes, picture, caption=caption).values())

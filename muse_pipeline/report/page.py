@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from muse_pipeline.files import complete_file
-from muse_pipeline.report.class_bar import add_up, class_bar
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import area_text, count_text, density_text, time_text
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
@@ -15,15 +15,12 @@ from muse_pipeline.report.cohort import (
     describe_model,
     summarise_cohort,
 )
-from muse_pipeline.report.document import frame_document
-from muse_pipeline.report.markup import Markup, element
-from muse_pipeline.report.model_facts import model_facts
+from muse_pipeline.report.html import Markup, element, frame_document
+from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
-from muse_pipeline.report.pretraining_facts import pretraining_facts
-from muse_pipeline.report.slide_card import definitions, slide_card
-from muse_pipeline.report.slide_table import slide_table
-from muse_pipeline.report.wording import area_text, count_text, density_text, time_text
+from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
+from muse_pipeline.report.tables import slide_table
 
 
 def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from muse_pipeline.report.markup import Markup, element
+from muse_pipeline.report.html import Markup, element
 
 EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
 THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from muse_pipeline.coords import qupath_offset_px
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.text import (
+    area_text,
+    count_noun,
+    count_text,
+    density_text,
+    memory_text,
+    percent_text,
+    time_text,
+)
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.appearance import NOT_KNOWN
-from muse_pipeline.report.class_bar import class_bar, share_cell
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
-from muse_pipeline.report.markup import Markup, element, join
+from muse_pipeline.report.html import Markup, element, join
 from muse_pipeline.report.notices import RED, find_notices
 from muse_pipeline.report.pictures import Album
-from muse_pipeline.report.wording import area_text, count_text, density_text, memory_text, time_text
-from muse_pipeline.types import SlideInfo
-from muse_pipeline.wording import count_noun
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
@@ -241,3 +247,64 @@ def _plain(value: Any) -> str:
 
 def _details(summary: str, content: Markup) -> Markup:
     return element("details", element("summary", summary), content)
+
+
+def class_bar(classes: Sequence[dict[str, Any]], tissue_mm2: float | None) -> Markup:
+    """The bar of [{name, color, n_nuclei}]; the legend gives names and figures, so colour alone carries nothing.
+
+    Args:
+        classes: to draw.
+        tissue_mm2: that the nuclei were found in, for their density.
+    """
+    total = sum(each["n_nuclei"] for each in classes)
+    parts = [
+        element("span", style=f"flex-grow:{each['n_nuclei']};background:{css_color(each['color'])}")
+        for each in classes
+        if each["n_nuclei"]
+    ]
+    return element(
+        "div",
+        element("div", *parts, class_="bar", aria_hidden="true"),
+        _legend(classes, total, tissue_mm2),
+        class_="classes",
+    )
+
+
+def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The classes of many slides with their nuclei added up."""
+    total: dict[str, dict[str, Any]] = {}
+    for summary in summaries:
+        for each in summary["classes"]:
+            known = total.setdefault(each["name"], {**each, "n_nuclei": 0})
+            known["n_nuclei"] += each["n_nuclei"]
+    return list(total.values())
+
+
+def css_color(color: Sequence[int]) -> str:
+    """``rgb(1 2 3)``."""
+    return f"rgb({' '.join(str(int(channel)) for channel in color)})"
+
+
+def swatch(color: Sequence[int]) -> Markup:
+    """A dot of that colour."""
+    return element("i", style=f"background:{css_color(color)}")
+
+
+def share_cell(n: int | None, total: int, tissue_mm2: float | None) -> Markup:
+    """A cell with the percentage of ``n`` in ``total``, by which a column is sorted, above their number and density."""
+    if n is None or not total:
+        return element("td", "–", class_="number", data_value=-1)
+    density = f" · {density_text(n / tissue_mm2)}/mm²" if tissue_mm2 else ""
+    small = element("small", f"{count_text(n)}{density}")
+    return element("td", percent_text(n, total), small, class_="number share", data_value=round(100 * n / total, 4))
+
+
+def _legend(classes: Sequence[dict[str, Any]], total: int, tissue_mm2: float | None) -> Markup:
+    entries = []
+    for each in classes:
+        n = each["n_nuclei"]
+        share = [percent_text(n, total)] if total else []
+        density = [f"{density_text(n / tissue_mm2)} /mm²"] if tissue_mm2 else []
+        figures = element("span", f"{count_text(n)} ({', '.join(share + density)})", class_="number")
+        entries.append(element("li", swatch(each["color"]), element("bdi", each["name"]), " ", figures))
+    return element("ul", join(entries), class_="legend")

@@ -12,23 +12,29 @@ import numpy as np
 import zarr
 
 from muse_pipeline import __version__
-from muse_pipeline.coords import work_size_px, work_to_level0
-from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.core.coords import work_size_px, work_to_level0
+from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, read_provenance
 from muse_pipeline.report.annotations import count_in_annotations
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
-from muse_pipeline.report.density_picture import LONG_SIDE_PX, draw_density
 from muse_pipeline.report.nuclei_file import footer_checksum, stream_positions
-from muse_pipeline.report.overlays import draw_field, field_size_px
+from muse_pipeline.report.overlays import (
+    LONG_SIDE_PX,
+    describe_proposals,
+    draw_density,
+    draw_field,
+    draw_proposals,
+    field_size_px,
+    find_proposals,
+)
 from muse_pipeline.report.pictures import make_thumbnail
-from muse_pipeline.report.proposals_field import describe_proposals, draw_proposals, find_proposals
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tiles.grid import WindowGrid
-from muse_pipeline.tiles.store import Store, open_store, store_name
+from muse_pipeline.store.grid import WindowGrid
+from muse_pipeline.store.store import Store, open_store, store_name
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import SlideInfo
 
 FORMAT = 2  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store

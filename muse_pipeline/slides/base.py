@@ -16,13 +16,12 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from muse_pipeline.errors import HangingReadError, SlideError
-from muse_pipeline.registry import Registry
-from muse_pipeline.slides.fetched import slide_file
+from muse_pipeline.core.errors import HangingReadError, SlideError
+from muse_pipeline.core.registry import Registry
+from muse_pipeline.core.types import Bounds
+from muse_pipeline.slides.isolation import call_in_time
 from muse_pipeline.slides.mpp import MppCandidate
-from muse_pipeline.slides.patience import call_in_time
-from muse_pipeline.slides.signature import require_file, why_unreadable
-from muse_pipeline.types import Bounds
+from muse_pipeline.slides.signature import require_file, slide_file, why_unreadable
 
 WHITE = 255  # what lies beyond a slide
 Alpha = Literal["opacity", "multiplied in", "none"]

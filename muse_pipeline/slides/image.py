@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import (
     READERS,
     SlideProperties,
@@ -20,7 +21,6 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_resolution_tags
 from muse_pipeline.slides.signature import file_format
-from muse_pipeline.wording import one_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 MAX_PIXELS = 400_000_000  # decoding takes 7 bytes a pixel for a moment: under 3 GiB

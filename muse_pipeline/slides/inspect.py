@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.errors import MppError, SlideError
-from muse_pipeline.files import read_json
+from muse_pipeline.core.errors import MppError, SlideError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import SlideReader, open_slide
-from muse_pipeline.slides.fetched import slide_origin
-from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
-from muse_pipeline.types import SlideInfo
+from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
 _PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
 _DARK = 40  # of 255: glass in bright field is never darker

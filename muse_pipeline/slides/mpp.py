@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from muse_pipeline.errors import MppError
+from muse_pipeline.core.errors import MppError
 
 # 10 um are 2,540 dpi: coarser resolution tags speak of screens and paper (72, 96, 300 dpi), not of a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)

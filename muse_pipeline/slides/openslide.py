@@ -9,11 +9,11 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.types import Bounds
 from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, exact_downsamples
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
-from muse_pipeline.types import Bounds
 
 TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file, whose tiles lie side by side
 

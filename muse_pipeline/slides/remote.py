@@ -1,19 +1,169 @@
-"""A slide where its URL leads: its files, what their server says of them, and calls that are tried again."""
+"""Slides at URLs: the address without its credentials, the files behind it, and calls that are retried."""
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from muse_pipeline.errors import MissingPackageError, MuseError, SlideError
-from muse_pipeline.slides.fetch_failure import N_TRIES, explain, may_pass
-from muse_pipeline.slides.url import WEB, SlideUrl, url_problem
-from muse_pipeline.wording import one_line
+from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.text import one_line
+
+# Of a query, all but these may be a signature or a key: only what says which file it is, is written down.
+QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere a name and a password
+WEB = frozenset({"http", "https"})
+MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
+
+
+class SlideUrl(str):
+    """Where a slide lies. As text it holds no credentials, so that whatever prints or writes it gives none away.
+
+    Attributes:
+        in_full: what its server is to be asked for, credentials included.
+    """
+
+    in_full: str
+
+    def __new__(cls, in_full: str):
+        """Split what is shown from what is not."""
+        url = super().__new__(cls, _without_credentials(in_full))
+        url.in_full = in_full
+        return url
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file, as it is called once it is here."""
+        parts = urlsplit(self)
+        name = PurePosixPath(_path(parts)).name
+        return unquote(name).replace("/", "_") if parts.scheme.lower() in WEB else name
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` is a URL and no path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
+def url_problem(text: str) -> str | None:
+    """What keeps a URL from being a slide's; None if nothing does."""
+    if "::" in text:
+        return "is a chain of URLs; give the URL of the slide itself"
+    try:
+        scheme = _require_sound(urlsplit(text)).scheme.lower()
+    except ValueError:
+        return "is not a URL; a password in it must have %2F for /, %40 for @ and so on"
+    name = SlideUrl(text).file_name
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = MANY_FILES.get(suffix)
+    is_file = name not in {"", ".", ".."} and name.isprintable() and len(name.encode(errors="replace")) <= 255
+    checks = (
+        (scheme in {"file", "local"}, "is a file of this machine; write its path alone"),
+        (not is_file, "names no file"),
+        (suffix in {".vms", ".vmu"}, "is one of many files whose names it does not tell; copy the slide here"),
+        (scheme in WEB and kind, f"is {kind}, of many files, and http lists none; use object storage or copy it here"),
+    )
+    return next((problem for wrong, problem in checks if wrong), None)
+
+
+def _without_credentials(in_full: str) -> str:
+    if "::" in in_full:
+        return "::".join(_without_credentials(part) for part in in_full.split("::"))
+    try:
+        parts = _require_sound(urlsplit(in_full))
+    except ValueError:
+        return f"{in_full.partition('://')[0]}://..."
+    shown = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in QUERY_SHOWN]
+    host = parts.netloc if parts.scheme.lower() in CONTAINER_AT_ACCOUNT else parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, path=_path(parts), query=urlencode(shown), fragment="").geturl()
+
+
+def _require_sound(parts: SplitResult) -> SplitResult:
+    """A password with a slash in it would end where the path begins, and be shown: no number stands at the port then.
+
+    Raises:
+        ValueError: it is so.
+    """
+    _ = parts.port
+    return parts
+
+
+def _path(parts: SplitResult) -> str:
+    """Keys of object storage may have a # in them, which on the web begins what no server sees."""
+    has_more = parts.fragment and parts.scheme.lower() not in WEB
+    return f"{parts.path}#{parts.fragment}" if has_more else parts.path
+
+
+N_TRIES = 5  # of every call
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # botocore's
+REFUSED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
+
+
+class EndedEarlyError(Exception):
+    """Fewer bytes came than were promised."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may go well the next time."""
+    root = _root(error)
+    if (status := _status(root)) is not None:
+        return status >= 500 or status in ASK_AGAIN
+    final = isinstance(root, (FileNotFoundError, PermissionError, ValueError, ImportError))
+    return not final and type(root).__name__ not in NO_CREDENTIALS
+
+
+def explain(error: BaseException, url: SlideUrl) -> str:
+    """Why ``url`` could not be had, and what to do."""
+    root = _root(error)
+    status, kind = _status(root), type(root).__name__
+    is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
+    is_refused = status in REFUSED if status else isinstance(root, PermissionError)
+    answered = f" (HTTP {status})" if status else ""
+    no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true where it is public"
+    checks = (
+        (is_gone, "there is no such file; check the URL"),
+        (is_refused, f"access is refused{answered}; check credentials, or sign the URL again"),
+        (status, f"its server answers HTTP {status}; try again later"),
+        (isinstance(root, EndedEarlyError), f"it {root} in {N_TRIES} tries; try again later"),
+        (kind in NO_CREDENTIALS, no_credentials),
+        ("Timeout" in kind, "its server does not answer; try again later"),
+    )
+    name = _name(root, url)
+    return next((reason for applies, reason in checks if applies), f"{name}; check the URL and the network")
+
+
+def _name(root: BaseException, url: SlideUrl) -> str:
+    """What went wrong; words of other packages only where no secret of the URL is in them."""
+    if isinstance(root, OSError) and root.errno and root.errno > 0:
+        return os.strerror(root.errno)
+    text = one_line(root)
+    parts = urlsplit(url.in_full)
+    secrets = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
+    written = {way for secret in secrets if secret for way in (secret, unquote(secret))}
+    is_safe = text and not any(way in text for way in written)
+    return f"{type(root).__name__} ({text})" if is_safe else type(root).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """What stands behind an error: fsspec calls whatever a web server answers a missing file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that aiohttp or botocore speaks of."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):
+        return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
 
 PAUSE_S = 0.5  # before the second try; twice as long before each one after it
 CONNECT_S, SILENCE_S = 30, 60  # how long a web server may take to answer, and to send the next bytes

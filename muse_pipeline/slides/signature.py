@@ -1,14 +1,16 @@
-"""What a file is before anybody opens it: there or not, and what its first bytes and its length say."""
+"""What a slide file is before it is opened: existence, first bytes, fingerprint, and the folder of a fetched slide."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
 from pathlib import Path
 
-from muse_pipeline.errors import SlideError
-from muse_pipeline.slides.url import SlideUrl
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.slides.remote import SlideUrl
 
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
@@ -81,3 +83,78 @@ def _first_directory_offset(path: Path) -> int:
     order = "<" if head[:1] == b"I" else ">"
     big = head[2:4] in (b"+\0", b"\0+")
     return struct.unpack(order + "Q", head[8:16])[0] if big else struct.unpack(order + "I", head[4:8])[0]
+
+
+BLOCK_BYTES = 1 << 20
+
+
+def fingerprint_file(path: Path | str) -> str:
+    """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole content up to 3 MiB.
+
+    The name plays no part. A MIRAX slide, whose pixels lie in a folder beside it, is fingerprinted with those files.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    for part in (path, *_companions(path)):
+        size = part.stat().st_size
+        digest.update(size.to_bytes(8, "big"))
+        with part.open("rb") as file:
+            for start in _block_starts(size):
+                file.seek(start)
+                digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _block_starts(size: int) -> list[int]:
+    if size <= 3 * BLOCK_BYTES:
+        return list(range(0, size, BLOCK_BYTES))
+    return [0, (size - BLOCK_BYTES) // 2, size - BLOCK_BYTES]
+
+
+def _companions(path: Path) -> list[Path]:
+    folder = path.with_suffix("")
+    if path.suffix.lower() != ".mrxs" or not folder.is_dir():
+        return []
+    return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
+
+
+SOURCE = "source.json"
+
+
+def write_source(folder: Path, url: str, file: str, n_bytes: int, version: str | None) -> None:
+    """Say in ``folder`` what it is a copy of.
+
+    Args:
+        folder: the copy.
+        url: where it came from, without credentials.
+        file: name of the slide inside the folder.
+        n_bytes: of all its files.
+        version: what its server calls the state of the file (an ETag, a date), if it does.
+    """
+    write_json(folder / SOURCE, {"url": url, "file": file, "bytes": n_bytes, "version": version})
+
+
+def slide_file(path: Path) -> Path:
+    """The file to open: that inside of a fetched slide, else ``path`` itself."""
+    source = _read_source(path)
+    return path / source["file"] if source else path
+
+
+def slide_origin(path: Path) -> str:
+    """What provenance calls a slide: the URL of a fetched one, else its path."""
+    source = _read_source(path)
+    return source["url"] if source else str(path)
+
+
+def _read_source(path: Path) -> dict[str, str] | None:
+    if not os.path.isfile(path / SOURCE):  # noqa: PTH113 - Path's fails on a name that no file system takes
+        return None
+    try:
+        source = read_json(path / SOURCE)
+        if not source["url"] or Path(source["file"]).name != source["file"]:
+            raise ValueError("a part is of another kind")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SlideError(
+            f"{path / SOURCE}: does not say where the slide is from; fetch it with `muse fetch`"
+        ) from error
+    return source

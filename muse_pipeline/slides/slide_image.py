@@ -10,13 +10,12 @@ from typing import Self
 
 import numpy as np
 
-from muse_pipeline.errors import ArgumentError, MppError, MuseWarning
+from muse_pipeline.core.errors import ArgumentError, MppError, MuseWarning
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides import base
-from muse_pipeline.slides.fetched import slide_origin
-from muse_pipeline.slides.fingerprint import fingerprint_file
 from muse_pipeline.slides.image import ArrayReader
 from muse_pipeline.slides.inspect import describe_slide
-from muse_pipeline.types import SlideInfo
+from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
 
 class SlideImage:

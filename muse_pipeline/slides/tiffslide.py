@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import (
     READERS,
     SlideProperties,
@@ -23,12 +27,11 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.signature import file_format
-from muse_pipeline.slides.tiff_log import complaints_of_tifffile
-from muse_pipeline.wording import one_line
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
     from tiffslide import TiffSlide
+
 
 MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file in one piece is better held in memory
 
@@ -135,3 +138,20 @@ def _read_properties(slide: TiffSlide) -> SlideProperties:
         level_downsamples=exact_downsamples(slide.level_dimensions),
         mpp_candidates=tuple(filter(None, candidates)),
     )
+
+
+@contextmanager
+def complaints_of_tifffile() -> Iterator[list[str]]:
+    """Collect them instead of printing them."""
+    complaints: list[str] = []
+    logger = logging.getLogger("tifffile")
+
+    def collect(record: logging.LogRecord) -> bool:
+        complaints.append(record.getMessage())
+        return False
+
+    logger.addFilter(collect)
+    try:
+        yield complaints
+    finally:
+        logger.removeFilter(collect)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.tissue.glass import absorbed, estimate_glass
-from muse_pipeline.tissue.mask import RoiAnnotation, TissueMask
-from muse_pipeline.tissue.overview import Overview, read_overview
-from muse_pipeline.tissue.pen import find_pen, is_ink
-from muse_pipeline.tissue.roi import RoiArea
-from muse_pipeline.tissue.specks import tidy
-from muse_pipeline.tissue.stained import find_stained, is_fluorescence
-from muse_pipeline.tissue.strips import map_strips, strips
-from muse_pipeline.types import Slide, SlideInfo
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, median_level, spread
+from muse_pipeline.tissue.ink import find_pen, is_ink
+from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
+from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 
 ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
 
@@ -131,3 +128,153 @@ def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_
     border = shapely.intersects(roi, cells) & (part == 0)
     part[border] = np.maximum(shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6)
     return part
+
+
+FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel
+CERTAIN = 0.09  # a region of faint colour counts if some of it is this strong
+BLACK = 70  # of 255: darker than any stain; outside the scan, or fluorescence
+
+
+def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
+    """Where (h, w, 3) uint8 ``pixels`` are stained, beyond the colour (3,) of ``glass``: (h, w) bool.
+
+    Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Both stains, brown and
+    blue chromogens included, do not.
+    """
+    faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
+    for strip in strips(len(pixels)):
+        faint[strip], strong[strip] = _faint_and_strong(pixels[strip], glass)
+    components = Components(faint)
+    certain = np.zeros(components.n, bool)
+    for strip, number in components:
+        certain[number[strong[strip]]] = True
+    certain[0] = False
+    return components.choose(certain)
+
+
+def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two (h, w) bool: whether there may be stain, and whether there is colour that nothing else has."""
+    density = absorbed(pixels, glass)
+    colour = spread(density)
+    greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
+    bright = highest(pixels) >= BLACK
+    return (colour > FAINT) & ~greenish & bright, colour > CERTAIN
+
+
+def is_fluorescence(pixels: np.ndarray) -> bool:
+    """Whether more than half of the slide is black and the rest is dark too."""
+    n_by_sum = np.zeros(3 * 255 + 1, int)  # of the channels, over the pixels that are not black
+    for strip in strips(len(pixels)):
+        lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
+        n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
+    n_lit, n = n_by_sum.sum(), pixels.shape[0] * pixels.shape[1]
+    return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
+
+
+JOIN_UM = 16.0  # cracks and thin walls of fat
+MIN_PIECE_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
+MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
+MIN_PIECE_SHARE = 0.02  # of a small picture
+
+
+def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
+    """Join what nearly touches, drop specks, fill holes of (h, w) bool; areas in um2."""
+    pixel_um2 = float(np.prod(mpp))
+    least_um2 = min(MIN_PIECE_UM2, MIN_PIECE_SHARE * mask.size * pixel_um2)
+    mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
+    mask = drop_small(mask, least_um2 / pixel_um2)
+    glass = drop_small(np.logical_not(mask, out=mask), MIN_HOLE_UM2 / pixel_um2, connectivity=4, keep_at_border=True)
+    return np.logical_not(glass, out=glass)
+
+
+def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
+    """(h, w) bool without its components of fewer than ``min_pixels``."""
+    components = Components(mask, connectivity)
+    area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
+    for strip, number in components:
+        area += np.bincount(number.ravel(), minlength=components.n)
+        at_border[number[:, [0, -1]]] = True
+        at_border[number[[row - strip.start for row in (0, len(mask) - 1) if strip.start <= row < strip.stop]]] = True
+    large = area >= min_pixels
+    if keep_at_border:
+        large |= at_border & (area >= min_pixels / 8)
+    large[0] = False
+    return components.choose(large)
+
+
+def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
+    """Morphological closing as if the picture went on beyond its border."""
+    x, y = (int(r) for r in radius_px)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * x + 1, 2 * y + 1))
+    pixels = np.ascontiguousarray(mask).view(np.uint8)
+    pixels = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
+    pixels = map_strips(lambda strip: cv2.morphologyEx(strip, cv2.MORPH_CLOSE, disc), pixels, halo=2 * y)
+    return np.ascontiguousarray(pixels[y : y + mask.shape[0], x : x + mask.shape[1]]).view(bool)
+
+
+class Components:
+    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 is all that is false.
+
+    Attributes:
+        n: how many numbers there are, 0 included.
+    """
+
+    def __init__(self, mask: np.ndarray, connectivity: int = 8):
+        self._pixels = np.ascontiguousarray(mask).view(np.uint8)
+        self._connectivity = connectivity
+        self.n, self._numbers = self._join_strips()
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Strips of rows and, (rows, w) int32, the number of the component of each pixel in them."""
+        for strip, numbers in zip(strips(len(self._pixels)), self._numbers, strict=True):
+            yield strip, numbers[self._label(strip)]
+
+    def choose(self, chosen: np.ndarray) -> np.ndarray:
+        """(h, w) bool: where the number of a pixel's component is among the ``chosen`` (n,) bool."""
+        mask = np.empty(self._pixels.shape, bool)
+        for strip, component in self:
+            mask[strip] = chosen[component]
+        return mask
+
+    def _label(self, strip: slice) -> np.ndarray:
+        """The strip's own labels: the same whenever they are asked for."""
+        return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
+
+    def _join_strips(self) -> tuple[int, list[np.ndarray]]:
+        """How many components there are, and for each strip the number of the one that each of its labels is in."""
+        n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
+        for strip in strips(len(self._pixels)):
+            labels = self._label(strip)
+            before = sum(n_labels)
+            n_labels.append(int(labels.max()))
+            first, last = (np.where(row > 0, row + before, 0) for row in (labels[0], labels[-1]))
+            if last_row is not None:
+                touching.append(self._pairs(last_row, first))
+            last_row = last
+        one, other = np.concatenate(touching, axis=1)
+        number = number_components(1 + sum(n_labels), one, other)
+        starts = np.cumsum([1, *n_labels])
+        return int(number.max()) + 1, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
+
+    def _pairs(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """(2, k): the labels that touch between two rows (w,), one above the other."""
+        pairs = [(upper, lower)]
+        if self._connectivity == 8:
+            pairs += [(upper[1:], lower[:-1]), (upper[:-1], lower[1:])]
+        both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
+        return np.unique(both[:, (both > 0).all(0)], axis=1)
+
+
+def number_components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) int32 numbers, from 0 in the order of their first nodes, of the components of a graph of ``n`` nodes.
+
+    Edges join ``one`` (k,) to ``other`` (k,). Every node points to a lower one of its component until all of them point
+    to the lowest. (SciPy has this, but loading it takes longer than finding the tissue of a small slide.)
+    """
+    lowest = np.arange(n)
+    while (apart := lowest[one] != lowest[other]).any():
+        ends = np.sort([lowest[one[apart]], lowest[other[apart]]], axis=0)
+        np.minimum.at(lowest, ends[1], ends[0])
+        while (lowest[lowest] != lowest).any():
+            lowest = lowest[lowest]
+    return np.unique(lowest, return_inverse=True)[1].astype(np.int32)

@@ -14,10 +14,10 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.errors import StoreError
-from muse_pipeline.files import complete_file
-from muse_pipeline.types import SlideInfo
-from muse_pipeline.wording import one_line
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import SlideInfo
 
 KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own border is no sharper
 
@@ -202,3 +202,20 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
     disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
     pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # views: masks of large slides are not copied
     return cv2.dilate(pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class RoiArea:
+    """An annotated area.
+
+    Attributes:
+        name: as in QuPath; None where it has none.
+        class_name: likewise.
+        shape: polygon or multipolygon.
+        is_ignored: whether it is of the class "Ignore".
+    """
+
+    name: str | None
+    class_name: str | None
+    shape: BaseGeometry
+    is_ignored: bool

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 import shapely
 from PIL import Image
-from shapely.affinity import translate
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.coords import qupath_offset_px
-from muse_pipeline.errors import SlideError
-from muse_pipeline.files import complete_file
-from muse_pipeline.qupath_words import shape_to_geojson
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview
-from muse_pipeline.tissue.strips import strips
-from muse_pipeline.types import Slide, SlideInfo
+from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview, strips
 
 PICTURE_PX = 1500
 MAX_REREAD_PX = 50_000_000  # a second of reading
 TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
-_NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
@@ -55,27 +48,6 @@ def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
     rows, starts = np.nonzero(change == 1)
     _, stops = np.nonzero(change == -1)
     return shapely.union_all(shapely.box(starts, top + rows, stops, top + rows + 1))
-
-
-def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does."""
-    outline = trace_outline(tissue, info)
-    if info.bounds is not None:
-        x, y = qupath_offset_px(info.bounds)
-        outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
-    features = [] if outline.is_empty else [_annotation(outline, info)]
-    collection = {"type": "FeatureCollection", "features": features}
-    with complete_file(path) as partial:
-        partial.write_text(json.dumps(collection, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
-    return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|tissue")),
-        "geometry": shape_to_geojson(outline),
-        "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
-    }
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
-from muse_pipeline.types import Slide, SlideInfo
 
 OVERVIEW_UM = 8.0
 BLOCK_PX = 2048  # 4 MP: 16 MB as the readers hold it, and wide enough for few JPEG tiles to be decoded twice
@@ -125,3 +126,23 @@ def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, bl
     pixels = slide.read_region(corner, level, tuple(there))
     pixels = cv2.copyMakeBorder(pixels, 0, whole[1] - there[1], 0, whole[0] - there[0], cv2.BORDER_REPLICATE)
     return cv2.resize(pixels, (len(block[0]), len(block[1])), interpolation=cv2.INTER_AREA)
+
+
+ROWS = 64
+
+
+def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
+    """Slices of ``rows`` rows that cover ``height``."""
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
+    """``function`` of an (h, w, ...) ``image``, whose result at a row follows from ``halo`` rows on either side."""
+    result = None
+    for strip in strips(len(image)):
+        first = max(strip.start - halo, 0)
+        part = function(image[first : strip.stop + halo])
+        if result is None:
+            result = np.empty((len(image), *part.shape[1:]), part.dtype)
+        result[strip] = part[strip.start - first :][: strip.stop - strip.start]
+    return result

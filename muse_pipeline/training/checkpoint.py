@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import complete_file
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusHead
 from muse_pipeline.models.weights import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
-from muse_pipeline.slides.patients import patient_in_name
 
 FORMAT = "muse_pipeline 3"
 OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads that said rays, not their inverse squares

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.config import read_settings
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.config import read_settings
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
-from muse_pipeline.inference.model_file import find_checkpoint
-from muse_pipeline.slides.patients import patient_in_name
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.tiles.store import store_name
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.store.store import store_name
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.inputs import source_files
 from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config

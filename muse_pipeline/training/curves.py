@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.files import complete_file
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.training.metrics import Row
 
 

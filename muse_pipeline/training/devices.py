@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muse_pipeline.errors import ProviderError
-from muse_pipeline.wording import one_line
+from muse_pipeline.core.errors import ProviderError
+from muse_pipeline.core.text import one_line
 
 if TYPE_CHECKING:
     import torch

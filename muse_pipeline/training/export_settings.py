@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from muse_pipeline.config import require_between, require_one_of
+from muse_pipeline.core.config import require_between, require_one_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

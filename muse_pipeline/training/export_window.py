@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.finetune_config import FinetuneConfig, require_window

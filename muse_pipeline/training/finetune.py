@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from muse_pipeline.core.text import some_of
 from muse_pipeline.inference.appearance import merge_references
+from muse_pipeline.labels.statistics import appearance_reference, class_weights
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.base import Method
 from muse_pipeline.methods.distillation import DistillationTerm
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.census import appearance_reference, class_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.export_window import require_windows
@@ -28,7 +29,6 @@ from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import Seen, Start, find_teachers, load_teacher, read_start, seen_before, take_over
 from muse_pipeline.training.tuning import compare_with_start
 from muse_pipeline.training.validation import Validation
-from muse_pipeline.wording import some_of
 
 
 def finetune(config: FinetuneConfig, folder: Path, running: Running) -> Path:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.config import parse_config, read_settings, require_between, require_one_of, starting_at
+from muse_pipeline.core.config import parse_config, read_settings, require_between, require_one_of, starting_at
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.seeds import MAX_SEED
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.model_file import checkpoint_from, find_checkpoint
+from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
+from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods import METHODS
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.methods.distillation import DistillationSettings

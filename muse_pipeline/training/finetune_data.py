@@ -8,17 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.hidden_labels import hide_labels
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.data.label_summary import check_leaks, summarise_labels
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import CONTEXT_PX, read_labelled_images, require_words
-from muse_pipeline.data.mirrored import continue_mirrored
-from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
-from muse_pipeline.training.census import colour_reference, image_colour, missing_classes, require_every_class
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import (
+    check_leaks,
+    colour_reference,
+    image_colour,
+    missing_classes,
+    require_every_class,
+    summarise_labels,
+)
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.start import Start

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import sha256_of
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.architecture import (
+from muse_pipeline.models.vit import PATCH_PX
+from muse_pipeline.models.weights import (
     POSITIONS,
+    backbone_weights,
     describe_misfit,
+    load_weights,
     matching_backbones,
     nearest_backbone,
     positions_grid,
+    read_pickle,
 )
-from muse_pipeline.models.vit import PATCH_PX
-from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoint
 
 

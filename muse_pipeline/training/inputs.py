@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from muse_pipeline.data.label_files import all_pictures, read_split
-from muse_pipeline.data.label_source import LabelSource, check_source
-from muse_pipeline.data.slide_labels import choose_slides, list_slides
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.slides import choose_slides, list_slides
+from muse_pipeline.labels.sources import LabelSource, all_pictures, check_source, read_split
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.start import find_teachers
 

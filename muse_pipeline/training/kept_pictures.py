@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.pictures import write_png
-from muse_pipeline.files import complete_file
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.labels.pictures import LabelledImage
 
 N_PICTURES = 6
 SIDE_PX = 1024

@@ -8,8 +8,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from muse_pipeline.data.seeds import seed_of_step
-from muse_pipeline.errors import DivergedError
+from muse_pipeline.core.errors import DivergedError
+from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.methods.base import Method
 from muse_pipeline.training.curves import draw_curves
 from muse_pipeline.training.metrics import MetricsLog

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import complete_file
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import complete_file
 
 Row = dict[str, float]
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.errors import LabelError
-from muse_pipeline.files import complete_file, require_own_folder
-from muse_pipeline.proposals.outlined_source import OutlineTask, is_outlined, outline_source
-from muse_pipeline.proposals.point_instances import mask_finder
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import complete_file, require_own_folder
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.proposals.outlined_source import OutlineTask, is_outlined, mask_finder, outline_source
 from muse_pipeline.training.finetune_config import load_finetune_config
 from muse_pipeline.training.run_folder import plain_settings
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.data.prefetch import Prefetched
-from muse_pipeline.data.view_batches import ViewBatches
-from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.stream import Prefetched
+from muse_pipeline.data.views import ViewBatches
+from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import train
@@ -26,7 +27,6 @@ from muse_pipeline.training.provenance import describe_run
 from muse_pipeline.training.run_folder import RunFolder, plain_settings
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.start import Seen, load_backbone, seen_before
-from muse_pipeline.wording import count_noun
 
 INDEX = "nuclei"
 

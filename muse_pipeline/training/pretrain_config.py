@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
+from muse_pipeline.core.config import load_config, require_between, require_one_of, starting_at
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.label_source import LabelSource
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.seeds import MAX_SEED
+from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.inference.model_file import checkpoint_from
+from muse_pipeline.inference.model import checkpoint_from
+from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.finetune_config import PRECISIONS, require_window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muse_pipeline.errors import CollapsedError
+from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.training.run_folder import RunFolder
 from muse_pipeline.training.schedule import Schedule
 

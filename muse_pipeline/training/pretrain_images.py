@@ -9,26 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.coords import level0_to_work
-from muse_pipeline.data.label_files import image_paths
-from muse_pipeline.data.label_source import LabelSource, check_source, require_in_names
-from muse_pipeline.data.labels import read_labelled_images, require_words
-from muse_pipeline.data.nucleus_images import NucleusImage, NucleusPicture, NucleusSlide, NucleusSource
-from muse_pipeline.data.nucleus_index import NucleusIndex
-from muse_pipeline.data.picture_labels import read_picture
-from muse_pipeline.data.pictures import list_pictures
-from muse_pipeline.data.slide_labels import choose_slides, list_slides
-from muse_pipeline.errors import ConfigError, LabelError, MppError, NucleiError
+from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
+from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.core.text import some_of
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_of_fit, read_colour
-from muse_pipeline.inference.image import detect_picture
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.labels.read import read_labelled_images, require_words
+from muse_pipeline.labels.slides import choose_slides, list_slides
+from muse_pipeline.labels.sources import LabelSource, check_source, image_paths, require_in_names
+from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
-from muse_pipeline.tiles.store import Store, open_store
-from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.training.census import mean_stains
-from muse_pipeline.wording import some_of
+from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.tissue.stain import fit_macenko
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
 COLOUR = "colour.json"

@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.coords import xy_to_xy_index
-from muse_pipeline.data.pictures import write_png
-from muse_pipeline.data.seeds import seed_of_step
+from muse_pipeline.core.coords import xy_to_xy_index
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewSampler, ViewSet
-from muse_pipeline.files import complete_file
 
 N_SETS, GAP_PX, ZOOM = 6, 8, 2
 RADIUS_UM, SUBPIXEL_BITS = 4.0, 4

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline import __version__
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.files import sha256_of
-from muse_pipeline.slides.fingerprint import fingerprint_file
-from muse_pipeline.surroundings import find_versions
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.inputs import source_files
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")

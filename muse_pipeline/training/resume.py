@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import complete_file
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import complete_file
 
 
 def save_resume_point(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.config import load_config
-from muse_pipeline.errors import CheckpointError, OutputError
-from muse_pipeline.files import complete_file, read_json, write_json
+from muse_pipeline.core.config import load_config
+from muse_pipeline.core.errors import CheckpointError, OutputError
+from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.text import some_of
 from muse_pipeline.training.running import Running
-from muse_pipeline.wording import some_of
 
 
 @dataclass(frozen=True)

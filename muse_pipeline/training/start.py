@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
-from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.weights import load_weights

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights
 from muse_pipeline.training.finetune_config import FinetuneConfig

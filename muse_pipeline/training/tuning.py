@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.finetune_data import FinetuneData
 from muse_pipeline.training.start import Start

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.inference.card import ColourReference, ModelCard
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.census import image_colour
 from muse_pipeline.training.export_window import export_window
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.finetune_data import FinetuneData

@@ -3,9 +3,9 @@ import os
 
 import openslide
 
-from muse_pipeline import surroundings
-from muse_pipeline.inference.providers import examine_providers
-from muse_pipeline.surroundings import count_cores, examine_surroundings
+from muse_pipeline.core import environment as surroundings
+from muse_pipeline.core.environment import count_cores, examine_surroundings
+from muse_pipeline.inference.model import examine_providers
 
 
 def test_plain_lines(muse):

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muse_pipeline.cli.ledger import record_step
-from muse_pipeline.errors import MppError
-from muse_pipeline.files import read_json
+from muse_pipeline.cli.output import record_step
+from muse_pipeline.core.errors import MppError
+from muse_pipeline.core.files import read_json
 
 
 def test_an_interrupted_step_has_not_failed(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from labelled import draw_labelled_folder, write_config
 
-from muse_pipeline.files import read_json
-from muse_pipeline.inference import providers
+from muse_pipeline.core.files import read_json
+from muse_pipeline.inference import model as providers
 
 
 @pytest.fixture(scope="module")

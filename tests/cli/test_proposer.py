@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
 
 
 def test_settings_left_out_have_their_defaults(muse, tmp_path):

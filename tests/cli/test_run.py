@@ -13,13 +13,14 @@ import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
 
-from muse_pipeline.cli import progress, steps
+from muse_pipeline.cli import output as progress
+from muse_pipeline.cli import steps
 from muse_pipeline.cli.steps import withdraw_results
 from muse_pipeline.cohort.changes import RunSettings
-from muse_pipeline.files import write_json
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.files import write_json
 from muse_pipeline.nuclei.parquet import read_provenance
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.surroundings import count_cores
 
 
 def report_of(folder):

@@ -11,8 +11,8 @@ from drawn import discs, draw
 from PIL import Image
 from slide_files import spoil_tile, write_pyramid
 
-from muse_pipeline.files import read_json
-from muse_pipeline.tiles.store import open_store
+from muse_pipeline.core.files import read_json
+from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
 CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])

@@ -12,10 +12,10 @@ from slide_files import write_pyramid
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort import changes
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
-from muse_pipeline.files import read_json, sha256_of
-from muse_pipeline.inference.model_file import find_model
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.slides.url import SlideUrl
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.slides.remote import SlideUrl
 
 MODEL = sha256_of(find_model("compact"))
 RUN = RunSettings("compact", MODEL, "cpu")

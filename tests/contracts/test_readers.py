@@ -8,9 +8,9 @@ import tifffile
 from PIL import Image
 from slide_files import shrink, spoil_tile, write_pyramid
 
-from muse_pipeline.errors import ConfigError, SlideError
+from muse_pipeline.core.errors import ConfigError, SlideError
+from muse_pipeline.core.types import Slide
 from muse_pipeline.slides.base import READERS, SlideReader, UnsuitedError, open_slide
-from muse_pipeline.types import Slide
 
 # For each reader, how to write an image so that this reader opens it.
 WRITERS = {

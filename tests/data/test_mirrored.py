@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.mirrored import continue_mirrored
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.data.windows import continue_mirrored
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
 MPP = 0.5
 

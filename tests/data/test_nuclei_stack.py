@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation, move_nuclei, random_linear
-from muse_pipeline.data.nuclei_stack import FAR, NEAR_PX, NucleiStack
+from muse_pipeline.data.windows import FAR, NEAR_PX, NucleiStack
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 SIDE, WINDOW, N_RAYS = 300, 128, 8
 

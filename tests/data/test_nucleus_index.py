@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.data.nucleus_index import NucleusIndex
+from muse_pipeline.data.nucleus_images import NucleusIndex
 
 SIZE_PX, MPP = (1000, 700), 0.5
 

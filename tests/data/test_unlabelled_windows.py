@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.data.unlabelled_source import UnlabelledSource, open_unlabelled
-from muse_pipeline.data.unlabelled_windows import Picture, UnlabelledWindows, WindowSampler
-from muse_pipeline.errors import ConfigError, LabelError, StoreError
+from muse_pipeline.core.errors import ConfigError, LabelError, StoreError
+from muse_pipeline.data.unlabelled import Picture, UnlabelledSource, UnlabelledWindows, WindowSampler, open_unlabelled
 
 
 class Slide:

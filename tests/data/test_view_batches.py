@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.nucleus_images import NucleusPicture
-from muse_pipeline.data.nucleus_index import NucleusIndex
-from muse_pipeline.data.prefetch import Prefetched
-from muse_pipeline.data.view_batches import ViewBatches, ordered_pairs
-from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
+from muse_pipeline.data.stream import Prefetched
+from muse_pipeline.data.views import ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from muse_pipeline.data.nucleus_images import NucleusPicture
-from muse_pipeline.data.nucleus_index import NucleusIndex
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import View, ViewSampler, ViewSet, ViewSettings
-from muse_pipeline.errors import ConfigError
 
 MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
 GROUND = 250.0

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import FrameError
+from muse_pipeline.core.errors import FrameError
+from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.detection import count_detections, match_nuclei
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 
 def test_counts_by_class_and_over_all():

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.cohort.patients import find_patients
+from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError, SheetError
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.pairing import pair_folder
-from muse_pipeline.evaluation.patients import find_patients
-from muse_pipeline.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.types import Frame
 
 CLASSES = ("Dark", "Pale")
 MPP = (0.25, 0.25)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.evaluation.classification import accuracy
-from muse_pipeline.evaluation.paired import CLOSE, FEW, NO, YES, compare_means, compare_scores, decide
+from muse_pipeline.evaluation.bootstrap import CLOSE, FEW, NO, YES, compare_means, compare_scores, decide
+from muse_pipeline.evaluation.detection import accuracy
 
 
 def test_what_is_hard_for_both_does_not_widen_the_interval():

@@ -7,11 +7,16 @@ import pytest
 import shapely
 from scipy.optimize import linear_sum_assignment
 
-from muse_pipeline.evaluation.overlap import overlap_labels, overlap_polygons
-from muse_pipeline.evaluation.panoptic import PanopticCounts, count_panoptic
-from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio
-from muse_pipeline.nuclei import label_image
-from muse_pipeline.nuclei.label_image import label_image_to_polygons
+from muse_pipeline.evaluation.outlines import (
+    PanopticCounts,
+    count_panoptic,
+    jaccard_areas,
+    jaccard_ratio,
+    overlap_labels,
+    overlap_polygons,
+)
+from muse_pipeline.nuclei import masks as label_image
+from muse_pipeline.nuclei.masks import label_image_to_polygons
 
 
 def draw(n, seed, side=80):

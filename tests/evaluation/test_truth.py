@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.errors import GeoJSONError, LabelError
-from muse_pipeline.evaluation.region import read_region
-from muse_pipeline.evaluation.truth import read_points, read_truth
+from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.evaluation.truth import read_points, read_region, read_truth
 
 MPP = (0.5, 0.5)
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 from official_fixtures import load_official, needs_fixtures
 
-from muse_pipeline.export.half import halve
+from muse_pipeline.core.types import Frame
 from muse_pipeline.export.onnx import trace
 from muse_pipeline.export.parity import COLOUR, TOLERANCES, compare
+from muse_pipeline.export.quantise import halve
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.models import BACKBONES, HEADS, dense_head
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.muse_vit import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
 

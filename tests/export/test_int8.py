@@ -14,10 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.export.calibration import calibration_windows, describe_calibration
-from muse_pipeline.export.int8 import quantise
-from muse_pipeline.inference.model_file import read_card
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.export.quantise import calibration_windows, describe_calibration, quantise
+from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import Predictor
 
 

@@ -8,13 +8,12 @@ import onnx
 import pytest
 import torch
 
-from muse_pipeline.errors import CheckpointError, LabelError, ModelError
-from muse_pipeline.export.detector import load_detector
-from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.core.errors import CheckpointError, LabelError, ModelError
+from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
-from muse_pipeline.inference.image import detect_image
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -112,7 +111,7 @@ def test_windows_of_one_picture_join_without_doubles(run):
 
 def test_a_full_window_is_named(run, tmp_path):
     from muse_pipeline.inference.detect import detect_shard
-    from muse_pipeline.tiles.grid import Shard
+    from muse_pipeline.store.grid import Shard
 
     class Picture:
         """A store in memory: white ground, every window dense."""

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from muse_pipeline.core.types import Frame
 from muse_pipeline.export.parity import TOLERANCES, compare
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 THRESHOLD = 0.3
 

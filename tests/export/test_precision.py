@@ -11,14 +11,13 @@ import torch
 from onnx import TensorProto
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.export.detector import load_detector
-from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
-from muse_pipeline.inference.model_file import find_checkpoint
+from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.readout import HALF_PIXEL, read_at
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from drawn_tissue import draw_labelled_tissue
 
-from muse_pipeline.inference.model_file import read_card
+from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import Predictor, temper
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cli.steps import Plan, slide_steps
-from muse_pipeline.errors import OutputError
-from muse_pipeline.files import complete_file, write_json
-from muse_pipeline.slides.sheet import SheetRow
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.errors import OutputError
+from muse_pipeline.core.files import complete_file, write_json
 
 MADE = {  # what a step makes of a slide
     "tissue": ("tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),

@@ -19,7 +19,7 @@ from workflow_runs import draw_stained_slide
 from hostile import mutations
 from hostile.mutations import Mutation
 from muse_pipeline.cli.main import main
-from muse_pipeline.inference.model_file import BUILT_IN, find_model
+from muse_pipeline.inference.model import BUILT_IN, find_model
 
 
 @dataclass(frozen=True)

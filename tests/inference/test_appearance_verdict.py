@@ -11,12 +11,11 @@ from muse_pipeline.inference.appearance import (
     describe_training,
     judge_appearance,
 )
-from muse_pipeline.inference.model_file import BUILT_IN, read_card
+from muse_pipeline.inference.model import BUILT_IN, read_card
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
-from muse_pipeline.tissue.find import find_tissue
-from muse_pipeline.tissue.stained import is_fluorescence
+from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
 MEASURES = STAINS | FOCUS | TISSUE
 SEEN = dict.fromkeys(MEASURES, 0.0)

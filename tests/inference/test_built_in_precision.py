@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline import surroundings
-from muse_pipeline.files import read_json
-from muse_pipeline.inference import model_file
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.model_file import BUILT_IN, find_model, name_model, precision_warnings, read_card
+from muse_pipeline.core import environment as surroundings
+from muse_pipeline.core.files import read_json
+from muse_pipeline.inference import model as model_file
+from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY
 
 
 @pytest.fixture(params=[True, False])

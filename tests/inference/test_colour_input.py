@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import ConfigError, StoreError
+from muse_pipeline.core.errors import ConfigError, StoreError
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_of_fit, read_colour
-from muse_pipeline.tissue.macenko import MacenkoFit
-from muse_pipeline.tissue.stain_map import stain_map
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.tissue.stain import MacenkoFit, stain_map
 
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
 

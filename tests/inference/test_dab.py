@@ -9,18 +9,17 @@ import tifffile
 from drawn_ihc import draw_ihc, store_ihc
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.appearance import BROWN, DARK, OTHER_STAIN, Verdict
-from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.dab import DARKEST, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.nuclei.csv import write_csv
-from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance, write_csv
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.types import Frame
+from muse_pipeline.store.grid import Shard
 
 IHC = Verdict(OTHER_STAIN, (f"stains unlike those of training: {BROWN}",))
 

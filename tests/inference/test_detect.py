@@ -11,18 +11,17 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import ModelError, StoreError
+from muse_pipeline.core.errors import ModelError, StoreError
+from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import ModelFinder, detect_shard
+from muse_pipeline.inference.detect import ModelFinder, detect_shard, no_nuclei, walk_shard
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.inference.walk import no_nuclei, walk_shard
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
-from muse_pipeline.tiles.grid import Shard
-from muse_pipeline.tiles.store import open_store
-from muse_pipeline.types import Bounds
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import open_store
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from muse_pipeline.inference import image
+from muse_pipeline.core.types import Frame
+from muse_pipeline.inference import picture as image
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 PREDICTOR = SimpleNamespace(card=SimpleNamespace(mpp=0.5, colour=ColourReference()))
 

@@ -10,13 +10,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from muse_pipeline.errors import ConfigError, ModelError, ProviderError
+from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.model_file import find_model, read_card
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.tissue.macenko import MacenkoFit
-from muse_pipeline.tissue.stain_map import IDENTITY
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 
 def foreign_model(path, **metadata):

@@ -7,11 +7,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from muse_pipeline.errors import ProviderError
-from muse_pipeline.inference import providers
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.core.errors import ProviderError
+from muse_pipeline.inference import model as providers
+from muse_pipeline.inference.model import (
+    AUTO,
+    PREFERRED,
+    PROVIDERS,
+    choose_provider,
+    examine_providers,
+    find_model,
+    starts,
+)
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.providers import AUTO, PREFERRED, PROVIDERS, choose_provider, examine_providers, starts
 from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.nuclei.parquet import read_nuclei
 

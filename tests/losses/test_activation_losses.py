@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.contrastive_hinge import contrastive_hinge
-from muse_pipeline.losses.detached_similarity import detached_similarity
-from muse_pipeline.losses.mean_value_regression import mean_value_regression
-from muse_pipeline.losses.rotation_regression import rotation_regression
-from muse_pipeline.losses.rotation_similarity import rotation_similarity
+from muse_pipeline.losses.psm import (
+    contrastive_hinge,
+    detached_similarity,
+    mean_value_regression,
+    rotation_regression,
+    rotation_similarity,
+)
 
 
 @pytest.fixture

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.hidden_labels import hide_labels
-from muse_pipeline.data.labelled_image import LabelledImage
 from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods import CRITERIA
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.methods.detector import DetectorTraining
 from muse_pipeline.models import HEADS
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 
 def test_every_head_has_its_criterion():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
-from muse_pipeline.errors import ConfigError
 from muse_pipeline.methods.detector import DetectorTraining
 from muse_pipeline.methods.distillation import DistillationSettings, DistillationTerm
 from muse_pipeline.models import HEADS

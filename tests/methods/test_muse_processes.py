@@ -6,7 +6,7 @@ from muse_views import make_batch, make_method
 from processes import run_in_two, run_sync_batch_norms_on_cpu
 from torch.nn.parallel import DistributedDataParallel
 
-from muse_pipeline.data.view_batches import ViewBatch, Views
+from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.losses.self_distillation import sinkhorn_targets
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.training.devices import share_batch_norms

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.data.unlabelled_windows import Picture, UnlabelledWindows
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.unlabelled import Picture, UnlabelledWindows
 from muse_pipeline.methods import TASKS
 from muse_pipeline.methods.psm_activation import PriorSelfActivation
 from muse_pipeline.models.activation import ActivationNetwork

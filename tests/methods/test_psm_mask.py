@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.mask_windows import MaskBatch, MaskedPicture, MaskWindows
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.losses.partial_nll import partial_nll
+from muse_pipeline.losses.psm import partial_nll
 from muse_pipeline.methods.psm_mask import MaskTraining
 from muse_pipeline.models.mask_network import MaskNetwork
 

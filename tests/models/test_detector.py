@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from muse_pipeline.models.colour import optical_density, recoloured
+from muse_pipeline.models.base import optical_density, recoloured
 from muse_pipeline.models.dense_head import DenseHead
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.heads import NucleusHead, NucleusMaps
@@ -12,7 +12,7 @@ from muse_pipeline.models.heads import NucleusHead, NucleusMaps
 def test_optical_density_is_the_one_of_the_stain_fit():
     import numpy as np
 
-    from muse_pipeline.tissue.stains import optical_density as reference
+    from muse_pipeline.tissue.stain import optical_density as reference
 
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, :, None]
     density = optical_density(pixels, torch.eye(3, 4))[0, 0, :, 0]

@@ -6,7 +6,7 @@ from official_fixtures import deviations, load_expected, load_official, needs_fi
 from torch import nn
 from torch.nn import functional
 
-from muse_pipeline.models import decoder
+from muse_pipeline.models import muse as decoder
 from muse_pipeline.models.muse_vit import muse_vit_s_16_224
 from muse_pipeline.models.readout import ALIGNED_CORNERS, HALF_PIXEL
 

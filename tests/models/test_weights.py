@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.architecture import POSITIONS
 from muse_pipeline.models.muse_vit import MuseVit
 from muse_pipeline.models.vit import resample_positions, square_grid
-from muse_pipeline.models.weights import PREFIX, load_weights
+from muse_pipeline.models.weights import POSITIONS, PREFIX, load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.import_checkpoint import recognise_backbone
 from muse_pipeline.training.start import load_backbone

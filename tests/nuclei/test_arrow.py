@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import shapely
 
-from muse_pipeline.errors import NucleiError
+from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.nuclei.arrow import (
     bytes_to_arrow,
     lists_to_numpy,
@@ -85,7 +85,7 @@ def test_what_is_no_outline_is_one_sentence(text):
 def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
-        "import muse_pipeline.inference.stitch; from muse_pipeline.nuclei.geojson import write_geojson\n"
+        "import muse_pipeline.inference.stitch; from muse_pipeline.qupath.write import write_geojson\n"
         "from nuclei_example import draw_nuclei, slide_info, write_example\n"
         "table = write_example(folder / 'nuclei.parquet', draw_nuclei(50))\n"
         "write_geojson(table, slide_info(), folder / 'n.geojson.gz')\n"

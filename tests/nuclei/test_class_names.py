@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.errors import LabelError
+from muse_pipeline.core.errors import LabelError
 from muse_pipeline.nuclei.class_names import find_class
 
 BUILT_IN = ("Lymphocyte", "Epithelial", "Stroma")

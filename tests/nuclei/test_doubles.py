@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.doubles import SAME_SHARE, drop_doubles
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.nms import SAME_SHARE, drop_doubles
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
 
 MPP, RADIUS_UM = 0.5, 4.0
 

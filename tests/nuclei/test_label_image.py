@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei, march_rays, rings_to_labels
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, march_rays, rings_to_labels
 
 MPP = (0.5, 0.5)
 

@@ -5,9 +5,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from muse_pipeline.errors import LabelError
-from muse_pipeline.nuclei import mask_file
-from muse_pipeline.nuclei.mask_file import read_label_image, read_mask
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.nuclei import masks as mask_file
+from muse_pipeline.nuclei.masks import read_label_image, read_mask
 
 WIDE = (1 << 20) + 5  # more than OpenCV reads
 

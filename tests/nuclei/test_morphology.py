@@ -4,16 +4,15 @@ import pyarrow.parquet as pq
 import pytest
 from nuclei_example import MPP, PROVENANCE, draw_nuclei, slide_info
 
-from muse_pipeline.nuclei import morphology
-from muse_pipeline.nuclei.feature_stream import iterate_features
-from muse_pipeline.nuclei.geojson import write_geojson
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
-from muse_pipeline.nuclei.morphology import ShapeSample
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei import shape as morphology
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter, read_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.shape import ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.types import Frame
+from muse_pipeline.qupath.features import iterate_features
+from muse_pipeline.qupath.write import write_geojson
 
 
 def measure(nuclei):

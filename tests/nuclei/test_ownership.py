@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from muse_pipeline.nuclei.ownership import SAME_UM, SLACK_UM, SeamResolver, report_window
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.seams import SAME_UM, SLACK_UM, SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tiles.grid import WindowGrid
-from muse_pipeline.types import Frame
+from muse_pipeline.store.grid import WindowGrid
 
 MPP = 0.5
 GRID = WindowGrid((768, 768), input_px=320, halo_px=32)  # 3 x 3 cores of 256 px

@@ -10,8 +10,8 @@ import pytest
 import shapely
 from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, write_example
 
-from muse_pipeline.errors import FrameError, NucleiError
-from muse_pipeline.nuclei.csv import write_csv
+from muse_pipeline.core.errors import FrameError, NucleiError
+from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
     iterate_nuclei,
@@ -20,9 +20,9 @@ from muse_pipeline.nuclei.parquet import (
     read_nuclei,
     read_provenance,
     read_within,
+    write_csv,
 )
 from muse_pipeline.nuclei.table import COLUMNS
-from muse_pipeline.types import Frame
 
 
 def test_round_trip(tmp_path):

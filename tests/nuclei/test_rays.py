@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.nuclei.label_image import label_image_to_nuclei
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import clip_rays, polygons_to_rays, rays_to_rings, rings_to_polygons, survive_qupath
-from muse_pipeline.types import Frame
 
 N_RAYS = 32
 

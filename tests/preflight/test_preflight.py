@@ -10,12 +10,11 @@ from slide_files import spoil_tile, write_pyramid
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
-from muse_pipeline.inference.model_file import find_model
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.preflight import look
+from muse_pipeline.preflight.estimate import find_duplicates, render_preflight, sum_up
 from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_box, tissue_within
-from muse_pipeline.preflight.price import find_duplicates, sum_up
-from muse_pipeline.preflight.text import render_preflight
-from muse_pipeline.slides.sheet import SheetRow
 from muse_pipeline.tissue.mask import TissueMask
 
 

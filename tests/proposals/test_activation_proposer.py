@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_pseudo_mask import draw_discs
 
-from muse_pipeline.errors import CheckpointError, MppError
+from muse_pipeline.core.errors import CheckpointError, MppError
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.activation import ActivationFinderSettings

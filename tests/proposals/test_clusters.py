@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import yaml
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.proposals.clusters import PRESETS, ClusterSettings, fit_clusters, jet, mini_batch_k_means, nearest
-from muse_pipeline.proposals.haematoxylin_density import blend_stains
-from muse_pipeline.proposals.pseudo_mask import MaskSettings, stain_densities
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.proposals.activation_map import (
+    PRESETS,
+    ClusterSettings,
+    MaskSettings,
+    fit_clusters,
+    jet,
+    mini_batch_k_means,
+    nearest,
+    stain_densities,
+)
+from muse_pipeline.proposals.otsu_mask import blend_stains
 
 COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
 

@@ -11,19 +11,19 @@ from drawn import paint
 from drawn_ihc import draw_ihc, store_ihc
 from scipy.spatial import cKDTree
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.inference.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.dab_classes import DabCut, DabFinder
+from muse_pipeline.proposals.dab import DabCut, DabFinder
 from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard
-from muse_pipeline.tiles.grid import Shard
+from muse_pipeline.store.grid import Shard
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.stains import TEXTBOOK
+from muse_pipeline.tissue.stain import TEXTBOOK
 
 FITS = {
     "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from test_haematoxylin_density import paint
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
-from muse_pipeline.proposals.haematoxylin_density import blend_stains
+from muse_pipeline.proposals.otsu_mask import blend_stains
 
 SIDE_UM = 200.0
 

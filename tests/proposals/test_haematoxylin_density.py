@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from drawn import paint
 
-from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
-from muse_pipeline.tissue.stains import TEXTBOOK
+from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
+from muse_pipeline.tissue.stain import TEXTBOOK
 
 
 def test_a_mixed_density_comes_back():

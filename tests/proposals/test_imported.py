@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import ConfigError, LabelError, LeftOutWarning
+from muse_pipeline.core.errors import ConfigError, LabelError, LeftOutWarning
+from muse_pipeline.core.types import Bounds, SlideInfo
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
-from muse_pipeline.types import Bounds, SlideInfo
 
 INFO = SlideInfo(
     slide_id="S1",

@@ -2,14 +2,12 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.evaluation.overlap import overlap_labels
-from muse_pipeline.evaluation.segmentation import jaccard_areas, jaccard_ratio
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.evaluation.outlines import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.cut import cut_mask
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
-from muse_pipeline.proposals.otsu_mask import fit_otsu, otsu_threshold
-from muse_pipeline.tissue.stains import TEXTBOOK
+from muse_pipeline.proposals.otsu_mask import cut_mask, fit_otsu, otsu_threshold
+from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP = 0.25
 

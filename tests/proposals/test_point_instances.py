@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from labelled import draw_labelled_folder, write_config
 
-from muse_pipeline.data.labelled_image import LabelledImage
-from muse_pipeline.data.labels import read_labelled_images
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.point_instances import KINDS, instances_of_points
+from muse_pipeline.proposals.outlined_source import KINDS, instances_of_points
 from muse_pipeline.training.finetune_config import load_finetune_config
-from muse_pipeline.types import Frame
 
 MPP = 0.5
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.proposals.points import PeakRules, find_points, merge_points
 
 

@@ -12,7 +12,7 @@ from inference_slides import take_to_store
 from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import StoreError
+from muse_pipeline.core.errors import StoreError
 from muse_pipeline.evaluation.truth import read_points
 from muse_pipeline.inference.stitch import gather_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.models.activation import ActivationNetwork
-from muse_pipeline.proposals.pseudo_mask import MaskSettings, clean, fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import MaskSettings, clean, fit_pseudo_masker
 
 
 def draw_discs(radius=8, seed=0):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.proposals.voronoi import (
+from muse_pipeline.proposals.points import (
     BACKGROUND,
     IGNORED,
     NUCLEUS,

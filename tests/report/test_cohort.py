@@ -8,8 +8,8 @@ import pytest
 from conftest import HOSTILE
 from finished_slide import CLASSES, GLASS, MODEL, row, write_ledger, write_slide
 
-from muse_pipeline.errors import SheetError
-from muse_pipeline.files import read_json, write_json
+from muse_pipeline.core.errors import SheetError
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.report.cohort import (
     counted,
     gather_cohort,
@@ -23,7 +23,7 @@ from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card
-from muse_pipeline.report.table import write_table
+from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
 

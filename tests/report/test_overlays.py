@@ -5,17 +5,19 @@ from PIL import Image
 
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.report.density import Field
-from muse_pipeline.report.drawing import (
+from muse_pipeline.report.overlays import (
     CAPTION_PX,
+    ENLARGEMENT,
     INK,
     STRIP_PX,
     LegendEntry,
     add_legend,
     add_strip,
+    draw_field,
+    draw_outlines,
     nice_length,
 )
-from muse_pipeline.report.overlays import ENLARGEMENT, draw_field, draw_outlines
-from muse_pipeline.tiles.store import open_store
+from muse_pipeline.store.store import open_store
 
 ALL = [NucleusClass(name, color) for name, color in CLASSES.items()]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from muse_pipeline.report import page
 from muse_pipeline.report.cohort import gather_cohort, read_rows
-from muse_pipeline.report.markup import Markup, element
+from muse_pipeline.report.html import Markup, element
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.files import write_json
+from muse_pipeline.core.files import write_json
+from muse_pipeline.report.model_facts import pretraining_facts
 from muse_pipeline.report.pictures import Album
-from muse_pipeline.report.pretraining_facts import pretraining_facts
 
 SENTENCE = "Without labels: yes. 61.0 % of nuclei <at 0.5> are found again."
 

@@ -4,10 +4,10 @@ import numpy as np
 from finished_slide import draw_tissue, provenance, slide_path, write_nuclei
 from PIL import Image
 
-from muse_pipeline.files import read_json, write_json
-from muse_pipeline.report.proposals_field import find_proposals
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.slide_summary import summarise_slide
-from muse_pipeline.types import SlideInfo
 
 
 def files_of(folder):

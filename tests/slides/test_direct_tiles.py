@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from slide_files import shrink, spoil_tile, write_pyramid
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import UnsuitedError, open_slide
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.openslide import OpenSlideReader

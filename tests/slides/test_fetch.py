@@ -11,14 +11,14 @@ from fsspec.implementations.memory import MemoryFile
 from web_server import Served, serve
 
 from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
-from muse_pipeline.errors import OutputError, SlideError
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.errors import OutputError, SlideError
 from muse_pipeline.report.ledgers import first_problem, read_progress
-from muse_pipeline.slides import fetch, remote, remote_copy
+from muse_pipeline.slides import fetch, remote
+from muse_pipeline.slides import fetch as remote_copy
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.fetch_failure import explain
-from muse_pipeline.slides.fetched import slide_file
-from muse_pipeline.slides.sheet import SheetRow
-from muse_pipeline.slides.url import SlideUrl
+from muse_pipeline.slides.remote import SlideUrl, explain
+from muse_pipeline.slides.signature import slide_file
 
 pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
 KEY = "sig=geheim"

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from muse_pipeline.errors import MppError, SlideError
-from muse_pipeline.slides.guard import Limits, call_guarded, map_guarded
+from muse_pipeline.core.errors import MppError, SlideError
+from muse_pipeline.slides.isolation import Limits, call_guarded, map_guarded
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
 

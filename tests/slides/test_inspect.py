@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from slide_files import write_pyramid
 
-from muse_pipeline.errors import MppError, SlideError
-from muse_pipeline.slides.fingerprint import BLOCK_BYTES, fingerprint_file
+from muse_pipeline.core.errors import MppError, SlideError
+from muse_pipeline.core.types import Bounds, SlideInfo
 from muse_pipeline.slides.inspect import inspect_slide, read_info
-from muse_pipeline.types import Bounds, SlideInfo
+from muse_pipeline.slides.signature import BLOCK_BYTES, fingerprint_file
 
 
 def test_drawn_pyramid(pyramid_path):

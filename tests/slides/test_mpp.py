@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.errors import MppError
+from muse_pipeline.core.errors import MppError
 from muse_pipeline.slides.mpp import (
     MppCandidate,
     choose_mpp,

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 from slide_files import draw_gradient, write_pyramid
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
 

@@ -17,12 +17,12 @@ import pytest
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.errors import HangingReadError
-from muse_pipeline.files import read_json, write_json
-from muse_pipeline.slides import patience
+from muse_pipeline.core.errors import HangingReadError
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.slides import isolation as patience
 from muse_pipeline.slides.base import READERS, open_slide
+from muse_pipeline.slides.isolation import call_in_time
 from muse_pipeline.slides.openslide import OpenSlideReader
-from muse_pipeline.slides.patience import call_in_time
 
 
 def hang(pipe: Path) -> bytes:
@@ -147,7 +147,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_program_ends_although_a_read_hangs(pipe):
     program = """
         import sys
-        from muse_pipeline.slides import patience
+        from muse_pipeline.slides import isolation as patience
         patience.LIMIT_S = 0.1
         try:
             patience.call_in_time("S", open, sys.argv[1])
@@ -161,7 +161,7 @@ def test_a_program_ends_although_a_read_hangs(pipe):
 def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
     program = """
         import sys
-        from muse_pipeline.slides import patience
+        from muse_pipeline.slides import isolation as patience
         patience.LIMIT_S = 2
         print(patience.call_in_time("S", lambda: open(sys.argv[1]).read()))
     """
@@ -177,7 +177,7 @@ def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
 def test_a_fork_has_threads_of_its_own():
     program = """
         import os
-        from muse_pipeline.slides.patience import call_in_time
+        from muse_pipeline.slides.isolation import call_in_time
         call_in_time("S", int, "1")
         child = os.fork()
         print(call_in_time("S", int, "2"), flush=True)

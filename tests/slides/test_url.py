@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 
-from muse_pipeline.errors import SheetError
-from muse_pipeline.slides.collect import name_slides
-from muse_pipeline.slides.sheet import read_row, read_sheet
-from muse_pipeline.slides.url import SlideUrl, is_url, url_problem
+from muse_pipeline.cohort.collect import name_slides
+from muse_pipeline.cohort.sheet import read_row, read_sheet
+from muse_pipeline.core.errors import SheetError
+from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 SIGNED = "https://ann:pass@host.org:8443/a%20b.svs?X-Amz-Signature=signed&versionId=3#top"
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from drawn_tissue import draw_labelled_tissue
 
-from muse_pipeline.tissue.appearance import AppearanceSample, cut_fields, measure_picture
-from muse_pipeline.tissue.stains import optical_density
+from muse_pipeline.tissue.colour import AppearanceSample, cut_fields, measure_picture
+from muse_pipeline.tissue.stain import optical_density
 
 
 @pytest.fixture(scope="module")

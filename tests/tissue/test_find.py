@@ -9,7 +9,7 @@ from PIL import Image
 from shapely.geometry import box
 from slide_files import spoil_tile, write_pyramid
 
-from muse_pipeline.errors import SlideError
+from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_mask, find_tissue

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 
 HAEMATOXYLIN, EOSIN = np.array([0.62, 0.70, 0.35]), np.array([0.15, 0.85, 0.50])
 STAINS = np.stack([HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linalg.norm(EOSIN)])

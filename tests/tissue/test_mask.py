@@ -7,7 +7,7 @@ import pytest
 from drawn import ArraySlide
 from shapely.geometry import Polygon, box
 
-from muse_pipeline.errors import StoreError
+from muse_pipeline.core.errors import StoreError
 from muse_pipeline.tissue.mask import TissueMask
 
 

@@ -14,15 +14,15 @@ from PIL import Image
 from shapely.geometry import box
 from slide_files import spoil_tile, write_pyramid
 
-from muse_pipeline.errors import GeoJSONError, LeftOutWarning
-from muse_pipeline.nuclei.geojson_check import check_geojson
+from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.core.types import Bounds
+from muse_pipeline.qupath.check import check_geojson
+from muse_pipeline.qupath.regions import read_roi, write_outline
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_outline, write_picture
+from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 from muse_pipeline.tissue.overview import read_overview
-from muse_pipeline.tissue.roi import read_roi
-from muse_pipeline.types import Bounds
 
 
 def holed_mask(roi=None):

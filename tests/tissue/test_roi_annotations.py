@@ -9,10 +9,10 @@ import shapely
 from drawn import ArraySlide
 from shapely.geometry import box
 
+from muse_pipeline.core.types import Bounds
+from muse_pipeline.qupath.regions import read_annotations, read_roi
 from muse_pipeline.tissue.find import measure_annotation
-from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.roi import RoiArea, read_annotations, read_roi
-from muse_pipeline.types import Bounds
+from muse_pipeline.tissue.mask import RoiArea, TissueMask
 
 INFO = ArraySlide([np.full((800, 1000, 3), 200, np.uint8)]).info((0.5, 0.5), bounds=Bounds(100, 50, 900, 750))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.tissue.stains import DENSITY, ROUNDED_TEXTBOOK, TEXTBOOK, is_brown, optical_density
+from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, TEXTBOOK, is_brown, optical_density
 
 VALUES = np.arange(256, dtype=np.uint8)
 

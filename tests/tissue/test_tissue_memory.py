@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from muse_pipeline.memory import return_large_arrays
+from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.tissue.find import find_mask
 return_large_arrays()
 side = int(sys.argv[1])

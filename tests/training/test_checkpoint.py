@@ -6,7 +6,7 @@ import pytest
 import torch
 from labelled import draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError
+from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
 from muse_pipeline.training.finetune_config import load_finetune_config

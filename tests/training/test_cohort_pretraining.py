@@ -7,9 +7,9 @@ import yaml
 from labelled import draw_labelled_folder, write_config
 from workflow_runs import write_sheet
 
-from muse_pipeline.files import read_json
+from muse_pipeline.core.files import read_json
+from muse_pipeline.probing.compare_tissue import load_tissue_config
 from muse_pipeline.training.pretrain_config import load_pretrain_config
-from muse_pipeline.training.probing.tissue_config import load_tissue_config
 
 SETTINGS = {
     "name": "tiny",

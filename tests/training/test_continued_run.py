@@ -10,8 +10,8 @@ from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy
 from labelled import CPU, draw_labelled_folder, write_config
 from slide_files import write_pyramid
 
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.export.detector import load_detector
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide

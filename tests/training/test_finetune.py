@@ -9,7 +9,7 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.training import finetune_data
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune

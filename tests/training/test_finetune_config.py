@@ -9,8 +9,8 @@ import torch
 import yaml
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError, ConfigError, ProviderError
-from muse_pipeline.inference.model_file import BUILT_IN, find_model, read_card
+from muse_pipeline.core.errors import CheckpointError, ConfigError, ProviderError
+from muse_pipeline.inference.model import BUILT_IN, find_model, read_card
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.finetune import finetune

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 from drawn_labels import draw_nuclei, grid_xy
 
-from muse_pipeline.data.labelled_image import LabelledImage
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.kept_pictures import keep_pictures
-from muse_pipeline.types import Frame
 
 
 def test_a_piece_begins_where_the_annotated_region_does(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.methods.consistency import ConsistencySettings
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from muse_pipeline.errors import CheckpointError, ConfigError, DivergedError
+from muse_pipeline.core.errors import CheckpointError, ConfigError, DivergedError
 from muse_pipeline.methods.base import Method
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.metrics import MetricsLog

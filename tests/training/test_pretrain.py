@@ -12,13 +12,13 @@ import torch
 from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
+from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.errors import CheckpointError, CollapsedError, ConfigError, LabelError
 from muse_pipeline.methods.muse import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
-from muse_pipeline.tiles import shard_files
-from muse_pipeline.tiles.shard_files import ShardFiles
+from muse_pipeline.store import sharding as shard_files
+from muse_pipeline.store.sharding import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.inputs import source_files

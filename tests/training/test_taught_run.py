@@ -7,7 +7,7 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.finetune import finetune
 from muse_pipeline.training.finetune_config import load_finetune_config

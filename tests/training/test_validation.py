@@ -8,9 +8,10 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.data.labels import read_labelled_images
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training import validation
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -20,7 +21,6 @@ from muse_pipeline.training.finetune_data import FinetuneData, read_finetune_dat
 from muse_pipeline.training.metrics import MetricsLog
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.validation import SCORE, Validation
-from muse_pipeline.types import Frame
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.config import require_between
-from muse_pipeline.data.seeds import MAX_SEED
-from muse_pipeline.data.unlabelled_source import UnlabelledSource, open_unlabelled
-from muse_pipeline.data.unlabelled_windows import UnlabelledWindows
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.config import require_between
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.unlabelled import UnlabelledSource, UnlabelledWindows, open_unlabelled
 from muse_pipeline.methods import TASKS
 from muse_pipeline.methods.psm_activation import PriorSelfActivation
 from muse_pipeline.models.activation import KIND, ActivationNetwork

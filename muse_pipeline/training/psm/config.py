@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muse_pipeline.config import load_config, require_between, require_one_of, starting_at
+from muse_pipeline.core.config import load_config, require_between, require_one_of, starting_at
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.seeds import MAX_SEED
-from muse_pipeline.data.unlabelled_source import UnlabelledSource
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm_mask import MASK_FOREGROUNDS, VORONOI_WEIGHT
+from muse_pipeline.proposals.activation_map import MaskSettings
 from muse_pipeline.proposals.points import PeakRules
-from muse_pipeline.proposals.pseudo_mask import MaskSettings
 from muse_pipeline.training.export_settings import ExportSettings
 from muse_pipeline.training.finetune_config import COLOURS, PRECISIONS
 from muse_pipeline.training.schedule import Schedule
@@ -146,7 +146,7 @@ class PsmConfig:
         mpp: um per pixel of all networks.
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
         mask_settings: of "activation".
-        windows_per_store: pieces of each store, see ``data.unlabelled_pieces``; pictures are used whole.
+        windows_per_store: pieces of each store, see ``data.unlabelled``; pictures are used whole.
         store_window_px: their side.
         seed: of weights and windows.
         metrics: measured elsewhere, for the card.

@@ -8,14 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.instance_labels import IMAGES, INSTANCES, POINTS, write_instances
-from muse_pipeline.data.label_source import LabelSource
-from muse_pipeline.errors import LabelError
-from muse_pipeline.proposals.cut import cut_mask, drop_small_labels
-from muse_pipeline.proposals.haematoxylin_density import blend_stains, haematoxylin
-from muse_pipeline.proposals.points import find_points
-from muse_pipeline.proposals.voronoi import split_mask
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.formats import IMAGES, INSTANCES, POINTS, write_instances
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, haematoxylin
+from muse_pipeline.proposals.points import find_points, split_mask
+from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.psm.config import PsmConfig
 from muse_pipeline.training.psm.mask_network import TrainedMask
 from muse_pipeline.training.psm.masks import read_pictures_and_masks

@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.config import parse_config
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.data.mask_windows import MaskedPicture, MaskWindows
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import sha256_of
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_of_fit
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.psm_mask import MaskTraining
 from muse_pipeline.models.mask_network import MaskNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.proposals.points import find_points
-from muse_pipeline.proposals.voronoi import voronoi_label
-from muse_pipeline.tissue.macenko import fit_macenko
-from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
-from muse_pipeline.training.census import mean_stains
+from muse_pipeline.proposals.points import find_points, voronoi_label
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, fit_macenko
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import train

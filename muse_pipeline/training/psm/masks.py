@@ -8,13 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.data.pictures import read_rgb, write_png
-from muse_pipeline.data.unlabelled_pieces import cut_pieces
-from muse_pipeline.data.unlabelled_source import open_unlabelled
-from muse_pipeline.errors import ConfigError, LabelError
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.data.unlabelled import cut_pieces, open_unlabelled
+from muse_pipeline.proposals.activation_map import PseudoMasker
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.proposals.pseudo_mask import PseudoMasker
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.psm.config import PsmConfig
 
 PICTURES, MASKS = "pictures", "masks"
@@ -34,7 +33,7 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
 
     Raises:
         ConfigError: no piece is left.
-        MuseError: a source cannot be read, see ``data.unlabelled_source``.
+        MuseError: a source cannot be read, see ``data.unlabelled``.
     """
     for name in (PICTURES, MASKS):
         (folder / name).mkdir()

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.files import sha256_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.finetune import finetune

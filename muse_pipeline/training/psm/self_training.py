@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from muse_pipeline.config import parse_config
-from muse_pipeline.data.instance_labels import IMAGES
-from muse_pipeline.data.pictures import read_rgb
-from muse_pipeline.errors import ConfigError
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour import colour_of_fit
-from muse_pipeline.inference.image import detect_image
-from muse_pipeline.nuclei.label_image import rings_to_labels
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.labels.formats import IMAGES
+from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.proposals.cut import drop_small_labels
-from muse_pipeline.tissue.macenko import fit_macenko
+from muse_pipeline.proposals.otsu_mask import drop_small_labels
+from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.finetune_config import FinetuneConfig
 from muse_pipeline.training.psm.labels import write_found
 from muse_pipeline.training.trained_detector import load_trained

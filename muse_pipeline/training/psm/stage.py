@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.errors import CheckpointError
-from muse_pipeline.files import complete_file, read_json, require_own_folder, write_json
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
 
 STAGES = ("activation", "masks", "mask_network", "labels", "detector", "self_training")
 MADE_FROM = "made-from.json"

@@ -5,13 +5,13 @@ import pytest
 import torch
 from drawn_probe import write_probe_configs
 
-from muse_pipeline.errors import ConfigError
-from muse_pipeline.files import read_json
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.models import BACKBONES
+from muse_pipeline.probing.compare import open_networks
+from muse_pipeline.probing.compare_labels import draw_patients
+from muse_pipeline.probing.network import open_network
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
-from muse_pipeline.training.probing.compare_labels import draw_patients
-from muse_pipeline.training.probing.comparing import open_networks
-from muse_pipeline.training.probing.network import open_network
 
 TISSUE = """
 sources:

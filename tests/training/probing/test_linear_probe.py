@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from muse_pipeline.training.probing.linear_probe import train_linear_probe
+from muse_pipeline.probing.protocols import train_linear_probe
 
 
 def blobs(n=900, seed=0):

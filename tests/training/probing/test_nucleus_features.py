@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.data.nucleus_images import NucleusPicture
-from muse_pipeline.data.nucleus_index import NucleusIndex
-from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.colour import optical_density
-from muse_pipeline.tissue.stain_map import IDENTITY
-from muse_pipeline.tissue.stains import ROUNDED_TEXTBOOK
-from muse_pipeline.training.probing.nucleus_features import Look, choose_nuclei, nucleus_features, stain_change
-from muse_pipeline.training.probing.retrieval import recognised, stability
+from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
+from muse_pipeline.models.base import Backbone, Features, optical_density
+from muse_pipeline.probing.features import Look, choose_nuclei, nucleus_features, stain_change
+from muse_pipeline.probing.neighbours import recognised, stability
+from muse_pipeline.tissue.stain import IDENTITY, ROUNDED_TEXTBOOK
 
 SIDE, CPU = 480, torch.device("cpu")
 

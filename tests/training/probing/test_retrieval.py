@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from muse_pipeline.training.probing.retrieval import find_similar, recognised, stability
+from muse_pipeline.probing.neighbours import find_similar, recognised, stability
 
 
 def test_neighbours_are_of_other_patients_and_the_nearest_first():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from labelled import CPU, draw_labelled_folder
 
-from muse_pipeline.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.psm.config import load_psm_config

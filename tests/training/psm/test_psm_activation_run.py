@@ -8,10 +8,10 @@ import torch
 from labelled import CPU
 from PIL import Image
 
-from muse_pipeline.data.unlabelled_source import UnlabelledSource
-from muse_pipeline.errors import CheckpointError, ConfigError
+from muse_pipeline.core.errors import CheckpointError, ConfigError
+from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.models.activation import load_activation
-from muse_pipeline.proposals.pseudo_mask import PseudoMasker
+from muse_pipeline.proposals.activation_map import PseudoMasker
 from muse_pipeline.training.psm.activation import ActivationConfig, train_activation
 from muse_pipeline.training.running import Running
 from muse_pipeline.training.schedule import Schedule

@@ -1,0 +1,233 @@
+"""The rows of a cohort from slides, folders and sheets, and a sheet from a folder: one row per slide."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from muse_pipeline.cohort.sheet import (
+    ID_FORBIDDEN,
+    ID_MAX_BYTES,
+    SheetRow,
+    folder_key,
+    id_problem,
+    is_sheet,
+    read_sheet,
+)
+from muse_pipeline.core.errors import ConfigError, SheetError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
+from muse_pipeline.slides.signature import name_problem
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+)
+PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
+
+
+def find_rows(places: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+    """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
+
+    Args:
+        places: paths or URLs.
+        mpp: of the slides that no sheet names; see ``SheetRow``.
+        roi: of the slides that are named themselves.
+
+    Raises:
+        ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
+        SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
+    """
+    is_folder = {place: not is_url(str(place)) and Path(place).is_dir() for place in places}
+    is_table = {place: not (is_url(str(place)) or is_folder[place]) and is_sheet(Path(place)) for place in places}
+    named = iter(name_slides([place for place in places if not (is_folder[place] or is_table[place])], mpp, roi))
+    rows: list[SheetRow] = []
+    for place in places:
+        if is_table[place]:
+            if mpp is not None or roi is not None:
+                raise ConfigError(f"--mpp and --roi go with slides; {place} is a sheet and has columns for them")
+            rows += read_sheet(place)
+        elif is_folder[place]:
+            if roi is not None:
+                raise ConfigError(
+                    "--roi goes with slides; write a sheet of the folder (`muse sheet`), with a column roi"
+                )
+            rows += collect_slides(place, mpp)
+        else:
+            rows.append(next(named))
+    return _each_once(rows)
+
+
+def _each_once(rows: Iterable[SheetRow]) -> list[SheetRow]:
+    found: dict[str, SheetRow] = {}
+    for row in rows:
+        other = found.setdefault(folder_key(row.slide_id), row)
+        if other.path != row.path:
+            raise SheetError(
+                f"slide_id '{row.slide_id}' stands for {other.path} and {row.path}; name them apart in a sheet "
+                "(`muse sheet` writes one of a folder)"
+            )
+    return list(found.values())
+
+
+def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
+    """Every slide under ``folder``, in the order of its path.
+
+    Hidden folders and result folders (which hold a slide.json) are passed over. A DICOM series is one row. Pictures
+    without an mpp of their own, PNG and JPEG, are taken only when ``mpp`` is given.
+
+    Raises:
+        SheetError: the folder is missing or holds no slide, or a path is no text.
+    """
+    folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
+    if not folder.is_dir():
+        raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
+    suffixes = SLIDE_SUFFIXES | PLAIN_PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
+    files = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+    slides = sorted(_one_per_series(files))
+    if not slides:
+        raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
+    _require_unicode(slides)
+    names = _unique_names([path.relative_to(folder) for path in slides])
+    return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
+
+
+def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+    """A row for each of ``files``, paths or URLs, all with the same ``mpp`` and ``roi``.
+
+    Raises:
+        SheetError: a URL is no slide's, or a path is no text.
+    """
+    places = [_parse_place(file) for file in files]
+    _require_unicode(place for place in places if isinstance(place, Path))
+    home = os.path.commonpath([place.parent for place in places if isinstance(place, Path)] or ["/"])
+    names = _unique_names([_place_within(home, place) for place in places])
+    paths = [str(place) if isinstance(place, Path) else place for place in places]
+    where = str(roi.absolute()) if roi else None
+    return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
+
+
+def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
+    """Write the columns that are in use; paths under the sheet's own folder become relative to it.
+
+    Raises:
+        SheetError: a sheet with rows is there already; somebody may have edited it.
+    """
+    path = Path(path)
+    rows = list(rows)
+    if path.is_file() and len(path.read_bytes().strip().splitlines()) > 1:
+        raise SheetError(f"{path}: is there already and has rows; choose another name or delete the old sheet")
+    columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    home = path.parent.resolve()
+    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            slide = Path(row.path)
+            shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
+            writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
+
+
+def _require_unicode(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if problem := name_problem(path):
+            raise SheetError(problem)
+
+
+def _parse_place(file: Path | str) -> Path | SlideUrl:
+    if not is_url(str(file)):
+        return Path(file).absolute()
+    url = file if isinstance(file, SlideUrl) else SlideUrl(str(file))
+    if problem := url_problem(url.in_full):
+        raise SheetError(f"{url}: {problem}")
+    return url
+
+
+def _place_within(home: str, place: Path | SlideUrl) -> Path:
+    """A relative path that tells slides apart: of a URL, its host, folders and file."""
+    if isinstance(place, Path):
+        return place.relative_to(home)
+    parts = urlsplit(place)
+    return Path(parts.netloc, parts.path.strip("/")).with_name(place.file_name)
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Files below ``folder``, also behind links; a folder that several links lead to, or back to, is entered once."""
+    found: list[Path] = []
+    entered: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in entered or "slide.json" in files:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return found
+
+
+def _one_per_series(files: Sequence[Path]) -> list[Path]:
+    """OpenSlide finds a DICOM series from any of its files; the largest holds level 0.
+
+    A link that leads nowhere is kept: it is for the check of the sheet to name it.
+    """
+    series, alone = defaultdict(list), []
+    for path in files:
+        if path.suffix.lower() == ".dcm" and path.is_file():
+            series[path.parent, _series_uid(path)].append(path)
+        else:
+            alone.append(path)
+    return alone + [max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()]
+
+
+def _series_uid(path: Path) -> bytes | Path:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    match = _SERIES_UID.search(head)
+    return head[match.end() : match.end() + int.from_bytes(match[1], "little")] if match else path
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """A slide_id each: the file's name where that is unique, else with its folders, then its suffix, then a number."""
+    ways: tuple[Callable[[Path], str], ...] = (
+        _stem,
+        lambda path: "_".join([*path.parts[:-1], _stem(path)]),
+        lambda path: "_".join(path.parts),
+    )
+    names = [_safe_name(ways[0](path)) for path in paths]
+    for way in ways[1:]:
+        taken = Counter(name.casefold() for name in names)
+        names = [
+            _safe_name(way(path)) if taken[name.casefold()] > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return _number(names)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+
+
+def _safe_name(text: str) -> str:
+    """``text`` as a legal slide_id: what is forbidden becomes an underscore."""
+    text = unicodedata.normalize("NFC", text)
+    text = "".join("_" if char in ID_FORBIDDEN or not char.isprintable() else char for char in text)
+    while len(text.encode()) > ID_MAX_BYTES - 5:  # leaves room for a number
+        text = text[:-1]
+    text = re.sub(r"^[-. ]+|[. ]+$", "", text)
+    return text if id_problem(text) is None else f"slide_{text}"
+
+
+def _number(names: Sequence[str]) -> list[str]:
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidates = (name if n == 1 else f"{name}-{n}" for n in range(1, len(names) + 2))
+        result.append(next(candidate for candidate in candidates if candidate.casefold() not in taken))
+        taken.add(result[-1].casefold())
+    return result

@@ -1,0 +1,91 @@
+"""The patient of a slide or picture, from the sheet or from its name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from muse_pipeline.core.errors import ConfigError, LabelError
+
+_TCGA_PATIENT = r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"
+
+
+def patient_in_name(name: str, rule: str | int | None = None, place: Path | None = None) -> str:
+    """The patient of the picture or slide ``name`` (without suffix).
+
+    Args:
+        name: of it.
+        rule: a number of leading characters, or a regular expression; by default the first 12 characters of TCGA names,
+            else the whole name.
+        place: where it is, for the message.
+
+    Raises:
+        LabelError: the rule does not suit the name.
+    """
+    if isinstance(rule, int):
+        return name[:rule]
+    if rule is None:
+        return find_in_name(name, _TCGA_PATIENT) or name
+    found = find_in_name(name, rule)
+    if found is None:
+        raise LabelError(f"{place}: '{name}' does not match the patient rule '{rule}'; correct either")
+    return found
+
+
+def find_in_name(name: str, pattern: str) -> str | None:
+    """What a regular expression finds in a name: its first group if it has one, else the whole match; None: nothing."""
+    found = re.search(pattern, name)
+    return None if found is None else found[1 if found.re.groups else 0]
+
+
+def require_patient_rule(rule: str | int | None, place: Path) -> None:
+    """Whether names at ``place`` can tell a patient so, see ``patient_in_name``.
+
+    Raises:
+        LabelError: it is no rule.
+    """
+    if isinstance(rule, int) and rule < 1:
+        raise LabelError(f"{place}: patient {rule} is no number of leading characters; give 1 or more")
+    if isinstance(rule, str) and not _is_pattern(rule):
+        raise LabelError(f"{place}: patient '{rule}' is not a regular expression; correct it")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
+    """The patient of each slide, and in words what that is: by expression, else by the sheet, else the slide itself.
+
+    Raises:
+        ConfigError: the expression is none, or finds nothing in a name.
+    """
+    if pattern is not None:
+        return {
+            name: match_patient(name, pattern) for name in names
+        }, f"what --patient '{pattern}' finds in a slide's name"
+    patients = {name: rows.get(name, {}).get("patient", "") for name in names}
+    if not any(patients.values()):
+        return {name: name for name in names}, "each slide its own, as no patients are known"
+    nameless = sum(not patient for patient in patients.values())
+    own = f", and {nameless} of {len(names)} slides, which it gives none, each its own" if nameless else ""
+    return {name: patient or name for name, patient in patients.items()}, f"as the sheet says{own}"
+
+
+def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
+    """What ``pattern``, given by ``option``, finds in a name: its first group if it has one.
+
+    Raises:
+        ConfigError: it is no regular expression, or finds nothing.
+    """
+    try:
+        found = find_in_name(name, pattern)
+    except re.error as error:
+        raise ConfigError(f"{option} '{pattern}': is no regular expression ({error}); correct it") from error
+    if found is None:
+        raise ConfigError(f"{option} '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
+    return found

@@ -1,0 +1,270 @@
+"""The sheet of slides: one row each, as TSV or CSV. Read, checked as a whole, and written from a folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from muse_pipeline.core.errors import SheetError
+from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
+
+COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+REQUIRED = COLUMNS[:2]
+_UTF16 = ("utf-16-le", "utf-16-be")
+
+# A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
+ID_MAX_BYTES = 120
+ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
+# What stands beside the folders of the slides.
+ID_RESERVED = frozenset(
+    {
+        "cohort.tsv",
+        "roi.tsv",
+        "report.html",
+        "sheet.json",
+        "model.json",
+        "run_config.yaml",
+        "preflight.json",
+        "pretraining.json",
+        "logs",
+        "benchmarks",
+        "training",
+        "pretraining",
+        "qupath",
+    }
+)
+MAX_SHARDS = 10_000
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A slide of the cohort.
+
+    Attributes:
+        slide_id: its name, unique in the sheet also where a file system does not tell A from a.
+        path: absolute path of the slide, or its URL (a ``SlideUrl``).
+        mpp: um per level-0 pixel, overriding the file; or None.
+        patient: the case that it belongs to.
+        roi: absolute path of a GeoJSON that limits the analysis; or None.
+        split: train, val or whatever the user calls it.
+        shards: into how many jobs its detection is cut; or None for the config's number.
+    """
+
+    slide_id: str
+    path: str
+    mpp: float | None = None
+    patient: str | None = None
+    roi: str | None = None
+    split: str | None = None
+    shards: int | None = None
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a sheet of slides: by its name, or because its first line names the column of slides."""
+    if path.suffix.lower() in {".tsv", ".csv"}:
+        return True
+    line = _first_line(path)
+    return any(REQUIRED[0].encode(encoding) in line for encoding in ("utf-8", *_UTF16))
+
+
+def require_utf8(path: Path) -> None:
+    """Refuse text of two bytes per character, as Excel and PowerShell may write it.
+
+    Raises:
+        SheetError: the file looks like that.
+    """
+    line = _first_line(path)
+    if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) or any(REQUIRED[0].encode(encoding) in line for encoding in _UTF16):
+        raise SheetError(f"{path}: looks like text in UTF-16; save it as UTF-8")
+
+
+def read_sheet(path: Path | str) -> list[SheetRow]:
+    """Read and check a sheet; relative paths in it start at its own folder.
+
+    Raises:
+        SheetError: with everything that is wrong, each with its row as a spreadsheet counts it (the header is row 1).
+    """
+    path = Path(path)
+    header, records = read_table(path)
+    problems = list(_header_problems(header))
+    if problems:
+        raise _sheet_error(path, problems)
+    rows, seen = [], {}
+    for number, cells in records:
+        values = dict(zip(header, cells, strict=False))
+        found = list(_row_problems(values, path.parent))
+        if len(cells) > len(header):
+            found.append(f"{len(cells)} cells where the header has {len(header)}")
+        key = folder_key(values.get("slide_id", ""))
+        if key and seen.setdefault(key, number) != number:
+            found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
+        problems += [f"row {number}: {problem}" for problem in found]
+        if not found:
+            rows.append(_parse_row(values, path.parent))
+    if not records:
+        problems.append("no slide in it; add a row per slide, or write one with `muse sheet FOLDER`")
+    if problems:
+        raise _sheet_error(path, problems)
+    return rows
+
+
+def read_row(path: Path | str, slide_id: str) -> SheetRow:
+    """One row of a sheet, whatever the others say: no file but the sheet is looked at for them.
+
+    Raises:
+        SheetError: there is no such row, or something is wrong with it.
+    """
+    path = Path(path)
+    header, records = read_table(path)
+    for number, cells in records:
+        values = dict(zip(header, cells, strict=False))
+        if values.get("slide_id") == slide_id:
+            if problems := [f"row {number}: {problem}" for problem in _row_problems(values, path.parent)]:
+                raise _sheet_error(path, problems)
+            return _parse_row(values, path.parent)
+    raise SheetError(f"{path}: has no slide '{slide_id}'; check its column slide_id")
+
+
+def id_problem(slide_id: str) -> str | None:
+    """What keeps a name from being a slide_id; None if nothing does."""
+    forbidden = sorted(ID_FORBIDDEN.intersection(slide_id))
+    checks = (
+        (not slide_id, "is empty"),
+        (not slide_id.isprintable(), "has characters that cannot be printed"),
+        (forbidden, f"has {' '.join(forbidden)} in it, which folders and shells do not take"),
+        (slide_id.startswith(("-", ".", " ")), "begins with a dash, a dot or a space"),
+        (slide_id.endswith((".", " ")), "ends with a dot or a space"),
+        (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
+        (slide_id.casefold() in ID_RESERVED, "is taken by a file among the results"),
+    )
+    shown = repr(_show(slide_id))
+    return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and every row that is not blank with its number; all cells stripped."""
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    require_utf8(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
+    except OSError as error:
+        raise SheetError(f"{path}: cannot be read ({error.strerror}); give the path of a sheet of slides") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SheetError(f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one") from error
+    filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
+    if not filled:
+        raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
+    header = filled[0][1]
+    for other, name in SEPARATORS.items():
+        if other != delimiter and other in header[0]:
+            raise SheetError(
+                f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
+                "under any other"
+            )
+    return header, filled[1:]
+
+
+def _header_problems(header: list[str]) -> Iterator[str]:
+    for name in sorted(set(header), key=header.index):
+        if header.count(name) > 1:
+            yield f"row 1: column '{_show(name)}' is there {header.count(name)} times"
+        if name not in COLUMNS:
+            near = get_close_matches(name, COLUMNS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COLUMNS)}"
+            yield f"row 1: unknown column '{_show(name)}'; {hint}"
+    for name in REQUIRED:
+        if name not in header:
+            yield f"row 1: column '{name}' is missing"
+
+
+def _first_line(path: Path) -> bytes:
+    """At most 1,000 bytes; none where the file cannot be read, which whoever reads it on will say."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.readline(1000)
+    return b""
+
+
+def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
+    if problem := id_problem(values.get("slide_id", "")):
+        yield problem
+    if not values.get("path"):
+        yield "path is empty"
+    for column in ("path", "roi"):
+        if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
+            yield f"{column} '{_show(cell)}': {problem}"
+    if (cell := values.get("mpp")) and not _parse_mpp(cell):
+        yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
+    if (cell := values.get("shards")) and not _parse_shards(cell):
+        yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
+
+
+def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
+    filled = {name: cell for name, cell in values.items() if cell}
+    return SheetRow(
+        slide_id=filled["slide_id"],
+        path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(_absolute(filled["path"], folder)),
+        mpp=_parse_mpp(filled.get("mpp", "")),
+        patient=filled.get("patient"),
+        roi=str(_absolute(filled["roi"], folder)) if "roi" in filled else None,
+        split=filled.get("split"),
+        shards=_parse_shards(filled.get("shards", "")),
+    )
+
+
+def _absolute(cell: str, folder: Path) -> Path:
+    """Links are kept as they are: a MIRAX slide needs the folder beside its link."""
+    with suppress(RuntimeError):  # the home of a user whom nobody knows
+        return (folder / Path(cell).expanduser()).absolute()
+    return (folder / cell).absolute()
+
+
+def _place_problem(cell: str, column: str, folder: Path) -> str | None:
+    """Why nothing can be read at ``cell``; None if it can, or if its server would have to be asked."""
+    if not is_url(cell):
+        return _file_problem(_absolute(cell, folder))
+    return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
+
+
+def _file_problem(path: Path) -> str | None:
+    """Why there is no file at ``path``; None if there is one."""
+    try:
+        if path.is_file():
+            return None
+        return f"is a folder, not a file ({path})" if path.is_dir() else f"no such file ({path})"
+    except OSError as error:  # a name that no file system takes
+        return f"no such file ({error.strerror})"
+
+
+def _show(cell: str) -> str:
+    """A cell as a message has it: short, and a URL without credentials, in whichever column it has ended up."""
+    text = SlideUrl(cell) if is_url(cell) else cell
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _parse_mpp(cell: str) -> float | None:
+    positive = re.fullmatch(r"\d*\.?\d+(e-?\d+)?", cell, re.ASCII | re.IGNORECASE)
+    return (float(cell) or None) if positive and float(cell) < float("inf") else None
+
+
+def _parse_shards(cell: str) -> int | None:
+    return int(cell) if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS else None
+
+
+def folder_key(slide_id: str) -> str:
+    """The same for names that some file system takes for one folder."""
+    return unicodedata.normalize("NFC", slide_id).casefold()
+
+
+def _sheet_error(path: Path, problems: list[str]) -> SheetError:
+    if len(problems) == 1:
+        return SheetError(f"{path}: {problems[0]}")
+    return SheetError("\n  ".join([f"{path}: {len(problems)} problems:", *problems]))

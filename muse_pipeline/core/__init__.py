@@ -1,0 +1,1 @@
+"""What every part shares: types, coordinates, errors, files, configs, plug-ins, the environment."""

@@ -1,0 +1,56 @@
+"""Text of messages and reports: lists of names, one-line errors, numbers with units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def one_line(said: object) -> str:
+    """What an error or a text says, without line breaks."""
+    return " ".join(str(said).split())
+
+
+def count_noun(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 slide", "1,200 slides"; ``many`` is the plural where it is not formed with s."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def some_of(names: Sequence[str], n: int = 5) -> str:
+    """The first ``n`` names, and how many more there are."""
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def count_text(n: int | None) -> str:
+    """12,345, or a dash."""
+    return "–" if n is None else f"{n:,}"
+
+
+def area_text(mm2: float | None) -> str:
+    """An area in mm2, with the digits that it deserves."""
+    return "–" if mm2 is None else f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}"
+
+
+def percent_text(n: int, total: int) -> str:
+    """A part of a whole in percent, with a digit after the point where that is less than 10."""
+    percent = 100 * n / total
+    return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
+
+
+def density_text(per_mm2: float | None) -> str:
+    """Nuclei per mm2."""
+    return "–" if per_mm2 is None else f"{per_mm2:,.0f}"
+
+
+def time_text(seconds: float | None) -> str:
+    """3.2 s, 4 min 10 s or 2 h 5 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory_text(mib: int | None) -> str:
+    """Memory in MiB or GiB."""
+    return "–" if mib is None else f"{mib} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"

@@ -1,0 +1,118 @@
+"""The nouns that every part shares: frames and slides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
+
+
+class Frame(StrEnum):
+    """In which pixels a position is given (see ``coords``)."""
+
+    LEVEL0 = "level0"
+    WORK = "work"
+    WINDOW = "window"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The non-empty rectangle that a scanner declares, in absolute level-0 pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What is known of a slide before any tissue is read: the content of ``slide.json``.
+
+    Attributes:
+        slide_id: name of the slide in the sheet, unique in its cohort.
+        path: where the file was found.
+        reader: name of the reader that opens it.
+        vendor: maker of the scanner as far as the reader knows, else "unknown".
+        size_px: (width, height) of level 0.
+        mpp: (x, y) size of a level-0 pixel in um.
+        mpp_source: where the mpp came from, in words.
+        level_sizes_px: (width, height) of every level, level 0 first.
+        level_downsamples: level-0 pixels per pixel, (x, y) for every level.
+        bounds: the scanner's non-empty rectangle, or None.
+        fingerprint: a cheap checksum of the file's content.
+        warnings: sentences for the report.
+    """
+
+    slide_id: str
+    path: str
+    reader: str
+    vendor: str
+    size_px: tuple[int, int]
+    mpp: tuple[float, float]
+    mpp_source: str
+    level_sizes_px: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[tuple[float, float], ...]
+    fingerprint: str
+    bounds: Bounds | None = None
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SlideInfo:
+        """The inverse of ``to_dict``."""
+        bounds = values.get("bounds")
+        return cls(
+            **{
+                **values,
+                "size_px": tuple(values["size_px"]),
+                "mpp": tuple(values["mpp"]),
+                "level_sizes_px": tuple(tuple(size) for size in values["level_sizes_px"]),
+                "level_downsamples": tuple(tuple(downsample) for downsample in values["level_downsamples"]),
+                "bounds": Bounds(**bounds) if bounds else None,
+                "warnings": tuple(values.get("warnings", ())),
+            }
+        )
+
+    @property
+    def scanned_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds, else level 0."""
+        if self.bounds is None:
+            return (0, 0, *self.size_px)
+        right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
+        return (max(self.bounds.x, 0), max(self.bounds.y, 0), min(right, self.size_px[0]), min(bottom, self.size_px[1]))
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of level 0."""
+        return self.size_px[0] * self.mpp[0] * self.size_px[1] * self.mpp[1] / 1e6
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """An open slide. Readers are plug-ins in ``slides/``, one file each; safe to read from several threads."""
+
+    path: Path
+
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
+
+        Returns:
+            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+
+        Raises:
+            SlideError: the pixels cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Release the file."""

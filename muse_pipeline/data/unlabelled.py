@@ -1,0 +1,219 @@
+"""Where unlabelled tissue comes from, as a training config names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.core.config import require_between
+from muse_pipeline.core.errors import ConfigError, MppError, StoreError
+from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.store.store import open_store
+
+
+@dataclass(frozen=True)
+class UnlabelledSource:
+    """A folder of pictures or a store; one of the two.
+
+    Attributes:
+        images: folder of pictures.
+        store: that ``muse tile`` wrote.
+        mpp: um per pixel of the pictures; stores know theirs.
+    """
+
+    images: Path | None = None
+    store: Path | None = None
+    mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.store is None):
+            raise ConfigError("a source of unlabelled tissue names neither `images` nor `store`, or both; give one")
+        require_between(self, "a source of unlabelled tissue", mpp=(0.01, 100))
+
+
+def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
+    """Every picture, resampled to ``mpp`` and held in memory, and every store, which is only opened.
+
+    Raises:
+        ConfigError: there is no source, no such folder, or no picture in it.
+        LabelError: a picture cannot be read, or its mpp is not known.
+        MppError: a store has another mpp.
+        StoreError: a store is missing or damaged.
+    """
+    images = [image for source in sources for image in _open(source, mpp)]
+    if not images:
+        raise ConfigError("no unlabelled tissue is named; give `sources`, each with `images` or `store`")
+    return images
+
+
+def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
+    if source.store is not None:
+        store = open_store(source.store)
+        if abs(store.mpp / mpp - 1) > 1e-3:
+            raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config says {mpp:g}; correct `mpp`")
+        return [store]
+    if not source.images.is_dir():
+        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
+    paths = list_pictures(source.images)
+    if not paths:
+        raise ConfigError(f"{source.images}: holds no picture; correct `images` in the config")
+    return [_read(path, source.mpp, mpp) for path in paths]
+
+
+def _read(path: Path, stated: float | None, mpp: float) -> Picture:
+    pixels, picture_mpp = read_picture(path, stated)
+    factor = picture_mpp / mpp
+    if abs(factor - 1) > 1e-6:
+        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=how)
+    return Picture(pixels)
+
+
+PLACE_PX = 16  # places in a picture are drawn by such cells
+
+
+class Image(Protocol):
+    """What windows are cut from; ``store.store.Store`` is one, and is only ever read window by window."""
+
+    size_px: tuple[int, int]
+    tissue: tuple[np.ndarray, float]
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """(h, w, 3) uint8 of ``size`` = (width, height) px whose corner is at ``xy``."""
+
+
+class Picture:
+    """A picture in memory; all of it is tissue, and what lies beyond its border mirrors it.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+    """
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+        self.size_px = pixels.shape[1], pixels.shape[0]
+        self.tissue = np.ones((-(-pixels.shape[0] // PLACE_PX), -(-pixels.shape[1] // PLACE_PX)), bool), float(PLACE_PX)
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """See ``Image``."""
+        (x, y), (width, height) = xy, size
+        left, top, right, bottom = (
+            max(x, 0),
+            max(y, 0),
+            min(x + width, self.size_px[0]),
+            min(y + height, self.size_px[1]),
+        )
+        inside = self.pixels[top:bottom, left:right]
+        if inside.shape[:2] == (height, width):
+            return inside
+        borders = top - y, y + height - bottom, left - x, x + width - right
+        return np.pad(inside, (borders[:2], borders[2:], (0, 0)), "symmetric")
+
+
+class WindowSampler:
+    """Windows centred on tissue and as far as can be inside their image.
+
+    Images are drawn in proportion to their tissue, and places of tissue alike within an image.
+
+    Args:
+        images: pictures and stores at one mpp.
+        window_px: side of a window.
+
+    Raises:
+        StoreError: there is no tissue in any of them.
+    """
+
+    def __init__(self, images: Sequence[Image], window_px: int):
+        self.images, self.window_px = images, window_px
+        self._places = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
+        area = np.array([len(places) * side**2 for places, _, side in self._places], float)
+        if not area.sum():
+            raise StoreError("no image has tissue to draw windows from; name slides or pictures that hold some")
+        self._share = area / area.sum()
+
+    def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
+        """(n, S, S, 3) uint8."""
+        chosen = generator.choice(len(self.images), n, p=self._share)
+        return np.stack([self._cut(int(index), generator) for index in chosen])
+
+    def _cut(self, index: int, generator: np.random.Generator) -> np.ndarray:
+        image, (places, columns, side) = self.images[index], self._places[index]
+        row, column = divmod(int(places[generator.integers(len(places))]), columns)
+        centre = (np.array([column, row]) + generator.random(2)) * side
+        last = np.maximum(np.array(image.size_px) - self.window_px, 0)
+        x, y = np.floor(centre - self.window_px / 2).clip(0, last).astype(int).tolist()
+        return image.read((x, y), (self.window_px, self.window_px))
+
+
+class UnlabelledWindows:
+    """Draws batches; one ``step`` always gives one batch, so a resumed run sees what it would have seen.
+
+    Args:
+        images: pictures and stores at one mpp.
+        window_px: side of a window.
+        batch: windows per batch.
+        seed: of the run.
+        device: where batches go.
+    """
+
+    def __init__(self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device):
+        self.draw = WindowSampler(images, window_px)
+        self.batch, self.seed, self.device = batch, seed, device
+
+    def __call__(self, step: int) -> Tensor:
+        """The batch of ``step``: (B, 3, S, S) float, 0 to 255."""
+        generator = np.random.default_rng(seed_of_step(self.seed, step))
+        windows = self.draw(self.batch, generator)
+        return torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float()
+
+
+MIN_TISSUE = 0.5  # share of a window of a slide
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One of them.
+
+    Attributes:
+        name: of its files, without suffix; no two pieces of a run share one.
+        pixels: (h, w, 3) uint8.
+    """
+
+    name: str
+    pixels: np.ndarray
+
+
+def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece]:
+    """The pieces of one image.
+
+    Args:
+        image: a picture or a store.
+        number: of the image in its run.
+        side_px: of the windows of a store.
+        most: windows of a store; of more with half their area tissue, that many at even distances in reading order.
+    """
+    if isinstance(image, Picture):
+        return [Piece(f"picture-{number:05d}", image.pixels)]
+    mask, pixel_px = image.tissue
+    columns, rows = (side // side_px for side in image.size_px)
+    if not rows or not columns:
+        return []
+    size = columns * side_px / pixel_px, rows * side_px / pixel_px
+    inside = mask[: round(size[1]), : round(size[0])].astype(np.float32)
+    share = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
+    places = np.argwhere(share >= MIN_TISSUE)
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+    return [
+        Piece(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
+        for y, x in (places[chosen] * side_px).tolist()
+    ]

@@ -1,0 +1,231 @@
+"""Outlines against true outlines: overlap, Dice, AJI and panoptic quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import shapely
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Areas of P found and T true outlines, and of every pair that shares some.
+
+    Attributes:
+        found: (E,) index of the found outline of each overlapping pair.
+        true: (E,) index of its true one.
+        shared: (E,) area that both cover, in the unit of the areas.
+        found_area: (P,).
+        true_area: (T,).
+    """
+
+    found: np.ndarray
+    true: np.ndarray
+    shared: np.ndarray
+    found_area: np.ndarray
+    true_area: np.ndarray
+
+    @property
+    def union(self) -> np.ndarray:
+        """(E,) area that either of a pair covers."""
+        return self.found_area[self.found] + self.true_area[self.true] - self.shared
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(E,) intersection over union."""
+        return self.shared / self.union
+
+    def keep(self, found: np.ndarray, true: np.ndarray) -> Overlaps:
+        """Only the pairs of outlines chosen by masks (P,) and (T,); indices and areas stay."""
+        pair = found[self.found] & true[self.true]
+        return replace(self, found=self.found[pair], true=self.true[pair], shared=self.shared[pair])
+
+    def match(self, above: float = 0.0) -> np.ndarray:
+        """Pairs (M,), as indices into the E, with the largest sum of IoU, one-to-one, each IoU more than ``above``.
+
+        Above one half at most one found outline can cover a true one, unless found outlines overlap each other.
+        """
+        kept = np.flatnonzero(self.iou > above)
+        edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
+        cluster = connected_components(edges, directed=False)[1][self.found[kept]]
+        order = np.argsort(cluster, kind="stable")
+        groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
+        return np.sort(np.concatenate([one if len(one) < 2 else self._assign(one) for one in groups]))
+
+    @property
+    def _nodes(self) -> tuple[int, int]:
+        n_nodes = len(self.found_area) + len(self.true_area)
+        return n_nodes, n_nodes
+
+    def _assign(self, pairs: np.ndarray) -> np.ndarray:
+        """The best one-to-one choice among pairs (G,) of one cluster of outlines."""
+        (rows, row), (columns, column) = (
+            np.unique(side[pairs], return_inverse=True) for side in (self.found, self.true)
+        )
+        pair_at = np.full((len(rows), len(columns)), -1)
+        pair_at[row, column] = pairs
+        weight = np.where(pair_at >= 0, self.iou[pair_at], 0)
+        chosen = pair_at[linear_sum_assignment(weight, maximize=True)]
+        return chosen[chosen >= 0]
+
+
+def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
+    """Overlaps of two label pictures (h, w), 0 background, in pixels; outlines in ascending order of their labels."""
+    _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
+    _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
+    first, second = first[1:], second[1:]  # the 0 was there to be the background's, also where there is none
+    n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
+    both = (first > 0) & (second > 0)
+    pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
+    return Overlaps(
+        *np.divmod(pair, max(n_true, 1)),
+        shared,
+        np.bincount(first, minlength=n_found + 1)[1:],
+        np.bincount(second, minlength=n_true + 1)[1:],
+    )
+
+
+def overlap_polygons(found: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
+    """Overlaps of polygons (P,) and (T,) in pixels of ``mpp``, in um2, without painting them."""
+    um2 = mpp[0] * mpp[1]
+    pairs = shapely.STRtree(true).query(found, predicate="intersects")
+    shared = shapely.area(shapely.intersection(found[pairs[0]], true[pairs[1]])) * um2
+    touching = shared > 0
+    return Overlaps(*pairs[:, touching], shared[touching], shapely.area(found) * um2, shapely.area(true) * um2)
+
+
+MIN_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class PanopticCounts:
+    """Sums over slides: row 0 of any class (bPQ), rows 1.. of each class (mPQ is their mean).
+
+    Attributes:
+        values: (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of
+            the bootstrap.
+    """
+
+    values: np.ndarray
+
+    @property
+    def segmentation_quality(self) -> np.ndarray:
+        """(..., C + 1) mean IoU of the matched; NaN where none is."""
+        return _ratio(self.values[..., 0], self.values[..., 1])
+
+    @property
+    def detection_quality(self) -> np.ndarray:
+        """(..., C + 1) F1 of the matching; NaN where nothing is there or found."""
+        _, tp, fp, fn = np.moveaxis(self.values, -1, 0)
+        return _ratio(2 * tp, 2 * tp + fp + fn)
+
+    @property
+    def quality(self) -> np.ndarray:
+        """(..., C + 1) PQ; NaN where nothing is there or found."""
+        iou, tp, fp, fn = np.moveaxis(self.values, -1, 0)
+        return _ratio(2 * iou, 2 * tp + fp + fn)
+
+    @property
+    def mean_class_quality(self) -> np.ndarray:
+        """(...) mPQ: unweighted mean over the classes that are there or found."""
+        by_class = self.quality[..., 1:]
+        known = np.isfinite(by_class)
+        return _ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(above, float) / below
+
+
+def count_panoptic(
+    overlaps: Overlaps, found_label: np.ndarray, true_label: np.ndarray, n_classes: int, judged: np.ndarray
+) -> PanopticCounts:
+    """PQ's sums of one slide.
+
+    A class is matched within itself, as its definition wants. As for F1, a found outline that lies on a true nucleus of
+    unknown class is neither right nor wrong about its class.
+
+    Args:
+        overlaps: of P found and T true outlines.
+        found_label: (P,) class index, -1 unknown.
+        true_label: (T,) class index, -1 unknown.
+        n_classes: how many there are.
+        judged: (P,) whether a found outline may be false, see ``detection.Matches``.
+    """
+    agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
+    excused = np.zeros(len(found_label), bool)
+    excused[overlaps.found[agreeing][true_label[overlaps.true[agreeing]] < 0]] = True
+    pairs = overlaps.match(MIN_IOU)
+    rows = [_sums(overlaps, pairs, len(true_label), judged)]
+    for label in range(n_classes):
+        within = overlaps.keep(found_label == label, true_label == label)
+        may_be_false = judged & ~excused & (found_label == label)
+        rows.append(_sums(within, within.match(MIN_IOU), (true_label == label).sum(), may_be_false))
+    return PanopticCounts(np.array(rows))
+
+
+def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.ndarray) -> tuple[float, ...]:
+    false = may_be_false.copy()
+    false[overlaps.found[pairs]] = False
+    return overlaps.iou[pairs].sum(), len(pairs), false.sum(), n_true - len(pairs)
+
+
+@dataclass(frozen=True)
+class OutlineScores:
+    """Scores of one picture.
+
+    Attributes:
+        dice: (M,) Dice of each matched pair.
+        aji: aggregated Jaccard index of the picture (Kumar et al., IEEE TMI 2017).
+    """
+
+    dice: np.ndarray
+    aji: float
+
+
+def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
+    """Compare two label pictures (h, w), 0 background.
+
+    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
+    and their centroids lie within ``radius_px``.
+    """
+    overlaps = overlap_labels(predicted, true)
+    pairs = overlaps.match()
+    rows, columns = overlaps.found[pairs], overlaps.true[pairs]
+    apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
+    dice = 2 * overlaps.shared[pairs] / (overlaps.found_area[rows] + overlaps.true_area[columns])
+    return OutlineScores(dice[apart <= radius_px], jaccard_ratio(jaccard_areas(overlaps)))
+
+
+def _centroids(labels: np.ndarray) -> np.ndarray:
+    """(N, 2) as (row, column), in ascending order of the labels."""
+    ids = np.unique(labels[labels > 0])
+    return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
+
+
+def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
+    """The two areas whose ratio is the AJI: what is shared, and what is covered in all; they add up over slides.
+
+    Each true nucleus takes the found one of largest IoU; found ones that nobody took count in full against, if they are
+    ``judged`` (P,), see ``detection.Matches``.
+    """
+    order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays
+    best = np.full(len(overlaps.true_area), -1)
+    best[overlaps.true[order]] = order  # of several assignments to one place the last stays
+    pairs = best[best >= 0]
+    unused = np.ones(len(overlaps.found_area), bool) if judged is None else judged.copy()
+    unused[overlaps.found[pairs]] = False
+    covered = overlaps.union[pairs].sum() + overlaps.true_area[best < 0].sum() + overlaps.found_area[unused].sum()
+    return np.array([overlaps.shared[pairs].sum(), covered], float)
+
+
+def jaccard_ratio(areas: np.ndarray) -> np.ndarray:
+    """AJI (...) of areas (..., 2); 1 where nothing is there and nothing was found."""
+    shared, covered = np.moveaxis(np.asarray(areas, float), -1, 0)
+    return np.divide(shared, covered, out=np.ones_like(shared), where=covered > 0)

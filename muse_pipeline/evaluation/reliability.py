@@ -1,0 +1,135 @@
+"""Whether class probabilities mean what they say: of nuclei given 0.8, are 80 in 100 of that class?
+
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the likeliest class,
+and temperature scaling. Counted over found nuclei that match a true one of known class; what is spurious has no class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
+from muse_pipeline.inference.predictor import temper
+
+N_BINS = 15
+TEMPERATURES = (0.2, 10.0)  # between which one is sought
+
+
+@dataclass(frozen=True)
+class CalibrationCounts:
+    """Nuclei by the probability of their likeliest class.
+
+    Attributes:
+        values: (..., N_BINS, 3) how many, sum of their probabilities, how many right; leading axes are draws of the
+            bootstrap.
+    """
+
+    values: np.ndarray
+
+    @property
+    def n(self) -> np.ndarray:
+        """(...) nuclei."""
+        return self.values[..., 0].sum(-1)
+
+    @property
+    def error(self) -> np.ndarray:
+        """(...) expected calibration error: mean distance of confidence and accuracy over the bins, by their nuclei."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1) / self.n
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(...) mean probability of the likeliest class."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.values[..., 1].sum(-1) / self.n
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(...) share of them that are right."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.values[..., 2].sum(-1) / self.n
+
+    def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
+        """As JSON has it, with the interval over patients of the error.
+
+        Args:
+            by_slide: (S, N_BINS, 3) of the slides that these counts are the sum of.
+            patients: (S,) whose they are.
+            repeats: draws of the bootstrap.
+        """
+        drawn = CalibrationCounts(resample_sums(by_slide, patients, repeats))
+        edges = np.linspace(0, 1, N_BINS + 1).round(4).tolist()
+        return {
+            "n": int(self.n),
+            "error": float(self.error),
+            "error_interval": percentile_interval(drawn.error, patients),
+            "confidence": float(self.confidence),
+            "accuracy": float(self.accuracy),
+            "bins": [
+                {
+                    "from": low,
+                    "to": high,
+                    "n": int(n),
+                    "confidence": float(sure / n) if n else None,
+                    "accuracy": float(right / n) if n else None,
+                }
+                for low, high, (n, sure, right) in zip(edges, edges[1:], self.values, strict=False)
+            ],
+        }
+
+
+def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCounts:
+    """Counts of nuclei with class probabilities (N, C) and true classes (N,), all known."""
+    values = np.zeros((N_BINS, 3))
+    if len(prob):
+        confidence = prob.max(1).astype(float)
+        row = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+        right = prob.argmax(1) == true_label
+        np.add.at(values, row, np.stack([np.ones(len(row)), confidence, right], 1))
+    return CalibrationCounts(values)
+
+
+def log_loss(prob: np.ndarray, true_label: np.ndarray) -> float:
+    """Mean negative log probability (N, C) of the true class (N,), natural log."""
+    chosen = prob[np.arange(len(prob)), true_label]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
+
+
+def fit_temperature(prob: np.ndarray, true_label: np.ndarray) -> float:
+    """The temperature with the least log loss of (N, C) probabilities; fit it on what the model has not seen."""
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(
+        lambda log: log_loss(temper(prob, float(np.exp(log))), true_label), bounds=(low, high), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
+    """Draw a panel per entry of ``panels``, each as ``CalibrationCounts.describe`` gives it, as PNG.
+
+    The area of a dot is its share of the nuclei; on the diagonal probabilities mean what they say.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
+
+    figure = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (title, panel) in enumerate(panels.items(), 1):
+        axis = figure.add_subplot(1, len(panels), index)
+        bins = [one for one in panel["bins"] if one["n"]]
+        x, y = ([one[name] for one in bins] for name in ("confidence", "accuracy"))
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+        axis.plot(x, y, color="tab:blue", linewidth=1)
+        axis.scatter(x, y, [600 * one["n"] / panel["n"] for one in bins], color="tab:blue", alpha=0.5, linewidths=0)
+        error = "-" if panel["error"] is None else f"{100 * panel['error']:.1f} %"
+        axis.set(title=f"{title}\n{panel['n']:,} nuclei, error {error}", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.set(xlabel="probability given", ylabel="share right" if index == 1 else "")
+    with complete_file(output) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,226 @@
+"""Eight-bit integers inside a graph: convolutions in int8 where the time goes, float32 where nuclei are decided."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from torch import Tensor
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.models.base import Backbone, Features
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.tissue.stain import fit_macenko
+
+QUANTISED = ("Conv", "Add", "Relu")
+KEPT = ("Resize", "Transpose", "Reshape")  # gain nothing from being quantised themselves
+
+
+def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
+    """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
+
+    In int8 is what lies between the first convolution with weights of its own and the last layers, these excluded:
+    rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
+    same bytes.
+
+    Args:
+        model: in float32, as ``export.onnx.trace`` gives it.
+        windows: what the ranges of activations are taken from.
+        name: of the network, in errors.
+
+    Raises:
+        ConfigError: the network is more than convolutions.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = ({"pixels": window.pixels, "colour": window.colour} for window in windows)
+
+        def get_next(self) -> dict | None:
+            return next(self.feeds, None)
+
+    nodes = _before_last_layers(model)
+    others = sorted({node.op_type for node in nodes} - {*QUANTISED, *KEPT})
+    if others or not nodes:
+        found = ", ".join(others) or "no two convolutions"
+        raise ConfigError(
+            f"precision 'int8' is for networks of convolutions alone (the compact family), and {name} has {found}; "
+            "choose fp32 or fp16"
+        )
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        quantised = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            quantised,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            nodes_to_quantize=[node.name for node in nodes if node.op_type in QUANTISED],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(quantised)
+
+
+def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes from the first convolution with weights of its own up to, and without, the last layers.
+
+    Layers are convolutions and matrix products that have weights. The last ones are those that no convolution follows:
+    heads read cells by convolutions or by products.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    convolutions, products = (
+        {node.name for node in model.graph.node if node.op_type == kind and node.input[1] in weights}
+        for kind in ("Conv", "MatMul")
+    )
+    last_products = products - _leading_to(model, convolutions)
+    leading = _leading_to(model, convolutions | last_products)
+    follows: set[str] = set()  # tensors that a convolution made, if by other nodes
+    of_products: set[str] = set()  # and those that a last product made
+    before = []
+    for node in model.graph.node:
+        if node.name in last_products or of_products & set(node.input):
+            of_products |= set(node.output)
+        elif node.name in convolutions or follows & set(node.input):
+            follows |= set(node.output)
+            if node.name in leading:
+                before.append(node)
+    return before
+
+
+def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
+    """Names of the nodes whose results one of the ``layers`` reads, if by other nodes."""
+    wanted: set[str] = set()
+    leading = set()
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            leading.add(node.name)
+        if node.name in leading | layers:
+            wanted |= set(node.input)
+    return leading
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """ONNX Runtime advises to fuse batch norms first, which torch's exporter has done."""
+    root = logging.getLogger()
+    root.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+class HalfBackbone(Backbone):
+    """A backbone whose weights and activations are float16, between inputs and features in float32.
+
+    Its inputs are normalised in float32, where 8 bits of colour and the means of ImageNet are exact.
+
+    Args:
+        network: taken over; its layers are changed.
+    """
+
+    def __init__(self, network: Backbone):
+        super().__init__()
+        for layers in network.children():  # buffers of the backbone's own belong to its `prepare`
+            layers.half()
+        self.network = network.eval()
+        self.channels, self.image_channels = network.channels, network.image_channels
+        self.stride_px, self.lattice = network.stride_px, network.lattice
+
+    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
+        """As the network does, in float32."""
+        return self.network.prepare(pixels, colour)
+
+    def forward(self, image: Tensor) -> Features:
+        """(B, 3, H, W) float32 -> features in float32, computed in float16."""
+        dense, vector = self.network(image.half())
+        return Features(dense.float(), vector.float())
+
+
+def halve(detector: NucleusDetector) -> None:
+    """Run the backbone in float16, in place.
+
+    The head stays in float32: it is a small part of the time, and rounded scores tie, so that two neighbouring cells
+    would both be peaks of one nucleus.
+    """
+    detector.backbone = HalfBackbone(detector.backbone)
+
+
+MAX_WINDOWS = 64
+
+
+@dataclass(frozen=True)
+class CalibrationWindow:
+    """One call of the graph.
+
+    Attributes:
+        pixels: (1, 3, S, S) uint8.
+        colour: (3, 4) float32, fitted on the picture as on a slide.
+    """
+
+    pixels: np.ndarray
+    colour: np.ndarray
+
+
+def calibration_windows(folder: Path, card: ModelCard, mpp: float | None = None) -> list[CalibrationWindow]:
+    """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
+
+    What a small picture leaves of its window is white, as beside a slide.
+
+    Args:
+        folder: of pictures.
+        card: of the model.
+        mpp: of the pictures; the model's when not given.
+
+    Raises:
+        ConfigError: there is no picture.
+        LabelError: a picture cannot be read.
+    """
+    paths = list_pictures(folder)
+    if not paths:
+        raise ConfigError(
+            f"{folder}: no pictures to calibrate precision 'int8' on; give a folder of pictures like those that the "
+            "model will see (--calibration FOLDER)"
+        )
+    chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_WINDOWS).round().astype(int))
+    return [_window(paths[index], card, mpp or card.mpp) for index in chosen]
+
+
+def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
+    """Number and checksum of the windows, for the card."""
+    digest = hashlib.sha256()
+    for window in windows:
+        digest.update(window.pixels.tobytes())
+        digest.update(window.colour.tobytes())
+    return f"{len(windows)} windows, sha256 {digest.hexdigest()}"
+
+
+def _window(path: Path, card: ModelCard, mpp: float) -> CalibrationWindow:
+    side = round(card.input_px * card.mpp / mpp)
+    pixels = read_rgb(path)[:side, :side]
+    if mpp != card.mpp:
+        size = [max(round(length * mpp / card.mpp), 1) for length in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if mpp < card.mpp else cv2.INTER_LINEAR)
+    pixels = pixels[: card.input_px, : card.input_px]
+    colour = colour_of_fit(card.colour, fit_macenko(pixels.reshape(-1, 3)))
+    window = np.full((1, 3, card.input_px, card.input_px), 255, np.uint8)
+    window[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
+    return CalibrationWindow(window, colour)

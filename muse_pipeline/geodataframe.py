@@ -1,0 +1,141 @@
+"""Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
+
+A row is a nucleus and ``geometry`` its outline in absolute level-0 px, without a CRS. The other columns are those of
+the file without ``label``, which is the code of the categorical ``class``, and ``rays``, from which outlines are drawn.
+``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas
+import pyarrow as pa
+import shapely
+
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.core.types import Bounds
+from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
+from muse_pipeline.nuclei.parquet import CLUSTER, open_nuclei, parse_outlines, read_provenance, read_within
+from muse_pipeline.qupath.write import BATCH, COLUMNS, FeatureFile, FeatureRenderer, encode, split_name
+
+NEW_CLASS_RGB = (128, 128, 128)
+Box = tuple[float, float, float, float]
+
+
+def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFrame:
+    """Read the nuclei of a slide from ``nuclei.parquet``.
+
+    Args:
+        path: the file.
+        box: (x, y, width, height) in absolute level-0 px; only the nuclei whose x and y lie in it are read.
+
+    Returns:
+        A row per nucleus, see the module.
+
+    Raises:
+        NucleiError: the file is missing, damaged, or not a table of nuclei.
+        ArgumentError: the box has no area.
+    """
+    provenance = read_provenance(path)
+    low, high = (-np.inf, np.inf) if box is None else box_corners(box)
+    with open_nuclei(path) as file:
+        names = [name for name in file.schema_arrow.names if name not in {"class", "rays"}]
+    table = read_within(path, np.broadcast_to(low, 2), np.broadcast_to(high, 2), names)
+    return _to_geodataframe(table, provenance)
+
+
+def box_corners(box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The corners (2,) of a box (x, y, width, height).
+
+    Raises:
+        ArgumentError: it is not four finite numbers, or has no area.
+    """
+    values = np.asarray(box, float)
+    if values.shape != (4,) or not np.isfinite(values).all() or (values[2:] <= 0).any():
+        raise ArgumentError(f"box {box}: give (x, y, width, height) in level-0 px, with width and height above 0")
+    return values[:2], values[:2] + values[2:]
+
+
+def _to_geodataframe(table: pa.Table, provenance: dict[str, Any]) -> geopandas.GeoDataFrame:
+    names = [entry["name"] for entry in provenance["card"]["classes"]]
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        if name == "label":
+            columns["class"] = pandas.Categorical.from_codes(to_numpy(table[name]), names)
+        elif name == "embedding":
+            columns[name] = list(lists_to_numpy(table[name]))
+        elif name != "geometry":
+            columns[name] = to_numpy(table[name])
+    outlines = parse_outlines(table["geometry"].to_numpy())
+    nuclei = geopandas.GeoDataFrame(columns, geometry=outlines)
+    nuclei.attrs = {
+        "slide_id": provenance["slide_id"],
+        "mpp": provenance["slide_mpp"],
+        "model": provenance["model"]["name"],
+        "provenance": provenance,
+    }
+    return nuclei
+
+
+def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str = "qupath") -> None:
+    """Write nuclei as detections for QuPath: outline, class and measurements, as `muse run` does.
+
+    Args:
+        nuclei: of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be left out, classes and outlines
+            changed. Classes that the model does not have are grey.
+        output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
+        frame: "qupath" counts from the corner of the scanner's bounds, "openslide" from the corner of level 0.
+
+    Raises:
+        ArgumentError: a column or the provenance in ``attrs`` is missing, or an outline is not a simple polygon.
+        GeoJSONError: the output's name or the frame cannot be used.
+        OutputError: the file cannot be written.
+    """
+    output = Path(output)
+    suffix = split_name(output)[1]
+    provenance = _require_provenance(nuclei)
+    bounds = provenance["bounds"]
+    offset_px = qupath_offset_px(Bounds(**bounds) if bounds else None, frame)
+    classes = _all_classes(nuclei, provenance["card"]["classes"])
+    run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
+    renderer = FeatureRenderer(classes, run, offset_px)
+    table = _to_table(nuclei, [entry["name"] for entry in classes])
+    with FeatureFile(output) as file:
+        for start in range(0, len(table), BATCH):
+            file.write(encode(renderer.render(table[start : start + BATCH]), suffix))
+
+
+def _require_provenance(nuclei: geopandas.GeoDataFrame) -> dict[str, Any]:
+    if missing := {*COLUMNS, "class"} - {"label", *nuclei.columns}:
+        raise ArgumentError(
+            f"nuclei: column {', '.join(sorted(missing))} is missing; keep those that find_nuclei gives"
+        )
+    if "provenance" not in nuclei.attrs:
+        raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from what find_nuclei or read_nuclei gave")
+    return nuclei.attrs["provenance"]
+
+
+def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The model's classes, then those that the user has added."""
+    known = {entry["name"] for entry in of_model}
+    added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
+    return [*of_model, *({"name": name, "color": NEW_CLASS_RGB} for name in added)]
+
+
+def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Table:
+    """The columns that ``FeatureRenderer`` renders."""
+    polygons = nuclei.geometry.to_numpy()
+    simple = shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
+    simple &= (shapely.get_num_interior_rings(polygons) == 0) & ~shapely.is_empty(polygons) & ~shapely.has_z(polygons)
+    if not simple.all():
+        first = nuclei.index[int(np.argmin(simple))]
+        raise ArgumentError(f"nuclei: the geometry of row {first} is not a polygon without holes; correct or drop it")
+    label = pandas.Categorical(nuclei["class"].astype("string"), categories=class_names).codes.astype(np.int32)
+    numbers = [name for name in (*COLUMNS, CLUSTER) if name in nuclei.columns and name not in {"label", "geometry"}]
+    columns = {name: to_arrow(nuclei[name].to_numpy()) for name in numbers}
+    return pa.table(columns | {"label": to_arrow(label), "geometry": polygons_to_wkb(polygons)})

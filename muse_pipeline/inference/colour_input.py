@@ -1,0 +1,77 @@
+"""The ``colour`` input of a model for one slide: from the slide's stain statistics and the card's reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.core.errors import ModelError, StoreError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.tissue.colour import SlideColour
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
+
+
+def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
+    """What a ``colour.json`` says, of the slide with this ``fingerprint`` if one is given.
+
+    Raises:
+        StoreError: the file is missing, was not written by ``muse tissue``, or is of another slide.
+    """
+    colour = _read(path)
+    if fingerprint and colour.fingerprint not in {None, fingerprint}:
+        raise StoreError(f"{path}: is of another slide than the image; give that slide's own")
+    return colour
+
+
+def _read(path: Path | str) -> SlideColour:
+    try:
+        statistics = read_json(path)
+        fit = statistics["macenko"]
+        if _are_measures(statistics.get("appearance", {})) and (fit is None or _is_fit(fit)):
+            return SlideColour.from_dict(statistics)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`")
+
+
+def _are_measures(appearance: dict[str, float]) -> bool:
+    """Whether these are finite numbers by name."""
+    return bool(np.isfinite(np.array(list(appearance.values()), float)).all())
+
+
+def _is_fit(fit: dict[str, Any]) -> bool:
+    """Whether there are two stains, each with a direction and a strength of its own."""
+    stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
+    if (stains.shape, strong.shape) != ((2, 3), (2,)):
+        return False
+    return bool(np.isfinite(stains).all() and np.linalg.matrix_rank(stains) == 2 and (strong > 0).all())
+
+
+def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
+    """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
+
+    Lies the reference's share of the way from the identity to the map that takes the stains to the reference's.
+
+    Args:
+        reference: the card's.
+        fit: of a slide or picture.
+
+    Raises:
+        ModelError: the card names a method that this version does not know.
+    """
+    if reference.method == "identity":
+        return IDENTITY.copy()
+    if reference.method != "macenko":
+        raise ModelError(
+            f"the model's card asks for colour method '{reference.method}', which this version does not know; update"
+        )
+    if fit is None:
+        return IDENTITY.copy()
+    whole_way = stain_map(fit.stains, fit.strong, reference.stains, reference.strong)
+    share = np.float32(reference.share)
+    return (1 - share) * IDENTITY + share * whole_way

@@ -1,0 +1,238 @@
+"""Files of models: built-in ones by name, a checkpoint beside each graph, and the card that a graph carries."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muse_pipeline.core.environment import Finding, has_vnni
+from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.inference.card import METADATA_KEY, ModelCard
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+BUILT_IN_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
+BUILT_IN = Path(__file__).parent / "built_in"
+_RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
+NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it", ".yaml": _RUN, ".yml": _RUN}
+
+
+def find_model(model: str, provider: str = "cpu") -> Path:
+    """The file of a built-in model's name or of a path.
+
+    A built-in model that is there in fp32 and in int8 is chosen as ``faster_precision`` says; with its precision, as in
+    ``compact-fp32``, a name means the same file everywhere.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    for name in (model, f"{model}-{faster_precision(provider)}"):
+        named = BUILT_IN / f"{name}.onnx"
+        if named.is_file():
+            return named
+    path = Path(model)
+    if path.is_file():
+        return path
+    if (path / "checkpoint.pt").is_file():
+        raise ModelError(
+            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
+        )
+    files = [file.stem for file in BUILT_IN.glob("*.onnx")]
+    known = sorted({*files, *(name.partition("-")[0] for name in files)})
+    near = get_close_matches(model, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
+    raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
+
+
+def name_model(path: Path) -> str:
+    """What ``find_model`` finds this very file by, on any machine."""
+    return path.stem if path.parent == BUILT_IN else str(path)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint beside the graph of a built-in model's name, or the path itself."""
+    named = BUILT_IN / f"{path}.pt"
+    return named if named.is_file() else path
+
+
+def checkpoint_from(folder: Path, path: Path) -> Path:
+    """A built-in model's name as it is, else the path from ``folder``; ``find_checkpoint`` finds either."""
+    return path if find_checkpoint(path) != path else folder / path
+
+
+def faster_precision(provider: str) -> str:
+    """The precision "int8" on a processor with VNNI, else "fp32".
+
+    Other processors add products of bytes in 16 bits, which may not hold them; GPUs gain nothing from this int8.
+    """
+    return "int8" if provider == "cpu" and has_vnni() else "fp32"
+
+
+def precision_warnings(card: ModelCard, provider: str) -> list[str]:
+    """A sentence if this processor cannot be trusted with the model's integers."""
+    if card.precision != "int8" or provider != "cpu" or has_vnni():
+        return []
+    return [
+        f"model '{card.name}' is in int8, and this processor does not say that it has VNNI: sums may overflow, and "
+        "nuclei differ from those found elsewhere; choose the model in fp32 (compact-fp32)"
+    ]
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a model that is not to be run.
+
+    Raises:
+        ModelError: the file is not ONNX or has no card.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return card_inside(open_session(path, options, "cpu"), path)
+
+
+def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of a file; what it logs itself is left out.
+
+    Raises:
+        ModelError: the file is not ONNX.
+    """
+    import onnxruntime
+
+    options.log_severity_level = 3
+    providers = runtime_arguments(provider)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
+        broken = f"not usable as an ONNX model ({_first_line(error)}); export it again"
+        raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+
+
+def card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
+    """The card in a session's metadata; ``path`` is for messages.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: what it says of itself is no text; copy it again, or export it anew") from error
+    if METADATA_KEY not in metadata:
+        raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
+    return ModelCard.from_json(metadata[METADATA_KEY], str(path))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
+OPTIONS = {
+    # cuDNN's exhaustive search times its kernels and may choose others at the next start: other digits, other bytes.
+    "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
+    # As on our CPU provider: nothing is rounded to 16 bits on processors that could, and a call has one thread.
+    "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
+}
+# Only what takes the same kernels at every start, and what is faster wherever it starts.
+AUTO, PREFERRED = "auto", ("cuda", "cpu")
+
+# y = relu(x) of one number (ONNX 1.9): a provider that starts takes it.
+_SMALLEST_MODEL = (
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0e"
+)
+
+
+def choose_provider(provider: str) -> str:
+    """``provider`` itself, there or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
+
+    Whoever plans a run chooses once for all its shards: results on a GPU differ from those on a CPU in the last digits.
+
+    Raises:
+        ProviderError: there is no provider of that name.
+    """
+    if provider == AUTO:
+        return next((name for name in PREFERRED if starts(name)), "cpu")
+    if provider not in PROVIDERS:
+        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join([AUTO, *PROVIDERS])}")
+    return provider
+
+
+def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
+    """What ONNX Runtime takes as ``providers`` for a session.
+
+    Raises:
+        ProviderError: it is not in what is installed.
+    """
+    if not is_installed(provider):
+        raise ProviderError(
+            f"provider '{provider}' was asked for and is not in this installation of ONNX Runtime; install the extra "
+            f"`{EXTRAS[provider]}` in place of the one there is, or choose provider 'cpu'"
+        )
+    return [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
+
+
+def is_installed(provider: str) -> bool:
+    """Whether the ONNX Runtime that is installed was built with it."""
+    import onnxruntime
+
+    return PROVIDERS[provider] in onnxruntime.get_available_providers()
+
+
+def starts(provider: str) -> bool:
+    """Whether it is installed and finds the device and the libraries that it needs."""
+    import onnxruntime
+
+    if not is_installed(provider):
+        return False
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(_SMALLEST_MODEL, options, providers=runtime_arguments(provider))
+    except Exception:  # ONNX Runtime raises its own unrelated classes
+        return False
+    return PROVIDERS[provider] in session.get_providers()
+
+
+def require_start(provider: str) -> None:
+    """Make sure that a provider can be used on this machine.
+
+    Raises:
+        ProviderError: it is not in what is installed, or does not find what it needs.
+    """
+    runtime_arguments(provider)
+    if not starts(provider):
+        raise does_not_start(provider)
+
+
+def does_not_start(provider: str) -> ProviderError:
+    """What to raise where a provider that is installed leaves its work to another."""
+    return ProviderError(
+        f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
+        "or choose provider 'cpu'"
+    )
+
+
+def examine_providers() -> list[Finding]:
+    """A finding for every provider, and what "auto" takes; none where there is no ONNX Runtime."""
+    try:
+        found = [Finding(f"provider {name}", *_examine(name)) for name in PROVIDERS]
+    except ImportError:
+        return []
+    return [*found, Finding("provider auto", True, f"takes {choose_provider(AUTO)}")]
+
+
+def _examine(provider: str) -> tuple[bool, str]:
+    if not is_installed(provider):
+        return False, f"not in this ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the one there is"
+    return (True, "starts") if starts(provider) else (False, "installed, but does not start here; check its drivers")

@@ -1,0 +1,1 @@
+"""What people drew: points, outlines, masks and regions, as training and evaluation read them."""

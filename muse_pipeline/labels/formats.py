@@ -1,0 +1,333 @@
+"""What one label file says, whatever its format: nuclei, each with its place in the file, and regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import shapely
+from scipy.spatial import cKDTree
+
+from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
+from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.sources import LabelSource, read_lines
+from muse_pipeline.nuclei.class_names import find_class
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
+from muse_pipeline.qupath.regions import are_called, require_nucleus_size
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """The nuclei of one label file.
+
+    Attributes:
+        path: the file.
+        nuclei: with rays (N, R) in um, NaN where only a point is known.
+        places: (N,) int, the line, feature or instance that each nucleus is.
+        unit: what is counted so: "line", "feature" or "instance".
+        regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; none: all of it.
+    """
+
+    path: Path
+    nuclei: Nuclei
+    places: np.ndarray
+    unit: str
+    regions: np.ndarray
+
+    def where(self, index: int) -> str:
+        """The place of a nucleus, to begin a sentence with."""
+        return f"{self.path}, {self.unit} {self.places[index]}"
+
+    def require_within(self, size_px: tuple[int, int], what: str) -> None:
+        """Refuse nuclei outside a picture or slide of ``size_px`` = (width, height).
+
+        Raises:
+            LabelError: there is one; its place is named.
+        """
+        outside = np.flatnonzero(((self.nuclei.xy < 0) | (self.nuclei.xy > size_px)).any(1))
+        if len(outside):
+            x, y = self.nuclei.xy[outside[0]]
+            raise LabelError(
+                f"{self.where(outside[0])}: ({x:g}, {y:g}) lies outside {what} of {size_px[0]} x {size_px[1]} px"
+                f"{_others(outside)}; correct it, or the order of coordinates in `format`"
+            )
+
+    def require_regions(self, source: LabelSource, what: str) -> None:
+        """Refuse a file that was to say what of a picture or slide was annotated, and does not.
+
+        Raises:
+            LabelError: it holds no region.
+        """
+        if not len(self.regions):
+            raise LabelError(
+                f"{self.path}: no annotation '{source.region_class}' says what of {what} was annotated; draw one "
+                "around it"
+            )
+
+    def in_regions(self, source: LabelSource) -> np.ndarray:
+        """(N,) bool: which nuclei lie in a region; where there is no region, all.
+
+        Raises:
+            LabelError: one lies outside and the source does not say to leave such nuclei out.
+        """
+        if not len(self.regions):
+            return np.ones(len(self.nuclei), bool)
+        area = shapely.union_all(self.regions)
+        shapely.prepare(area)
+        inside = shapely.intersects_xy(area, *self.nuclei.xy.T)
+        outside = np.flatnonzero(~inside)
+        if len(outside) and source.outside == "refuse":
+            raise LabelError(
+                f"{self.where(outside[0])}: lies outside every '{source.region_class}' annotation{_others(outside)}; "
+                "draw the region around it, delete it, or set `outside: leave out`"
+            )
+        return inside
+
+
+def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
+    """The model's class that a word of a label file means; -1 for a nucleus whose class is not used.
+
+    A class map decides alone; without one the word is a class name or a synonym (``nuclei.class_names``). Where
+    ``classes`` is empty only positions are wanted, and every word gives -1.
+
+    Raises:
+        LabelError: the word is not in the class map, or means no class of the model.
+    """
+    if not classes:
+        return -1
+    if not source.class_map:
+        return find_class(word, classes, where, "correct it, or map it with `class_map`")
+    if word not in source.class_map:
+        near = get_close_matches(word, source.class_map, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        known = ", ".join(source.class_map)
+        raise LabelError(
+            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
+        )
+    name = source.class_map[word]
+    if name is None:
+        return -1
+    if name not in classes:
+        raise LabelError(
+            f"{where}: class_map sends '{word}' to '{name}', which is not a class of the model ({', '.join(classes)})"
+        )
+    return classes.index(name)
+
+
+def _others(found: np.ndarray) -> str:
+    return f" (so do {len(found) - 1} more)" if len(found) > 1 else ""
+
+
+def read_annotated(
+    path: Path,
+    source: LabelSource,
+    classes: tuple[str, ...],
+    frame: Frame,
+    mpp: tuple[float, float],
+    n_rays: int,
+    offset_px: tuple[int, int] = (0, 0),
+) -> Annotations:
+    """Read nuclei, which are points and polygons, and the regions around them.
+
+    An object without a classification is a nucleus of unknown class. Of a multipoint or a multipolygon every part is
+    one nucleus.
+
+    Args:
+        path: the file.
+        source: gives the class map, the class of regions and what is to be passed over.
+        classes: of the model.
+        frame: of the positions, once the offset is added.
+        mpp: (x, y) um per pixel of ``frame``.
+        n_rays: rays per nucleus; points have unknown ones.
+        offset_px: of QuPath's frame.
+
+    Raises:
+        LabelError: the file is broken, or a feature cannot be a nucleus or a region; its number is named.
+    """
+    try:
+        objects = read_geojson(path, offset_px, tiles=False)
+    except (GeoJSONError, OSError) as error:
+        raise LabelError(str(error)) from error
+    is_region, is_ignored = are_called(objects, (source.region_class,)), are_called(objects, source.ignore)
+    drawn = objects[~is_region & ~is_ignored]
+    labels = [_label(drawn, i, source, classes) for i in range(len(drawn))]
+    parts = drawn.to_parts()
+    require_nucleus_size(parts, mpp, source.region_class, "delete it or put its class under `ignore`")
+    xy, rays = parts.measure(mpp, n_rays)
+    nuclei = Nuclei(xy, frame, rays=rays, label=np.array(labels, np.int32)[parts.owner])
+    return Annotations(path, nuclei, parts.number, "feature", _regions(objects[is_region]))
+
+
+def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tuple[str, ...]) -> int:
+    word = objects.class_name[index]
+    where = f"{objects.path}, feature {objects.number[index]}"
+    return -1 if word is None else class_index(word, source, classes, where)
+
+
+def _regions(objects: GeoJSONObjects) -> np.ndarray:
+    """The polygons of the regions."""
+    path = objects.path
+    for geometry, number in zip(objects.geometry, objects.number, strict=True):
+        if geometry.geom_type not in {"Polygon", "MultiPolygon"} or geometry.is_empty:
+            raise LabelError(f"{path}, feature {number}: a region must be a closed area; draw it again")
+        if not geometry.is_valid:
+            why = shapely.is_valid_reason(geometry)
+            raise LabelError(f"{path}, feature {number}: a region whose lines cross ({why}); draw it again")
+    return shapely.get_parts(objects.geometry)
+
+
+TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy}
+
+
+def read_text(
+    path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
+) -> Annotations:
+    """Read a text file whose lines are separated by tabs, commas or blanks, as the first line is.
+
+    Args:
+        path: the file.
+        source: gives the format and the class map.
+        classes: of the model.
+        frame: whose pixels the file counts, from 0.
+        n_rays: rays per nucleus, all unknown.
+        order: in place of the source's format.
+
+    Raises:
+        LabelError: a line is not two numbers and a class, or a header does not name the format's columns.
+    """
+    order = order or source.format
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    separator = next((mark for mark in "\t," if lines and mark in lines[0][1]), None)
+    columns, n_columns = (0, 1, 2), 3
+    indices, labels, places = [], [], []
+    for number, line in lines:
+        cells, where = [cell.strip() for cell in line.split(separator)], f"{path}, line {number}"
+        if (number, line) == lines[0] and not _is_number(cells[0]):
+            columns, n_columns = _header_columns(cells, order, where), len(cells)
+            continue
+        if len(cells) != n_columns:
+            raise LabelError(f"{where}: expected {_expected(order, n_columns)}, found '{line[:80]}'; correct it")
+        first, second, word = (cells[column] for column in columns)
+        if not (_is_number(first) and _is_number(second)):
+            raise LabelError(f"{where}: expected {order}, found '{line[:80]}'; the first two must be numbers")
+        indices.append((float(first), float(second)))
+        labels.append(class_index(word, source, classes, where))
+        places.append(number)
+    nuclei = Nuclei(
+        TO_XY[order](np.array(indices, float).reshape(-1, 2)),
+        frame,
+        rays=np.full((len(labels), n_rays), np.nan, np.float32),
+        label=np.array(labels, np.int32),
+    )
+    return Annotations(path, nuclei, np.array(places, int), "line", np.zeros(0, object))
+
+
+def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
+    """Where the columns of ``order`` are; a first line with other words in it is no header that could be guessed."""
+    names, needed = [cell.lower() for cell in cells], order.split()
+    if any(names.count(name) != 1 for name in needed):
+        raise LabelError(
+            f"{where}: found '{' '.join(cells)[:80]}' where {order} is expected; name these columns in a header, once "
+            "each, or begin with the first nucleus"
+        )
+    return tuple(names.index(name) for name in needed)
+
+
+def _expected(order: str, n_columns: int) -> str:
+    return order if n_columns == 3 else f"{n_columns} values, as in the header"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
+POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
+
+
+def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
+    """Read a mask (PNG, TIFF or NPY): 0 is background, every other number is one nucleus; classes are unknown.
+
+    Args:
+        path: the mask.
+        size_px: (width, height) of its picture.
+        mpp: um per pixel.
+        n_rays: rays per nucleus.
+
+    Raises:
+        LabelError: the file cannot be read, is no mask or has another size.
+    """
+    mask = read_label_image(path)
+    if mask.shape[::-1] != size_px:
+        raise LabelError(
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
+            "give masks of the pictures' size"
+        )
+    nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
+    numbers = np.unique(mask)
+    return Annotations(path, nuclei, numbers[numbers > 0], "instance", np.zeros(0, object))
+
+
+def median_diameter_px(path: Path) -> float:
+    """Diameter of the circle as large as the median nucleus of a mask.
+
+    Raises:
+        LabelError: the file cannot be read, is no mask or has no nucleus.
+    """
+    numbers, areas = np.unique(read_label_image(path), return_counts=True)
+    areas = areas[numbers > 0]
+    if not len(areas):
+        raise LabelError(f"{path}: has no nucleus that diameter_um could be the size of; exclude the picture")
+    return float(np.sqrt(4 * np.median(areas) / np.pi))
+
+
+def name_instances(instances: Annotations, points: Annotations, mpp: float) -> None:
+    """Give instances, in place, the class of the nearest point within 2 um of their centroid.
+
+    Raises:
+        LabelError: there are points and not one lies on an instance.
+    """
+    nuclei = instances.nuclei
+    if not len(nuclei) or not len(points.nuclei):
+        return
+    distance, nearest = cKDTree(points.nuclei.xy).query(nuclei.xy)
+    close = distance * mpp <= POINT_TO_INSTANCE_UM
+    if not close.any():
+        raise LabelError(
+            f"{points.path}: no point lies within {POINT_TO_INSTANCE_UM:g} um of a nucleus of {instances.path.name}; "
+            "is it another picture's, or rows and columns in the wrong order?"
+        )
+    nuclei.label = np.where(close, points.nuclei.label[nearest], -1).astype(np.int32)
+
+
+def write_instances(
+    folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, words: Sequence[str], mpp: float
+) -> None:
+    """Write a picture, its instances (16-bit PNG) and points that name their classes, for a source of instances.
+
+    Args:
+        folder: of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are made.
+        name: of the picture.
+        pixels: (h, w, 3) uint8.
+        instances: (h, w), 0 is background.
+        words: class of each instance, by number; written at its centroid, where it is found again.
+        mpp: um per pixel.
+    """
+    for kind in (IMAGES, INSTANCES, POINTS):
+        (folder / kind).mkdir(exist_ok=True)
+    centres = label_image_to_nuclei(instances, (mpp, mpp), 3).xy - 0.5  # the file counts pixels from 0
+    lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
+    (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_png(folder / IMAGES / f"{name}.png", pixels)
+    write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))

@@ -1,0 +1,195 @@
+"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin, then the clearest edge near."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from muse_pipeline.nuclei.masks import march_rays
+from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
+
+MAX_RADIUS_UM = 12.0
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
+SMOOTHING = np.array([1, 2, 1]) / 4
+PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
+
+
+def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
+    """Give points outlines: a seeded watershed on smoothed haematoxylin, or a circle, put on the clearest edge near.
+
+    Rays are NaN where no edge is clear or the outline is implausible.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        nuclei: points in its pixels (frame: window).
+        stain: the picture's stains, or None for the textbook haematoxylin.
+        mpp: um per pixel.
+        n_rays: rays per outline.
+    """
+    if not len(nuclei):
+        return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
+    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / mpp)
+    amount /= max(np.percentile(amount, 99), 1e-6)
+    grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
+    rays = follow_edges(amount, nuclei.xy, grown, mpp)
+    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
+    area_um2 = np.pi * (rays**2).mean(1)
+    rays[(area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1])] = np.nan
+    return replace(nuclei, rays=rays)
+
+
+def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
+    """The seeded watershed: (h, w) int32, number i + 1 where the region of centre i lies.
+
+    Args:
+        amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
+        xy: (N, 2) centres, N > 0.
+        mpp: um per pixel.
+    """
+    from skimage.filters import threshold_local, threshold_otsu
+    from skimage.segmentation import watershed
+
+    local = threshold_local(amount, 2 * round(25 / mpp) + 1, method="gaussian")
+    dark = amount > np.maximum(local, OTSU_SHARE * threshold_otsu(amount))
+    height, width = amount.shape
+    seeds = np.zeros((height, width), np.int32)
+    rows = np.floor(xy[:, 1]).astype(int).clip(0, height - 1)
+    columns = np.floor(xy[:, 0]).astype(int).clip(0, width - 1)
+    seeds[rows, columns] = np.arange(1, len(xy) + 1)
+    near = ndimage.distance_transform_edt(seeds == 0)
+    dark |= near <= 1.0 / mpp
+    # Darkness and distance together: lines fall where it is lighter, else half way between two points.
+    landscape = near * mpp / 4 - amount
+    return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
+
+
+def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
+    """(h, w) float: the amount of haematoxylin by the picture's own stains, never negative."""
+    density = DENSITY[pixels]
+    if stain is None:  # their fit failed
+        return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
+    return np.maximum(density @ np.linalg.pinv(stain.stains)[:, 0].astype(np.float32), 0)
+
+
+def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
+    """Cut thin bridges off every region: keep what an opening of the foreground keeps."""
+    radius = max(1, round(0.75 / mpp))
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    edges = ndimage.grey_erosion(regions, 3) != ndimage.grey_dilation(regions, 3)
+    core = ndimage.binary_opening((regions > 0) & ~(edges & (regions == 0)), x * x + y * y <= radius * radius)
+    return np.where(core, regions, 0)
+
+
+STEP_UM = 0.25  # between samples along a ray
+REACH_UM = 12.0
+WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much on either side
+LEAST_UM = 1.0
+CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
+LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
+OUTWARD_UM = 0.125  # people draw nuclei so far outside of the steepest place: areas are then 1.01 and 0.99 of theirs
+INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
+CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
+TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there
+CROWDED = 1.0  # cost of a um past ``PAST_HALF_WAY`` to a neighbour
+PAST_HALF_WAY = 1.1  # times as far: of two nuclei one may be the larger
+FAINTEST = 0.12  # an edge; the darkest nuclei are about 1
+JUMP, BEND = 4, 0.02  # samples that neighbouring rays may differ by, and what each costs
+NEIGHBOURS = 8
+BLOCK = 512  # nuclei at a time: 50 MB
+
+
+def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
+    """Outlines where it gets lighter outwards, near the ones given or near a circle, whichever has the clearer edge.
+
+    Of all closed paths around a centre (dynamic programming over rays) the one that adds up the most of the step from
+    dark to light, as a share of what that nucleus' rays have at best, and the least of the squared relative distance
+    from the outline tried. A pale nucleus has a rim and dark grains within: its rim is an edge all the way round.
+
+    Args:
+        amount: (h, w) how dark it is; about 1 in the darkest nuclei.
+        xy: (N, 2) centres.
+        rays: (N, R) um, NaN where no outline is there yet.
+        mpp: um per pixel.
+
+    Returns:
+        (N, R) float32 um, NaN where no path is clear, as it is for points at one place.
+    """
+    room = _room(xy * mpp, rays.shape[1])
+    starts = range(0, len(xy), BLOCK)
+    parts = (slice(i, i + BLOCK) for i in starts)
+    found = [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
+    return np.concatenate(found) if found else np.zeros_like(rays, np.float32)
+
+
+def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
+    """(N, R) um along every ray to the nearest line half way to a neighbour."""
+    n_near = min(NEIGHBOURS, len(xy_um) - 1)
+    if n_near < 1:
+        return np.full((len(xy_um), n_rays), np.inf)
+    _, near = cKDTree(xy_um).query(xy_um, n_near + 1)
+    towards = xy_um[near[:, 1:]] - xy_um[:, None]  # (N, K, 2)
+    along = towards @ ray_directions(n_rays).T  # (N, K, R)
+    squared = (towards**2).sum(2)[..., None]
+    half_way = np.divide(squared, 2 * along, out=np.full_like(along, np.inf), where=along > 0)
+    return np.where(squared == 0, 0, half_way).min(1)  # of two nuclei at one place neither has room
+
+
+def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:
+    radii = (np.arange(round(REACH_UM / STEP_UM)) + 0.5) * STEP_UM  # (S,)
+    edge = _edges(amount, xy, radii, rays.shape[1], mpp)
+    past = np.maximum(radii - PAST_HALF_WAY * room[..., None], 0)  # (N, R, S)
+    own = np.median(np.where(past > 0, 0, edge).max(2), axis=1).clip(min=FAINTEST)
+    edge = (edge / own[:, None, None]).clip(-1, 1) - CROWDED * past
+    tried = [np.nan_to_num(rays, nan=LEAST_UM), *(np.full_like(rays, radius) for radius in CIRCLES_UM)]
+    paths = np.stack([_best_path(edge, radii, outline) for outline in tried])  # (T, N, R)
+    clear = np.take_along_axis(edge[None], paths[..., None], 3)[..., 0].mean(2)
+    clear[0] = np.where(np.isnan(rays).any(1), -np.inf, clear[0] + TRUST)
+    best = clear.argmax(0), np.arange(len(xy))
+    found = (radii[paths[best]] + OUTWARD_UM).astype(np.float32)
+    found[clear[best] < CLEAR] = np.nan
+    return found
+
+
+def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
+    """(N, R, S): how much darker a ray is before than after every radius, which lies half way between two samples."""
+    samples = radii + STEP_UM / 2
+    at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]  # (N, R, S, 2)
+    dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
+    width = round(WIDTH_UM / STEP_UM)
+    sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)
+    inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
+    outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]
+    is_there = (at > 0).all(-1) & (at < amount.shape[::-1]).all(-1)
+    return np.where(is_there, (inside - outside) / width, 0)  # what lies beyond the border has no edges
+
+
+def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """(N, R) index of a radius: the clearest closed path not far from an outline (N, R) in um."""
+    change = (radii - outline[..., None]) / np.maximum(outline, 2 * LEAST_UM)[..., None]
+    cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - edge
+    cost[..., radii < LEAST_UM] = np.inf
+    return _closed_paths(cost)
+
+
+def _closed_paths(cost: np.ndarray) -> np.ndarray:
+    """The cheapest closed path (N, R) through costs (N, R, S): of two turns the middle one, whose ends have met."""
+    n_rays, n_steps = cost.shape[1:]
+    bends = BEND * np.abs(np.arange(-JUMP, JUMP + 1))[:, None, None]
+    total, came_from = cost[:, 0], []
+    for turn in range(1, 2 * n_rays):
+        padded = np.pad(total, ((0, 0), (JUMP, JUMP)), constant_values=np.inf)
+        before = bends + np.stack([padded[:, jump : jump + n_steps] for jump in range(2 * JUMP + 1)])
+        best = before.argmin(0)
+        came_from.append(best - JUMP)
+        total = np.take_along_axis(before, best[None], 0)[0] + cost[:, turn % n_rays]
+    path = [total.argmin(1)]
+    for step in reversed(came_from):
+        path.append(path[-1] + np.take_along_axis(step, path[-1][:, None], 1)[:, 0])
+    turns = np.stack(path[::-1], 1)
+    half = n_rays // 2
+    return np.concatenate([turns[:, n_rays : n_rays + half], turns[:, half:n_rays]], 1)

@@ -1,0 +1,257 @@
+"""The picture that training sees, wherever its labels came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import shapely
+
+from muse_pipeline.core.errors import LabelError, SlideError
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.formats import (
+    Annotations,
+    median_diameter_px,
+    name_instances,
+    read_annotated,
+    read_instances,
+    read_text,
+)
+from muse_pipeline.labels.outlines import outline_points
+from muse_pipeline.labels.regions import fill_polygon
+from muse_pipeline.labels.sources import (
+    SUFFIXES,
+    TEXT_SUFFIXES,
+    LabelFiles,
+    LabelSource,
+    all_pictures,
+    image_paths,
+)
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelledImage:
+    """One picture at the model's mpp with its nuclei (frame: window).
+
+    Attributes:
+        name: of the picture; for a piece of a slide the slide's id and where its region begins, in level-0 px.
+        pixels: (h, w, 3) uint8.
+        nuclei: those inside the region, with rays in um, NaN where an outline is unknown.
+        stain: fitted on the picture, or on the tissue of its slide; None where that failed.
+        appearance: measures of its slide as `muse tissue` takes them; None for a picture of no slide.
+        weight: how often it is drawn, relative to others.
+        region: (h, w) bool, the pixels that were annotated; None: all of them.
+        annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei other images have; None: there
+            are no others.
+        patient: whose it is.
+        source: folder or sheet that it is from.
+        stated_mpp: um per pixel as the config states it; None where the file knew.
+        n_left_out: nuclei of the same label file outside every region, left out as the config says; counted once.
+        hidden: nuclei whose labels a trial keeps from training, to compare pseudo-labels with.
+    """
+
+    name: str
+    pixels: np.ndarray
+    nuclei: Nuclei
+    stain: MacenkoFit | None
+    weight: float
+    appearance: dict[str, float] | None = None
+    region: np.ndarray | None = None
+    annotated: np.ndarray | None = None
+    patient: str = ""
+    source: str = ""
+    stated_mpp: float | None = None
+    n_left_out: int = 0
+    hidden: Nuclei | None = None
+
+    @property
+    def unannotated(self) -> np.ndarray:
+        """(h, w) bool: the pixels that are in no region of the slide or picture."""
+        if self.region is None:
+            return np.zeros(self.pixels.shape[:2], bool)
+        return ~(self.region if self.annotated is None else self.annotated)
+
+    @property
+    def annotated_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of what was annotated, in px."""
+        height, width = self.pixels.shape[:2]
+        if self.region is None or not self.region.any():
+            return 0, 0, width, height
+        columns, rows = (np.flatnonzero(self.region.any(axis)) for axis in (0, 1))
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
+    """Grow the outlines of nuclei whose rays are unknown (NaN); those that were drawn stay, and hold their ground.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        nuclei: frame window, rays (N, R).
+        stain: of the picture.
+        mpp: um per pixel.
+        n_rays: R.
+    """
+    drawn = np.isfinite(nuclei.rays).all(1)
+    if drawn.all():
+        return nuclei
+    grown = outline_points(pixels, nuclei, stain, mpp, n_rays)
+    return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
+
+
+MPP_TOLERANCE = 0.05  # shares of what the file says
+
+
+def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
+    """Every picture of a source, resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
+
+    Raises:
+        LabelError: see ``labels.read_labelled_images``.
+    """
+    stems = [path.stem for path in all_pictures(source)]
+    folders = {"labels": LabelFiles(source.labels, stems, SUFFIXES.get(source.format, TEXT_SUFFIXES))}
+    if source.points is not None:
+        folders["points"] = LabelFiles(source.points, stems, TEXT_SUFFIXES)
+    if source.regions is not None:
+        folders["regions"] = LabelFiles(source.regions, stems, SUFFIXES["geojson"])
+    for path in image_paths(source):
+        files = {kind: folder.of(path.stem) for kind, folder in folders.items()}
+        stated_mpp, setting = source.mpp, "mpp"
+        if source.diameter_um is not None:
+            stated_mpp, setting = source.diameter_um / median_diameter_px(files["labels"]), "diameter_um"
+        pixels, picture_mpp = read_picture(path, stated_mpp, setting)
+        stain = fit_macenko(pixels.reshape(-1, 3))
+        annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
+        inside = annotations.in_regions(source)
+        nuclei = annotations.nuclei[inside]
+        if not len(nuclei) and not source.allow_empty:
+            raise LabelError(
+                f"{annotations.path}: holds no nucleus of {path.name}; exclude the picture, or set `allow_empty: true` "
+                "if there is none in it"
+            )
+        region = _fill(annotations, pixels.shape[1::-1])
+        pixels, nuclei, region = _resample(pixels, nuclei, region, picture_mpp / mpp)
+        nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
+        yield LabelledImage(
+            name=path.stem,
+            pixels=pixels,
+            nuclei=nuclei,
+            stain=stain,
+            weight=source.weight,
+            region=region,
+            patient=source.patient_of(path.stem),
+            source=str(source.images),
+            stated_mpp=source.mpp,
+            n_left_out=int((~inside).sum()),
+        )
+
+
+def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
+    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with what the file says.
+
+    Args:
+        path: the picture.
+        mpp: as the config states it, if it does.
+        setting: by which.
+
+    Raises:
+        LabelError: the picture cannot be decoded, its pixels are not square, nobody states its mpp, two do and
+            disagree, or no picture of nuclei has it.
+    """
+    try:
+        with open_slide(path, "image") as picture:
+            known = next(iter(picture.properties.mpp_candidates), None)
+            pixels = picture.read_level((0, 0), 0, picture.properties.level_sizes_px[0])
+    except SlideError as error:
+        raise LabelError(str(error)) from error
+    if known is not None and not is_square(known.mpp):
+        raise LabelError(
+            f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), and a "
+            "labelled picture needs square ones; resample it and its labels, or label it as a slide"
+        )
+    if mpp is None and known is None:
+        raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
+    if mpp is not None and known is not None:
+        require_agreement(path, mpp, known.mpp, known.source, setting)
+    low, high = PLAUSIBLE_RANGE_UM
+    found = float(known.mpp[0] if mpp is None else mpp)
+    if not low <= found <= high:
+        wrong = f"`{setting}` of this source" if known is None else f"what the file says ({known.source})"
+        raise LabelError(f"{path}: has {found:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {wrong}")
+    return pixels, found
+
+
+def require_agreement(
+    path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
+) -> None:
+    """Refuse an mpp, stated by a ``setting`` of the source, more than 5 % from what the file says.
+
+    Raises:
+        LabelError: it is; both are named.
+    """
+    if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
+        raise LabelError(
+            f"{path}: the config states {stated:.4g} um/px and the file {known[0]:.4g} um/px ({known_source}); "
+            f"correct or remove `{setting}` of this source"
+        )
+
+
+def _read(
+    files: dict[str, Path],
+    source: LabelSource,
+    classes: tuple[str, ...],
+    size_px: tuple[int, int],
+    mpp: float,
+    n_rays: int,
+) -> Annotations:
+    path = files["labels"]
+    if source.format == "instances":
+        annotations = read_instances(path, size_px, mpp, n_rays)
+        if "points" in files:
+            points = read_text(files["points"], source, classes, Frame.WINDOW, n_rays, "x y class")
+            points.require_within(size_px, "the picture")
+            name_instances(annotations, points, mpp)
+    elif source.format == "geojson":
+        annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+    else:
+        annotations = read_text(path, source, classes, Frame.WINDOW, n_rays)
+    annotations.require_within(size_px, "the picture")
+    if "regions" in files:
+        drawn = read_annotated(files["regions"], source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+        drawn.require_regions(source, "the picture")
+        annotations = replace(annotations, regions=drawn.regions)
+    return annotations
+
+
+def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | None:
+    """(h, w) bool where there are regions.
+
+    Raises:
+        LabelError: they lie outside the picture.
+    """
+    if not len(annotations.regions):
+        return None
+    region = fill_polygon(shapely.union_all(annotations.regions), (0, 0), size_px)
+    if not region.any():
+        raise LabelError(f"{annotations.path}: its regions hold no pixel of the picture; are they another picture's?")
+    return region
+
+
+def _resample(
+    pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
+) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
+    if abs(factor - 1) < 1e-6:
+        return pixels, nuclei, region
+    height, width = pixels.shape[:2]
+    size = round(width * factor), round(height * factor)
+    scale = np.array(size) / (width, height)
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    if region is not None:
+        region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return pixels, replace(nuclei, xy=nuclei.xy * scale), region

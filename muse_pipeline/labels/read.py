@@ -1,0 +1,64 @@
+"""The one reader of labels: pictures and slides, points and outlines, as ``Nuclei`` at the model's mpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.pictures import LabelledImage, read_pictures
+from muse_pipeline.labels.slides import list_slides, read_slides
+from muse_pipeline.labels.sources import LabelSource, all_pictures, check_source, require_in_names
+
+CONTEXT_PX = 1024  # side of the largest window that training cuts
+
+
+def read_labelled_images(
+    sources: Sequence[LabelSource], classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int = CONTEXT_PX
+) -> list[LabelledImage]:
+    """Every picture of every source, and every annotated region of every slide, at ``mpp``.
+
+    Args:
+        sources: as the config names them.
+        classes: of the model.
+        mpp: um per pixel of the model.
+        n_rays: rays per nucleus.
+        context_px: how far windows around the region of a slide may reach; pictures are read whole.
+
+    Raises:
+        LabelError: a file is missing or broken, a class is not in the map, a nucleus lies outside its picture or
+            region, there is nothing in one: the file and the line or feature are named.
+        MuseError: a sheet or a slide cannot be read.
+    """
+    images: list[LabelledImage] = []
+    for source in sources:
+        check_source(source)
+        if source.images is not None:
+            of_source = list(read_pictures(source, classes, mpp, n_rays))
+        else:
+            of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
+        if not of_source:
+            raise LabelError(f"{source.place}: gives no image; correct `images` or `slides`, `split` or `exclude`")
+        images += of_source
+    return images
+
+
+def require_words(sources: Sequence[LabelSource]) -> None:
+    """Make sure that every word of ``exclude`` is in a name of whichever source, see ``require_in_names``.
+
+    Args:
+        sources: all of a run, those to validate with too.
+
+    Raises:
+        LabelError: the first that is not, or a source's settings do not go together.
+    """
+    for source in sources:
+        check_source(source)
+    place_of = {word: source.place for source in sources for word in source.exclude}
+    require_in_names(place_of, [name for source in sources if place_of for name in _names_in(source)])
+
+
+def _names_in(source: LabelSource) -> list[str]:
+    if source.images is not None:
+        return [path.name for path in all_pictures(source)]
+    return [name for row in list_slides(source) for name in (row.slide_id, Path(row.path).name)]

@@ -1,0 +1,235 @@
+"""Labelled slides: regions that somebody annotated, each with context around it, read once and at the model's mpp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.cohort.collect import collect_slides
+from muse_pipeline.cohort.sheet import SheetRow, read_sheet
+from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_level0
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.types import Frame, Slide, SlideInfo
+from muse_pipeline.labels.formats import Annotations, read_annotated, read_text
+from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
+from muse_pipeline.labels.regions import RegionWindow, cut_regions
+from muse_pipeline.labels.sources import SUFFIXES, TEXT_SUFFIXES, LabelFiles, LabelSource, read_split
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.find import find_tissue, roi_coverage
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stain import MacenkoFit
+
+OUTLINE_MARGIN_UM = 30.0  # of picture around a region's nuclei, for outlines that grow over its border
+MIN_TISSUE = 0.2  # of a region with nuclei; less is glass
+
+
+def read_slides(
+    source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int
+) -> Iterator[LabelledImage]:
+    """The annotated regions of every slide of a source; see ``regions.cut_regions`` for the pictures around them.
+
+    Raises:
+        LabelError: see ``labels.read_labelled_images``.
+    """
+    rows = list_slides(source)
+    ids = [row.slide_id for row in rows]
+    labels = LabelFiles(source.labels, ids, SUFFIXES.get(source.format, TEXT_SUFFIXES))
+    regions = LabelFiles(source.regions, ids, SUFFIXES["geojson"]) if source.regions is not None else None
+    for row in choose_slides(rows, source):
+        info = _inspect(row, source)
+        region_path = regions.of(row.slide_id) if regions is not None else None
+        annotations = _read(labels.of(row.slide_id), region_path, source, classes, info, n_rays)
+        with open_slide(row.path, info.reader) as slide:
+            yield from _read_regions(slide, info, row, annotations, source, mpp, n_rays, context_px)
+
+
+def list_slides(source: LabelSource) -> list[SheetRow]:
+    """Every slide of the sheet or folder, used or not.
+
+    Raises:
+        SheetError: the sheet or the folder is missing or wrong.
+    """
+    return collect_slides(source.slides, source.mpp) if source.slides.is_dir() else read_sheet(source.slides)
+
+
+def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
+    """The slides that ``split`` and ``exclude`` leave: a split is a file of ids or a value of the sheet's column.
+
+    Raises:
+        LabelError: the split names a slide that is not there, or no slide is in it.
+    """
+    if source.split is not None and any(row.split for row in rows) and not source.split.is_file():
+        chosen = [row for row in rows if row.split == source.split.name]
+        if not chosen:
+            known = ", ".join(sorted({row.split for row in rows if row.split}))
+            raise LabelError(f"{source.slides}: no slide has the split '{source.split.name}'; it knows {known}")
+    elif source.split is not None:
+        by_name = {name: row for row in rows for name in (row.slide_id, Path(row.path).name)}
+        names = read_split(source)
+        if missing := [name for name in names if name not in by_name]:
+            raise LabelError(
+                f"{source.split}: {len(missing)} of its slides are not in {source.slides}, first {missing[0]}"
+            )
+        chosen = [by_name[name] for name in names]
+    else:
+        chosen = rows
+    return [row for row in chosen if source.is_used(row.slide_id) and source.is_used(Path(row.path).name)]
+
+
+def _inspect(row: SheetRow, source: LabelSource) -> SlideInfo:
+    stated = row.mpp if source.mpp is None else source.mpp
+    if stated is not None:
+        with open_slide(row.path) as slide:
+            known = next(iter(slide.properties.mpp_candidates), None)
+        if known is not None and not known.is_estimate:
+            require_agreement(row.path, stated, known.mpp, known.source)
+    return inspect_slide(row.path, row.slide_id, stated)
+
+
+def _read(
+    path: Path,
+    region_path: Path | None,
+    source: LabelSource,
+    classes: tuple[str, ...],
+    info: SlideInfo,
+    n_rays: int,
+) -> Annotations:
+    """The labels of one slide, absolute level-0 px; GeoJSON is in QuPath's frame, text counts level-0 px.
+
+    Raises:
+        LabelError: no region says what was annotated, among others.
+    """
+    offset = qupath_offset_px(info.bounds)
+    if source.format == "geojson":
+        annotations = read_annotated(path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
+    else:
+        annotations = read_text(path, source, classes, Frame.LEVEL0, n_rays)
+    annotations.require_within(info.size_px, f"slide '{info.slide_id}'")
+    drawn = annotations
+    if region_path is not None:
+        drawn = read_annotated(region_path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
+    drawn.require_regions(source, f"slide '{info.slide_id}'")
+    return replace(annotations, regions=drawn.regions)
+
+
+def _read_regions(
+    slide: Slide,
+    info: SlideInfo,
+    row: SheetRow,
+    annotations: Annotations,
+    source: LabelSource,
+    mpp: float,
+    n_rays: int,
+    context_px: int,
+) -> Iterator[LabelledImage]:
+    inside = annotations.in_regions(source)
+    nuclei = annotations.nuclei[inside].require(Frame.LEVEL0)
+    nuclei = replace(nuclei, xy=level0_to_work(nuclei.xy, info.mpp, mpp), frame=Frame.WORK)
+    reader = AreaReader(slide, info, mpp)
+    area = _region_area(annotations, info, mpp)
+    _require_nuclei(area, nuclei, annotations, source, info, mpp)
+    tissue = find_tissue(slide, info).tissue
+    _require_tissue(area, nuclei, tissue, annotations, info, mpp)
+    colour = measure_colour(slide, info, tissue)  # as `muse tissue` does: what the model will be given
+    n_left_out = int((~inside).sum())
+    for window in cut_regions(area, reader.size_px, context_px):
+        pixels = reader.read(window.origin, window.size)
+        corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
+        yield LabelledImage(
+            name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
+            pixels=pixels,
+            nuclei=_nuclei_of(window, nuclei, pixels, colour.macenko, mpp, n_rays),
+            stain=colour.macenko,
+            appearance=colour.appearance,
+            weight=source.weight,
+            region=window.mask(),
+            annotated=window.annotated(),
+            patient=row.patient or source.patient_of(row.slide_id),
+            source=str(source.slides),
+            stated_mpp=source.mpp,
+            n_left_out=n_left_out,
+        )
+        n_left_out = 0
+
+
+def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseGeometry:
+    """The union of the regions within the slide, in work px.
+
+    Raises:
+        LabelError: they lie outside the slide.
+    """
+    area = shapely.intersection(shapely.union_all(annotations.regions), shapely.box(0, 0, *info.size_px))
+    if not area.area:
+        raise LabelError(
+            f"{annotations.path}: its regions lie outside slide '{info.slide_id}'; are they another slide's?"
+        )
+    return shapely.transform(area, lambda xy: level0_to_work(xy, info.mpp, mpp))
+
+
+def _require_nuclei(
+    area: BaseGeometry, nuclei: Nuclei, annotations: Annotations, source: LabelSource, info: SlideInfo, mpp: float
+) -> None:
+    """Refuse a region without a nucleus, unless that is declared to be meant.
+
+    Raises:
+        LabelError: there is one; its corner is named as QuPath shows it.
+    """
+    for region in shapely.get_parts(area):
+        if source.allow_empty or shapely.intersects_xy(region, *nuclei.xy.T).any():
+            continue
+        raise LabelError(
+            f"{annotations.path}: {_where(region, info, mpp)} holds no nucleus; label its nuclei, delete it, or set "
+            "`allow_empty: true` if there are none"
+        )
+
+
+def _require_tissue(
+    area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
+) -> None:
+    """Refuse a region with nuclei that lies on glass, as positions of another frame do.
+
+    Where a slide has no tissue at all, as under fluorescence, nothing can be told.
+
+    Raises:
+        LabelError: there is one; its corner is named as QuPath shows it.
+    """
+    for region in shapely.get_parts(area) if not tissue.is_empty else ():
+        own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
+        if not len(own):
+            continue
+        coverage = roi_coverage(region, tissue.mask.shape, tissue.mask_mpp / mpp)
+        share = coverage[tissue.mask].sum() / coverage.sum()
+        n_off = int((~tissue.kept.contains(work_to_level0(own.xy, info.mpp, mpp), info.mpp)).sum())
+        if share < MIN_TISSUE or 2 * n_off >= len(own):
+            raise LabelError(
+                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, {n_off} "
+                f"of its {len(own)} nuclei lie off it); are the positions pixels of this slide as QuPath shows them?"
+            )
+
+
+def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
+    """A region by its corner as QuPath shows it."""
+    x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
+    return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
+
+
+def _nuclei_of(
+    window: RegionWindow, nuclei: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
+) -> Nuclei:
+    """The nuclei of a window's cell in its pixels; points grow on the pixels around the cell alone."""
+    own = nuclei[window.contains(nuclei.xy)]
+    own = replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
+    margin = round(OUTLINE_MARGIN_UM / mpp)
+    left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
+    right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))
+    near = replace(own, xy=own.xy - (left, top))
+    return replace(own, rays=complete_outlines(pixels[top:bottom, left:right], near, stain, mpp, n_rays).rays)

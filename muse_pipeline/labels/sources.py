@@ -1,0 +1,250 @@
+"""Where labels come from, as a training config names it; which picture is whose patient's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.objects import IGNORED, REGION
+
+FORMATS = ("row column class", "x y class", "geojson", "instances")
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """A folder of labels and the pictures or the slides that they belong to (``docs/labels.md``).
+
+    Attributes:
+        labels: folder of label files; a file's name begins with its picture's stem or its slide's id.
+        format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
+            QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only).
+        images: folder of pictures.
+        slides: in place of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
+        mpp: um per pixel. Plain pictures need it; slides know theirs, and what a file says must agree with it.
+        diameter_um: for "instances" whose um per pixel nobody knows, in place of ``mpp``: what the median nucleus of
+            every picture measures across; its um per pixel follows.
+        class_map: word in the label file -> class name of the model, or null for a nucleus whose class is not used. A
+            word that is missing is an error. Without a map the words are the class names themselves.
+        region_class: class or name of the annotations that bound what was annotated (QuPath's "Region*" is "Region").
+        regions: folder of GeoJSON files with these annotations, where ``labels`` holds none itself.
+        outside: "refuse" nuclei that lie outside every region, or "leave out": they are counted and not used.
+        ignore: classes or names of GeoJSON annotations that are no nuclei.
+        allow_empty: whether label files and regions without a nucleus are meant so.
+        points: for "instances", a folder of "x y class" text files that name the classes.
+        split: text file naming the pictures or slides to use, or a value of the sheet's split column; all without it.
+        exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
+        weight: how often a picture is drawn, relative to those of other sources.
+        patient: how a name tells the patient: a number of leading characters, or a regular expression whose first group
+            (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name.
+    """
+
+    labels: Path
+    format: str
+    images: Path | None = None
+    slides: Path | None = None
+    mpp: float | None = None
+    diameter_um: float | None = None
+    class_map: dict[str, str | None] = field(default_factory=dict)
+    region_class: str = REGION
+    regions: Path | None = None
+    outside: str = "refuse"
+    ignore: tuple[str, ...] = IGNORED
+    allow_empty: bool = False
+    points: Path | None = None
+    split: Path | None = None
+    exclude: tuple[str, ...] = ()
+    weight: float = 1.0
+    patient: str | int | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where the pictures or slides are."""
+        return self.slides if self.images is None else self.images
+
+    def is_used(self, name: str) -> bool:
+        """Whether ``exclude`` lets a picture or slide in."""
+        return not any(word in name for word in self.exclude)
+
+    def patient_of(self, name: str) -> str:
+        """The patient of the picture or slide ``name`` (without suffix).
+
+        Raises:
+            LabelError: the rule does not suit the name.
+        """
+        return patient_in_name(name, self.patient, self.place)
+
+
+def check_source(source: LabelSource) -> None:
+    """Whether the settings of a source go together.
+
+    Raises:
+        LabelError: the first that does not.
+    """
+    problems = (
+        (
+            (source.images is None) == (source.slides is None),
+            f"{source.labels}: give either `images` or `slides` for these labels",
+        ),
+        (
+            source.format not in FORMATS,
+            f"label format '{source.format}' is unknown; use {', '.join(map(repr, FORMATS[:-1]))} or '{FORMATS[-1]}'",
+        ),
+        (
+            source.mpp is not None and not 0 < source.mpp < float("inf"),
+            f"{source.place}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
+        ),
+        (
+            source.diameter_um is not None and not 0 < source.diameter_um < float("inf"),
+            f"{source.place}: diameter_um {source.diameter_um} is not a size of a nucleus; give um, as in 8",
+        ),
+        (
+            source.diameter_um is not None and (source.format != "instances" or source.mpp is not None),
+            f"{source.place}: diameter_um takes the place of mpp where label masks tell how large nuclei are; give one "
+            "of both, and diameter_um with instances only",
+        ),
+        (
+            not 0 < source.weight < float("inf"),
+            f"{source.place}: weight {source.weight} cannot be drawn by; give a positive number",
+        ),
+        (
+            source.outside not in {"refuse", "leave out"},
+            f"{source.place}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
+        ),
+        (
+            source.format == "instances" and source.images is None,
+            f"{source.slides}: label masks go with pictures, not with slides; use geojson",
+        ),
+        (not source.labels.is_dir(), f"{source.labels}: no such folder of labels; correct `labels` in the config"),
+    )
+    for wrong, sentence in problems:
+        if wrong:
+            raise LabelError(sentence)
+    require_patient_rule(source.patient, source.place)
+
+
+def require_in_names(place_of: Mapping[str, Path], names: Collection[str]) -> None:
+    """Make sure that every word of ``exclude`` is in a name; who is misspelt would be learnt from.
+
+    Args:
+        place_of: of each word, the images whose source has it.
+        names: of all pictures and slides of a run.
+
+    Raises:
+        LabelError: the first that is in none.
+    """
+    for word, place in place_of.items():
+        if not any(word in name for name in names):
+            raise LabelError(f"{place}: exclude: no picture or slide has '{word}' in its name; correct it")
+
+
+TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy"})
+SUFFIXES = {"geojson": frozenset(GEOJSON_SUFFIXES), "instances": MASK_SUFFIXES}  # every other format is text
+
+
+def image_paths(source: LabelSource) -> list[Path]:
+    """The pictures of a source after ``split`` and ``exclude``, by name.
+
+    Raises:
+        LabelError: a folder or a picture that the split names is missing.
+    """
+    paths = all_pictures(source)
+    if source.split is not None:
+        paths = [source.images / name for name in read_split(source)]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise LabelError(
+                f"{source.split}: {len(missing)} of its images are not in {source.images}, first {missing[0]}"
+            )
+    return sorted(path for path in paths if source.is_used(path.name))
+
+
+def all_pictures(source: LabelSource) -> list[Path]:
+    """Every picture in the folder, used or not.
+
+    Raises:
+        LabelError: there is no such folder.
+    """
+    if not source.images.is_dir():
+        raise LabelError(f"{source.images}: no such folder of images; correct `images` in the config")
+    return list_pictures(source.images)
+
+
+def read_split(source: LabelSource) -> list[str]:
+    """The names in the split file, one a line.
+
+    Raises:
+        LabelError: the file is missing, empty, not text or names a picture twice.
+    """
+    if not source.split.is_file():
+        raise LabelError(f"{source.split}: no such split file; correct `split` in the config")
+    names = [line.strip() for line in read_lines(source.split) if line.strip()]
+    if not names:
+        raise LabelError(f"{source.split}: is empty; name the pictures to use, one a line")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise LabelError(f"{source.split}: names {twice} twice; keep one")
+    return names
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file in UTF-8.
+
+    Raises:
+        LabelError: it cannot be read or is no such text; the line is named.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LabelError(f"{path}: not readable ({error.strerror}); correct its path or its permissions") from error
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
+
+
+class LabelFiles:
+    """The files of a folder by the stem of the picture, or the id of the slide, that they belong to.
+
+    A file belongs to the longest stem that its name begins with, up to a dot or an underscore.
+    """
+
+    def __init__(self, folder: Path, stems: Iterable[str], suffixes: frozenset[str]):
+        self.folder, self.suffixes = folder, suffixes
+        if not folder.is_dir():
+            raise LabelError(f"{folder}: no such folder of labels; correct it in the config")
+        known = set(stems)
+        self._files = defaultdict(list)
+        for path in sorted(folder.iterdir()):
+            suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
+            if suffix is None or path.name.startswith("."):
+                continue
+            name = path.name[: -len(suffix)]
+            ends = [len(name), *(i for i in range(len(name) - 1, 0, -1) if name[i] in "._")]
+            stem = next((name[:end] for end in ends if name[:end] in known), None)
+            if stem is not None:
+                self._files[stem].append(path)
+
+    def of(self, stem: str) -> Path:
+        """The label file of ``stem``.
+
+        Raises:
+            LabelError: there is none, or more than one.
+        """
+        found = self._files.get(stem, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LabelError(
+                f"{found[0]}: and {found[1].name} both belong to '{stem}'; keep one of them there, "
+                "or put the picture that the other is named after beside this one's"
+            )
+        known = ", ".join(sorted(self.suffixes))
+        raise LabelError(f"{self.folder}: no label file for '{stem}' ({known}); add it or exclude the picture")

@@ -1,0 +1,215 @@
+"""What the labels of a run hold, before anything is trained: counts, doubts about their scale, leaks between splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import count_noun, some_of
+from muse_pipeline.inference.appearance import describe_training
+from muse_pipeline.inference.card import AppearanceReference, ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.tissue.colour import measure_picture
+from muse_pipeline.tissue.stain import MacenkoFit
+
+PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
+MIN_SHARE_GROWN = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSummary:
+    """Counts of P pictures.
+
+    Attributes:
+        classes: names of the C classes.
+        pictures: (P,) names.
+        patients: (P,) whose they are.
+        counts: (P, C + 1) nuclei of each class; of unknown class in the last column.
+        left_out: (P,) nuclei of each label file outside every region, which are not in ``counts``; of a slide with its
+            first region.
+        warnings: sentences on what may be wrong.
+    """
+
+    classes: tuple[str, ...]
+    pictures: tuple[str, ...]
+    patients: tuple[str, ...]
+    counts: np.ndarray
+    left_out: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+    def text(self) -> str:
+        """A line per patient, a total, and the warnings."""
+        of_patient = defaultdict(list)
+        for index, patient in enumerate(self.patients):
+            of_patient[patient].append(index)
+        rows = [["patient", "pictures", *self.columns]]
+        rows += [[patient, len(of), *self.counts[of].sum(0)] for patient, of in sorted(of_patient.items())]
+        rows += [[count_noun(len(of_patient), "patient"), len(self.pictures), *self.counts.sum(0)]]
+        width = max(len(str(row[0])) for row in rows)
+        lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def write(self, path: Path) -> None:
+        """A TSV with a row per picture."""
+        rows = [["picture", "patient", *self.columns, "left out"]]
+        rows += [list(row) for row in zip(self.pictures, self.patients, *self.counts.T, self.left_out, strict=True)]
+        text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
+        with complete_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``counts``."""
+        return (*self.classes, "unknown")
+
+
+def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) -> LabelSummary:
+    """Count the nuclei of every picture by class, and look at the size of their outlines."""
+    counts = [np.bincount(image.nuclei.label % (len(classes) + 1), minlength=len(classes) + 1) for image in images]
+    return LabelSummary(
+        classes,
+        tuple(image.name for image in images),
+        tuple(image.patient for image in images),
+        np.stack(counts),
+        tuple(image.n_left_out for image in images),
+        (*_doubts_about_scale(images), *_what_was_left_out(images)),
+    )
+
+
+def check_leaks(
+    first: Sequence[LabelledImage],
+    second: Sequence[LabelledImage],
+    names: tuple[str, str] = ("training", "validation"),
+) -> None:
+    """Refuse patients with pictures in both of two splits, which ``names`` calls so.
+
+    Raises:
+        LabelError: there are some; they are named.
+    """
+    shared = sorted({image.patient for image in first} & {image.patient for image in second})
+    if shared:
+        raise LabelError(
+            f"patients in {names[0]} and in {names[1]}: {some_of(shared)}; move or `exclude` their "
+            "pictures, or correct the `patient` rule"
+        )
+
+
+def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
+    """A sentence on each source whose mpp makes nuclei of a size that no nuclei have."""
+    by_source = defaultdict(list)
+    for image in images:
+        by_source[image.source, image.stated_mpp].append(image.nuclei.rays)
+    low, high = PLAUSIBLE_RADIUS_UM
+    for (source, mpp), all_rays in by_source.items():
+        scale = f"at the stated {mpp:g} um/px" if mpp else "at the um/px of their files"
+        suspect = "`mpp`" if mpp else "that positions are pixels at full size"
+        rays = np.concatenate(all_rays)
+        radii = rays[np.isfinite(rays).all(1)].mean(1)
+        if len(radii) < MIN_SHARE_GROWN * len(rays):
+            yield (
+                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something of a nucleus' size {scale}; "
+                f"check {suspect} and the order of coordinates in `format`"
+            )
+        elif len(radii) and not low <= np.median(radii) <= high:
+            yield (
+                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, where nuclei have "
+                f"{low:g} to {high:g} um; check {suspect}"
+            )
+
+
+def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
+    by_source = defaultdict(int)
+    for image in images:
+        by_source[image.source] += image.n_left_out
+    for source, n in by_source.items():
+        if n:
+            yield f"{source}: {n:,} nuclei lie outside the annotated regions and were left out"
+
+
+def _right(cell: object) -> str:
+    return f"{cell if isinstance(cell, str) else format(int(cell), ','):>10}"
+
+
+def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
+    """The reference that slides are taken to, see ``mean_stains``; images count as often as they are drawn."""
+    return mean_stains([image.stain for image in images], method, [image.weight for image in images])
+
+
+def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
+    """The mean stains and the median strong end of training images.
+
+    Args:
+        fits: of the images, None where that failed.
+        method: "macenko" or "identity".
+        weights: of the images; all alike without them.
+
+    Raises:
+        ConfigError: no image's stains could be fitted.
+    """
+    if method == "identity":
+        return ColourReference()
+    fitted = [fit is not None for fit in fits]
+    weights = np.ones(len(fits)) if weights is None else np.array(weights, float)
+    fits, weights = [fit for fit in fits if fit is not None], weights[fitted]
+    if not fits:
+        raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
+    stains = np.average([fit.stains for fit in fits], 0, weights)
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
+    return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
+
+
+def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
+    """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
+    return colour_of_fit(reference, image.stain)
+
+
+def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
+    """How the slides and pictures of labelled images look, for the card; None where there is nothing to measure."""
+    return describe_training([_measure(image, mpp) for image in images])
+
+
+def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
+    """The measures of an image's slide, else of the annotated part of a picture."""
+    if image.appearance:
+        return image.appearance
+    left, top, right, bottom = image.annotated_box
+    return measure_picture(image.pixels[top:bottom, left:right], mpp)
+
+
+def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
+    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any."""
+    counts = count_classes(images, n_classes).astype(float)
+    weights = np.where(counts > 0, counts.clip(min=1) ** -0.5, 0)
+    return torch.tensor(weights * counts.sum() / max((weights * counts).sum(), 1), dtype=torch.float32)
+
+
+def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
+    """(C,) nuclei of each class."""
+    labels = np.concatenate([image.nuclei.label for image in images])
+    return np.bincount(labels[labels >= 0], minlength=n_classes)
+
+
+def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
+    """The classes of which no nucleus is labelled."""
+    return [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
+
+
+def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
+    """A class without nuclei can neither be learnt nor scored.
+
+    Raises:
+        ConfigError: there is one; it and the ``split`` are named.
+    """
+    if missing := missing_classes(images, classes):
+        raise ConfigError(
+            f"the {split} images hold no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
+        )

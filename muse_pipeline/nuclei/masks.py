@@ -1,0 +1,217 @@
+"""Instance masks: read from files, from and to nuclei."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image
+from scipy import ndimage
+
+from muse_pipeline.core.coords import row_column_index_to_xy
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.table import Nuclei
+
+_STEP_PX = 0.5
+_STRIP_PX = 1 << 24  # pixels that are looked at in one piece
+
+
+def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
+    """The instances of a label image, in ascending order of their numbers.
+
+    Args:
+        label_image: (h, w) int, 0 is background; a number marks one nucleus.
+        mpp: (x, y) um per pixel.
+        n_rays: rays per nucleus.
+
+    Returns:
+        Nuclei in the window frame: centroids of their pixels (the innermost pixel where that lies outside), rays to the
+        place where the instance, interpolated between pixel centres, fades to one half; classes unknown.
+    """
+    numbers, ranks = np.unique(label_image, return_inverse=True)
+    ranks = ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
+    n = int(ranks.max(initial=0))
+    padded = np.pad(ranks, 1)
+    xy = _centres(ranks, padded, n)
+    return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
+
+
+def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
+
+    A pixel belongs to a ring that holds its centre. Drawing libraries paint every pixel that an outline touches: half a
+    pixel too much all around, an eighth of the area of a nucleus of 16 px.
+    """
+    labels = np.zeros(shape, np.int32)
+    height, width = shape
+    for index, ring in enumerate(np.asarray(rings, float), 1):
+        left, top = np.floor(ring.min(0)).astype(int).clip(0, (width, height))
+        right, bottom = np.ceil(ring.max(0)).astype(int).clip(0, (width, height))
+        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        labels[top:bottom, left:right][shapely.contains_xy(shapely.Polygon(ring), x, y)] = index
+    return labels
+
+
+def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
+    """The instances of a label image (h, w) as they are, pixel edges and all, in ascending order of their numbers.
+
+    Returns:
+        (N,) polygons or multipolygons in its pixels.
+    """
+    n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
+    strips = [_runs(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
+    row, left, right, number = (np.concatenate(column) for column in zip(*strips, strict=True))
+    boxes = shapely.box(left, row, right, row + 1)
+    order = np.argsort(number, kind="stable")
+    _, first = np.unique(number[order], return_index=True)
+    return np.array(
+        [shapely.union_all(part) for part in np.split(boxes[order], first[1:])] if len(order) else [], object
+    )
+
+
+def _runs(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
+    """Row, left, right and number of the runs of equal pixels, 0 aside, in the rows from ``top``.
+
+    Strip by strip, because a mask may be as large as a slide, and what is compared here several times that.
+    """
+    padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
+    row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where a run begins or ends
+    number = padded[row, left + 1]
+    begins = np.flatnonzero(number)  # a run goes to the next change of its row, which its end in the padding is at last
+    return row[begins] + top, left[begins], left[begins + 1], number[begins]
+
+
+def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:
+    row_column = np.array(ndimage.center_of_mass(ranks > 0, ranks, np.arange(1, n + 1))).reshape(n, 2)
+    xy = row_column_index_to_xy(row_column)
+    outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
+    if len(outside):
+        same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
+        interior = np.logical_and.reduce(same)[1:-1, 1:-1]
+        depth = ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
+        innermost = ndimage.maximum_position(depth, ranks, outside + 1)
+        xy[outside] = row_column_index_to_xy(np.array(innermost))
+    return xy
+
+
+def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
+    """Rays from given centres: walk all of them outwards together, each until its own nucleus ends.
+
+    Args:
+        label_image: (h, w) int, 0 is background; number i + 1 marks the nucleus of centre i.
+        xy: (N, 2) centres.
+        mpp: (x, y) um per pixel.
+        n_rays: rays per nucleus.
+
+    Returns:
+        (N, n_rays) float32 um; NaN for a centre that lies outside its own nucleus.
+    """
+    padded = np.pad(label_image, 1)
+    at_centre = _share(padded, xy, np.arange(1, len(xy) + 1))
+    rays = np.full((len(xy), n_rays), np.nan, np.float32)
+    inside = np.flatnonzero(at_centre >= 0.5)
+    rays[inside] = _walk(padded, xy[inside], inside + 1, at_centre[inside], mpp, n_rays)
+    return rays
+
+
+def _walk(
+    padded: np.ndarray, xy: np.ndarray, rank: np.ndarray, at_centre: np.ndarray, mpp: tuple[float, float], n_rays: int
+) -> np.ndarray:
+    step_um = _STEP_PX * min(mpp)
+    steps_px = ray_directions(n_rays) * step_um / np.asarray(mpp, float)  # (R, 2)
+    owner, ray = np.divmod(np.arange(len(xy) * n_rays), n_rays)
+    rays = np.zeros(len(owner), np.float32)
+    walking, share = np.arange(len(owner)), at_centre[owner]
+    n_steps = 0
+    while len(walking):
+        n_steps += 1
+        here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], rank[owner[walking]])
+        ended = here < 0.5
+        beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # of the last step
+        rays[walking[ended]] = (n_steps - 1 + beyond) * step_um
+        walking, share = walking[~ended], here[~ended]
+    return rays.reshape(len(xy), n_rays)
+
+
+def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """How much of instance ``rank`` (N,) there is at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # xy - 0.5, and 1 for the padding
+    corner = from_centre.astype(int)
+    right, down = (from_centre - corner).T
+    column, row = corner.T
+    return (
+        (padded[row, column] == rank) * (1 - right) * (1 - down)
+        + (padded[row, column + 1] == rank) * right * (1 - down)
+        + (padded[row + 1, column] == rank) * (1 - right) * down
+        + (padded[row + 1, column + 1] == rank) * right * down
+    )
+
+
+MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers have 32 bits
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs gives way to our own limit, which is a sentence
+
+
+def read_label_image(path: Path) -> np.ndarray:
+    """(h, w) whole numbers, none negative: 0 is background, any other number one nucleus.
+
+    Raises:
+        LabelError: the file cannot be read or holds something else.
+    """
+    mask = read_mask(path)
+    if mask.dtype == bool:
+        raise LabelError(f"{path}: has one bit a pixel, which tells no nuclei apart; give each nucleus its own number")
+    if mask.min(initial=0) < 0:
+        raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
+    return mask
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(h, w) whole numbers or bool, 0 outside.
+
+    Raises:
+        LabelError: the file cannot be read, is too large, or has colours or fractions.
+    """
+    try:
+        mask = _decode(path)
+    except LabelError:
+        raise
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; correct its path") from error
+    except Exception as error:  # whatever the decoders raise on foreign bytes
+        raise LabelError(f"{path}: not readable as a mask ({one_line(error)}); make it again") from error
+    if mask.ndim != 2 or mask.dtype.kind not in "iub":
+        raise LabelError(
+            f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape {mask.shape}; convert it"
+        )
+    return mask
+
+
+def _decode(path: Path) -> np.ndarray:
+    """What a file holds; of a picture once it is known to fit into memory."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if suffix in {".tif", ".tiff"}:
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            _require_size(path, tiff.series[0].shape)
+            mask = tiff.series[0].asarray()
+            return mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
+    with Image.open(path) as picture:
+        _require_size(path, picture.size[::-1])
+        return np.asarray(picture)
+
+
+def _require_size(path: Path, shape: tuple[int, ...]) -> None:
+    if prod(shape) > MAX_PIXELS:
+        raise LabelError(
+            f"{path}: {' x '.join(f'{side:,}' for side in shape[::-1])} pixels are too many to hold in memory; give "
+            "outlines as GeoJSON in its place"
+        )

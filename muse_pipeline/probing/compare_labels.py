@@ -1,0 +1,198 @@
+"""Two networks on labelled nuclei: how well classes are read from either, from many labels and from few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.data.unlabelled import Picture
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import accuracy, balanced_accuracy, confusion_by_patient
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.probing.features import PointSet
+from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours
+from muse_pipeline.probing.network import SEED, ProbedNetwork
+from muse_pipeline.probing.probe import ProbeData, ProbeSettings
+from muse_pipeline.probing.protocols import (
+    FINETUNE,
+    KNN,
+    LINEAR,
+    ProbedFeatures,
+    predict_by_neighbours,
+    predict_finetuned,
+    predict_linearly,
+)
+
+SHARES = (1.0, 0.25, 0.05)  # of the training patients: those of a smaller share are among those of a larger one
+DRAWS = 3
+NAMES = {KNN: "kNN", LINEAR: "linear", FINETUNE: "fine-tune"}  # k and epoch are chosen by validation, always
+MEASURES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+
+
+@dataclass(frozen=True)
+class LabelDraw:
+    """Patients that are learnt from.
+
+    Attributes:
+        share: of all training patients.
+        number: of the draw; all patients are drawn once.
+        patients: that were drawn.
+    """
+
+    share: float
+    number: int
+    patients: frozenset[str]
+
+
+def draw_patients(patients: Sequence[str], draws: int, shares: Sequence[float] = SHARES) -> list[LabelDraw]:
+    """For every share, so many seeded draws; within a draw the smaller shares lie in the larger ones.
+
+    Args:
+        patients: of the training.
+        draws: of shares below 1.
+        shares: falling; one that comes to as many patients as another is left out.
+    """
+    names = sorted(set(patients))
+    orders = [np.random.default_rng((SEED, number)).permutation(names) for number in range(draws)]
+    drawn, sizes = [], set()
+    for share in shares:
+        size = max(1, round(share * len(names)))
+        if size in sizes:
+            continue
+        sizes.add(size)
+        some = orders[:1] if size == len(names) else orders
+        drawn += [LabelDraw(share, number, frozenset(order[:size].tolist())) for number, order in enumerate(some)]
+    return drawn
+
+
+def compare_on_labels(
+    data: ProbeData,
+    networks: Sequence[ProbedNetwork],
+    *,
+    classes: Sequence[NucleusClass],
+    mpp: float,
+    settings: ProbeSettings,
+    draws: int,
+    device: torch.device,
+    output: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both networks by every protocol, from every share of the patients, on the same nuclei.
+
+    Args:
+        data: to learn from and to judge by.
+        networks: before and after.
+        classes: of the config, for the picture.
+        mpp: of the pictures.
+        settings: of the probes.
+        draws: of patients, for shares below 1.
+        device: of the networks.
+        output: folder for the picture.
+        say: called with sentences on progress.
+    """
+    drawn = draw_patients([one.patient for one in data.training if (one.nuclei.label >= 0).any()], draws)
+    sides, looked_up = [], []
+    for network in networks:
+        train, judged = data.point_sets(network.reference, settings.window_px)
+        say(f"{network.weights}: features of {len(train) + len(judged):,} labelled nuclei")
+        features = ProbedFeatures.read(network, train, judged, data.splits, len(data.classes), device)
+        sides.append({(key, draw): one for draw in drawn for key, one in _predict(features, draw, settings, say)})
+        looked_up.append(features.query)
+    true, reported = features.true, features.reported
+    patient = judged.patient[reported]
+
+    def confusion(side: dict, key: str, of: Sequence[LabelDraw]) -> np.ndarray:
+        """(N, C, C) of each patient, all draws added up."""
+        predicted = [side[key, draw][reported] for draw in of]
+        return sum(confusion_by_patient(true[reported], one, patient, len(data.classes))[1] for one in predicted)
+
+    rows = []
+    for key in dict.fromkeys(key for key, _ in sides[0]):
+        for share in dict.fromkeys(draw.share for draw in drawn):
+            of = [draw for draw in drawn if draw.share == share]
+            counts = [confusion(side, key, of) for side in sides]
+            scores = {
+                name: compare_scores(*counts, np.unique(patient), score, settings.repeats)
+                for name, score in MEASURES.items()
+            }
+            n_patients = len(of[0].patients)
+            rows.append({"protocol": key, "share": share, "n_patients": n_patients, "n_draws": len(of), **scores})
+    return {
+        "window_px": settings.window_px,
+        "mpp": mpp,
+        "classes": list(data.classes),
+        "splits": data.describe(),
+        "seed": SEED,
+        "rows": rows,
+        "notes": [*data.notes, _by_chance(true[reported], data.classes), *_missing_classes(data, drawn)],
+        "picture": _draw(judged, features, looked_up, classes, mpp, output / "neighbours.png"),
+    }
+
+
+def _predict(
+    features: ProbedFeatures, draw: LabelDraw, settings: ProbeSettings, say: Callable[[str], None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(protocol, (P,) predictions) learnt from the patients of a draw, in as many steps as from all patients."""
+    some = features.learnt_from(draw.patients)
+    yield NAMES[KNN], predict_by_neighbours(some)[KNN].predicted
+    some = some.repeated(max(1, round(len(features.train) / max(1, len(some.train)))))
+    linear, layer = predict_linearly(some)
+    yield NAMES[LINEAR], linear.predicted
+    if settings.finetune:
+        say(f"fine-tuning on {len(draw.patients)} patients, draw {draw.number + 1}")
+        yield NAMES[FINETUNE], predict_finetuned(some, layer, linear, settings.finetune_rate).predicted
+
+
+def _by_chance(true: np.ndarray, classes: Sequence[str]) -> str:
+    """What an accuracy has to beat."""
+    counts = np.bincount(true, minlength=len(classes))
+    share, balanced = 100 * counts.max() / max(1, counts.sum()), 100 / max(1, np.count_nonzero(counts))
+    return (
+        f"{classes[counts.argmax()]}, the commonest class, said of every nucleus would be right for {share:.1f} % "
+        f"(balanced: {balanced:.1f} %)"
+    )
+
+
+def _missing_classes(data: ProbeData, drawn: Sequence[LabelDraw]) -> Iterator[str]:
+    for draw in drawn:
+        labels = [image.nuclei.label for image in data.training if image.patient in draw.patients]
+        there = np.unique(np.concatenate(labels))
+        missing = [name for index, name in enumerate(data.classes) if index not in there]
+        if missing:
+            yield (
+                f"draw {draw.number + 1} of {len(draw.patients)} patients holds no {' and no '.join(missing)}, which "
+                "neither network can learn from it"
+            )
+
+
+def _draw(
+    judged: PointSet,
+    features: ProbedFeatures,
+    looked_up: Sequence[Tensor],
+    classes: Sequence[NucleusClass],
+    mpp: float,
+    output: Path,
+) -> dict[str, str] | None:
+    image, xy = judged.places()
+    side = max(1, round(CROP_UM / mpp))
+
+    def crop(nucleus: int) -> np.ndarray:
+        x, y = np.floor(xy[nucleus] - side / 2).astype(int).tolist()
+        return Picture(judged.images[image[nucleus]].pixels).read((x, y), (side, side))
+
+    gallery = NucleusGallery(
+        judged.patient,
+        crop,
+        np.flatnonzero(features.reported),
+        label=features.true,
+        classes=tuple(one.name for one in classes),
+        colors=tuple(one.color for one in classes),
+    )
+    caption = draw_neighbours(gallery, *looked_up, output)
+    return caption and {"file": output.name, "caption": caption}

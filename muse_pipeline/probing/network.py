@@ -1,0 +1,99 @@
+"""A backbone that is looked at, not trained further: its weights, how it sees colour, and whom it has seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.text import some_of
+from muse_pipeline.data.nucleus_images import NucleusImage
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.weights import backbone_weights, read_pickle
+from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
+from muse_pipeline.training.import_checkpoint import recognise_backbone
+from muse_pipeline.training.start import load_backbone
+
+SEED = 2025  # the authors'
+NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # every run's are called so: its folder tells it from others
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedNetwork:
+    """One network.
+
+    Attributes:
+        name: registered name of the backbone.
+        backbone: with its weights, on the CPU.
+        reference: what slides' colours are taken to, as it was trained.
+        weights: where they are from, in words.
+        patients: that it was trained on, as far as its checkpoint says.
+        images: names of pictures that it was trained on, likewise.
+    """
+
+    name: str
+    backbone: Backbone
+    reference: ColourReference
+    weights: str
+    patients: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+
+    def check_unseen(self, images: Iterable[LabelledImage | NucleusImage], shared_patients: bool) -> list[str]:
+        """Sentences on patients of ``images``, which are reported, that it was trained on, with labels or without.
+
+        Raises:
+            LabelError: there are some, and they may not be shared.
+        """
+        seen = sorted({one.patient for one in images if one.patient in self.patients or one.name in self.images})
+        if not seen:
+            return []
+        if shared_patients:
+            return [f"patients that {self.weights} was trained on and that are reported: {', '.join(seen)}"]
+        raise LabelError(
+            f"{self.weights} was trained on patients that are reported: {some_of(seen)}; report on others "
+            "(`exclude`, --test), or give --allow-shared-patients, and the output says so"
+        )
+
+
+def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False) -> ProbedNetwork:
+    """The backbone ``name`` with the weights of a checkpoint (or built-in model); random ones without.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit.
+        ConfigError: there is no backbone of that name, or its checkpoint's colour cannot be read.
+    """
+    torch.manual_seed(SEED)
+    backbone = BACKBONES[name]()
+    if checkpoint is None:
+        return ProbedNetwork(name, backbone, ColourReference(), "random, not trained")
+    path = find_checkpoint(checkpoint)
+    known = load_backbone(backbone, path, trust_pickle)
+    colour = known.meta.get("colour", {})  # the authors normalise no stain and name no pictures
+    reference = parse_config(colour, ColourReference, f"{path}: colour")
+    weights = path.name if path.name not in NAMES_OF_RUNS else f"{path.resolve().parent.name}/{path.name}"
+    return ProbedNetwork(name, backbone, reference, weights, known.patients, known.images)
+
+
+def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
+    """The backbone that a checkpoint holds, as it says itself; None where one of ours does not say.
+
+    Files of the authors are told by names, shapes and the file's name.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of no known network.
+    """
+    path = find_checkpoint(checkpoint)
+    state = read_pickle(path, trust_pickle)
+    return (
+        parse_checkpoint(state, path).meta.get("backbone")
+        if is_ours(state)
+        else recognise_backbone(backbone_weights(state, path), path)
+    )

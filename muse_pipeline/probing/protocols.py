@@ -1,0 +1,343 @@
+"""MUSE's three ways of reading classes from features: nearest neighbours, a linear layer, the whole network trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.probing.features import BATCH, PointSet, point_features
+from muse_pipeline.probing.network import SEED, ProbedNetwork
+
+KNN, BEST_KNN, LINEAR, FINETUNE = "kNN, k by validation", "kNN, best k on the test", "linear", "fine-tune"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a protocol says of P judged nuclei.
+
+    Attributes:
+        predicted: (P,) class index, -1 where nothing is reported.
+        chosen: "k" or "epoch", and for each split the one that was chosen.
+    """
+
+    predicted: np.ndarray
+    chosen: dict[str, list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedFeatures:
+    """A network's features of all nuclei.
+
+    Attributes:
+        backbone: on ``device``.
+        train: N points that are learnt from.
+        judged: P points.
+        bank: (N, D) features on the CPU.
+        query: (P, D) features on the CPU.
+        splits: which of the judged choose and which are reported.
+        n_classes: C.
+        device: of the backbone.
+    """
+
+    backbone: Backbone
+    train: PointSet
+    judged: PointSet
+    bank: Tensor
+    query: Tensor
+    splits: Sequence[ProbeSplit]
+    n_classes: int
+    device: torch.device
+
+    @classmethod
+    def read(
+        cls,
+        network: ProbedNetwork,
+        train: PointSet,
+        judged: PointSet,
+        splits: Sequence[ProbeSplit],
+        n_classes: int,
+        device: torch.device,
+    ) -> ProbedFeatures:
+        """Take the network to the device and read all points."""
+        backbone = network.backbone.to(device)
+        bank, query = (point_features(backbone, points, device) for points in (train, judged))
+        return cls(backbone, train, judged, bank, query, splits, n_classes, device)
+
+    def learnt_from(self, patients: Collection[str]) -> ProbedFeatures:
+        """The same with these patients' nuclei alone to learn from; nothing is read again."""
+        kept = torch.from_numpy(np.isin(self.train.patient, list(patients)))
+        return replace(self, train=self.train.of_patients(patients), bank=self.bank[kept])
+
+    def repeated(self, times: int) -> ProbedFeatures:
+        """The same with everything that is learnt from so often, for training as long on few labels as on many."""
+        return replace(self, train=self.train.repeated(times), bank=self.bank.repeat(times, 1))
+
+    @property
+    def reported(self) -> np.ndarray:
+        """(P,) bool."""
+        return np.any([split.reported for split in self.splits], axis=0)
+
+    @property
+    def true(self) -> np.ndarray:
+        """(P,) class index."""
+        return self.judged.label.numpy()
+
+
+def predict_by_neighbours(features: ProbedFeatures) -> dict[str, Prediction]:
+    """With k by validation, and with the k that is best on what is reported."""
+    by_k = classify_by_neighbours(features.bank, features.train.label, features.query, features.n_classes).numpy()
+    ks = [min(k, len(features.train)) for k in KS]
+    predicted, chosen = choose(by_k, features.true, features.splits)
+    best = (by_k[:, features.reported] == features.true[features.reported]).mean(1).argmax()
+    return {
+        KNN: Prediction(predicted, {"k": [ks[index] for index in chosen]}),
+        BEST_KNN: Prediction(np.where(features.reported, by_k[best], -1), {"k": [ks[best]]}),
+    }
+
+
+def predict_linearly(features: ProbedFeatures) -> tuple[Prediction, LinearProbe]:
+    """With the best epoch by validation, of equals the last; the layer too."""
+    linear = train_linear_probe(features.bank, features.train.label, features.n_classes, SEED)
+    predicted, epochs = choose(linear.classify(features.query).numpy(), features.true, features.splits, last=True)
+    return Prediction(predicted, {"epoch": [epoch + 1 for epoch in epochs]}), linear
+
+
+def predict_finetuned(
+    features: ProbedFeatures, linear: LinearProbe, begin: Prediction, learning_rate: float
+) -> Prediction:
+    """After training a copy of the whole network, which begins with a linear probe's layer.
+
+    Args:
+        features: of the frozen network.
+        linear: the probe on them.
+        begin: what it predicts.
+        learning_rate: of the whole network.
+    """
+    # Of two halves neither may choose for the other what is trained but once.
+    epoch = begin.chosen["epoch"][0] - 1 if len(features.splits) == 1 else -1
+    by_epoch = finetune_on_points(
+        copy.deepcopy(features.backbone),
+        linear.layer(epoch).to(features.device),
+        features.train,
+        features.judged,
+        features.device,
+        SEED,
+        learning_rate,
+    )
+    predicted, epochs = choose(by_epoch.numpy(), features.true, features.splits, last=True)
+    return Prediction(predicted, {"epoch": [epoch + 1 for epoch in epochs]})
+
+
+KS = (10, 20, 100, 200, 500)
+TEMPERATURE = 0.07
+CHUNK = 1024
+
+
+def classify_by_neighbours(
+    bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, ks: Sequence[int] = KS
+) -> Tensor:
+    """Each query gets the class with the most weight among its k nearest of the bank, for every k at once.
+
+    Args:
+        bank: (N, D) features, of any length.
+        bank_label: (N,) class index.
+        query: (M, D).
+        n_classes: C.
+        ks: how many neighbours vote; no more than the bank has.
+
+    Returns:
+        (K, M) class index; of equal weights the lower class.
+    """
+    bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
+    ks = [min(k, len(bank)) for k in ks]
+    if not len(query):
+        return torch.zeros((len(ks), 0), dtype=torch.long)
+    predictions = []
+    for part in query.split(CHUNK):
+        similarity, neighbour = (part @ bank.T).topk(max(ks), dim=1)  # (m, k), nearest first
+        votes = functional.one_hot(bank_label[neighbour], n_classes) * (similarity / TEMPERATURE).exp()[..., None]
+        weight = votes.cumsum(1)  # (m, k, C): after so many neighbours
+        predictions.append(torch.stack([weight[:, k - 1].argmax(1) for k in ks]))
+    return torch.cat(predictions, 1)
+
+
+LINEAR_EPOCHS = 100
+LINEAR_LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+LINEAR_BATCH = 256
+INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """The layer after each of E epochs.
+
+    Attributes:
+        weight: (E, C, D).
+        bias: (E, C).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(M, D) raw features -> (E, M) class index."""
+        return torch.stack([(features @ w.T + b).argmax(1) for w, b in zip(self.weight, self.bias, strict=True)])
+
+    def layer(self, epoch: int) -> nn.Linear:
+        """The layer after ``epoch`` (counted from 0; -1 is the last)."""
+        layer = nn.Linear(self.weight.shape[2], self.weight.shape[1])
+        layer.load_state_dict({"weight": self.weight[epoch], "bias": self.bias[epoch]})
+        return layer
+
+
+def train_linear_probe(
+    features: Tensor, label: Tensor, n_classes: int, seed: int, epochs: int = LINEAR_EPOCHS
+) -> LinearProbe:
+    """SGD with momentum, learning rate along a cosine from 0.01 to 0 by epochs, shuffled whole batches of 256.
+
+    Args:
+        features: (N, D), raw. Fewer than 256 make one batch.
+        label: (N,) class index.
+        n_classes: C.
+        seed: of the first weights and the order.
+        epochs: E.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(features.shape[1], n_classes)
+    nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
+    nn.init.zeros_(layer.bias)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=LINEAR_LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
+    batch = min(LINEAR_BATCH, len(features))
+    weights, biases = [], []
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = LINEAR_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        order = torch.randperm(len(features), generator=generator)
+        for chosen in order[: len(order) // batch * batch].split(batch):
+            loss = functional.cross_entropy(layer(features[chosen]), label[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        weights.append(layer.weight.detach().clone())
+        biases.append(layer.bias.detach().clone())
+    return LinearProbe(torch.stack(weights), torch.stack(biases))
+
+
+FINETUNE_EPOCHS = 10
+WINDOWS = 32
+FINETUNE_LEARNING_RATE = 1e-5
+
+
+def finetune_on_points(
+    backbone: Backbone,
+    layer: nn.Linear,
+    train: PointSet,
+    judged: PointSet,
+    device: torch.device,
+    seed: int,
+    learning_rate: float = FINETUNE_LEARNING_RATE,
+    epochs: int = FINETUNE_EPOCHS,
+) -> Tensor:
+    """AdamW without weight decay, cosine to 0, cross-entropy over all nuclei of a batch, batch norm in train mode.
+
+    Args:
+        backbone: changed in place.
+        layer: (D) -> (C) to begin with: the linear probe's; changed in place.
+        train: 32 windows make a batch; not augmented.
+        judged: classified after every epoch.
+        device: of both networks.
+        seed: of the order.
+        learning_rate: 1e-5; the authors advise 4e-5 for ResNet-50.
+        epochs: E.
+
+    Returns:
+        (E, P) class index of each of the judged points after each epoch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [*backbone.parameters(), *layer.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    predictions = []
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        backbone.train()
+        order = torch.randperm(len(train.windows), generator=generator).tolist()
+        for batch in train.batches(WINDOWS, device, order):
+            loss = functional.cross_entropy(layer(batch.features(backbone)), batch.label[batch.label >= 0])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        predictions.append(_classify(backbone, layer, judged, device))
+    return torch.stack(predictions)
+
+
+@torch.no_grad()
+def _classify(backbone: Backbone, layer: nn.Linear, points: PointSet, device: torch.device) -> Tensor:
+    backbone.eval()
+    return torch.cat([layer(batch.features(backbone)).argmax(1).cpu() for batch in points.batches(BATCH, device)])
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSplit:
+    """Of P judged nuclei.
+
+    Attributes:
+        choosing: (P,) bool.
+        reported: (P,) bool.
+    """
+
+    choosing: np.ndarray
+    reported: np.ndarray
+
+
+def split_validation_and_test(n_validation: int, n_test: int) -> tuple[ProbeSplit, ...]:
+    """Validation, which stands first, chooses; the test is reported."""
+    is_test = np.arange(n_validation + n_test) >= n_validation
+    return (ProbeSplit(~is_test, is_test),)
+
+
+def split_halves(patient: np.ndarray) -> tuple[ProbeSplit, ProbeSplit]:
+    """Without a test: every second patient, by name. What one half chooses is reported on the other, and vice versa.
+
+    Raises:
+        ConfigError: there is one patient.
+    """
+    names = np.unique(patient)
+    if len(names) < 2:
+        raise ConfigError(
+            f"the validation pictures are all of patient '{names[0]}': one part must choose and another be reported; "
+            "add patients, or give --test"
+        )
+    second = np.isin(patient, names[1::2])
+    return ProbeSplit(second, ~second), ProbeSplit(~second, second)
+
+
+def choose(
+    candidates: np.ndarray, label: np.ndarray, splits: Sequence[ProbeSplit], last: bool = False
+) -> tuple[np.ndarray, list[int]]:
+    """For each split the candidate with the best accuracy on what chooses, applied to what is reported.
+
+    Args:
+        candidates: (E, P) class index.
+        label: (P,) true class index.
+        splits: whose reported nuclei do not overlap.
+        last: of equals the last, as for epochs; else the first, as for k.
+
+    Returns:
+        (P,) predictions, -1 where nothing is reported; the index of the candidate of each split.
+    """
+    predicted, chosen = np.full(len(label), -1), []
+    for split in splits:
+        right = (candidates[:, split.choosing] == label[split.choosing]).mean(1)
+        best = len(right) - 1 - right[::-1].argmax() if last else right.argmax()
+        predicted[split.reported] = candidates[best, split.reported]
+        chosen.append(int(best))
+    return predicted, chosen

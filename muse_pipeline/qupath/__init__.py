@@ -1,0 +1,1 @@
+"""GeoJSON for QuPath and from QuPath: written, read, checked."""

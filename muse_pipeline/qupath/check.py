@@ -1,0 +1,285 @@
+"""Would QuPath import a GeoJSON file, and as what? Judged without QuPath, for files of any origin."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import shapely
+
+from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.core.files import list_geojson, open_member
+from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
+from muse_pipeline.qupath.features import (
+    ALONE,
+    COLLECTION,
+    GEOJSON_SUFFIXES,
+    LIST,
+    is_geometry,
+    iterate_items,
+    loads_lenient,
+)
+from muse_pipeline.qupath.objects import read_object_type
+from muse_pipeline.qupath.rules import (
+    SINCE_06,
+    VERSIONS,
+    Fault,
+    build_as_jts,
+    child_features,
+    geometries_of,
+    has_plain_rings,
+    is_uuid,
+    judge_feature,
+    judge_geometry,
+)
+
+_BATCH = 4_096
+
+
+@dataclass
+class Verdict:
+    """What QuPath does with a file.
+
+    Attributes:
+        n_by_type: objects by what they become.
+        first: fault -> number, from 1, of the first feature that has it; 0 for the file itself.
+        n_faulty: fault -> features that have it.
+    """
+
+    path: Path
+    n_by_type: Counter = field(default_factory=Counter)
+    first: dict[Fault, int] = field(default_factory=dict)
+    n_faulty: Counter = field(default_factory=Counter)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every version imports everything as it is meant."""
+        return not self.first
+
+    def refused_by(self) -> dict[str, Fault]:
+        """Versions that refuse the whole file, each with what it stumbles over first."""
+        faults = sorted(self.first, key=self.first.get)
+        return {version: fault for version in VERSIONS for fault in reversed(faults) if version in fault.refused_by}
+
+    def add(self, fault: Fault, number: int, n: int = 1) -> None:
+        """Note a fault of feature ``number``."""
+        self.first.setdefault(fault, number)
+        self.n_faulty[fault] += n
+
+    def __str__(self) -> str:
+        refused = self.refused_by()
+        accepted = [version for version in VERSIONS if version not in refused]
+        outcomes = []
+        for fault in dict.fromkeys(refused.values()):
+            versions = [version for version, first in refused.items() if first == fault]
+            outcomes.append(f"{_name_versions(versions)} refuses the whole file ({self._describe(fault)})")
+        if accepted:
+            outcomes.append(f"{_name_versions(accepted)} imports {self._count_objects()}")
+        damages = [self._describe(fault) for fault in self.first if not fault.refused_by]
+        mark = "good" if self.is_good else "bad"
+        return "\n  ".join([f"{self.path}: {mark}: {'; '.join(outcomes)}", *damages])
+
+    def _count_objects(self) -> str:
+        counts = [f"{n:,} {kind}{'s' if n != 1 else ''}" for kind, n in self.n_by_type.most_common()]
+        return ", ".join(counts) or "no objects"
+
+    def _describe(self, fault: Fault) -> str:
+        if not self.first[fault]:
+            return fault.reason
+        others = self.n_faulty[fault] - 1
+        return f"feature {self.first[fault]:,}{f' and {others:,} more' if others else ''}: {fault.reason}"
+
+
+def _name_versions(versions: Sequence[str]) -> str:
+    return f"QuPath {versions[0]}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
+
+
+def check_geojson(path: Path | str) -> Verdict:
+    """Judge a file; memory is bounded where every feature has a line of its own.
+
+    Raises:
+        GeoJSONError: there is no such file.
+    """
+    path = Path(path)
+    verdict = Verdict(path)
+    name = path.name.lower()
+    if not path.is_file():
+        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file")
+    if not name.endswith(GEOJSON_SUFFIXES):
+        verdict.add(Fault(f"its name ends in none of {', '.join(GEOJSON_SUFFIXES)}, so QuPath reads nothing"), 0)
+        return verdict
+    try:
+        if name.endswith(".zip"):
+            _check_zip(path, verdict)
+        else:
+            with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
+                _check_text(file, verdict)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        verdict.add(Fault(f"the gzip compression is damaged ({error})", VERSIONS), 0)
+    except zipfile.BadZipFile as error:
+        verdict.add(Fault(f"the zip file cannot be unpacked ({error})", VERSIONS), 0)
+    return verdict
+
+
+def _check_zip(path: Path, verdict: Verdict) -> None:
+    """Judge the files in a zip; one that QuPath refuses costs its own objects only, without a message."""
+    with zipfile.ZipFile(path) as archive:
+        names = list_geojson(archive)
+        if not names:
+            verdict.add(Fault("the zip holds no .geojson or .json file"), 0)
+        for name in names:
+            inner = Verdict(path)
+            with open_member(archive, name) as file:
+                _check_text(file, inner)
+            for fault, number in inner.first.items():
+                lost = f"; {_name_versions(fault.refused_by)} leaves this file out" if fault.refused_by else ""
+                verdict.add(Fault(f"{name}: {fault.reason}{lost}"), number, inner.n_faulty[fault])
+            if not inner.refused_by():
+                verdict.n_by_type += inner.n_by_type
+
+
+def _check_text(file: BinaryIO, verdict: Verdict) -> None:
+    seen_ids = array("Q")
+    items = iterate_items(file, verdict.path, loads_lenient)
+    members = (member for item, place in items for member in _members(item, place))
+    n = 0
+    try:
+        while batch := list(islice(members, _BATCH)):
+            for number, (kind, member) in enumerate(batch, start=n + 1):
+                _judge(kind, member, number, verdict, seen_ids)
+            for fault, index in _judge_shapes([member for _, member in batch]):
+                verdict.add(fault, n + 1 + index)
+            n += len(batch)
+    except GeoJSONError as error:
+        verdict.add(Fault(str(error).removeprefix(f"{verdict.path}: "), VERSIONS), 0)
+    except RecursionError:
+        verdict.add(Fault("nested too deeply", VERSIONS), 0)
+    _judge_duplicates(seen_ids, verdict)
+
+
+def _members(item: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """What QuPath looks at in an item of a document: features, bare geometries, and what it skips.
+
+    Within a FeatureCollection everything is taken for a feature; elsewhere the type decides.
+    """
+    if place == COLLECTION:
+        yield "feature", item
+    elif isinstance(item, list):
+        for each in item:
+            yield from _members(each, LIST)
+    elif not isinstance(item, dict) or "type" not in item:
+        yield _SKIPPED[place], None
+    elif item["type"] == COLLECTION and isinstance(item.get("features"), list):
+        for each in item["features"]:
+            yield "feature", each
+    elif item["type"] == "Feature":
+        yield "feature", item
+    elif is_geometry(item):
+        yield "geometry", {"geometry": item}
+    else:
+        yield "untyped" if item["type"] is None else _SKIPPED[place], None
+
+
+_SKIPPED = {LIST: "skipped", ALONE: "no features"}
+_FAULTS = {
+    "geometry": Fault("a geometry without a feature becomes an annotation"),
+    "untyped": Fault("type is null", VERSIONS),
+    "skipped": Fault("is skipped without a message, as its type is neither Feature nor a geometry's"),
+    "no features": Fault("holds no features that QuPath reads"),
+}
+
+
+def _judge(kind: str, member: Any, number: int, verdict: Verdict, seen_ids: array) -> None:
+    if kind in _FAULTS:
+        verdict.add(_FAULTS[kind], 0 if kind == "no features" else number)
+    if kind == "geometry":
+        verdict.n_by_type["annotation"] += 1
+    if kind == "feature":
+        for each in _with_children(member):
+            for fault in dict.fromkeys(judge_feature(each)):
+                verdict.add(fault, number)
+        if isinstance(member, dict):
+            verdict.n_by_type[read_object_type(member)] += 1
+            seen_ids.append(_shorten_id(member.get("id"), number))
+
+
+def _with_children(feature: Any) -> Iterator[Any]:
+    yield feature
+    for child in child_features(feature):
+        yield from _with_children(child)
+
+
+def _shorten_id(text: Any, number: int) -> int:
+    """64 bits of an id, so that millions can be compared; a number of its own for a feature without one."""
+    if not is_uuid(text):
+        return number
+    first, *_, last = text.split("-")
+    return int(first[-8:].zfill(8) + last[-8:].zfill(8), 16)
+
+
+def _judge_duplicates(seen_ids: array, verdict: Verdict) -> None:
+    ids = np.frombuffer(seen_ids, np.uint64) if seen_ids else np.zeros(0, np.uint64)
+    first = np.unique(ids, return_index=True)[1]
+    if len(first) < len(ids):
+        repeats = np.delete(np.arange(len(ids)), first)
+        verdict.add(Fault("has the id of another feature"), int(repeats[0]) + 1, len(repeats))
+
+
+def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
+    """Faults of the geometries of features, each with the index of its feature in the batch."""
+    features = [(index, each) for index, member in enumerate(batch) for each in _with_children(member)]
+    found = [(index, geometry) for index, feature in features for geometry in geometries_of(feature)]
+    if not found:
+        return
+    indices, geometries = zip(*found, strict=True)
+    for index, fault in zip(indices, map(judge_geometry, geometries), strict=True):
+        if fault:
+            yield fault, index
+    shapes = shapely.from_geojson(np.array(list(map(_to_plain_text, geometries)), object), on_invalid="ignore")
+    for place in np.flatnonzero(shapely.is_missing(shapes)):
+        try:
+            shapes[place] = build_as_jts(geometries[place])
+        except ValueError as error:
+            yield Fault(str(error), VERSIONS), indices[place]
+            shapes[place] = _NOT_BUILT
+    for fault, place in _judge_built(shapes):
+        yield fault, indices[place]
+
+
+def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
+    """The text of a geometry that GEOS builds as JTS does; None for others, which are built one by one."""
+    if not has_plain_rings(geometry):
+        return None
+    try:
+        return orjson.dumps(geometry)
+    except TypeError:  # a number beyond 64 bits
+        return None
+
+
+def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
+    """Faults of geometries (N,) that were built, each with its index; None is an outline that encloses nothing."""
+    is_valid = shapely.is_valid(shapes)
+    snapped = shapes.copy()
+    snapped[is_valid] = shapely.set_precision(shapes[is_valid], QUPATH_GRID_PX)
+    for index in np.flatnonzero(~is_valid & ~shapely.is_missing(shapes)):
+        try:
+            snapped[index] = shapely.set_precision(shapes[index], QUPATH_GRID_PX)
+        except shapely.GEOSException:
+            reason = shapely.is_valid_reason(shapes[index]).split("[")[0].lower()
+            yield Fault(f"invalid geometry ({reason})", SINCE_06), index
+    for index in np.flatnonzero(shapely.is_empty(snapped) | shapely.is_missing(snapped)):
+        yield _COLLAPSED, index
+
+
+_COLLAPSED = Fault(f"is empty, or nothing is left of it on QuPath's grid of {QUPATH_GRID_PX} px")
+_NOT_BUILT = shapely.Point(0, 0)  # in the place of what is refused anyway

@@ -1,0 +1,289 @@
+"""Features of a GeoJSON file, one at a time and in bounded memory, parsed as leniently as QuPath parses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.core.files import open_geojson
+
+GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
+GEOMETRIES = frozenset(
+    {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
+)
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # what an item is a member of
+_LONGEST_HEAD = 1 << 16
+_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
+
+
+def is_geometry(item: Any) -> bool:
+    """Whether this is an object with the type of a geometry."""
+    return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
+
+
+def iterate_features(path: Path | str) -> Iterator[Any]:
+    """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry; whatever they are.
+
+    Args:
+        path: plain, in gzip or the only GeoJSON file of a zip.
+
+    Raises:
+        GeoJSONError: the file is missing, its compression is damaged, or it is no such JSON; with the number, from 1,
+            of the feature where reading ended.
+    """
+    with open_geojson(path) as file:
+        for item, place in iterate_items(file, path):
+            if place == ALONE and not (is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")):
+                raise GeoJSONError(
+                    f"{path}: neither a FeatureCollection nor a list of features, a Feature or a geometry"
+                )
+            yield item
+
+
+def loads(text: bytes) -> Any:
+    """Parse JSON; NaN and Infinity, which QuPath writes as well, become floats.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(text.decode("utf-8-sig"))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any] = loads) -> Iterator[tuple[Any, str]]:
+    """The members of a FeatureCollection or of a bare array, else the whole document.
+
+    Args:
+        file: UTF-8.
+        path: for messages.
+        parse: parses a document, or raises ValueError.
+
+    Returns:
+        Each item, with ``COLLECTION``, ``LIST`` or ``ALONE``.
+
+    Raises:
+        GeoJSONError: the text is no JSON.
+    """
+    head, has_lines = _read_head(file)
+    if has_lines:
+        yield from _iterate_lines(file, head, path, parse)
+    else:
+        yield from _split(_parse_document(head + file.read(), path, parse))
+
+
+def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
+    """What stands before the first feature, up to ``[``, and True if features have lines of their own.
+
+    Otherwise the first lines of the file and False.
+    """
+    head = b""
+    while len(head) < _LONGEST_HEAD and (line := file.readline()):
+        head += line
+        if line.rstrip().endswith(b"["):
+            begin = file.tell()
+            first = file.readline().strip()
+            file.seek(begin)
+            is_line = first.startswith(b"]") or _is_object(first.removesuffix(b","))
+            return head, is_line and _HEAD.fullmatch(head) is not None
+    return head, False
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _iterate_lines(
+    file: BinaryIO, head: bytes, path: Path | str, parse: Callable[[bytes], Any]
+) -> Iterator[tuple[Any, str]]:
+    place = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
+    number, comma = 0, True
+    for line in file:
+        text = line.strip()
+        if text.startswith(b"]"):
+            yield from _end(head, text + file.read(), number if comma else 0, path, parse)
+            return
+        if text.startswith(b",") and not comma:
+            text, comma = text[1:].lstrip(), True
+        if not text:
+            continue
+        number += 1
+        if not comma:
+            raise GeoJSONError(f"{path}: feature {number}: no comma before it")
+        comma = text.endswith(b",")
+        try:
+            feature = parse(text.removesuffix(b","))
+        except ValueError as error:
+            try:  # features may now share lines, or have several: the rest is a document without the first ones
+                rest = parse(head + text + b"\n" + file.read())
+            except ValueError:
+                raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
+            yield from _split(rest)
+            return
+        yield feature, place
+    raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
+
+
+def _end(
+    head: bytes, text: bytes, n_before_comma: int, path: Path | str, parse: Callable[[bytes], Any]
+) -> list[tuple[Any, str]]:
+    """Parse what remains of a document from ``]`` on; after a comma a lenient parser finds one more item, a null."""
+    if not n_before_comma:
+        return list(_split(_parse_document(head + text, path, parse)))
+    try:
+        return list(_split(parse(head + b"0," + text)))[1:]
+    except ValueError as error:
+        raise GeoJSONError(f"{path}: after feature {n_before_comma}: a comma before ']'; remove it") from error
+
+
+def _split(document: Any) -> Iterator[tuple[Any, str]]:
+    if isinstance(document, list):
+        yield from ((item, LIST) for item in document)
+        return
+    is_collection = isinstance(document, dict) and document.get("type") == COLLECTION
+    if is_collection and isinstance(document.get("features"), list):
+        yield from ((item, COLLECTION) for item in document["features"])
+    else:
+        yield document, ALONE
+
+
+def _parse_document(text: bytes, path: Path | str, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        position = getattr(error, "pos", len(text))
+        before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
+        comma = re.search(r",\s*[\]}]$", before[-100:])
+        reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error})"
+        raise GeoJSONError(f"{path}: {reason}") from error
+
+
+_BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|#[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_WORD = re.compile(r"[^ \t\f\r\n/\\;#=\[\]{}:,]+")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_QUOTED = {quote: re.compile(rf"{quote}([^{quote}\\]*(?:\\.[^{quote}\\]*)*){quote}", re.DOTALL) for quote in "\"'"}
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", **{same: same for same in "\"'\\/\n"}}
+_KEYWORDS = {"null": None, "true": True, "false": False}
+
+
+def loads_lenient(text: bytes) -> Any:
+    """Parse a document; an empty one is None.
+
+    Raises:
+        ValueError: Gson refuses it.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        characters = text.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    try:
+        return json.loads(characters, parse_constant=str)  # fast, for what only lacks quotes around NaN
+    except ValueError:
+        return _Reader(characters).read_document()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+class _Reader:
+    def __init__(self, text: str):
+        self._text, self._place = text, 0
+
+    def read_document(self) -> Any:
+        if not self._peek():
+            return None
+        try:
+            document = self._read_value()
+        except RecursionError as error:
+            raise self._error("nested too deeply") from error
+        if self._peek():
+            raise self._error("text after the end of the document")
+        return document
+
+    def _read_value(self) -> Any:
+        first = self._peek()
+        if first == "{":
+            return self._read_object()
+        if first == "[":
+            return self._read_array()
+        if first and first in _QUOTED:
+            return self._read_quoted(first)
+        word = self._read_word()
+        if word.lower() in _KEYWORDS:
+            return _KEYWORDS[word.lower()]
+        return orjson.loads(word) if _NUMBER.fullmatch(word) else word
+
+    def _read_object(self) -> dict[str, Any]:
+        self._place += 1
+        values: dict[str, Any] = {}
+        while self._peek() != "}" or values:
+            first = self._peek()
+            name = self._read_quoted(first) if first and first in _QUOTED else self._read_word()
+            self._skip(":=", "expected ':'")
+            if self._text[self._place - 1 : self._place + 1] == "=>":
+                self._place += 1
+            values[name] = self._read_value()
+            if self._peek() == "}":
+                break
+            self._skip(",;", "an object does not end")
+        self._place += 1
+        return values
+
+    def _read_array(self) -> list[Any]:
+        self._place += 1
+        values: list[Any] = []
+        while self._peek() != "]" or values:
+            values.append(None if self._peek() in {"]", ",", ";"} else self._read_value())
+            if self._peek() == "]":
+                break
+            self._skip(",;", "a list does not end")
+        self._place += 1
+        return values
+
+    def _read_word(self) -> str:
+        word = _WORD.match(self._text, self._place)
+        if not word:
+            raise self._error("expected a value")
+        self._place = word.end()
+        return word[0]
+
+    def _read_quoted(self, quote: str) -> str:
+        quoted = _QUOTED[quote].match(self._text, self._place)
+        if not quoted:
+            raise self._error("a string does not end")
+        self._place = quoted.end()
+        return _ESCAPE.sub(self._unescape, quoted[1])
+
+    def _unescape(self, escape: re.Match[str]) -> str:
+        if escape[1]:
+            return chr(int(escape[1], 16))
+        if escape[2] not in _ESCAPED:
+            raise self._error(f"unknown escape sequence '{escape[0]}'")
+        return _ESCAPED[escape[2]]
+
+    def _skip(self, expected: str, otherwise: str) -> None:
+        if not (found := self._peek()) or found not in expected:
+            raise self._error(otherwise)
+        self._place += 1
+
+    def _peek(self) -> str:
+        """The next character after blanks and comments, "" at the end."""
+        self._place = _BLANK.match(self._text, self._place).end()
+        return self._text[self._place : self._place + 1]
+
+    def _error(self, what: str) -> ValueError:
+        line = self._text.count("\n", 0, self._place) + 1
+        return ValueError(f"{what}: line {line} column {self._place - self._text.rfind(chr(10), 0, self._place)}")

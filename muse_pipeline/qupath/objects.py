@@ -1,0 +1,119 @@
+"""Types and classes of QuPath objects in GeoJSON, in every form that QuPath has written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
+TYPE_KEYS = ("objectType", "object_type", "type")  # of properties, in the order in which QuPath looks for them
+LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathAnnotationObject": "annotation",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tmaCore",
+    "PathRootObject": "root",
+}
+_TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
+TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # for messages
+_PLURALS = {
+    "object on a plane above 0": "objects on a plane above 0",
+    "object without a shape": "objects without a shape",
+    "annotation of class 'Ignore'": "annotations of class 'Ignore'",
+}
+
+REGION = "Region"  # QuPath's own class is "Region*"
+IGNORED = ("Tissue", "Ignore")
+_WITH_DERIVED = {REGION, *IGNORED}  # words that stand for "Ignore*: Positive" as well
+
+
+def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties of a feature; none where they are no object."""
+    properties = feature.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def type_of_word(word: Any) -> str | None:
+    """The object type that a word in a file stands for; None for a word unknown to QuPath."""
+    return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
+
+
+def read_object_type(feature: Mapping[str, Any]) -> str:
+    """What QuPath makes of the feature: one of ``OBJECT_TYPES``, by default an annotation."""
+    properties = properties_of(feature)
+    word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
+    if word is None:
+        word = next((legacy for legacy in LEGACY_IDS if feature.get("id") == legacy), None)
+    return type_of_word(word) or "annotation"
+
+
+def read_class_name(classification: Any) -> str | None:
+    """The name of a classification: a string, or an object with ``name`` or a list of ``names``."""
+    if isinstance(classification, dict):
+        names = classification.get("names")
+        several = ": ".join(map(str, names)) if isinstance(names, list) else names
+        classification = classification.get("name") or several
+    return str(classification) if classification else None
+
+
+def is_called(words: Collection[str], class_name: str | None, name: str | None = None) -> bool:
+    """Whether an object's class or own name is one of ``words``, with or without the ``*`` of QuPath's classes.
+
+    A class derived from "Ignore*", "Region*" or "Tissue", as "Ignore*: Positive", counts as that class.
+    """
+    called = {str(each).rstrip("*") for each in (class_name, name) if each is not None}
+    if class_name is not None:
+        called |= {class_name.split(":")[0].rstrip("*")} & _WITH_DERIVED
+    return not called.isdisjoint(words)
+
+
+def why_left_out(
+    shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
+) -> np.ndarray:
+    """Why objects cannot be used, as the noun that counts them in a message; "" for those that can.
+
+    Args:
+        shapes: (N,) shapely geometries; None for an object without one.
+        geometries: N, as the file has them, with the plane of a z-stack or a time series.
+        types: N of ``OBJECT_TYPES``.
+        unwanted: types that do not count.
+    """
+    bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
+    # QuPath's empty ROI: without positions in 0.4 and 0.5, an outline of one position in 0.6 and 0.7
+    is_empty = shapely.is_empty(shapes) | ((dimensions == 2) & (bounds[:, :2] == bounds[:, 2:]).all(1))
+    reasons = np.where(dimensions == 1, "line", "").astype(object)
+    reasons[is_empty] = "empty object"
+    reasons[[not _is_on_first_plane(geometry) for geometry in geometries]] = "object on a plane above 0"
+    reasons[shapely.is_missing(shapes)] = "object without a shape"
+    for index, kind in enumerate(types):
+        if kind in unwanted:
+            reasons[index] = TYPE_NAMES[kind]
+    return reasons
+
+
+def _is_on_first_plane(geometry: Any) -> bool:
+    """Whether a geometry lies on the plane z = 0, t = 0, the only one of a brightfield slide."""
+    plane = geometry.get("plane") if isinstance(geometry, dict) else None
+    return not isinstance(plane, dict) or not (plane.get("z") or plane.get("t"))
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """Counts by noun in the singular, as "1 line, 3 detections and 2 points"; "no objects" without any."""
+    named = [f"{n:,} {noun if n == 1 else _PLURALS.get(noun, f'{noun}s')}" for noun, n in counts.items() if n]
+    return " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]])) or "no objects"
+
+
+def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
+    """A shape as a GeoJSON geometry; a multipolygon of one part as a polygon.
+
+    QuPath 0.4 and 0.5 refuse a whole file for one multipolygon of one part.
+    """
+    if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
+        shape = shape.geoms[0]
+    return json.loads(shapely.to_geojson(shape))

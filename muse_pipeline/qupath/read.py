@@ -1,0 +1,248 @@
+"""Read GeoJSON of QuPath and other tools: features in bounded memory, outlines and points with a class."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import shapely
+
+from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.class_names import find_class
+from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.qupath.features import is_geometry, iterate_features
+from muse_pipeline.qupath.objects import (
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    why_left_out,
+)
+
+_POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+_COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
+
+
+@dataclass(frozen=True, eq=False)
+class NucleusParts:
+    """Points and polygons, each one nucleus.
+
+    Attributes:
+        path: the file.
+        geometry: (P,) points, and valid polygons with an area.
+        owner: (P,) int, which object of the file each is a part of.
+        number: (P,) int, that object's number in the file, from 1.
+    """
+
+    path: Path | str
+    geometry: np.ndarray
+    owner: np.ndarray
+    number: np.ndarray
+
+    @property
+    def is_polygon(self) -> np.ndarray:
+        """(P,) bool."""
+        return shapely.get_type_id(self.geometry) == _POLYGON
+
+    def measure(self, mpp: tuple[float, float], n_rays: int) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN of points."""
+        drawn = self.is_polygon
+        xy = np.zeros((len(drawn), 2))
+        rays = np.full((len(drawn), n_rays), np.nan, np.float32)
+        xy[drawn], rays[drawn] = polygons_to_rays(self.geometry[drawn], n_rays, mpp)
+        xy[~drawn] = shapely.get_coordinates(self.geometry[~drawn])
+        return xy, rays
+
+    def refuse(self, wrong: np.ndarray, what: str) -> None:
+        """Say ``what`` of the first part that is ``wrong`` (P,).
+
+        Raises:
+            LabelError: there is one; its number is named.
+        """
+        refuse_objects(wrong, self.number, self.path, what)
+
+
+def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
+    """The points and polygons of geometries (N,), parts of multi-geometries too; lines in collections are left out.
+
+    Of a polygon whose lines cross, the largest area that they bound is the nucleus.
+
+    Args:
+        geometry: of the objects.
+        number: (N,) of the objects in the file.
+        path: the file.
+
+    Raises:
+        LabelError: a polygon has no area; its number is named.
+    """
+    parts, owner = flatten(geometry)
+    is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
+    parts, owner = parts[is_nucleus], owner[is_nucleus]
+    broken = ~shapely.is_valid(parts)
+    parts[broken] = largest_parts(shapely.make_valid(parts[broken]))
+    found = NucleusParts(path, parts, owner, number[owner])
+    found.refuse(
+        found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"
+    )
+    return found
+
+
+def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points, lines, polygons (P,) in geometries (N,), also in collections of collections, and whose (P,) each is."""
+    parts, owner = shapely.get_parts(geometry, return_index=True)
+    while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
+        parts, within = shapely.get_parts(parts, return_index=True)
+        owner = owner[within]
+    return parts, owner
+
+
+def refuse_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
+    """Say ``what`` of the first object that is ``wrong`` (N,).
+
+    Raises:
+        LabelError: there is one.
+    """
+    if wrong.any():
+        raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
+
+
+_BATCH = 8_192
+
+
+@dataclass
+class GeoJSONObjects:
+    """What a GeoJSON file holds.
+
+    Attributes:
+        path: the file.
+        geometry: (N,) shapely geometries in absolute level-0 pixels.
+        class_name: (N,) str, or None where an object has no classification.
+        object_type: (N,) str, what QuPath makes of them: "detection", "annotation" ...
+        name: (N,) str, or None where an object has no name of its own.
+        number: (N,) int, which feature of the file it is, from 1.
+    """
+
+    path: Path | str
+    geometry: np.ndarray
+    class_name: np.ndarray
+    object_type: np.ndarray
+    name: np.ndarray
+    number: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def __getitem__(self, chosen: np.ndarray) -> GeoJSONObjects:
+        """The objects chosen by a mask (N,)."""
+        columns = (self.geometry, self.class_name, self.object_type, self.name, self.number)
+        return GeoJSONObjects(self.path, *(column[chosen] for column in columns))
+
+    def to_parts(self) -> NucleusParts:
+        """Every polygon and every single point; see ``split_parts``.
+
+        Raises:
+            LabelError: a polygon has no area.
+        """
+        return split_parts(self.geometry, self.number, self.path)
+
+    def labels(self, classes: Sequence[str]) -> np.ndarray:
+        """(N,) int32 indices into ``classes``, synonyms included; -1 for an object without classification.
+
+        Raises:
+            LabelError: a class name means none of them.
+        """
+        label_of = {None: -1}
+        for name, number in zip(self.class_name, self.number, strict=True):
+            if name not in label_of:
+                label_of[name] = find_class(name, classes, f"{self.path}, feature {number}", "rename it")
+        return np.array([label_of[name] for name in self.class_name], np.int32)
+
+    def to_nuclei(self, classes: Sequence[str], mpp: tuple[float, float], n_rays: int) -> Nuclei:
+        """Every polygon, and every single point, as a nucleus in the level-0 frame.
+
+        Args:
+            classes: names in the order of the labels; an object without classification gets the label -1.
+            mpp: (x, y) um per level-0 pixel.
+            n_rays: rays of outlines; points get rays of 0.
+
+        Raises:
+            LabelError: a class is not among ``classes``, or a polygon has no area.
+        """
+        labels, parts = self.labels(classes), self.to_parts()
+        xy, rays = parts.measure(mpp, n_rays)
+        return Nuclei(xy, Frame.LEVEL0, rays=np.nan_to_num(rays), label=labels[parts.owner])
+
+
+def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
+    """Read what QuPath, a peer or we ourselves wrote; of a cell the nucleus.
+
+    Lines, TMA cores, empty objects and those on further planes of a stack are left out with a warning.
+
+    Args:
+        path: ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one.
+        offset_px: added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
+        tiles: whether tiles count, as which some programs write nuclei; QuPath's own are superpixels.
+
+    Raises:
+        GeoJSONError: the file is no GeoJSON, an outline cannot be built, or all objects were left out.
+    """
+    unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
+    geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []
+    items = iterate_features(path)
+    while features := [_to_feature(item) for item in islice(items, _BATCH)]:
+        shapes, types = _build_geometries(features, path, n_before=len(names)), list(map(read_object_type, features))
+        geometries.append(shapes)
+        reasons += why_left_out(shapes, [feature.get("geometry") for feature in features], types, unwanted).tolist()
+        properties = list(map(properties_of, features))
+        class_names += [read_class_name(entry.get("classification")) for entry in properties]
+        object_types += types
+        names += [entry.get("name") for entry in properties]
+    used = np.array([reason == "" for reason in reasons], bool)
+    _report_left_out(path, Counter(filter(None, reasons)), used.any())
+    geometry = shapely.transform(np.concatenate(geometries)[used], lambda xy: xy + np.asarray(offset_px, float))
+    columns = (np.array(column, object)[used] for column in (class_names, object_types, names))
+    return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(used) + 1)
+
+
+def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -> None:
+    if counts and not has_others:
+        raise GeoJSONError(
+            f"{path}: holds neither points nor polygons (found: {list_counts(counts)}); draw nuclei or regions so"
+        )
+    if counts:
+        warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
+
+
+def _to_feature(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        return {}
+    if is_geometry(item):
+        return {"geometry": item}
+    nucleus = item.get("nucleusGeometry")  # of a QuPath cell, whose other geometry is the cell's border
+    return {**item, "geometry": nucleus} if nucleus else item
+
+
+def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
+    try:
+        texts = np.array(
+            [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features], object
+        )
+    except TypeError as error:
+        raise GeoJSONError(f"{path}: a geometry has a number beyond 64 bits; correct it or export it again") from error
+    geometry = shapely.from_geojson(texts, on_invalid="ignore")
+    failed = np.flatnonzero(shapely.is_missing(geometry) & (texts != None))  # noqa: E711 (element by element)
+    if len(failed):
+        raise GeoJSONError(
+            f"{path}: feature {n_before + failed[0] + 1}: the geometry cannot be built; rings must be closed and have "
+            "four positions or more; correct it or export it again"
+        )
+    return geometry

@@ -1,0 +1,250 @@
+"""Region annotations: areas where labels are complete, and regions of interest."""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.core.files import complete_file, open_geojson, sha256_of
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.qupath.objects import (
+    IGNORED,
+    OBJECT_TYPES,
+    REGION,
+    TYPE_NAMES,
+    is_called,
+    list_counts,
+    properties_of,
+    read_class_name,
+    read_object_type,
+    shape_to_geojson,
+    why_left_out,
+)
+from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
+from muse_pipeline.tissue.mask import RoiArea, TissueMask
+from muse_pipeline.tissue.outline import TISSUE_RGB, trace_outline
+
+LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
+
+
+def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
+    """(N,) bool: objects of one of these classes, and annotations of one of these names; see ``is_called``."""
+    named = np.where(objects.object_type == "annotation", objects.name, None)
+    return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
+
+
+def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry | None]:
+    """Separate nuclei from the annotated region; annotations called "Tissue" or "Ignore" are neither.
+
+    Returns:
+        The nuclei; the union of all areas called "Region" in level-0 px, or None where none is drawn.
+    """
+    is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
+    is_nucleus = ~is_region & ~are_called(objects, IGNORED)
+    return objects[is_nucleus], union_of_areas(objects.geometry[is_region])
+
+
+def require_nucleus_size(
+    parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
+) -> None:
+    """Refuse outlines that are larger than any nucleus, and so were meant to bound tissue.
+
+    Args:
+        parts: in pixels of ``mpp`` = (x, y) um.
+        mpp: see there.
+        region_class: what areas are called that bound what was annotated.
+        otherwise: what to do with one that bounds something else.
+
+    Raises:
+        LabelError: there is one.
+    """
+    parts.refuse(
+        shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
+        f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
+        f"bounds what was annotated, else {otherwise}",
+    )
+
+
+def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
+    """The polygons within geometries (N,), crossing lines mended, as one polygon or multipolygon; None without any."""
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
+    parts = parts[shapely.area(parts) > 0]
+    return shapely.union_all(parts) if len(parts) else None
+
+
+_NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
+_IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
+
+
+def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
+    """Read the areas of a GeoJSON file in QuPath's frame.
+
+    Returns:
+        Polygon or multipolygon in absolute level-0 px.
+
+    Raises:
+        GeoJSONError: see ``read_areas``; or it lies outside the slide.
+    """
+    roi = translate(read_areas(path), *qupath_offset_px(info.bounds))
+    if not roi.intersects(shapely.box(0, 0, *info.size_px)):
+        raise GeoJSONError(
+            f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
+        )
+    return roi
+
+
+def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
+    """What results say of the region that they are restricted to: its file's name and SHA-256, its mm2 on the slide."""
+    on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
+    area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
+    return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
+
+
+def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
+    """The areas of the region of interest one by one, on the slide and in absolute level-0 px.
+
+    Areas off the slide are left out. One without a name has that of its class, or its number in the file: "ROI 2".
+
+    Args:
+        path: of the file.
+        roi: all of them, by ``read_roi``; what is of the class "Ignore" is no part of it.
+        info: the slide.
+
+    Raises:
+        GeoJSONError: see ``read_areas``.
+    """
+    areas, _ = _read_shapes(path)
+    on_slide = roi & shapely.box(0, 0, *info.size_px)
+    wanted = [area for area in areas if not area.is_ignored]
+    found = []
+    for number, area in enumerate(wanted, 1):
+        shape = translate(area.shape, *qupath_offset_px(info.bounds)) & on_slide
+        if shape.area:
+            found.append(replace(area, shape=shape, name=area.name or area.class_name or f"ROI {number}"))
+    return found
+
+
+def read_areas(path: Path | str) -> BaseGeometry:
+    """The union of all annotated areas of a GeoJSON file, plain, in gzip or zip, in px as the file counts them.
+
+    What is of the class "Ignore" is taken out of the others. Other objects, lines, points, empty ROIs and annotations
+    on further planes of a stack are left out; warned of are the last four.
+
+    Raises:
+        GeoJSONError: the file is not GeoJSON, or holds no valid area.
+    """
+    areas, others = _read_shapes(path)
+    if all(area.is_ignored for area in areas):
+        others[f"annotation of class '{_IGNORE}'"] = len(areas)
+        raise GeoJSONError(
+            f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
+            "an annotation with a closed outline"
+        )
+    for number, area in enumerate(areas, 1):
+        if not area.shape.is_valid:
+            why = shapely.is_valid_reason(area.shape)
+            raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
+    within, without = (
+        shapely.union_all([area.shape for area in areas if area.is_ignored is kind]) for kind in (False, True)
+    )
+    roi = within.difference(without)
+    if not roi.area:
+        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
+    if left_out := {noun: n for noun, n in others.items() if noun not in _NO_AREAS.values()}:
+        warnings.warn(f"{path}: left out {list_counts(left_out)}", LeftOutWarning, stacklevel=2)
+    return roi
+
+
+def _read_shapes(path: Path | str) -> tuple[list[RoiArea], Counter[str]]:
+    """The annotated areas of a file, in px as the file counts them, and how many of what else there is."""
+    values = _read_json(path)
+    try:
+        features = list(_flatten(values, {}))
+        types = list(map(read_object_type, features))
+        shapes = np.array(list(map(_build_area, features, types)), object)
+    except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
+        raise GeoJSONError(
+            f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
+        ) from error
+    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, _NO_AREAS)
+    reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
+    used = reasons == ""
+    areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
+    return areas, Counter(reasons[~used].tolist())
+
+
+def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
+    properties = properties_of(feature)
+    name, class_name = properties.get("name"), read_class_name(properties.get("classification"))
+    return RoiArea(name and str(name), class_name, shape, is_called((_IGNORE,), class_name, name))
+
+
+def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
+    """The shape of an annotation; None where there is none, and of other objects, whose shapes are not looked at."""
+    wanted = object_type not in _NO_AREAS and feature["geometry"]
+    return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
+
+
+def _read_json(path: Path | str) -> Any:
+    with open_geojson(path) as file:
+        try:
+            return json.loads(file.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
+
+
+def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Features of one geometry each, from whatever GeoJSON has, or a bare list of it.
+
+    Args:
+        values: to look into.
+        feature: which ``values`` is a part of.
+    """
+    if isinstance(values, list):
+        for value in values:
+            yield from _flatten(value, feature)
+    elif not isinstance(values, dict):
+        raise TypeError(f"found {values!r} where a feature is expected")
+    elif "features" in values or "geometries" in values:
+        yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
+    elif "geometry" in values or values.get("type") == "Feature":
+        yield from _flatten(values.get("geometry") or {}, values)
+    elif values or feature:
+        yield {**feature, "geometry": values}
+
+
+_NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
+
+
+def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None:
+    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does."""
+    outline = trace_outline(tissue, info)
+    if info.bounds is not None:
+        x, y = qupath_offset_px(info.bounds)
+        outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
+    features = [] if outline.is_empty else [_annotation(outline, info)]
+    collection = {"type": "FeatureCollection", "features": features}
+    with complete_file(path) as partial:
+        partial.write_text(json.dumps(collection, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|tissue")),
+        "geometry": shape_to_geojson(outline),
+        "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
+    }

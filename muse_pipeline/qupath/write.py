@@ -1,0 +1,307 @@
+"""``nuclei.geojson.gz``: what QuPath opens, written from ``nuclei.parquet`` in batches of bounded size."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import GeoJSONError, NucleiError
+from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
+from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
+
+BATCH = 8_192
+
+
+def write_geojson(
+    nuclei_path: Path | str,
+    info: SlideInfo,
+    output: Path | str,
+    frame: str = "qupath",
+    max_features: int | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json`` beside them.
+
+    Args:
+        nuclei_path: a ``nuclei.parquet``.
+        info: its slide.
+        output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
+        frame: "qupath" or "openslide": where positions are counted from, see ``coords.qupath_offset_px``.
+        max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
+            so many each.
+        threads: that render and compress; the bytes do not depend on them.
+
+    Returns:
+        The sidecar's content.
+
+    Raises:
+        GeoJSONError: the output's name or an option cannot be used.
+        NucleiError: the table is not one of ours, or of another slide.
+    """
+    output = Path(output)
+    provenance = read_provenance(nuclei_path)
+    _check_slide(nuclei_path, provenance, info)
+    offset_px = qupath_offset_px(info.bounds, frame)
+    run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
+    renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
+    with open_nuclei(nuclei_path) as file:
+        columns = [*COLUMNS, *({CLUSTER} & set(file.schema_arrow.names))]
+    parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
+    sidecar = {
+        "slide_id": info.slide_id,
+        "slide_file": Path(info.path).name,
+        "slide_path": info.path,
+        "size_px": list(_find_size(info, frame)),
+        "frame": frame,
+        "offset_px": list(offset_px),
+        "measurements": [name for name, _, _ in measurements_of(columns)],
+        "parts": [path.name for path in parts],
+        "provenance": provenance,
+    }
+    write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
+    return sidecar
+
+
+def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
+    """(width, height) of the image as the program that ``frame`` is named for opens it."""
+    return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
+
+
+def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:
+    if provenance["fingerprint"] != info.fingerprint:
+        raise NucleiError(
+            f"{nuclei_path}: made from slide '{provenance['slide_id']}' with fingerprint {provenance['fingerprint']}, "
+            f"while slide '{info.slide_id}' has {info.fingerprint}; run the slide again or give its own slide.json"
+        )
+
+
+def _write_files(
+    nuclei_path: Path | str,
+    columns: list[str],
+    renderer: FeatureRenderer,
+    output: Path,
+    n_nuclei: int,
+    max_features: int | None,
+    threads: int,
+) -> list[Path]:
+    """Write the whole file and, beside it, the parts, whose paths are returned."""
+    suffix = split_name(output)[1]
+    n_batches, batch_size = _divide_into_batches(BATCH if max_features is None else max_features)
+    n_parts = 0 if max_features is None else -(-n_nuclei // (n_batches * batch_size))
+    parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
+    of_any_number = re.compile(re.escape(split_name(output)[0]) + r"\.part-\d{3,}" + re.escape(suffix))
+    for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
+        remove(stale)
+    tables = iterate_rows(nuclei_path, batch_size, columns)
+    batches = map_in_order(lambda table: encode(renderer.render(table), suffix), tables, threads)
+    with FeatureFile(output) as whole:
+        for path in parts:
+            with FeatureFile(path) as part:
+                for batch in islice(batches, n_batches):
+                    whole.write(batch)
+                    part.write(batch)
+        for batch in batches:  # all of them, where there are no parts
+            whole.write(batch)
+    return parts
+
+
+def _divide_into_batches(n_features: int) -> tuple[int, int]:
+    """How many batches of which size, at most ``BATCH``, make up ``n_features`` or a few less.
+
+    Raises:
+        GeoJSONError: there is nothing to divide.
+    """
+    if n_features < 1:
+        raise GeoJSONError(f"parts of at most {n_features} nuclei hold none; give 1 or more")
+    n_batches = -(-n_features // BATCH)
+    return n_batches, n_features // n_batches
+
+
+def _part_path(output: Path, number: str) -> Path:
+    stem, suffix = split_name(output)
+    return output.with_name(f"{stem}.part-{number}{suffix}")
+
+
+SEPARATOR = b",\n"
+_HEAD = b'{"type":"FeatureCollection","features":['
+_TAIL = b"\n]}\n"
+_GZIP_LEVEL = 1  # of libdeflate: docs/performance.md, "Writers"
+
+
+class FeatureFile:
+    """Writes batches of features, one feature a line; the file appears when the ``with`` block ends well.
+
+    Raises:
+        GeoJSONError: QuPath would not open a file of that name.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._suffix = path, split_name(path)[1]
+
+    def __enter__(self) -> FeatureFile:
+        with ExitStack() as stack:
+            partial = stack.enter_context(complete_file(self._path))
+            self._file = stack.enter_context(partial.open("wb"))
+            self._file.write(encode(_HEAD, self._suffix))
+            self._before = encode(SEPARATOR[1:], self._suffix)
+            stack.push(self._end)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, batch: bytes) -> None:
+        """Append features that are joined by ``SEPARATOR`` and went through ``encode``."""
+        self._file.write(self._before)
+        self._file.write(batch)
+        self._before = encode(SEPARATOR, self._suffix)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def _end(self, *error: Any) -> None:
+        if error[0] is None:
+            self._file.write(encode(_TAIL, self._suffix))
+
+
+def encode(text: bytes, suffix: str) -> bytes:
+    """The text as it stands in a file with that suffix: as it is, or as a gzip member with no name and time in it."""
+    if suffix == ".geojson":
+        return text
+    return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """The name of a file before and from ``.geojson``."""
+    for suffix in (".geojson.gz", ".geojson"):
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix), suffix
+    raise GeoJSONError(f"{path}: QuPath opens .geojson and .geojson.gz; choose such a name")
+
+
+NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
+COLUMNS = ("x", "y", "label", "score", "area_um2", "eccentricity", "geometry")
+# Name in QuPath, column of the table, digits after the point.
+MEASUREMENTS = (
+    ("Detection probability", "score", 3),
+    ("Area um^2", "area_um2", 2),
+    ("Eccentricity", "eccentricity", 3),
+)
+CLUSTER_MEASUREMENT = ("Morphology cluster", CLUSTER, 1)  # of tables that have the column
+_CENTROID_DIGITS = 12
+_AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
+
+
+class FeatureRenderer:
+    """Renders tables with ``COLUMNS``, and perhaps clusters, as features, joined by ``SEPARATOR``.
+
+    Args:
+        classes: name and color by label, as in the model card; other labels are written without classification.
+        run: whatever names slide and model; the same run and centroid give the same id.
+        offset_px: (x, y) subtracted from every position.
+    """
+
+    def __init__(self, classes: Sequence[Mapping[str, Any]], run: str, offset_px: tuple[int, int]):
+        self._namespace = uuid.uuid5(NAMESPACE, run)
+        self._offset_px = np.asarray(offset_px, float)
+        self._classifications = np.array([_classification(entry) for entry in classes] + [b""])
+
+    def render(self, table: pa.Table) -> bytes:
+        """The features of one batch, one or more, in its order."""
+        ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
+        pieces = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
+        return b"".join([self._render_piece(table[piece], ids[piece]) for piece in pieces])[len(SEPARATOR) :]
+
+    def _render_piece(self, table: pa.Table, ids: np.ndarray) -> bytes:
+        n = len(table)
+        matrix = np.concatenate(
+            [
+                _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
+                ids,
+                _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
+                self._render_rings(table["geometry"]),
+                _constant(b'},"properties":{"objectType":"detection"', n),
+                self._render_classifications(to_numpy(table["label"])),
+                _constant(b',"measurements":{', n),
+                *_render_measurements(table),
+                _constant(b"}}}", n),
+            ],
+            axis=1,
+        )
+        return matrix.tobytes().translate(None, b"\0")
+
+    def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
+        texts = []
+        for places, rings in wkb_to_rings(geometry):
+            n, n_vertices, _ = rings.shape
+            is_last = np.tile(np.arange(n_vertices) == n_vertices - 1, n)
+            texts.append((places, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1)))
+        matrix = np.zeros((len(geometry), max(text.shape[1] for _, text in texts)), np.uint8)
+        for places, text in texts:
+            matrix[places, : text.shape[1]] = text
+        return matrix
+
+    def _render_classifications(self, label: np.ndarray) -> np.ndarray:
+        unknown = len(self._classifications) - 1
+        text = self._classifications[np.where((label >= 0) & (label < unknown), label, unknown)]
+        return text.view(np.uint8).reshape(len(label), -1)
+
+
+def _classification(entry: Mapping[str, Any]) -> bytes:
+    value = {"name": entry["name"], "color": list(entry["color"])}
+    return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch are told apart by a running number."""
+    hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
+    place = hundredths[0] << 32 | hundredths[1]
+    order = np.argsort(place, kind="stable")
+    rank = np.arange(len(place))
+    begins = np.diff(place[order], prepend=-1) != 0
+    repeat = np.empty_like(rank)  # stitch leaves no two nuclei in one place: zeros
+    repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
+    columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
+    return np.concatenate(columns, axis=1)
+
+
+def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    """Name in QuPath, column and digits after the point of what a table with these columns gives."""
+    return (*MEASUREMENTS, CLUSTER_MEASUREMENT) if CLUSTER in columns else MEASUREMENTS
+
+
+def _render_measurements(table: pa.Table) -> list[np.ndarray]:
+    """The finite ones; QuPath 0.4 breaks on NaN."""
+    parts, is_first = [], np.ones(len(table), bool)
+    for name, column, decimals in measurements_of(table.column_names):
+        values = to_numpy(table[column])
+        finite = np.isfinite(values)
+        text = np.concatenate(
+            [
+                _constant(f',"{name}":'.encode(), len(table)),
+                render_decimals(np.where(finite, values, 0), decimals),
+            ],
+            axis=1,
+        )
+        text[is_first, 0] = 0
+        text[~finite] = 0
+        is_first &= ~finite
+        parts.append(text)
+    return parts
+
+
+def _constant(text: bytes, n: int) -> np.ndarray:
+    return np.tile(np.frombuffer(text, np.uint8), (n, 1))

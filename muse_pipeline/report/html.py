@@ -1,0 +1,84 @@
+"""HTML that is safe by construction, and the document around a page's content."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html import escape
+from importlib.resources import files
+
+from muse_pipeline import __version__
+
+
+class Markup(str):
+    """A piece of finished HTML; every other string is text."""
+
+    __slots__ = ()
+
+
+def element(tag: str, *children: object, **attributes: object) -> Markup:
+    """``<tag attributes>children</tag>``: text is escaped, ``Markup`` is kept, None is left out.
+
+    ``class_`` stands for class and ``data_x`` for data-x; an attribute that is True stands alone, one that is None or
+    False is left out.
+    """
+    text = "".join(
+        child if isinstance(child, Markup) else _escape(str(child)) for child in children if child is not None
+    )
+    opening = f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>"
+    return Markup(opening if tag in _VOID else f"{opening}{text}</{tag}>")
+
+
+def join(pieces: list[Markup], between: str = "") -> Markup:
+    """Pieces one after the other."""
+    return Markup(between.join(pieces))
+
+
+_VOID = {"img", "br", "meta"}
+# Control characters, marks that turn the direction of writing, halves of characters: names use them to mislead.
+_TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _escape(text: str) -> str:
+    return escape(_TREACHEROUS.sub("\N{REPLACEMENT CHARACTER}", text), quote=True)
+
+
+def _attribute(name: str, value: object) -> str:
+    if value is None or value is False:
+        return ""
+    key = name.rstrip("_").replace("_", "-")
+    return f" {key}" if value is True else f' {key}="{_escape(str(value))}"'
+
+
+_CONTENT = Markup("<!-- content -->")
+
+
+def frame_document(title: str, script: str | None = None) -> tuple[str, str]:
+    """What stands before a page's content and what stands after it.
+
+    Args:
+        title: of the document.
+        script: file of this folder; the page's policy lets it run this script only, or none.
+    """
+    code = _read(script) if script else None
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() if code else None
+    allowed = f"; script-src 'sha256-{digest}'" if code else ""
+    policy = f"default-src 'none'; img-src data: file: 'self'; style-src 'unsafe-inline'{allowed}"
+    head = join(
+        [
+            element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=policy),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("title", title),
+            element("style", Markup(_read("page.css"))),
+        ]
+    )
+    footer = element("footer", f"muse-pipeline {__version__} · for research use")
+    body = element("body", element("main", _CONTENT), footer, element("script", Markup(code)) if code else None)
+    before, after = f'<!DOCTYPE html>\n<html lang="en">{element("head", head)}{body}</html>\n'.split(_CONTENT)
+    return before, after
+
+
+def _read(name: str) -> str:
+    return files("muse_pipeline.report").joinpath(name).read_text(encoding="utf-8")

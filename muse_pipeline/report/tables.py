@@ -1,0 +1,166 @@
+"""All slides in one table: what to look for, and where to look closer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
+from muse_pipeline.report.cohort import SlideResult, class_names
+from muse_pipeline.report.html import Markup, element
+from muse_pipeline.report.ledgers import STEPS
+from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.slide_card import pills, share_cell
+
+
+def slide_table(slides: Sequence[tuple[str, SlideResult]]) -> Markup:
+    """The table of (anchor, slide) in the order given; a script in the page filters its rows and sorts them."""
+    names = class_names(slide for _, slide in slides if slide.positive is None)
+    with_positive = any(slide.positive for _, slide in slides)
+    labels = ["Slide", "Status", "Tissue mm²", "Nuclei", "Nuclei/mm²", *names]
+    labels += [*(["Positive"] if with_positive else []), "Time"]
+    head = [element("th", label, scope="col", class_=None if i < 2 else "number") for i, label in enumerate(labels)]
+    rows = [_html_row(anchor, slide, names, with_positive) for anchor, slide in slides]
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows), class_="sortable")
+    return element("div", table, class_="scroll slides")
+
+
+def _html_row(anchor: str, slide: SlideResult, names: Sequence[str], with_positive: bool) -> Markup:
+    n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
+    has_classes = slide.summary and slide.positive is None  # the model's are not for immunohistochemistry
+    counts = {each["name"]: each["n_nuclei"] for each in slide.summary["classes"]} if has_classes else {}
+    notices, link = find_notices(slide), element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
+    positive = share_cell(slide.positive["n_positive"] if slide.positive else None, n or 0, None)
+    return element(
+        "tr",
+        element("th", element("span", _thumbnail(slide), link, class_="named"), scope="row"),
+        element("td", pills(slide), data_value=rank(slide)),
+        _number(area_text(tissue_mm2), tissue_mm2),
+        _number(count_text(n), n),
+        _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
+        *(share_cell(counts.get(name), n or 0, tissue_mm2) for name in names),
+        positive if with_positive else None,
+        _number(time_text(slide.seconds or None), slide.seconds),
+        data_slide=anchor,
+        data_status=slide.status,
+        data_level=notices[0].level if notices else None,
+    )
+
+
+def _thumbnail(slide: SlideResult) -> Markup:
+    """A small picture of the slide; an empty place where there is none."""
+    source = slide.summary["thumbnail"] if slide.summary else None
+    return element("span", element("img", src=source, alt="", loading="lazy") if source else None, class_="thumbnail")
+
+
+def _number(text: str, value: float | None) -> Markup:
+    return element("td", text, class_="number", data_value=-1 if value is None else value)
+
+
+_LEADING = (
+    *("slide_id", "status", "step", "reason", "appearance", "warnings"),
+    *("path", "patient", "split", "mpp_x", "mpp_y", "model", "model_sha256"),
+    *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
+)
+_OF_ANNOTATION = (
+    *("slide_id", "appearance", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("n_positive", "n_negative", "percent_positive"),
+)
+
+
+def write_table(slides: Sequence[SlideResult], path: Path) -> None:
+    """Write the table; a cell without a value is empty, the columns depend on the classes alone."""
+    columns = [*_LEADING, *_class_columns(slides)]
+    columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
+    _write(path, columns, map(_row, slides))
+
+
+def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
+    """Write a row for every annotation of a region of interest; without any, an older table is removed."""
+    rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
+    if rows:
+        _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="", errors="replace") as file:
+        writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _row(slide: SlideResult) -> dict[str, Any]:
+    summary = slide.summary or {}
+    counts = {each["name"]: each["n_nuclei"] for each in summary.get("classes", [])}
+    size = summary["provenance"].get("nuclear_size", {}) if summary else {}
+    return {
+        "slide_id": slide.slide_id,
+        "status": slide.status,
+        "step": slide.step,
+        "reason": one_line(slide.reason),
+        "appearance": slide.appearance,
+        "warnings": "; ".join(map(one_line, slide.warnings)),
+        "path": slide.path,
+        "patient": one_line(slide.patient),
+        "split": one_line(slide.split),
+        "mpp_x": slide.info.mpp[0] if slide.info else None,
+        "mpp_y": slide.info.mpp[1] if slide.info else None,
+        "model": slide.model["name"] if slide.model else None,
+        "model_sha256": slide.model["sha256"] if slide.model else None,
+        "roi": slide.roi["name"] if slide.roi else None,
+        "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
+        "nuclei": slide.n_nuclei,
+        "nuclei_per_mm2": _per_mm2(slide.n_nuclei, slide.tissue_mm2),
+        **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
+        **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
+        **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
+        **{f"seconds_{record.step}": record.seconds for record in slide.progress},
+        **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
+    }
+
+
+def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
+    n, n_positive = each["n_nuclei"], each.get("n_positive")
+    positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
+    return {
+        "slide_id": slide.slide_id,
+        "appearance": slide.appearance,
+        "roi": one_line(each["name"]),
+        "class": one_line(each["class"] or ""),
+        "area_mm2": each["area_mm2"],
+        "tissue_mm2": each["tissue_mm2"],
+        "nuclei": n,
+        "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
+        **positive,
+        "percent_positive": _percent(n_positive, n),
+        **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
+    }
+
+
+def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
+    """Number, percentage and density of every class."""
+    names = list(map(one_line, class_names(slides)))
+    return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
+
+
+def _class_values(counts: dict[str, int], total: int | None, tissue_mm2: float | None) -> dict[str, float | None]:
+    """The cells of ``_class_columns``."""
+    cells = {}
+    for name, n in ((one_line(name), n) for name, n in counts.items()):
+        density = _per_mm2(n, tissue_mm2)
+        cells |= {f"nuclei_{name}": n, f"percent_{name}": _percent(n, total), f"nuclei_per_mm2_{name}": density}
+    return cells
+
+
+def _percent(n: int | None, total: int | None) -> float | None:
+    return round(100 * n / total, 2) if n is not None and total else None
+
+
+def _per_mm2(n: int | None, mm2: float | None) -> float | None:
+    return round(n / mm2, 1) if n is not None and mm2 else None

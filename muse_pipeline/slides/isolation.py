@@ -1,0 +1,240 @@
+"""Reading of files that may crash, hang or exhaust memory: in a process of its own, or with a time-out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader may use.
+
+    Attributes:
+        seconds: of the clock.
+        memory_bytes: beyond what this process has when the reader starts (Linux).
+    """
+
+    seconds: float = 600.0
+    memory_bytes: int = 6 << 30
+
+
+LIMITS = Limits()
+
+
+def call_guarded(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
+    """``function(path, *arguments)`` in a process of its own; what it raises is raised here.
+
+    Raises:
+        SlideError: the process crashed on ``path``, or needed more than it may.
+    """
+    ((_, result),) = map_guarded(function, [(path, *arguments)], limits=limits)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def map_guarded(
+    function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
+) -> Iterator[tuple[int, Any]]:
+    """Every call of ``function`` in a process of its own, ``n_processes`` at a time, in the order in which they end.
+
+    Args:
+        function: its first argument is the file that is opened.
+        calls: arguments.
+        n_processes: how many run at a time.
+        limits: of each.
+
+    Yields:
+        the call's number and what it returned, or the exception that it raised or died of.
+    """
+    waiting, running = iter(enumerate(calls)), {}
+    try:
+        while True:
+            while len(running) < n_processes and (call := next(waiting, None)):
+                started = _Call(function, call[1], limits)
+                running[started.receiver] = call[0], started
+            if not running:
+                return
+            deadline = min(started.deadline for _, started in running.values())
+            for receiver in wait(list(running), max(deadline - time.monotonic(), 0)) or _overdue(running):
+                number, ended = running.pop(receiver)
+                yield number, ended.result()
+    finally:
+        for _, abandoned in running.values():
+            abandoned.stop()
+
+
+class _Call:
+    """One call under way."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple, limits: Limits):
+        context = _context(function)
+        self.path, self.limits = arguments[0], limits
+        self.receiver, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_serve, args=(sender, function, arguments, limits), daemon=True)
+        self.process.start()
+        sender.close()
+        self.deadline = time.monotonic() + limits.seconds
+
+    def result(self) -> Any:
+        """What came back, or the sentence on why nothing did."""
+        try:
+            if not self.receiver.poll():
+                return SlideError(
+                    f"{self.path}: is not read after {self.limits.seconds:g} s, so it is damaged or its disk hangs; "
+                    "copy it again from its source"
+                )
+            return self.receiver.recv()
+        except EOFError:
+            self.process.join()
+            return SlideError(
+                f"{self.path}: crashes its reader (exit {self.process.exitcode}), so it is damaged; "
+                "copy it again from its source, or convert it to OME-TIFF"
+            )
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the process, whatever it is at."""
+        self.process.kill()
+        self.process.join()
+        self.receiver.close()
+
+
+def _context(function: Callable[..., Any]) -> Any:
+    """How processes start: forked from a small one that has loaded the readers and done nothing else.
+
+    A fork of this process itself could wait for ever for a thread of OpenCV's that it does not have.
+    """
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    return context
+
+
+def _overdue(running: dict[Connection, tuple[int, _Call]]) -> list[Connection]:
+    return [receiver for receiver, (_, started) in running.items() if started.deadline <= time.monotonic()]
+
+
+def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple, limits: Limits) -> None:
+    """The process: call, send back."""
+    _limit_memory(limits.memory_bytes)
+    try:
+        result = function(*arguments)
+    except MemoryError:
+        result = SlideError(
+            f"{arguments[0]}: takes more than {limits.memory_bytes / 2**30:g} GiB of memory to open, so its header is "
+            "damaged; copy it again from its source, or convert it to a tiled, pyramidal TIFF"
+        )
+    except MuseError as error:
+        result = error
+    except Exception as error:  # a defect of ours: shown whole
+        error.add_note(_traceback(error))
+        result = error
+    try:
+        sender.send(result)
+    except Exception as error:  # what cannot be sent is said in words
+        sender.send(RuntimeError(f"{type(result).__name__}: {result} ({error})"))
+
+
+def _traceback(error: Exception) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+def _limit_memory(n_bytes: int) -> None:
+    with suppress(ImportError, OSError, ValueError):  # elsewhere than on Linux the clock alone is the guard
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+T = TypeVar("T")
+
+LIMIT_S = 600.0  # for a few megapixels: also from a slow network disk, seconds
+N_WAITS = 60  # a process that is suspended meanwhile loses one of them, not all its time
+
+
+def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
+    """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; what it raises is raised here.
+
+    Args:
+        doing: the slide and what is done with it, for the sentence.
+        function: what may hang.
+        arguments: of the function.
+
+    Raises:
+        HangingReadError: it has not ended in time.
+    """
+    helper = _idle_helper()
+    ended = helper.begin(function, arguments)
+    for _ in range(N_WAITS):
+        try:
+            ended.exception(LIMIT_S / N_WAITS)
+        except TimeoutError:
+            continue
+        _idle.append(helper)
+        try:
+            return ended.result()
+        finally:
+            del ended  # an error holds this frame, which would hold the error
+    raise HangingReadError(
+        f"{doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
+        "copy it again from its source, and run the same command again"
+    )
+
+
+class _Helper:
+    """A thread that makes one call after another; a new one for each would cost time and memory."""
+
+    def __init__(self):
+        self._calls: SimpleQueue[tuple[Future, Callable[..., Any], tuple]] = SimpleQueue()
+        Thread(target=self._serve, daemon=True).start()  # a daemon: the end of the program does not wait for it
+
+    def begin(self, function: Callable[..., T], arguments: tuple) -> Future[T]:
+        """Make the call; the helper must be idle."""
+        ended: Future[T] = Future()
+        self._calls.put((ended, function, arguments))
+        return ended
+
+    def _serve(self) -> None:
+        while True:
+            _call(*self._calls.get())
+
+
+def _call(ended: Future, function: Callable[..., Any], arguments: tuple) -> None:
+    try:
+        ended.set_result(function(*arguments))
+    except BaseException as error:
+        ended.set_exception(error)
+    finally:
+        del ended  # as above
+
+
+def _idle_helper() -> _Helper:
+    try:
+        return _idle.pop()
+    except IndexError:
+        return _Helper()
+
+
+_idle: list[_Helper] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # threads stay behind

@@ -1,0 +1,171 @@
+"""Windows, batches and shards: how a store is cut, from slide and card alone.
+
+A window of ``input_px`` has a central core that it owns; the rest is halo. Cores tile the plane half-open, so a
+position lies in exactly one. Windows that hold tissue are numbered row by row and fall into fixed batches; a shard is a
+run of whole batches. Nothing here depends on how many shards, cores or machines the work is spread over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from muse_pipeline.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WindowPart:
+    """The part of a window that is looked at, in pixels from the window's corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """A fixed grid of windows over a work lattice.
+
+    Attributes:
+        size_px: (width, height) of the lattice.
+        input_px: side of a window.
+        halo_px: what a window sees beyond its core on every side.
+        offset_px: shift of the whole grid towards the top left; 0 except to test that results do not depend on it.
+    """
+
+    size_px: tuple[int, int]
+    input_px: int
+    halo_px: int
+    offset_px: int = 0
+
+    @property
+    def core_px(self) -> int:
+        """Side of a core."""
+        return self.input_px - 2 * self.halo_px
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of windows."""
+        width, height = self.size_px
+        return -(-(height + self.offset_px) // self.core_px), -(-(width + self.offset_px) // self.core_px)
+
+    def core_xy(self, window: np.ndarray | int) -> np.ndarray:
+        """Top left corners (..., 2) of the cores of ``window``, in work pixels."""
+        row, column = np.divmod(window, self.shape[1])
+        return np.stack([column, row], -1) * self.core_px - self.offset_px
+
+    def origin_xy(self, window: np.ndarray | int) -> np.ndarray:
+        """Top left corners (..., 2) of the windows themselves; may be negative."""
+        return self.core_xy(window) - self.halo_px
+
+    def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+        """How deep positions (N, 2) lie inside the cores of ``window``; negative outside, by the largest distance."""
+        inside = np.asarray(xy) - self.core_xy(window)
+        return np.minimum(inside, self.core_px - inside).min(-1)
+
+    def owns(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+        """Whether positions (N, 2) lie in the half-open cores of ``window``."""
+        inside = np.asarray(xy) - self.core_xy(window)
+        return ((inside >= 0) & (inside < self.core_px)).all(-1)
+
+    def windows_with_tissue(self, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+        """Indices, ascending, of the windows whose core touches ``tissue``.
+
+        Args:
+            tissue: (h, w) bool.
+            tissue_px: side of a mask pixel in work pixels; the mask's corner is the lattice's.
+        """
+        touched = np.zeros(self.shape, bool)
+        vertical = self._mask_spans(self.shape[0], tissue.shape[0], tissue_px)
+        left, right = self._mask_spans(self.shape[1], tissue.shape[1], tissue_px)
+        for row, (top, bottom) in enumerate(zip(*vertical, strict=True)):
+            n_before = np.append(0, tissue[top:bottom].any(0).cumsum())
+            touched[row] = n_before[right] > n_before[left]
+        return np.flatnonzero(touched)
+
+    def touches(self, windows: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray) -> np.ndarray:
+        """Whether the cores of ``windows`` (N,) touch the rectangle from ``low_xy`` to ``high_xy`` in work pixels."""
+        core_xy = self.core_xy(windows)
+        return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
+
+    def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rectangle (low, high) that all windows read whose cores touch that from ``low_xy`` to ``high_xy``."""
+        first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
+        low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
+        high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
+        return low, high
+
+    @property
+    def whole(self) -> WindowPart:
+        """All of a window."""
+        return WindowPart(0, 0, self.input_px, self.input_px)
+
+    def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
+        """The part of ``windows`` that holds their tissue and a halo around it, the same for all of them.
+
+        It ends with the lattice: what lies beyond the edge of a cropped picture is not glass.
+
+        Args:
+            windows: indices of windows with tissue.
+            tissue: as in ``windows_with_tissue``.
+            tissue_px: likewise.
+            stride_px: of which corner and sides are multiples.
+        """
+        boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
+        lattice = -self.origin_xy(windows)
+        low = np.maximum(boxes[:, 0] - self.halo_px, lattice).min(0) // stride_px * stride_px
+        high = -(-np.minimum(boxes[:, 1] + self.halo_px, lattice + self.size_px).max(0) // stride_px) * stride_px
+        return WindowPart(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+
+    def part_xy(self, window: np.ndarray | int, part: WindowPart) -> np.ndarray:
+        """Top left corners (..., 2) of the ``part`` of ``window``, in work pixels; may be negative."""
+        return self.origin_xy(window) + np.array([part.x, part.y])
+
+    def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+        """Least and largest (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""
+        core, origin = self.core_xy(window), self.origin_xy(window)
+        left, top = np.maximum(np.floor(core / tissue_px), 0).astype(int)
+        right, bottom = np.ceil((core + self.core_px) / tissue_px).astype(int)
+        rows, columns = np.nonzero(tissue[top:bottom, left:right])
+        least = np.array([left + columns.min(), top + rows.min()]) * tissue_px - origin
+        most = np.array([left + columns.max() + 1, top + rows.max() + 1]) * tissue_px - origin
+        return np.stack([least, most]).clip(self.halo_px, self.halo_px + self.core_px)
+
+    def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
+        """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""
+        start_px = np.arange(n_windows) * self.core_px - self.offset_px
+        first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
+        stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
+        return first.clip(0, n_mask), stop.clip(0, n_mask)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Shard ``index`` (from 1) of ``count``."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``i-of-n``.
+
+        Raises:
+            ConfigError: the text has another form or i is not in 1..n.
+        """
+        match = re.fullmatch(r"(\d+)-of-(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"shard '{text}': expected i-of-n with 1 <= i <= n, as in 2-of-7")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def batches(self, windows: np.ndarray, batch: int) -> list[np.ndarray]:
+        """This shard's run of the fixed batches of ``windows``; empty when there are fewer batches than shards."""
+        whole = [windows[i : i + batch] for i in range(0, len(windows), batch)]
+        start, stop = (len(whole) * i // self.count for i in (self.index - 1, self.index))
+        return whole[start:stop]

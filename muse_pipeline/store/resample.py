@@ -1,0 +1,189 @@
+"""Any rectangle of a slide at any mpp: the mean of the slide over each pixel's area.
+
+The image at ``mpp`` lives on an integer lattice whose corner is the corner of level 0 (frame *work*). A pixel of it is
+the area-weighted mean of the pixels that it covers in the best level, the coarsest that is at least as fine. The
+weights follow from absolute coordinates alone, so two rectangles agree bit for bit where they overlap: no seam is
+possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.coords import work_size_px
+from muse_pipeline.core.errors import MppError
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.base import WHITE
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
+MAX_COARSER = 1.05  # up to here a slide may be magnified; at most every 20th pixel is invented
+
+
+class AreaReader:
+    """A slide as an image at one mpp.
+
+    Attributes:
+        size_px: (width, height) of the work lattice.
+        level: the level that is read.
+    """
+
+    def __init__(self, slide: Slide, info: SlideInfo, mpp: float):
+        """See ``choose_level`` for what may be asked.
+
+        Raises:
+            MppError: the slide is too coarse for ``mpp``.
+        """
+        self.slide, self.mpp = slide, mpp
+        self.size_px = work_size_px(info.size_px, info.mpp, mpp)
+        self.level = choose_level(info, mpp)
+        downsample = info.level_downsamples[self.level]
+        sizes = info.level_sizes_px[self.level]
+        self._axes = [
+            Axis(mpp / (info.mpp[i] * downsample[i]), downsample[i], sizes[i], self.size_px[i]) for i in range(2)
+        ]
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) work pixels at ``xy``, which must lie on the lattice.
+
+        Returns:
+            (h, w, 3) uint8; white beyond the end of the level.
+
+        Raises:
+            SlideError: the pixels cannot be decoded.
+        """
+        stretches = [axis.stretch(start, n) for axis, start, n in zip(self._axes, xy, size, strict=True)]
+        if any(stretch.n_source <= 0 for stretch in stretches):
+            return np.full((size[1], size[0], 3), WHITE, np.uint8)
+        across, down = stretches
+        corner = (self._axes[0].to_level0(across.first), self._axes[1].to_level0(down.first))
+        return reduce_area(self.slide.read_region(corner, self.level, (across.n_source, down.n_source)), across, down)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the lattice over one axis of a level.
+
+    Attributes:
+        ratio: level pixels per work pixel.
+        downsample: level-0 pixels per level pixel.
+        level_px: length of the level.
+        work_px: length of the lattice.
+    """
+
+    ratio: float
+    downsample: float
+    level_px: int
+    work_px: int
+
+    def stretch(self, start: int, n: int) -> Stretch:
+        """Work pixels ``start`` to ``start + n`` and the level pixels under them, within the level."""
+        first, last = start * self.ratio, (start + n) * self.ratio
+        first, last = max(int(np.floor(first + _ALIGNED)), 0), min(int(np.ceil(last - _ALIGNED)), self.level_px)
+        return Stretch(self, start, n, first, last - first)
+
+    def to_level0(self, level_px: int) -> int:
+        """Where a level pixel begins, in level-0 pixels."""
+        return round(level_px * self.downsample)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """``n`` work pixels of an axis from ``start``, and the ``n_source`` level pixels from ``first`` under them."""
+
+    axis: Axis
+    start: int
+    n: int
+    first: int
+    n_source: int
+
+    @property
+    def whole_ratio(self) -> int:
+        """The ratio if it is an integer all along the axis and the level does not end in this stretch, else 0."""
+        ratio = round(self.axis.ratio)
+        drift_px = abs(self.axis.ratio - ratio) * self.axis.work_px
+        return ratio if drift_px < _ALIGNED and self.n_source == self.n * ratio else 0
+
+    def pieces(self) -> list[Stretch]:
+        """Cut so that a piece covers about 512 level pixels: what is weighed at a time then stays in the cache."""
+        step = max(int(512 / self.axis.ratio), 16)
+        return [self.axis.stretch(self.start + k, min(step, self.n - k)) for k in range(0, self.n, step)]
+
+    def weights(self) -> csr_array:
+        """(n, n_source) matrix whose row k holds the share of each level pixel in work pixel ``start + k``.
+
+        Rows sum to 1, or to 0 where the lattice reaches beyond the level.
+        """
+        from scipy.sparse import csr_array  # which a whole ratio does not need, and takes 0.1 s to load
+
+        edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
+        columns = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(int(np.ceil(self.axis.ratio)) + 1)
+        overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)
+        columns -= self.first
+        overlap[(columns < 0) | (columns >= self.n_source) | (overlap < 0)] = 0
+        total = overlap.sum(1, keepdims=True)
+        share = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > _ALIGNED)
+        row_ends = np.arange(0, columns.size + 1, columns.shape[1])
+        columns = columns.clip(0, self.n_source - 1).ravel()
+        return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
+
+
+_ALIGNED = 1e-3  # level px: closer than this counts as on the edge
+
+
+def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarray:
+    """The mean over each work pixel of (down.n_source, across.n_source, 3) ``pixels`` under the two stretches."""
+    if across.whole_ratio == down.whole_ratio == 1:
+        return np.ascontiguousarray(pixels)
+    if across.whole_ratio and down.whole_ratio:
+        return cv2.resize(pixels, (across.n, down.n), interpolation=cv2.INTER_AREA)
+    result = np.full((down.n, across.n, 3), WHITE, np.uint8)
+    columns = [(piece, piece.weights()) for piece in across.pieces() if piece.n_source > 0]
+    for row in (piece for piece in down.pieces() if piece.n_source > 0):
+        row_weights = row.weights()
+        for column, column_weights in columns:
+            top, left = row.first - down.first, column.first - across.first
+            under = pixels[top : top + row.n_source, left : left + column.n_source]
+            target = result[row.start - down.start :, column.start - across.start :]
+            target[: row.n, : column.n] = _weigh(under, column_weights, row_weights)
+    return result
+
+
+def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
+    """Weigh rows by ``down`` and columns by ``across``; round half up once; white where there is no weight."""
+    height, width, _ = pixels.shape
+    rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
+    columns = across @ cv2.transpose(rows).reshape(width, -1)
+    columns += 0.5
+    result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))
+    result[down.sum(1) == 0] = WHITE
+    result[:, across.sum(1) == 0] = WHITE
+    return result
+
+
+def choose_level(info: SlideInfo, mpp: float) -> int:
+    """The coarsest level that is as fine as ``mpp`` in both directions.
+
+    A slide up to 5 % coarser is read at level 0 and magnified by the same weights.
+
+    Raises:
+        MppError: the slide is coarser than that.
+    """
+    if max(info.mpp) > mpp * MAX_COARSER:
+        raise MppError(
+            f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "
+            f"correct its mpp in the sheet if that is wrong, else leave the slide out or use a model for coarser slides"
+        )
+    fine = [
+        level
+        for level, downsample in enumerate(info.level_downsamples)
+        if max(info.mpp[0] * downsample[0], info.mpp[1] * downsample[1]) <= mpp * SAME_MPP
+    ]
+    return max(fine, key=lambda level: info.level_downsamples[level][0], default=0)

@@ -1,0 +1,223 @@
+"""A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
+
+The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
+white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/store.md`` says what lies in it and why.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import zarr
+
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.core.text import one_line
+from muse_pipeline.store.sharding import ShardFiles
+
+CHUNK_PX = 512
+SHARD_PX = 4096
+CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
+BACKGROUND = 255
+TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
+
+
+def store_name(mpp: float) -> str:
+    """``image-500nm.zarr`` for 0.5 um/px."""
+    return f"image-{round(mpp * 1000)}nm.zarr"
+
+
+def tissue_pixel_px(mpp: float) -> int:
+    """Side of a pixel of the tissue label in work pixels: 16 at 0.5 um/px."""
+    return max(1, round(TISSUE_UM / mpp))
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a store that ``muse tile`` wrote.
+
+    Raises:
+        StoreError: it is missing or not ours.
+    """
+    try:
+        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        attributes = dict(group.attrs["muse"])
+        _require_ours(attributes, group["0"], group["labels/tissue/0"])
+        _require_files(attributes, Path(path))
+        return Store(Path(path), group["0"], group["labels/tissue/0"], attributes)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such store; run `muse tile` first") from error
+    except Exception as error:  # whatever zarr raises on foreign metadata
+        why = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise StoreError(f"{path}: not a store of ours ({why}); run `muse tile` again") from error
+
+
+def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Array) -> None:
+    """Whether a store is of the layout that its readers take for granted.
+
+    Raises:
+        ValueError: it is not.
+    """
+    mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
+    if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
+        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are no sizes of pixels")
+    shard_px = (3, SHARD_PX, SHARD_PX)
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.shards != shard_px:
+        raise ValueError(f"its image is {image.dtype} of {image.shape} in shards of {image.shards}, not of {shard_px}")
+    pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in image.shape[1:])
+    if tissue.shape != pixels or tissue.dtype != np.uint8:
+        raise ValueError(f"its tissue is {tissue.dtype} of {tissue.shape}, not of {pixels}")
+
+
+def list_files(path: Path) -> list[str]:
+    """Of the image at its full size and the tissue in a store, all files of pixels."""
+    chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
+    return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
+
+
+def _require_files(attributes: dict[str, Any], path: Path) -> None:
+    """Whether every file is there that was written: what an absent one held would be read as glass.
+
+    Raises:
+        ValueError: one is not.
+    """
+    written = set(attributes.get("files", ()))  # of a store of before they were noted, nothing is known
+    if lost := sorted(written - set(list_files(path))):
+        raise ValueError(f"{len(lost)} of its {len(written)} files are lost, first {lost[0]}")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is an image of ours, whole or not."""
+    try:
+        return "muse" in read_json(path / "zarr.json")["attributes"]
+    except ValueError:  # damaged
+        return (path / "labels/tissue/zarr.json").is_file()
+    except (OSError, KeyError, TypeError):
+        return False
+
+
+class Store:
+    """An image at one mpp, read by slicing; safe to read from several threads.
+
+    Attributes:
+        path: the folder.
+        attributes: what is known of the slide and of how it was read (group attribute ``muse``).
+        mpp: um per work pixel, in both directions.
+        slide_mpp: (x, y) um per level-0 pixel.
+        size_px: (width, height) of the work lattice.
+        slide_id: the slide's name in the sheet.
+        fingerprint: the slide's checksum.
+    """
+
+    def __init__(self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any]):
+        self.path, self.attributes = path, attributes
+        self._tissue, self._identity = tissue, _identity(path)
+        self._shards = ShardFiles(path / image.path, CHUNK_PX, CHUNKS_PER_SHARD)
+        self.mpp = float(attributes["mpp"])
+        self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
+        self.size_px = (int(image.shape[2]), int(image.shape[1]))
+        self.slide_id = str(attributes["slide_id"])
+        self.fingerprint = str(attributes["fingerprint"])
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
+
+        Returns:
+            (h, w, 3) uint8, contiguous; white outside the image and where there is no tissue.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        (x, y), (width, height) = (tuple(map(int, pair)) for pair in (xy, size))
+        result = np.full((height, width, 3), BACKGROUND, np.uint8)
+        left, right = max(x, 0), min(x + width, self.size_px[0])
+        top, bottom = max(y, 0), min(y + height, self.size_px[1])
+        if left >= right or top >= bottom:
+            return result
+        for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
+            for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
+                self._copy_chunk(row, column, (left, top, right, bottom), result, (x, y))
+        return result
+
+    def _copy_chunk(self, row: int, column: int, box: tuple[int, int, int, int], result: np.ndarray, xy) -> None:
+        """Copy what lies in ``box`` = (left, top, right, bottom) of a chunk to ``result``, whose corner is ``xy``."""
+        try:
+            planes = self._shards.read_chunk(row, column)
+        except (ValueError, OSError, RuntimeError) as error:
+            where = f"chunk ({row}, {column})"
+            raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
+        if planes is None:
+            return
+        x, y = column * CHUNK_PX, row * CHUNK_PX
+        left, top = max(box[0], x), max(box[1], y)
+        right, bottom = min(box[2], x + CHUNK_PX), min(box[3], y + CHUNK_PX)
+        part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
+        result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
+
+    def require_unchanged(self) -> None:
+        """Whether the folder that was opened is still the one that lies there.
+
+        An absent chunk is glass. So a store that another job removes or replaces meanwhile, one of a workflow that was
+        killed and started again, would be read as white, and nobody would know.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if _identity(self.path) != self._identity:
+            raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
+
+    @cached_property
+    def tissue(self) -> tuple[np.ndarray, float]:
+        """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
+        return self._tissue[:] > 0, float(tissue_pixel_px(self.mpp))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+OME_VERSION = "0.5"
+
+
+def image_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is reduced ``factors[k]`` times."""
+    channels = [
+        {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
+        for label, color in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+    ]
+    return {
+        "version": OME_VERSION,
+        "multiscales": [_multiscale(name, ("c", "y", "x"), mpp, factors)],
+        "omero": {"name": name, "channels": channels, "rdefs": {"model": "color"}},
+    }
+
+
+def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as ``factors[k]`` of its image."""
+    return {
+        "version": OME_VERSION,
+        "multiscales": [_multiscale(name, ("y", "x"), mpp, factors)],
+        "image-label": {"source": {"image": "../../"}, "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}]},
+    }
+
+
+def _multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    datasets = []
+    for level, factor in enumerate(factors):
+        # OME-Zarr places the centre of the first pixel, ours are placed by their corner
+        scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
+        shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
+        transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    return {"name": name, "axes": [_axis(axis) for axis in axes], "datasets": datasets, "type": "area mean"}
+
+
+def _axis(name: str) -> dict[str, str]:
+    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}

@@ -1,0 +1,248 @@
+"""Write the tissue of a slide as a store, chunk by chunk, so that memory does not grow with the slide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+import zarr
+from numcodecs import Zstd
+from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
+
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.files import complete_file, require_own_folder
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.store.chunks import (
+    Chunk,
+    CorruptChunks,
+    any_within,
+    chunks_by_shard,
+    chunks_with_tissue,
+    chunks_within,
+    tissue_in_chunks,
+    tissue_on_lattice,
+)
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.sharding import NewShardFile, shard_path, z_order
+from muse_pipeline.store.store import (
+    BACKGROUND,
+    CHUNK_PX,
+    CHUNKS_PER_SHARD,
+    OME_VERSION,
+    SHARD_PX,
+    image_metadata,
+    is_store,
+    label_metadata,
+    list_files,
+    tissue_pixel_px,
+)
+from muse_pipeline.tissue.mask import TissueMask
+
+PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
+MARGIN_UM = 32.0  # what a window sees beyond its core
+COMPRESSION = {"level": 1, "checksum": True}  # of zstd
+
+
+@dataclass(frozen=True)
+class ReadChunk:
+    """A chunk as it is written.
+
+    Attributes:
+        content: compressed; None if it is white, and so absent.
+        smaller: what it becomes at the smaller levels, (3, side, side) uint8 each.
+        damage: why it could not be decoded and is white, or None.
+    """
+
+    content: bytes | None
+    smaller: tuple[np.ndarray, ...]
+    damage: SlideError | None
+
+
+def write_store(
+    slide: Slide,
+    info: SlideInfo,
+    tissue: TissueMask,
+    path: Path | str,
+    *,
+    mpp: float = 0.5,
+    threads: int = 1,
+    max_corrupt: float = 0.01,
+    margin_um: float = MARGIN_UM,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
+
+    What cannot be decoded is white and listed in the store's attributes. With ``within``, two corners (x, y) in work
+    pixels, only the chunks that touch this rectangle are written.
+
+    Raises:
+        MppError: the slide is too coarse for ``mpp``.
+        SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
+        OutputError: ``path`` is a folder of something else, or cannot be written.
+    """
+    require_own_folder(Path(path), is_store(Path(path)))
+    cv2.setNumThreads(1)
+    reader = AreaReader(slide, info, mpp)
+    chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
+    if within is not None:
+        chunks &= chunks_within(*within, chunks.shape)
+    with complete_file(path) as folder, zarr_at_rest():
+        create_levels(folder, reader.size_px)
+        label = tissue_on_lattice(tissue, mpp, reader.size_px)
+        write_label(folder, label, mpp)
+        n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
+        corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
+        tissue_sha256 = tissue.sha256
+        del label, tissue  # they are as large as the slide
+        with closing(read_chunks(reader, chunks_by_shard(chunks), threads)) as read:
+            for shard, of_shard in groupby(read, lambda one: one[0].shard):
+                write_shard(folder, shard, of_shard, corrupt)
+        write_attributes(folder, info, mpp, corrupt, reader.size_px, tissue_sha256)
+
+
+@contextmanager
+def zarr_at_rest() -> Iterator[None]:
+    """Do not end the block before zarr has ended all that it does.
+
+    It writes several files at a time. When one of them fails it says so at once, and writes the others meanwhile: into
+    a folder that would be there again after it was removed.
+    """
+    try:
+        yield
+    finally:
+        with _one_waits:  # two that wait would wait for each other
+            sync(wait_for_others())
+
+
+_one_waits = Lock()
+
+
+async def wait_for_others() -> None:
+    """Wait for all else that runs in this event loop, however it ends."""
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+
+def create_levels(path: Path, size_px: tuple[int, int]) -> None:
+    """Create the image's empty arrays, one per level of the pyramid."""
+    group = zarr.create_group(store=str(path), zarr_format=3)
+    for level, factor in enumerate(PYRAMID):
+        group.create_array(
+            str(level),
+            shape=(3, -(-size_px[1] // factor), -(-size_px[0] // factor)),
+            dtype="uint8",
+            chunks=(3, *[chunk_px(factor)] * 2),
+            shards=(3, *[SHARD_PX // factor] * 2),
+            compressors=[ZstdCodec(**COMPRESSION)],
+            fill_value=BACKGROUND,
+            dimension_names=("c", "y", "x"),
+        )
+
+
+def chunk_px(factor: int) -> int:
+    """Side of a chunk of the level that is ``factor`` times smaller."""
+    return min(CHUNK_PX, SHARD_PX // factor)
+
+
+def read_chunks(reader: AreaReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:
+    """Read the ``chunks`` in their order, on ``threads`` threads."""
+    return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk)), chunks, threads)
+
+
+def read_chunk(reader: AreaReader, chunk: Chunk) -> ReadChunk:
+    """Read and compress a chunk; beyond the image it is white, and so is one that cannot be decoded."""
+    planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
+    try:
+        pixels = reader.read(chunk.xy, chunk.size(reader.size_px))
+        planes[:, : pixels.shape[0], : pixels.shape[1]] = cv2.split(pixels)
+    except SlideError as error:
+        damage = error
+    smaller = [planes]
+    for finer, coarser in pairwise(PYRAMID):
+        smaller.append(reduce_planes(smaller[-1], coarser // finer))
+    return ReadChunk(compress(planes), tuple(smaller[1:]), damage)
+
+
+def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
+    """(3, side, side) uint8 reduced ``factor`` times."""
+    size = planes.shape[2] // factor, planes.shape[1] // factor
+    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
+
+
+def compress(planes: np.ndarray) -> bytes | None:
+    """What a chunk (3, side, side) uint8 is in its file; None if it is white."""
+    return None if planes.min() == BACKGROUND else Zstd(**COMPRESSION).encode(planes)
+
+
+def write_shard(
+    folder: Path, shard: tuple[int, int], chunks: Iterable[tuple[Chunk, ReadChunk]], corrupt: CorruptChunks
+) -> None:
+    """Write a shard's ``chunks`` as they come, then what they become at the smaller levels."""
+    smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
+    with NewShardFile(shard_path(folder / "0", *shard), CHUNKS_PER_SHARD) as file:
+        for chunk, read in chunks:
+            if read.damage:
+                corrupt.add(chunk, read.damage)
+            if read.content:
+                file.add(*chunk.in_shard, read.content)
+            for image, part in zip(smaller, read.smaller, strict=True):
+                image[place(chunk.in_shard, part.shape[1])] = part
+    for level, image in enumerate(smaller, 1):
+        write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]))
+
+
+def write_smaller(path: Path, image: np.ndarray, side_px: int) -> None:
+    """Write a whole shard of a smaller level, (3, h, w) uint8, in chunks of ``side_px``."""
+    n = image.shape[1] // side_px
+    with NewShardFile(path, n) as file:
+        for at in z_order(n):
+            if content := compress(np.ascontiguousarray(image[place(at, side_px)])):
+                file.add(*at, content)
+
+
+def place(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
+    """Where in an image (3, h, w) the square of a grid of ``side_px`` lies."""
+    return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
+
+
+def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
+    """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as viewers expect."""
+    labels = zarr.create_group(store=str(path / "labels"), zarr_format=3)
+    labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissue"]}
+    tissue = labels.create_group("tissue")
+    tissue.attrs["ome"] = label_metadata("tissue", mpp, tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID))
+    for level, factor in enumerate(PYRAMID):
+        pixels = any_within(label, factor).astype(np.uint8)
+        array = tissue.create_array(
+            str(level), shape=pixels.shape, dtype="uint8", chunks=(1024, 1024), dimension_names=("y", "x")
+        )
+        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):  # else it is held many times over
+            array[:] = pixels
+
+
+def write_attributes(
+    path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], tissue_sha256: str
+) -> None:
+    """Describe the store for viewers (``ome``) and for our own steps (``muse``)."""
+    group = zarr.open_group(str(path), mode="r+")
+    group.attrs["ome"] = image_metadata(info.slide_id, mpp, PYRAMID)
+    group.attrs["muse"] = {
+        "slide_id": info.slide_id,
+        "fingerprint": info.fingerprint,
+        "mpp": mpp,
+        "slide_mpp": list(info.mpp),
+        "slide_size_px": list(info.size_px),
+        "background": [BACKGROUND] * 3,
+        "corrupt": corrupt.rectangles(size_px),
+        "corrupt_fraction": corrupt.fraction,
+        "files": list_files(path),
+        "tissue_sha256": tissue_sha256,
+    }

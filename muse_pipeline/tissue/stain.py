@@ -1,0 +1,136 @@
+"""Stains: reference vectors, Macenko's estimate from an image, and the map of a slide's stain to a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BROWN_DENSITY = 0.25  # of blue, from which brown is no haze
+MAX_BLUE_TO_GREEN = 1.2  # more is bile, haemosiderin or a fringe of colour; eosin lies at 0.5 to 0.85
+
+# Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 2001:
+# haematoxylin and eosin, optical density of r, g, b.
+TEXTBOOK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+TEXTBOOK.setflags(write=False)
+ROUNDED_TEXTBOOK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # what trained models depend on
+
+_DENSITY = -np.log((np.arange(256) + 1) / 256)
+DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # a float32 logarithm differs in the last digit
+DENSITY.setflags(write=False)
+
+
+def optical_density(pixels: np.ndarray) -> np.ndarray:
+    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is as much in float32."""
+    return _DENSITY[pixels]
+
+
+def is_brown(density: np.ndarray) -> np.ndarray:
+    """Which optical densities (..., 3) absorb blue most, as neither haematoxylin nor eosin does: (...) bool."""
+    red, green, blue = np.moveaxis(density, -1, 0)
+    return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
+
+
+MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
+MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
+MAX_RED_TO_GREEN = 1.3  # more is ink, or a pigment: haematoxylin lies at 0.6 to 1.1, eosin far below
+MAX_GREYNESS = 0.85  # weakest over strongest channel: more is dust or black ink; both stains lie below 0.65
+MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
+ANGLE_PERCENTILE = 1.0  # Macenko's alpha
+STRONG_PERCENTILE = 99.0
+MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures lie at 17 to 30; one stain alone is below 10
+HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as red (0.45)
+
+
+@dataclass(frozen=True)
+class MacenkoFit:
+    """What a slide's stains look like.
+
+    Attributes:
+        stains: (2, 3) float64 unit rows in optical density, haematoxylin first.
+        strong: (2,) float64, 99th percentile of each stain's concentration.
+    """
+
+    stains: np.ndarray
+    strong: np.ndarray
+
+
+def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
+    """Estimate the stains of (N, 3) uint8 RGB pixels.
+
+    The plane of the stains is that of the two largest singular vectors of the optical densities, through the origin
+    as in the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
+
+    Returns:
+        The fit, or None where it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees
+        between the stains, or directions that are not blue-purple and pink.
+    """
+    density = optical_density(pixels)
+    density = density[is_stained(density)]
+    if len(density) < min_pixels:
+        return None
+    stains = _extreme_directions(density)
+    if not are_plausible(stains):
+        return None
+    concentration = density @ np.linalg.pinv(stains)
+    return MacenkoFit(stains, np.percentile(concentration, STRONG_PERCENTILE, axis=0))
+
+
+def is_stained(density: np.ndarray) -> np.ndarray:
+    """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark to tell."""
+    red, green, blue = density.T
+    size = np.sqrt(np.einsum("ij,ij->i", density, density))
+    hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
+    weakest, strongest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    hue &= weakest < MAX_GREYNESS * strongest
+    return hue & (size > MIN_DENSITY) & (size < MAX_DENSITY)
+
+
+def _extreme_directions(density: np.ndarray) -> np.ndarray:
+    """(2, 3) unit rows, the one that absorbs more red first: that is haematoxylin."""
+    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues ascend
+    plane = vectors[:, :0:-1]  # (3, 2), the strongest direction first
+    plane = plane * np.where(plane.sum(0) < 0, -1.0, 1.0)
+    along, across = (density @ plane).T
+    angles = np.percentile(np.arctan2(across, along), [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE])
+    stains = np.stack([np.cos(angles), np.sin(angles)], 1) @ plane.T
+    return stains[np.argsort(-stains[:, 0])]
+
+
+def are_plausible(stains: np.ndarray) -> bool:
+    """Whether (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
+    haematoxylin, eosin = stains
+    apart = np.degrees(np.arccos(np.clip(haematoxylin @ eosin, -1, 1))) >= MIN_ANGLE_DEGREES
+    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # lets blue through best
+    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # absorbs green most
+    return bool(apart and purple and pink and stains.min() > -HUE_TOLERANCE)
+
+
+IDENTITY = np.eye(3, 4, dtype=np.float32)
+IDENTITY.setflags(write=False)
+
+
+def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_strong: np.ndarray) -> np.ndarray:
+    """Map one pair of stains onto another: vectors onto vectors, strong ends onto strong ends.
+
+    What lies outside the plane of the two stains is kept as it is, along the plane's normal, so that pigment and red
+    cells stay apart from the stains.
+
+    Args:
+        stains: (2, 3) unit vectors in optical density, haematoxylin first.
+        strong: (2,) strong end (99th percentile) of their concentrations.
+        to_stains: (2, 3) of the reference.
+        to_strong: (2,) of the reference.
+
+    Returns:
+        (3, 4) float32; columns 0-2 multiply the density, column 3 (zero here) is added.
+    """
+    source, target = (np.vstack([s, _normal(s)]).T for s in (np.asarray(stains, float), np.asarray(to_stains, float)))
+    gain = np.diag([*(np.asarray(to_strong, float) / np.asarray(strong, float)), 1.0])
+    linear = target @ gain @ np.linalg.inv(source)
+    return np.hstack([linear, np.zeros((3, 1))]).astype(np.float32)
+
+
+def _normal(stains: np.ndarray) -> np.ndarray:
+    normal = np.cross(stains[0], stains[1])
+    return normal / np.linalg.norm(normal)

@@ -1,1 +1,0 @@
-"""What a backbone knows: classes at given points, and nuclei alike, of one network or of two."""

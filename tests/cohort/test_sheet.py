@@ -1,0 +1,293 @@
+"""The sheet: what is legal, what is not, and everything wrong at once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muse_pipeline.cohort.collect import collect_slides, find_rows, name_slides, write_sheet
+from muse_pipeline.cohort.sheet import SheetRow, id_problem, is_sheet, read_sheet
+from muse_pipeline.core.errors import ConfigError, SheetError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.svs", "b.svs", "roi.geojson"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(path) -> list[str]:
+    with pytest.raises(SheetError) as raised:
+        read_sheet(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    return str(raised.value)[len(f"{path}: ") :].split("\n  ")
+
+
+def test_full_rows(folder):
+    header = "slide_id\tpath\tmpp\tpatient\troi\tsplit\tshards"
+    path = write(folder / "slides.tsv", f"{header}\nA 1\ta.svs\t0.25\tP 7\troi.geojson\ttrain\t3\n\nB\tb.svs\n")
+    assert read_sheet(path) == [
+        SheetRow("A 1", str(folder / "a.svs"), 0.25, "P 7", str(folder / "roi.geojson"), "train", 3),
+        SheetRow("B", str(folder / "b.svs")),
+    ]
+
+
+def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
+    path = folder / "slides.csv"
+    path.write_bytes('\ufeffpath,slide_id\r\na.svs,"A, the first"\r\n'.encode())
+    assert read_sheet(path) == [SheetRow("A, the first", str(folder / "a.svs"))]
+
+
+def test_paths_start_at_the_sheet(folder, monkeypatch):
+    (folder / "sheets").mkdir()
+    path = write(folder / "sheets" / "slides.tsv", f"slide_id\tpath\nA\t../a.svs\nB\t{folder / 'b.svs'}\n")
+    monkeypatch.chdir(folder / "sheets")
+    for sheet in (path, path.relative_to(folder / "sheets")):
+        rows = read_sheet(sheet)
+        assert [row.path for row in rows] == [str(folder / "sheets/../a.svs"), str(folder / "b.svs")]
+
+
+def test_everything_wrong_at_once_each_with_its_row(folder):
+    rows = ["A\ta.svs\t0.25\t1", "A\tb.svs\t0,25\t0", "c/d\tnowhere.svs\t-1\t2.5", "\t.\tnan\t", "é\t\t\t\t\tx"]
+    path = write(folder / "slides.tsv", "\n".join(["slide_id\tpath\tmpp\tshards", *rows]))
+    assert problems(path) == [
+        "12 problems:",
+        "row 3: mpp '0,25' is not a positive number of um per pixel, as in 0.25",
+        "row 3: shards '0' is not a whole number from 1 to 10,000",
+        "row 3: slide_id 'A' names the same folder as that of row 2",
+        "row 4: slide_id 'c/d' has / in it, which folders and shells do not take",
+        f"row 4: path 'nowhere.svs': no such file ({folder / 'nowhere.svs'})",
+        "row 4: mpp '-1' is not a positive number of um per pixel, as in 0.25",
+        "row 4: shards '2.5' is not a whole number from 1 to 10,000",
+        "row 5: slide_id '' is empty",
+        f"row 5: path '.': is a folder, not a file ({folder})",
+        "row 5: mpp 'nan' is not a positive number of um per pixel, as in 0.25",
+        "row 6: path is empty",
+        "row 6: 6 cells where the header has 4",
+    ]
+
+
+def test_the_header(folder):
+    assert problems(write(folder / "slides.tsv", "slide_id\tpth\tmpp\tmpp\tcolour\nA\ta.svs\n")) == [
+        "4 problems:",
+        "row 1: unknown column 'pth'; did you mean 'path'?",
+        "row 1: column 'mpp' is there 2 times",
+        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards",
+        "row 1: column 'path' is missing",
+    ]
+
+
+@pytest.mark.parametrize(("name", "separator", "said"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
+def test_another_separator_is_named(tmp_path, name, separator, said):
+    (tmp_path / name).write_text(f"slide_id{separator}path\n")
+    with pytest.raises(SheetError, match=f"separated by {said}; save it with commas"):
+        read_sheet(tmp_path / name)
+
+
+def test_empty_missing_and_foreign_files(folder):
+    assert "is empty" in problems(write(folder / "slides.tsv", "\n \n"))[0]
+    assert "no slide in it" in problems(write(folder / "slides.tsv", "slide_id\tpath\n"))[0]
+    assert "No such file" in problems(folder / "nowhere.tsv")[0]
+    assert "Is a directory" in problems(folder)[0]
+    (folder / "binary.tsv").write_bytes(b"slide_id\xff\xfe\x00")
+    assert "in UTF-8" in problems(folder / "binary.tsv")[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["slides.tsv", "slides"])
+def test_text_in_utf_16_is_named(folder, muse, name, encoding):
+    (folder / name).write_text("slide_id\tpath\nA\ta.svs\n", encoding=encoding)
+    assert is_sheet(folder / name)
+    assert problems(folder / name) == ["looks like text in UTF-16; save it as UTF-8"]
+    for verb in (["run", "-o", folder / "results"], ["preflight"]):
+        status, _, said = muse(verb[0], folder / name, *verb[1:])
+        assert (status, said) == (2, f"muse {verb[0]}: {folder / name}: looks like text in UTF-16; save it as UTF-8\n")
+
+
+def test_two_names_of_one_folder(folder):
+    path = write(folder / "slides.tsv", "slide_id\tpath\nslide É\ta.svs\nSLIDE é\tb.svs\nslide e\u0301\tb.svs\n")
+    assert [problem[:6] for problem in problems(path)] == ["2 prob", "row 3:", "row 4:"]
+
+
+@pytest.mark.parametrize(
+    "name", ["TCGA-A7-A0DB-01Z", "test3-DAPI-2-(387)", "S 12 [b]", "Gewebe Ä_1", "組織1", "a,b=c+d@e", "x" * 120]
+)
+def test_names_that_are_safe(name):
+    assert id_problem(name) is None
+
+
+HIDDEN_OR_EMPTY = ["", ".", "..", ".a", "-a", " a", "a ", "a.", "\u202ea", "a\tb", "a\nb", "a\0b"]
+LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "roi.tsv", "Logs", "QuPath"]
+
+
+@pytest.mark.parametrize("name", [*HIDDEN_OR_EMPTY, *LONG_OR_TAKEN, "../a", *(f"a{c}b" for c in "/\\'\"{}$`;*?#~%:|")])
+def test_names_that_are_not(name):
+    assert id_problem(name).startswith("slide_id ")
+
+
+def test_a_folder_of_slides(tmp_path):
+    places = ["one/S1.svs", "two/S1.svs", "x.ome.tif", "x.svs", "M.mrxs", "M/Data0001.dat", "pen mark?.ndpi", "é.scn"]
+    places += [".hidden/a.svs", "results/A/slide.json", "results/A/tissue.tif", "photo.jpg", "notes.txt", "-dash.bif"]
+    for place in places:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
+    expected = {
+        "M": "M.mrxs",
+        "dash": "-dash.bif",
+        "one_S1": "one/S1.svs",
+        "two_S1": "two/S1.svs",
+        "pen mark_": "pen mark?.ndpi",
+        "x.ome.tif": "x.ome.tif",
+        "x.svs": "x.svs",
+        "é": "é.scn",
+    }
+    assert names == {name: str(tmp_path / place) for name, place in expected.items()}
+    assert "photo" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.25)}
+
+
+def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):
+    (tmp_path / "here/a").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/a/1.tif").symlink_to(pyramid_path)
+    (tmp_path / "there/2.tif").symlink_to(pyramid_path)
+    (tmp_path / "here/batch").symlink_to(tmp_path / "there")
+    (tmp_path / "here/again").symlink_to(tmp_path / "there")
+    (tmp_path / "there/loop").symlink_to(tmp_path / "here")
+    assert sorted(row.slide_id for row in collect_slides(tmp_path / "here")) == ["1", "2"]
+
+
+def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
+    slide = tmp_path / os.fsdecode(b"M\xfcller.tif")
+    slide.write_bytes(pyramid_path.read_bytes())
+    for command in (("sheet", tmp_path, "-o", tmp_path / "s.tsv"), ("run", slide, "-o", tmp_path / "out")):
+        status, _, said = muse(*command)
+        assert status == 2
+        assert r"M\xfcller.tif: is no name in UTF-8; rename the file or its folder" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_collide_to_the_last_are_numbered(tmp_path):
+    for place in ("a/b.svs", "a_b.svs", "b.svs", "A_B.SVS", "a?b.svs"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"x")
+    names = [row.slide_id for row in collect_slides(tmp_path)]
+    assert len({name.casefold() for name in names}) == 5
+    assert all(id_problem(name) is None for name in names)
+
+
+def test_slides_by_name_are_called_as_briefly_as_they_can_be(tmp_path):
+    def names(*places):
+        return [row.slide_id for row in name_slides([tmp_path / place for place in places])]
+
+    assert names("a/x.svs", "b/y.svs") == ["x", "y"]
+    assert names("a/x.svs", "b/x.svs") == ["a_x", "b_x"]
+    assert names("a/x.png", "a/x.jpg") == ["x.png", "x.jpg"]
+    assert names("a/x.png", "a/x.png") == ["x.png", "x.png-2"]
+
+
+def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
+    for name in ("one/c.svs", "one/deep/d.svs", "e.svs", "f.svs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    sheet = write(tmp_path / "slides.csv", "slide_id,path,mpp\nF,f.svs,0.5\n")
+    url = "https://host/b.svs"
+    rows = find_rows([url, sheet, tmp_path / "one", tmp_path / "e.svs"])
+    assert [row.slide_id for row in rows] == ["b", "F", "c", "d", "e"]
+    assert [row.mpp for row in rows] == [None, 0.5, None, None, None]
+    assert rows[0].path == url and rows[4].path == str(tmp_path / "e.svs")
+    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # the same ids as in a sheet of it
+    rows = find_rows([tmp_path / "one", tmp_path / "e.svs"], mpp=0.25)
+    assert {row.mpp for row in rows} == {0.25}
+
+
+def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_refused(tmp_path):
+    for name in ("one/c.svs", "two/C.svs"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
+    with pytest.raises(SheetError, match=r"slide_id 'C' stands for .*one/c.svs and .*two/C.svs"):
+        find_rows([tmp_path / "one", tmp_path / "two"])
+
+
+def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
+    sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
+    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}):
+        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has columns for them"):
+            find_rows([folder / "b.svs", sheet], **options)
+    with pytest.raises(ConfigError, match="--roi goes with slides"):
+        find_rows([folder], roi=folder / "roi.geojson")
+
+
+def test_a_link_that_leads_nowhere_is_named_by_the_check(tmp_path):
+    for name in ("a.svs", "b.dcm"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    write_sheet(tmp_path / "slides.tsv", collect_slides(tmp_path))
+    with pytest.raises(SheetError, match=r"(?s)'a.svs': no such file.*'b.dcm': no such file"):
+        read_sheet(tmp_path / "slides.tsv")
+
+
+def test_a_dicom_series_is_one_slide(tmp_path):
+    def dicom(name, uid, size):
+        element = b"\x20\x00\x0e\x00UI" + len(uid).to_bytes(2, "little") + uid
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM" + element + b"\0" * size)
+
+    dicom("level-1.dcm", b"1.2.3", 10)
+    dicom("level-0.dcm", b"1.2.3", 100)
+    dicom("label.dcm", b"1.2.3", 5)
+    dicom("other.dcm", b"1.2.4", 1)
+    assert [row.slide_id for row in collect_slides(tmp_path)] == ["level-0", "other"]
+
+
+def test_there_and_back(folder):
+    for name in ("sheet.tsv", "sheet.csv"):
+        rows = collect_slides(folder, mpp=0.5)
+        write_sheet(folder / name, rows)
+        assert read_sheet(folder / name) == rows
+    assert (folder / "sheet.tsv").read_text() == "slide_id\tpath\tmpp\na\ta.svs\t0.5\nb\tb.svs\t0.5\n"
+    (folder / "elsewhere").mkdir()
+    write_sheet(folder / "elsewhere" / "sheet.tsv", rows)
+    assert read_sheet(folder / "elsewhere" / "sheet.tsv") == rows
+
+
+def test_the_command(muse, tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    sheet, resolved = tmp_path / "slides.tsv", tmp_path / "sheet.json"
+    assert muse("sheet", tmp_path, "--output", sheet)[0] == 2
+    assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (0, f"{sheet}: 1 slide\n", "")
+    assert muse("sheet", "--check", sheet, "--resolved", resolved) == (0, f"{sheet}: 1 slide, nothing wrong\n", "")
+    none = dict.fromkeys(("patient", "roi", "split", "shards"))
+    assert json.loads(resolved.read_text()) == [{"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}]
+    assert "give a FOLDER" in muse("sheet")[2]
+
+
+def test_checking_loads_nothing_heavy(folder):
+    sheet = write(folder / "slides.tsv", "slide_id\tpath\nA\ta.svs\n")
+    code = (
+        "import sys; from muse_pipeline.cli.main import main; "
+        f"assert main(['sheet', '--check', {str(sheet)!r}]) == 0; "
+        "sys.exit(not {'numpy', 'pandas', 'zarr', 'openslide'}.isdisjoint(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\tpath\n")  # a header alone may go
+    assert muse("sheet", pyramid_path.parent, "--output", sheet)[0] == 0
+    before = sheet.read_bytes()
+    status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
+    assert status == 2
+    assert "is there already and has rows" in complaint
+    assert sheet.read_bytes() == before

@@ -1,0 +1,234 @@
+"""What is wrong with a label file is one sentence that names the file and the place in it."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn_labels import box, disc, geojson, make_source, point, read
+from PIL import Image
+
+from muse_pipeline.core.errors import LabelError, LeftOutWarning
+from muse_pipeline.labels.read import require_words
+
+GOOD = (point(20, 20), "Dark")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("20 20 Dark\n600 20 Dark\n", r"P.txt, line 2: \(600.5, 20.5\) lies outside the picture of 120 x 90 px;"),
+        ("-3 20 Dark\n-4 9 Dark", r"line 1: .* lies outside .* \(so do 1 more\)"),
+        (
+            "20 20 Dark\n20 20 Darc\n",
+            r"P.txt, line 2: class 'Darc' is not one of the model's \(Dark, Pale\); did you mean 'Dark'\? corr",
+        ),
+        ("nucleus file\n20 20 Dark\n", r"P.txt, line 1: found 'nucleus file' where x y class is expected"),
+        ("col row type\n20 20 Dark\n", r"line 1: found 'col row type'"),
+        ("x y y class\n1 1 1 Dark\n", r"line 1: found 'x y y class'"),
+        ("row column class\n20 20 Dark\n", r"line 1: found 'row column class' where x y class"),
+        (
+            "20 20 Dark\nnan 20 Dark\n",
+            r"line 2: expected x y class, found 'nan 20 Dark'; the first two must be numbers",
+        ),
+        ("20 20 Dark\n20 inf Dark\n", r"line 2: .* must be numbers"),
+        ("20 20\n", r"line 1: expected x y class, found '20 20'"),
+        ("20 20 Dark 0.7\n", r"line 1: expected x y class, found '20 20 Dark 0.7'"),
+        ("x,y,class\n20,20\n", r"line 2: expected 3 values|line 2: expected x y class"),
+        ("20;20;Dark\n", r"line 1: found '20;20;Dark'"),
+        ("", r"P.txt: holds no nucleus of P.png; .*allow_empty"),
+        (b"20 20 Dark\n20 40 \xe4rk\n", r"P.txt, line 2: not readable as text in UTF-8"),
+    ],
+)
+def test_text(tmp_path, text, message):
+    expect(message, make_source(tmp_path, "P.txt", text))
+
+
+def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
+    with pytest.raises(LabelError, match=r"images: exclude: no picture or slide has 'PO' in its name; correct it"):
+        require_words([replace(source, exclude=("PO",))])
+    expect(r"images: gives no image; correct", replace(source, exclude=("P",)))
+    other = make_source(tmp_path / "other", "P.txt", "20 20 Dark\n")
+    both = [replace(each, exclude=("X-",)) for each in (source, other)]
+    (tmp_path / "images/X-1.png").write_bytes((tmp_path / "images/P.png").read_bytes())
+    require_words(both)
+
+
+def test_a_file_without_nuclei_may_be_meant(tmp_path):
+    (image,) = read(make_source(tmp_path, "P.txt", "", allow_empty=True))
+    assert image.nuclei.rays.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(cut off|not JSON)"),
+        ("20 20 Dark", "P.geojson: not JSON"),
+        (geojson(GOOD, (point(20, 95), "Dark")), r"P.geojson, feature 2: \(20, 95\) lies outside the picture"),
+        (
+            geojson(GOOD, (point(20, 25), "Tumour")),
+            r"P.geojson, feature 2: class 'Tumour' is not one of the model's \(Dark, Pale\); correct it, or map it",
+        ),
+        (geojson((point(float("nan"), 20), "Dark")), "P.geojson: feature 1: .*cannot be built"),
+        (geojson(GOOD, (box(5, 5, 5, 20), "Dark")), "feature 2: is a polygon without an area"),
+        (
+            geojson(({"type": "Polygon", "coordinates": []}, "Dark")),
+            r"neither points nor polygons \(found: 1 empty object",
+        ),
+        (geojson(GOOD, (disc(50, 50, 85), None)), "feature 2: covers more .* give it the class 'Region'"),
+        (geojson((box(30, 30, 50, 50), "Region"), GOOD), "feature 2: lies outside every 'Region' annotation; draw"),
+        (geojson((box(130, 30, 150, 50), "Region")), "P.geojson: .*no nucleus|regions hold no pixel"),
+        (geojson((point(30, 30), "Region"), GOOD), "feature 1: a region must be a closed area"),
+        (
+            geojson(
+                ({"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}, "Region"), GOOD
+            ),
+            "feature 1: a region whose lines cross",
+        ),
+        (geojson((box(30, 30, 50, 50), "Region")), "holds no nucleus"),
+    ],
+)
+def test_geojson(tmp_path, content, message):
+    expect(message, make_source(tmp_path, "P.geojson", content, "geojson"))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "noun"),
+    [
+        ({"type": "LineString", "coordinates": [[1, 1], [2, 2]]}, "line"),
+        ({"type": "Polygon", "coordinates": [[]]}, "empty object"),
+        (point(30, 30) | {"plane": {"c": -1, "z": 1, "t": 0}}, "object on a plane above 0"),
+    ],
+)
+def test_what_is_neither_point_nor_outline_is_left_out(tmp_path, geometry, noun):
+    source = make_source(tmp_path, "P.geojson", geojson(GOOD, (geometry, "No class of the model")), "geojson")
+    with pytest.warns(LeftOutWarning, match=f"P.geojson: left out 1 {noun}"):
+        (image,) = read(source)
+    assert len(image.nuclei) == 1
+
+
+@pytest.mark.parametrize("drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)])
+def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
+    expect(r"regions.P\.geojson: no annotation 'Region' says what of the picture was annotated; draw one", source)
+
+
+def encoded(array, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (encoded(np.ones((90, 120, 3), np.uint8)), r"P.png: expected one channel of whole numbers, found uint8"),
+        (encoded(np.ones((120, 90), np.uint8)), r"P.png: is 90 x 120 px and its picture 120 x 90 px"),
+        (
+            encoded(np.random.default_rng(0).integers(0, 9, (90, 120), np.uint8))[:2000],
+            r"P.png: not readable as a mask",
+        ),
+        (b"nothing", r"P.png: not readable as a mask"),
+        (encoded(np.zeros((90, 120), np.uint8)), r"P.png: holds no nucleus"),
+    ],
+)
+def test_masks(tmp_path, content, message):
+    expect(message, make_source(tmp_path, "P.png", content, "instances"))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((90, 120), -1), "has the number -1"),
+        (np.full((90, 120), 0.5), "found float64"),
+        (np.array([None]), "not readable as a mask"),
+    ],
+)
+def test_masks_as_arrays(tmp_path, array, message):
+    source = make_source(tmp_path, "P.npy", b"", "instances")
+    np.save(tmp_path / "labels" / "P.npy", array)
+    expect(message, source)
+
+
+def test_points_of_another_picture(tmp_path):
+    mask = np.zeros((90, 120), np.uint8)
+    mask[10:20, 80:95] = 1
+    source = make_source(tmp_path, "P.png", encoded(mask), "instances", points=tmp_path / "points")
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / "P.csv").write_text("x,y,class\n15,87,Dark\n")
+    expect("P.csv: no point lies within 2 um of a nucleus of P.png", source)
+
+
+def test_pictures(tmp_path):
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
+    path = tmp_path / "images" / "P.png"
+    path.write_bytes(path.read_bytes()[:5000])
+    expect(r"P.png: cannot be decoded|P.png: .*damaged", source)
+    path.write_bytes(b"")
+    expect(r"P.png", source)
+
+
+def test_files_that_are_missing_or_one_too_many(tmp_path):
+    source = make_source(tmp_path, "Q.txt", "20 20 Dark\n")
+    expect(r"labels: no label file for 'P' \(.csv, .tsv, .txt\)", source)
+    for name in ("P_a.txt", "P_b.csv"):
+        (tmp_path / "labels" / name).write_text("20 20 Dark\n")
+    expect("P_a.txt: and P_b.csv both belong to 'P'", source)
+    (tmp_path / "labels" / "P_b.csv").rename(tmp_path / "labels" / "P.csv")
+    expect("P.csv: and P_a.txt both belong to 'P'; keep one of them there", source)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "message"), [(None, "does not say how large"), (0.3, r"states 0.3 um/px .* 0.25 um/px")]
+)
+def test_scale(tmp_path, mpp, message):
+    import tifffile
+
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=mpp)
+    if mpp:
+        (tmp_path / "images" / "P.png").unlink()
+        options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
+    expect(message, source)
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path):
+    import tifffile
+
+    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)
+    (tmp_path / "images" / "P.png").unlink()
+    options = {"photometric": "rgb", "resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
+    expect(r"P.tif: its pixels are 0.25 um wide and 0.5 um high .* needs square ones", source)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("P.png\nP.png\n", "names P.png twice"),
+        ("P.png\nR.png\n", "1 of its images are not in .* R.png"),
+    ],
+)
+def test_splits(tmp_path, text, message):
+    (tmp_path / "split.txt").write_text(text)
+    expect(message, make_source(tmp_path, "P.txt", "20 20 Dark\n", split=tmp_path / "split.txt"))
+
+
+def test_a_class_map_that_leads_nowhere(tmp_path):
+    expect("sends '1' to 'Palish'", make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}))
+    expect(r"class '2' is not in class_map \(1\)", make_source(tmp_path, "P.txt", "20 20 2\n", class_map={"1": "Pale"}))
+
+
+def test_json_of_another_kind(tmp_path):
+    expect("P.json: neither a FeatureCollection", make_source(tmp_path, "P.json", json.dumps({"a": 1}), "geojson"))
+
+
+def expect(message, source):
+    with pytest.raises(LabelError, match=message) as caught:
+        read(source)
+    assert "\n" not in str(caught.value)

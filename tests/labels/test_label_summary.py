@@ -1,0 +1,76 @@
+"""What a run is told of its labels before it begins."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn_labels import CLASSES, make_source, read
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.statistics import check_leaks, summarise_labels
+
+TEXT = "20 20 Dark\n60 20 Pale\n100 20 Dark\n60 60 none\n"
+CLASS_MAP = {"Dark": "Dark", "Pale": "Pale", "none": None}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return read(make_source(tmp_path_factory.mktemp("labels"), "P.txt", TEXT, class_map=CLASS_MAP))[0]
+
+
+def test_counts_by_picture_and_patient(image, tmp_path):
+    pictures = [
+        image,
+        replace(image, name="Q", n_left_out=7),
+        replace(image, name="R", patient="other", nuclei=image.nuclei[:1]),
+    ]
+    summary = summarise_labels(pictures, CLASSES)
+    assert summary.counts.tolist() == [[2, 1, 1], [2, 1, 1], [1, 0, 0]]
+    *table, warning = summary.text().splitlines()
+    assert [line.split() for line in table] == [
+        ["patient", "pictures", "Dark", "Pale", "unknown"],
+        ["P", "2", "4", "2", "2"],
+        ["other", "1", "1", "0", "0"],
+        ["2", "patients", "3", "5", "2", "2"],
+    ]
+    assert warning.endswith("7 nuclei lie outside the annotated regions and were left out")
+    summary.write(tmp_path / "labels.tsv")
+    assert summarise_labels(pictures[:1], CLASSES).text().splitlines()[-1].startswith("1 patient ")
+    lines = (tmp_path / "labels.tsv").read_text().splitlines()
+    assert lines[0] == "picture\tpatient\tDark\tPale\tunknown\tleft out"
+    assert lines[2:] == ["Q\tP\t2\t1\t1\t7", "R\tother\t1\t0\t0\t0"]
+
+
+def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
+    def warnings(factor):
+        rays = image.nuclei.rays * np.float32(factor)
+        return summarise_labels([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES).warnings
+
+    assert warnings(1) == ()
+    assert "median radius of 0.9" in warnings(0.3)[0]
+    assert "median radius of 9" in warnings(3)[0]
+    assert "at the stated 0.5 um/px" in warnings(3)[0]
+    assert "only 0 of 4 points" in warnings(np.nan)[0]
+
+
+def test_of_a_file_that_knows_its_mpp_the_positions_are_doubted(image):
+    def warnings(factor):
+        nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
+        return summarise_labels([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
+
+    assert warnings(1) == ()
+    (warning,) = warnings(0.3)
+    assert "at the um/px of their files" in warning and warning.endswith("check that positions are pixels at full size")
+    assert "only 0 of 4 points" in warnings(np.nan)[0]
+
+
+def test_what_was_left_out_is_told(image):
+    (warning,) = summarise_labels([replace(image, n_left_out=1204)], CLASSES).warnings
+    assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
+
+
+def test_a_patient_is_on_one_side(image):
+    other = replace(image, patient="other")
+    check_leaks([image], [other])
+    with pytest.raises(LabelError, match="patients in training and in validation: P; move"):
+        check_leaks([image, other], [replace(image, name="Q")])

@@ -1,0 +1,178 @@
+"""Annotated regions in windows: anywhere inside, at the right cells, and nothing of what is hidden."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.stats import kstest
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.hidden_labels import hide_labels
+from muse_pipeline.data.windows import LabelledWindows, cut_windows, place_windows
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.nuclei.table import Nuclei
+
+MPP = 0.5
+STILL = Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # turned by quarters and mirrored, else as it is
+
+
+def labelled(side=400, region=None, n=300, name="A"):
+    generator = np.random.default_rng(0)
+    xy = generator.random((n, 2)) * side
+    pixels = np.full((side, side, 3), 200, np.uint8)
+    if region is not None:
+        pixels[region] = 50
+    nuclei = Nuclei(xy, Frame.WINDOW, rays=np.ones((n, 8), np.float32), label=np.arange(n, dtype=np.int32) % 3)
+    return LabelledImage(name=name, pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region)
+
+
+def square(left, top, side, picture=400):
+    region = np.zeros((picture, picture), bool)
+    region[top : top + side, left : left + side] = True
+    return region
+
+
+def windows_of(images, window_px, augmentation=STILL, batch=16, **more):
+    colours = np.tile(np.eye(3, 4), (len(images), 1, 1))
+    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+    return LabelledWindows(
+        images,
+        colours,
+        stains,
+        mpp=MPP,
+        window_px=window_px,
+        batch=batch,
+        augmentation=augmentation,
+        seed=0,
+        device=torch.device("cpu"),
+        **more,
+    )
+
+
+def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
+    windows = windows_of([labelled(region=square(160, 150, 64))], 192)
+    corners = []
+    for step in range(40):
+        inside = windows(step).region > 0
+        for window in inside:
+            rows, columns = window.any(1).nonzero(), window.any(0).nonzero()
+            assert len(rows) == len(columns) == 64 // 4
+            corners.append((int(columns[0]), int(rows[0])))
+    jitter = np.random.default_rng(0).random((len(corners), 2))  # a corner is known to a cell
+    for axis in (0, 1):
+        offset = (np.array(corners)[:, axis] + jitter[:, axis]) / ((192 - 64) / 4 + 1)
+        assert kstest(offset, "uniform").pvalue > 0.01
+
+
+def test_the_exact_places_are_uniform_too():
+    n, generator = 4000, torch.Generator().manual_seed(0)
+    size, region = torch.full((n, 2), 2000.0), torch.tensor([[800.0, 900.0, 1024.0, 1124.0]]).expand(n, 4)
+    centre = place_windows(size, region, torch.full((n, 1), 512.0), generator)
+    offset = (region[:, :2] - (centre - 512)) / (1024 - 224)
+    assert kstest(offset[:, 0].numpy(), "uniform").pvalue > 0.01
+    assert kstest(offset[:, 1].numpy(), "uniform").pvalue > 0.01
+
+
+def test_a_window_keeps_to_the_picture_where_it_can():
+    n, generator = 500, torch.Generator().manual_seed(0)
+    size, region = torch.full((n, 2), 491.0), torch.tensor([[0.0, 200.0, 224.0, 424.0]]).expand(n, 4)
+    centre = place_windows(size, region, torch.full((n, 1), 224.0), generator)
+    assert centre.min() >= 224
+    assert centre.max() <= 491 - 224
+    assert torch.allclose(place_windows(size, region, torch.full((n, 1), 300.0), generator), size / 2)
+
+
+def test_a_region_that_is_larger_than_the_window_holds_it():
+    n, generator = 500, torch.Generator().manual_seed(0)
+    region = torch.tensor([[100.0, 100.0, 900.0, 700.0]]).expand(n, 4)
+    centre = place_windows(torch.full((n, 2), 1000.0), region, torch.full((n, 1), 128.0), generator)
+    assert (centre >= 228).all()
+    assert (centre <= torch.tensor([772.0, 572.0])).all()
+    assert centre[:, 0].max() - centre[:, 0].min() > 500
+
+
+def test_windows_may_reach_over_the_border_of_a_larger_region():
+    n, generator = 500, torch.Generator().manual_seed(0)
+    region = torch.tensor([[400.0, 400.0, 1400.0, 1000.0]]).expand(n, 4)
+    centre = place_windows(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
+    assert (centre >= 400).all()
+    assert (centre <= torch.tensor([1400.0, 1000.0])).all()
+    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third and more of such a window lies outside
+
+
+def test_other_regions_are_neither_this_one_nor_unannotated():
+    here, there = square(40, 40, 120), square(240, 40, 120)
+    image = replace(labelled(region=here), annotated=here | there)
+    depth = windows_of([image], 400)(0).region
+    assert (depth > 0).sum() == (depth < 0).sum() == 16 * 30 * 30
+    assert (depth == 0).sum() == 16 * (100 * 100 - 2 * 30 * 30)
+
+
+def test_cells_of_the_region_are_where_its_pixels_are():
+    """The region is drawn dark: whatever turn and scale, cells inside are dark, and those outside are not."""
+    windows = windows_of([labelled(region=square(120, 140, 130))], 256, Augmentation(noise=0, blur=0, shift=0))
+    for step in range(3):
+        batch = windows(step)
+        grey = torch.nn.functional.avg_pool2d(batch.pixels.mean(1, keepdim=True), 4)[:, 0]
+        assert (grey[batch.region > 2.0] < 60).all()
+        assert (grey[(batch.region == 0)] > 60).float().mean() > 0.97
+
+
+def test_depth_is_in_um_of_the_picture():
+    region = windows_of([labelled(region=square(100, 100, 200))], 400, batch=1)(0).region
+    assert region[region > 0].min() < 2.0
+    assert abs(float(region.max()) - 100 * MPP) < 2.0
+
+
+def test_pictures_without_regions_have_none():
+    assert windows_of([labelled()], 128)(0).region is None
+    mixed = windows_of([labelled(), labelled(region=square(100, 100, 64))], 128)
+    assert (mixed(0).region > 0).flatten(1).all(1).any()
+
+
+def test_hidden_labels_are_hidden_for_good():
+    image = labelled()
+    (kept,) = hide_labels([image], 100, seed=3)
+    assert kept.region.sum() == 100 * 100
+    assert len(kept.nuclei) + len(kept.hidden) == 300
+    column, row = kept.nuclei.xy.astype(int).T
+    assert kept.region[row, column].all()
+    column, row = kept.hidden.xy.astype(int).T
+    assert not kept.region[row, column].any()
+    other = labelled(name="B")
+    assert np.array_equal(hide_labels([other, image], 100, seed=3)[1].region, kept.region)
+    assert not np.array_equal(hide_labels([image], 100, seed=4)[0].region, kept.region)
+    assert not np.array_equal(hide_labels([other], 100, seed=3)[0].region, kept.region)
+
+
+def test_a_batch_shows_no_hidden_nucleus_to_a_loss():
+    windows = windows_of(hide_labels([labelled()], 100, seed=0), 256, Augmentation(), weak_view=True)
+    batch = windows(0)
+    cell = (batch.xy / 4).floor().long()
+    for window, (cells, region) in enumerate(zip(cell, batch.region, strict=True)):
+        seen = ((cells >= 1) & (cells < 63)).all(1)
+        near = torch.nn.functional.max_pool2d(region[None], 3, stride=1, padding=1)[0]
+        assert (near[cells[seen][:, 1], cells[seen][:, 0]] > 0).all(), window
+    n_seen, n_hidden = (int(((xy > 0) & (xy < 256)).all(2).sum()) for xy in (batch.xy, batch.hidden.xy))
+    assert 0 < n_seen < n_hidden
+
+
+def test_the_weak_view_has_the_same_geometry_and_its_own_colour():
+    strong = Augmentation(stain_gain=0.5, noise=20.0)
+    batch = windows_of([labelled(region=square(100, 100, 64))], 128, strong, weak_view=True)(0)
+    assert torch.equal(batch.weak.colour, torch.eye(3, 4).expand(16, 3, 4))
+    assert not torch.allclose(batch.colour, batch.weak.colour, atol=0.05)
+    assert ((batch.weak.pixels < 125) == (batch.pixels < 125)).float().mean() > 0.99
+
+
+def test_a_narrow_crop_gives_the_same_window_as_the_whole_picture():
+    from muse_pipeline.data.augment import random_linear, warp_windows
+
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (6, 3, 150, 190), generator=generator, dtype=torch.uint8)
+    linear = random_linear(6, Augmentation(), generator)
+    centre = torch.tensor([[95.0, 75.0], [3.0, 140.0], [189.0, 2.0], [60.3, 70.7], [-300.0, 9.0], [95.0, 75.0]])
+    whole = warp_windows(pictures.float(), centre, linear, 96)
+    assert torch.allclose(cut_windows(list(pictures), centre, linear, 96), whole, atol=0.05)
+    assert (whole[4] == 255).all()

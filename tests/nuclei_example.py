@@ -1,0 +1,57 @@
+"""Nuclei drawn at random, and the table that stitch would make of them."""
+
+import numpy as np
+
+from muse_pipeline.core.types import Bounds, Frame, SlideInfo
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+
+CLASSES = ("Lymphocyte", "Tumour", "Stroma")
+COLOURS = ((0, 128, 255), (200, 0, 0), (0, 200, 0))
+MPP = (0.25, 0.25)
+PROVENANCE = {
+    "slide_id": "slide-1",
+    "fingerprint": "0123abcd",
+    "model": {"name": "drawn", "sha256": "ab" * 32},
+    "card": {"classes": [{"name": n, "color": list(c)} for n, c in zip(CLASSES, COLOURS, strict=True)]},
+    "n_repaired": 0,
+}
+
+
+def draw_nuclei(n, seed=0, side_px=40_000):
+    random = np.random.default_rng(seed)
+    return Nuclei(
+        xy=random.uniform(200, side_px, (n, 2)),
+        frame=Frame.LEVEL0,
+        rays=random.uniform(2.6, 3.4, (n, 32)),
+        label=random.integers(-1, 3, n),
+        score=random.uniform(0.3, 1, n),
+        prob=random.dirichlet([1, 1, 1], n).reshape(n, 3),
+    )
+
+
+def write_example(path, nuclei, batch=50_000):
+    with NucleiWriter(path, CLASSES, PROVENANCE, 32, nuclei.embedding.shape[1]) as writer:
+        for first in range(0, len(nuclei), batch):
+            part = nuclei[first : first + batch]
+            rings = rays_to_rings(part.xy, part.rays, MPP)
+            writer.write(part, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
+    return path
+
+
+def slide_info(bounds=None):
+    return SlideInfo(
+        slide_id="slide-1",
+        path="slide-1.svs",
+        reader="openslide",
+        vendor="drawn",
+        size_px=(50_000, 50_000),
+        mpp=MPP,
+        mpp_source="sheet",
+        level_sizes_px=((50_000, 50_000),),
+        level_downsamples=((1.0, 1.0),),
+        fingerprint="0123abcd",
+        bounds=Bounds(*bounds) if bounds else None,
+    )

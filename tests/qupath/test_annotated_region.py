@@ -1,0 +1,39 @@
+"""Which objects are called something, and which are called nothing."""
+
+import json
+
+import pytest
+
+from muse_pipeline.qupath.objects import is_called
+from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.qupath.regions import are_called
+
+
+@pytest.mark.parametrize(
+    ("words", "called"), [(["Region"], [False, True, False]), (["None"], [False] * 3), ([], [False] * 3)]
+)
+def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]}
+    classes = ({"name": "a", "color": [0, 0, 0]}, {"name": "Region*", "color": [0, 0, 0]}, None)
+    features = [
+        {"type": "Feature", "geometry": square, "properties": {"objectType": "detection", "classification": one}}
+        for one in classes
+    ]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(features))
+    assert are_called(read_geojson(path), words).tolist() == called
+
+
+@pytest.mark.parametrize(
+    ("words", "class_name", "called"),
+    [
+        (["Ignore"], "Ignore*: Positive", True),
+        (["Ignore"], "Ignore: Negative", True),
+        (["Region"], "Region*: Positive", True),
+        (["Tumor"], "Tumor: Positive", False),  # the nuclei within an ignored annotation "Tumor"
+        (["Tumor: Positive"], "Tumor: Positive", True),
+        (["Ignore"], "Tumor: Ignore*", False),
+    ],
+)
+def test_a_class_derived_from_ignore_or_region_counts_as_that(words, class_name, called):
+    assert is_called(words, class_name) is called

@@ -1,0 +1,79 @@
+import gzip
+import json
+
+import pytest
+
+from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.qupath.features import iterate_features
+
+FEATURES = [{"type": "Feature", "id": number} for number in range(3)]
+LINES = [json.dumps(feature) for feature in FEATURES]
+COLLECTION = '{"type":"FeatureCollection","features":'
+FORMS = {
+    "a feature a line": COLLECTION + "[\n" + ",\n".join(LINES) + "\n]}\n",
+    "windows lines": COLLECTION + "[\r\n" + ",\r\n".join(LINES) + "\r\n]}\r\n",
+    "a head of several lines": '{\n"type": "FeatureCollection",\n"crs": {"a": [1]},\n"features": [\n'
+    + ",\n".join(LINES)
+    + "\n]\n}\n",
+    "a bare list a line": "[\n" + ",\n".join(LINES) + "\n]",
+    "the end beside the last": COLLECTION + "[\n" + ",\n".join(LINES) + "]}",
+    "a bare list, the end beside the last": "[\n" + ",\n".join(LINES) + "]",
+    "commas before lines": COLLECTION + "[\n" + "\n,".join(LINES) + "\n]}",
+    "commas of their own": COLLECTION + "[\n" + "\n,\n".join(LINES) + "\n]}",
+    "two on a line": COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1] + "," + LINES[2] + "\n]}",
+    "indented after the first": COLLECTION + "[\n" + LINES[0] + ",\n" + json.dumps(FEATURES[1:], indent=1)[1:] + "}",
+    "one line": json.dumps({"type": "FeatureCollection", "features": FEATURES}),
+    "indented": json.dumps({"type": "FeatureCollection", "features": FEATURES}, indent=2),
+    "bare list": json.dumps(FEATURES),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_features(tmp_path, form):
+    path = tmp_path / "a.geojson"
+    path.write_bytes(FORMS[form].encode())
+    assert list(iterate_features(path)) == FEATURES
+    path.write_bytes(gzip.compress(FORMS[form][:50].encode()) + gzip.compress(FORMS[form][50:].encode()))
+    assert list(iterate_features(path)) == FEATURES
+
+
+def test_empty_and_single(tmp_path):
+    path = tmp_path / "a.geojson"
+    for text, expected in (
+        (COLLECTION + "[\n]}", []),
+        (COLLECTION + "[]}", []),
+        ("[]", []),
+        (LINES[0], FEATURES[:1]),
+        ('{"type":"Point","coordinates":[1,2]}', [{"type": "Point", "coordinates": [1, 2]}]),
+    ):
+        path.write_text(text)
+        assert list(iterate_features(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (COLLECTION + "[\n" + ",\n".join(LINES) + ",\n]}", r"after feature 3: a comma before '\]'"),
+        (COLLECTION + "[" + ",".join(LINES) + ",]}", r"a comma before '\]'"),
+        (COLLECTION + "[\n" + "\n".join(LINES) + "\n]}", "feature 2: no comma before it"),
+        (COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1][:-4] + "\n]}", "feature 2: not JSON"),
+        (COLLECTION + "[\n" + ",\n".join(LINES), "ends after feature 3 without"),
+        (COLLECTION + "[\n" + LINES[0] + "\n]", "not JSON"),
+        (COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1] + ",]}", "feature 2: not JSON"),
+        ("", "not JSON"),
+        ('{"a": 1}', "neither a FeatureCollection"),
+    ],
+)
+def test_broken_text_says_where(tmp_path, text, reason):
+    path = tmp_path / "a.geojson"
+    path.write_text(text)
+    with pytest.raises(GeoJSONError, match=reason):
+        list(iterate_features(path))
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(GeoJSONError, match="no such file"):
+        list(iterate_features(tmp_path / "none.geojson"))
+    (tmp_path / "cut.geojson.gz").write_bytes(gzip.compress(FORMS["a feature a line"].encode())[:-12])
+    with pytest.raises(GeoJSONError, match="gzip compression is damaged"):
+        list(iterate_features(tmp_path / "cut.geojson.gz"))

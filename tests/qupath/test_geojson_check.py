@@ -1,0 +1,430 @@
+"""The rows of the contract: what QuPath's own importer was seen to do, and six styles of peers that lose data."""
+
+import csv
+import gzip
+import json
+import re
+import zipfile
+
+import pytest
+from nuclei_example import draw_nuclei, slide_info, write_example
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.qupath.check import check_geojson
+from muse_pipeline.qupath.rules import VERSIONS
+from muse_pipeline.qupath.write import write_geojson
+
+ID = "2aa7e31c-8437-499d-ba61-88aacd9a2c3f"
+CLASS = {"name": "Tumour", "color": [200, 0, 0]}
+
+
+def square(x=0, y=0, side=10):
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+def feature(ring=None, **changes):
+    """One good feature; ``changes`` replace keys of the feature or, where it has no such key, of its properties."""
+    properties = {"objectType": "detection", "classification": CLASS, "measurements": {"Area um^2": 25.0}}
+    item = {"type": "Feature", "id": ID, "geometry": {"type": "Polygon", "coordinates": [ring or square()]}}
+    item |= {key: value for key, value in changes.items() if key in item}
+    item["properties"] = properties | {key: value for key, value in changes.items() if key not in item}
+    return item
+
+
+def write(path, *features, text=None):
+    path.write_text(text or json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_our_own_file_is_good(tmp_path):
+    table = write_example(tmp_path / "nuclei.parquet", draw_nuclei(1000))
+    write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=600)
+    verdict = check_geojson(tmp_path / "nuclei.geojson.gz")
+    assert str(verdict).endswith("nuclei.geojson.gz: good: QuPath 0.4 to 0.7 imports 1,000 detections")
+    assert check_geojson(tmp_path / "nuclei.part-002.geojson.gz").n_by_type == {"detection": 400}
+
+
+def test_imported_as_meant(tmp_path):
+    for text in (
+        json.dumps({"type": "FeatureCollection", "features": [feature()]}),
+        json.dumps([feature()]),
+        json.dumps(feature()),
+        json.dumps([feature(classification="Tumour")]),
+        json.dumps([feature(measurements=[{"name": "Area um^2", "value": 25.0}])]),
+        json.dumps([feature(classification={"names": ["Tumour", "Positive"], "color": [1, 2, 3]})]),
+    ):
+        verdict = check_geojson(write(tmp_path / "a.geojson", text=text))
+        assert verdict.is_good, str(verdict)
+        assert verdict.n_by_type == {"detection": 1}
+    assert check_geojson(write(tmp_path / "a.geojson")).is_good
+    members = [gzip.compress(part.encode()) for part in ("[", json.dumps(feature()), "]")]
+    (tmp_path / "a.geojson.gz").write_bytes(b"".join(members))
+    assert check_geojson(tmp_path / "a.geojson.gz").is_good
+
+
+def geometry(kind, coordinates, **changes):
+    return feature(geometry={"type": kind, "coordinates": coordinates}, **changes)
+
+
+def cell(nucleus):
+    return feature(objectType="cell") | {"nucleusGeometry": nucleus}
+
+
+def without(key):
+    return {name: value for name, value in feature().items() if name != key}
+
+
+# What QuPath's importers were seen to do, one question each: an item of a FeatureCollection, or a text of its own; the
+# versions that refuse the whole file; what becomes of it in the others.
+ALL, NONE, ONLY_04, TO_05, SINCE_06 = "0.4 0.5 0.6 0.7", "", "0.4", "0.4 0.5", "0.6 0.7"
+QUESTIONS = {
+    "multipolygon of one part": (geometry("MultiPolygon", [[square()]]), TO_05, "detection"),
+    "with a hole": (geometry("MultiPolygon", [[square(side=30), square(9, 9)]]), TO_05, "detection"),
+    "in a bare list": (json.dumps([geometry("MultiPolygon", [[square()]])]), TO_05, "detection"),
+    "multipolygon of two parts": (geometry("MultiPolygon", [[square()], [square(50)]]), NONE, "detection"),
+    "two parts that touch": (geometry("MultiPolygon", [[square()], [square(10)]]), NONE, "detection"),
+    "two parts that overlap": (geometry("MultiPolygon", [[square()], [square(5)]]), SINCE_06, "detection"),
+    "multipolygon without parts": (geometry("MultiPolygon", []), NONE, "detection"),
+    "nucleus of one part": (cell({"type": "MultiPolygon", "coordinates": [[square()]]}), TO_05, "cell"),
+    "nucleus null": (cell(None), ALL, None),
+    "cell without nucleus": (feature(objectType="cell"), NONE, "cell"),
+    "polygon without rings": (geometry("Polygon", []), NONE, "detection"),
+    "empty ring": (geometry("Polygon", [[]]), NONE, "detection"),
+    "one position": (geometry("Polygon", [[[0, 0]]]), ALL, None),
+    "two positions": (geometry("Polygon", [[[0, 0], [0, 0]]]), ALL, None),
+    "three positions": (geometry("Polygon", [[[0, 0], [5, 5], [0, 0]]]), NONE, "detection"),
+    "ring not closed": (feature(square()[:-1]), ALL, None),
+    "hole without outline": (geometry("Polygon", [[], square()]), ALL, None),
+    "repeated position": (feature([[0, 0], *square()]), NONE, "detection"),
+    "closed but for z": (geometry("Polygon", [[[0, 0, 1], [9, 0, 1], [9, 9, 1], [0, 0, 2]]]), NONE, "detection"),
+    "bow-tie": (feature([[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]), SINCE_06, "detection"),
+    "coordinates in quotes": (feature([["0", "0"], ["9", "0"], ["9", "9"], ["0", "0"]]), NONE, "detection"),
+    "coordinates that are words": (feature([["a", 1], [2, 3], [3, 4], ["a", 1]]), ALL, None),
+    "coordinate null": (feature([[0, 0], [None, 0], [5, 5], [0, 0]]), ALL, None),
+    "coordinates null": (geometry("Polygon", None), ALL, None),
+    "line": (geometry("LineString", [[3, 4], [5, 6]]), NONE, "detection"),
+    "line of one position": (geometry("LineString", [[3, 4]]), ALL, None),
+    "point without position": (geometry("Point", []), ALL, None),
+    "points": (geometry("MultiPoint", [[3, 4], [5, 6]]), NONE, "detection"),
+    "collection": (
+        feature(
+            geometry={"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": [square()]}]}
+        ),
+        SINCE_06,
+        "detection",
+    ),
+    "geometry null": (feature(geometry=None), ALL, None),
+    "geometry missing": (without("geometry"), ALL, None),
+    "geometry type in lower case": (geometry("polygon", [square()]), ALL, None),
+    "root without a shape": (feature(geometry={}, objectType="root"), NONE, "root"),
+    "properties null": (feature() | {"properties": None}, ALL, None),
+    "properties missing": (without("properties"), NONE, "annotation"),
+    "id null": (feature(id=None), ALL, None),
+    "id a number": (feature(id=5), NONE, "detection"),
+    "id of the form before 0.3": (
+        {**feature(id="PathDetectionObject"), "properties": {"classification": CLASS}},
+        NONE,
+        "detection",
+    ),
+    "objectType null": (feature(objectType=None), ALL, None),
+    "objectType in upper case": (feature(objectType="Detection"), NONE, "annotation"),
+    "objectType as a class of QuPath": (feature(objectType="PathDetectionObject"), NONE, "detection"),
+    "objectType tma_core": (feature(objectType="tma_core"), NONE, "tmaCore"),
+    "objectType tile": (feature(objectType="tile"), NONE, "tile"),
+    "name null": (feature(name=None), ALL, None),
+    "name a number": (feature(name=3), NONE, "detection"),
+    "color null": (feature(color=None), NONE, "detection"),
+    "color in hexadecimal": (feature(color="#ff0000"), ALL, None),
+    "isLocked a word": (feature(isLocked="yes"), NONE, "detection"),
+    "class null": (feature(classification=None), NONE, "detection"),
+    "class {}": (feature(classification={}), NONE, "detection"),
+    "class blank": (feature(classification=""), ALL, None),
+    "class a number": (feature(classification=3), ALL, None),
+    "class a list": (feature(classification=["A", "B"]), ALL, None),
+    "class without color": (feature(classification={"name": "A"}), ALL, None),
+    "class without name": (feature(classification={"color": [1, 2, 3]}), ALL, None),
+    "class of a blank name": (feature(classification={"name": " ", "color": [1, 2, 3]}), ALL, None),
+    "class color null": (feature(classification={"name": "A", "color": None}), NONE, "detection"),
+    "colorRGB of 0.3": (feature(classification={"name": "A", "colorRGB": -377282}), NONE, "detection"),
+    "class color a number": (feature(classification={"name": "A", "color": -377282}), ALL, None),
+    "class color in hexadecimal": (feature(classification={"name": "A", "color": "#ff0000"}), ALL, None),
+    "class color with alpha": (feature(classification={"name": "A", "color": [1, 2, 3, 4]}), NONE, "detection"),
+    "class color of two parts": (feature(classification={"name": "A", "color": [1, 2]}), ALL, None),
+    "class color of fractions": (feature(classification={"name": "A", "color": [1.5, 2, 300]}), NONE, "detection"),
+    "measurement NaN in quotes": (feature(measurements={"a": "NaN"}), ONLY_04, "detection"),
+    "measurement NaN": (json.dumps([feature(measurements={"a": float("nan")})]), ONLY_04, "detection"),
+    "measurement Infinity in quotes": (feature(measurements={"a": "-Infinity"}), ONLY_04, "detection"),
+    "measurement in quotes": (feature(measurements={"a": "1.5"}), ONLY_04, "detection"),
+    "measurement a word": (feature(measurements={"a": "large"}), ALL, None),
+    "measurement null": (feature(measurements={"a": None}), ONLY_04, "detection"),
+    "measurement true": (feature(measurements={"a": True}), ONLY_04, "detection"),
+    "measurement an object": (feature(measurements={"a": {"b": 1}}), ONLY_04, "detection"),
+    "list of measurements": (feature(measurements=[{"name": "a", "value": "NaN"}]), NONE, "detection"),
+    "list of numbers": (feature(measurements=[1, 2]), ALL, None),
+    "list with a word": (feature(measurements=[{"name": "a", "value": "large"}]), ALL, None),
+    "measurements a word": (feature(measurements="x"), NONE, "detection"),
+    "measurements null": (feature(measurements=None), NONE, "detection"),
+    "children": (feature(objectType="annotation", childObjects=[feature()]), NONE, "annotation"),
+    "child that is refused": (feature(objectType="annotation", childObjects=[feature(id=None)]), ALL, None),
+    "child without a type": (feature(objectType="annotation", childObjects=[without("type")]), NONE, "annotation"),
+    "feature null": (None, ALL, None),
+    "feature a number": (7, ALL, None),
+    "feature in a list": ([feature()], ALL, None),
+    "feature without type": (without("type"), NONE, "detection"),
+    "in a bare list without type": (json.dumps([without("type")]), NONE, None),
+    "in a bare list type null": (json.dumps([feature(type=None)]), ALL, None),
+    "null in a bare list": (json.dumps([None, feature()]), NONE, "detection"),
+    "list in a bare list": (json.dumps([[feature()]]), NONE, "detection"),
+    "bare geometry": (json.dumps({"type": "Polygon", "coordinates": [square()]}), NONE, "annotation"),
+    "comma before ]": ('{"type":"FeatureCollection","features":[' + json.dumps(feature()) + ",]}", ALL, None),
+    "comma before ] in lines": (
+        '{"type":"FeatureCollection","features":[\n' + json.dumps(feature()) + ",\n]}",
+        ALL,
+        None,
+    ),
+    "comma before ] in a bare list": ("[\n" + json.dumps(feature()) + ",\n]", NONE, "detection"),
+    "cut off": (json.dumps([feature()])[:-5], ALL, None),
+    "two documents": (json.dumps(feature()) * 2, ALL, None),
+    "a feature a line": (json.dumps(feature()) + "\n" + json.dumps(feature()), ALL, None),
+    "comment": ("// exported\n" + json.dumps(feature()), NONE, "detection"),
+    "single quotes": (json.dumps(feature()).replace('"', "'"), NONE, "detection"),
+    "byte order mark": ("\ufeff" + json.dumps(feature()), NONE, "detection"),
+    "nothing": (" ", NONE, None),
+    "a word": ("hello", NONE, None),
+    "another type": ('{"type":"Topology"}', NONE, None),
+    "no features": ('{"type":"FeatureCollection"}', NONE, None),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_each_version_does(tmp_path, question):
+    item, refused_by, becomes = QUESTIONS[question]
+    path = write(tmp_path / "a.geojson", item, text=item if isinstance(item, str) else None)
+    verdict = check_geojson(path)
+    assert " ".join(verdict.refused_by()) == refused_by, str(verdict)
+    if refused_by != ALL:
+        assert verdict.n_by_type == ({becomes: 1} if becomes else {})
+
+
+TYPES = {"Detection": "detection", "Cell": "cell", "Annotation": "annotation", "Tile": "tile", "Root": "root"}
+
+
+def test_every_file_that_was_put_to_qupath(qupath_reference):
+    """Whether each version imports a file, and what becomes of it: all rows of the table."""
+    with (qupath_reference / "verdicts.tsv").open(encoding="utf-8") as file:
+        header, *rows = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE)
+    assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)
+    for name, *seen in rows:
+        verdict = check_geojson(qupath_reference / "files" / name)
+        refused = [version for version, text in zip(VERSIONS, seen, strict=True) if text.startswith("refused")]
+        assert list(verdict.refused_by()) == refused, (name, str(verdict))
+        for text in seen:
+            if text.startswith("OK"):
+                counts = re.findall(r"(\w+)=(\d+)", text[: text.index("}")])
+                assert verdict.n_by_type == {TYPES.get(kind, "tmaCore"): int(n) for kind, n in counts}, (name, text)
+    assert len(rows) > 100
+
+
+def test_the_verdict_names_versions_and_reasons(tmp_path):
+    bow_tie = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+    verdict = check_geojson(write(tmp_path / "a.geojson", feature(bow_tie)))
+    assert str(verdict).endswith(
+        "bad: QuPath 0.6 to 0.7 refuses the whole file (feature 1: invalid geometry (self-intersection)); "
+        "QuPath 0.4 to 0.5 imports 1 detection"
+    )
+    odd = feature(measurements={"a": "NaN"}, id=ID[::-1].replace("-", "0"))
+    verdict = check_geojson(write(tmp_path / "a.geojson", odd, geometry("MultiPolygon", [[square()]])))
+    assert "QuPath 0.4 refuses the whole file (feature 1: a measurement is NaN" in str(verdict)
+    assert "QuPath 0.5 refuses the whole file (feature 2: a MultiPolygon of one part" in str(verdict)
+    assert "QuPath 0.6 to 0.7 imports 2 detections" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "becomes"),
+    [
+        (feature(objectType="nucleus"), "becomes an annotation, as objectType 'nucleus' is unknown", "annotation"),
+        (
+            feature() | {"properties": {}, "objectType": "detection"},
+            "objectType stands outside properties",
+            "annotation",
+        ),
+        (feature() | {"properties": {"type": "cell"}}, "becomes a cell, as objectType is missing", "cell"),
+        (feature(objectType="tile"), "is a tile, not a nucleus", "tile"),
+        ({"type": "Point", "coordinates": [1, 2]}, "geometry without a feature", "annotation"),
+        (feature(id="object_3"), "loses its id", "detection"),
+        (feature([[0, 0], [5, 5], [0, 0]]), "nothing is left of it", "detection"),
+        (feature([[0, 0], [9, 0], [9, 0.004], [0, 0]]), "nothing is left of it", "detection"),
+        (geometry("Polygon", [[]]), "is empty", "detection"),
+        (feature(measurements="large"), "loses its measurements", "detection"),
+        (feature(classification={"name": None, "color": [1, 2, 3]}), "loses its classification", "detection"),
+        (feature(classification={"name": "A", "color": [0.5, 1, 300]}), "color is changed", "detection"),
+    ],
+)
+def test_imported_with_damage(tmp_path, item, reason, becomes):
+    verdict = check_geojson(write(tmp_path / "a.geojson", text=json.dumps([item])))
+    assert not verdict.is_good and not verdict.refused_by()
+    assert reason in str(verdict)
+    assert verdict.n_by_type == {becomes: 1}
+
+
+def test_ids_used_twice(tmp_path):
+    items = [feature(square(x), id=ID if x % 2 else f"{x:08d}{ID[8:]}") for x in range(6)]
+    verdict = check_geojson(write(tmp_path / "a.geojson", *items))
+    assert "feature 4 and 1 more: has the id of another feature" in str(verdict)
+    short = [feature(id=name) for name in ("1-1-1-1-1", "00000001-0001-0001-0001-000000000001", "2-1-1-1-1")]
+    assert "feature 2: has the id of another feature" in str(check_geojson(write(tmp_path / "a.geojson", *short)))
+    assert check_geojson(write(tmp_path / "a.geojson", *[without("id")] * 3)).is_good
+
+
+def test_names_decide_how_qupath_reads_a_file(tmp_path):
+    assert "ends in none of" in str(check_geojson(write(tmp_path / "a.txt", feature())))
+    assert check_geojson(write(tmp_path / "a.txt", feature())).n_by_type == {}
+    assert check_geojson(write(tmp_path / "A.GeoJSON", feature())).is_good
+    assert "not JSON" in str(check_geojson(write(tmp_path / "a.geojson", text="{")))
+    for text in ("[" * 100_000, "[" * 990 + "]" * 990):
+        assert "nested too deeply" in str(check_geojson(write(tmp_path / "a.geojson", text=text)))
+    (tmp_path / "a.geojson").write_bytes("[]".encode("utf-16"))
+    assert "not JSON" in str(check_geojson(tmp_path / "a.geojson"))
+    assert "gzip compression is damaged" in str(check_geojson(write(tmp_path / "a.json.gz", feature())))
+    with pytest.raises(GeoJSONError, match="no such file"):
+        check_geojson(tmp_path / "none.geojson")
+
+
+def test_a_zip_loses_a_refused_file_without_a_message(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.geojson", json.dumps(feature()))
+        archive.writestr("notes.txt", "{")
+    assert str(check_geojson(tmp_path / "a.zip")).endswith("good: QuPath 0.4 to 0.7 imports 1 detection")
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("b.json", json.dumps([feature(), feature(id=None)]))
+    verdict = check_geojson(tmp_path / "a.zip")
+    assert not verdict.refused_by() and verdict.n_by_type == {"detection": 1}
+    assert "feature 2: b.json: id is null or not a text; QuPath 0.4 to 0.7 leaves this file out" in str(verdict)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("notes.txt", "{")
+    assert "holds no .geojson or .json file" in str(check_geojson(tmp_path / "a.zip"))
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    assert "cannot be unpacked" in str(check_geojson(tmp_path / "a.zip"))
+
+
+# Six styles of other tools, rebuilt from their descriptions.
+PEERS = {
+    "objectType outside properties, class name as type": (
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {
+                        "type": "Feature",
+                        "id": f"object_{n}",
+                        "objectType": "detection",
+                        "name": "nucleus",
+                        "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
+                        "properties": {"type": "Neoplastic", "classification": CLASS},
+                    }
+                    for n in range(3)
+                ],
+            }
+        ),
+        "becomes an annotation, as objectType stands outside properties and properties.type 'Neoplastic' is read",
+    ),
+    "all nuclei of a class in one MultiPolygon": (
+        json.dumps(
+            [
+                {
+                    "type": "Feature",
+                    "id": ID,
+                    "geometry": {"type": "MultiPolygon", "coordinates": [[square()], [square(5, 5)], [square(50)]]},
+                    "properties": {"objectType": "annotation", "classification": CLASS},
+                }
+            ]
+        ),
+        "QuPath 0.6 to 0.7 refuses the whole file (feature 1: invalid geometry (self-intersection))",
+    ),
+    "a comma before the end": (
+        '{"type":"FeatureCollection","features":['
+        + ",".join(json.dumps(feature() | {"properties": {"object_type": "detection"}}) for _ in range(2))
+        + ",]}",
+        "QuPath 0.4 to 0.7 refuses the whole file (feature 3: a feature is null, which a comma before ']'",
+    ),
+    "tiles without id": (
+        json.dumps(
+            [
+                {
+                    "type": "Feature",
+                    "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
+                    "properties": {"objectType": "tile", "Name": "Nuclei", "classification": CLASS},
+                }
+                for n in range(3)
+            ]
+        ),
+        "feature 1 and 2 more: is a tile, not a nucleus",
+    ),
+    "no objectType": (
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {
+                        "type": "Feature",
+                        "geometry": {"type": "Polygon", "coordinates": [square(20 * n)]},
+                        "properties": {"classification": CLASS},
+                    }
+                    for n in range(3)
+                ],
+            }
+        ),
+        "feature 1 and 2 more: becomes an annotation, as objectType is missing",
+    ),
+    "patches with scores": (
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {
+                        "type": "Feature",
+                        "id": ID,
+                        "geometry": {"type": "Polygon", "coordinates": [square(side=350)]},
+                        "properties": {
+                            "isLocked": False,
+                            "measurements": [{"name": "prob_Tumor", "value": 0.5}],
+                            "objectType": "tile",
+                        },
+                    }
+                ],
+            }
+        ),
+        "feature 1: is a tile, not a nucleus",
+    ),
+}
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_styles_of_peers(tmp_path, capsys, peer):
+    text, reason = PEERS[peer]
+    path = write(tmp_path / "peer.geojson", text=text)
+    assert main(["check-geojson", str(path)]) == 2
+    assert reason in capsys.readouterr().out
+
+
+def test_verb_passes_good_files(tmp_path, capsys):
+    paths = [str(write(tmp_path / f"{name}.geojson", feature())) for name in "ab"]
+    assert main(["check-geojson", *paths]) == 0
+    assert capsys.readouterr().out.count("good: QuPath 0.4 to 0.7 imports 1 detection") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("dlup_qupath05", "good: QuPath 0.4 to 0.7 imports 3 annotations"),
+        ("cellvit_JP2K-33003-2_cell_detection", "good: QuPath 0.4 to 0.7 imports 3 annotations"),
+        ("insitupy_demo_points", "good: QuPath 0.4 to 0.7 imports 1 annotation"),
+        ("insitupy_annotations-mixed_types", "good: QuPath 0.4 to 0.7 imports 7 annotations"),
+        ("insitupy_annotations-Tumor2", "good: QuPath 0.4 to 0.7 imports 33 annotations"),
+        ("histoqc_holed", "good: QuPath 0.4 to 0.7 imports 1 annotation"),
+        ("segmentation_results_first400", "feature 1 and 399 more: becomes an annotation, as objectType is missing"),
+    ],
+)
+def test_files_from_qupath_and_peers(shared_data, name, outcome):
+    assert str(check_geojson(shared_data / "geojson-reference" / f"{name}.geojson")).endswith(outcome)

@@ -1,0 +1,47 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+folder, n = Path(sys.argv[2]), int(sys.argv[3])
+"""
+END = """
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+TABLE = """
+from nuclei_example import CLASSES, MPP, PROVENANCE, draw_nuclei
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+nuclei = draw_nuclei(20_000)
+with NucleiWriter(folder / "nuclei.parquet", CLASSES, PROVENANCE, n_rays=32) as writer:
+    for _ in range(n // len(nuclei)):
+        rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
+        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
+"""
+GEOJSON = """
+from nuclei_example import slide_info
+from muse_pipeline.qupath.write import write_geojson
+write_geojson(folder / "nuclei.parquet", slide_info(), folder / "nuclei.geojson.gz", threads=2)
+"""
+CSV = """
+from muse_pipeline.nuclei.parquet import write_csv
+write_csv(folder / "nuclei.parquet", folder / "nuclei.csv.gz")
+"""
+
+
+@pytest.mark.slow
+def test_ten_times_the_nuclei_need_the_same_memory(tmp_path):
+    """Every step in a process of its own, as the workflow runs them."""
+
+    def measure(program, n):
+        command = [sys.executable, "-c", START + program + END, str(Path(__file__).parent), str(tmp_path), str(n)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    peaks = [[measure(program, n) for program in (TABLE, GEOJSON, CSV)] for n in (80_000, 800_000)]
+    assert all(large < 1.2 * small for small, large in zip(*peaks, strict=True)), peaks

@@ -1,0 +1,289 @@
+"""From a slide to a store: the right pixels, the right files, nothing half-written."""
+
+import hashlib
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+from drawn import ArraySlide
+from ome_zarr_models.v05 import Image
+from ome_zarr_models.v05.image_label import ImageLabel
+from shapely.geometry import box
+
+from muse_pipeline.core.errors import OutputError, SlideError, StoreError
+from muse_pipeline.store.chunks import chunks_with_tissue, tissue_on_lattice
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.store import open_store, store_name
+from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue.mask import TissueMask
+
+MPP = (0.25, 0.2504)
+
+
+def noise_slide(width=2900, height=2300, **kw):
+    return ArraySlide([np.random.default_rng(0).integers(0, 250, (height, width, 3), np.uint8)], **kw)
+
+
+def mask_with(info, *rectangles, roi=None):
+    """A mask at 8 um a pixel with rectangles (left, top, right, bottom) in um."""
+    shape = tuple(int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0))
+    mask = np.zeros(shape, bool)
+    for left, top, right, bottom in rectangles:
+        mask[int(top // 8) : int(bottom // 8), int(left // 8) : int(right // 8)] = True
+    return TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6)
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_only_chunks_that_touch_a_rectangle(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "whole.zarr")
+    corners = np.array([-40.0, 511.5]), np.array([1024.0, 900.0])
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "part.zarr", within=corners)
+    whole, part = (open_store(tmp_path / f"{name}.zarr") for name in ("whole", "part"))
+    expected = whole.read((0, 0), whole.size_px)
+    expected[1024:] = 255
+    expected[:, 1024:] = 255
+    np.testing.assert_array_equal(part.read((0, 0), part.size_px), expected)
+    np.testing.assert_array_equal(part.tissue[0], whole.tissue[0])
+
+
+def test_chunks_near_tissue_hold_the_slide_and_the_rest_is_white(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (300, 300, 400, 310)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    expected = AreaReader(slide, info, 0.5).read((0, 0), store.size_px)
+    expected[:512] = 255  # work row 512 lies at 256 um, tissue and margin at 268 to 342 um
+    expected[:, :512] = 255
+    expected[1024:] = 255
+    expected[:, 1024:] = 255
+    np.testing.assert_array_equal(store.read((0, 0), store.size_px), expected)
+    assert store.size_px == (1450, 1152)
+    assert (store.mpp, store.slide_mpp, store.slide_id) == (0.5, MPP, "drawn")
+
+
+def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    whole = store.read((0, 0), store.size_px)
+    around = store.read((-70, -30), (store.size_px[0] + 100, store.size_px[1] + 100))
+    np.testing.assert_array_equal(around[30:-70, 70:-30], whole)
+    assert (around[:30] == 255).all() and (around[-70:] == 255).all() and (around[:, :70] == 255).all()
+    assert around.flags.c_contiguous
+    by_zarr = zarr.open_array(str(tmp_path / "a.zarr/0"), mode="r")[:]
+    np.testing.assert_array_equal(by_zarr.transpose(1, 2, 0), whole)
+    for x, y in [(511, 511), (512, 300), (1449, 1151)]:
+        np.testing.assert_array_equal(store.read((x, y), (1, 1)), whole[y : y + 1, x : x + 1])
+    assert (store.read((5000, -900), (8, 4)) == 255).all()
+
+
+def test_glass_takes_no_room(tmp_path):
+    slide = ArraySlide([np.zeros((600, 9000, 3), np.uint8)])
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (4400, 0, 4440, 40)), tmp_path / "a.zarr")
+    assert [name for name in files_of(tmp_path / "a.zarr") if name.startswith("0/c")] == ["0/c/0/0/2"]
+    index = np.frombuffer((tmp_path / "a.zarr/0/c/0/0/2").read_bytes()[-64 * 16 - 4 : -4], "<u8").reshape(64, 2)
+    assert (index[:, 0] != 2**64 - 1).sum() == 1
+
+
+def test_no_tissue_is_a_valid_empty_store(tmp_path):
+    slide = noise_slide(300, 200)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    assert (store.read((0, 0), store.size_px) == 255).all() and not store.tissue[0].any()
+    assert not [name for name in files_of(tmp_path / "a.zarr") if "/c/" in name]
+
+
+def test_viewers_can_read_it(tmp_path):
+    slide = ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)])
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 320, 248)), tmp_path / "a.zarr")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
+    image, label = Image.from_zarr(group), ImageLabel.from_zarr(group["labels/tissue"])
+    assert [axis.name for axis in image.ome_attributes.multiscales[0].axes] == ["c", "y", "x"]
+    assert [axis.name for axis in label.ome_attributes.multiscales[0].axes] == ["y", "x"]
+    assert [group[str(level)].shape for level in range(3)] == [(3, 501, 650), (3, 126, 163), (3, 32, 41)]
+    for level in range(3):
+        assert (group[str(level)][:, :30, :30] == 90).all()
+
+
+def test_every_level_shows_the_same_place(tmp_path):
+    image = np.full((2048, 2048, 3), 250, np.uint8)
+    image[320:448, 640:896] = 20  # um: y 160 to 224, x 320 to 448
+    slide = ArraySlide([image])
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (0, 0, 1024, 1024)), tmp_path / "a.zarr")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
+    for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
+        scale, shift = (
+            step[kind]
+            for step, kind in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True)
+        )
+        rows, columns = np.nonzero(group[dataset["path"]][0] < 100)
+        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # of pixel centres
+        np.testing.assert_allclose(centre_um, [192, 384], atol=0.3)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.25, 0.3])
+def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
+    slide = ArraySlide([np.full((800, 800, 3), 90, np.uint8)])
+    info = slide.info((0.25, 0.25))
+    write_store(slide, info, mask_with(info, (64, 80, 96, 120)), tmp_path / "a.zarr", mpp=mpp)
+    tissue, tissue_px = open_store(tmp_path / "a.zarr").tissue
+    rows, columns = np.nonzero(tissue)
+    found_um = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * tissue_px * mpp
+    np.testing.assert_allclose(found_um, [48, 64, 112, 136], atol=8.2 if mpp == 0.3 else 1e-9)
+    assert tissue_px == {0.5: 16, 0.25: 32, 0.3: 27}[mpp]
+
+
+def test_shards_are_written_as_zarr_writes_them(tmp_path):
+    """Byte for byte, white chunks left out."""
+    slide = noise_slide(4500, 1300)
+    slide.levels[0][:, 900:2600] = 255
+    info = slide.info((0.5, 0.5))
+    write_store(slide, info, mask_with(info, (0, 0, 2250, 650)), tmp_path / "a.zarr", threads=2)
+    before = files_of(tmp_path / "a.zarr")
+    for level in range(3):
+        array = zarr.open_array(str(tmp_path / f"a.zarr/{level}"), mode="r+")
+        array[:] = array[:]
+    assert files_of(tmp_path / "a.zarr") == before
+    assert sum(name.startswith("0/c/") for name in before) == 2
+
+
+def test_threads_change_nothing(tmp_path):
+    slide = noise_slide()
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 400, 400), (600, 300, 700, 500))
+    for threads in (1, 3):
+        write_store(slide, info, tissue, tmp_path / f"{threads}.zarr", threads=threads)
+    assert files_of(tmp_path / "1.zarr") == files_of(tmp_path / "3.zarr")
+
+
+def test_a_corrupt_region_costs_one_chunk_and_is_listed(tmp_path):
+    slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 725, 575))
+    write_store(slide, info, tissue, tmp_path / "a.zarr", max_corrupt=0.5)
+    store = open_store(tmp_path / "a.zarr")
+    assert store.attributes["corrupt"] == [[512, 0, 512, 512]]
+    assert store.attributes["corrupt_fraction"] == pytest.approx(512 * 512 / (1450 * 1152), rel=0.05)
+    pixels = store.read((0, 0), (1450, 512))
+    assert (pixels[:, 512:1024] == 255).all() and (pixels[:, :512] < 255).all() and (pixels[:, 1024:] < 255).all()
+
+
+def test_too_much_corruption_fails_the_slide_and_leaves_nothing(tmp_path):
+    slide = noise_slide(corrupt=[(1100, 100, 50, 50)])
+    info = slide.info(MPP)
+    with pytest.raises(
+        SlideError, match=r"'drawn': at least 1\d\.\d% of the tissue cannot be decoded, more than the 1\.0%"
+    ):
+        write_store(slide, info, mask_with(info, (0, 0, 725, 575)), tmp_path / "a.zarr", max_corrupt=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_store_is_replaced_whole(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    write_store(slide, info, mask_with(info), tmp_path / "a.zarr")
+    assert not open_store(tmp_path / "a.zarr").tissue[0].any()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_what_is_no_store_is_said(tmp_path):
+    with pytest.raises(StoreError, match="no such store"):
+        open_store(tmp_path / "none.zarr")
+    zarr.create_group(store=str(tmp_path / "other.zarr"), zarr_format=3)
+    with pytest.raises(StoreError, match="not a store of ours"):
+        open_store(tmp_path / "other.zarr")
+
+
+def test_a_damaged_chunk_is_said(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr/0/c/0/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-40])
+    with pytest.raises(StoreError, match=r"chunk \(0, 0\) is damaged"):
+        open_store(tmp_path / "a.zarr").read((0, 0), (64, 64))
+
+
+def test_a_lost_file_is_no_glass(tmp_path):
+    """What is not there is read as white, which is what most of a slide is."""
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    for name in ("0/c/0/0/0", "labels/tissue/0/c/0/0"):
+        copy = shutil.copytree(tmp_path / "a.zarr", tmp_path / name.replace("/", "-"))
+        (copy / name).unlink()
+        with pytest.raises(StoreError, match=rf"1 of its 2 files are lost, first {name}\); run `muse tile` again"):
+            open_store(copy)
+
+
+def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 100, 100))
+    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/zarr.json").write_text("{")
+    write_store(slide, info, tissue, tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").tissue[0].any()
+
+
+def test_the_last_pixels_of_a_mask_speak_for_one_more():
+    """A slide's smaller levels are cut down to whole pixels, and nuclei beyond the mask's are kept."""
+    mask = np.zeros((40, 40), bool)
+    mask[:, -1] = True
+    tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
+    label = tissue_on_lattice(tissue, 0.5, (656, 640))  # 41 pixels of the label wide
+    assert label.shape == (40, 41) and label[:, 40].all()
+    assert chunks_with_tissue(replace(tissue, mask=mask[:, :32]), 0.5, (520, 640), 0)[:, 1].tolist() == [False] * 2
+    tissue = TissueMask(np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1)  # as wide as a chunk
+    assert chunks_with_tissue(tissue, 0.5, (520, 640), 0)[:, 1].all()
+
+
+def test_a_roi_does_not_change_pixels(tmp_path):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100), roi=box(0, 0, 80, 80)), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(store.read((0, 0), (200, 200)), AreaReader(slide, info, 0.5).read((0, 0), (200, 200)))
+
+
+def test_names():
+    assert [store_name(mpp) for mpp in (0.5, 0.25, 0.1213)] == [
+        "image-500nm.zarr",
+        "image-250nm.zarr",
+        "image-121nm.zarr",
+    ]
+
+
+def test_a_store_never_takes_the_place_of_something_else(tmp_path):
+    slide = noise_slide(200, 200)
+    info = slide.info(MPP)
+    tissue = mask_with(info, (0, 0, 48, 48))
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/a.svs").write_bytes(b"years of work")
+    zarr.create_group(store=str(tmp_path / "another's.zarr"), zarr_format=3, attributes={"cells": 1})
+    before = files_of(tmp_path)
+    for name in ("slides", "another's.zarr"):
+        with pytest.raises(OutputError, match="something else"):
+            write_store(slide, info, tissue, tmp_path / name)
+    assert files_of(tmp_path) == before
+    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    before = files_of(tmp_path)
+    write_store(slide, info, tissue, tmp_path / "image-500nm.zarr")
+    assert files_of(tmp_path) == before
