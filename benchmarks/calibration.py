@@ -33,7 +33,8 @@ from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import load_detector_config
 
 THRESHOLD = 0.4  # of the built-in model; the benchmark's graphs keep more
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    config = load_finetune_config(args.config, args.data)
+    config = load_detector_config(args.config, args.data)
     sites = [predict(config, folder) for folder in args.folds]
     scores, panels = {}, {}
     for site in sites:
@@ -87,7 +88,7 @@ def main() -> None:
     draw_reliability(panels, args.output / "reliability.png")
 
 
-def predict(config: FinetuneConfig, folder: Path) -> LeftOut:
+def predict(config: DetectorConfig, folder: Path) -> LeftOut:
     """What a fold's model says of the site that it has not seen."""
     predictor, site = Predictor(folder / "model.onnx"), folder.name
     _, held = split_sources(config, site)

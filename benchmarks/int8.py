@@ -30,8 +30,8 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.matching import match_points
-from muse_pipeline.training.finetune_config import load_finetune_config
 
 PRECISIONS = ("fp32", "int8")
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.4)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    config = load_finetune_config(args.config, args.data)
+    config = load_detector_config(args.config, args.data)
     names = tuple(one.name for one in config.classes)
 
     def read(fold: str) -> list[LabelledImage]:

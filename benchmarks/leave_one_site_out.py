@@ -28,10 +28,10 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.labels.statistics import image_colour
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.finetune import finetune
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
 SITES = ("A7", "A8", "AC")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", help="score this model, by name or path")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
-    config = load_finetune_config(args.config, args.data, args.set)
+    config = load_detector_config(args.config, args.data, args.set)
     for fold in args.folds:
         folder = args.output / fold
         if args.model:
@@ -68,7 +68,7 @@ def main() -> None:
         print(fold, json.dumps(scores["by_threshold"]["0.4"]), flush=True)
 
 
-def split_sources(config: FinetuneConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
+def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
     """Sources to train on and to score on: all sites but one and that one, or the official split without its leak."""
     sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
     if fold != VALIDATION:
@@ -93,14 +93,14 @@ def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
 
 
 def train_fold(
-    config: FinetuneConfig, fold: str, folder: Path, accelerator: str, n_pictures: int | None = None, draw: int = 0
+    config: DetectorConfig, fold: str, folder: Path, accelerator: str, n_pictures: int | None = None, draw: int = 0
 ) -> Path:
     """Train without the fold's pictures, on all others or on a few drawn ones; the checkpoint."""
     sources, _ = split_sources(config, fold)
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
-    return finetune(train, folder, Running(accelerator=accelerator))
+    return finetune(train, folder, Options(accelerator=accelerator))
 
 
 def export_fold(checkpoint: Path, folder: Path) -> Path:
@@ -110,7 +110,7 @@ def export_fold(checkpoint: Path, folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def score_fold(config: FinetuneConfig, fold: str, model: Path) -> dict:
+def score_fold(config: DetectorConfig, fold: str, model: Path) -> dict:
     """Score the fold's pictures."""
     _, held = split_sources(config, fold)
     predictor = Predictor(model)

@@ -20,7 +20,7 @@ import numpy as np
 from leave_one_site_out import SITES, export_fold, score_fold, train_fold
 
 from muse_pipeline.core.files import read_json, write_json
-from muse_pipeline.training.finetune_config import load_finetune_config
+from muse_pipeline.methods.detector.run import load_detector_config
 
 EVERY_ARM = ("region_px=224", "schedule.steps=700", "schedule.log_every=10")
 ARMS = {
@@ -57,7 +57,7 @@ def run_arm(args: argparse.Namespace, arm: str, fold: str, seed: int) -> None:
     if folder.with_suffix(".json").is_file():
         return
     changes = (*EVERY_ARM, *ARMS[arm], f"seed={seed}", *args.set)
-    config = load_finetune_config(args.config, args.data, changes)
+    config = load_detector_config(args.config, args.data, changes)
     model = export_fold([train_fold(config, fold, folder, args.accelerator)], folder)
     scores = score_fold(config, fold, model)
     write_json(folder.with_suffix(".json"), {**scores, "pseudo-label precision": pseudo_precision(folder)})

@@ -28,13 +28,13 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.methods.muse.config import MuseConfig
+from muse_pipeline.methods.muse.run import load_muse_config, pretrain
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.features import PointSet, point_features
 from muse_pipeline.probing.protocols import classify_by_neighbours, train_linear_probe
-from muse_pipeline.training.pretrain import pretrain
-from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 from muse_pipeline.training.start import load_backbone
 
 SITES, CLASSES = ("A7", "A8", "AC"), ("Lymphocyte", "Epithelial", "Stroma")
@@ -84,7 +84,7 @@ def run_arm(args: argparse.Namespace, arm: str, site: str, seed: int) -> None:
     folder = run_folder(args.output, arm, site, seed)
     if (folder / "scores.npz").is_file():
         return
-    config = load_pretrain_config(args.config, args.data, (*args.set, *ARMS[arm], f"seed={seed}"))
+    config = load_muse_config(args.config, args.data, (*args.set, *ARMS[arm], f"seed={seed}"))
     labels = label_source(args.data)
     config = without_site(config, labels, site, from_labels=arm == "positions from labels")
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def run_arm(args: argparse.Namespace, arm: str, site: str, seed: int) -> None:
     others = tuple(f"TCGA-{one}-" for one in SITES if one != site)
     known, judged = dataclasses.replace(labels, exclude=(f"TCGA-{site}-",)), dataclasses.replace(labels, exclude=others)
     if arm != "untrained":
-        checkpoint = load_backbone(backbone, pretrain(config, folder, Running(accelerator="cpu", say=print)))
+        checkpoint = load_backbone(backbone, pretrain(config, folder, Options(accelerator="cpu", say=print)))
         colour = checkpoint.meta["colour"]
         reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
     else:
@@ -109,7 +109,7 @@ def label_source(data: Path) -> LabelSource:
     return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=0.5, class_map=names)
 
 
-def without_site(config: PretrainConfig, labels: LabelSource, site: str, from_labels: bool) -> PretrainConfig:
+def without_site(config: MuseConfig, labels: LabelSource, site: str, from_labels: bool) -> MuseConfig:
     """The config without the pictures of a site, which are held; its positions found, or those of the labels."""
     word = f"TCGA-{site}-"
     sources = [dataclasses.replace(source, exclude=(*source.exclude, word)) for source in config.sources]

@@ -29,12 +29,12 @@ from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.training.finetune import finetune
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
 MARGIN_PX = 64  # of mirror image around a picture, at least
 
@@ -50,20 +50,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    config = load_finetune_config(args.config, args.data)
+    config = load_detector_config(args.config, args.data)
     masked = [source for source in config.sources if source.format == "instances"]
     held = [one for source in masked for one in read_held(source, config)]
     table = {}
     for target in args.targets:
         changed = config_for(target, args, config)
         folder = args.output / f"head-{target}"
-        checkpoint = finetune(changed, folder, Running(accelerator="cpu", threads=args.threads))
+        checkpoint = finetune(changed, folder, Options(accelerator="cpu", threads=args.threads))
         table[target] = score(checkpoint, held, config.mpp)
         print(json.dumps({target: table[target]}), flush=True)
     (args.output / "outline_targets.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def config_for(target: str, args: argparse.Namespace, config: FinetuneConfig) -> FinetuneConfig:
+def config_for(target: str, args: argparse.Namespace, config: DetectorConfig) -> DetectorConfig:
     """The config on points alone, or on what `muse outline` makes of them."""
     if target != "grown":
         folder = args.output / f"outlined-{target}"
@@ -71,7 +71,7 @@ def config_for(target: str, args: argparse.Namespace, config: FinetuneConfig) ->
             ["outline", str(args.config), "--data", str(args.data), "-o", str(folder), "--mask", target]
         ):
             raise SystemExit(2)
-        config = load_finetune_config(folder / "config.yaml")
+        config = load_detector_config(folder / "config.yaml")
     sources = tuple(
         source for source in config.sources if source.format != "instances" or "outlined-" in str(source.labels)
     )
@@ -79,7 +79,7 @@ def config_for(target: str, args: argparse.Namespace, config: FinetuneConfig) ->
     return dataclasses.replace(config, sources=sources, schedule=schedule, backbone=args.backbone, window_px=256)
 
 
-def read_held(source: LabelSource, config: FinetuneConfig) -> list[tuple[LabelledImage, np.ndarray]]:
+def read_held(source: LabelSource, config: DetectorConfig) -> list[tuple[LabelledImage, np.ndarray]]:
     """Pictures at the config's mpp, and their masks as they are in pixels of the same lattice."""
     images = read_labelled_images((source,), config.class_names, config.mpp, config.n_rays)
     paths = {path.stem: path for path in image_paths(source)}

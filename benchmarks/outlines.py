@@ -25,13 +25,13 @@ from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import fit_macenko
-from muse_pipeline.training.finetune import finetune
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
 FOLDS = 5
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=12.0, help="how often a picture with masks is drawn")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    config = load_finetune_config(args.config, args.data)
+    config = load_detector_config(args.config, args.data)
     schedule = dataclasses.replace(config.schedule, steps=args.steps, learning_rate=1e-3)
     sources = tuple(
         dataclasses.replace(source, weight=args.weight) if source.format == "instances" else source
@@ -76,13 +76,13 @@ def main() -> None:
     print(json.dumps(table))
 
 
-def train_without(config: FinetuneConfig, held: list[Path], folder: Path, threads: int) -> Predictor:
+def train_without(config: DetectorConfig, held: list[Path], folder: Path, threads: int) -> Predictor:
     """A model that never saw the pictures ``held``."""
     sources = tuple(
         dataclasses.replace(source, exclude=(*source.exclude, *(path.name for path in held)))
         for source in config.sources
     )
-    checkpoint = finetune(dataclasses.replace(config, sources=sources), folder, Running(threads=threads))
+    checkpoint = finetune(dataclasses.replace(config, sources=sources), folder, Options(threads=threads))
     export_onnx(checkpoint, folder / "model.onnx")
     return Predictor(folder / "model.onnx")
 

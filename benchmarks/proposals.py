@@ -34,12 +34,12 @@ from muse_pipeline.evaluation.outlines import (  # noqa: E402
     jaccard_ratio,
     overlap_labels,
 )
+from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage  # noqa: E402
 from muse_pipeline.nuclei.masks import label_image_to_nuclei  # noqa: E402
 from muse_pipeline.nuclei.matching import match_points  # noqa: E402
 from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
 from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402
-from muse_pipeline.training.psm.activation import ActivationConfig, train_activation  # noqa: E402
-from muse_pipeline.training.running import Running  # noqa: E402
+from muse_pipeline.training.run import Options  # noqa: E402
 
 MPP = 0.25
 N_RAYS = 64
@@ -72,9 +72,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="controls whose name begins so")
-    parser.add_argument(
-        "--task", default="similarity", help="what the activation network learns (default: %(default)s)"
-    )
     parser.add_argument("--model", metavar="ONNX", help="a network, for (g)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
@@ -84,11 +81,8 @@ def main() -> None:
         folder, masks = SOURCES[source]
         pictures = timed if source == TIMED else read_pictures(args.data / folder, masks)
         unlabelled = UnlabelledSource(images=args.data / folder / "images", mpp=MPP)
-        activation = train_activation(
-            ActivationConfig(sources=(unlabelled,), mpp=MPP, task=args.task),
-            args.output / f"{folder}-{args.task}",
-            Running(),
-        )
+        config = ActivationConfig(sources=(unlabelled,), mpp=MPP)
+        activation = ActivationStage(config, args.output / folder).run(Options())
         table[source] = {}
         for name, fit in make_controls(activation, args.model).items():
             if not args.only or name.startswith(tuple(args.only)):

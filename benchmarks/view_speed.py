@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.training.pretrain import make_batches
-from muse_pipeline.training.pretrain_config import PretrainConfig, load_pretrain_config
-from muse_pipeline.training.pretrain_images import PretrainData, read_pretrain_data
+from muse_pipeline.methods.muse.config import MuseConfig
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
+from muse_pipeline.methods.muse.run import load_muse_config, make_batches
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     torch.set_num_threads(1)  # threads make batches side by side instead
-    config = load_pretrain_config(args.config, args.data, args.set)
+    config = load_muse_config(args.config, args.data, args.set)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, Path(folder))
@@ -57,7 +57,7 @@ def main() -> None:
     print(json.dumps({name: round(value, 1) for name, value in found.items()}, indent=1))
 
 
-def measure(config: PretrainConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
+def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
     """Seconds by the processor and by the clock of ``n_batches`` batches."""
     batches = make_batches(config, data, torch.device("cpu"))
     batches(n_batches)  # the first finds memory

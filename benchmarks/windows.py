@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from muse_pipeline.training.finetune_config import load_finetune_config
-from muse_pipeline.training.finetune_data import read_finetune_data
+from muse_pipeline.methods.detector.data import read_detector_data
+from muse_pipeline.methods.detector.run import load_detector_config
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    config = load_finetune_config(args.config, args.data, args.set)
-    windows = read_finetune_data(config).make_windows(torch.device("cpu"))
+    config = load_detector_config(args.config, args.data, args.set)
+    windows = read_detector_data(config).make_windows(torch.device("cpu"))
     for number in range(5):  # the first calls find memory
         windows(number)
     n = args.batches * config.batch

@@ -33,14 +33,13 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import colour_reference
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.start import Start, load_trained
+from muse_pipeline.methods.detector.validation import Scorer
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from muse_pipeline.training.finetune import finetune
-from muse_pipeline.training.finetune_config import FinetuneConfig, load_finetune_config
-from muse_pipeline.training.running import Running
-from muse_pipeline.training.start import Start
-from muse_pipeline.training.trained_detector import load_trained
-from muse_pipeline.training.validation import Scorer
+from muse_pipeline.training.run import Options
 
 HERE = Path(__file__).parent
 RUNS = HERE / "corrections"
@@ -142,12 +141,12 @@ def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
     places = {"slides": data / "wsi-cmu-small-region", "labels": work / "corrected"}
     changes = [*changes, f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100"]
     changes += [f"sources.0.{name}={json.dumps(str(path))}" for name, path in places.items()]
-    config = load_finetune_config(RECIPE, changes=changes)
+    config = load_detector_config(RECIPE, changes=changes)
     if own_colours:
         start = with_own_colours(config, work / "own-colours.pt")
         config = dataclasses.replace(config, checkpoint=start)
     compact = find_checkpoint(Path("compact"))
-    tuned = finetune(config, work / f"{arm}-{seed}", Running(accelerator="cpu", threads=threads, say=print))
+    tuned = finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, say=print))
     sources = {
         "corrected": config.sources[0],
         "held out": dataclasses.replace(config.sources[0], labels=work / "held out"),
@@ -169,7 +168,7 @@ def score(before: Path, after: Path, images: list[LabelledImage]) -> dict:
     return found
 
 
-def with_own_colours(config: FinetuneConfig, path: Path) -> Path:
+def with_own_colours(config: DetectorConfig, path: Path) -> Path:
     """A copy of the checkpoint whose colour reference is that of the corrected slide."""
     known = load_checkpoint(find_checkpoint(config.checkpoint))
     colour = dataclasses.asdict(colour_reference(read(config.sources, config), config.colour))
@@ -191,7 +190,7 @@ def breast_crops(data: Path) -> LabelSource:
     )
 
 
-def read(sources: Sequence[LabelSource], config: FinetuneConfig) -> list[LabelledImage]:
+def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[LabelledImage]:
     """The labelled images of sources."""
     return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, CONTEXT_PX)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
-CPU = Running(accelerator="cpu")
+CPU = Options(accelerator="cpu")
 DARK, PALE, GROUND = (90, 60, 130), (150, 110, 180), (235, 190, 215)
 
 

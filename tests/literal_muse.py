@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.views import ViewBatch
-from muse_pipeline.methods.muse import Level, MusePretraining
+from muse_pipeline.methods.muse.method import Level, MusePretraining
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.projector import Projector
 

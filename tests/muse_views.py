@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
-from muse_pipeline.methods.muse import MusePretraining, SelfDistillationSettings
+from muse_pipeline.methods.muse.method import MusePretraining, SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 
 B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7

@@ -26,8 +26,9 @@ LAYERS = (
     {"inference"},
     {"labels"},
     {"data"},
-    {"evaluation", "methods", "proposals"},
+    {"evaluation", "proposals"},
     {"demo", "preflight", "training", "report"},
+    {"methods"},
     {"export", "probing"},
     {"geodataframe"},
     {"pipeline"},
@@ -36,7 +37,7 @@ LAYERS = (
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:5] for part in layer)}
 ALLOWED: set[tuple[str, str]] = set()
 
-WITH_TORCH = {"data", "models", "losses", "methods", "training", "probing", "export", "proposals", "labels"}
+WITH_TORCH = {"data", "models", "losses", "methods", "training", "probing", "export", "proposals"}
 LOADS_ON_DEMAND = "cli"  # a verb imports what it needs inside its `run`
 
 
@@ -82,7 +83,7 @@ def plug_in_kind(module: str, source: str) -> str | None:
     if part_of(module) == "losses" and not module.endswith("losses"):
         return "losses"
     found = re.search(r"^@(\w+)\.register\(", source, re.MULTILINE)
-    return found and found[1]
+    return found[1] if found and found[1] != "RECIPES" else None  # a method may have another's as a stage
 
 
 def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:

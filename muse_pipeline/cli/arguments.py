@@ -9,8 +9,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.types import GEOJSON_FRAMES
-from muse_pipeline.training.devices import ACCELERATORS
+from muse_pipeline.core.types import ACCELERATORS, GEOJSON_FRAMES
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 

@@ -70,20 +70,21 @@ def run(args: argparse.Namespace) -> None:
     """Read features of both, train what is trained on them, write the page, print."""
     import sys
 
+    from muse_pipeline.methods.detector.config import require_known_names
+    from muse_pipeline.methods.detector.run import load_detector_config
     from muse_pipeline.probing.compare import CompareSettings, Comparison, open_networks, render_comparison
     from muse_pipeline.probing.compare_tissue import is_tissue_config, load_tissue_config
     from muse_pipeline.report.compare_page import write_compare_page
-    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.running import Running
+    from muse_pipeline.training.run import Options
 
     labelled, unlabelled, test = None, args.unlabelled, ()
     if is_tissue_config(args.config):
         _refuse_what_needs_labels(args)
         unlabelled = args.config
     else:
-        labelled = load_finetune_config(args.config, args.data, args.set)
+        labelled = load_detector_config(args.config, args.data, args.set)
         require_known_names(labelled)
-        test = load_finetune_config(args.test, args.data).sources if args.test else ()
+        test = load_detector_config(args.test, args.data).sources if args.test else ()
     tissue = load_tissue_config(unlabelled, args.data) if unlabelled else None
     networks = open_networks(
         *(None if path == UNTRAINED else path for path in (args.before, args.after)),
@@ -103,8 +104,8 @@ def run(args: argparse.Namespace) -> None:
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    running = Running(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
-    result = Comparison(networks, settings, args.output, running).run(labelled, test, tissue)
+    options = Options(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
+    result = Comparison(networks, settings, args.output, options).run(labelled, test, tissue)
     write_compare_page(result, args.output)
     show_result(render_comparison(result), result, args.json)
 

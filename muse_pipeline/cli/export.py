@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, at_least_one, positive
-from muse_pipeline.training.export_settings import PRECISIONS
+from muse_pipeline.core.types import MODEL_PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
-    settings.add_argument("--precision", choices=PRECISIONS, help="of weights and activations")
+    settings.add_argument("--precision", choices=MODEL_PRECISIONS, help="of weights and activations")
     settings.add_argument(
         "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
     )
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
-    from muse_pipeline.training.run_folder import RunFolder
+    from muse_pipeline.training.run import RunFolder
 
     names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}

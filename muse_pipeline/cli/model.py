@@ -27,8 +27,12 @@ def run(args: argparse.Namespace) -> None:
     provider = choose_provider(args.provider)
     if args.here:
         require_start(provider)
-    is_run = args.model.endswith((".yaml", ".yml"))
-    found = describe_config(Path(args.model), args.data, args.set) if is_run else describe_file(args.model, provider)
+    if args.model.endswith((".yaml", ".yml")):
+        from muse_pipeline.methods.detector.run import describe_config, load_detector_config
+
+        found = describe_config(load_detector_config(Path(args.model), args.data, args.set))
+    else:
+        found = describe_file(args.model, provider)
     found["provider"] = provider
     if args.resolved:
         write_json(args.resolved, found)
@@ -50,23 +54,4 @@ def describe_file(model: str, provider: str) -> dict:
         "classes": [one.name for one in card.classes],
         "file": None if path.parent == BUILT_IN else str(path),
         "sha256": sha256_of(path),
-    }
-
-
-def describe_config(path: Path, data: Path | None, changes: list[str]) -> dict:
-    """What there is to know of a training run before it starts."""
-    from muse_pipeline.training.export_window import require_windows
-    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.inputs import files_read
-
-    config = load_finetune_config(path, data, changes)
-    require_known_names(config)
-    require_windows(config)
-    return {
-        "name": config.name,
-        "mpp": config.mpp,
-        "backbone": config.backbone,
-        "is_validated": bool(config.validation),
-        "classes": list(config.class_names),
-        "inputs": [str(file) for file in files_read(config)],
     }

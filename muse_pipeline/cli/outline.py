@@ -28,6 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Outline every source of points."""
-    from muse_pipeline.training.outlined_config import outline_config
+    from muse_pipeline.methods.detector.outlined import outline_config
 
     print(outline_config(args.config, args.output, args.mask, args.data, print))

@@ -44,29 +44,33 @@ def say_how_busy(work: str, threads: int) -> Iterator[None]:
         print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")
 
 
-@contextmanager
-def show_steps(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int, dict[str, float]], None]]]:
-    """Give a function that says a sentence and one that takes (steps done, losses).
+class TrainingOutput:
+    """Prints what a training reports: beside a bar on a terminal, in lines elsewhere."""
 
-    On a terminal the losses stand beside a bar; in a log file each call is a line.
-    """
-    from tqdm import tqdm
+    def __init__(self) -> None:
+        self._bar: Any = None
 
-    on_terminal = sys.stderr.isatty()
-    with tqdm(total=total, unit=" steps", disable=not on_terminal) as bar:
+    def say(self, line: str) -> None:
+        """Print a line."""
+        from tqdm import tqdm
 
-        def say(sentence: str) -> None:
-            bar.write(sentence, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
 
-        def show(done: int, losses: dict[str, float]) -> None:
-            words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            if on_terminal:
-                bar.set_postfix_str(words)
-                bar.update(done - bar.n)
-            else:
-                say(f"step {done} of {total}: {words}")
+    def progress(self, done: int, steps: int, losses: dict[str, float]) -> None:
+        """Show how far a training is; see ``training.run.Options``."""
+        from tqdm import tqdm
 
-        yield say, show
+        words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        if not sys.stderr.isatty():
+            self.say(f"step {done} of {steps}: {words}")
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=steps, unit=" steps")
+        self._bar.set_postfix_str(words)
+        self._bar.update(done - self._bar.n)
+        if done == steps:  # another stage may follow
+            self._bar.close()
+            self._bar = None
 
 
 STANDARD_OUTPUT = Path("-")

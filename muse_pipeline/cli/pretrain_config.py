@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.training.cohort_pretraining import Cohort, plan_cohort_run, settings_of
+    from muse_pipeline.methods.muse.cohort import Cohort, plan_cohort_run, settings_of
 
     if any(len(judge) > 2 for judge in args.judged_by):
         raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")

@@ -51,15 +51,16 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
     import sys
 
+    from muse_pipeline.methods.detector.config import require_known_names
+    from muse_pipeline.methods.detector.run import load_detector_config
     from muse_pipeline.probing.probe import ProbeSettings, probe, render_probe
-    from muse_pipeline.training.finetune_config import load_finetune_config, require_known_names
-    from muse_pipeline.training.running import Running
+    from muse_pipeline.training.run import Options
 
-    config = load_finetune_config(args.config, args.data, args.set)
+    config = load_detector_config(args.config, args.data, args.set)
     given = {"backbone": args.backbone, "checkpoint": args.checkpoint}
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
     require_known_names(config)
-    test = load_finetune_config(args.test, args.data).sources if args.test else ()
+    test = load_detector_config(args.test, args.data).sources if args.test else ()
     settings = ProbeSettings(
         window_px=args.window_px,
         finetune=args.finetune,
@@ -71,6 +72,6 @@ def run(args: argparse.Namespace) -> None:
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    running = Running(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
-    result = probe(config, test, settings, running)
+    options = Options(accelerator=args.accelerator, threads=share_of_cores(args.threads), say=say)
+    result = probe(config, test, settings, options)
     show_result(render_probe(result), result, args.json)

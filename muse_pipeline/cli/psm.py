@@ -1,49 +1,28 @@
-"""Train a nucleus detector on tissue without labels, as a config describes (PSM).
+"""Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
 
-Stages, each in its own folder under the run folder: activation (where the config asks for it), masks, mask_network,
-labels, detector, self_training. What is made stays; a run that was stopped goes on when the same command is given
-again. At the end <name>.onnx lies in the run folder, ready for `muse detect` and for QuPath. See docs/psm.md.
+Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages stay, and the
+same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See docs/psm.md.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_compute_arguments, add_config_arguments, add_output_argument, share_of_cores
-from muse_pipeline.training.psm.stage import STAGES
+from muse_pipeline.cli import train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse psm``."""
-    parser.add_argument("config", type=Path, help="YAML, see config/train/psm.yaml")
-    add_output_argument(parser, "FOLDER", "folder of the run")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="last stage to make (default: %(default)s)")
-    add_compute_arguments(parser)
-    parser.add_argument(
-        "--start-over",
-        action="store_true",
-        help="make stages again that were made from other settings or tissue, in place of refusing",
-    )
-    add_config_arguments(parser, "masks=activation")
+    train.add_arguments(parser, "masks=activation")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the stages, then export."""
-    from muse_pipeline.cli.output import show_steps
+    """Finish the stages, then export."""
     from muse_pipeline.export.onnx import export_onnx
-    from muse_pipeline.training.psm.config import load_psm_config
-    from muse_pipeline.training.psm.run import PsmRun
-    from muse_pipeline.training.running import Running
+    from muse_pipeline.training.checkpoint import load_checkpoint
+    from muse_pipeline.training.run import RunFolder
 
-    def say(sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-
-    config = load_psm_config(args.config, args.data, args.set)
-    threads = share_of_cores(args.threads)
-    running = Running(accelerator=args.accelerator, threads=threads, start_over=args.start_over, say=say)
-    left = PsmRun(config, args.output, running, show_steps).run(args.until)
-    if args.until == STAGES[-1]:
-        model = args.output / f"{config.name}.onnx"
-        export_onnx(left, model)
-        left = model
-    print(left)
+    train.run(args, default="psm")
+    if args.until is None:
+        checkpoint = RunFolder(args.output).checkpoint
+        model = args.output / f"{load_checkpoint(checkpoint).meta['config']['name']}.onnx"
+        export_onnx(checkpoint, model)
+        print(model)

@@ -6,17 +6,19 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3, without a point, for text
+WEIGHTS = "weights"
+Weights = Annotated[Path, WEIGHTS]  # a checkpoint, whose path starts at the config's folder, or a built-in model's name
 WORDS = {
     str: "text",
     int: "a whole number",
@@ -115,16 +117,29 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def starting_at(settings: C, root: Path) -> C:
-    """A dataclass of settings whose paths, also those inside it, start at ``root``."""
-    changed = {}
-    for one in dataclasses.fields(settings):
-        value = getattr(settings, one.name)
+def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
+    """A dataclass of settings whose paths, also those of settings within it, are absolute.
+
+    Args:
+        settings: as parsed.
+        data: where paths start.
+        weights: makes an absolute path of one that is annotated as ``Weights``.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+
+    def place(value: Any, hint: Any) -> Any:
         if isinstance(value, Path):
-            changed[one.name] = root / value
-        elif dataclasses.is_dataclass(value):
-            changed[one.name] = starting_at(value, root)
-    return dataclasses.replace(settings, **changed)
+            return weights(value) if _is_weights(hint) else data / value
+        if isinstance(value, tuple):
+            return tuple(place(one, hint) for one in value)
+        return locate(value, data, weights) if dataclasses.is_dataclass(value) else value
+
+    names = [field.name for field in dataclasses.fields(settings)]
+    return dataclasses.replace(settings, **{name: place(getattr(settings, name), hints[name]) for name in names})
+
+
+def _is_weights(hint: Any) -> bool:
+    return WEIGHTS in getattr(hint, "__metadata__", ()) or any(map(_is_weights, typing.get_args(hint)))
 
 
 def require_between(settings: Any, where: str, **limits: tuple[float, float]) -> None:

@@ -19,10 +19,15 @@ class Registry(Generic[T]):
     The modules of ``package`` are imported at the first look-up, not before. One that is called as its plug-in is
     imported alone, so that a plug-in does not need the packages of its siblings; one whose packages are not installed
     is missed only by who asks for it.
+
+    Args:
+        kind: for messages.
+        package: of the modules.
+        entry: module that registers the plug-in, where plug-ins are packages.
     """
 
-    def __init__(self, kind: str, package: str):
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, entry: str = ""):
+        self.kind, self.package, self._entry = kind, package, f".{entry}" if entry else ""
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._lacking: dict[str, ModuleNotFoundError] = {}
@@ -68,8 +73,9 @@ class Registry(Generic[T]):
                 self._import(module.name)
 
     def _import(self, module: str) -> None:
+        name = f"{self.package}.{module}{self._entry}"
         try:
-            importlib.import_module(f"{self.package}.{module}")
+            importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != f"{self.package}.{module}":  # else there is no such module
+            if error.name not in (f"{self.package}.{module}", name):  # else there is no such module
                 self._lacking[module] = error

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # of trainings
+MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # of weights and activations of an exported model
 
 
 class Frame(StrEnum):

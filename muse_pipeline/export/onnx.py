@@ -21,11 +21,10 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
 from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, ColourReference, ModelCard
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
+from muse_pipeline.methods.detector.config import DetectorConfig, export_window
+from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.training.export_window import export_window
-from muse_pipeline.training.finetune_config import FinetuneConfig
-from muse_pipeline.training.run_folder import RunFolder
-from muse_pipeline.training.trained_detector import load_trained
+from muse_pipeline.training.run import RunFolder
 
 OPSET = 18
 TRACED_BATCH = 2  # a batch of one would be taken for a constant
@@ -119,7 +118,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
     Args:
         path: of the checkpoint.
         name: of the model, in place of that in the checkpoint's settings.
-        changes: settings of the export (``training.export_settings``) in place of the checkpoint's.
+        changes: settings of the export (``methods.detector.config``) in place of the checkpoint's.
 
     Raises:
         CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
@@ -140,7 +139,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
 
 
 def describe_model(
-    config: FinetuneConfig, detector: NucleusDetector, input_px: int, reference: ColourReference, path: Path
+    config: DetectorConfig, detector: NucleusDetector, input_px: int, reference: ColourReference, path: Path
 ) -> ModelCard:
     """The card of a detector for windows of ``input_px``, from the run's settings and its checkpoint's ``path``."""
     settings, backbone = config.export, detector.backbone

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.pictures import LabelledImage, read_pictures
-from muse_pipeline.labels.slides import list_slides, read_slides
-from muse_pipeline.labels.sources import LabelSource, all_pictures, check_source, require_in_names
+from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
+from muse_pipeline.labels.sources import LabelSource, all_pictures, check_source, read_split, require_in_names
 
 CONTEXT_PX = 1024  # side of the largest window that training cuts
 
@@ -56,6 +56,22 @@ def require_words(sources: Sequence[LabelSource]) -> None:
         check_source(source)
     place_of = {word: source.place for source in sources for word in source.exclude}
     require_in_names(place_of, [name for source in sources if place_of for name in _names_in(source)])
+
+
+def require_readable(source: LabelSource) -> None:
+    """Check that the folders, sheets and lists that a source names are there; no picture is read.
+
+    Raises:
+        LabelError: the settings do not go together, or a folder or file is not there.
+        SheetError: the sheet of slides is wrong.
+    """
+    check_source(source)
+    if source.images is None:
+        choose_slides(list_slides(source), source)
+        return
+    all_pictures(source)
+    if source.split is not None:
+        read_split(source)
 
 
 def _names_in(source: LabelSource) -> list[str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file
@@ -185,11 +184,11 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
     return measure_picture(image.pixels[top:bottom, left:right], mpp)
 
 
-def class_weights(images: list[LabelledImage], n_classes: int) -> torch.Tensor:
+def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any."""
     counts = count_classes(images, n_classes).astype(float)
     weights = np.where(counts > 0, counts.clip(min=1) ** -0.5, 0)
-    return torch.tensor(weights * counts.sum() / max((weights * counts).sum(), 1), dtype=torch.float32)
+    return (weights * counts.sum() / max((weights * counts).sum(), 1)).astype(np.float32)
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum over all processes; ``values`` themselves where there is one."""
+    """The sum (...) of ``values`` (...) over all processes; ``values`` themselves where there is one."""
     if not _is_shared():
         return values
     total = values.clone()
@@ -51,7 +51,7 @@ def all_sum(values: Tensor) -> Tensor:
 
 
 def n_processes() -> int:
-    """That train together."""
+    """Number of processes (int) that train together."""
     return distributed.get_world_size() if _is_shared() else 1
 
 

@@ -16,15 +16,15 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import FEW, MIN_PATIENTS
 from muse_pipeline.evaluation.summary_text import NONE, format_number, render_table
 from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.detector.config import DetectorConfig, require_window
+from muse_pipeline.methods.muse.data import read_pretrain_data
 from muse_pipeline.probing.compare_labels import DRAWS, NAMES, compare_on_labels
 from muse_pipeline.probing.compare_tissue import RETRIEVAL, TissueConfig, choose_images, compare_on_tissue
 from muse_pipeline.probing.network import ProbedNetwork, backbone_name, open_network
 from muse_pipeline.probing.probe import ProbeSettings, read_probe_data
 from muse_pipeline.probing.protocols import KNN
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
-from muse_pipeline.training.pretrain_images import read_pretrain_data
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
 SIDES = ("before", "after")
 INDEX = "nuclei"
@@ -48,21 +48,21 @@ class Comparison:
         networks: before and after.
         settings: how.
         output: folder for figures and pictures.
-        running: how it computes and whom it tells.
+        options: how it computes.
 
     Raises:
         ConfigError: the window does not suit a backbone.
     """
 
-    def __init__(self, networks: Sequence[ProbedNetwork], settings: CompareSettings, output: Path, running: Running):
-        torch.set_num_threads(running.threads)
-        self.networks, self.settings, self.output, self.say = networks, settings, output, running.say
-        self.device = open_fabric(running.accelerator, 1, "32-true").device
+    def __init__(self, networks: Sequence[ProbedNetwork], settings: CompareSettings, output: Path, options: Options):
+        torch.set_num_threads(options.threads)
+        self.networks, self.settings, self.output, self.say = networks, settings, output, options.say
+        self.device = open_fabric(options.accelerator, 1, "32-true").device
         for network in networks:
             require_window(settings.window_px, network.backbone, network.name)
 
     def run(
-        self, labelled: FinetuneConfig | None, test: Sequence[LabelSource], tissue: TissueConfig | None
+        self, labelled: DetectorConfig | None, test: Sequence[LabelSource], tissue: TissueConfig | None
     ) -> dict[str, Any]:
         """Compare with labels, without, or both; ``compare.json`` and pictures are written.
 
@@ -88,7 +88,7 @@ class Comparison:
         write_json(self.output / "compare.json", result)
         return result
 
-    def _on_labels(self, config: FinetuneConfig, test: Sequence[LabelSource]) -> dict[str, Any]:
+    def _on_labels(self, config: DetectorConfig, test: Sequence[LabelSource]) -> dict[str, Any]:
         settings = self.settings
         data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
         seen = self._check_unseen(data.reported)

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.config import parse_config, parse_yaml, starting_at
+from muse_pipeline.core.config import locate, parse_config, parse_yaml
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.evaluation.bootstrap import compare_means
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.features import Look, choose_nuclei, nucleus_features
 from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours, recognised, stability
 from muse_pipeline.probing.network import SEED, ProbedNetwork
-from muse_pipeline.training.pretrain_config import PretrainConfig
 
 MOST_NUCLEI = 1000  # of an image, that a nucleus is looked for among
 MOST_VARIED = 250  # of them, that are looked at turned and stained anew
@@ -196,11 +196,11 @@ def load_tissue_config(path: Path, data: Path | None = None) -> TissueConfig:
         ConfigError: see ``config.load_config``.
     """
     values = _read(path)
-    own, other = ({one.name for one in dataclasses.fields(kind)} for kind in (TissueConfig, PretrainConfig))
+    own, other = ({one.name for one in dataclasses.fields(kind)} for kind in (TissueConfig, MuseConfig))
     useful = {name: value for name, value in values.items() if name in own or name not in other}
     config = parse_config(useful, TissueConfig, str(path))
     root = (data or Path(path).parent).resolve()
-    return dataclasses.replace(config, sources=tuple(starting_at(source, root) for source in config.sources))
+    return locate(config, root, lambda weights: root / weights)
 
 
 def is_tissue_config(path: Path) -> bool:

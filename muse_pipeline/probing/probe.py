@@ -20,6 +20,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import check_leaks, image_colour, require_every_class
+from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.probing.features import PointSet, cut_point_windows, largest_reflection
 from muse_pipeline.probing.network import SEED, open_network
 from muse_pipeline.probing.protocols import (
@@ -36,8 +37,7 @@ from muse_pipeline.probing.protocols import (
     split_validation_and_test,
 )
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.finetune_config import FinetuneConfig, require_window
-from muse_pipeline.training.running import Running
+from muse_pipeline.training.run import Options
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ProbeSettings:
 
 
 def probe(
-    config: FinetuneConfig, test: Sequence[LabelSource], settings: ProbeSettings, running: Running
+    config: DetectorConfig, test: Sequence[LabelSource], settings: ProbeSettings, options: Options
 ) -> dict[str, Any]:
     """Train on the config's ``sources``, choose on its ``validation``, report on ``test``.
 
@@ -70,21 +70,21 @@ def probe(
         config: its backbone, checkpoint, classes, mpp and sources are used.
         test: labelled pictures to report on.
         settings: how.
-        running: how it computes and whom it tells.
+        options: how it computes.
 
     Raises:
         CheckpointError: the checkpoint does not fit.
         ConfigError: there is no validation, the window does not suit the backbone, or a class has no nucleus.
         LabelError: labels cannot be read, or patients are on both sides or were trained on.
     """
-    torch.set_num_threads(running.threads)
-    device = open_fabric(running.accelerator, 1, "32-true").device
+    torch.set_num_threads(options.threads)
+    device = open_fabric(options.accelerator, 1, "32-true").device
     network = open_network(config.backbone, config.checkpoint, config.trust_pickle)
     require_window(settings.window_px, network.backbone, network.name)
     data = read_probe_data(config, test, settings.shared_patients, settings.window_px)
     notes = [*data.notes, *network.check_unseen(data.reported, settings.shared_patients)]
     train, judged = data.point_sets(network.reference, settings.window_px)
-    running.say(f"features of {len(train):,} nuclei to learn from and {len(judged):,} to judge by")
+    options.say(f"features of {len(train):,} nuclei to learn from and {len(judged):,} to judge by")
     features = ProbedFeatures.read(network, train, judged, data.splits, len(data.classes), device)
     true, patient = features.true[features.reported], judged.patient[features.reported]
 
@@ -93,11 +93,11 @@ def probe(
         return {**score_classes(true, predicted, patient, data.classes, settings.repeats), **prediction.chosen}
 
     protocols = {name: score(prediction) for name, prediction in predict_by_neighbours(features).items()}
-    running.say("linear layer")
+    options.say("linear layer")
     linear, layer = predict_linearly(features)
     protocols[LINEAR] = score(linear)
     if settings.finetune:
-        running.say("fine-tuning the whole network")
+        options.say("fine-tuning the whole network")
         protocols[FINETUNE] = score(predict_finetuned(features, layer, linear, settings.finetune_rate))
     return {
         "backbone": network.name,
@@ -176,7 +176,7 @@ class ProbeData:
 
 
 def read_probe_data(
-    config: FinetuneConfig, test: Sequence[LabelSource], shared_patients: bool, window_px: int
+    config: DetectorConfig, test: Sequence[LabelSource], shared_patients: bool, window_px: int
 ) -> ProbeData:
     """Read the config's ``sources`` and ``validation``, and ``test``.
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError
@@ -35,11 +36,13 @@ class Checkpoint:
         meta: kind, settings (paths are names), colour reference, images, patients, and what the backbone reads;
             ``resample_positions`` says whether its positional table is still the authors', which is resampled whenever
             it is read, by their loader as by ours.
+        networks: state dicts of what else was trained, by name, as a generator.
     """
 
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     meta: dict[str, Any]
+    networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def images(self) -> frozenset[str]:
@@ -59,7 +62,7 @@ class Checkpoint:
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights alone: what a card says may change without them."""
         digest = hashlib.sha256()
-        for part in (self.backbone, self.head):
+        for part in (self.backbone, self.head, *(self.networks[name] for name in sorted(self.networks))):
             for name, value in sorted(part.items()):
                 digest.update(name.encode())
                 digest.update(value.contiguous().cpu().numpy().tobytes())
@@ -79,6 +82,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "head": {name: value.cpu() for name, value in checkpoint.head.items()},
         "meta": json.dumps(checkpoint.meta, sort_keys=True),
     }
+    if checkpoint.networks:
+        state["networks"] = {
+            name: {key: value.cpu() for key, value in network.items()} for name, network in checkpoint.networks.items()
+        }
     with complete_file(path) as partial:
         torch.save(state, partial)
 
@@ -131,7 +138,10 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     require_finite(head, path)
     if head and not {"config", "colour"} <= meta.keys():
         raise CheckpointError(f"{path}: holds a head and says not how it was trained; copy it again")
-    return Checkpoint(backbone, head, meta)
+    networks = dict(state.get("networks", {}))
+    for network in networks.values():
+        require_finite(network, path)
+    return Checkpoint(backbone, head, meta, networks)
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
@@ -157,3 +167,64 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
             f"{path}: does not fit the config's head, classes and rays; change either, or train it again if an older "
             "version wrote it"
         ) from error
+
+
+def save_resume_point(
+    path: Path, step: int, n_processes: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
+) -> None:
+    """Write the state before ``step``, complete or not at all."""
+    state = {
+        "step": step,
+        "processes": n_processes,
+        "method": method.state_dict(),
+        "optimisers": {turn: optimiser.state_dict() for turn, optimiser in optimisers.items()},
+    }
+    with complete_file(path) as partial:
+        torch.save(state, partial)
+
+
+def load_resume_point(
+    path: Path, n_processes: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
+) -> int:
+    """Put method and optimiser back where they were; returns the step to go on with, 0 where nothing was saved.
+
+    Raises:
+        CheckpointError: the file is damaged, or of a run with other settings or another number of processes.
+    """
+    if not path.is_file():
+        return 0
+    state = _read(path, next(method.parameters()).device)
+    if state["processes"] != n_processes:
+        raise CheckpointError(
+            f"{path}: the run began with {state['processes']} device(s), not {n_processes}; give that many again, or "
+            "delete the run folder to start anew"
+        )
+    try:
+        method.load_state_dict(state["method"])
+        for turn, optimiser in optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][turn])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: belongs to another configuration; choose another run folder or delete it"
+        ) from error
+    return state["step"]
+
+
+def steps_done(path: Path) -> int:
+    """The step that a run would go on with, read without its weights; 0 where there is nothing to go on from."""
+    if not path.is_file():
+        return 0
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+    except Exception:  # a damaged file is named when the run goes on from it
+        return 0
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many unrelated classes on damaged bytes
+        raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
+    if not isinstance(state, dict) or not {"step", "processes", "method", "optimisers"} <= state.keys():
+        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
+    return state

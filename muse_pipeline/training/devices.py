@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed, nn
 
 from muse_pipeline.core.errors import ProviderError
 from muse_pipeline.core.text import one_line
+from muse_pipeline.losses.self_distillation import n_processes
 
 if TYPE_CHECKING:
-    import torch
     from lightning_fabric import Fabric
-    from torch import nn
 
-ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     """A launched Fabric; with more than one device this command starts itself again, once for each of the others.
 
     Args:
-        accelerator: one of ``ACCELERATORS``.
+        accelerator: one of ``core.types.ACCELERATORS``.
         devices: GPUs, or processes on a CPU.
         precision: as Lightning Fabric names it.
 
@@ -44,18 +47,43 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     return fabric
 
 
-def share_batch_norms(network: nn.Module, n_processes: int, device: torch.device) -> nn.Module:
+def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
     """Convert batch norms so that they normalise by the batches of all processes.
 
     On GPUs only: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its own batch.
 
     Args:
         network: converted in place.
-        n_processes: that train together.
+        processes: that train together.
         device: of this process.
     """
-    from torch.nn import SyncBatchNorm
-
-    if n_processes > 1 and device.type == "cuda":
-        return SyncBatchNorm.convert_sync_batchnorm(network)
+    if processes > 1 and device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes; missing gradients count as zero.
+
+    Methods are not wrapped in DistributedDataParallel, which expects one optimiser and the same parameters in every
+    backward pass.
+    """
+    if n_processes() == 1:
+        return
+    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(mean)
+    parts = (mean / n_processes()).split([one.numel() for one in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process the buffers of the first one, as statistics of batch norms."""
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if n_processes() == 1 or not buffers:
+        return
+    first = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    distributed.broadcast(first, 0)
+    for buffer, part in zip(buffers, first.split([one.numel() for one in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -1,115 +1,193 @@
-"""The training loop of every method: read it top to bottom."""
+"""The training loop of every method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from muse_pipeline.core.errors import DivergedError
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.methods.base import Method
-from muse_pipeline.training.curves import draw_curves
-from muse_pipeline.training.metrics import MetricsLog
-from muse_pipeline.training.optimiser import build_optimiser, set_step
-from muse_pipeline.training.resume import load_resume_point, save_resume_point
-from muse_pipeline.training.run_folder import RunFolder
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.checkpoint import load_resume_point, save_resume_point
+from muse_pipeline.training.devices import average_gradients, broadcast_buffers
+from muse_pipeline.training.log import MetricsLog, draw_curves
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.run import Progress, RunFolder
+from muse_pipeline.training.schedule import Schedule, set_step
+
+
+class Monitor:
+    """Watches a run. What a monitor raises ends the run before anything more is saved."""
+
+    def on_log(self, done: int, losses: dict[str, float]) -> None:
+        """Called by every process, with the same numbers, at every logged step (steps done, losses)."""
+
+    def on_validate(self, done: int, log: MetricsLog) -> None:
+        """Called by the first process when validation is due."""
+
+    def on_save(self, done: int) -> None:
+        """Called by the first process after a resume point was saved."""
+
+
+class Turn:
+    """One of a method's turns: its parameters, their optimiser and one update.
+
+    Args:
+        method: on its device.
+        name: of the turn.
+        schedule: of the run.
+    """
+
+    def __init__(self, method: Method, name: str, schedule: Schedule):
+        self.method, self.name, self.schedule = method, name, schedule
+        self.parameters = [parameter for _, parameter in method.turn_parameters(name)]
+        self.optimiser = method.optimiser(name, schedule)
+
+    def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
+        """Compute the mean gradient of ``batches`` over all processes; returns the mean losses and its norm."""
+        set_step(self.optimiser, self.schedule, step)
+        progress, total = step / self.schedule.steps, {}
+        for batch in batches:
+            with fabric.autocast():
+                losses = self.method.losses(batch, self.name, progress)
+            (losses["loss"].float() / self.schedule.accumulate).backward()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + value.detach().float() / self.schedule.accumulate
+        average_gradients(self.parameters)
+        total = fabric.all_reduce(total, reduce_op="mean") if fabric.world_size > 1 else total
+        total["gradient"] = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
+        return total
+
+    def apply(self, step: int) -> None:
+        """Take the optimiser's step; gradients are cleared, also those that other turns' parameters received."""
+        self.method.before_step(self.name, step / self.schedule.steps)
+        self.optimiser.step()
+        self.method.zero_grad(set_to_none=True)
 
 
 def train(
     method: Method,
-    batches: Callable[[int], tuple],
+    batches: Callable[[int], Any],
     schedule: Schedule,
     folder: RunFolder,
     fabric: Fabric,
     *,
     seed: int = 0,
-    backbone_rate: float = 1.0,
-    validate: Callable[[int, MetricsLog], None] | None = None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-    check: Callable[[int, dict[str, float]], None] | None = None,
+    monitors: Sequence[Monitor] = (),
+    progress: Progress = lambda done, steps, losses: None,
 ) -> None:
-    """Run ``method`` to the end of ``schedule``; a run that was stopped goes on from its last resume point.
+    """Run ``method`` to the end of ``schedule``, from its last resume point if there is one.
 
     Args:
         method: what is trained.
-        batches: number -> batch on the device; the same number gives the same batch.
+        batches: number -> batch on the device; the same number always gives the same batch.
         schedule: how long and how fast.
         folder: of the run.
         fabric: launched; device, precision and processes.
         seed: of every random number that the method draws.
-        backbone_rate: see ``build_optimiser``.
-        validate: called with (steps done, log) by the first process when validation is due.
-        progress: called with (steps done, losses) by the first process at every logged step.
-        check: the same, by every process with the same losses; what it raises ends the run before anything is saved.
+        monitors: called as ``Monitor`` describes.
+        progress: see ``run.Options``.
 
     Raises:
         CheckpointError: the resume point does not fit.
-        DivergedError: a loss or a gradient is no finite number; nothing is saved then.
+        DivergedError: a loss or a gradient is not finite; nothing is saved then.
     """
-    optimiser = build_optimiser(method, schedule, backbone_rate)
-    wrapped, optimiser = fabric.setup(method, optimiser)
-    start = load_resume_point(folder.resume, fabric.world_size, method, optimiser)
-    log, leads = MetricsLog(folder.metrics), fabric.is_global_zero
-    if leads:
-        log.forget_from(start)
-    wrapped.train()
+    method.to(fabric.device)
+    turns = [Turn(method, name, schedule) for name in method.turns]
+    if len(turns) > 1:
+        batches = lru_cache(maxsize=schedule.accumulate)(batches)  # all turns of a step see the same batches
+    optimisers = {turn.name: turn.optimiser for turn in turns}
+    start = load_resume_point(folder.resume, fabric.world_size, method, optimisers)
+    reports = Reports(folder, schedule, fabric.is_global_zero, monitors, progress)
+    if fabric.is_global_zero:
+        reports.log.forget_from(start)
+    method.train()
     for step in range(start, schedule.steps):
-        # Random numbers start anew at every step: a run that goes on needs to remember none.
+        # Random numbers start anew at every step, so that a resume point need not hold their state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
-        set_step(optimiser, schedule, step)
-        losses = _add_gradients(wrapped, batches, step, schedule, fabric)
-        norm = fabric.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)
-        _require_finite({**losses, "gradient": norm}, step, folder)
-        method.before_step(step / schedule.steps)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        broadcast_buffers(method)
+        losses: dict[str, Tensor] = {}
+        for turn in turns:
+            numbers = range(step * schedule.accumulate, (step + 1) * schedule.accumulate)
+            own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)
+            with only_trainable(turn, turns):
+                found = turn.update(step, own, fabric)
+            _require_finite(found, step, folder)
+            turn.apply(step)
+            losses |= found if len(turns) == 1 else {f"{turn.name} {name}": value for name, value in found.items()}
         method.after_step(step / schedule.steps)
-
-        done = step + 1
-        if step % schedule.log_every == 0 or done == schedule.steps:
-            values = {name: float(value) for name, value in losses.items()}
-            if leads:
-                log.append(step, {"learning_rate": schedule.rate(step), **values})
-            if leads and progress:
-                progress(done, values)
-            if check:
-                check(done, values)
-        if leads and validate and schedule.is_due(done, schedule.validate_every):
-            validate(done, log)
-        if schedule.is_due(done, schedule.save_every):
+        reports.after_step(step, losses)
+        if schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
-            if leads:
-                save_resume_point(folder.resume, done, fabric.world_size, method, optimiser)
-                draw_curves(log.read(), folder.curves)
+            if fabric.is_global_zero:
+                save_resume_point(folder.resume, step + 1, fabric.world_size, method, optimisers)
+                reports.after_save(step + 1)
 
 
-def _add_gradients(
-    wrapped: Method, batches: Callable[[int], tuple], step: int, schedule: Schedule, fabric: Fabric
-) -> dict[str, Tensor]:
-    """Mean losses over the step's batches and all processes; their mean gradient is left on the parameters."""
-    total: dict[str, Tensor] = {}
-    for part in range(schedule.accumulate):
-        number = (step * schedule.accumulate + part) * fabric.world_size + fabric.global_rank
-        is_last = part == schedule.accumulate - 1
-        with fabric.no_backward_sync(wrapped, enabled=not is_last):
-            losses = wrapped(batches(number), step, step / schedule.steps)
-            fabric.backward(losses["loss"] / schedule.accumulate)
-        for name, value in losses.items():
-            total[name] = total.get(name, 0.0) + value.detach() / schedule.accumulate
-    return fabric.all_reduce(total, reduce_op="mean") if fabric.world_size > 1 else total
+class Reports:
+    """Writes the metrics of a run and calls its monitors.
+
+    Args:
+        folder: of the run.
+        schedule: says when.
+        leads: True in the first process, which alone writes.
+        monitors: see ``train``.
+        progress: see ``train``.
+    """
+
+    def __init__(
+        self, folder: RunFolder, schedule: Schedule, leads: bool, monitors: Sequence[Monitor], progress: Progress
+    ):
+        self.folder, self.schedule, self.leads = folder, schedule, leads
+        self.monitors, self.progress = monitors, progress
+        self.log = MetricsLog(folder.metrics)
+
+    def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Log and validate where that is due."""
+        done, schedule = step + 1, self.schedule
+        if step % schedule.log_every == 0 or done == schedule.steps:
+            values = {name: float(value) for name, value in losses.items() if not name.endswith("gradient")}
+            if self.leads:
+                self.log.append(step, {"learning_rate": schedule.rate(step), **values})
+                self.progress(done, schedule.steps, values)
+            for monitor in self.monitors:
+                monitor.on_log(done, values)
+        if self.leads and schedule.is_due(done, schedule.validate_every):
+            for monitor in self.monitors:
+                monitor.on_validate(done, self.log)
+
+    def after_save(self, done: int) -> None:
+        """Draw the curves; called by the first process after a resume point was saved."""
+        draw_curves(self.log.read(), self.folder.curves)
+        for monitor in self.monitors:
+            monitor.on_save(done)
+
+
+@contextmanager
+def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
+    """Parameters of other turns receive no gradient inside the block, but pass it on."""
+    others = [parameter for other in turns if other is not turn for parameter in other.parameters]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> None:
     """All processes see the same values, so all of them stop at the same step."""
     numbers = {name: value.detach().double().sum() for name, value in values.items() if value.is_floating_point()}
-    if torch.stack(list(numbers.values())).sum().isfinite():  # one look at the device
+    if torch.stack(list(numbers.values())).sum().isfinite():  # one synchronisation with the device
         return
     broken = next((name for name, value in numbers.items() if not value.isfinite()), "loss")
     raise DivergedError(
-        f"{folder.path}: '{broken}' is no finite number at step {step}, and nothing was saved there; begin another run "
-        "folder with a lower `learning_rate`"
+        f"{folder.path}: '{broken}' is not finite at step {step}; nothing was saved. Start another run folder with a "
+        "lower `learning_rate`"
     )

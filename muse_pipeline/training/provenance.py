@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline import __version__
 from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
-from muse_pipeline.training.inputs import source_files
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
 
-def describe_run(
-    settings: dict[str, Any],
-    sources: tuple[LabelSource, ...],
-    checkpoint: Path | None = None,
-    teachers: Sequence[Path] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Inputs:
+    """Files that decide the result of a training.
+
+    Attributes:
+        sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
+        checkpoint: that the run begins with.
+        teachers: checkpoints that teach it.
+        checksums: of everything else, by name.
+    """
+
+    sources: tuple[Any, ...] = ()
+    checkpoint: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Whose weights the run uses."""
+        return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
+
+    def require_checkpoints(self) -> None:
+        """Refuse a missing file before anything is computed.
+
+        Raises:
+            CheckpointError: it is named.
+        """
+        for path in self.checkpoints:
+            if not path.is_file():
+                raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` or `teachers` in the config")
+
+    def describe(self) -> dict[str, str]:
+        """Checksums by the name of what they are of; the names hold on any machine."""
+        found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
+        if self.checkpoint is not None:
+            found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
+        if self.teachers:  # their mean does not depend on their order
+            found["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
+        return {**found, **self.checksums}
+
+
+def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
     """Facts that hold on any machine: no host, no user, no folder outside the run.
 
     Args:
-        settings: see ``run_folder.plain_settings``, portable.
-        sources: of labels and pictures.
-        checkpoint: that the run begins with.
-        teachers: checkpoints that teach it.
+        settings: see ``run.plain_settings``, portable.
+        inputs: of the run.
     """
     return {
         "muse-pipeline": __version__,
@@ -42,9 +77,7 @@ def describe_run(
         "packages": find_versions(PACKAGES),
         "command": ["muse", *(_name_of(word) for word in sys.argv[1:])],
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        "labels": dict(item for number, source in enumerate(sources) for item in _checksums(number, source)),
-        "checkpoint": fingerprint_file(checkpoint) if checkpoint and checkpoint.is_file() else None,
-        "teachers": sorted(fingerprint_file(teacher) for teacher in teachers),  # their mean knows no order
+        "inputs": inputs.describe(),
     }
 
 
@@ -63,9 +96,23 @@ def _name_of(word: str) -> str:
     return Path(word).name if Path(word).is_absolute() else word
 
 
-def _checksums(number: int, source: LabelSource) -> Iterator[tuple[str, str]]:
-    """(number of the source/setting/file, checksum) of every file; pictures, slides and proposals are large."""
+def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
+    """(name, checksum) of every file of a source; pictures, slides and proposals are large."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"}
         checksum = fingerprint_file(file) if large else sha256_of(file)
-        yield f"{number}/{setting}/{file.name}", checksum
+        yield f"source {number}: {setting}/{file.name}", checksum
+
+
+def source_files(source: Any) -> Iterator[tuple[str, Path]]:
+    """(setting, file) for each file that a setting of the source names, or that lies in a folder that it names.
+
+    Pictures that the source leaves out are not read.
+    """
+    for setting in (one.name for one in dataclasses.fields(source)):
+        path = getattr(source, setting)
+        if isinstance(path, Path):
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            unused = getattr(source, "exclude", ()) if setting == "images" else ()
+            files = (file for file in inside if file.is_file())
+            yield from ((setting, file) for file in files if not any(word in file.name for word in unused))

@@ -1,23 +1,27 @@
-"""How long a run lasts, how fast it learns and how often it is saved."""
+"""How long a run lasts, how fast it learns, and the optimiser that follows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import torch
+from torch import nn
 
 from muse_pipeline.core.config import require_between, require_positive
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Counts are optimiser steps.
+    """Length, learning rate and intervals of a run. Counts are optimiser steps.
 
     Attributes:
-        steps: of the whole run.
+        steps: length of the run.
         learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
         warmup: share of the steps spent rising.
-        weight_decay: AdamW's, on matrices and kernels only.
-        last_weight_decay: that it rises or falls to along a cosine; it stays when not given.
+        weight_decay: of AdamW, on matrices and kernels only.
+        last_weight_decay: value that the weight decay reaches along a cosine; constant when not given.
         clip: largest norm of the gradient.
         accumulate: batches whose mean gradient makes one step.
         save_every: steps between resume points.
@@ -58,5 +62,40 @@ class Schedule:
         return self.weight_decay + done * (self.last_weight_decay - self.weight_decay)
 
     def is_due(self, done: int, every: int) -> bool:
-        """Whether what happens ``every`` so many steps, and at the end, happens after ``done`` steps."""
+        """True after every ``every`` steps and at the end of the run."""
         return done % every == 0 or done == self.steps
+
+
+def build_adamw(
+    parameters: Iterable[tuple[str, nn.Parameter]], schedule: Schedule, backbone_rate: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW without decay on norms and biases, with a learning rate of its own for the backbone.
+
+    Args:
+        parameters: (dotted name, parameter); a parameter belongs to the backbone if a part of its name is ``backbone``.
+        schedule: gives rate and decay.
+        backbone_rate: factor of the learning rate of the backbone.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        groups.setdefault(("backbone" in name.split("."), parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": members,
+                "weight_decay": schedule.weight_decay if is_kernel else 0.0,
+                "decays": is_kernel,
+                "factor": backbone_rate if in_backbone else 1.0,
+            }
+            for (in_backbone, is_kernel), members in groups.items()
+        ],
+        lr=schedule.learning_rate,
+    )
+
+
+def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Set learning rate and weight decay of ``step``; groups may scale the rate by a ``factor``."""
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.rate(step) * group.get("factor", 1.0)
+        if group.get("decays"):
+            group["weight_decay"] = schedule.decay(step)

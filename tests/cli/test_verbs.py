@@ -80,6 +80,7 @@ BAD_INPUT = {
     "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
     "pretrain": ["{missing}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
+    "train": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],
     "outline": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],

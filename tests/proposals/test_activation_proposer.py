@@ -9,18 +9,20 @@ import torch
 from test_pseudo_mask import draw_discs
 
 from muse_pipeline.core.errors import CheckpointError, MppError
+from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, PriorSelfActivation
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.activation import ActivationFinderSettings
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.training.psm.activation import ActivationConfig, save_activation
+from muse_pipeline.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("activation") / "checkpoint.pt"
-    save_activation(path, ActivationNetwork("shallow_cnn", 1), ActivationConfig(sources=()))
+    stage = ActivationStage(ActivationConfig(sources=()), path.parent)
+    save_checkpoint(path, stage.checkpoint([], PriorSelfActivation(ActivationNetwork("shallow_cnn", 1))))
     return path
 
 

@@ -8,9 +8,9 @@ from labelled import draw_labelled_folder, write_config
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.outlined_source import KINDS, instances_of_points
-from muse_pipeline.training.finetune_config import load_finetune_config
 
 MPP = 0.5
 
@@ -48,7 +48,7 @@ def test_the_command_writes_a_config_that_reads_the_same_points(tmp_path, muse, 
     status, out, err = muse("outline", path, "-o", tmp_path / "out", "--mask", mask)
     assert status == 0, err
     assert "72 points: " in out
-    before, after = load_finetune_config(path), load_finetune_config(tmp_path / "out" / "config.yaml")
+    before, after = load_detector_config(path), load_detector_config(tmp_path / "out" / "config.yaml")
     points, outlined = (read_labelled_images(c.sources, c.class_names, c.mpp, c.n_rays) for c in (before, after))
     for one, other in zip(points, outlined, strict=True):
         assert (one.name, one.patient) == (other.name, other.patient)
@@ -85,7 +85,7 @@ def test_classes_with_a_comma_or_called_unknown_stay_classes(tmp_path, muse):
     path.write_text(text)
     status, _, err = muse("outline", path, "-o", tmp_path / "out", "--mask", "otsu")
     assert status == 0, err
-    before, after = load_finetune_config(path), load_finetune_config(tmp_path / "out" / "config.yaml")
+    before, after = load_detector_config(path), load_detector_config(tmp_path / "out" / "config.yaml")
     assert before.class_names == after.class_names == tuple(names.values())
     points, outlined = (read_labelled_images(c.sources, c.class_names, c.mpp, c.n_rays)[0] for c in (before, after))
     assert outlined.nuclei.label.tolist() == points.nuclei.label.tolist()

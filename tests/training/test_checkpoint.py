@@ -7,16 +7,16 @@ import torch
 from labelled import draw_labelled_folder, write_config
 
 from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.detector.start import read_start, take_over
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
-from muse_pipeline.training.finetune_config import load_finetune_config
-from muse_pipeline.training.run_folder import plain_settings
-from muse_pipeline.training.start import read_start, take_over
+from muse_pipeline.training.run import plain_settings
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return load_finetune_config(write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled"))))
+    return load_detector_config(write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled"))))
 
 
 def build(config):
@@ -68,8 +68,9 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
 def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_path, change, taken, head_is_taken):
     begun = write(tmp_path / "c.pt", config)
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", **change)
-    network = build(config)
-    assert taken in take_over(network, read_start(config))
+    network, start = build(config), read_start(config)
+    take_over(network, start)
+    assert taken in start.describe()
     assert equal(begun.backbone, network.backbone)
     if head_is_taken:
         assert equal(begun.head, network.head)
@@ -79,13 +80,14 @@ def test_classes_of_another_name_get_a_new_head(config, tmp_path):
     write(tmp_path / "c.pt", config)
     classes = (config.classes[0], dataclasses.replace(config.classes[1], name="Other"))
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", classes=classes)
-    assert "a new one is trained" in take_over(build(config), read_start(config))
+    assert "a new one is trained" in read_start(config).describe()
 
 
 def test_a_backbone_alone_is_enough(config, tmp_path):
     write(tmp_path / "c.pt", config, with_head=False)
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt")
-    assert take_over(build(config), read_start(config)) == "the backbone of c.pt"
+    take_over(build(config), read_start(config))
+    assert read_start(config).describe() == "the backbone of c.pt"
 
 
 def test_another_backbone_is_refused_by_name(config, tmp_path):

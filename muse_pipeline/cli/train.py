@@ -1,0 +1,58 @@
+"""Train what a config describes; its `method` is detector, muse or psm.
+
+Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png; a
+method of several stages has a folder for each under stages/. The same command continues a run that was stopped.
+`muse finetune`, `muse pretrain` and `muse psm` do the same for configs that name no method.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import (
+    add_compute_arguments,
+    add_config_arguments,
+    add_output_argument,
+    at_least_one,
+    share_of_cores,
+    zero_or_more,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.steps=100") -> None:
+    """Arguments of ``muse train`` and of its other names."""
+    parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    add_output_argument(parser, "FOLDER", "folder of the run")
+    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
+    add_compute_arguments(parser)
+    parser.add_argument(
+        "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--start-over",
+        action="store_true",
+        help="discard what the folder contains of a run of other settings, data or weights, instead of refusing it",
+    )
+    add_config_arguments(parser, example)
+
+
+def run(args: argparse.Namespace, default: str | None = None) -> None:
+    """Train; ``default`` is the method of a config that names none."""
+    from muse_pipeline.cli.output import TrainingOutput
+    from muse_pipeline.training.recipe import load_run, train_run
+    from muse_pipeline.training.run import Options
+
+    recipe, config = load_run(args.config, args.data, args.set, default)
+    output = TrainingOutput()
+    options = Options(
+        accelerator=args.accelerator,
+        threads=share_of_cores(args.threads, args.devices),
+        devices=args.devices,
+        loaders=args.loaders,
+        start_over=args.start_over,
+        say=output.say,
+        progress=output.progress,
+    )
+    print(train_run(recipe, config, args.output, options, args.until))

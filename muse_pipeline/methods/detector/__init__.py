@@ -1,0 +1,1 @@
+"""Training of nucleus detectors on labels."""

@@ -1,0 +1,229 @@
+"""The settings of a detector's training, and which windows a network takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.types import MODEL_PRECISIONS
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.detector.consistency import ConsistencySettings
+from muse_pipeline.methods.detector.distillation import DistillationSettings
+from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.checkpoint import read_weights
+from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """See ``inference.card.ModelCard``.
+
+    Attributes:
+        input_px: side of a window; when not given 1,024 px, or the training windows' for a network that ties positions
+            to its window.
+        halo_px: border of a window whose nuclei belong to its neighbours.
+        batch: windows per call.
+        capacity: slots for nuclei per window.
+        threshold: score below which a slot stays empty.
+        precision: "fp32", "fp16" or "int8".
+        embedding: whether the graph also gives every nucleus its vector of the dense map.
+        any_window: whether a network that ties positions to its window may leave for another than it was trained with.
+        colour_share: share of the way that a slide's stains are taken to the reference at run time, 0 to 1.
+    """
+
+    input_px: int | None = None
+    halo_px: int = 32
+    batch: int = 1
+    capacity: int = 8192
+    threshold: float = 0.4
+    precision: str = "fp32"
+    embedding: bool = False
+    any_window: bool = False
+    colour_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "export", precision=MODEL_PRECISIONS)
+        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
+        require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1))
+
+
+COLOURS = ("macenko", "identity")
+CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
+# No validation depends on these of the export's.
+UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """A training run.
+
+    Attributes:
+        name: of the model.
+        backbone: registered name.
+        mpp: um per pixel the network works at.
+        classes: what it tells apart, in order.
+        sources: labelled images.
+        schedule: how long and how fast.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        checkpoint: what to start from: a file of ours, an official one or a built-in model's name. Its head is taken
+            too where it is of the same kind, classes and rays. Random weights without one.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        validation: labelled images of other patients; the run then keeps the weights that do best on them.
+        head: registered name.
+        n_rays: rays per outline.
+        colour: "macenko" or "identity": how a slide's colour is taken to the reference.
+        window_px: side of a training window.
+        region_px: side of the square that keeps its labels, for trials with labels of less than a window.
+        consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
+        distillation: trained networks that teach beside the labels; none do unless this is given.
+        batch: windows per batch (and device).
+        backbone_rate: factor of the learning rate on the backbone.
+        seed: of weights and windows.
+        precision: "32-true" or "bf16-mixed".
+        augmentation: how far windows are varied.
+        export: how the model will be run; what is not set is taken from ``checkpoint`` if that is a detector.
+        metrics: measured elsewhere, for the card.
+        method: "detector".
+    """
+
+    name: str
+    backbone: str
+    mpp: float
+    classes: tuple[NucleusClass, ...]
+    sources: tuple[LabelSource, ...]
+    schedule: Schedule
+    licence: str
+    training_data: str
+    limits: str = ""
+    checkpoint: Weights | None = None
+    trust_pickle: bool = False
+    validation: tuple[LabelSource, ...] = ()
+    head: str = "dense"
+    n_rays: int = 32
+    colour: str = "macenko"
+    window_px: int = 256
+    region_px: int | None = None
+    consistency: ConsistencySettings | None = None
+    distillation: DistillationSettings | None = None
+    batch: int = 16
+    backbone_rate: float = 1.0
+    seed: int = 0
+    precision: str = "32-true"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    metrics: dict[str, float] = field(default_factory=dict)
+    method: str = "detector"
+
+    def __post_init__(self) -> None:
+        require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf), region_px=(1, math.inf))
+        require_between(self, "", batch=(1, math.inf), seed=(0, MAX_SEED), backbone_rate=(0, math.inf))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return tuple(one.name for one in self.classes)
+
+
+def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fill in export settings that a config does not set from the detector that the run starts from.
+
+    Args:
+        values: settings as the file has them.
+        folder: of the file, where the path of ``checkpoint`` starts.
+    """
+    name, given = values.get("checkpoint"), values.get("export") or {}
+    if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports what is wrong
+        return values
+    path = find_checkpoint(checkpoint_from(folder, Path(name)))
+    if not path.is_file():  # reported when the run begins; the workflow may be about to write it
+        return values
+    inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
+    return {**values, "export": {**inherited, **given}}
+
+
+def require_known_names(config: DetectorConfig) -> None:
+    """Refuse what this version does not have, before any data is read.
+
+    Raises:
+        ConfigError: the nearest name is given.
+    """
+    for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
+        registry[name]
+    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
+    if not config.sources:
+        raise ConfigError("sources: there is none; name labelled pictures or slides")
+    names = config.class_names
+    if not names or not all(names):
+        raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+
+
+def require_window(window_px: int, backbone: Backbone, name: str) -> None:
+    """Refuse windows that a network cannot take.
+
+    Raises:
+        ConfigError: the side is no multiple of the network's stride; ``name`` is the network's.
+    """
+    if window_px % backbone.stride_px:
+        raise ConfigError(
+            f"a window of {window_px} px does not suit {name}; give a multiple of its stride, {backbone.stride_px} px"
+        )
+
+
+WINDOW_PX = 1024  # of networks that see the same in any window: large, so that little is read twice
+
+
+def require_windows(config: DetectorConfig) -> None:
+    """Refuse windows that the network can not be trained or run on, before any data is read.
+
+    Raises:
+        ConfigError: see ``require_window`` and ``export_window``.
+    """
+    with torch.device("meta"):  # no memory and no random numbers
+        backbone = BACKBONES[config.backbone]()
+    require_window(config.window_px, backbone, config.backbone)
+    export_window(config, backbone)
+
+
+def export_window(config: DetectorConfig, backbone: Backbone) -> int:
+    """Side of the window in px.
+
+    A network that ties positions to its window (``models.readout``) keeps the one that it was trained with, unless
+    another is asked for with ``any_window``.
+
+    Args:
+        config: of the run.
+        backbone: the network's.
+
+    Raises:
+        ConfigError: the window or its halo does not suit the network.
+    """
+    settings, stride_px = config.export, backbone.stride_px
+    tied = not backbone.lattice.any_size
+    input_px = settings.input_px or (config.window_px if tied else WINDOW_PX)
+    if tied and input_px != config.window_px and not settings.any_window:
+        raise ConfigError(
+            f"export: {config.backbone} ties positions to its window and is trained with {config.window_px} px, not "
+            f"{input_px}; leave `input_px` out, or set `any_window: true` to run it on other windows all the same"
+        )
+    if input_px % stride_px or settings.halo_px % stride_px or input_px <= 2 * settings.halo_px:
+        raise ConfigError(
+            f"export: a window of {input_px} px with a halo of {settings.halo_px} px does not suit {config.backbone}; "
+            f"give multiples of its stride, {stride_px} px, and a halo of less than half the window"
+        )
+    return input_px

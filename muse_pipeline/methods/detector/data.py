@@ -1,0 +1,154 @@
+"""What the training of a detector reads: labelled pictures, those held back for validation, and the colours of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.hidden_labels import hide_labels
+from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import (
+    check_leaks,
+    colour_reference,
+    image_colour,
+    missing_classes,
+    require_every_class,
+    summarise_labels,
+)
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.start import Start
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
+from muse_pipeline.training.run import RunFolder, Say
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorData:
+    """Pictures at the config's mpp.
+
+    Attributes:
+        config: of the run.
+        images: to train on.
+        held: to validate on; of other patients, none where the config names none.
+        reference: the colour that slides are taken to.
+    """
+
+    config: DetectorConfig
+    images: list[LabelledImage]
+    held: list[LabelledImage]
+    reference: ColourReference
+
+    def make_windows(self, device: torch.device) -> LabelledWindows:
+        """Windows on ``device``."""
+        config = self.config
+        return LabelledWindows(
+            [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
+            np.stack([image_colour(image, self.reference) for image in self.images]),
+            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
+            mpp=config.mpp,
+            window_px=config.window_px,
+            batch=config.batch,
+            augmentation=config.augmentation,
+            seed=config.seed,
+            device=device,
+            weak_view=config.consistency is not None or config.distillation is not None,
+            around=config.distillation is not None and config.distillation.where == "outside",
+        )
+
+    def describe(self, run: RunFolder, say: Say) -> None:
+        """Print what the labels contain by patient, write it by picture, and print whose stains were not fitted."""
+        for split, images in (("training", self.images), ("validation", self.held)):
+            if images:
+                summary = summarise_labels(images, self.config.class_names)
+                say(f"{split} labels:\n{summary.text()}")
+                summary.write(run.path / f"labels-{split}.tsv")
+                if missing := missing_classes(images, self.config.class_names):
+                    say(f"classes without {split} labels: {', '.join(missing)}")
+        raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
+        if raw and self.reference.method != "identity":
+            say(
+                f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are seen in "
+                "their own colours; look whether they are H&E"
+            )
+
+
+def read_detector_data(config: DetectorConfig, start: Start | None = None) -> DetectorData:
+    """Read every picture that the config names.
+
+    Args:
+        config: of the run.
+        start: what it starts from; a run that goes on with a whole detector keeps its colour reference and need not
+            have labels of every class.
+
+    Raises:
+        ConfigError: a class has no nucleus, or what the config asks for does not go with these labels.
+        LabelError: a label file is missing or broken, or a patient is in training and in validation.
+    """
+    require_words((*config.sources, *config.validation))  # before pictures are read for minutes
+    images = _read(config.sources, config)
+    if config.region_px is not None:
+        images = hide_labels(images, config.region_px, config.seed)
+    _require_outside(config, images)
+    held = _read(config.validation, config) if config.validation else []
+    check_leaks(images, held)
+    detector = start if start is not None and start.is_whole else None
+    if detector is None:
+        require_every_class(images, config.class_names, "training")
+    if held and detector is None:
+        require_every_class(held, config.class_names, "validation")
+    keeps_colour = detector is not None and detector.colour.method == config.colour
+    reference = detector.colour if keeps_colour else colour_reference(images, config.colour)
+    return DetectorData(config, images, held, reference)
+
+
+def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
+    """Refuse to learn outside of annotated regions where every picture is annotated everywhere.
+
+    Raises:
+        ConfigError: the setting that asks for it is named.
+    """
+    distilled = config.distillation is not None and config.distillation.where == "outside"
+    asking = {"consistency": config.consistency is not None, "distillation.where": distilled}
+    for setting in (name for name, asks in asking.items() if asks):
+        if all(image.region is None for image in images):
+            raise ConfigError(
+                f"`{setting}` learns outside of annotated regions, and every training picture is annotated everywhere; "
+                "give regions of slides as labels, or set `region_px` for a trial"
+            )
+
+
+def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[LabelledImage]:
+    context_px = max(CONTEXT_PX, config.window_px)
+    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, context_px)
+
+
+N_PICTURES = 6
+SIDE_PX = 1024
+
+
+def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
+    """Write pieces of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
+
+    A piece begins where the annotated region does: around a region of a slide there may be nothing but glass.
+
+    Args:
+        images: of the run, in its order.
+        folder: of the pictures; one of that name is replaced.
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, N_PICTURES).round().astype(int))
+    with complete_file(folder) as partial:
+        partial.mkdir()
+        for number, index in enumerate(chosen):
+            left, top, *_ = images[index].annotated_box
+            piece = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX]
+            write_png(partial / f"{number}.png", piece)

@@ -1,0 +1,97 @@
+"""Distillation: a network learns from the maps of trained networks, beside the labels.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), carried over to maps of
+nuclei. The teachers look at the window as it is, the student at the same window with colour and sharpness varied.
+Where labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student keeps
+what it knows there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.methods.detector.criterion import RAY_WEIGHT, mean_over, unannotated_cells
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Which networks teach, where, and how much that counts.
+
+    Attributes:
+        teachers: checkpoints with the run's classes, rays, head and um per pixel; their maps are averaged.
+        share: of the loss that is theirs, 0 to 1; the rest is the labels'.
+        where: "everywhere", or "outside" of the annotated regions.
+    """
+
+    teachers: tuple[Weights, ...]
+    share: float = 0.7
+    where: str = "everywhere"
+
+    def __post_init__(self) -> None:
+        require_between(self, "distillation", share=(0, 1))
+        require_one_of(self, "distillation", where=("everywhere", "outside"))
+        if not self.teachers:
+            raise ConfigError("distillation: teachers names none; give a checkpoint, or leave `distillation` out")
+
+
+class DistillationTerm(nn.Module):
+    """How far the student is from the mean of its teachers.
+
+    Args:
+        share: see ``DistillationSettings``.
+        teachers: trained networks; they stay as they are.
+        where: see ``DistillationSettings``.
+    """
+
+    def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
+        super().__init__()
+        self.share, self.where = share, where
+        self.teachers = nn.ModuleList(teachers).requires_grad_(False)
+        self.register_state_dict_post_hook(_leave_out_teachers)  # a run that goes on reads them again
+        self.register_load_state_dict_post_hook(_miss_no_teachers)
+
+    def train(self, mode: bool = True) -> DistillationTerm:
+        """Teachers stay in evaluation mode."""
+        super().train(mode)
+        self.teachers.eval()
+        return self
+
+    def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
+        """Excess cross-entropies of centres and classes, distances of offsets and rays; 0 where the two agree.
+
+        Args:
+            student: maps of the varied windows.
+            batch: with its ``weak`` view, and its regions where the teachers teach outside of them.
+        """
+        with torch.no_grad():
+            said = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
+            taught = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*said, strict=True)))
+            heat, label = taught.centre.sigmoid(), taught.label.log_softmax(1)
+        known = torch.ones_like(heat) if self.where == "everywhere" else unannotated_cells(batch).to(heat)
+        centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
+        centre = centre - functional.binary_cross_entropy_with_logits(taught.centre, heat, reduction="none")
+        classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
+        offset = (student.offset - taught.offset).abs().mean(1, keepdim=True)
+        rays = (student.rays - taught.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
+        at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat * known)
+        return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
+
+
+def _leave_out_teachers(term: DistillationTerm, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teachers.")]:
+        del state[name]
+
+
+def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if "teachers" not in name.split(".")]

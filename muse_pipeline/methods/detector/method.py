@@ -1,0 +1,75 @@
+"""Training of a nucleus detector from points and, where they are known, outlines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.methods.detector.consistency import ConsistencySettings, ConsistencyTerm, Teacher
+from muse_pipeline.methods.detector.criterion import CRITERIA
+from muse_pipeline.methods.detector.distillation import DistillationTerm
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.ema import AveragedNetwork
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.schedule import Schedule, build_adamw
+
+
+class DetectorTraining(Method):
+    """The head's criterion on labelled windows; averaged weights leave the run.
+
+    Args:
+        network: the detector.
+        criterion: registered name; that of the network's head.
+        mpp: um per pixel of the windows.
+        class_weights: (C,) weights of the classes in the cross-entropy.
+        consistency: how the averaged network teaches where nobody annotated; None: it does not.
+        distillation: trained networks that teach beside the labels; None: there are none.
+        backbone_rate: factor of the learning rate of the backbone.
+    """
+
+    def __init__(
+        self,
+        network: NucleusDetector,
+        criterion: str,
+        mpp: float,
+        class_weights: Tensor,
+        consistency: ConsistencySettings | None = None,
+        distillation: DistillationTerm | None = None,
+        backbone_rate: float = 1.0,
+    ):
+        super().__init__()
+        self.network = network
+        self.average = AveragedNetwork(network)
+        self.criterion = CRITERIA[criterion](mpp, class_weights)
+        self.consistency = ConsistencyTerm(consistency, len(class_weights), mpp) if consistency else None
+        self.distillation, self.backbone_rate = distillation, backbone_rate
+
+    def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
+        """AdamW with a learning rate of its own for the backbone."""
+        return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
+
+    def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """The criterion's terms inside the annotated regions; if asked for, its teacher's, and consistency outside."""
+        maps = self.network(batch.pixels, batch.colour)
+        terms = self.criterion(maps, batch)
+        if self.distillation is not None:
+            taught = self.distillation(maps, batch)
+            terms = {**terms, "distillation": taught, "loss": terms["loss"].lerp(taught, self.distillation.share)}
+        if self.consistency is None:
+            return terms
+        more = self.consistency(maps, self._teach(batch), batch)
+        return {**terms, **more, "loss": terms["loss"] + self.consistency.weight(progress) * more["consistency"]}
+
+    @torch.no_grad()
+    def _teach(self, batch: LabelledBatch) -> Teacher:
+        maps = self.average.network(batch.weak.pixels, batch.weak.colour)
+        return Teacher(maps, self.criterion.probability(maps), self.average.network.head.scores(maps) > 0)
+
+    def after_step(self, progress: float) -> None:
+        """The average follows."""
+        self.average.follow(self.network)
+
+    def trained(self) -> nn.Module:
+        """The averaged network."""
+        return self.average.network

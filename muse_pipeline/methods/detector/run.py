@@ -1,0 +1,241 @@
+"""A detector's training as a run: what ``muse train`` does with ``method: detector``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muse_pipeline.core.text import count_noun, some_of
+from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.inference.appearance import merge_references
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.read import require_readable
+from muse_pipeline.labels.statistics import appearance_reference, class_weights
+from muse_pipeline.methods.detector.config import (
+    CARD_ONLY,
+    UNSCORED,
+    DetectorConfig,
+    inherit_export,
+    require_known_names,
+    require_windows,
+)
+from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
+from muse_pipeline.methods.detector.distillation import DistillationTerm
+from muse_pipeline.methods.detector.method import DetectorTraining
+from muse_pipeline.methods.detector.start import Start, find_teachers, load_teacher, read_start, take_over
+from muse_pipeline.methods.detector.validation import Validation, compare_with_start
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_detector_weights,
+    save_checkpoint,
+    steps_done,
+)
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.provenance import Inputs, source_files
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.run import Options, Say, plain_settings
+from muse_pipeline.training.stages import Stage, TrainingStage
+from muse_pipeline.training.start import seen_before
+
+
+def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
+    """The settings of a config file; see ``recipe.load_run``.
+
+    Raises:
+        ConfigError: they are of another method.
+    """
+    return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
+
+
+@RECIPES.register("detector")
+class DetectorRecipe(Recipe):
+    """One stage: labelled images to a detector."""
+
+    Config = DetectorConfig
+
+    def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Export settings that are not given are those of the detector that the run starts from."""
+        return inherit_export(values, folder)
+
+    def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
+        """The training."""
+        return (DetectorStage(config, folder),)
+
+
+def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
+    """Train a detector, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    return DetectorStage(config, folder).run(options)
+
+
+def describe_config(config: DetectorConfig) -> dict[str, Any]:
+    """Name, mpp, classes and input files of a training that has not begun, for the workflow.
+
+    Raises:
+        CheckpointError: a checkpoint is not there.
+        ConfigError: see ``DetectorStage.check``.
+        LabelError: the settings of a source do not go together, or a folder or file is not there.
+        SheetError: a sheet of slides is wrong.
+    """
+    require_known_names(config)
+    require_windows(config)
+    return {
+        "name": config.name,
+        "mpp": config.mpp,
+        "backbone": config.backbone,
+        "is_validated": bool(config.validation),
+        "classes": list(config.class_names),
+        "inputs": [str(file) for file in _files_read(read_inputs(config))],
+    }
+
+
+def read_inputs(config: DetectorConfig) -> Inputs:
+    """Labels, pictures, the checkpoint to start from and the teachers."""
+    start = config.checkpoint and find_checkpoint(config.checkpoint)
+    return Inputs((*config.sources, *config.validation), start, tuple(find_teachers(config)))
+
+
+def _files_read(inputs: Inputs) -> list[Path]:
+    """The checkpoints and every file of the label sources, pictures included."""
+    inputs.require_checkpoints()
+    files = set()
+    for source in inputs.sources:
+        require_readable(source)
+        files |= {file for _, file in source_files(source)}
+    return [*inputs.checkpoints, *sorted(files)]
+
+
+class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
+    """Trains backbone and head on labelled windows."""
+
+    @cached_property
+    def start(self) -> Start | None:
+        """The checkpoint that the config names."""
+        return read_start(self.config)
+
+    def check(self) -> None:
+        """Refuse unknown names and windows that the network cannot take.
+
+        Raises:
+            ConfigError: see ``config.require_known_names`` and ``config.require_windows``.
+        """
+        require_known_names(self.config)
+        require_windows(self.config)
+
+    def inputs(self) -> Inputs:
+        """See ``read_inputs``."""
+        return read_inputs(self.config)
+
+    def free_settings(self) -> tuple[str, ...]:
+        """The card's; nothing that validation scores depend on before the best weights are chosen."""
+        if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
+            return CARD_ONLY
+        return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
+
+    def read(self, say: Say) -> DetectorData:
+        """The labelled images."""
+        return read_detector_data(self.config, self.start)
+
+    def build(self, data: DetectorData) -> DetectorTraining:
+        """A detector with the weights of the checkpoint, if there is one, and its teachers."""
+        config = self.config
+        network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
+        network.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
+        if self.start:
+            take_over(network, self.start)
+        weights = torch.from_numpy(class_weights(data.images, len(config.classes)))
+        distillation = None
+        if config.distillation is not None:
+            teachers = [load_teacher(path, config) for path in find_teachers(config)]
+            distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
+            distillation.to(memory_format=torch.channels_last)
+        return DetectorTraining(
+            network, config.head, config.mpp, weights, config.consistency, distillation, config.backbone_rate
+        )
+
+    def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
+        """Augmented windows."""
+        return data.make_windows(device)
+
+    def describe(self, data: DetectorData, say: Say) -> None:
+        """Print and write what the labels hold, and keep pictures for the check of the export."""
+        keep_pictures(data.images, self.run_folder.pictures)
+        data.describe(self.run_folder, say)
+        origin = self.start.describe() if self.start else "random weights"
+        if teachers := find_teachers(self.config):
+            origin += f", with {count_noun(len(teachers), 'teacher')}"
+        say(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
+        seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
+        if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
+            say(f"validation scores are too high: the weights to start from were trained on {some_of(shared)}")
+
+    def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
+        """Validation, where the config names sources for it."""
+        if not data.held:
+            return ()
+        meta = self._describe(data)
+
+        def keep(step: int, scores: dict[str, float]) -> None:
+            save_checkpoint(self.run_folder.best, _networks(method, {**meta, "step": step, "scores": scores}))
+
+        return (Validation(method.trained(), data, keep),)
+
+    def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
+        """The averaged network: at the end, or where validation was best."""
+        meta = self._describe(data)
+        if not data.held:
+            return _networks(method, {**meta, "step": self.config.schedule.steps})
+        best = load_checkpoint(self.run_folder.best)
+        return dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed since
+
+    def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
+        """Print what has changed against the detector that the run continued."""
+        if self.start and self.start.is_whole:
+            load_detector_weights(method.trained(), load_checkpoint(self.result), self.result)
+            for sentence in compare_with_start(data, self.start, method.trained()):
+                say(sentence)
+
+    def _describe(self, data: DetectorData) -> dict[str, Any]:
+        config = self.config
+        seen = seen_before(self.inputs().checkpoints, config.trust_pickle)
+        appearance = appearance_reference(data.images, config.mpp)
+        if self.start and self.start.is_whole:
+            appearance = merge_references(self.start.appearance, appearance)
+        learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
+        return {
+            **describe_detector(config, data.reference),
+            "appearance": appearance and dataclasses.asdict(appearance),
+            "images": sorted({image.name for image in data.images} | seen.images),
+            "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
+            "learnt_patients": sorted(learnt | seen.learnt_patients),
+        }
+
+
+def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
+    """What a checkpoint must contain to be exported and run as a detector, whichever method trained it.
+
+    Args:
+        config: of the network and its card.
+        reference: the colour that slides are taken to.
+    """
+    return {
+        "kind": "detector",
+        "backbone": config.backbone,
+        "window_px": config.window_px,
+        "mpp": config.mpp,
+        "resample_positions": False,  # the table is as trained
+        "config": plain_settings(config, portable=True),
+        "colour": dataclasses.asdict(reference),
+    }
+
+
+def _networks(method: DetectorTraining, meta: dict[str, Any]) -> Checkpoint:
+    network = method.trained()
+    return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)

@@ -1,0 +1,187 @@
+"""How well the averaged network finds nuclei on pictures that it is not trained on, and which weights did best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
+from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.statistics import image_colour
+from muse_pipeline.methods.detector.config import DetectorConfig, export_window
+from muse_pipeline.methods.detector.data import DetectorData
+from muse_pipeline.methods.detector.start import Start, load_trained
+from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import Monitor
+
+MEAN = "mean class"
+SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
+
+
+class Scorer:
+    """Finds the nuclei of labelled images as a network will be run, and counts those that are right.
+
+    Args:
+        network: whose weights at the time of a call are scored.
+        config: that it was trained by, with its settings of the export.
+        reference: the colour that slides are taken to.
+    """
+
+    def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
+        self.classes = config.class_names
+        self.reference = replace(reference, share=config.export.colour_share)
+        self.predictor = NetworkPredictor(network, config)
+
+    def find(self, image: LabelledImage) -> Nuclei:
+        """The nuclei that the network finds (frame: work)."""
+        network, was_training = self.predictor.network, self.predictor.network.training
+        network.eval()
+        found = detect_image(self.predictor, image.pixels, image_colour(image, self.reference))
+        network.train(was_training)
+        return found
+
+    def count(self, found: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
+        """Counts at 3 um.
+
+        Args:
+            found: as ``find`` gives them.
+            true: of the same image.
+            where: (h, w) bool, pixels where what is found beside a true nucleus is false; None: everywhere.
+        """
+        column, row = found.xy.astype(int).T
+        judged = None if where is None else where[row, column]
+        true = replace(true, frame=found.frame)
+        return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
+
+    def score(self, images: Sequence[LabelledImage]) -> dict[str, float]:
+        """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
+        counts = [self.count(self.find(image), image.nuclei, image.region) for image in images]
+        total = sum(counts[1:], counts[0])
+        is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # found or missed
+        mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
+        scores = {**total.scores(self.classes), MEAN: mean}
+        return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
+
+
+class Validation(Monitor):
+    """Scores a network at the threshold of the card, and tells which weights are the best so far.
+
+    Args:
+        network: whose weights at the time of a call are scored.
+        data: of the run; what it holds back is scored.
+        keep: called with the step and the scores whenever they are better than all before.
+    """
+
+    def __init__(self, network: NucleusDetector, data: DetectorData, keep: Callable[[int, dict[str, float]], None]):
+        self.images, self.keep = data.held, keep
+        self.scorer = Scorer(network, data.config, data.reference)
+
+    def on_validate(self, done: int, log: MetricsLog) -> None:
+        """Score, keep the weights if they are the best, log."""
+        best = max((row[SCORE] for row in log.read() if SCORE in row), default=-np.inf)
+        scores = self.scores()
+        if scores[SCORE] > best:
+            self.keep(done, scores)
+        log.append(done - 1, scores)
+
+    def scores(self) -> dict[str, float]:
+        """See ``Scorer.score``."""
+        return {f"validation {name} F1": value for name, value in self.scorer.score(self.images).items()}
+
+
+class NetworkPredictor:
+    """A network in torch behind the call of ``inference.predictor.Predictor``.
+
+    Args:
+        network: on any device.
+        config: of the run.
+    """
+
+    def __init__(self, network: NucleusDetector, config: DetectorConfig):
+        export = config.export
+        self.network, self.any_size = network, network.backbone.lattice.any_size
+        self.graph = DetectionGraph(network, export.threshold, export.capacity)
+        self.card = ModelCard(
+            name=config.name,
+            mpp=config.mpp,
+            input_px=export_window(config, network.backbone),
+            halo_px=export.halo_px,
+            stride_px=network.backbone.stride_px,
+            batch=1,
+            capacity=export.capacity,
+            classes=config.classes,
+            threshold=export.threshold,
+            n_rays=config.n_rays,
+            readout=network.backbone.lattice.name,
+            licence=config.licence,
+            training_data=config.training_data,
+        )
+
+    @torch.no_grad()
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
+        """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), by descending score."""
+        device = next(self.network.parameters()).device
+        windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+        outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
+        return nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
+
+
+N_IMAGES = 24
+AROUND_UM = 128.0  # of tissue around an annotated region
+
+
+def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
+    """A sentence on what was corrected and one on the tissue around it.
+
+    Args:
+        data: of the run.
+        start: the detector that the run started from.
+        network: the detector that leaves the run.
+    """
+    first, config, _ = load_trained(start.path)
+    first.to(next(network.parameters()).device)
+    before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
+    labelled = _choose(data.held or data.images, config.mpp)
+    scores = [scorer.score(labelled)[MEAN] for scorer in (before, now)]
+    which = "validation labels, not trained on" if data.held else "training labels, as there is no `validation`"
+    yield f"mean class F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
+    agreement = _agreement(before, now, _choose(data.images, config.mpp))
+    if agreement is not None:
+        yield f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of nuclei"
+
+
+def _choose(images: Sequence[LabelledImage], mpp: float) -> list[LabelledImage]:
+    """At most ``N_IMAGES``, spread evenly, each cut to its annotated region with some tissue around it."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, N_IMAGES).round().astype(int))
+    return [_cut(images[index], round(AROUND_UM / mpp)) for index in chosen]
+
+
+def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
+    left, top, right, bottom = image.annotated_box
+    left, top = max(left - margin_px, 0), max(top - margin_px, 0)
+    part = slice(top, bottom + margin_px), slice(left, right + margin_px)
+    region, annotated = (mask if mask is None else mask[part] for mask in (image.region, image.annotated))
+    nuclei = replace(image.nuclei, xy=image.nuclei.xy - (left, top))
+    return replace(image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei)
+
+
+def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
+    """Percent of the nuclei outside of annotated regions that both find with the same class, F1; None without any."""
+    hits = misses = 0
+    for image in images:
+        outside = image.unannotated
+        if not outside.any():
+            continue
+        old, new = before.find(image), now.find(image)
+        column, row = old.xy.astype(int).T
+        counts = now.count(new, old[outside[row, column]], outside).values[1:].sum(0)
+        hits, misses = hits + 2 * counts[0], misses + counts[1] + counts[2]
+    return 100 * hits / (hits + misses) if hits + misses else None

@@ -1,0 +1,1 @@
+"""MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170)."""

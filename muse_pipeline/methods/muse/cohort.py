@@ -1,0 +1,207 @@
+"""A pretraining run on the slides of a cohort: which are learnt from, and which must not be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.config import read_settings
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.muse.config import MuseConfig
+from muse_pipeline.methods.muse.data import require_apart
+from muse_pipeline.methods.muse.run import load_muse_config
+from muse_pipeline.store.store import store_name
+from muse_pipeline.training.provenance import source_files
+from muse_pipeline.training.run import plain_settings
+
+HELD_SPLITS = ("test",)
+PLACE = {"store": "a slide's", "proposals": "a slide's"}  # of the slides, whose stores the views decide on
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides, and what is held back of them.
+
+    Attributes:
+        rows: of the sheet.
+        results: folder with a folder per slide, where stores and proposals are or will be.
+        exclude: slides whose id contains one of these are not learnt from.
+        held_splits: nor are slides with one of these in the sheet's column `split`, on which the backbone is judged: no
+            patient may have slides on both sides. None: ``HELD_SPLITS`` in any case, as far as the sheet has them.
+    """
+
+    rows: Sequence[SheetRow]
+    results: Path
+    exclude: tuple[str, ...] = ()
+    held_splits: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CohortRun:
+    """A run that can start as soon as its slides are cut and proposed.
+
+    Attributes:
+        config: of the run; all its paths are absolute.
+        slides: ids of the slides that are learnt from.
+        held: ids of those that are held back.
+        held_sources: the same slides as sources.
+    """
+
+    config: MuseConfig
+    slides: list[str]
+    held: list[str]
+    held_sources: tuple[NucleusSource, ...]
+
+    def tissue_settings(self) -> dict[str, Any]:
+        """What networks are compared on without labels: the slides held back, or the run's sources if there is none.
+
+        They are looked at at two scales; a run of one scale is compared at that and at twice as coarse a one.
+        """
+        sources, views = self.held_sources or self.config.sources, self.config.views
+        fine, coarse = views.mpp
+        views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
+        settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
+        return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
+
+    def facts(self) -> dict[str, Any]:
+        """What the workflow must know before it starts.
+
+        Raises:
+            CheckpointError, ConfigError: see ``files_of_pretraining``.
+        """
+        config = self.config
+        return {
+            "name": config.name,
+            "backbone": config.backbone,
+            "mpp": config.views.mpp[0],
+            "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
+            "slides": self.slides,
+            "held": self.held,
+            "inputs": [str(file) for file in files_of_pretraining(config)],
+        }
+
+
+def plan_cohort_run(
+    path: Path,
+    cohort: Cohort,
+    data: Path | None = None,
+    judged_by: Iterable[Sequence[Path]] = (),
+    changes: Iterable[str] = (),
+) -> CohortRun:
+    """The run of a config, with the slides of a cohort at the finest mpp of its views as further sources.
+
+    Args:
+        path: of a pretraining config, which need not have any `sources`.
+        cohort: the slides.
+        data: where the paths of the config's own sources start; its folder when not given.
+        judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
+            will be judged on.
+        changes: ``key=value``, see ``config.load_config``.
+
+    Raises:
+        ConfigError: a config is wrong, no slide is left, or a word chooses none.
+        LabelError: a patient would be learnt from and judged on.
+    """
+    rows, held = _choose_rows(cohort)
+    changes = list(changes)
+    settings = read_settings(path, changes)
+    if isinstance(settings, dict):  # what is no mapping is refused below
+        changes.append(f"sources={json.dumps([*(settings.get('sources') or []), PLACE])}")
+    config = load_muse_config(path, data, changes)
+    slides, held_slides = (
+        tuple(_source(row, cohort.results.resolve() / row.slide_id, config.views.mpp[0]) for row in some)
+        for some in (rows, held)
+    )
+    judges = [load_detector_config(*judge) for judge in judged_by]
+    config = dataclasses.replace(
+        config,
+        sources=(*config.sources[:-1], *slides),
+        held=(*config.held, *(source for judge in judges for source in judge.validation)),
+    )
+    require_apart([_patient(row) for row in rows], config.held)
+    return CohortRun(config, [row.slide_id for row in rows], [row.slide_id for row in held], held_slides)
+
+
+def files_of_pretraining(config: MuseConfig) -> list[Path]:
+    """The checkpoint that a run begins with, and the files of its sources that are no slides.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+        ConfigError: a folder of pictures is not there.
+    """
+    begins_with = [find_checkpoint(config.checkpoint)] if config.checkpoint else []
+    for path in begins_with:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` in the config")
+    files = set()
+    for source in config.sources:
+        if source.images is not None and not source.images.is_dir():
+            raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
+        if source.store is None:
+            files |= {file for _, file in source_files(source.labelled or source)}
+    return [*begins_with, *sorted(files)]
+
+
+def settings_of(config: MuseConfig) -> dict[str, Any]:
+    """The settings of a run as its YAML file has them; of sources, of which there may be thousands, what they say."""
+    named = {name: [_stated(source) for source in getattr(config, name)] for name in ("sources", "held")}
+    return {**plain_settings(dataclasses.replace(config, sources=config.sources[:1], held=())), **named}
+
+
+def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
+    """Those that are learnt from, and those that are held back."""
+    known = sorted({row.split for row in cohort.rows if row.split})
+    for split in cohort.held_splits or ():
+        if split not in known:
+            raise ConfigError(f"no slide has the split '{split}'; the sheet knows {', '.join(known) or 'none'}")
+    for word in cohort.exclude:
+        if not any(word in row.slide_id for row in cohort.rows):
+            raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")
+    by_default = {split for split in known if split.casefold() in HELD_SPLITS}
+    held_splits = by_default if cohort.held_splits is None else cohort.held_splits
+    rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
+    chosen = [row for row in rows if row.split not in held_splits]
+    if not chosen:
+        raise ConfigError("of the sheet's slides none is left to learn from; see `exclude` and the held splits")
+    held = [row for row in rows if row.split in held_splits]
+    _require_apart(chosen, held)
+    return chosen, held
+
+
+def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None:
+    learnt = {_patient(row): row for row in chosen}
+    for row in held:
+        if (other := learnt.get(_patient(row))) is not None:
+            raise LabelError(
+                f"{_patient(row)}: slide '{row.slide_id}' is held back as '{row.split}', but '{other.slide_id}' of the "
+                "same patient would be learnt from; give both the same split, or exclude the second"
+            )
+
+
+def _patient(row: SheetRow) -> str:
+    return row.patient or patient_in_name(row.slide_id)
+
+
+def _source(row: SheetRow, folder: Path, mpp: float) -> NucleusSource:
+    return NucleusSource(
+        store=folder / store_name(mpp), proposals=folder / "proposals.parquet", patient_name=row.patient
+    )
+
+
+def _stated(settings: Any) -> dict[str, Any]:
+    """What differs from the defaults of its dataclass."""
+    defaults = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(settings)
+    }
+    plain = plain_settings(settings)
+    return {name: plain[name] for name, default in defaults.items() if getattr(settings, name) != default}

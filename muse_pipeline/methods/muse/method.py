@@ -1,0 +1,329 @@
+"""MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of one place that share nuclei.
+
+A student learns to say of a nucleus, seen in one view, what an averaged teacher says of the same nucleus in another
+view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its family,
+see ``docs/muse.md``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
+from muse_pipeline.losses.koleo import koleo
+from muse_pipeline.losses.self_distillation import (
+    all_sum,
+    centred_targets,
+    cross_entropy,
+    n_processes,
+    sinkhorn_targets,
+)
+from muse_pipeline.models.base import Backbone, Features
+from muse_pipeline.models.projector import Projector
+from muse_pipeline.models.readout import read_at
+from muse_pipeline.training.method import Method
+
+BALANCES, PAIRS = ("centring", "sinkhorn"), ("all", "same scale", "cross scale")
+CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
+MAX_WIDTH = 1 << 18  # four times DINO's prototypes
+HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
+
+
+@dataclass(frozen=True)
+class SelfDistillationSettings:
+    """How student and teacher agree.
+
+    Attributes:
+        nucleus_weight: of the loss over shared nuclei.
+        image_weight: of the loss over whole views.
+        koleo_weight: of the spread of the student's image vectors.
+        pairs: "all" pairs of views, or those of "same scale" or "cross scale" (half an octave apart) alone, for trials.
+        balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
+        n_prototypes: of either projector.
+        hidden: width of either projector.
+        bottleneck: where vectors are normalised.
+        student_temperature: see DINO.
+        teacher_temperature: (at first, after ``teacher_warmup``), linear in between.
+        teacher_warmup: share of the run.
+        momentum: of the teacher at first; rises to 1 along a cosine.
+        frozen: share of the run in which the prototypes stay.
+        jitter_um: standard deviation by which the student reads beside a nucleus.
+        average_statistics: whether the teacher's batch norms follow the student's, too; else they are of the teacher's
+            own batches, as in DINO.
+    """
+
+    nucleus_weight: float = 1.0
+    image_weight: float = 1.0
+    koleo_weight: float = 0.0
+    pairs: str = "all"
+    balance: str = "centring"
+    n_prototypes: int = 8192
+    hidden: int = 2048
+    bottleneck: int = 256
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    teacher_warmup: float = 0.3
+    momentum: float = 0.996
+    frozen: float = 0.01
+    jitter_um: float = 0.0
+    average_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("nucleus_weight", "image_weight", "koleo_weight", "jitter_um"):
+            require_between(self, "distillation", **{name: (0, math.inf)})
+        for name in ("n_prototypes", "hidden", "bottleneck"):
+            require_between(self, "distillation", **{name: (2, MAX_WIDTH)})
+        for name in ("teacher_warmup", "momentum", "frozen"):
+            require_between(self, "distillation", **{name: (0, 1)})
+        require_between(self, "distillation", student_temperature=(1e-3, 10))
+        require_one_of(self, "distillation", balance=BALANCES, pairs=PAIRS)
+        if not self.nucleus_weight and not self.image_weight:
+            raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
+        if not all(1e-3 <= one <= 10 for one in self.teacher_temperature):
+            raise ConfigError(
+                f"distillation: teacher_temperature is {list(self.teacher_temperature)}; give from 0.001 to 10"
+            )
+
+
+class Level(nn.Module):
+    """One thing that student and teacher agree on, nuclei or whole views: two projectors and the teacher's balance.
+
+    Args:
+        channels: of the features.
+        settings: see there.
+    """
+
+    def __init__(self, channels: int, settings: SelfDistillationSettings):
+        super().__init__()
+        self.settings = settings
+        self.student = Projector(channels, settings.hidden, settings.bottleneck, settings.n_prototypes)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(settings.n_prototypes))
+        self.register_buffer("use", torch.zeros(settings.n_prototypes))
+        self._sums = _Sums(settings.n_prototypes)
+
+    @torch.no_grad()
+    def targets(self, features: Tensor, progress: float) -> Tensor:
+        """(N, K) probabilities of the teacher; what they were made from is remembered for ``after_step``."""
+        first, last = self.settings.teacher_temperature
+        temperature = first + (last - first) * min(progress / max(self.settings.teacher_warmup, 1e-9), 1)
+        logits = self.teacher(features)
+        if self.settings.balance == "sinkhorn":
+            targets = sinkhorn_targets(logits, temperature)
+        else:
+            targets = centred_targets(logits, self.centre, temperature)
+        self._sums.add(logits, targets)
+        return targets
+
+    def loss(self, targets: Tensor, features: Tensor) -> Tensor:
+        """(N,) cross-entropy of the student's features."""
+        return cross_entropy(targets, self.student(features), self.settings.student_temperature)
+
+    def hold(self) -> None:
+        """The prototypes stay in this step: without a gradient an optimiser neither moves nor shrinks them."""
+        self.student.prototypes.grad = None
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """The teacher moves, and so does the centre, to the mean logit of the step in all processes."""
+        for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            average.lerp_(current, 1 - momentum)
+        logits, chosen, n_rows = self._sums.take(self.centre)
+        if n_rows > 0:
+            self.centre.lerp_(logits / n_rows, 1 - CENTRE_MOMENTUM)
+            self.use.lerp_(chosen / n_rows, 1 - USE_MOMENTUM)
+
+    def in_use(self) -> Tensor:
+        """Share of the prototypes that are some row's first, over the last hundred steps or so."""
+        return (self.use > 0.05 * self.use.mean()).float().mean()
+
+
+class _Sums:
+    """What one step's teacher said: plain attributes, for nothing of it outlives the step."""
+
+    def __init__(self, n_prototypes: int):
+        self._n, self._parts = n_prototypes, []
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        chosen = torch.bincount(targets.argmax(-1), minlength=self._n).float()
+        self._parts.append((logits.float().sum(0), chosen, float(len(logits))))
+
+    def take(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Summed logits (K,), how often each prototype came first (K,), and rows; over all processes."""
+        logits = sum((part[0] for part in self._parts), torch.zeros_like(like))
+        chosen = sum((part[1] for part in self._parts), torch.zeros_like(like))
+        n_rows = torch.tensor([sum(part[2] for part in self._parts)], device=like.device)
+        self._parts = []
+        total = all_sum(torch.cat([logits, chosen, n_rows]))
+        return total[: self._n], total[self._n : -1], float(total[-1])
+
+
+class MusePretraining(Method):
+    """Student, averaged teacher, and what they agree on.
+
+    Args:
+        backbone: the student to begin with; the teacher begins as its copy.
+        settings: see there.
+        n_local: local views of each set.
+        mpp: of which ``jitter_um`` is taken, the middle of what views are drawn from.
+    """
+
+    def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int, mpp: float):
+        super().__init__()
+        self.settings, self.pairs = settings, ordered_pairs(n_local)
+        self.jitter_px = settings.jitter_um / mpp
+        self.backbone = backbone
+        self.teacher = copy.deepcopy(backbone).requires_grad_(False)
+        self.nucleus = Level(backbone.channels, settings) if settings.nucleus_weight else None
+        self.image = Level(backbone.image_channels, settings) if settings.image_weight else None
+
+    def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """Cross-entropies over shared nuclei and over views, their weighted sum, and the run's health.
+
+        Health: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of the largest possible;
+        ``spread`` of the teacher's normalised nucleus vectors, 1 where they point everywhere; share of prototypes in
+        use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
+        """
+        with torch.no_grad():
+            teachers = _see(self.teacher, batch.wide, 2)
+        students = [*_see(self.backbone, batch.wide, 2)]
+        if batch.near is not None:
+            students += _see(self.backbone, batch.near, len(self.pairs) // 2 - 1)
+        found, loss = {}, students[0].dense.sum() * 0
+        if self.nucleus is not None:
+            found |= self._compare_nuclei(teachers, students, batch, progress)
+            loss = loss + self.settings.nucleus_weight * found["nucleus"]
+        if self.image is not None:
+            found |= self._compare_images(teachers, students, progress)
+            loss = loss + self.settings.image_weight * found["image"]
+        if self.settings.koleo_weight:
+            found["koleo"] = sum(koleo(one.image) for one in students[:2]) / 2
+            loss = loss + self.settings.koleo_weight * found["koleo"]
+        return {"loss": loss, **found}
+
+    def _compare_nuclei(
+        self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
+    ) -> dict[str, Tensor]:
+        level, lattice = self.nucleus, self.backbone.lattice
+        totals, rows, entropies, vectors, gaps = [], [], [], [], []
+        used = self._used_pairs(batch)
+        shared = batch.shared & used[..., None]
+        student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
+        for teacher in range(2):
+            numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
+            theirs = [read_at(teachers[teacher].dense, batch.teacher_xy[n], lattice)[shared[n]] for n in numbers]
+            vectors += theirs
+            targets = level.targets(torch.cat(theirs), progress).split([len(part) for part in theirs])
+            for n, target in zip(numbers, targets, strict=True):
+                ours = read_at(students[self.pairs[n][1]].dense, student_xy[n], lattice)[shared[n]]
+                losses = level.loss(target, ours)
+                # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
+                n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
+                totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
+                rows.append(n_rows)
+                entropies.append(_entropy(target))
+                octaves = batch.octaves[n][:, None].expand_as(shared[n])[shared[n]]
+                gaps.append((losses.detach(), octaves))
+        values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
+        n_used, n_shared = all_sum(torch.stack([used.float().sum(), values.new_tensor(float(len(values)))]))
+        return {
+            "nucleus": torch.stack(totals).sum() / (torch.stack(rows) > 0).sum().clamp(min=1),
+            "shared_nuclei": n_shared / n_used.clamp(min=1),
+            "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
+            "spread": _spread(torch.cat(vectors)),
+            "prototypes_nucleus": level.in_use(),
+            "scale_gap": _difference(values, octaves > HALF_OCTAVE),
+        }
+
+    def _used_pairs(self, batch: ViewBatch) -> Tensor:
+        """(P, B) bool, by ``settings.pairs``."""
+        if self.settings.pairs == "all":
+            return torch.ones_like(batch.octaves, dtype=torch.bool)
+        is_cross = batch.octaves > HALF_OCTAVE
+        return is_cross if self.settings.pairs == "cross scale" else ~is_cross
+
+    def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
+        level = self.image
+        targets = [level.targets(one.image, progress) for one in teachers]
+        losses = [level.loss(targets[one], students[other].image).mean() for one, other in self.pairs]
+        entropies = torch.cat([_entropy(one) for one in targets])
+        return {
+            "image": torch.stack(losses).mean(),
+            "entropy_image": _mean(entropies) / math.log(self.settings.n_prototypes),
+            "prototypes_image": level.in_use(),
+        }
+
+    def before_step(self, turn: str, progress: float) -> None:
+        """Prototypes stay at first."""
+        if progress < self.settings.frozen:
+            for level in self._levels():
+                level.hold()
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """The teacher follows: its weights always, its batch norms' statistics where the settings say so."""
+        momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        for average, current in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
+            average.lerp_(current, 1 - momentum)
+        if self.settings.average_statistics:
+            for average, current in zip(self.teacher.buffers(), self.backbone.buffers(), strict=True):
+                average.lerp_(current, 1 - momentum) if average.is_floating_point() else average.copy_(current)
+        for level in self._levels():
+            level.follow(momentum)
+
+    def _levels(self) -> list[Level]:
+        return [level for level in (self.nucleus, self.image) if level is not None]
+
+    def train(self, mode: bool = True) -> MusePretraining:
+        """The teacher normalises by its own batches unless its statistics are averaged."""
+        super().train(mode)
+        self.teacher.train(mode and not self.settings.average_statistics)
+        return self
+
+    def trained(self) -> Backbone:
+        """The teacher's backbone."""
+        return self.teacher
+
+
+def _see(backbone: Backbone, views: Views, n_views: int) -> list[Features]:
+    """Features of each of ``n_views`` views of B sets, seen at once."""
+    features = backbone(backbone.prepare(views.pixels, views.colour))
+    return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
+
+
+# Gauges are of the rows of all processes, which may hold few or none of them.
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Of all rows (N,); 0 where there are none."""
+    total, n_rows = all_sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
+    return total / n_rows.clamp(min=1)
+
+
+def _spread(vectors: Tensor) -> Tensor:
+    """Standard deviation of unit vectors (N, D), over that of vectors that point everywhere alike; 0 below two."""
+    unit = functional.normalize(vectors.float(), dim=-1)
+    n_rows = all_sum(unit.new_tensor(float(len(unit))))
+    mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
+    squares = all_sum((unit - mean).square().sum(0))
+    return (squares / (n_rows - 1).clamp(min=1)).sqrt().mean() * math.sqrt(vectors.shape[1])
+
+
+def _difference(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen less that of the others; 0 where there are none of either."""
+    of_either = torch.stack([chosen, ~chosen]).to(values)
+    n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
+    of_chosen, of_others = totals / n_rows.clamp(min=1)
+    return (of_chosen - of_others) * (n_rows > 0).all()

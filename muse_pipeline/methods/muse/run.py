@@ -1,0 +1,238 @@
+"""MUSE as a run: from tissue without labels to a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from muse_pipeline.core.coords import xy_to_xy_index
+from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data, require_apart
+from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
+from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.stages import Stage, TrainingStage
+from muse_pipeline.training.start import Seen, load_backbone, seen_before
+
+INDEX = "nuclei"
+
+
+def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
+    """The settings of a config file, checked; see ``recipe.load_run``."""
+    config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
+    require_sound(config)
+    return config
+
+
+@RECIPES.register("muse")
+class MuseRecipe(Recipe):
+    """One stage: tissue with nucleus positions to a backbone."""
+
+    Config = MuseConfig
+
+    def stages(self, config: MuseConfig, folder: Path) -> Sequence[Stage]:
+        """The pretraining."""
+        return (MuseStage(config, folder),)
+
+
+def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
+    """Pretrain a backbone, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    return MuseStage(config, folder).run(options)
+
+
+def make_batches(config: MuseConfig, data: PretrainData, device: torch.device) -> ViewBatches:
+    """The stream of views of a run."""
+    return ViewBatches(
+        data.images,
+        data.colours,
+        np.array(data.reference.stains or ROUNDED_TEXTBOOK),
+        settings=config.views,
+        batch=config.batch,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        device=device,
+        balance=config.balance,
+        grey=config.grey,
+    )
+
+
+class MuseStage(TrainingStage[MuseConfig, PretrainData]):
+    """Nucleus-guided dense self-distillation on views of tissue."""
+
+    @cached_property
+    def _start(self) -> Path | None:
+        return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
+
+    @cached_property
+    def _seen(self) -> Seen:
+        return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
+
+    def check(self) -> None:
+        """See ``config.require_sound``."""
+        require_sound(self.config)
+
+    def inputs(self) -> Inputs:
+        """Tissue, nucleus positions and the checkpoint to start from."""
+        return Inputs(tuple(source.labelled or source for source in self.config.sources), self._start)
+
+    def read(self, say: Say) -> PretrainData:
+        """Open the images; stores are read while the run goes on."""
+        config = self.config
+        data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say)
+        require_apart([*data.patients, *self._seen.patients], config.held)
+        return data
+
+    def build(self, data: PretrainData) -> MusePretraining:
+        """A backbone with the weights of the checkpoint, if there is one."""
+        config = self.config
+        backbone = BACKBONES[config.backbone]().to(memory_format=torch.channels_last)
+        if self._start is not None:
+            load_backbone(backbone, self._start, config.trust_pickle)
+        return MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp)
+
+    def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
+        """Sets of views."""
+        return make_batches(self.config, data, device)
+
+    def describe(self, data: PretrainData, say: Say) -> None:
+        """Print what is trained on what, and draw some views."""
+        config, run = self.config, self.run_folder
+        origin = self._start.name if self._start else "random weights"
+        if run.checkpoint.is_file() or run.resume.is_file():
+            origin += " in a run that is continued"
+        images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
+        say(f"{config.backbone} from {origin}, on {images}")
+        draw_views(make_batches(config, data, torch.device("cpu")).sample, config.seed, run.path / "views.png")
+
+    def monitors(self, data: PretrainData, method: MusePretraining) -> Sequence[Monitor]:
+        """An alarm for collapse."""
+        return (CollapseAlarm(self.config.schedule, self.run_folder),)
+
+    def checkpoint(self, data: PretrainData, method: MusePretraining) -> Checkpoint:
+        """The teacher's backbone."""
+        config, seen = self.config, self._seen
+        meta = {
+            "kind": "backbone",
+            "backbone": config.backbone,
+            "window_px": config.views.global_px,
+            "mpp": config.middle_mpp,
+            "resample_positions": False,  # the table is as trained
+            "config": plain_settings(config, portable=True),
+            "colour": dataclasses.asdict(data.reference),
+            "images": sorted({image.name for image in data.images} | seen.images),
+            "patients": sorted({*data.patients} | seen.patients),
+            "learnt_patients": sorted({*data.patients} | seen.learnt_patients),
+            "step": config.schedule.steps,
+        }
+        return Checkpoint(method.trained().state_dict(), {}, meta)
+
+
+PATIENCE = 5  # looks in a row
+GRACE = 0.1  # share of a run, at whose beginning all vectors are alike
+LIMITS = {  # name -> (least, most) of a run that still learns; healthy ones keep far from either
+    "entropy_nucleus": (0.01, 0.995),
+    "entropy_image": (0.01, 0.999),
+    "spread": (0.05, float("inf")),
+}
+OF_NUCLEI = {"entropy_nucleus", "spread"}  # unknown where a step's views share none
+
+
+class CollapseAlarm(Monitor):
+    """Ends a run whose vectors all become alike.
+
+    Args:
+        schedule: of the run.
+        folder: of the run, for the message.
+    """
+
+    def __init__(self, schedule: Schedule, folder: RunFolder):
+        self._begin, self._folder = GRACE * schedule.steps, folder
+        self._outside: dict[str, int] = {}
+
+    def on_log(self, done: int, losses: dict[str, float]) -> None:
+        """Raise once a number lay outside its limits at ``PATIENCE`` looks in a row.
+
+        Raises:
+            CollapsedError: see above.
+        """
+        if done < self._begin:
+            return
+        shares_none = losses.get("shared_nuclei") == 0
+        if self._count("shared_nuclei", shares_none) >= PATIENCE:
+            raise CollapsedError(
+                f"{self._folder.path}: by step {done} no two views shared a nucleus for {PATIENCE} looks in a row, so "
+                "nothing is learnt of nuclei; begin another run folder with a larger `views.global_px` or `batch`"
+            )
+        for name, (least, most) in LIMITS.items():
+            if shares_none and name in OF_NUCLEI:
+                continue
+            if name not in OF_NUCLEI and "entropy_nucleus" in losses:
+                continue  # whole views of uniform tissue may well look alike while nuclei are told apart
+            value = losses.get(name, least)
+            if self._count(name, not least <= value <= most) >= PATIENCE:
+                seen = "nuclei" if name in OF_NUCLEI else "views"
+                raise CollapsedError(
+                    f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
+                    f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all {seen} look alike to the network; "
+                    "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
+                    "batch"
+                )
+
+    def _count(self, name: str, is_outside: bool) -> int:
+        """Looks in a row, this one included, at which ``name`` lay outside."""
+        self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
+        return self._outside[name]
+
+
+N_SETS, GAP_PX, ZOOM = 6, 8, 2
+RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
+
+
+def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
+    """Write a few sets, one below the other: global views first; a nucleus has one colour in all views of its set."""
+    generator = np.random.default_rng(seed_of_step(seed, 0))
+    rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
+    width = max(row.shape[1] for row in rows)
+    page = np.concatenate([_padded(row, row.shape[0] + GAP_PX, width) for row in rows])
+    with complete_file(output) as partial:
+        write_png(partial, page)
+
+
+def _draw_set(views: ViewSet) -> np.ndarray:
+    colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
+    pictures = []
+    for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
+        partners = [one for one in (0, 1) if one != number]  # the teacher sees global views
+        shared = np.unique(np.concatenate([views.shared(one, number) for one in partners]))
+        picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
+        for nucleus in shared.tolist():
+            at = np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
+            radius = round(RADIUS_UM / view.mpp * ZOOM * 2**SUBPIXEL_BITS)
+            cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
+        pictures.append(picture)
+    height = max(len(picture) for picture in pictures)
+    return np.concatenate([_padded(one, height, one.shape[1] + GAP_PX) for one in pictures], 1)
+
+
+def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    below, right = height - picture.shape[0], width - picture.shape[1]
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))

@@ -1,0 +1,1 @@
+"""PSM: detectors from unlabelled tissue (arXiv 2210.07862)."""

@@ -1,0 +1,119 @@
+"""PSM's first stage: a network is trained to give a window and its half turn the same output (arXiv 2210.07862)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from muse_pipeline.core.config import require_between
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.unlabelled import Image, UnlabelledSource, UnlabelledWindows, open_unlabelled
+from muse_pipeline.losses.psm import rotation_similarity
+from muse_pipeline.methods.psm.config import ActivationSettings
+from muse_pipeline.models.activation import KIND, ActivationNetwork
+from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import TrainingStage
+
+
+class PriorSelfActivation(Method):
+    """A window and its half turn get the same output.
+
+    Args:
+        network: with one output.
+    """
+
+    def __init__(self, network: ActivationNetwork):
+        super().__init__()
+        self.network = network
+
+    def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
+        """The loss of (B, 3, S, S) windows, from one pass, so that batch norms see both ways alike."""
+        output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
+        return {"loss": rotation_similarity(output, turned)}
+
+    def trained(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(ActivationSettings):
+    """The settings of the stage.
+
+    Attributes:
+        sources: unlabelled tissue.
+        mpp: um per pixel the network works at.
+        seed: of weights and windows.
+        precision: "32-true" or "bf16-mixed".
+    """
+
+    sources: tuple[UnlabelledSource, ...]
+    mpp: float = 0.5
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), window_px=(1, math.inf))
+
+
+class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
+    """Leaves a checkpoint that ``models.activation.load_activation`` reads."""
+
+    def check(self) -> None:
+        """Refuse windows that the network cannot take.
+
+        Raises:
+            ConfigError: the backbone is not registered, or the window is no multiple of its stride.
+        """
+        config = self.config
+        with torch.device("meta"):
+            stride = ActivationNetwork(config.backbone, 1).backbone.stride_px
+        if config.window_px % stride:
+            raise ConfigError(
+                f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {stride}"
+            )
+
+    def inputs(self) -> Inputs:
+        """The tissue."""
+        return Inputs(self.config.sources)
+
+    def free_settings(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def read(self, say: Say) -> list[Image]:
+        """Open the tissue."""
+        return open_unlabelled(self.config.sources, self.config.mpp)
+
+    def build(self, data: list[Image]) -> PriorSelfActivation:
+        """A network with random weights."""
+        return PriorSelfActivation(ActivationNetwork(self.config.backbone, 1))
+
+    def batches(self, data: list[Image], device: torch.device) -> UnlabelledWindows:
+        """Windows, without augmentation."""
+        return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
+
+    def describe(self, data: list[Image], say: Say) -> None:
+        """Print what is trained on what."""
+        say(f"{self.config.backbone} on {len(data)} images without labels")
+
+    def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:
+        """The network."""
+        config, network = self.config, method.trained()
+        meta = {
+            "kind": KIND,
+            "backbone": config.backbone,
+            "mpp": config.mpp,
+            "window_px": config.window_px,
+            "config": plain_settings(config, portable=True),
+            "colour": None,
+        }
+        return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)

@@ -1,0 +1,174 @@
+"""The settings of PSM, from unlabelled tissue to a detector."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.methods.detector.config import COLOURS, ExportSettings
+from muse_pipeline.proposals.activation_map import MaskSettings
+from muse_pipeline.proposals.points import PeakRules
+from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.schedule import Schedule
+
+MASKS = ("otsu", "activation")
+MASK_FOREGROUNDS = ("positive", "ignore")
+VORONOI_WEIGHT = 1.5
+SPLITS = ("cut", "voronoi")
+
+
+@dataclass(frozen=True)
+class ActivationSettings:
+    """First stage: the activation network; left out where masks are made without it.
+
+    Attributes:
+        backbone: registered name; one with a stage at stride 4.
+        schedule: how long and how fast.
+        window_px: side of a training window.
+        batch: windows per step.
+    """
+
+    backbone: str = "shallow_cnn"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
+    window_px: int = 128
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        require_between(self, "activation", window_px=(1, math.inf), batch=(2, math.inf))
+
+
+@dataclass(frozen=True)
+class MaskNetworkSettings:
+    """Second and third stage: the network that learns from masks.
+
+    Attributes:
+        backbone: registered name.
+        rounds: 1 learns the masks; every further round begins with the weights of the one before, finds points with
+            them and learns Voronoi labels too; 0 leaves the network out, and labels are made from the masks themselves.
+        mask_fg: of rounds with points, see ``methods.psm.mask_network``.
+        voronoi_weight: likewise.
+        window_px: side of a training window.
+        batch: windows per step.
+        precision: "32-true" or "bf16-mixed".
+        schedule: of each round.
+        augmentation: how far windows are varied.
+    """
+
+    backbone: str = "muse_compact_48"
+    rounds: int = 0
+    mask_fg: str = "positive"
+    voronoi_weight: float = VORONOI_WEIGHT
+    window_px: int = 256
+    batch: int = 4
+    precision: str = "bf16-mixed"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=250, save_every=100))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        require_between(self, "mask_network", rounds=(0, 10), voronoi_weight=(0, math.inf), batch=(1, math.inf))
+        require_one_of(self, "mask_network", mask_fg=MASK_FOREGROUNDS, precision=PRECISIONS)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """From probabilities to instances.
+
+    Attributes:
+        threshold: probability from which a pixel is nucleus.
+        split: "voronoi" shares the mask among the points, "cut" parts it at its necks and pale places.
+        points: what makes a point.
+        min_area_um2: smaller instances are left out.
+    """
+
+    threshold: float = 0.5
+    split: str = "cut"
+    points: PeakRules = field(default_factory=PeakRules)
+    min_area_um2: float = 12.0
+
+    def __post_init__(self) -> None:
+        require_between(self, "labels", threshold=(0, 1), min_area_um2=(0, math.inf))
+        require_one_of(self, "labels", split=SPLITS)
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The instance network, see ``detector.config.DetectorConfig``; of one class, "Nucleus"."""
+
+    backbone: str = "muse_compact_48"
+    head: str = "dense"
+    n_rays: int = 32
+    colour: str = "macenko"
+    window_px: int = 256
+    batch: int = 4
+    precision: str = "bf16-mixed"
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, save_every=250))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "detector", precision=PRECISIONS, colour=COLOURS)
+
+
+@dataclass(frozen=True)
+class SelfTrainingSettings:
+    """Last stage: detectors that learn from what the one before found; settings of training are the detector's.
+
+    Attributes:
+        rounds: 0 leaves the stage out.
+        threshold: score from which a nucleus is a label; below that of ``detector.export``, a round finds more.
+    """
+
+    rounds: int = 1
+    threshold: float = 0.35
+
+    def __post_init__(self) -> None:
+        require_between(self, "self_training", rounds=(0, 10), threshold=(0, 1))
+
+
+@dataclass(frozen=True)
+class PsmConfig:
+    """A run from unlabelled tissue to a detector.
+
+    Attributes:
+        name: of the model.
+        sources: unlabelled tissue.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        mpp: um per pixel of all networks.
+        masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
+        mask_settings: of "activation".
+        windows_per_store: pieces of each store, see ``data.unlabelled``; pictures are used whole.
+        store_window_px: their side.
+        seed: of weights and windows.
+        metrics: measured elsewhere, for the card.
+        method: "psm".
+    """
+
+    name: str
+    sources: tuple[UnlabelledSource, ...]
+    licence: str
+    training_data: str
+    limits: str = ""
+    mpp: float = 0.5
+    masks: str = "otsu"
+    mask_settings: MaskSettings = field(default_factory=MaskSettings)
+    windows_per_store: int = 64
+    store_window_px: int = 512
+    seed: int = 0
+    activation: ActivationSettings = field(default_factory=ActivationSettings)
+    mask_network: MaskNetworkSettings = field(default_factory=MaskNetworkSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
+    metrics: dict[str, float] = field(default_factory=dict)
+    method: str = "psm"
+
+    def __post_init__(self) -> None:
+        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), windows_per_store=(1, math.inf))
+        require_between(self, "", store_window_px=(64, 4096))
+        require_one_of(self, "", masks=MASKS)

@@ -1,0 +1,201 @@
+"""PSM's labels stage: masks become instances and points, as label files that ``muse finetune`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.pictures import read_rgb
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.labels.formats import IMAGES, INSTANCES, POINTS, write_instances
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.start import load_trained
+from muse_pipeline.methods.detector.validation import NetworkPredictor
+from muse_pipeline.methods.psm.config import PsmConfig
+from muse_pipeline.methods.psm.mask_network import TrainedMask
+from muse_pipeline.methods.psm.masks import read_pictures_and_masks
+from muse_pipeline.nuclei.masks import rings_to_labels
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, haematoxylin
+from muse_pipeline.proposals.points import find_points, split_mask
+from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import MADE_FROM, PreparedStage
+
+CLASS = "Nucleus"
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
+MOST = 65535  # instances of a picture in 16 bits
+
+
+def write_labels(
+    config: PsmConfig, masks: Path, network: Path | None, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Write images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
+
+    Args:
+        config: of the run.
+        masks: folder of the masks stage.
+        network: checkpoint of the mask network; None: its masks are used as they are.
+        folder: that exists.
+        say: called with a sentence on what was written.
+
+    Raises:
+        CheckpointError: the network cannot be read.
+        LabelError: the masks stage is damaged.
+    """
+    teacher = TrainedMask.load(network) if network else None
+    n_nuclei = n_pictures = 0
+    for name, pixels, mask in read_pictures_and_masks(masks):
+        probability = teacher(pixels) if teacher else mask.astype(np.float32)
+        n_here = write_found(folder, name, pixels, split_instances(probability, pixels, config), config.mpp)
+        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+    say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def label_source(folder: Path, mpp: float) -> LabelSource:
+    """What ``write_found`` left in ``folder``, as labels to train on."""
+    return LabelSource(
+        folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
+    )
+
+
+def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
+    """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none.
+
+    Raises:
+        LabelError: there are more than a label image holds.
+    """
+    n_instances = int(instances.max(initial=0))
+    if n_instances > MOST:
+        raise LabelError(f"{name}: {n_instances:,} nuclei are more than the {MOST:,} a picture may hold; cut it up")
+    if not n_instances:
+        return 0
+    write_instances(folder, name, pixels, instances, [CLASS] * n_instances, mpp)
+    return n_instances
+
+
+def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
+    """(h, w) int32: 1..N, 0 background, of a probability (h, w) and its picture (h, w, 3)."""
+    settings, mpp = config.labels, config.mpp
+    mask = probability >= settings.threshold
+    if settings.split == "voronoi":
+        instances = split_mask(mask, find_points(probability, mpp, settings.points))
+    else:
+        fit = fit_macenko(pixels.reshape(-1, 3))
+        density = haematoxylin(pixels, blend_stains(fit and fit.stains))
+        instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / mpp), mpp)
+    return drop_small_labels(instances, settings.min_area_um2 / mpp**2)
+
+
+FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
+SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
+
+
+def write_found_labels(
+    checkpoint: Path, config: DetectorConfig, labels: Path, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Write the pictures of ``labels`` again with what a detector finds in them.
+
+    Args:
+        checkpoint: of the detector.
+        config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
+        labels: folder with the pictures, see ``psm.labels``.
+        folder: that exists.
+        say: called with a sentence on what was written.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: nothing was found.
+        LabelError: a picture is damaged.
+    """
+    names = sorted((labels / IMAGES).glob("*.png"))
+    pictures = {path.stem: read_rgb(path, f"delete {labels} to make it again") for path in names}
+    margin = round(SURROUND_UM / config.mpp)
+    predictor, reference = _load(checkpoint, config)
+    n_nuclei = n_pictures = 0
+    for name, pixels in pictures.items():
+        colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
+        surrounded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
+        found = detect_image(predictor, surrounded, colour)
+        found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
+        rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
+        instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
+        n_here = write_found(folder, name, pixels, instances, config.mpp)
+        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+    if not n_nuclei:
+        raise ConfigError(
+            f"self_training: the detector of {checkpoint.parent} found no nucleus with a score of "
+            f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
+        )
+    say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def _load(path: Path, config: DetectorConfig) -> tuple[NetworkPredictor, ColourReference]:
+    network, _, checkpoint = load_trained(path)
+    reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
+    reference = replace(reference, share=config.export.colour_share)
+    return NetworkPredictor(network, config), reference
+
+
+class LabelsStage(PreparedStage):
+    """See ``write_labels``.
+
+    Args:
+        config: of the run.
+        masks: folder of the masks stage.
+        network: checkpoint of the mask network, where there is one.
+        folder: of the stage.
+    """
+
+    def __init__(self, config: PsmConfig, masks: Path, network: Path | None, folder: Path):
+        super().__init__(folder, "labels")
+        self.config, self.masks, self.network = config, masks, network
+
+    def made_from(self) -> dict[str, Any]:
+        """Settings of labels, the masks and the mask network."""
+        return {
+            "labels": plain_settings(self.config.labels),
+            "masks": sha256_of(self.masks / MADE_FROM),
+            "mask_network": self.network and sha256_of(self.network),
+        }
+
+    def write(self, folder: Path, say: Say) -> None:
+        """See ``write_labels``."""
+        write_labels(self.config, self.masks, self.network, folder, say)
+
+
+class FoundLabelsStage(PreparedStage):
+    """See ``write_found_labels``.
+
+    Args:
+        config: of the detector's training, with the score from which a nucleus counts as ``export.threshold``.
+        detector: checkpoint of the detector.
+        labels: folder with the pictures.
+        folder: of the stage.
+        name: for the user.
+    """
+
+    def __init__(self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str):
+        super().__init__(folder, name)
+        self.config, self.detector, self.labels = config, detector, labels
+
+    def made_from(self) -> dict[str, Any]:
+        """The threshold and the detector."""
+        weights = load_checkpoint(self.detector).weights_sha256()
+        return {"threshold": self.config.export.threshold, "detector": weights}
+
+    def write(self, folder: Path, say: Say) -> None:
+        """See ``write_found_labels``."""
+        write_found_labels(self.detector, self.config, self.labels, folder, say)

@@ -1,0 +1,107 @@
+"""PSM as a run: from unlabelled tissue to a detector.
+
+"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144. What differs from it is in
+``docs/psm.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import DetectorStage
+from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
+from muse_pipeline.methods.psm.config import PsmConfig
+from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, label_source
+from muse_pipeline.methods.psm.mask_network import MaskRound, MaskRoundConfig
+from muse_pipeline.methods.psm.masks import MasksStage
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.stages import Stage, stage_folder
+
+COLOUR = (128, 64, 192)
+
+
+def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> PsmConfig:
+    """The settings of a config file; see ``recipe.load_run``."""
+    return load_run(path, data, changes, default="psm", only=PsmConfig)[1]
+
+
+@RECIPES.register("psm")
+class PsmRecipe(Recipe):
+    """Masks, labels, a detector, and further detectors that are trained on what the one before found."""
+
+    Config = PsmConfig
+
+    def stages(self, config: PsmConfig, folder: Path) -> Sequence[Stage]:
+        """Those that the config asks for."""
+        stages: list[Stage] = []
+
+        def add(name: str, make: Callable[[Path], Stage]) -> Path:
+            stages.append(make(stage_folder(folder, len(stages) + 1, name)))
+            return stages[-1].result
+
+        activation = network = None
+        if config.masks == "activation":
+            settings = activation_config(config)
+            activation = add("activation", lambda place: ActivationStage(settings, place, "activation"))
+        masks = add("masks", lambda place: MasksStage(config, activation, place))
+        for number in range(1, config.mask_network.rounds + 1):
+            settings, name = round_config(config, masks, network), f"mask-network-{number}"
+            network = add(name, lambda place, s=settings, n=name: MaskRound(s, place, n))
+        labels = add("labels", lambda place: LabelsStage(config, masks, network, place))
+        detector = add("detector", lambda place: DetectorStage(detector_config(config, labels), place, "detector"))
+        for number in range(1, config.self_training.rounds + 1):
+            finder = detector_config(config, labels)
+            finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
+            name, found = f"found-labels-{number}", (finder, detector, labels)
+            labels = add(name, lambda place, n=name, f=found: FoundLabelsStage(*f, place, n))
+            name, settings = f"self-training-{number}", detector_config(config, labels)
+            detector = add(name, lambda place, n=name, s=settings: DetectorStage(s, place, n))
+        return stages
+
+
+def activation_config(config: PsmConfig) -> ActivationConfig:
+    """The settings of the activation stage."""
+    return ActivationConfig(**vars(config.activation), sources=config.sources, mpp=config.mpp, seed=config.seed)
+
+
+def round_config(config: PsmConfig, masks: Path, start: Path | None) -> MaskRoundConfig:
+    """The settings of a round of the mask network, which begins with the checkpoint ``start``."""
+    return MaskRoundConfig(
+        **{**vars(config.mask_network), "rounds": 1},
+        masks=masks,
+        start=start,
+        mpp=config.mpp,
+        points=config.labels.points if start else None,
+        colour=config.detector.colour,
+        seed=config.seed,
+    )
+
+
+def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
+    """The settings of a detector of one class on a folder of labels, see ``labels``."""
+    settings = config.detector
+    return DetectorConfig(
+        name=config.name,
+        backbone=settings.backbone,
+        mpp=config.mpp,
+        classes=(NucleusClass(CLASS, COLOUR),),
+        sources=(label_source(labels, config.mpp),),
+        schedule=settings.schedule,
+        licence=config.licence,
+        training_data=config.training_data,
+        limits=config.limits,
+        head=settings.head,
+        n_rays=settings.n_rays,
+        colour=settings.colour,
+        window_px=settings.window_px,
+        batch=settings.batch,
+        seed=config.seed,
+        precision=settings.precision,
+        augmentation=settings.augmentation,
+        export=settings.export,
+        metrics=config.metrics,
+    )

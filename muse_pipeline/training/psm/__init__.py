@@ -1,1 +1,0 @@
-"""PSM: nuclei learnt from pictures without labels, stage by stage."""

@@ -1,0 +1,114 @@
+"""Methods by name, and a run as the stages of its method."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from muse_pipeline.core.config import locate, parse_config, read_settings
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.registry import Registry
+from muse_pipeline.inference.model import checkpoint_from
+from muse_pipeline.training.provenance import Inputs, describe_run
+from muse_pipeline.training.run import Options, RunFolder, plain_settings
+from muse_pipeline.training.stages import Stage
+
+
+class Recipe(ABC):
+    """What a method adds to the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
+
+    Attributes:
+        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths start at the folder of the
+            sources; those annotated as ``core.config.Weights`` at the config's.
+    """
+
+    Config: ClassVar[type]
+
+    @abstractmethod
+    def stages(self, config: Any, folder: Path) -> Sequence[Stage]:
+        """The stages of a run in ``folder``: one in the folder itself, or several in ``stages.stage_folder``."""
+
+    def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Fill in settings of a config file that follow from others.
+
+        Args:
+            values: as the file has them.
+            folder: of the file.
+        """
+        return values
+
+
+RECIPES: Registry[type[Recipe]] = Registry("method", "muse_pipeline.methods", entry="run")
+
+
+def load_run(
+    path: Path,
+    data: Path | None = None,
+    changes: Iterable[str] = (),
+    default: str | None = None,
+    only: type | None = None,
+) -> tuple[Recipe, Any]:
+    """The recipe and the settings of a config file.
+
+    Args:
+        path: of the YAML file; its ``method`` names the recipe.
+        data: where the paths of sources start; the file's folder when None. Paths of checkpoints always start there.
+        changes: ``key=value``, see ``config.read_settings``.
+        default: method of a file that names none.
+        only: the dataclass of the one method that the caller takes; any when None.
+
+    Raises:
+        ConfigError: the file cannot be read, is of another method, or a setting is wrong.
+    """
+    values, folder = read_settings(path, changes), Path(path).parent.resolve()
+    name = values.get("method", default) if isinstance(values, dict) else default
+    if name is None:
+        raise ConfigError(f"{path}: setting 'method' is missing; choose one of {', '.join(RECIPES.names())}")
+    recipe = RECIPES[str(name)]()
+    if only not in (None, recipe.Config):
+        raise ConfigError(f"{path}: trains by method '{name}', not '{default}'; give another config")
+    if isinstance(values, dict):
+        values = recipe.complete(values, folder)
+    config = parse_config(values, recipe.Config, str(path))
+    root = folder if data is None else Path(data).resolve()
+    return recipe, locate(config, root, lambda weights: checkpoint_from(folder, weights))
+
+
+def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until: str | None = None) -> Path:
+    """Finish a run, stage by stage; finished stages are kept.
+
+    Args:
+        recipe: of the method.
+        config: of the run.
+        folder: of the run.
+        options: how it computes.
+        until: name of the last stage to finish; all when None.
+
+    Returns:
+        The run's ``checkpoint.pt``, or what stage ``until`` leaves.
+
+    Raises:
+        CheckpointError: a stage's folder was made from something else.
+        ConfigError: there is no stage ``until``.
+        MuseError: the config or its data cannot be used.
+    """
+    stages = recipe.stages(config, Path(folder))
+    names = [stage.name for stage in stages]
+    if until is not None and until not in names:
+        raise ConfigError(f"--until {until}: the stages of this run are {', '.join(names)}")
+    if len(stages) == 1:
+        return stages[0].run(options)
+    run = RunFolder(Path(folder))
+    run.require_own()
+    run.describe(config, describe_run(plain_settings(config, portable=True), Inputs()))
+    for stage in stages:
+        result = stage.run(options)
+        if stage.name == until and stage is not stages[-1]:
+            return result
+    with complete_file(run.checkpoint) as partial:
+        shutil.copyfile(result, partial)
+    return run.checkpoint

@@ -1,0 +1,194 @@
+"""The folder of a run, and how a run computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.core.config import load_config
+from muse_pipeline.core.errors import CheckpointError, OutputError
+from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.text import some_of
+from muse_pipeline.training.checkpoint import steps_done
+
+Say, Progress = Callable[[str], None], Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line decides about a run, and its config does not.
+
+    Attributes:
+        accelerator: one of ``core.types.ACCELERATORS``.
+        threads: of each process on a CPU.
+        devices: GPUs, or processes on a CPU, each with batches of its own.
+        loaders: threads that read batches ahead; 0 reads each when it is needed.
+        start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
+            raising.
+        say: called with a line for the user.
+        progress: called with (steps done, steps of the training, losses) by the first process at every logged step.
+    """
+
+    accelerator: str = "auto"
+    threads: int = 1
+    devices: int = 1
+    loaders: int = 0
+    start_over: bool = False
+    say: Say = lambda line: None
+    progress: Progress = lambda done, steps, losses: None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one training.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings; the same verb reads them again."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, command and checksums, see ``provenance``."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """See ``log.MetricsLog``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics drawn."""
+        return self.path / "curves.png"
+
+    @property
+    def pictures(self) -> Path:
+        """Pieces of the training pictures, on which an export is checked."""
+        return self.path / "pictures"
+
+    @property
+    def resume(self) -> Path:
+        """See ``checkpoint.save_resume_point``."""
+        return self.path / "resume.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best validation so far."""
+        return self.path / "best.pt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What leaves the run: the best of the validations, or the end of a run without any."""
+        return self.path / "checkpoint.pt"
+
+    def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
+        """Check that the folder is new or belongs to this run.
+
+        Args:
+            config: dataclass of the settings.
+            provenance: of ``provenance.describe_run``, now.
+            free: settings that may change, with all below them; ``a.b`` is setting b of a.
+            start_over: give up a run of another configuration.
+
+        Returns:
+            A message for the user; empty if there is nothing to report.
+
+        Raises:
+            CheckpointError: the folder holds a run of another configuration.
+            OutputError: the folder holds other files where the run's would be.
+        """
+        self.require_own()
+        try:
+            self._require_same_run(config, provenance, free)
+        except CheckpointError:
+            if not start_over:
+                raise
+            for path in (self.resume, self.best, self.checkpoint):
+                path.unlink(missing_ok=True)
+            return f"{self.path}: the run of another configuration is discarded; training starts from the beginning"
+        return ""
+
+    def is_finished(self, config: Any) -> bool:
+        """True if the checkpoint of exactly these settings is there."""
+        if not self.checkpoint.is_file() or steps_done(self.resume) != config.schedule.steps:
+            return False
+        return self._begun_settings(type(config)) == plain_settings(config, portable=True)
+
+    def describe(self, config: Any, provenance: dict[str, Any]) -> None:
+        """Write ``provenance.json``, which marks the folder as a run's, and the resolved settings."""
+        import yaml
+
+        write_json(self.provenance, provenance)
+        with complete_file(self.config) as partial:
+            text = yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
+            partial.write_text(text, encoding="utf-8")
+
+    def require_own(self) -> None:
+        """Refuse a folder that holds files where a run's would be.
+
+        Raises:
+            OutputError: no run wrote them.
+        """
+        others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
+        if others and not self.provenance.is_file():
+            raise OutputError(
+                f"{self.path}: contains {some_of(others)} that no run wrote and this one would replace; choose another "
+                "folder"
+            )
+
+    def _require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
+        """A run continues under the settings and inputs that it began with; where data lie does not matter."""
+        if not self.resume.is_file():
+            return
+        begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
+        fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
+        changed = [f"setting '{name}'" for name in sorted(fixed)]
+        before, now = self._begun_inputs(), provenance["inputs"]
+        changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+        if changed:
+            raise CheckpointError(
+                f"{self.path}: holds a run of another configuration ({some_of(changed)} changed); choose another run "
+                "folder, delete it, or give --start-over"
+            )
+
+    def _begun_settings(self, kind: type) -> dict[str, Any]:
+        try:
+            return plain_settings(load_config(self.config, kind), portable=True)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
+            ) from error
+
+    def _begun_inputs(self) -> dict[str, str]:
+        try:
+            return dict(read_json(self.provenance)["inputs"])
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the settings in which two mappings differ."""
+    for name in one.keys() | other.keys():
+        first, second = one.get(name), other.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{name}.")
+        elif first != second:
+            yield prefix + name
+
+
+def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
+    """A dataclass of settings as JSON values; ``portable`` keeps the last name of each path only."""
+    return json.loads(
+        json.dumps(dataclasses.asdict(config), default=lambda value: value.name if portable else str(value))
+    )

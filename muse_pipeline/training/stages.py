@@ -1,0 +1,227 @@
+"""Stages of a run: trainings that end in a checkpoint, and files that are prepared once.
+
+A stage owns a folder. Running it again continues where it stopped, returns at once when it is finished, and refuses a
+folder that was made from something else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
+from muse_pipeline.data.stream import Prefetched
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from muse_pipeline.training.devices import open_fabric, share_batch_norms
+from muse_pipeline.training.loop import Monitor, train
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.provenance import Inputs, describe_run
+from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
+
+C, D = TypeVar("C"), TypeVar("D")
+STAGES = "stages"  # folder of the stages of a run that has several
+MADE_FROM = "made-from.json"
+
+
+def stage_folder(folder: Path, number: int, name: str) -> Path:
+    """Folder of a run's stage, counted from 1."""
+    return folder / STAGES / f"{number}-{name}"
+
+
+class Stage(ABC):
+    """One step of a run.
+
+    Args:
+        folder: of the stage.
+        name: for the user.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = Path(folder), name
+
+    @property
+    @abstractmethod
+    def result(self) -> Path:
+        """What later stages read."""
+
+    @abstractmethod
+    def run(self, options: Options) -> Path:
+        """Finish the stage and return its result."""
+
+
+class TrainingStage(Stage, Generic[C, D]):
+    """One training, from data to ``checkpoint.pt``: everything that is the same for every method.
+
+    Args:
+        config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
+        folder: of the stage.
+        name: for the user.
+    """
+
+    def __init__(self, config: C, folder: Path, name: str = "train"):
+        super().__init__(folder, name)
+        self.config, self.run_folder = config, RunFolder(Path(folder))
+
+    @property
+    def result(self) -> Path:
+        """The checkpoint."""
+        return self.run_folder.checkpoint
+
+    def check(self) -> None:
+        """Refuse settings that cannot work, before any file is read.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+
+    @abstractmethod
+    def inputs(self) -> Inputs:
+        """Files that decide the result; a folder that was begun with other files is refused."""
+
+    @abstractmethod
+    def read(self, say: Say) -> D:
+        """Read and check the data.
+
+        Raises:
+            MuseError: something in the config or the data is wrong; nothing has been computed yet.
+        """
+
+    @abstractmethod
+    def build(self, data: D) -> Method:
+        """Networks and losses; random weights follow from the seed."""
+
+    @abstractmethod
+    def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
+        """Number -> batch on ``device``; the same number always gives the same batch."""
+
+    @abstractmethod
+    def checkpoint(self, data: D, method: Method) -> Checkpoint:
+        """What leaves the finished training."""
+
+    def free_settings(self) -> tuple[str, ...]:
+        """Settings that may change in a folder that was begun; ``a.b`` is setting b of a."""
+        return ("name",)
+
+    def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
+        """Validation, alarms, previews."""
+        return ()
+
+    def describe(self, data: D, say: Say) -> None:
+        """Print what is trained on what, and write pictures of it; called by the first process."""
+
+    def finish(self, data: D, method: Method, say: Say) -> None:
+        """Print what came out; called by the first process once the checkpoint is written."""
+
+    def run(self, options: Options) -> Path:
+        """Train, or continue; returns the checkpoint.
+
+        Raises:
+            CheckpointError: the folder holds a run of another config.
+            DivergedError: a loss is not finite.
+            ProviderError: the devices are not there.
+            MuseError: see ``check`` and ``read``.
+        """
+        config, run = self.config, self.run_folder
+        self.check()
+        inputs = self.inputs()
+        inputs.require_checkpoints()
+        provenance = describe_run(plain_settings(config, portable=True), inputs)
+        message = run.begin(config, provenance, self.free_settings(), options.start_over)
+        if run.is_finished(config):
+            return run.checkpoint
+        torch.set_num_threads(options.threads)
+        if message:
+            options.say(message)
+        data = self.read(options.say)
+        torch.manual_seed(config.seed)
+        method = self.build(data)
+        # What a user may have got wrong is known by now: from here on there may be several processes.
+        fabric = open_fabric(options.accelerator, options.devices, config.precision)
+        method = share_batch_norms(method, fabric.world_size, fabric.device)
+        if fabric.is_global_zero:
+            run.describe(config, provenance)
+            self.describe(data, options.say)
+        with Prefetched(self.batches(data, fabric.device), fabric.world_size, options.loaders) as batches:
+            monitors = self.monitors(data, method)
+            train(
+                method,
+                batches,
+                config.schedule,
+                run,
+                fabric,
+                seed=config.seed,
+                monitors=monitors,
+                progress=options.progress,
+            )
+        if fabric.is_global_zero:
+            save_checkpoint(run.checkpoint, self.checkpoint(data, method))
+            self.finish(data, method, options.say)
+        return run.checkpoint
+
+
+class PreparedStage(Stage):
+    """Files that are made once: masks, labels, an index. The folder is complete or absent."""
+
+    @property
+    def result(self) -> Path:
+        """The folder."""
+        return self.folder
+
+    @abstractmethod
+    def made_from(self) -> dict[str, Any]:
+        """Plain values that decide what the stage writes: settings and checksums."""
+
+    @abstractmethod
+    def write(self, folder: Path, say: Say) -> None:
+        """Write the stage into an empty folder."""
+
+    def run(self, options: Options) -> Path:
+        """Write the files unless they are there; returns the folder.
+
+        Raises:
+            CheckpointError: the folder was made from something else.
+            OutputError: the folder is not a stage's.
+        """
+        made_from = self.made_from()
+        if not is_made(self.folder, made_from, options.start_over):
+            torch.set_num_threads(options.threads)
+            with complete_file(self.folder) as partial:
+                partial.mkdir(parents=True)
+                self.write(partial, options.say)
+                write_json(partial / MADE_FROM, made_from)
+        return self.folder
+
+
+def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
+    """True if ``folder`` holds what ``made_from`` describes.
+
+    Args:
+        folder: of a prepared stage.
+        made_from: see ``PreparedStage``.
+        start_over: answer False, instead of raising, where the folder was made from something else.
+
+    Raises:
+        CheckpointError: it was made from something else; the differences are named.
+        OutputError: the folder is not a stage's.
+    """
+    if not folder.is_dir():
+        return False
+    require_own_folder(folder, (folder / MADE_FROM).is_file())
+    try:
+        found = read_json(folder / MADE_FROM)
+    except (OSError, ValueError):
+        found = {}
+    if found == made_from:
+        return True
+    if start_over:
+        return False
+    changed = sorted(name for name in found.keys() | made_from if found.get(name) != made_from.get(name))
+    raise CheckpointError(
+        f"{folder}: was made from something else ({', '.join(changed)} changed); choose another run folder, delete it, "
+        "or give --start-over"
+    )

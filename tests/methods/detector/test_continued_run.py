@@ -1,0 +1,178 @@
+"""Runs that go on with a whole detector: what they keep of it, what they need no labels for, what they report."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy
+from labelled import CPU, draw_labelled_folder, write_config
+from slide_files import write_pyramid
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.export.onnx import load_detector
+from muse_pipeline.inference.appearance import judge_appearance
+from muse_pipeline.methods.detector.data import read_detector_data
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.start import load_trained, read_start
+from muse_pipeline.methods.detector.validation import compare_with_start
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.run import Options
+
+EXPORT = {"input_px": 128, "halo_px": 16, "threshold": 0.05, "colour_share": 0.4}
+DARK_ONLY = 'sources.0.class_map={"1": Dark, "2": null}'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labelled pictures, ``tiny.yaml`` and ``first``, a detector that was trained by it."""
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("continued"))
+    changes = [f"export.{name}={value}" for name, value in EXPORT.items()]
+    path = write_config(folder, steps=30, colour="macenko")
+    finetune(load_detector_config(path, changes=changes), folder / "first", CPU)
+    without_export = re.sub(r"(?m)^export: .*\n", "", path.read_text())
+    path.write_text(without_export)
+    return folder
+
+
+def continued(folder, *changes):
+    start = f"checkpoint={folder / 'first/checkpoint.pt'}"
+    return load_detector_config(folder / "tiny.yaml", changes=[start, "schedule.steps=2", *changes])
+
+
+def run(config, folder):
+    """The checkpoint that leaves a run, and what was said."""
+    said = []
+    path = finetune(config, folder, Options(accelerator="cpu", say=said.append))
+    return load_checkpoint(path), said
+
+
+def test_export_settings_are_those_of_the_checkpoint_unless_they_are_set(folder, tmp_path):
+    config = continued(folder, "export.threshold=0.6")
+    assert dataclasses.asdict(config.export).items() >= {**EXPORT, "threshold": 0.6}.items()
+    checkpoint, _ = run(config, tmp_path)
+    assert checkpoint.meta["config"]["export"]["colour_share"] == 0.4
+    assert load_detector_config(tmp_path / "config.yaml").export == config.export
+    _, card = load_detector(tmp_path / "checkpoint.pt")
+    assert (card.input_px, card.threshold, card.colour.share) == (128, 0.6, 0.4)
+
+
+def test_the_built_in_model_passes_its_export_settings_on(folder):
+    config = load_detector_config(folder / "tiny.yaml", changes=["checkpoint=compact"])
+    assert config.export.colour_share == 0.4
+
+
+def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
+    config = load_detector_config(folder / "tiny.yaml", changes=["checkpoint=later.pt"])
+    assert config.export.colour_share == 1.0
+
+
+def test_colours_are_taken_to_the_reference_that_the_detector_knows(folder, tmp_path):
+    """Else tissue that it knows would look different to it after a run on another lab's slides."""
+    some = "sources.0.exclude=[P1, P2]"
+    first = load_checkpoint(folder / "first/checkpoint.pt")
+    whole, _ = run(continued(folder, some), tmp_path / "whole")
+    assert whole.meta["colour"] == first.meta["colour"]
+    backbone_alone, _ = run(continued(folder, some, "n_rays=16"), tmp_path / "backbone")
+    assert backbone_alone.meta["colour"] != first.meta["colour"]
+
+
+def test_the_appearance_reference_covers_old_and_new_pictures(folder, tmp_path):
+    first = load_checkpoint(folder / "first/checkpoint.pt").meta["appearance"]
+    both = run(continued(folder, "sources.0.exclude=[P1, P2]"), tmp_path)[0].meta["appearance"]
+    assert both["n_pictures"] == first["n_pictures"] + 1
+    for name, (low, _, high) in first["ranges"].items():
+        assert both["ranges"][name][0] <= low and both["ranges"][name][2] >= high
+
+
+def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
+    checkpoint, said = run(continued(folder, DARK_ONLY), tmp_path / "run")
+    assert "classes without training labels: Pale" in said
+    assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
+
+
+@pytest.mark.parametrize("other", ["checkpoint=null", "n_rays=16"])
+def test_a_new_head_needs_labels_of_every_class(folder, tmp_path, other):
+    with pytest.raises(ConfigError, match="training images hold no labelled nucleus of Pale"):
+        run(continued(folder, DARK_ONLY, other), tmp_path)
+
+
+def test_validation_labels_may_lack_it_too_and_their_mean_is_over_the_others(folder, tmp_path):
+    config = continued(folder, "sources.0.exclude=[P2]")
+    held = dataclasses.replace(config.sources[0], exclude=("P0", "P1"), class_map={"1": "Dark", "2": None})
+    checkpoint, said = run(dataclasses.replace(config, validation=(held,)), tmp_path)
+    assert "classes without validation labels: Pale" in said
+    scores = checkpoint.meta["scores"]
+    assert scores["validation mean class F1"] == scores["validation Dark F1"]
+    assert any(re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s) for s in said)
+
+
+def test_a_run_from_random_weights_reports_nothing_of_before(folder, tmp_path):
+    _, said = run(continued(folder, "checkpoint=null"), tmp_path)
+    assert not any("before" in sentence for sentence in said)
+
+
+SIZE, REGION, XY = (900, 600), (80, 80, 380, 520), grid_xy((900, 600), step_px=40, first_px=60)
+
+
+def draw_slide(folder):
+    """``S.tif``, whose right half is paler and more blurred than its left; what lies in ``REGION`` is labelled."""
+    pixels = draw_nuclei(SIZE, XY).astype(float)
+    pixels[:, 450:] = 255 - 0.35 * (255 - pixels[:, 450:])
+    pixels[:40] = pixels[-40:] = pixels[:, :40] = pixels[:, -40:] = 245
+    write_pyramid(folder / "S.tif", pixels.astype(np.uint8))
+    inside = XY[((REGION[:2] < XY) & (REGION[2:] > XY)).all(1)]
+    (folder / "annotations").mkdir()
+    features = [(disc(*xy, 6), "Dark" if i % 2 else "Pale") for i, xy in enumerate(inside)]
+    (folder / "annotations/S.geojson").write_text(geojson((box(*REGION), "Region*"), *features))
+
+
+def slide_config(folder, path, *changes):
+    source = f"sources=[{{slides: {folder}, labels: {folder / 'annotations'}, format: geojson}}]"
+    return load_detector_config(path, changes=[source, "schedule.steps=2", *changes])
+
+
+def test_a_model_does_not_find_its_own_training_slide_unlike_training(folder, tmp_path):
+    draw_slide(tmp_path)
+    run(slide_config(tmp_path, folder / "tiny.yaml"), tmp_path / "run")
+    _, card = load_detector(tmp_path / "run/checkpoint.pt")
+    info = inspect_slide(tmp_path / "S.tif", "S")
+    with open_slide(tmp_path / "S.tif", info.reader) as slide:
+        colour = measure_colour(slide, info, find_tissue(slide, info).tissue)
+    assert judge_appearance(card.appearance, colour).verdict == "ok"
+
+
+REPORT = (
+    r"mean class F1 on the training labels, as there is no `validation`: ([\d.]+) before, ([\d.]+) now",
+    r"outside the labelled regions: agrees with checkpoint\.pt on (\d+) % of nuclei",
+)
+
+
+def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tmp_path):
+    draw_slide(tmp_path)
+    start = f"checkpoint={folder / 'first/checkpoint.pt'}"
+    config = slide_config(tmp_path, folder / "tiny.yaml", start)
+    _, said = run(config, tmp_path / "run")
+    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, said[-2:], strict=True))
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_what_changed_is_measured(folder, tmp_path, same_classes):
+    """A network with the same weights agrees everywhere; one that takes every class for the other, nowhere."""
+    draw_slide(tmp_path)
+    config = slide_config(tmp_path, folder / "tiny.yaml", f"checkpoint={folder / 'first/checkpoint.pt'}")
+    start = read_start(config)
+    network, _, _ = load_trained(start.path)
+    if not same_classes:
+        with torch.no_grad():
+            network.head.out.weight[3:5] = network.head.out.weight[3:5].flip(0)
+            network.head.out.bias[3:5] = network.head.out.bias[3:5].flip(0)
+    labels, around = compare_with_start(read_detector_data(config, start), start, network)
+    before, now = re.fullmatch(REPORT[0], labels).groups()
+    assert (before == now) == same_classes
+    assert int(re.fullmatch(REPORT[1], around)[1]) == 100 * same_classes

@@ -1,0 +1,100 @@
+"""The method with either head: it learns, its average follows, its teacher teaches outside of Omega."""
+
+import numpy as np
+import pytest
+import torch
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.hidden_labels import hide_labels
+from muse_pipeline.data.windows import LabelledWindows
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.methods.detector.consistency import ConsistencySettings
+from muse_pipeline.methods.detector.criterion import CRITERIA
+from muse_pipeline.methods.detector.method import DetectorTraining
+from muse_pipeline.models import HEADS
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.nuclei.table import Nuclei
+
+
+def test_every_head_has_its_criterion():
+    assert CRITERIA.names() == HEADS.names()
+
+
+def windows(region_px=None, weak_view=False):
+    generator = np.random.default_rng(0)
+    xy = np.indices((5, 5)).reshape(2, -1).T * 24.0 + generator.integers(8, 16, (25, 2))
+    pixels = np.full((128, 128, 3), 230, np.uint8)
+    for x, y in xy.astype(int):
+        pixels[y - 4 : y + 4, x - 4 : x + 4] = 60
+    nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((25, 8), 2.0, np.float32), label=np.arange(25, dtype=np.int32) % 2)
+    images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)]
+    if region_px:
+        images = hide_labels(images, region_px, seed=0)
+    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+    return LabelledWindows(
+        images,
+        np.eye(3, 4)[None],
+        stains,
+        mpp=0.5,
+        window_px=64,
+        batch=4,
+        augmentation=Augmentation(),
+        seed=0,
+        device=torch.device("cpu"),
+        weak_view=weak_view,
+    )
+
+
+def method_of(head, consistency=None):
+    torch.manual_seed(0)
+    network = NucleusDetector("muse_compact_16", head, 2, 8)
+    return DetectorTraining(network, head, 0.5, torch.ones(2), consistency).train()
+
+
+@pytest.mark.parametrize("head", HEADS.names())
+def test_the_losses_fall(head):
+    method, batches = method_of(head), windows()
+    optimiser = torch.optim.AdamW(method.network.parameters(), lr=5e-3)
+    seen = []
+    for step in range(12):
+        losses = method.losses(batches(step), step, step / 12)
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+        method.after_step(step / 12)
+        seen.append(float(losses["loss"].detach()))
+    assert np.mean(seen[-3:]) < 0.7 * np.mean(seen[:3])
+
+
+def test_the_average_follows_in_evaluation_mode():
+    method = method_of("dense")
+    before = method.trained().head.out.bias.clone()
+    with torch.no_grad():
+        method.network.head.out.bias += 1
+    method.after_step(0)
+    assert torch.allclose(method.trained().head.out.bias - before, torch.tensor(1 - 2 / 11), atol=1e-5)
+    assert method.network.training
+    assert not method.trained().training
+    assert not any(parameter.requires_grad for parameter in method.trained().parameters())
+
+
+@pytest.mark.parametrize("head", HEADS.names())
+def test_consistency_adds_its_term_after_the_start(head):
+    batch = windows(region_px=32, weak_view=True)(0)
+    settings = ConsistencySettings(threshold=0.0, floor=0.0, background_threshold=0.0)
+    method = method_of(head, settings)
+    terms = method.losses(batch, "model", 0.2)
+    supervised = method.criterion(method.network(batch.pixels, batch.colour), batch)
+    assert terms["pseudo_nuclei"] > 0
+    assert terms["consistency"] > 0
+    assert {*terms} == {*supervised, "consistency", "pseudo_nuclei", "pseudo_right"}
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in method.network.head.parameters())
+    assert all(p.grad is None for p in method.average.parameters())
+    early = method.losses(batch, "model", 0.0)
+    assert float(early["loss"].detach()) == pytest.approx(
+        float(sum(early[name].detach() for name in supervised if name != "loss"))
+        + (float(early["rays"].detach()) if head == "dense" else 0),
+        rel=1e-5,
+    )

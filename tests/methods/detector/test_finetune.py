@@ -1,0 +1,150 @@
+"""Training on drawn pictures: it learns, it stops and goes on exactly, it says what is wrong."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from labelled import CPU, draw_labelled_folder, write_config
+
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.methods.detector import data as finetune_data
+from muse_pipeline.methods.detector.data import read_detector_data
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.run import Options, RunFolder
+from muse_pipeline.training.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+def same_weights(one, other):
+    pairs = [(one.backbone, other.backbone), (one.head, other.head)]
+    return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a.keys() | b.keys())
+
+
+def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
+    config = load_detector_config(write_config(folder, steps=40))
+    checkpoint = load_checkpoint(finetune(config, tmp_path, CPU))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert checkpoint.meta["images"] == ["P0", "P1", "P2"]
+    assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
+    assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
+    assert load_detector_config(tmp_path / "config.yaml") == config  # what was resolved can be given again
+
+
+def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
+    config = load_detector_config(write_config(folder, steps=12))
+    whole = load_checkpoint(finetune(config, tmp_path / "whole", CPU))
+
+    def stop(done, *_):
+        if done == 8:  # three steps after the last resume point
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, tmp_path / "parts", Options(accelerator="cpu", progress=stop))
+    assert not (tmp_path / "parts" / "checkpoint.pt").exists()
+    parts = load_checkpoint(finetune(config, tmp_path / "parts", CPU))
+    assert same_weights(whole, parts)
+    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "setting"),
+    [
+        ("n_rays: 8", "n_rays: 16", "n_rays"),
+        ("rate: 0.005", "rate: 0.001", "schedule.learning_rate"),
+        ("steps: 5", "steps: 10", "schedule.steps"),
+    ],
+)
+def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
+    """Otherwise old weights would leave under a new description."""
+    path = write_config(folder, steps=5)
+    finetune(load_detector_config(path), tmp_path, CPU)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=rf"another configuration \(setting '{setting}' changed\)"):
+        finetune(load_detector_config(path), tmp_path, CPU)
+
+
+def test_what_the_card_says_may_change_without_training_again(folder, tmp_path):
+    first = load_checkpoint(finetune(load_detector_config(write_config(folder, steps=5)), tmp_path, CPU))
+    path = write_config(folder, steps=5, threshold=0.6)
+    again = load_checkpoint(finetune(load_detector_config(path), tmp_path, CPU))
+    assert again.meta["config"]["export"]["threshold"] == 0.6
+    assert same_weights(first, again)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
+        ("muse_compact_16", "muse_compact_1", ConfigError, "did you mean 'muse_compact_16'"),
+        ('"2": Pale', '"3": Pale', LabelError, r"_points.txt, line \d+: class '2' is not in class_map"),
+        ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
+        ("images: images", "images: pictures", LabelError, "no such folder"),
+        ("labels: labels", "labels: images", LabelError, "expected three values|no label file|not readable"),
+        ("row column class", "column row", LabelError, "format 'column row' is unknown"),
+        ("mpp: 0.5\nclasses", "classes", ConfigError, "'mpp' is missing"),
+        ("colour: identity", "colour: reinhard", ConfigError, "'reinhard' is unknown"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(folder, tmp_path, old, new, error, message):
+    path = write_config(folder)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(error, match=message) as caught:
+        finetune(load_detector_config(path), tmp_path, CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_rate_rises_and_falls():
+    schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=0.01)
+
+
+def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
+    blank = shutil.copytree(folder, tmp_path / "blank")
+    picture = np.full((160, 160, 3), 255, np.uint8)
+    cv2.imwrite(str(blank / "images" / "P1.png"), picture)
+    data = read_detector_data(load_detector_config(write_config(blank, colour="macenko")))
+    said = []
+    data.describe(RunFolder(tmp_path), said.append)
+    assert "the stains of 1 pictures could not be fitted (first P1)" in said[-1]
+
+
+@pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
+def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeypatch, window_px, context_px):
+    def refuse(*given):
+        raise LabelError(str(given[-1]))
+
+    monkeypatch.setattr(finetune_data, "read_labelled_images", refuse)
+    with pytest.raises(LabelError, match=f"^{context_px}$"):
+        read_detector_data(load_detector_config(write_config(folder), changes=[f"window_px={window_px}"]))
+
+
+def test_a_folder_of_somebody_s_own_is_spared(folder, tmp_path):
+    config = load_detector_config(write_config(folder, steps=1))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/mine.png").write_bytes(b"years of work")
+    with pytest.raises(OutputError, match="contains pictures that no run wrote"):
+        finetune(config, tmp_path, CPU)
+    assert [path.name for path in tmp_path.rglob("*")] == ["pictures", "mine.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [("sources=[]", "sources: there is none"), ("sources.0.mpp=250", r"has 250 um per pixel.*correct `mpp`")],
+)
+def test_no_source_and_another_unit_are_said(folder, tmp_path, change, sentence):
+    with pytest.raises((ConfigError, LabelError), match=sentence):
+        finetune(load_detector_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU)

@@ -1,0 +1,193 @@
+"""Settings of a run: what is unknown is named with its nearest neighbour, before anything is read."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from labelled import CPU, draw_labelled_folder, write_config
+
+from muse_pipeline.core.errors import CheckpointError, ConfigError, ProviderError
+from muse_pipeline.inference.model import BUILT_IN, find_model, read_card
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.provenance import Inputs, describe_run
+from muse_pipeline.training.run import plain_settings
+
+RECIPES = Path(__file__).parents[3] / "config" / "train"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.mark.parametrize("name", ["compact", "label_scarce", "muse_vit_s", "my_labels"])
+def test_a_recipe_is_a_run(name):
+    assert load_detector_config(RECIPES / f"{name}.yaml").name == name
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_with_a_point_head_has_its_threshold(path):
+    """Its scores are lower than a dense head's, whose best cut is the setting's default (docs/muse.md)."""
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if recipe.get("head") == "point":
+        assert recipe["export"]["threshold"] == 0.3
+
+
+def test_own_corrections_begin_with_the_whole_built_in_model():
+    config = load_detector_config(RECIPES / "my_labels.yaml")
+    assert str(config.checkpoint) == "compact"
+    assert config.classes == read_card(find_model("compact-fp32")).classes  # else its head would begin anew
+    assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
+    assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # which keeps what it knew
+    assert config.distillation.where == "outside"
+    assert config.export == load_detector_config(RECIPES / "compact.yaml").export
+    pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
+    assert config.backbone == pretraining["backbone"]  # else the workflow refuses to pretrain it
+
+
+def test_changes_replace_what_the_file_says(folder):
+    changes = ("schedule.steps=7", "sources.0.weight=2", "name=other", "validation=[]", "augmentation.noise=0")
+    config = load_detector_config(write_config(folder), changes=changes)
+    assert (config.schedule.steps, config.sources[0].weight, config.name) == (7, 2.0, "other")
+    assert (config.validation, config.augmentation.noise) == ((), 0.0)
+    assert config.schedule.learning_rate == 0.005  # what is not named stays
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-03", "0.001"])
+def test_a_small_number_may_be_written_without_a_point(folder, written):
+    """YAML 1.1 takes 1e-3 for text."""
+    config = load_detector_config(write_config(folder), changes=[f"schedule.learning_rate={written}"])
+    assert config.schedule.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("schedule.step=7", "unknown setting 'step'; did you mean 'steps'"),
+        ("schedul.steps=7", "unknown setting 'schedul'; did you mean 'schedule'"),
+        ("backbone_rates=7", "did you mean 'backbone_rate'"),
+        ("sources.0.label=x", "did you mean 'labels'"),
+        ("export.embeding=true", "did you mean 'embedding'"),
+        ("augmentation.nois=1", "did you mean 'noise'"),
+        ("initial=x.pt", "unknown setting 'initial'; known: .*checkpoint"),
+        ("schedule.steps=many", "schedule: steps: expected a whole number, found 'many'"),
+        ("schedule.steps=0", "steps is 0; give a whole number"),
+        ("export.precision=fp8", "precision 'fp8' is unknown; choose fp32, fp16 or int8"),
+        ("export.colour_share=2", r"export: colour_share is 2\.0; give a number from 0 to 1"),
+        ("mpp=0", r"mpp is 0\.0; give a number from 0\.01 to 100"),
+        ("mpp=.nan", "mpp is nan; give a number"),
+        ("batch=0", "batch is 0; give a whole number of 1 or more"),
+        ("window_px=-96", "window_px is -96; give a whole number"),
+        ("n_rays=2", "n_rays is 2; give a whole number from 3 to 360"),
+        ("region_px=0", "region_px is 0"),
+        ("seed=-1", "seed is -1; give a whole number from 0 to 1,099,511,627,776"),
+        ("backbone_rate=.inf", "backbone_rate is inf"),
+        ("schedule.warmup=2", r"schedule: warmup is 2\.0; give a number from 0 to 1"),
+        ("schedule.clip=0", r"schedule: clip is 0\.0; give a number of more than 0"),
+        ("schedule.learning_rate=0", r"schedule: learning_rate is 0\.0; give a number of more than 0"),
+        ("schedule.learning_rate=.inf", "schedule: learning_rate is inf"),
+        ("schedule.weight_decay=-1", r"schedule: weight_decay is -1\.0; give a number of 0 or more"),
+        ("export.capacity=0", "export: capacity is 0"),
+        ("export.halo_px=-32", "export: halo_px is -32"),
+        ("export.batch=0", "export: batch is 0"),
+        ("augmentation.scale=0.5", r"augmentation: scale is 0\.5; give a number from 1 to 10"),
+        ("augmentation.noise=.nan", "augmentation: noise is nan"),
+        ("consistency={threshold: 80}", r"consistency: threshold is 80\.0; give a number from 0 to 1"),
+        ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
+        ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
+        ("method=muse", "trains by method 'muse', not 'detector'"),
+        ("sources.0.class_map={1: Dark}", "class_map: expected text, found 1; put it in quotes"),
+        ("sources.0.exclude=P0", "exclude: expected a list, found 'P0'"),
+        ("schedule.steps", "there is no '='"),
+        ("sources.5.weight=1", "not usable"),
+        ("sources.first.weight=1", "not usable"),
+        ("name.x=1", "not usable"),
+        ("schedule=[", "not usable"),
+    ],
+)
+def test_a_wrong_change_is_one_sentence(folder, change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_detector_config(write_config(folder), changes=[change])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
+        ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
+        ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
+        ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
+        ("classes.1.name=Dark", "Dark is named more than once"),
+        ("classes=[]", "classes: there is none"),
+        ("classes.1.name=''", "classes: there is none, or one without a name"),
+    ],
+)
+def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, message):
+    config = load_detector_config(write_config(folder), data=tmp_path / "nowhere", changes=[change])
+    with pytest.raises(ConfigError, match=message):
+        finetune(config, tmp_path, CPU)
+
+
+def test_a_window_that_the_network_cannot_take_is_refused_before_anything_is_written(folder, tmp_path):
+    config = load_detector_config(write_config(folder), changes=["window_px=100"])
+    with pytest.raises(ConfigError, match="a window of 100 px does not suit muse_compact_16; give a multiple"):
+        finetune(config, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_that_are_not_there_are_one_sentence():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ProviderError, match=r"accelerator 'cuda' cannot be used here .*muse doctor") as caught:
+        open_fabric("cuda", 1, "32-true")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder, tmp_path):
+    config = load_detector_config(write_config(folder, steps=2))
+    finetune(config, tmp_path / "run", CPU)
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    finetune(load_detector_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
+    with (moved / "labels" / "P1_points.txt").open("a") as file:
+        file.write("3 3 1\n")
+    with pytest.raises(CheckpointError, match=r"source 0: labels/P1_points.txt changed"):
+        finetune(load_detector_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
+    for name, content in {"provenance.json": "[]", "config.yaml": "name: ["}.items():
+        (tmp_path / "run" / name).write_text(content)
+        with pytest.raises(CheckpointError, match="cannot be read") as caught:
+            finetune(config, tmp_path / "run", CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"])
+    config = load_detector_config(write_config(folder, steps=1))
+    path = finetune(config, tmp_path, CPU)
+    assert str(folder) not in (tmp_path / "provenance.json").read_text()
+    assert '"tiny.yaml"' in (tmp_path / "provenance.json").read_text()
+    assert str(folder).encode() not in path.read_bytes()
+    assert load_checkpoint(path).meta["config"]["sources"][0]["images"] == "images"
+
+
+def test_provenance_follows_settings_and_labels(folder):
+    config = load_detector_config(write_config(folder))
+    plain = plain_settings(config, portable=True)
+    one = describe_run(plain, Inputs(config.sources))
+    assert one == describe_run(plain, Inputs(config.sources))
+    assert set(one["inputs"]) >= {f"source 0: labels/P{i}_points.txt" for i in range(3)}
+    other = plain_settings(dataclasses.replace(config, seed=1), portable=True)
+    assert describe_run(other, Inputs(config.sources))["config_sha256"] != one["config_sha256"]
+    assert {"torch", "numpy"} <= one["packages"].keys()
+
+
+def test_a_file_that_is_no_mapping_is_named_before_any_change_of_it(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml: expected a mapping .* found list; write `name: value`"):
+        load_detector_config(tmp_path / "list.yaml", changes=["mpp=1"])

@@ -1,0 +1,152 @@
+"""Which slides of a cohort a backbone learns from, and that none of a patient's is on both sides."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from labelled import draw_labelled_folder, write_config
+from workflow_runs import write_sheet
+
+from muse_pipeline.core.files import read_json
+from muse_pipeline.methods.muse.run import load_muse_config
+from muse_pipeline.probing.compare_tissue import load_tissue_config
+
+SETTINGS = {
+    "name": "tiny",
+    "backbone": "muse_compact_16",
+    "schedule": {"steps": 2},
+    "views": {"global_px": 64, "local_px": 32, "mpp": [0.25, 0.5]},
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A sheet of five slides and a config without sources; commands run beside them."""
+    (tmp_path / "slide.tif").touch()
+    names = {"a": ("", "P1"), "b": ("train", "P2"), "c": ("test", "P3"), "d": ("val", "P4"), "e-bad": ("", "")}
+    rows = [{"slide_id": k, "path": "slide.tif", "split": s, "patient": p} for k, (s, p) in names.items()]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(SETTINGS))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def plan(muse, place):
+    """``plan(arguments...)``: exit status, config of the run or None, what was said."""
+
+    def run(*arguments):
+        common = (
+            "given.yaml",
+            "--sheet",
+            "slides.tsv",
+            "--results",
+            "out",
+            "-o",
+            "run.yaml",
+            "--resolved",
+            "run.json",
+        )
+        status, out, errors = muse("pretrain-config", *common, *arguments)
+        return status, load_muse_config(Path("run.yaml")) if status == 0 else None, out + errors
+
+    return run
+
+
+def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, place):
+    status, config, said = plan()
+    assert (status, said) == (0, "tiny: muse_compact_16 on 4 of 5 slides; 1 held back\n")
+    folders = [source.store.parent for source in config.sources]
+    assert folders == [place / "out" / name for name in ("a", "b", "d", "e-bad")]
+    assert {source.store.name for source in config.sources} == {"image-250nm.zarr"}
+    assert {source.proposals.name for source in config.sources} == {"proposals.parquet"}
+    patients = [source.patient_of(folder.name) for source, folder in zip(config.sources, folders, strict=True)]
+    assert patients == ["P1", "P2", "P4", "e-bad"]
+    assert config.views.mpp == (0.25, 0.5) and config.schedule.steps == 2
+    facts = read_json(place / "run.json")
+    assert (facts["slides"], facts["held"]) == (["a", "b", "d", "e-bad"], ["c"])
+    assert (facts["mpp"], facts["backbone"]) == (0.25, "muse_compact_16")
+
+
+def test_test_slides_are_held_back_however_the_word_is_written(plan, place):
+    sheet = place / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("test", "Test"))
+    plan()
+    assert read_json(place / "run.json")["held"] == ["c"]
+
+
+def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
+    plan("--tissue", "tissue.yaml")
+    tissue = load_tissue_config(Path("tissue.yaml"))
+    assert [source.store for source in tissue.sources] == [place / "out" / "c" / "image-250nm.zarr"]
+    assert tissue.views.mpp == (0.25, 0.5)
+    plan("--tissue", "tissue.yaml", "--set", "views.mpp=[0.5, 0.5]")
+    assert load_tissue_config(Path("tissue.yaml")).views.mpp == (0.5, 1.0)  # which `muse compare` looks at
+    plan("--tissue", "tissue.yaml", "--held-splits")
+    assert len(load_tissue_config(Path("tissue.yaml")).sources) == 5
+
+
+def test_what_is_left_out_is_for_the_user_to_say(plan):
+    _, config, _ = plan("--exclude", "bad", "--held-splits", "val", "test")
+    assert [source.store.parent.name for source in config.sources] == ["a", "b"]
+    _, config, _ = plan("--held-splits")
+    assert len(config.sources) == 5
+
+
+def test_an_unchanged_config_keeps_its_time(plan, place):
+    plan()
+    written = (place / "run.yaml").stat().st_mtime_ns
+    plan()
+    assert (place / "run.yaml").stat().st_mtime_ns == written
+    plan("--set", "seed=1")
+    assert (place / "run.yaml").stat().st_mtime_ns > written
+
+
+def test_pictures_of_the_config_stay_its_sources(plan, place):
+    draw_labelled_folder(place, n_pictures=2)
+    (place / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
+    _, config, said = plan()
+    assert "on 4 of 5 slides and 1 source of its own; 1 held back" in said
+    assert config.sources[0].images == place / "images"
+    assert [Path(file).name for file in read_json(place / "run.json")["inputs"]] == ["P0.png", "P1.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
+        (["--held-splits", "tset"], "no slide has the split 'tset'; the sheet knows test, train, val"),
+        (["--exclude", "a", "b", "d", "e"], "none is left to learn from"),
+        (["--set", "bakcbone=x"], "given.yaml: unknown setting 'bakcbone'; did you mean 'backbone'?"),
+        (["--set", "checkpoint=none.pt"], "none.pt: no such checkpoint"),
+        (["--set", "sources=[{images: nowhere, mpp: 0.5}]"], "nowhere: no such folder of pictures"),
+    ],
+)
+def test_a_mistake_is_one_sentence(plan, place, arguments, sentence):
+    status, _, said = plan(*arguments)
+    assert (status, said.count("\n")) == (2, 1)
+    assert sentence in said
+    assert not (place / "run.yaml").exists()
+
+
+def test_a_patient_on_both_sides_is_refused(plan, place):
+    sheet = place / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("P1", "P3"))
+    status, _, said = plan()
+    assert status == 2
+    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be learnt from" in said
+
+
+def test_whom_a_training_run_is_validated_on_is_not_learnt_from(plan, place):
+    draw_labelled_folder(place, n_pictures=1)
+    judge = write_config(place).rename(place / "judge.yaml")
+    validation = [{"slides": "slides.tsv", "labels": "labels", "format": "geojson", "split": "val"}]
+    judge.write_text(judge.read_text() + yaml.safe_dump({"validation": validation}))
+    status, _, said = plan("--judged-by", judge)
+    assert status == 2
+    assert (
+        "P4: in `sources`, or seen by what the run begins with, and in `held`" in said
+    )  # by the sheet's patient, not by the slide's name
+    status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
+    assert status == 0
+    assert [source.split.name for source in config.held] == ["val"]

@@ -1,0 +1,242 @@
+"""MUSE pretraining against its definition; the losses are written out in ``literal_muse``."""
+
+import copy
+import math
+
+import pytest
+import torch
+from literal_muse import literal_losses
+from muse_views import B, make_batch, make_method, randomise
+
+from muse_pipeline.methods.muse.method import Level, SelfDistillationSettings, _spread
+from muse_pipeline.models.projector import Projector
+
+
+@pytest.mark.parametrize(
+    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0, 0.1)), (2, 3, (2.0, 0.5, 1.0)), (3, 4, (0.3, 1.0, 0.7))]
+)
+def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
+    """Values to 1e-6; gradients, of the weighted sum, to 1e-5 of the largest entry of each weight tensor."""
+    names = ("nucleus_weight", "image_weight", "koleo_weight")
+    method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
+    randomise(method)
+    batch = make_batch(n_local, seed=n_sets, batch=n_sets)
+    batch.teacher_xy[1, 0, 0] = torch.tensor([0.5, 63.9])  # beyond the centres of the outermost cells
+    batch.shared[-1] = False  # a pair of views without a shared nucleus is left out of the mean over pairs
+    exact = copy.deepcopy(method).double()
+    expected = literal_losses(exact, batch, temperature=0.055)  # half way from 0.04 to 0.07
+    found = method.losses(batch, "model", progress=0.15)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-6), name
+    found["loss"].backward()
+    expected["loss"].backward()
+    for name, parameter in exact.named_parameters():
+        if parameter.requires_grad:
+            gradient = method.get_parameter(name).grad.double()
+            atol = 1e-5 * parameter.grad.abs().max().item()
+            torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
+@torch.no_grad()
+def test_jitter_of_student_positions_is_in_um(mpp):
+    batch = make_batch()
+    torch.manual_seed(1)
+    moved = batch._replace(student_xy=batch.student_xy + 2.0 / mpp * torch.randn_like(batch.student_xy))
+    plain = make_method(mpp=mpp).eval()
+    expected = plain.losses(moved, "model", 0.5)["nucleus"]
+    jittered = make_method(mpp=mpp, jitter_um=2.0).eval()
+    torch.manual_seed(1)
+    assert torch.equal(jittered.losses(batch, "model", 0.5)["nucleus"], expected)
+    assert not torch.equal(plain.losses(batch, "model", 0.5)["nucleus"], expected)
+
+
+@torch.no_grad()
+def test_what_padding_holds_makes_no_difference():
+    method, batch = make_method().eval(), make_batch()
+    expected = method.losses(batch, "model", 0.5)
+    for xy in (batch.teacher_xy, batch.student_xy):
+        xy[~batch.shared] = 1e6
+    found = method.losses(batch, "model", 0.5)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_same_views_and_temperatures_cost_the_teachers_entropy():
+    settings = {"student_temperature": 0.1, "teacher_temperature": (0.1, 0.1)}
+    method, batch = make_method(n_local=0, **settings).eval(), make_batch(n_local=0)
+    twice = batch.wide._replace(
+        pixels=batch.wide.pixels[:B].repeat(2, 1, 1, 1), colour=batch.wide.colour[:B].repeat(2, 1, 1)
+    )
+    shared = torch.ones_like(batch.shared)
+    batch = batch._replace(wide=twice, student_xy=batch.teacher_xy, shared=shared)
+    found = method.losses(batch, "model", 0.5)
+    most = math.log(method.settings.n_prototypes)
+    assert found["nucleus"].item() == pytest.approx(found["entropy_nucleus"].item() * most, rel=1e-5)
+    assert found["image"].item() == pytest.approx(found["entropy_image"].item() * most, rel=1e-5)
+    assert found["loss"].item() == pytest.approx((found["nucleus"] + found["image"]).item(), rel=1e-6)
+
+
+def test_only_the_student_learns():
+    method, batch = make_method(), make_batch()
+    method.losses(batch, "model", 0.5)["loss"].backward()
+    for name, parameter in method.named_parameters():
+        if "teacher" in name.split("."):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0 or "bias" in name, name
+
+
+def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
+    """Steps with a gradient of 0 would shrink them, and let Adam leap when the first gradient comes."""
+    method, batch = make_method(frozen=0.2), make_batch()
+    levels = (method.nucleus, method.image)
+    before = [level.student.prototypes.clone() for level in levels]
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.4)
+    for progress in (0.1, 0.1, 0.1, 0.3):
+        optimiser.zero_grad()
+        method.losses(batch, "model", progress)["loss"].backward()
+        method.before_step("model", progress)
+        optimiser.step()
+        moved = [(level.student.prototypes - was).abs().max().item() for level, was in zip(levels, before, strict=True)]
+        assert all((one == 0) is (progress < 0.2) for one in moved)
+    assert all(1e-4 < one < 2e-3 for one in moved)  # the first step of Adam: the learning rate, and the decay
+
+
+def test_prototypes_begin_as_long_as_dinos():
+    assert Projector(384).prototypes.norm(dim=1).mean().item() == pytest.approx(3**-0.5, rel=0.01)
+
+
+def test_in_bfloat16_cosines_keep_their_bits():
+    projector, features = Projector(32, 64, 16, 50), torch.randn(20, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = projector(features)
+        latent = projector.layers(features).float()
+    assert mixed.dtype == torch.float32
+    unit = torch.nn.functional.normalize(latent, dim=1), torch.nn.functional.normalize(projector.prototypes, dim=1)
+    torch.testing.assert_close(mixed, unit[0] @ unit[1].T, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("progress", "rest"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+@torch.no_grad()
+def test_the_teacher_moves_by_its_momentum(progress, rest):
+    method = make_method(momentum=0.9)
+    for parameter in method.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.after_step(progress)
+    momentum = 1 - (1 - 0.9) * rest
+    pairs = [("teacher.", "backbone."), ("nucleus.teacher.", "nucleus.student."), ("image.teacher.", "image.student.")]
+    n_moved = 0
+    for name, value in method.named_parameters():
+        theirs = next(((a, b) for a, b in pairs if name.startswith(a)), None)
+        if theirs is None:
+            assert torch.equal(value, before[name])
+            continue
+        student = before[theirs[1] + name.removeprefix(theirs[0])]
+        torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * student, rtol=1e-5, atol=1e-6)
+        n_moved += 1
+    assert n_moved == sum("teacher" in name for name, _ in method.named_parameters())
+
+
+@torch.no_grad()
+def test_batch_norms_of_the_teacher_are_its_own_or_averages():
+    for averaged in (False, True):
+        method = make_method(average_statistics=averaged, momentum=0.9).train()
+        assert method.teacher.training is not averaged
+        before = {name: value.clone() for name, value in method.teacher.named_buffers()}
+        method.losses(make_batch(), 0, 0)
+        seen = any(not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
+        assert seen is not averaged
+        method.after_step(0)
+        if averaged:
+            for name, value in method.backbone.named_buffers():
+                expected = torch.lerp(before[name], value, 0.1) if value.is_floating_point() else value
+                torch.testing.assert_close(dict(method.teacher.named_buffers())[name], expected)
+
+
+@torch.no_grad()
+def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
+    """Exponentially, with DINO's momentum of 0.9."""
+    level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    before = level.centre.normal_(generator=torch.Generator().manual_seed(0)).clone()
+    parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 0, 9)]
+    for part in parts:
+        level.targets(part, 0)
+    expected = 0.9 * before + 0.1 * level.teacher(torch.cat(parts)).mean(0)
+    level.follow(1.0)
+    torch.testing.assert_close(level.centre, expected)
+    level.follow(1.0)  # a step that saw nothing
+    torch.testing.assert_close(level.centre, expected)
+
+
+@pytest.mark.parametrize("balance", ["centring", "sinkhorn"])
+def test_a_batch_without_a_match_teaches_views_alone(balance):
+    method, batch = make_method(balance=balance), make_batch()
+    batch.shared[:] = False
+    found = method.losses(batch, "model", 0.5)
+    assert all(value.isfinite() for value in found.values())
+    assert found["nucleus"] == 0 and found["shared_nuclei"] == 0
+    found["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)  # none missing: processes wait
+    method.after_step(0.5)
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+    assert (method.nucleus.centre == 0).all()
+
+
+@pytest.mark.parametrize("off", [{"nucleus_weight": 0.0}, {"image_weight": 0.0}])
+def test_without_one_of_the_losses_every_parameter_still_has_a_gradient(off):
+    method = make_method(**off)
+    found = method.losses(make_batch(), 0, 0.5)
+    found["loss"].backward()
+    assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
+    assert ("nucleus" in found) is not ("nucleus_weight" in off)
+
+
+def test_pairs_of_one_scale_and_of_two_make_all():
+    batch = make_batch()
+    n = {}
+    for pairs in ("all", "same scale", "cross scale"):
+        found = make_method(pairs=pairs).eval().losses(batch, "model", 0.5)
+        used = {"all": batch.octaves >= 0, "same scale": batch.octaves <= 0.5, "cross scale": batch.octaves > 0.5}[
+            pairs
+        ]
+        n[pairs] = found["shared_nuclei"].item() * used.sum().item()
+    assert n["all"] == pytest.approx(n["same scale"] + n["cross scale"])
+    assert n["same scale"] > 0 and n["cross scale"] > 0
+
+
+@torch.no_grad()
+def test_gauges_tell_a_collapsed_network_from_one_that_is_not():
+    method, batch = make_method().eval(), make_batch()
+    sound = method.losses(batch, "model", 0.5)
+    assert 0.2 < sound["entropy_nucleus"] < 0.995
+    for parameter in (*method.teacher.parameters(), *method.backbone.parameters()):
+        parameter.zero_()
+    for _ in range(40):
+        collapsed = method.losses(batch, "model", 0.5)
+        method.after_step(0.5)
+    assert collapsed["spread"] < 1e-3
+    assert collapsed["entropy_nucleus"] > 0.99  # by the centre
+
+
+@torch.no_grad()
+def test_spread_is_one_for_vectors_that_point_everywhere():
+    vectors = torch.randn(4000, 24, generator=torch.Generator().manual_seed(0))
+    assert _spread(vectors).item() == pytest.approx(1, abs=0.03)
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    assert _spread(vectors).item() == pytest.approx(unit.std(0).mean().item() * math.sqrt(24), rel=1e-4)
+    assert _spread(vectors[:1]) == 0 and _spread(vectors[:0]) == 0
+
+
+@torch.no_grad()
+def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
+    """Spec d.4: 8,192 prototypes, between 8.2 for the same features and 9.2 for independent ones; entropy 7.8."""
+    torch.manual_seed(0)
+    level = Level(384, SelfDistillationSettings())
+    theirs, ours = torch.randn(2, 64, 384)
+    targets = level.targets(theirs, 0)
+    entropy = -(targets * targets.log()).sum(1).mean().item()
+    assert 7.4 < entropy < 8.2
+    same, independent = (level.loss(targets, one).mean().item() for one in (theirs, ours))
+    assert 8 < same < independent < 9.5

@@ -1,0 +1,534 @@
+"""Pretraining on drawn tissue: what a run leaves, goes on from and refuses."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from labelled import CPU
+from pretraining import draw_pictures, draw_slide, write_config, write_proposals
+
+from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigError, LabelError
+from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.methods.muse.data import read_pretrain_data
+from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.run import GRACE, PATIENCE, CollapseAlarm, load_muse_config, make_batches, pretrain
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.weights import PREFIX
+from muse_pipeline.store import sharding as shard_files
+from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.devices import share_batch_norms
+from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.provenance import source_files
+from muse_pipeline.training.run import Options, RunFolder
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.start import load_backbone
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides") / "S1"
+    draw_slide(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    said = []
+    pretrain(load_muse_config(pictures), folder, Options(accelerator="cpu", say=said.append))
+    return folder, said
+
+
+def rows(folder):
+    return MetricsLog(folder / "metrics.jsonl").read()
+
+
+def source_of(folder):
+    return {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet")}
+
+
+def n_open_files():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def features(backbone):
+    torch.manual_seed(0)
+    pixels = 255 * torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        return backbone.eval()(backbone.prepare(pixels, torch.eye(3, 4)))
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_run_leaves_what_it_was(pictures, finished):
+    folder, said = finished
+    assert said == ["muse_compact_16 from random weights, on 3 images of 3 patients"]
+    checkpoint = load_checkpoint(folder / "checkpoint.pt")
+    assert checkpoint.head == {} and checkpoint.meta["kind"] == "backbone"
+    assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
+    assert load_muse_config(folder / "config.yaml") == load_muse_config(pictures)
+    assert cv2.imread(str(folder / "views.png")).shape[1] > 2 * 64
+    assert len(rows(folder)) == 6
+    assert all(np.isfinite(list(row.values())).all() for row in rows(folder))
+    assert all(row["shared_nuclei"] > 1 for row in rows(folder))
+    assert json.loads((folder / "provenance.json").read_text())["inputs"]
+
+
+@pytest.fixture
+def prepared(pictures, tmp_path, monkeypatch):
+    """The method of a run with a jitter of 1.5 um, with the processes and device that it was prepared for."""
+    given = []
+
+    def record(*arguments):
+        given.append(arguments)
+        return share_batch_norms(*arguments)
+
+    monkeypatch.setattr("muse_pipeline.training.stages.share_batch_norms", record)
+    changes = ["distillation.jitter_um=1.5", "schedule.steps=1"]
+    pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
+    (arguments,) = given
+    return arguments
+
+
+def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
+    method, n_processes, device = prepared
+    assert isinstance(method, MusePretraining)
+    assert (n_processes, device) == (1, torch.device("cpu"))
+
+
+def test_jitter_in_px_is_that_of_the_middle_mpp(prepared):
+    assert prepared[0].jitter_px == pytest.approx(1.5 / 0.75)
+
+
+def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
+    """Spec G11; as our file, and as a file of the authors' layout with projectors beside the backbone."""
+    folder, _ = finished
+    state = torch.load(folder / "resume.pt", weights_only=True)["method"]
+    trained = BACKBONES["muse_compact_16"]()
+    weights = {name.removeprefix("teacher."): value for name, value in state.items() if name.startswith("teacher.")}
+    trained.load_state_dict(weights)
+    ours = BACKBONES["muse_compact_16"]()
+    load_backbone(ours, folder / "checkpoint.pt")
+    assert same(features(ours), features(trained))
+    assert not same(features(ours), features(BACKBONES["muse_compact_16"]()))
+    heads = {"module.nucleus.teacher.prototypes": torch.ones(3)}
+    official = {"teacher": {**{PREFIX + name: value for name, value in weights.items()}, **heads}, "epoch": 3}
+    torch.save(official, tmp_path / "official.pth")
+    theirs = BACKBONES["muse_compact_16"]()
+    load_backbone(theirs, tmp_path / "official.pth")
+    assert same(features(theirs), features(trained))
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
+    """Spec G16, to the last bit, centres and use included; whether views are read ahead makes no difference."""
+
+    def stop(done, *_):
+        if done == 3:  # one step after the resume point
+            raise KeyboardInterrupt
+
+    config = load_muse_config(pictures)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path, Options(accelerator="cpu", progress=stop, loaders=loaders))
+    assert not (tmp_path / "checkpoint.pt").exists()
+    torch.rand(5)
+    pretrain(config, tmp_path, Options(accelerator="cpu", loaders=loaders))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+    one, other = (torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, finished[0]))
+    assert one["method"].keys() == other["method"].keys() >= {"nucleus.centre", "image.centre", "nucleus.use"}
+    assert all(torch.equal(value, other["method"][name]) for name, value in one["method"].items())
+    assert one["method"]["nucleus.centre"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "change", ["distillation.momentum=0.9", "views.n_local=1", "schedule.learning_rate=0.1", "batch=2", "seed=1"]
+)
+def test_a_folder_is_for_one_config(pictures, finished, change, muse):
+    status, _, said = muse("pretrain", pictures, "-o", finished[0], "--set", change)
+    assert status == 2
+    assert f"another configuration (setting '{change.split('=')[0]}' changed)" in said and said.count("\n") == 1
+
+
+def test_a_change_of_tissue_is_refused_or_begins_anew(pictures, slide, tmp_path):
+    folder = shutil.copytree(slide, tmp_path / "S1")
+    source = source_of(folder)
+    config = load_muse_config(write_config(tmp_path / "c.yaml", [source], schedule={"steps": 2}))
+    pretrain(config, tmp_path / "run", CPU)
+    write_proposals(folder / "proposals.parquet", np.random.default_rng(0).uniform(50, 590, (300, 2)))
+    with pytest.raises(CheckpointError, match=r"proposals\.parquet changed"):
+        pretrain(config, tmp_path / "run", CPU)
+    first = rows(tmp_path / "run")
+    pretrain(config, tmp_path / "run", Options(accelerator="cpu", start_over=True))
+    assert rows(tmp_path / "run") != first
+
+
+def test_what_is_left_out_may_come_and_go(tmp_path):
+    source = NucleusSource(images=tmp_path, mpp=0.5, exclude=("held",))
+    for name in ("kept.png", "held-1.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((9, 9, 3), 220, np.uint8))
+    assert [file.name for _, file in source_files(source)] == ["kept.png"]
+
+
+def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
+    """Spec of scale: a cohort's slides are opened, their proposals indexed, and nothing else is read before a batch."""
+    sources, chunks = [], []
+    for number in range(80):
+        place = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
+        sources.append({**source_of(place), "patient_name": f"patient {number}"})
+    config = load_muse_config(write_config(tmp_path / "c.yaml", sources))
+    read_chunk = ShardFiles.read_chunk
+    monkeypatch.setattr(ShardFiles, "read_chunk", lambda *given: chunks.append(given) or read_chunk(*given))
+    shard_files._open_shard.cache_clear()
+    before = n_open_files()
+    data = read_pretrain_data(config.sources, 0.5, 20, tmp_path / "index")
+    assert len(data.patients) == 80 and not chunks
+    batches = make_batches(config, data, torch.device("cpu"))
+    assert not chunks
+    for number in range(60):
+        batches(number)
+    assert chunks and len({id(given[0]) for given in chunks}) > 70
+    assert n_open_files() - before <= shard_files.N_OPEN + 8
+
+
+def test_the_index_of_proposals_is_made_once(slide, tmp_path):
+    config = load_muse_config(write_config(tmp_path / "c.yaml", [source_of(slide)]))
+    read_pretrain_data(config.sources, 0.5, 20, tmp_path / "index")
+    (made,) = (tmp_path / "index").iterdir()
+    before = made.stat().st_mtime_ns
+    data = read_pretrain_data(config.sources, 0.5, 20, tmp_path / "index")
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir()] == [before]
+    assert data.images[0].name == "S1" and data.images[0].patient == "S1"
+    assert len(data.images[0].nuclei.xy) == 441
+    assert data.images[0].stain is not None
+
+
+def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finished, tmp_path):
+    """Large fields of view: the backbone is taken over, projectors begin anew."""
+    changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
+    said = []
+    frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
+    config = load_muse_config(pictures, changes=[*changes, *frozen])
+    pretrain(config, tmp_path, Options(accelerator="cpu", say=said.append))
+    assert said[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
+    before, after = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
+    assert after.meta["window_px"] == 96
+    assert all(torch.equal(v, after.backbone[k]) for k, v in before.backbone.items() if v.ndim > 1)
+
+
+def make_constant(path):
+    """A backbone that says the same of everything."""
+    weights = {name: torch.zeros_like(value) for name, value in BACKBONES["muse_compact_16"]().state_dict().items()}
+    save_checkpoint(path, Checkpoint(weights, {}, {"kind": "backbone"}))
+    return path
+
+
+def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
+    constant = make_constant(tmp_path / "constant.pt")
+    changes = ["schedule.steps=40", "schedule.learning_rate=1e-30", f"checkpoint={constant}"]
+    status, _, said = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
+    assert status == 2
+    last = said.splitlines()[-1]
+    stopped_at = round(GRACE * 40) + PATIENCE - 1
+    assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
+    assert len(rows(tmp_path / "run")) == stopped_at
+    state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
+    assert state["step"] == (stopped_at - 1) // 2 * 2  # what was saved before
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_the_alarm_counts_looks_in_a_row_after_the_beginning(tmp_path):
+    alarm = CollapseAlarm(Schedule(100), RunFolder(tmp_path))
+    good, bad = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}, {"entropy_nucleus": 0.7, "spread": 0.0}
+    for done in range(10):
+        alarm.on_log(done, bad)
+    for done in range(10, 10 + PATIENCE - 1):
+        alarm.on_log(done, bad)
+    alarm.on_log(20, good)
+    for done in range(21, 21 + PATIENCE - 1):
+        alarm.on_log(done, bad)
+    with pytest.raises(CollapsedError, match=r"by step 30: spread is 0, outside 0\.05 to inf .* all nuclei look alike"):
+        alarm.on_log(30, bad)
+    alike = {"entropy_image": 1.0}
+    for done in range(2 * PATIENCE):
+        alarm.on_log(31 + done, {**good, **alike})  # whole views may be, where nuclei are told apart
+    with pytest.raises(CollapsedError, match=r"entropy image is 1, .* all views look alike"):
+        for done in range(PATIENCE):
+            alarm.on_log(50 + done, alike)
+
+
+def test_views_that_share_no_nuclei_are_no_collapse_but_are_said(tmp_path):
+    none = {"entropy_nucleus": 0.0, "spread": 0.0, "shared_nuclei": 0.0}
+    good = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}
+    alarm = CollapseAlarm(Schedule(10), RunFolder(tmp_path))
+    for done in range(1, 61):
+        alarm.on_log(done, good if done % PATIENCE == 0 else none)
+    for done in range(61, 61 + PATIENCE - 1):
+        alarm.on_log(done, none)
+    with pytest.raises(CollapsedError, match=r"no two views shared a nucleus for 5 looks in a row"):
+        alarm.on_log(70, none)
+
+
+def test_labels_give_positions_whatever_their_classes(pictures):
+    """Neither a class map nor its words are needed."""
+    config = load_muse_config(pictures)
+    data = read_pretrain_data(config.sources, 0.5, 20, pictures.parent / "unused")
+    text = (pictures.parent / "labels" / "P0_points.txt").read_text().splitlines()
+    expected = np.array([[int(column) + 0.5, int(row) + 0.5] for row, column, _ in map(str.split, text)])
+    found = data.images[0].nuclei.xy
+    distance = np.linalg.norm(expected[:, None] - found, axis=-1)
+    assert len(found) == len(expected) and distance.min(1).max() < 0.51
+
+
+def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
+    """By a built-in model; once."""
+    source = {"images": str(pictures.parent / "images"), "mpp": 0.5, "exclude": ["P1", "P2"]}
+    config = load_muse_config(write_config(tmp_path / "c.yaml", [source]))
+    data = read_pretrain_data(config.sources, 0.5, 10, tmp_path / "index")
+    assert [image.name for image in data.images] == ["P0"]
+    text = (pictures.parent / "labels" / "P0_points.txt").read_text().splitlines()
+    drawn = np.array([[int(column), int(row)] for row, column, _ in map(str.split, text)])
+    distance = np.linalg.norm(data.images[0].nuclei.xy[:, None] - drawn, axis=-1).min(1)
+    assert len(data.images[0].nuclei.xy) > 20 and np.median(distance) < 2
+
+
+def test_a_misspelt_word_of_exclude_is_refused(pictures, tmp_path):
+    """Before a picture is read; beside a store or labels, where it would do nothing, it is refused as well."""
+    images = pictures.parent / "images"
+    with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
+        read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
+    with pytest.raises(ConfigError, match=r"`exclude` is a setting of `images`"):
+        NucleusSource(store=tmp_path, proposals=tmp_path, exclude=("P1",))
+
+
+TCGA = "TCGA-A1-0001-01Z-00-DX1"
+
+
+def test_a_patient_of_the_judged_is_refused(slide, pictures, tmp_path, muse):
+    """Spec G14, by the names of TCGA, and by a rule that is given."""
+    place = shutil.copytree(slide, tmp_path / "S1")
+    draw_slide(place, TCGA)
+    source = source_of(place)
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "TCGA-A1-0001-03B_7.png"), np.zeros((9, 9, 3), np.uint8))
+    labels = {"images": str(images), "labels": str(pictures.parent / "labels"), "format": "x y class", "mpp": 0.5}
+    for held, changed in ((labels, source), ({**labels, "patient": "(01)-03"}, {**source, "patient": "00(01)"})):
+        path = write_config(tmp_path / "c.yaml", [changed], held=[held])
+        status, _, said = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+        assert status == 2 and "and in `held`" in said and said.count("\n") == 1
+    apart = write_config(tmp_path / "c.yaml", [{**source, "patient_name": "another"}], held=[labels])
+    status, _, said = muse(
+        "pretrain", apart, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", "schedule.steps=1"
+    )
+    assert status == 0, said
+
+
+def no_proposals(place, source):
+    return [{"store": source["store"]}], {}
+
+
+def missing_proposals(place, source):
+    (place / "proposals.parquet").unlink()
+
+
+def too_few(place, source):
+    return None, {"min_nuclei": 10_000}
+
+
+def too_fine(place, source):
+    return None, {"views": {"mpp": [0.25, 0.5]}}
+
+
+def unknown_backbone(place, source):
+    return None, {"backbone": "muse_compact_61"}
+
+
+def wrong_side(place, source):
+    return None, {"views": {"local_px": 40}}
+
+
+def other_slide(place, source):
+    write_proposals(place / "proposals.parquet", np.full((90, 2), 300.0), fingerprint="1" * 16)
+
+
+def missing_store(place, source):
+    shutil.rmtree(source["store"])
+
+
+def missing_colour(place, source):
+    (place / "colour.json").unlink()
+
+
+def wrong_colour(place, source):
+    (place / "colour.json").write_text('{"macenko": {"stains": [1]}}')
+
+
+def empty_table(place, source):
+    write_proposals(place / "proposals.parquet", np.zeros((0, 2)))
+
+
+def empty_file(place, source):
+    (place / "proposals.parquet").write_bytes(b"")
+
+
+def not_numbers(place, source):
+    xy = np.random.default_rng(0).uniform(0, 600, (90, 2))
+    xy[3, 1] = np.nan
+    write_proposals(place / "proposals.parquet", xy)
+
+
+def outside(place, source):
+    write_proposals(place / "proposals.parquet", np.full((90, 2), 5e6))
+
+
+def damaged_chunks(place, source):
+    for path in (place / "image-500nm.zarr" / "0" / "c").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-200] + bytes(200))
+
+
+def no_sources(place, source):
+    return [], {}
+
+
+def two_kinds(place, source):
+    return [{**source, "images": "images"}], {}
+
+
+def weightless(place, source):
+    return [{**source, "weight": 0}], {}
+
+
+def wrong_rule(place, source):
+    return [{**source, "patient": "("}], {}
+
+
+def empty_rule(place, source):
+    return [{**source, "patient": 0}], {}
+
+
+def no_checkpoint(place, source):
+    return None, {"checkpoint": "nowhere.pt"}
+
+
+def other_network(place, source):
+    return None, {"checkpoint": "compact"}
+
+
+def held_of_nothing(place, source):
+    return None, {"held": [{"labels": str(place), "format": "geojson"}]}
+
+
+def nothing_to_learn(place, source):
+    return None, {"distillation": {"nucleus_weight": 0, "image_weight": 0}}
+
+
+def no_picture(place, source):
+    return [{"images": str(place)}], {}
+
+
+def no_detector(place, source):
+    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(place), "mpp": 0.5, "detector": "label_fre"}], {}
+
+
+def no_mpp(place, source):
+    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(place)}], {}
+
+
+def huge_views(place, source):
+    return None, {"views": {"global_px": 100_000}}
+
+
+def huge_projector(place, source):
+    return None, {"distillation": {"n_prototypes": 1_000_000_000}}
+
+
+def huge_seed(place, source):
+    return None, {"seed": 10**22}
+
+
+def pictures_too_coarse(place, source):
+    """Refused before any nucleus is looked for."""
+    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(place), "mpp": 2.0}], {}
+
+
+WRONG = {
+    huge_views: "views: global_px is 100000; give a whole number from 1 to 4,096",
+    huge_projector: "distillation: n_prototypes is 1000000000",
+    huge_seed: "seed is 10000000000000000000000; give",
+    pictures_too_coarse: "a: is at 2 um/px and views are drawn down to",
+    no_proposals: "`proposals` is missing",
+    missing_proposals: "proposals.parquet: no such file",
+    too_few: "none of 1 images holds 10000 nuclei",
+    too_fine: "is at 0.5 um/px and views are drawn down to 0.25",
+    unknown_backbone: "did you mean 'muse_compact_16'",
+    wrong_side: "40 px does not suit muse_compact_16",
+    other_slide: "nuclei of another slide",
+    missing_store: "no such store; run `muse tile` first",
+    missing_colour: "colour.json: cannot be read",
+    wrong_colour: "not a colour.json",
+    empty_table: "none of 1 images holds 20 nuclei",
+    empty_file: "not a readable Parquet file",
+    not_numbers: "1 of 90 positions are no numbers",
+    outside: "none of 1 images holds 20 nuclei",
+    damaged_chunks: "is damaged",
+    no_sources: "sources: there is none",
+    two_kinds: "names one of `store`, `images` and `labelled`",
+    weightless: "weight 0.0 cannot be drawn by",
+    wrong_rule: "is not a regular expression",
+    empty_rule: "no number of leading characters",
+    no_checkpoint: "no such checkpoint",
+    other_network: "name that as the backbone",
+    held_of_nothing: "either `images` or `slides`",
+    nothing_to_learn: "nothing would be learnt",
+    no_picture: "holds no picture",
+    no_detector: "did you mean 'label_free'",
+    no_mpp: "does not say how large a pixel is",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_what_cannot_be_used_is_one_sentence(slide, tmp_path, muse, wrong):
+    place = shutil.copytree(slide, tmp_path / "S1")
+    source = source_of(place)
+    sources, settings = wrong(place, source) or (None, {})
+    path = write_config(tmp_path / "c.yaml", [source] if sources is None else sources, **settings)
+    status, _, said = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert status == 2, said
+    assert WRONG[wrong] in said
+    assert [line for line in said.splitlines() if line.startswith("muse pretrain: ")] == said.splitlines()[-1:]
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("argument", [["--loaders", "-1"], ["--loaders", "x"], ["--devices", "0"], ["--threads", "0"]])
+def test_arguments_that_cannot_be_are_refused(pictures, tmp_path, muse, argument):
+    with pytest.raises(SystemExit) as end:
+        muse("pretrain", pictures, "-o", tmp_path, *argument)
+    assert end.value.code == 2
+
+
+def test_the_example_config_can_be_read():
+    config = load_muse_config(Path(__file__).parents[3] / "config" / "train" / "muse_pretrain.yaml")
+    assert config.backbone in BACKBONES.names()

@@ -1,0 +1,169 @@
+"""Pretraining that takes longer: killed without warning, in two processes, every backbone, a thousand stores."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from labelled import CPU
+from pretraining import draw_pictures, draw_slide, write_config
+
+from muse_pipeline.methods.muse.run import load_muse_config, pretrain
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.log import MetricsLog
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+STEPS = 14
+MUSE = (sys.executable, "-m", "muse_pipeline.cli.main", "pretrain")
+TINY_VIEWS = ("views.global_px=64", "views.local_px=32", "views.n_local=1")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return draw_pictures(tmp_path_factory.mktemp("pictures"), schedule={"steps": STEPS, "save_every": 3})
+
+
+def command(config, folder, *options, settings=()):
+    return [
+        *MUSE,
+        str(config),
+        "-o",
+        str(folder),
+        "--accelerator",
+        "cpu",
+        *options,
+        *(["--set", *settings] if settings else []),
+    ]
+
+
+def rows(folder):
+    return MetricsLog(folder / "metrics.jsonl").read()
+
+
+def kill_at(command, metrics, n_lines):
+    """Start, wait until so many steps are logged, kill without warning."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tmp_path):
+    """Spec G16, and stricter: not one digit differs, and views that are read ahead change nothing."""
+    subprocess.run(command(pictures, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
+    again = command(pictures, tmp_path / "parts", "--loaders", "2")
+    for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
+        kill_at(again, tmp_path / "parts" / "metrics.jsonl", n_lines)
+        assert not (tmp_path / "parts" / "checkpoint.pt").exists(), f"killed too late at {n_lines}"
+    subprocess.run(again, check=True, stderr=subprocess.DEVNULL)
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert len(rows(whole)) == STEPS
+    one, other = (load_checkpoint(folder / "checkpoint.pt").backbone for folder in (whole, parts))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert not list(parts.glob("*.partial"))
+
+
+def test_two_processes_train_one_network(pictures, tmp_path):
+    """Of whole views: their loss is a mean over both, so two processes do what two accumulated batches do."""
+    settings = ["schedule.steps=4", "distillation.nucleus_weight=0"]
+    two = command(pictures, tmp_path / "two", "--devices", "2", settings=settings)
+    subprocess.run(two, check=True, stderr=subprocess.DEVNULL)
+    one = command(pictures, tmp_path / "one", settings=[*settings, "schedule.accumulate=2"])
+    subprocess.run(one, check=True, stderr=subprocess.DEVNULL)
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one")]
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert (tmp_path / "two" / "checkpoint.pt").is_file()
+    both = command(pictures, tmp_path / "both", "--devices", "2", "--loaders", "1", settings=["schedule.steps=4"])
+    subprocess.run(both, check=True, stderr=subprocess.DEVNULL)
+    assert all(row["shared_nuclei"] > 0 and 0 < row["entropy_nucleus"] < 1 for row in rows(tmp_path / "both"))
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_every_backbone_takes_a_step(name, pictures, tmp_path):
+    changes = [f"backbone={name}", *TINY_VIEWS, "schedule.steps=1", "schedule.save_every=1", "batch=2"]
+    pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
+    (row,) = rows(tmp_path)
+    assert np.isfinite(list(row.values())).all()
+    state = torch.load(tmp_path / "resume.pt", weights_only=True, mmap=True)
+    first = {key.removeprefix("backbone."): v for key, v in state["method"].items() if key.startswith("backbone.")}
+    second = load_checkpoint(tmp_path / "checkpoint.pt").backbone
+    assert first.keys() == second.keys()
+    shutil.rmtree(tmp_path)  # gigabytes
+
+
+def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
+    """Large fields of view: a run for 224 px into the network for 512, whose table of positions is another."""
+    steps = ["schedule.steps=1", "batch=2", *TINY_VIEWS]
+    small = load_muse_config(pictures, changes=["backbone=muse_vit_s_16_224", *steps])
+    begun = pretrain(small, tmp_path / "small", CPU)
+    for backbone, side in (("muse_vit_s_16_512", 96), ("muse_vit_s_16_224", 96)):
+        changes = [
+            *steps,
+            f"backbone={backbone}",
+            f"checkpoint={begun}",
+            f"views.global_px={side}",
+            "views.local_px=48",
+        ]
+        still = ["schedule.learning_rate=1e-30", "distillation.momentum=1"]
+        folder = tmp_path / backbone
+        large = load_checkpoint(pretrain(load_muse_config(pictures, changes=[*changes, *still]), folder, CPU))
+        before, name = load_checkpoint(begun).backbone, "encoder.encoder.pos_embed"
+        assert large.meta["window_px"] == side
+        assert large.backbone[name].shape == (1, 1 + (int(backbone[-3:]) // 16) ** 2, 384)
+        kept = [key for key in before if key != name and before[key].ndim > 1]
+        assert all(torch.equal(before[key], large.backbone[key]) for key in kept)
+        shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "small")
+
+
+def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
+    draw_slide(tmp_path / "s0")
+    sources = []
+    for number in range(1000):
+        if number:
+            shutil.copytree(tmp_path / "s0", tmp_path / f"s{number}", copy_function=os.link)
+        place = f"s{number}/"
+        sources.append(
+            {"store": f"{place}image-500nm.zarr", "proposals": f"{place}proposals.parquet", "patient_name": f"{number}"}
+        )
+    config = write_config(tmp_path / "c.yaml", sources, schedule={"steps": 6})
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
+        "from muse_pipeline.cli.main import main; sys.exit(main())"
+    )
+    run = [sys.executable, "-c", limited, *command(config, tmp_path / "run", "--loaders", "2")[3:]]
+    for _ in range(2):  # the second finds the indices made
+        before = os.times().children_user
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert os.times().children_user - before < 120
+    assert "on 1,000 images of 1,000 patients" in done.stderr
+    said = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len([name for name in said["labels"] if "proposals" in name]) == 1000
+
+
+def test_a_short_run_does_not_collapse(tmp_path):
+    """Spec G8 at the smallest scale: nuclei of two kinds in drawn tissue, whose views as a whole are all alike."""
+    draw_slide(tmp_path / "S1")
+    source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
+    schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}
+    learning = {"image_weight": 0.0, "n_prototypes": 128, "hidden": 128, "bottleneck": 64, "momentum": 0.98}
+    path = write_config(tmp_path / "c.yaml", [source], batch=8, schedule=schedule, distillation=learning)
+    pretrain(load_muse_config(path), tmp_path / "run", CPU)
+    found = rows(tmp_path / "run")
+    last = {name: np.mean([row[name] for row in found[-10:]]) for name in found[0]}
+    assert 0.2 < last["entropy_nucleus"] < 0.95
+    assert last["spread"] >= 0.3
+    assert last["prototypes_nucleus"] >= 0.1  # two kinds of nuclei need fewer than the fifth that tissue needs
+    peak = np.mean([row["nucleus"] for row in found[24:36]])  # it rises while the teacher turns away from chance
+    assert last["nucleus"] < 0.985 * peak  # by 2.5 % here

@@ -1,0 +1,213 @@
+"""PSM from pictures without labels to a detector: every stage, made once; what is wrong is said."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from labelled import CPU, draw_labelled_folder
+
+from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.methods.psm.labels import write_found
+from muse_pipeline.methods.psm.mask_network import TrainedMask
+from muse_pipeline.methods.psm.run import PsmRecipe, load_psm_config
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.recipe import train_run
+from muse_pipeline.training.run import Options
+from muse_pipeline.training.stages import is_made, stage_folder
+
+CONFIG = """
+name: tiny
+sources: [{ images: images, mpp: 0.5 }]
+mask_network:
+  backbone: muse_compact_16
+  rounds: 2
+  window_px: 96
+  batch: 2
+  precision: 32-true
+  schedule: { steps: 20, learning_rate: 0.01 }
+labels: { split: voronoi, points: { merge_um: 3, blur_um: 0.4 } }
+detector:
+  backbone: muse_compact_16
+  n_rays: 8
+  window_px: 96
+  batch: 2
+  precision: 32-true
+  schedule: { steps: 6 }
+  export: { input_px: 192, capacity: 200 }
+self_training: { rounds: 0 }
+licence: CC0-1.0
+training_data: drawn discs
+"""
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("tissue"))
+    (folder / "psm.yaml").write_text(CONFIG)
+    return folder / "psm.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(config_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("psm")
+    said = []
+    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", say=said.append))
+    return folder, said
+
+
+def n_drawn(config_path, name):
+    return len((config_path.parent / "labels" / f"{name}_points.txt").read_text().splitlines())
+
+
+def test_every_stage_has_its_folder(finished):
+    folder, said = finished
+    stages = ["1-masks", "2-mask-network-1", "3-mask-network-2", "4-labels", "5-detector"]  # Otsu needs no activation
+    assert sorted(path.name for path in (folder / "stages").iterdir()) == stages
+    assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {path.name for path in folder.iterdir()}
+    assert any("instances in 3 pictures" in line for line in said)
+
+
+def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
+    for number in range(3):
+        name = f"picture-{number:05d}"
+        instances = cv2.imread(str(finished[0] / "stages/4-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert instances.dtype == np.uint16
+        assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
+        points = (finished[0] / "stages/4-labels" / "points" / f"{name}.tsv").read_text().splitlines()
+        assert len(points) - 1 == instances.max()
+
+
+def test_later_rounds_learn_points_too(finished):
+    rounds = [stage_folder(finished[0], n + 1, f"mask-network-{n}") / "metrics.jsonl" for n in (1, 2)]
+    assert ["voronoi" in path.read_text() for path in rounds] == [False, True]
+    network = TrainedMask.load(rounds[1].with_name("checkpoint.pt"))
+    assert network(np.full((50, 70, 3), 230, np.uint8)).shape == (50, 70)
+    with pytest.raises(CheckpointError, match="no mask network"):
+        TrainedMask.load(finished[0] / "checkpoint.pt")
+
+
+def test_a_stage_that_the_run_has_not_is_said(config_path, tmp_path):
+    with pytest.raises(ConfigError, match="--until activation: the stages of this run are masks, mask-network-1, "):
+        train_run(PsmRecipe(), load_psm_config(config_path), tmp_path, CPU, until="activation")
+
+
+def test_labels_of_somebody_s_own_are_spared(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/mine.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="something else in it"):
+        is_made(tmp_path / "labels", {}, start_over=True)
+    assert (tmp_path / "labels/mine.txt").is_file()
+
+
+def test_a_second_start_makes_nothing_again(config_path, finished):
+    folder, _ = finished
+    stages = ("1-masks/made-from.json", "3-mask-network-2/checkpoint.pt", "4-labels/made-from.json")
+    before = [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
+    again = train_run(PsmRecipe(), load_psm_config(config_path), folder, CPU)
+    assert before == [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
+    assert load_checkpoint(again).meta["config"]["classes"][0]["name"] == "Nucleus"
+
+
+def test_other_settings_are_refused_or_begin_anew(config_path, finished):
+    folder, _ = finished
+    changed = load_psm_config(config_path, changes=["labels.threshold=0.6"])
+    with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
+        train_run(PsmRecipe(), changed, folder, CPU, until="labels")
+    anew = Options(accelerator="cpu", start_over=True)
+    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(folder, 4, "labels")
+    train_run(PsmRecipe(), load_psm_config(config_path), folder, anew, until="labels")
+
+
+@pytest.mark.parametrize("change", ["seed=5", "labels.points.merge_um=1", "detector.colour=identity"])
+def test_a_mask_network_is_not_taken_for_one_of_other_settings(config_path, finished, change):
+    changed = load_psm_config(config_path, changes=[change])
+    named = change.partition("=")[0].partition(".")[2] or "seed"
+    with pytest.raises(CheckpointError, match=f"mask-network-[12]: holds a run of another configuration .*{named}"):
+        train_run(PsmRecipe(), changed, finished[0], CPU, until="mask-network-2")
+
+
+def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_refused(tmp_path):
+    instances = np.arange(300 * 300).reshape(300, 300)
+    with pytest.raises(LabelError, match="P1: 89,999 nuclei are more than the 65,535"):
+        write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances, 0.5)
+
+
+@pytest.mark.slow  # the export
+def test_the_command_leaves_a_model_that_runs(config_path, finished, muse):
+    folder, _ = finished
+    status, out, err = muse("psm", config_path, "-o", folder, "--accelerator", "cpu")
+    assert status == 0, err
+    card = Predictor(folder / "tiny.onnx").card
+    assert [one.name for one in card.classes] == ["Nucleus"]
+    assert str(folder / "tiny.onnx") in out
+
+
+def test_labels_may_come_from_masks_alone(config_path, tmp_path):
+    config = load_psm_config(config_path, changes=["mask_network.rounds=0", "labels.split=cut"])
+    labels = train_run(PsmRecipe(), config, tmp_path, CPU, until="labels")
+    assert len(list((labels / "instances").iterdir())) == 3
+    assert labels == stage_folder(tmp_path, 2, "labels")
+
+
+def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
+    small = ["masks=activation", "activation.schedule.steps=3", "activation.window_px=64", "activation.batch=2"]
+    masks = train_run(PsmRecipe(), load_psm_config(config_path, changes=small), tmp_path, CPU, until="masks")
+    assert (stage_folder(tmp_path, 1, "activation") / "checkpoint.pt").is_file()
+    assert len(list((masks / "masks").iterdir())) == 3
+
+
+def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
+    (tmp_path / "glass").mkdir()
+    cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
+    status, _, err = muse("psm", config_path, "-o", tmp_path / "run", "--set", f"sources.0.images={tmp_path / 'glass'}")
+    assert status == 2
+    assert "no nuclei were found in any of 1 pieces" in err
+    assert not stage_folder(tmp_path / "run", 1, "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
+        ("mask_network.mask_fg=both", "mask_network: mask_fg 'both' is unknown"),
+        ("mask_network.precision=bf16", "mask_network: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
+        ("detector.precision=bf16", "detector: precision 'bf16' is unknown"),
+        ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
+        ("labels.split=knife", "labels: split 'knife' is unknown; choose cut or voronoi"),
+        ("mpp=0", "mpp is 0.0"),
+        ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
+    ],
+)
+def test_a_wrong_setting_is_refused(config_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_psm_config(config_path, changes=[change])
+
+
+def test_the_example_config_can_be_read():
+    config = load_psm_config(Path(__file__).parents[3] / "config" / "train" / "psm.yaml")
+    assert config.name == "label_free"
+
+
+def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
+    changes = ["mask_network.rounds=0", "labels.split=cut", "self_training.rounds=1", "self_training.threshold=0.3"]
+    config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
+    last = train_run(PsmRecipe(), config, tmp_path, CPU)
+    assert last == tmp_path / "checkpoint.pt"
+    labels, trained = stage_folder(tmp_path, 4, "found-labels-1"), stage_folder(tmp_path, 5, "self-training-1")
+    for number in range(3):
+        instances = labels / "instances" / f"picture-{number:05d}.png"
+        n_found = cv2.imread(str(instances), cv2.IMREAD_UNCHANGED).max()
+        assert abs(int(n_found) - n_drawn(config_path, f"P{number}")) <= 8
+    before = (trained / "resume.pt").stat().st_mtime_ns
+    surer = load_psm_config(
+        config_path,
+        changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
+    )
+    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # a card's threshold trains nothing anew
+    assert (trained / "resume.pt").stat().st_mtime_ns == before
+    assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
+    unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])
+    with pytest.raises(ConfigError, match="found no nucleus with a score of 1"):
+        train_run(PsmRecipe(), unsure, tmp_path / "unsure", CPU)

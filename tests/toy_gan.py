@@ -1,0 +1,158 @@
+"""A method of two stages and two turns: a generator renders masks, a reader finds the nuclei again.
+
+The second stage continues with the generator and the discriminator, and begins a new reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.methods.detector.config import DetectorConfig, ExportSettings
+from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.run import Say
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
+
+SIDE_PX, N_RAYS = 64, 8
+
+
+@dataclass(frozen=True)
+class ToyGanConfig:
+    """Settings."""
+
+    name: str
+    images: Path
+    schedule: Schedule
+    seed: int = 0
+    precision: str = "32-true"
+    method: str = "toy_gan"
+
+
+@dataclass(frozen=True)
+class StageConfig(ToyGanConfig):
+    """Settings of a stage; ``start`` is the checkpoint of the one before."""
+
+    start: Path | None = None
+
+
+class ToyGan(Method):
+    """Least-squares GAN on 3 x 3 convolutions; the reader is a detector."""
+
+    turns = ("generator", "discriminator")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+        self.discriminator = nn.Sequential(nn.Conv2d(3, 8, 4, 2), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2))
+        self.reader = NucleusDetector("muse_compact_16", "dense", 1, N_RAYS)
+
+    def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The reader takes its turn with the generator."""
+        is_discriminator = turn == "discriminator"
+        every = self.named_parameters()
+        return ((name, one) for name, one in every if name.startswith("discriminator") == is_discriminator)
+
+    def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
+        """Masks (B, 1, S, S) and pictures (B, 3, S, S), 0 to 255."""
+        masks, pictures = batch
+        rendered = 255 * self.generator(masks).sigmoid()
+        if turn == "discriminator":
+            real, false = self.discriminator(pictures / 255), self.discriminator(rendered.detach() / 255)
+            return {"loss": (real - 1).square().mean() + false.square().mean()}
+        deceived = (self.discriminator(rendered / 255) - 1).square().mean()
+        logit = self.reader(rendered, torch.eye(3, 4, device=rendered.device)).centre
+        read = functional.binary_cross_entropy_with_logits(logit, functional.avg_pool2d(masks, 4))
+        return {"loss": deceived + read, "deceived": deceived, "read": read}
+
+    def trained(self) -> NucleusDetector:
+        """The reader."""
+        return self.reader
+
+
+class ToyGanStage(TrainingStage[StageConfig, Tensor]):
+    """One of two."""
+
+    def inputs(self) -> Inputs:
+        """The pictures and the stage before."""
+        return Inputs((self.config,), self.config.start)
+
+    def read(self, say: Say) -> Tensor:
+        """(N, 3, S, S) corners of the pictures."""
+        pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)]
+        return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels])
+
+    def build(self, data: Tensor) -> ToyGan:
+        """A new reader in either stage."""
+        method = ToyGan()
+        if self.config.start:
+            begun = load_checkpoint(self.config.start).networks
+            method.generator.load_state_dict(begun["generator"])
+            method.discriminator.load_state_dict(begun["discriminator"])
+        return method
+
+    def batches(self, data: Tensor, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Random discs, and pictures in turn."""
+        y, x = torch.meshgrid(torch.arange(SIDE_PX), torch.arange(SIDE_PX), indexing="ij")
+
+        def draw(number: int) -> tuple[Tensor, Tensor]:
+            centres = torch.randint(8, SIDE_PX - 8, (2, 6, 2), generator=torch.Generator().manual_seed(number))
+            distance = torch.hypot((x - centres[..., :1, None]).float(), (y - centres[..., 1:, None]).float())
+            masks = (distance < 5).any(1, keepdim=True).float()
+            return masks.to(device), data[torch.tensor([number, number + 1]) % len(data)].to(device)
+
+        return draw
+
+    def checkpoint(self, data: Tensor, method: ToyGan) -> Checkpoint:
+        """The reader as a detector, and the other networks."""
+        config = detector_config(self.config.name, self.config.schedule)
+        others = {"generator": method.generator, "discriminator": method.discriminator}
+        reader = method.trained()
+        return Checkpoint(
+            reader.backbone.state_dict(),
+            reader.head.state_dict(),
+            describe_detector(config, ColourReference(method="identity")),
+            {name: network.state_dict() for name, network in others.items()},
+        )
+
+
+def detector_config(name: str, schedule: Schedule) -> DetectorConfig:
+    """The card of what leaves a toy."""
+    return DetectorConfig(
+        name=name,
+        backbone="muse_compact_16",
+        mpp=0.5,
+        classes=(NucleusClass("Nucleus", (128, 64, 192)),),
+        sources=(),
+        schedule=schedule,
+        licence="CC0-1.0",
+        training_data="drawn discs",
+        n_rays=N_RAYS,
+        colour="identity",
+        export=ExportSettings(input_px=192, capacity=200),
+    )
+
+
+@RECIPES.register("toy_gan")
+class ToyGanRecipe(Recipe):
+    """Two stages."""
+
+    Config = ToyGanConfig
+
+    def stages(self, config: ToyGanConfig, folder: Path) -> Sequence[Stage]:
+        """The second starts from the first."""
+        first = ToyGanStage(StageConfig(**vars(config)), stage_folder(folder, 1, "warm-up"), "warm-up")
+        again = StageConfig(**vars(config), start=first.result)
+        return first, ToyGanStage(again, stage_folder(folder, 2, "reader"), "reader")
