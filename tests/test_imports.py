@@ -22,7 +22,7 @@ LAYERS = (
     {"cohort", "tissue"},
     {"store"},
     {"nuclei"},
-    {"qupath", "models", "losses"},
+    {"qupath", "models", "losses", "synthesis"},
     {"inference"},
     {"labels"},
     {"data"},

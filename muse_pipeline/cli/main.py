@@ -26,7 +26,7 @@ GROUPS = {
     "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm export",
     "to judge results and models": "evaluate probe compare card model proposer",
-    "tools": "changes check-geojson demo-slide",
+    "tools": "changes check-geojson demo-slide synthesize",
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +13,6 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import GeoJSONError, LabelError
-from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
 from muse_pipeline.nuclei.class_names import find_class
@@ -252,7 +250,6 @@ def _is_number(text: str) -> bool:
         return False
 
 
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
 POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
 
 
@@ -309,25 +306,3 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
             "is it another picture's, or rows and columns in the wrong order?"
         )
     nuclei.label = np.where(close, points.nuclei.label[nearest], -1).astype(np.int32)
-
-
-def write_instances(
-    folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, words: Sequence[str], mpp: float
-) -> None:
-    """Write a picture, its instances (16-bit PNG) and points that name their classes, for a source of instances.
-
-    Args:
-        folder: of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are made.
-        name: of the picture.
-        pixels: (h, w, 3) uint8.
-        instances: (h, w), 0 is background.
-        words: class of each instance, by number; written at its centroid, where it is found again.
-        mpp: um per pixel.
-    """
-    for kind in (IMAGES, INSTANCES, POINTS):
-        (folder / kind).mkdir(exist_ok=True)
-    centres = label_image_to_nuclei(instances, (mpp, mpp), 3).xy - 0.5  # the file counts pixels from 0
-    lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
-    (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_png(folder / IMAGES / f"{name}.png", pixels)
-    write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))

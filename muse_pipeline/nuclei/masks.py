@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from muse_pipeline.core.coords import row_column_index_to_xy
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.rays import ray_directions
@@ -33,12 +35,15 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
         Nuclei in the window frame: centroids of their pixels (the innermost pixel where that lies outside), rays to the
         place where the instance, interpolated between pixel centres, fades to one half; classes unknown.
     """
-    numbers, ranks = np.unique(label_image, return_inverse=True)
-    ranks = ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
-    n = int(ranks.max(initial=0))
-    padded = np.pad(ranks, 1)
-    xy = _centres(ranks, padded, n)
+    ranks = _ranks(label_image)
+    xy = _centres(ranks)
     return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
+
+
+def _ranks(label_image: np.ndarray) -> np.ndarray:
+    """(h, w): instances as 1, 2, ... in ascending order of their numbers."""
+    numbers, ranks = np.unique(label_image, return_inverse=True)
+    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -86,9 +91,12 @@ def _runs(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, .
     return row[begins] + top, left[begins], left[begins + 1], number[begins]
 
 
-def _centres(ranks: np.ndarray, padded: np.ndarray, n: int) -> np.ndarray:
-    row_column = np.array(ndimage.center_of_mass(ranks > 0, ranks, np.arange(1, n + 1))).reshape(n, 2)
-    xy = row_column_index_to_xy(row_column)
+def _centres(ranks: np.ndarray) -> np.ndarray:
+    padded, pixels = np.pad(ranks, 1), np.nonzero(ranks)
+    rank = ranks[pixels] - 1
+    n = int(rank.max(initial=-1)) + 1
+    sums = np.stack([np.bincount(rank, index, minlength=n) for index in pixels], 1)
+    xy = row_column_index_to_xy(sums / np.bincount(rank, minlength=n)[:, None])
     outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
@@ -215,3 +223,28 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
             f"{path}: {' x '.join(f'{side:,}' for side in shape[::-1])} pixels are too many to hold in memory; give "
             "outlines as GeoJSON in its place"
         )
+
+
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
+
+
+def write_instances(
+    folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
+) -> None:
+    """Write instances (16-bit PNG), points that name their classes and a picture, for a source of instances.
+
+    Args:
+        folder: of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are made.
+        name: of the picture.
+        pixels: (h, w, 3) uint8; None: there is no picture.
+        instances: (h, w), 0 is background.
+        words: class of each instance, by number; written at its centroid, where it is found again.
+    """
+    for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
+        (folder / kind).mkdir(exist_ok=True)
+    centres = _centres(_ranks(instances)) - 0.5  # the file counts pixels from 0
+    lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
+    (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if pixels is not None:
+        write_png(folder / IMAGES / f"{name}.png", pixels)
+    write_png(folder / INSTANCES / f"{name}.png", instances.astype(np.uint16))

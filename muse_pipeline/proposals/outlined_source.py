@@ -12,12 +12,11 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.formats import IMAGES, INSTANCES, POINTS, write_instances
 from muse_pipeline.labels.outlines import PLAUSIBLE_AREA_UM2
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.nuclei.masks import rings_to_labels
+from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.proposals.points import keep_connected, place_points, split_mask
@@ -70,7 +69,7 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
     for image in read_labelled_images((source,), task.classes, task.mpp, task.n_rays):
         instances, kind = instances_of_points(image, task.find_mask(image, task.mpp), task.mpp)
         words = [task.classes[label] if label >= 0 else unknown for label in image.nuclei.label]
-        write_instances(folder, image.name, image.pixels, instances, words, task.mpp)
+        write_instances(folder, image.name, image.pixels, instances, words)
         kinds += np.bincount(kind, minlength=len(KINDS))
     class_map = {**{name: name for name in task.classes}, unknown: None}
     outlined = LabelSource(

@@ -17,7 +17,6 @@ from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.picture import detect_image
-from muse_pipeline.labels.formats import IMAGES, INSTANCES, POINTS, write_instances
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import load_trained
@@ -25,7 +24,7 @@ from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.methods.psm.mask_network import TrainedMask
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
-from muse_pipeline.nuclei.masks import rings_to_labels
+from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, haematoxylin
 from muse_pipeline.proposals.points import find_points, split_mask
@@ -59,7 +58,7 @@ def write_labels(
     n_nuclei = n_pictures = 0
     for name, pixels, mask in read_pictures_and_masks(masks):
         probability = teacher(pixels) if teacher else mask.astype(np.float32)
-        n_here = write_found(folder, name, pixels, split_instances(probability, pixels, config), config.mpp)
+        n_here = write_found(folder, name, pixels, split_instances(probability, pixels, config))
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
@@ -71,7 +70,7 @@ def label_source(folder: Path, mpp: float) -> LabelSource:
     )
 
 
-def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray, mpp: float) -> int:
+def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
     """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none.
 
     Raises:
@@ -82,7 +81,7 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
         raise LabelError(f"{name}: {n_instances:,} nuclei are more than the {MOST:,} a picture may hold; cut it up")
     if not n_instances:
         return 0
-    write_instances(folder, name, pixels, instances, [CLASS] * n_instances, mpp)
+    write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
     return n_instances
 
 
@@ -132,7 +131,7 @@ def write_found_labels(
         found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
         rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
         instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
-        n_here = write_found(folder, name, pixels, instances, config.mpp)
+        n_here = write_found(folder, name, pixels, instances)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     if not n_nuclei:
         raise ConfigError(

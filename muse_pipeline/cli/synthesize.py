@@ -1,0 +1,73 @@
+"""Draw instance masks of nuclei in glands and stroma, which no annotator has to draw.
+
+    muse synthesize masks -o masks --n 1000 --mpp 0.5
+
+The folder has instances/ (16-bit PNG, one number per nucleus), points/ (their classes), masks.json (settings and
+statistics) and page.png (examples). With --fit, nuclei are as large, as eccentric and as dense as those of a slide.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import (
+    add_output_argument,
+    add_threads_argument,
+    at_least_one,
+    positive,
+    zero_or_more,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse synthesize``."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
+    add_output_argument(masks, "FOLDER", "folder to write; masks that were made there before are replaced")
+    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="masks (default: %(default)s)")
+    masks.add_argument(
+        "--seed", type=zero_or_more, default=0, metavar="S", help="another seed, other masks (default: %(default)s)"
+    )
+    masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel (default: %(default)s)")
+    masks.add_argument(
+        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask (default: %(default)s)"
+    )
+    masks.add_argument(
+        "--fit",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="nuclei.parquet or proposals.parquet whose sizes, eccentricities and density the nuclei get",
+    )
+    add_threads_argument(masks, "masks under way at a time")
+    masks.set_defaults(synthesize=write_masks)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Synthesise."""
+    args.synthesize(args)
+
+
+def write_masks(args: argparse.Namespace) -> None:
+    """Draw instance masks of glands and stroma."""
+    from muse_pipeline.cli.output import show_progress
+    from muse_pipeline.core.text import count_noun
+    from muse_pipeline.synthesis import folder
+    from muse_pipeline.synthesis.fit import fit_tissue
+    from muse_pipeline.synthesis.settings import TissueSettings
+
+    tissue = fit_tissue(args.fit, TissueSettings()) if args.fit else TissueSettings()
+    with show_progress("masks") as progress:
+        facts = folder.write_masks(
+            args.output,
+            args.n,
+            tissue,
+            seed=args.seed,
+            mpp=args.mpp,
+            size_px=args.size_px,
+            threads=args.threads,
+            fitted_to=args.fit,
+            progress=progress,
+        )
+    _, _, nuclei, _, _ = facts["statistics"]["nuclei"]
+    print(f"{args.output}: {count_noun(args.n, 'mask')}, {nuclei:g} nuclei in the median one; see {folder.PAGE}")

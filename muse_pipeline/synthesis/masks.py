@@ -1,0 +1,145 @@
+"""One synthesised mask: outlines of planned nuclei drawn as instances, each connected, none below the least size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.synthesis.layout import Plan, plan_tissue
+from muse_pipeline.synthesis.settings import TissueSettings
+
+N_VERTICES = 24
+HARMONICS = np.arange(2, 8)
+LEAST_DIAMETER_PX = 6  # smaller nuclei are no shapes
+LEAST_AREA_PX = 9
+MOST_PX = 4096  # of a side: instances have 16 bits
+_BITS = 4  # of fractions of a pixel in cv2's drawing
+_ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
+_WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
+_WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # an amplitude of 1 has a mean square of 1
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceMask:
+    """A mask with exact instances.
+
+    Attributes:
+        instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
+        kinds: (N,) uint8, index into ``settings.KINDS`` of instance i + 1.
+    """
+
+    instances: np.ndarray
+    kinds: np.ndarray
+
+
+def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
+    """Mask number ``index`` of a set; it depends on nothing but the arguments.
+
+    Args:
+        index: of the mask.
+        seed: of the set.
+        size_px: side.
+        mpp: um per pixel.
+        tissue: what is drawn.
+
+    Raises:
+        ArgumentError: nuclei cannot be drawn at this mpp and size.
+    """
+    require_drawable(size_px, mpp, tissue)
+    rng = np.random.default_rng((seed, index))
+    while True:
+        mask = paint(plan_tissue(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
+        if len(mask.kinds) and (mask.instances == 0).any():
+            return mask
+
+
+def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
+    """Check that nuclei have a shape and fit.
+
+    Raises:
+        ArgumentError: the smaller of both kinds has a mean diameter of less than 6 px, or a mask is too small or large.
+    """
+    diameters = [kind.mean_diameter_um for kind in (tissue.epithelial, tissue.stroma)]
+    if min(diameters) < LEAST_DIAMETER_PX * mpp:
+        raise ArgumentError(
+            f"nuclei of {min(diameters):.1f} um have less than {LEAST_DIAMETER_PX} px at {mpp:g} um/px; choose an mpp "
+            f"of {min(diameters) / LEAST_DIAMETER_PX:.2g} or less"
+        )
+    least = math.ceil(2 * max(diameters) / mpp)
+    if not least <= size_px <= MOST_PX:
+        raise ArgumentError(f"a mask of {size_px} px at {mpp:g} um/px cannot be drawn; give {least} to {MOST_PX} px")
+
+
+def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
+    """Draw planned nuclei; a later one takes the pixels that earlier ones have left.
+
+    A nucleus that loses too much of its area, is parted, would enclose another or is too small is left out.
+    """
+    instances = np.zeros((size_px, size_px), np.uint16)
+    rings = draw_rings(plan, mpp, tissue, rng)
+    low = np.floor(rings.min(1)).astype(int).clip(0, size_px)
+    high = (np.ceil(rings.max(1)).astype(int) + 2).clip(0, size_px)
+    points = np.round((rings - low[:, None]) * (1 << _BITS)).astype(np.int32)
+    least_px = max(tissue.min_area_um2 / mpp**2, LEAST_AREA_PX)
+    kept: list[int] = []
+    for index in np.flatnonzero((high > low).all(1)).tolist():
+        (left, top), (right, bottom) = low[index], high[index]
+        place = instances[top:bottom, left:right]
+        stamp = np.zeros(place.shape, np.uint8)
+        cv2.fillPoly(stamp, points[index : index + 1], 1, shift=_BITS)
+        if _takes_its_place(stamp, place, tissue.max_overlap, least_px):
+            kept.append(index)
+            place[stamp > 0] = len(kept)
+    return InstanceMask(instances, plan.kind[kept])
+
+
+def _takes_its_place(stamp: np.ndarray, place: np.ndarray, max_overlap: float, least_px: float) -> bool:
+    """Take taken pixels out of the stamp of a nucleus; whether what remains is one instance."""
+    whole = cv2.countNonZero(stamp)
+    if whole < least_px:
+        return False
+    stamp[place > 0] = 0
+    free = cv2.countNonZero(stamp)
+    if free == whole:
+        return True
+    return free >= max((1 - max_overlap) * whole, least_px) and _is_simple(stamp)
+
+
+def _is_simple(stamp: np.ndarray) -> bool:
+    """Whether the ones of a stamp are one piece without holes."""
+    around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
+
+
+def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
+    """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
+
+    cv2 counts from the centre of the first pixel, and paints every pixel that an outline touches: half a pixel too much
+    all around, which is taken off both axes.
+    """
+    n = len(plan.xy)
+    amplitude = rng.uniform(*tissue.roughness, (n, 1))
+    radius = 1 + amplitude * (rng.standard_normal((n, len(_WAVES))) @ _WAVES)  # (N, V)
+    semi_px = np.maximum(plan.axes / mpp - 1, 1) / 2
+    along, across = (semi_px[:, axis, None] * radius * _CIRCLE[axis] for axis in (0, 1))
+    cos, sin = np.cos(plan.angle)[:, None], np.sin(plan.angle)[:, None]
+    offsets = np.stack([along * cos - across * sin, along * sin + across * cos], -1)
+    return plan.xy[:, None] / mpp - 0.5 + offsets
+
+
+def contours(instances: np.ndarray) -> np.ndarray:
+    """(h, w) bool: the pixels of instances with another instance or background above, below, left or right of them.
+
+    They enclose the rest of their instance; the border of the mask cuts nuclei and is no contour.
+    """
+    edge = np.zeros(instances.shape, bool)
+    for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = instances[first] != instances[second]
+        edge[first] |= differs
+        edge[second] |= differs
+    return edge & (instances > 0)

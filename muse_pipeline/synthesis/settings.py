@@ -1,0 +1,97 @@
+"""What synthesised tissue is like: sizes and forms of nuclei, glands, and how densely nuclei lie, in um.
+
+The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
+(``statistics.REFERENCE``; 0.25 um/px is assumed). The authors' generator was never published.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from muse_pipeline.core.config import require_between, require_one_of
+
+KINDS = ("Epithelial", "Stroma")  # numbers 0 and 1; the second is every nucleus outside the rim of a gland
+EPITHELIAL, STROMA = range(2)
+PLACEMENTS = ("structured", "uniform")
+
+
+@dataclass(frozen=True)
+class Population:
+    """Sizes and forms of the nuclei of one kind.
+
+    Attributes:
+        major_um: median of the long axis, which is log-normal.
+        major_spread: standard deviation of its logarithm.
+        ratio: parameters (alpha, beta) of the Beta distribution of short axis / long axis.
+        spindles: fraction of slender nuclei, whose ratio is uniform between 0.13 and 0.25.
+    """
+
+    major_um: float
+    major_spread: float
+    ratio: tuple[float, float]
+    spindles: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_between(self, "population", major_um=(1, 100), major_spread=(0, 2), spindles=(0, 1))
+
+    def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Full long and short axes of n nuclei, (n, 2) um."""
+        major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
+        slender = rng.random(n) < self.spindles
+        ratio = np.where(slender, rng.uniform(*SPINDLE_RATIO, n), rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1))
+        return np.stack([major, ratio * major], 1)
+
+    @property
+    def mean_diameter_um(self) -> float:
+        """Diameter of the circle as large as a nucleus of median axes."""
+        alpha, beta = self.ratio
+        return self.major_um * math.sqrt(alpha / (alpha + beta))
+
+
+SPINDLE_RATIO = (0.13, 0.25)
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """Synthesised tissue.
+
+    Attributes:
+        epithelial: nuclei side by side on the rims of glands, long axis across the rim.
+        stroma: nuclei between glands, at least 0.8 mean diameters apart, in any direction.
+        glands_per_mm2: closed curves tried per mm2; those that would cross an earlier one are left out.
+        gland_radius_um: uniform between these.
+        gland_wobble: times 1 / k, the standard deviation of the k-th cosine (k = 2 to 4) of a rim, in radii.
+        rim_spacing: distance between neighbours on a rim, in short axes, uniform between these.
+        rim_jitter_um: standard deviation across the rim.
+        rim_tilt_deg: standard deviation of long axes from the normal of the rim.
+        clear_band: probability that a band around a gland is free of nuclei.
+        clear_band_um: width of that band, uniform between these.
+        stroma_per_mm2: nuclei outside glands.
+        roughness: amplitude of the Fourier series on an outline, relative to its radius, uniform between these.
+        max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
+        min_area_um2: smaller instances, and smaller remains of those at the border of a mask, are left out.
+        placement: "structured", or "uniform": the same nuclei anywhere and in any direction.
+    """
+
+    epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
+    stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
+    glands_per_mm2: float = 110.0
+    gland_radius_um: tuple[float, float] = (22.5, 55.0)
+    gland_wobble: float = 0.06
+    rim_spacing: tuple[float, float] = (0.9, 1.3)
+    rim_jitter_um: float = 0.75
+    rim_tilt_deg: float = 20.0
+    clear_band: float = 0.5
+    clear_band_um: tuple[float, float] = (3.75, 15.0)
+    stroma_per_mm2: float = 3700.0
+    roughness: tuple[float, float] = (0.04, 0.08)
+    max_overlap: float = 0.1
+    min_area_um2: float = 6.0
+    placement: str = "structured"
+
+    def __post_init__(self) -> None:
+        require_between(self, "tissue", glands_per_mm2=(0, 1000), stroma_per_mm2=(1, 30_000), max_overlap=(0, 0.5))
+        require_one_of(self, "tissue", placement=PLACEMENTS)
