@@ -1,0 +1,1 @@
+"""UNITPathSSL: translation between masks and tissue, unpaired, as pretraining and as a label-free detector."""

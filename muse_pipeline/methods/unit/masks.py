@@ -1,0 +1,97 @@
+"""The domain of masks: windows of synthesised masks as networks take them, with their nuclei. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.synthesis.masks import InstanceMask
+from muse_pipeline.synthesis.pictures import stylise
+
+OUTSIDE = -1e6  # where the padding of positions lies, see ``data.augment.LabelledBatch``
+
+
+class MaskWindows(NamedTuple):
+    """B windows and their nuclei, padded to the fullest window.
+
+    Attributes:
+        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.pictures``.
+        xy: (B, M, 2) float32 window px; padding lies at -1e6.
+        rays: (B, M, R) float32 um, NaN for padding.
+        label: (B, M) int64, 0, and -1 for padding.
+    """
+
+    pictures: np.ndarray
+    xy: np.ndarray
+    rays: np.ndarray
+    label: np.ndarray
+
+
+class MaskDomain:
+    """Draws windows of masks, turned and mirrored; one ``step`` always gives the same windows.
+
+    Args:
+        masks: larger than windows, or as large.
+        mpp: um per pixel.
+        window_px: side of a window.
+        n_rays: rays per nucleus, a multiple of 4, so that turns move rays to rays.
+        seed: of the run.
+    """
+
+    def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
+        self.masks, self.mpp, self.window_px, self.seed = masks, mpp, window_px, seed
+        self.nuclei = [label_image_to_nuclei(mask.instances, (mpp, mpp), n_rays) for mask in masks]
+        self.turned = _ray_permutations(n_rays)
+
+    def __call__(self, step: int, batch: int) -> MaskWindows:
+        """``batch`` windows; those of step n are not paired with anything."""
+        rng = np.random.default_rng((self.seed, step))
+        pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
+        most = max(1, *map(len, xy))
+        padded_xy = np.full((batch, most, 2), OUTSIDE, np.float32)
+        padded_rays = np.full((batch, most, self.turned.shape[1]), np.nan, np.float32)
+        label = np.full((batch, most), -1, np.int64)
+        for index, (places, radii) in enumerate(zip(xy, rays, strict=True)):
+            padded_xy[index, : len(places)], padded_rays[index, : len(places)] = places, radii
+            label[index, : len(places)] = 0
+        return MaskWindows(np.stack(pictures), padded_xy, padded_rays, label)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index = rng.integers(len(self.masks))
+        mask, nuclei = self.masks[index], self.nuclei[index]
+        height, width = mask.instances.shape
+        top, left = (rng.integers(side - self.window_px + 1) for side in (height, width))
+        window = mask.instances[top : top + self.window_px, left : left + self.window_px]
+        xy = nuclei.xy - (left, top)
+        inside = ((xy >= 0) & (xy < self.window_px)).all(1)
+        turn = rng.integers(8)
+        picture = stylise(InstanceMask(turn_picture(window, turn), mask.kinds), self.mpp, rng)
+        picture = (picture.transpose(2, 0, 1).astype(np.float32) - 127.5) / 127.5
+        return picture, turn_xy(xy[inside], turn, self.window_px), nuclei.rays[inside][:, self.turned[turn]]
+
+
+def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
+    """One of the 8 ways to turn and mirror (h, w): bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps both."""
+    picture = picture[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+    return np.ascontiguousarray(picture.T if turn & 4 else picture)
+
+
+def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
+    """Positions (N, 2) along with ``turn_picture`` of a square window."""
+    xy = np.where([bool(turn & 1), bool(turn & 2)], size_px - xy, xy)
+    return xy[:, ::-1] if turn & 4 else xy
+
+
+def _ray_permutations(n_rays: int) -> np.ndarray:
+    """(8, R): for every turn, which ray becomes the k-th."""
+    rays = []
+    for turn in range(8):
+        k = np.arange(n_rays)
+        k = n_rays // 4 - k if turn & 4 else k
+        k = -k if turn & 2 else k
+        k = n_rays // 2 - k if turn & 1 else k
+        rays.append(k % n_rays)
+    return np.array(rays)

@@ -1,0 +1,150 @@
+"""A generator of pictures from masks, modulated by the mask and by noise, in plain PyTorch and for any size.
+
+Modulated convolutions of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958, equations 1 and 3) whose styles are
+affine in noise *and* in a code of the input: co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the
+equations.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLOPE = 0.2
+EPS = 1e-8
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
+
+    With weights ``w_jik`` from channel i to j at place k and style ``s_i`` the weights of a sample are ``s_i w_jik``,
+    divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs in place of weights is the same sum, and
+    one convolution for the whole batch.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        style_dim: of styles.
+        kernel: side of the kernel.
+        demodulate: whether outputs are divided; the last layer of a generator does not.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3, demodulate: bool = True):
+        super().__init__()
+        self.demodulate = demodulate
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.gain = 1 if demodulate else (in_channels * kernel**2) ** -0.5
+        self.affine = nn.Linear(style_dim, in_channels)
+        nn.init.normal_(self.affine.weight, std=style_dim**-0.5)
+        nn.init.ones_(self.affine.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, S) -> (B, C', H, W)."""
+        scale = self.affine(style)  # (B, C)
+        weight = self.weight * self.gain
+        out = functional.conv2d(x * scale[..., None, None], weight, padding=self.weight.shape[-1] // 2)
+        if not self.demodulate:
+            return out
+        power = scale.square() @ weight.square().sum((2, 3)).T  # (B, C')
+        return out * (power + EPS).rsqrt()[..., None, None]
+
+
+class StyledBlock(nn.Module):
+    """Modulated convolution, noise of a learnt strength at every pixel, bias, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int):
+        super().__init__()
+        self.conv = ModulatedConv(in_channels, out_channels, style_dim)
+        self.strength = nn.Parameter(torch.zeros(out_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor, grain: Tensor) -> Tensor:
+        """(B, C, H, W), (B, S), (B, 1, H, W) -> (B, C', H, W)."""
+        x = self.conv(x, style) + self.strength * grain + self.bias
+        return functional.leaky_relu(x, SLOPE) * 2**0.5
+
+
+class CoModulatedGenerator(nn.Module):
+    """Mask and noise -> picture.
+
+    An encoder halves the mask ``levels`` times. Its deepest map, averaged, gives a code e; a perceptron takes noise z
+    to w; every convolution of the decoder takes the style [w; e]. The decoder starts at the deepest map itself, so
+    that any multiple of the stride will do, where the published network starts at 4 x 4 px.
+
+    Args:
+        base: channels at stride 1, doubled at every level.
+        most: largest number of channels.
+        levels: halvings; the total stride is ``2 ** levels``.
+        noise_dim: of z.
+        style_dim: of w.
+        code_dim: of e.
+        mapping_layers: of the perceptron.
+        skip_stride: skips from encoder to decoder at this stride and above; 1 for all.
+        dropout: of the code.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: int,
+        most: int,
+        levels: int,
+        noise_dim: int,
+        style_dim: int,
+        code_dim: int,
+        mapping_layers: int,
+        skip_stride: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.noise_dim, self.stride_px, self.skip_stride = noise_dim, 2**levels, skip_stride
+        widths = [min(base * 2**level, most) for level in range(levels + 1)]
+        pairs = list(pairwise(widths))
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(SLOPE))
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), nn.LeakyReLU(SLOPE)) for fine, coarse in pairs
+        )
+        self.code = nn.Sequential(nn.Linear(widths[-1], code_dim), nn.LeakyReLU(SLOPE), nn.Dropout(dropout))
+        inputs = [noise_dim, *[style_dim] * (mapping_layers - 1)]
+        self.mapping = nn.Sequential(*(nn.Sequential(nn.Linear(n, style_dim), nn.LeakyReLU(SLOPE)) for n in inputs))
+        styles = style_dim + code_dim
+        self.middle = StyledBlock(widths[-1], widths[-1], styles)
+        self.up = nn.ModuleList(StyledBlock(coarse, fine, styles) for fine, coarse in reversed(pairs))
+        self.refine = nn.ModuleList(StyledBlock(fine, fine, styles) for fine, _ in reversed(pairs))
+        self.to_rgb = ModulatedConv(widths[0], 3, styles, kernel=1, demodulate=False)
+        for module in (*self.stem, *(layer for block in self.down for layer in block), *self.code.modules()):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, SLOPE)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, mask: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
+        """Render masks; equal inputs give equal pictures.
+
+        Args:
+            mask: (B, 3, H, W), -1 to 1; sides are multiples of ``stride_px``.
+            noise: (B, Z) z, standard normal.
+            grain: (B, 1, H, W) standard normal; coarser levels see it averaged and brought back to unit variance.
+
+        Returns:
+            (B, 3, H, W) pixels, 0 to 255.
+        """
+        skips = [self.stem(mask)]
+        for block in self.down:
+            skips.append(block(skips[-1]))
+        code = self.code(skips[-1].mean((2, 3)))
+        unit = noise * (noise.square().mean(1, keepdim=True) + EPS).rsqrt()
+        style = torch.cat((self.mapping(unit), code), 1)
+        grains = [grain]
+        for _ in self.down:
+            grains.append(2 * functional.avg_pool2d(grains[-1], 2))
+        x = self.middle(skips[-1], style, grains[-1])
+        for level, up, refine in zip(range(len(self.down) - 1, -1, -1), self.up, self.refine, strict=True):
+            x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = up(x, style, grains[level])
+            if 2**level >= self.skip_stride:
+                x = x + skips[level]
+            x = refine(x, style, grains[level])
+        return 127.5 * (self.to_rgb(x, style).tanh() + 1)
