@@ -99,6 +99,7 @@ BAD_INPUT = {
     "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],
     "sheet": ["{missing}", "--output", "{out}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
+    "synthesize": ["masks", "--fit", "{missing}", "--output", "{out}"],
 }
 JUDGES = {"check-geojson", "doctor"}  # what they find is their output, not their error
 
