@@ -86,10 +86,10 @@ class TissueSettings:
     rim_tilt_deg: float = 20.0
     clear_band: float = 0.5
     clear_band_um: tuple[float, float] = (3.75, 15.0)
-    stroma_per_mm2: float = 3700.0
+    stroma_per_mm2: float = 3800.0
     roughness: tuple[float, float] = (0.04, 0.08)
     max_overlap: float = 0.1
-    min_area_um2: float = 6.0
+    min_area_um2: float = 10.0
     placement: str = "structured"
 
     def __post_init__(self) -> None:

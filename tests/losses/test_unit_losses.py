@@ -1,0 +1,85 @@
+"""Losses of mask-tissue translation on closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from muse_pipeline.losses import least_squares_gan, logistic_gan
+from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
+from muse_pipeline.losses.cycle import cycle_loss
+from muse_pipeline.losses.diversity_sensitive import diversity_loss
+from muse_pipeline.losses.unit import translation_objective
+
+
+def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():
+    ones, zeros = torch.ones(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)
+    assert least_squares_gan.discriminator_loss(ones, zeros) == 0
+    assert least_squares_gan.generator_loss(ones) == 0
+    assert least_squares_gan.discriminator_loss(ones / 2, ones / 2) == 0.25
+    assert least_squares_gan.generator_loss(zeros) == 0.5
+
+
+def test_the_logistic_loss_of_undecided_scores():
+    zeros = torch.zeros(4, 1)
+    assert logistic_gan.discriminator_loss(zeros, zeros) == pytest.approx(2 * math.log(2))
+    assert logistic_gan.generator_loss(zeros) == pytest.approx(math.log(2))
+    assert logistic_gan.generator_loss(zeros + 20) < 1e-8
+
+
+def test_r1_of_a_linear_discriminator_is_its_squared_norm():
+    torch.manual_seed(0)
+    weight = torch.randn(3, 8, 8, requires_grad=True)
+    real = torch.randn(5, 3, 8, 8, requires_grad=True)
+    penalty = logistic_gan.r1_penalty(real, (real * weight).sum((1, 2, 3)), gamma=3.0)
+    assert penalty.item() == pytest.approx(1.5 * weight.square().sum().item(), rel=1e-5)
+    penalty.backward()
+    assert torch.allclose(weight.grad, 3 * weight, atol=1e-5)  # it has a gradient for the discriminator
+
+
+def test_cycles_that_return_cost_nothing_and_both_directions_count():
+    x, y = torch.rand(2, 3, 8, 8), torch.rand(1, 3, 16, 16)
+    assert cycle_loss(x, x, y, y) == 0
+    assert cycle_loss(x, x + 1, y, y).item() == pytest.approx(0.5)
+    assert cycle_loss(x, x, y, y - 1).item() == pytest.approx(0.5)
+    assert cycle_loss(x, x + 1, y, y - 1, a=2, b=4).item() == pytest.approx(3)
+
+
+def test_diversity_is_the_ratio_of_distances_up_to_a_limit():
+    first, noise = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5)
+    apart = torch.tensor([0.1, 0.9])[:, None, None, None]
+    loss = diversity_loss(first, first + apart, noise, noise + 0.5, limit=1.0)
+    assert loss.item() == pytest.approx(-(0.1 / 0.5 + 1) / 2)
+    assert diversity_loss(first, first, noise, noise + 0.5, limit=1.0) == 0
+
+
+def test_the_objective_is_the_weighted_sum():
+    terms = {"picture_gan": torch.tensor(2.0), "mask_gan": torch.tensor(3.0), "cycle": torch.tensor(0.5)}
+    weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "diversity": 0.0}
+    found = translation_objective({**terms, "instances": torch.tensor(1.0)}, weights)
+    assert found["loss"] == 2 + 6 + 5 + 6
+    assert found.keys() == {"loss", *terms, "instances"}
+
+
+def test_augmentation_does_nothing_at_first_and_more_while_the_discriminator_is_sure():
+    generator = torch.Generator().manual_seed(0)
+    augment = AdaptiveAugmentation(target=0.6, pictures=40, midpoint=0.5)
+    pictures = torch.rand(6, 3, 16, 16, generator=generator)
+    assert torch.equal(augment(pictures, generator), pictures)
+    for _ in range(5):
+        augment.adapt(torch.ones(4, 1, 2, 2))
+    assert augment.p.item() == pytest.approx(0.5)
+    augment.adapt(torch.zeros(4, 1, 2, 2))
+    assert augment.p.item() == pytest.approx(0.4)
+    first, second = (augment(pictures, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, pictures)
+
+
+def test_augmentation_has_gradients_and_keeps_what_is_grey():
+    augment = AdaptiveAugmentation(0.6, 1, 0.0)
+    augment.p.fill_(1.0)
+    pictures = torch.rand(4, 1, 16, 16).expand(4, 3, 16, 16).clone().requires_grad_()
+    out = augment(pictures, torch.Generator().manual_seed(0))
+    assert torch.allclose(out[:, 0], out[:, 1], atol=1e-5) and torch.allclose(out[:, 0], out[:, 2], atol=1e-5)
+    out.sum().backward()
+    assert (pictures.grad.flatten(1).abs().sum(1) > 0).all()

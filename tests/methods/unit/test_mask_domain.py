@@ -1,0 +1,107 @@
+"""Windows of masks, their nuclei, and the instance guide whose gradients reach both networks."""
+
+import numpy as np
+import pytest
+import torch
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.methods.dense_criterion import DenseCriterion
+from muse_pipeline.methods.unit.config import UnitSettings
+from muse_pipeline.methods.unit.masks import MaskDomain, turn_picture, turn_xy
+from muse_pipeline.models.co_modulated import CoModulatedGenerator
+from muse_pipeline.models.patch_discriminator import PatchDiscriminator
+from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.synthesis.masks import InstanceMask, synthesise_mask
+from muse_pipeline.synthesis.settings import TissueSettings
+
+MPP, N_RAYS = 0.5, 16
+
+
+@pytest.fixture(scope="module")
+def domain():
+    masks = [synthesise_mask(index, 0, 96, MPP, TissueSettings()) for index in range(6)]
+    return MaskDomain(masks, mpp=MPP, window_px=64, n_rays=N_RAYS, seed=1)
+
+
+def test_a_step_gives_one_batch_and_another_step_another(domain):
+    first, again, other = domain(3, 4), domain(3, 4), domain(4, 4)
+    for one, two in zip(first, again, strict=True):
+        assert np.array_equal(one, two, equal_nan=True)
+    assert not np.array_equal(first.pictures, other.pictures)
+    assert first.pictures.shape == (4, 3, 64, 64) and first.pictures.dtype == np.float32
+    assert first.pictures.min() == -1 and first.pictures.max() == 1
+
+
+def test_padding_is_no_nucleus(domain):
+    windows = domain(0, 8)
+    real = windows.label >= 0
+    assert ((windows.xy >= 0) & (windows.xy <= 64)).all(2)[real].all()
+    assert np.isfinite(windows.rays[real]).all() and np.isnan(windows.rays[~real]).all()
+    assert (windows.xy[~real] == -1e6).all() and real.any(1).all()
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_nuclei_turn_with_their_pixels(turn):
+    mask = synthesise_mask(2, 0, 64, MPP, TissueSettings())
+    domain = MaskDomain([mask], mpp=MPP, window_px=64, n_rays=N_RAYS, seed=0)
+    turned = label_image_to_nuclei(turn_picture(mask.instances, turn), (MPP, MPP), N_RAYS)
+    assert np.allclose(turn_xy(domain.nuclei[0].xy, turn, 64), turned.xy)
+    found, wanted = domain.nuclei[0].rays[:, domain.turned[turn]], turned.rays
+    both = np.isfinite(wanted[:, 0])
+    assert np.allclose(found[both], wanted[both], atol=1e-4)
+
+
+def test_the_8_turns_differ():
+    picture = np.arange(9).reshape(3, 3)
+    assert len({turn_picture(picture, turn).tobytes() for turn in range(8)}) == 8
+
+
+def test_the_instance_guide_has_gradients_in_generator_and_reader(domain):
+    torch.manual_seed(0)
+    windows = domain(0, 2)
+    generator = CoModulatedGenerator(
+        base=4, most=8, levels=2, noise_dim=4, style_dim=4, code_dim=4, mapping_layers=1, skip_stride=1, dropout=0.0
+    )
+    reader = MaskReader("muse_compact_16", N_RAYS, (4, 4))
+    rendered = generator(torch.from_numpy(windows.pictures), torch.randn(2, 4), torch.randn(2, 1, 64, 64))
+    label = (torch.from_numpy(values) for values in (windows.xy, windows.label, windows.rays))
+    labels = LabelledBatch(None, None, *label)
+    DenseCriterion(MPP, torch.ones(1))(reader(rendered, torch.eye(3, 4)).nuclei, labels)["loss"].backward()
+    for network in (generator, reader.backbone, reader.head):
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+def test_an_empty_window_is_a_window():
+    instances = np.zeros((64, 64), np.uint16)
+    instances[:4, :4] = 1
+    domain = MaskDomain(
+        [InstanceMask(np.pad(instances, (0, 64)), np.zeros(1, np.uint8))], mpp=MPP, window_px=32, n_rays=8, seed=0
+    )
+    labels = np.concatenate([domain(step, 4).label.max(1) for step in range(5)])
+    assert (labels == -1).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [({"mask_px": 128}, "mask_px is 128"), ({"weights": {"cycle": -1.0}}, "cycle is -1"), ({"batch": 0}, "batch is 0")],
+)
+def test_settings_out_of_range_are_named(settings, found):
+    with pytest.raises(ConfigError, match=found):
+        parse_config(settings, UnitSettings, "unit")
+
+
+def test_the_default_settings_build_networks_for_their_windows():
+    settings = UnitSettings()
+    with torch.device("meta"):
+        generator = CoModulatedGenerator(**vars(settings.generator))
+        reader = MaskReader(settings.reader.backbone, settings.reader.n_rays, settings.reader.widths)
+        discriminator = PatchDiscriminator(settings.pictures.widths, norm=False)
+        mask, noise = torch.zeros(1, 3, settings.window_px, settings.window_px), torch.zeros(1, 512)
+        pixels = generator(mask, noise, mask[:, :1])
+        assert reader(pixels, torch.eye(3, 4)).mask.shape == mask.shape
+        assert discriminator(pixels).shape == (1, 1, 16, 16)
