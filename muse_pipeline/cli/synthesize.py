@@ -1,9 +1,9 @@
-"""Draw instance masks of nuclei in glands and stroma, which no annotator has to draw.
+"""Synthesise instance masks of nuclei in glands and stroma.
 
     muse synthesize masks -o masks --n 1000 --mpp 0.5
 
-The folder has instances/ (16-bit PNG, one number per nucleus), points/ (their classes), masks.json (settings and
-statistics) and page.png (examples). With --fit, nuclei are as large, as eccentric and as dense as those of a slide.
+The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (their classes), masks.json (settings and
+statistics) and page.png (examples). With --fit, sizes, eccentricities and density are those of detected nuclei.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="nuclei.parquet or proposals.parquet whose sizes, eccentricities and density the nuclei get",
+        help="nuclei.parquet or proposals.parquet to fit sizes, eccentricities and density to",
     )
     add_threads_argument(masks, "masks under way at a time")
     masks.set_defaults(synthesize=write_masks)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_masks(args: argparse.Namespace) -> None:
-    """Draw instance masks of glands and stroma."""
+    """Synthesise instance masks of glands and stroma."""
     from muse_pipeline.cli.output import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.synthesis import folder

@@ -1,7 +1,7 @@
 """Adaptive discriminator augmentation, ADA (Karras et al., NeurIPS 2020, arXiv 2006.06676), from its description.
 
 Real and generated pictures are augmented before the discriminator sees them, each kind of change with probability p,
-by differentiable operations. p follows ``r = E sign(D(y))``: it grows while the discriminator is too sure of real
+by differentiable operations. p follows ``r = E sign(D(y))``: it grows while the discriminator overfits to real
 pictures. Of the paper's groups "bgc" there are mirror, quarter turns and shifts (blit), scale and turn (geometric), and
 brightness, contrast and saturation (colour).
 """
@@ -34,9 +34,9 @@ class AdaptiveAugmentation(nn.Module):
 
     @torch.no_grad()
     def adapt(self, score: Tensor) -> None:
-        """Move p by the scores (B, ...) of B real pictures."""
-        sure = (score - self.midpoint).sign().mean()
-        self.p.add_((sure - self.target).sign() * len(score) / self.pictures).clamp_(0, 1)
+        """Update p from the scores (B, ...) of B real pictures."""
+        mean_sign = (score - self.midpoint).sign().mean()
+        self.p.add_((mean_sign - self.target).sign() * len(score) / self.pictures).clamp_(0, 1)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W), -1 to 1 -> the same shape; random numbers come from ``generator``, on the CPU."""

@@ -18,11 +18,11 @@ EPS = 1e-8
 
 
 class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
+    """Convolution whose input channels are scaled by a style and whose output is normalised to unit variance.
 
     With weights ``w_jik`` from channel i to j at place k and style ``s_i`` the weights of a sample are ``s_i w_jik``,
-    divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs in place of weights is the same sum, and
-    one convolution for the whole batch.
+    divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
+    the same result with one convolution for the whole batch.
 
     Args:
         in_channels: C.
@@ -53,7 +53,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """Modulated convolution, noise of a learnt strength at every pixel, bias, leaky ReLU."""
+    """Modulated convolution, noise of learnt strength at every pixel, bias, leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int):
         super().__init__()
@@ -126,7 +126,7 @@ class CoModulatedGenerator(nn.Module):
         Args:
             mask: (B, 3, H, W), -1 to 1; sides are multiples of ``stride_px``.
             noise: (B, Z) z, standard normal.
-            grain: (B, 1, H, W) standard normal; coarser levels see it averaged and brought back to unit variance.
+            grain: (B, 1, H, W) standard normal; coarser levels use its averages, scaled to unit variance.
 
         Returns:
             (B, 3, H, W) pixels, 0 to 255.

@@ -14,7 +14,7 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         widths: channels of the strided convolutions.
-        norm: whether there is instance norm. A penalty on gradients does without.
+        norm: whether to use instance norm; not with a gradient penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):

@@ -1,4 +1,4 @@
-"""The reader of UNITPathSSL: a backbone that reads pictures as masks, and as instances."""
+"""The reader of UNITPathSSL: a backbone with a head that translates pictures to masks, and an instance head."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from muse_pipeline.models.heads import NucleusMaps
 
 
 class Reading(NamedTuple):
-    """What is read of B pictures.
+    """Outputs of the reader for B pictures.
 
     Attributes:
-        mask: (B, 3, H, W) in the colours of masks, -1 to 1 where it succeeds; not bounded.
+        mask: (B, 3, H, W) in the colours of masks; targets are -1 to 1, outputs are not bounded.
         nuclei: maps at stride 4.
     """
 

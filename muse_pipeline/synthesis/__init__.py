@@ -1,1 +1,1 @@
-"""Instance masks of tissue that does not exist: glands and stroma drawn from measured statistics, in um."""
+"""Synthesised instance masks: nuclei of glands and stroma, drawn from measured statistics in um."""

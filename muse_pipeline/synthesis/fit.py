@@ -1,4 +1,4 @@
-"""Tissue settings fitted to nuclei that were found: their sizes, eccentricities and density."""
+"""Tissue settings fitted to the sizes, eccentricities and density of detected nuclei."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> TissueSettings:
     """The settings with the sizes, eccentricities and density of tables of nuclei; glands stay as they are.
 
     Both kinds get the same sizes, since proposals have no classes. The long axis gets the median of the tables and the
-    spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is met by
-    trial: nuclei that would overlap are left out, and how many these are depends on everything else.
+    spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is
+    matched by trial masks, because the number of nuclei left out as overlapping depends on everything else.
 
     Args:
         paths: ``nuclei.parquet`` or ``proposals.parquet`` with outlines, one or more.

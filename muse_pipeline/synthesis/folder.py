@@ -1,4 +1,4 @@
-"""A set of synthesised masks as a folder: a source of instances without pictures, which training reads."""
+"""A folder of synthesised masks: instances and points in the layout of a label source, without pictures."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from muse_pipeline.synthesis.settings import TissueSettings
 
 N_VERTICES = 24
 HARMONICS = np.arange(2, 8)
-LEAST_DIAMETER_PX = 6  # smaller nuclei are no shapes
+LEAST_DIAMETER_PX = 6  # shapes of smaller nuclei are lost
 LEAST_AREA_PX = 9
 MOST_PX = 4096  # of a side: instances have 16 bits
 _BITS = 4  # of fractions of a pixel in cv2's drawing
@@ -39,7 +39,7 @@ class InstanceMask:
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Mask number ``index`` of a set; it depends on nothing but the arguments.
+    """Mask number ``index`` of a set; equal arguments give equal masks.
 
     Args:
         index: of the mask.
@@ -60,7 +60,7 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
 
 
 def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
-    """Check that nuclei have a shape and fit.
+    """Check that nuclei are large enough in pixels and fit into the mask.
 
     Raises:
         ArgumentError: the smaller of both kinds has a mean diameter of less than 6 px, or a mask is too small or large.
@@ -100,7 +100,7 @@ def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.
 
 
 def _takes_its_place(stamp: np.ndarray, place: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Take taken pixels out of the stamp of a nucleus; whether what remains is one instance."""
+    """Take taken pixels out of the stamp of a nucleus; whether the rest is one instance."""
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False

@@ -1,4 +1,4 @@
-"""Masks as pictures: the colours in which UNITPathSSL's networks see them, and a page of examples."""
+"""Masks as pictures, in the colours that UNITPathSSL's networks use, and a page of examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What synthesised tissue is like: sizes and forms of nuclei, glands, and how densely nuclei lie, in um.
+"""Settings of synthesised tissue: sizes and shapes of nuclei, glands and densities, in um.
 
 The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
 (``statistics.REFERENCE``; 0.25 um/px is assumed). The authors' generator was never published.
@@ -13,14 +13,14 @@ import numpy as np
 
 from muse_pipeline.core.config import require_between, require_one_of
 
-KINDS = ("Epithelial", "Stroma")  # numbers 0 and 1; the second is every nucleus outside the rim of a gland
+KINDS = ("Epithelial", "Stroma")  # numbers 0 and 1; the second is every nucleus that is not on the rim of a gland
 EPITHELIAL, STROMA = range(2)
 PLACEMENTS = ("structured", "uniform")
 
 
 @dataclass(frozen=True)
 class Population:
-    """Sizes and forms of the nuclei of one kind.
+    """Sizes and shapes of the nuclei of one kind.
 
     Attributes:
         major_um: median of the long axis, which is log-normal.

@@ -1,4 +1,4 @@
-"""Statistics of synthesised masks, measured as those of the published examples were."""
+"""Statistics of synthesised masks, measured in the same way as the published examples."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_instances_are_contiguous_connected_without_holes_and_large_enough(mpp, 
 
 
 def test_every_contour_is_closed(masks):
-    """Whoever walks from outside a nucleus meets its contour before its inside."""
+    """A walk from outside a nucleus reaches its contour before its interior."""
     for mask in masks[:20]:
         edge = contours(mask.instances)
         for number in range(1, len(mask.kinds) + 1):

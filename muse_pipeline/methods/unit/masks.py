@@ -1,4 +1,4 @@
-"""The domain of masks: windows of synthesised masks as networks take them, with their nuclei. No torch here."""
+"""The mask domain: windows of synthesised masks as network inputs, with their nuclei; NumPy only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MaskDomain:
         self.turned = _ray_permutations(n_rays)
 
     def __call__(self, step: int, batch: int) -> MaskWindows:
-        """``batch`` windows; those of step n are not paired with anything."""
+        """The ``batch`` windows of a step, drawn independently of the other domain."""
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
