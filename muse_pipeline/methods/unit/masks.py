@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.synthesis.masks import InstanceMask
 from muse_pipeline.synthesis.pictures import stylise
 
@@ -42,9 +43,9 @@ class MaskDomain:
     """
 
     def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
-        self.masks, self.mpp, self.window_px, self.seed = masks, mpp, window_px, seed
-        self.nuclei = [label_image_to_nuclei(mask.instances, (mpp, mpp), n_rays) for mask in masks]
+        self.masks, self.mpp, self.window_px, self.n_rays, self.seed = masks, mpp, window_px, n_rays, seed
         self.turned = _ray_permutations(n_rays)
+        self._nuclei: dict[int, Nuclei] = {}
 
     def __call__(self, step: int, batch: int) -> MaskWindows:
         """The ``batch`` windows of a step, drawn independently of the other domain."""
@@ -59,9 +60,16 @@ class MaskDomain:
             label[index, : len(places)] = 0
         return MaskWindows(np.stack(pictures), padded_xy, padded_rays, label)
 
+    def nuclei(self, index: int) -> Nuclei:
+        """The nuclei of a mask, measured at their first use: 10 ms for a mask of 320 px."""
+        if index not in self._nuclei:
+            instances = self.masks[index].instances
+            self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
+        return self._nuclei[index]
+
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        index = rng.integers(len(self.masks))
-        mask, nuclei = self.masks[index], self.nuclei[index]
+        index = int(rng.integers(len(self.masks)))
+        mask, nuclei = self.masks[index], self.nuclei(index)
         height, width = mask.instances.shape
         top, left = (rng.integers(side - self.window_px + 1) for side in (height, width))
         window = mask.instances[top : top + self.window_px, left : left + self.window_px]

@@ -48,8 +48,8 @@ def test_nuclei_turn_with_their_pixels(turn):
     mask = synthesise_mask(2, 0, 64, MPP, TissueSettings())
     domain = MaskDomain([mask], mpp=MPP, window_px=64, n_rays=N_RAYS, seed=0)
     turned = label_image_to_nuclei(turn_picture(mask.instances, turn), (MPP, MPP), N_RAYS)
-    assert np.allclose(turn_xy(domain.nuclei[0].xy, turn, 64), turned.xy)
-    found, wanted = domain.nuclei[0].rays[:, domain.turned[turn]], turned.rays
+    assert np.allclose(turn_xy(domain.nuclei(0).xy, turn, 64), turned.xy)
+    found, wanted = domain.nuclei(0).rays[:, domain.turned[turn]], turned.rays
     both = np.isfinite(wanted[:, 0])
     assert np.allclose(found[both], wanted[both], atol=1e-4)
 
