@@ -1,4 +1,4 @@
-"""The mask domain: windows of synthesised masks as network inputs, with their nuclei; NumPy only."""
+"""The mask domain: windows of synthesised masks as network inputs, with their nuclei."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from muse_pipeline.data.windows import FAR, NEAR_PX
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.synthesis.masks import InstanceMask
 from muse_pipeline.synthesis.pictures import stylise
 
-OUTSIDE = -1e6  # where the padding of positions lies, see ``data.augment.LabelledBatch``
-
 
 class MaskWindows(NamedTuple):
-    """B windows and their nuclei, padded to the fullest window.
+    """B windows and their nuclei, those just beyond the border included, padded to the fullest window.
 
     Attributes:
         pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.pictures``.
@@ -52,7 +51,7 @@ class MaskDomain:
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
-        padded_xy = np.full((batch, most, 2), OUTSIDE, np.float32)
+        padded_xy = np.full((batch, most, 2), FAR, np.float32)
         padded_rays = np.full((batch, most, self.turned.shape[1]), np.nan, np.float32)
         label = np.full((batch, most), -1, np.int64)
         for index, (places, radii) in enumerate(zip(xy, rays, strict=True)):
@@ -74,7 +73,7 @@ class MaskDomain:
         top, left = (rng.integers(side - self.window_px + 1) for side in (height, width))
         window = mask.instances[top : top + self.window_px, left : left + self.window_px]
         xy = nuclei.xy - (left, top)
-        inside = ((xy >= 0) & (xy < self.window_px)).all(1)
+        inside = ((xy >= -NEAR_PX) & (xy < self.window_px + NEAR_PX)).all(1)
         turn = rng.integers(8)
         picture = stylise(InstanceMask(turn_picture(window, turn), mask.kinds), self.mpp, rng)
         picture = (picture.transpose(2, 0, 1).astype(np.float32) - 127.5) / 127.5

@@ -38,7 +38,8 @@ def test_a_step_gives_one_batch_and_another_step_another(domain):
 def test_padding_is_no_nucleus(domain):
     windows = domain(0, 8)
     real = windows.label >= 0
-    assert ((windows.xy >= 0) & (windows.xy <= 64)).all(2)[real].all()
+    inside = ((windows.xy >= 0) & (windows.xy <= 64)).all(2)
+    assert ((windows.xy >= -8) & (windows.xy <= 64 + 8)).all(2)[real].all() and not inside[real].all()
     assert np.isfinite(windows.rays[real]).all() and np.isnan(windows.rays[~real]).all()
     assert (windows.xy[~real] == -1e6).all() and real.any(1).all()
 
