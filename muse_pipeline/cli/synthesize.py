@@ -56,7 +56,11 @@ def write_masks(args: argparse.Namespace) -> None:
     from muse_pipeline.synthesis.fit import fit_tissue
     from muse_pipeline.synthesis.settings import TissueSettings
 
-    tissue = fit_tissue(args.fit, TissueSettings()) if args.fit else TissueSettings()
+    tissue, record = TissueSettings(), None
+    if args.fit:
+        tissue, wanted, reached = fit_tissue(args.fit, tissue)
+        record = {"files": [str(path) for path in args.fit], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
+        print(f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2 (tissue: {wanted:,})")
     with show_progress("masks") as progress:
         facts = folder.write_masks(
             args.output,
@@ -66,7 +70,7 @@ def write_masks(args: argparse.Namespace) -> None:
             mpp=args.mpp,
             size_px=args.size_px,
             threads=args.threads,
-            fitted_to=args.fit,
+            fit=record,
             progress=progress,
         )
     _, _, nuclei, _, _ = facts["statistics"]["nuclei"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,22 @@ TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
 MOST_PER_MM2 = 30_000.0  # that settings may have
 
 
-def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> TissueSettings:
-    """The settings with the sizes, eccentricities and density of tables of nuclei; glands stay as they are.
+class Fit(NamedTuple):
+    """Settings fitted to tissue.
+
+    Attributes:
+        tissue: the settings.
+        wanted_per_mm2: density of the tissue.
+        reached_per_mm2: density of masks; less where no more nuclei fit without overlap.
+    """
+
+    tissue: TissueSettings
+    wanted_per_mm2: float
+    reached_per_mm2: float
+
+
+def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
+    """Settings with the sizes, eccentricities and density of tables of nuclei; glands stay as they are.
 
     Both kinds get the same sizes, since proposals have no classes. The long axis gets the median of the tables and the
     spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is
@@ -46,7 +61,8 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> TissueSettings:
         )
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
-    return _with_density(fitted, np.median(np.concatenate([_count_boxes(table[:, :2]) for table in tables])))
+    per_box = np.median(np.concatenate([_count_boxes(table[:, :2]) for table in tables]))
+    return _match_density(fitted, float(per_box) / BOX_UM**2 * 1e6)
 
 
 def fit_population(axes_um: np.ndarray) -> Population:
@@ -71,9 +87,8 @@ def _count_boxes(xy_um: np.ndarray) -> np.ndarray:
     return np.unique(np.floor(xy_um / BOX_UM), axis=0, return_counts=True)[1]
 
 
-def _with_density(tissue: TissueSettings, per_box: float) -> TissueSettings:
-    """Scale glands and stroma until a mask has ``per_box`` nuclei in a box, or no more fit."""
-    wanted = per_box / BOX_UM**2 * 1e6
+def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
+    """Scale glands and stroma until masks have ``wanted`` nuclei per mm2, or no more fit."""
     for _ in range(ROUNDS):
         factor = wanted / density_per_mm2(tissue)
         scaled = {name: getattr(tissue, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}
@@ -81,7 +96,7 @@ def _with_density(tissue: TissueSettings, per_box: float) -> TissueSettings:
         tissue = replace(
             tissue, **{name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1) for name, value in scaled.items()}
         )
-    return tissue
+    return Fit(tissue, round(wanted), round(density_per_mm2(tissue)))
 
 
 def density_per_mm2(tissue: TissueSettings) -> float:

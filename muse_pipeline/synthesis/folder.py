@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def write_masks(
     mpp: float,
     size_px: int,
     threads: int = 1,
-    fitted_to: Sequence[Path] = (),
+    fit: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
     """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
@@ -47,7 +48,7 @@ def write_masks(
         mpp: um per pixel.
         size_px: side of a mask.
         threads: masks under way at a time.
-        fitted_to: tables that ``tissue`` was fitted to, for the record.
+        fit: what ``tissue`` was fitted to, for the record.
         progress: takes (done, total).
 
     Returns:
@@ -73,7 +74,7 @@ def write_masks(
             "mpp": mpp,
             "size_px": size_px,
             "tissue": asdict(tissue),
-            "fitted_to": [str(path) for path in fitted_to],
+            "fit": fit,
             "statistics": summarise(first, mpp),
             "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
         }

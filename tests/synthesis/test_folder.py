@@ -14,7 +14,7 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.synthesis.fit import density_per_mm2, fit_tissue
+from muse_pipeline.synthesis.fit import fit_tissue
 from muse_pipeline.synthesis.folder import read_masks, write_masks
 from muse_pipeline.synthesis.masks import synthesise_mask
 from muse_pipeline.synthesis.settings import KINDS, TissueSettings
@@ -100,14 +100,17 @@ def write_nuclei(path, n, axes_um, side_px):
 def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
     """3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than by default."""
     table = write_nuclei(tmp_path / "nuclei.parquet", 3000, np.array([10.0, 8.0]), 2000)
-    tissue = fit_tissue([table], TissueSettings())
+    tissue, wanted, reached = fit_tissue([table], TissueSettings())
     found = summarise([synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25)
     assert tissue.stroma.major_um == pytest.approx(10, rel=0.03)
-    assert density_per_mm2(tissue) == pytest.approx(3000, rel=0.1)
+    assert wanted == pytest.approx(3000, rel=0.1) and reached == pytest.approx(wanted, rel=0.05)
     for kind in KINDS:
         assert found[kind]["ratio"][2] == pytest.approx(0.8, abs=0.06)
-    assert muse("synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table)[0] == 0
-    assert read_json(tmp_path / "masks" / "masks.json")["tissue"]["stroma"]["major_um"] == tissue.stroma.major_um
+    status, said, _ = muse("synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table)
+    record = read_json(tmp_path / "masks" / "masks.json")
+    assert status == 0 and f"(tissue: {wanted:,})" in said
+    assert record["tissue"]["stroma"]["major_um"] == tissue.stroma.major_um
+    assert record["fit"] == {"files": [str(table)], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
 
 
 def test_too_few_nuclei_to_fit_to(tmp_path):
