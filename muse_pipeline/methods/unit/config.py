@@ -126,14 +126,17 @@ class StageSettings:
 
     Attributes:
         steps: of generators and discriminators, in turns.
-        learning_rate: of both optimisers.
+        learning_rate: of generator and reader.
+        discriminator_rate: learning rate of the discriminators, relative to it.
     """
 
     steps: int
     learning_rate: float
+    discriminator_rate: float = 1.0  # code
 
     def __post_init__(self) -> None:
         require_between(self, "stage", steps=(1, math.inf), learning_rate=(0, 1))
+        require_between(self, "stage", discriminator_rate=(0, math.inf))
 
 
 @dataclass(frozen=True)
