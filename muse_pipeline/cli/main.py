@@ -24,9 +24,9 @@ from muse_pipeline.core.files import find_full_disk
 GROUPS = {
     "to begin with": "run preflight doctor sheet",
     "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
-    "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm export",
+    "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
     "to judge results and models": "evaluate probe compare card model proposer",
-    "tools": "changes check-geojson demo-slide synthesize",
+    "tools": "changes check-geojson demo-slide",
 }
 VERBS = tuple(" ".join(GROUPS.values()).split())
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own

@@ -80,7 +80,7 @@ class TissueSettings:
     stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
     glands_per_mm2: float = 110.0
     gland_radius_um: tuple[float, float] = (22.5, 55.0)
-    gland_wobble: float = 0.06
+    gland_wobble: float = 0.15
     rim_spacing: tuple[float, float] = (0.9, 1.3)
     rim_jitter_um: float = 0.75
     rim_tilt_deg: float = 20.0
