@@ -9,6 +9,7 @@ from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
 from muse_pipeline.losses.cycle import cycle_loss
 from muse_pipeline.losses.diversity_sensitive import diversity_loss
+from muse_pipeline.losses.painted import paint, painted_loss
 from muse_pipeline.losses.unit import translation_objective
 
 
@@ -53,9 +54,20 @@ def test_diversity_is_the_ratio_of_distances_up_to_a_limit():
     assert diversity_loss(first, first, noise, noise + 0.5, limit=1.0) == 0
 
 
+def test_a_painted_mask_costs_nothing_and_the_wrong_way_round_costs_most():
+    mask = -torch.ones(1, 3, 4, 4)
+    mask[:, 1, :2] = 0.2
+    dark, pale = torch.tensor([-0.5, -0.6, -0.1]), torch.tensor([0.7, 0.4, 0.6])
+    right, wrong = paint(mask, dark, pale), paint(mask, pale, dark)
+    assert torch.equal(right[0, :, 0, 0], dark) and torch.equal(right[0, :, 3, 3], pale)
+    assert painted_loss(right, mask, dark, pale) == 0
+    assert painted_loss(wrong, mask, dark, pale).item() == pytest.approx((pale - dark).mean().item())
+    assert painted_loss(right + 0.1, mask, dark, pale).item() == pytest.approx(0.1)
+
+
 def test_the_objective_is_the_weighted_sum():
     terms = {"picture_gan": torch.tensor(2.0), "mask_gan": torch.tensor(3.0), "cycle": torch.tensor(0.5)}
-    weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "diversity": 0.0}
+    weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "diversity": 0.0, "painted": 0.0}
     found = translation_objective({**terms, "instances": torch.tensor(1.0)}, weights)
     assert found["loss"] == 2 + 6 + 5 + 6
     assert found.keys() == {"loss", *terms, "instances"}

@@ -114,9 +114,10 @@ class Weights:
     cycle: float = 10.0  # code and secondary
     instances: float = 6.0  # code; secondary: 2
     diversity: float = 0.0  # ours; the paper has none
+    painted: float = 0.0  # ours; the paper has none
 
     def __post_init__(self) -> None:
-        for name in ("picture_gan", "mask_gan", "cycle", "instances", "diversity"):
+        for name in ("picture_gan", "mask_gan", "cycle", "instances", "diversity", "painted"):
             require_between(self, "weights", **{name: (0, math.inf)})
 
 
