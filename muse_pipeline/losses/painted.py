@@ -1,7 +1,7 @@
 """A colour prior of rendered tissue: the distance to flat nuclei on a flat background (ours).
 
-Cycle consistency does not fix the polarity: rendering nuclei pale and reading pale areas as nuclei closes both cycles as
-well. The prior excludes this solution.
+Cycle consistency does not fix the polarity: rendering nuclei pale and reading pale areas as nuclei closes both cycles
+as well. The prior excludes this solution.
 """
 
 from __future__ import annotations
