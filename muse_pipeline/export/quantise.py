@@ -143,7 +143,7 @@ class HalfBackbone(Backbone):
             layers.half()
         self.network = network.eval()
         self.channels, self.image_channels = network.channels, network.image_channels
-        self.stride_px, self.lattice = network.stride_px, network.lattice
+        self.stride_px, self.stage_sizes, self.lattice = network.stride_px, network.stage_sizes, network.lattice
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """As the network does, in float32."""
@@ -153,6 +153,11 @@ class HalfBackbone(Backbone):
         """(B, 3, H, W) float32 -> features in float32, computed in float16."""
         dense, vector = self.network(image.half())
         return Features(dense.float(), vector.float())
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The network's stages in float32, computed in float16."""
+        for stage_map in self.network.stage_maps(image.half()):
+            yield stage_map.float()
 
 
 def halve(detector: NucleusDetector) -> None:

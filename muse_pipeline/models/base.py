@@ -1,7 +1,8 @@
-"""The contract of every backbone: a dense map at stride 4 and a vector for the whole window."""
+"""The contract of every backbone: a dense map at stride 4, a vector for the whole window, and the encoder's stages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,18 @@ class Features(NamedTuple):
     image: Tensor
 
 
+class Stage(NamedTuple):
+    """Size of one intermediate map of a backbone.
+
+    Attributes:
+        stride_px: input pixels per cell.
+        channels: of the map.
+    """
+
+    stride_px: int
+    channels: int
+
+
 class Backbone(nn.Module):
     """Encoder-decoder that heads, probes and pretraining share.
 
@@ -29,12 +42,14 @@ class Backbone(nn.Module):
         channels: D, of the dense map.
         image_channels: D', of the image vector.
         stride_px: sides of a window must be multiples of it.
+        stage_sizes: of the encoder, in the order of ``stage_maps``; a stride is never smaller than the one before it.
         lattice: how positions tie to the dense map; by ``HALF_PIXEL``, the same is seen in windows of any sides.
     """
 
     channels: int
     image_channels: int
     stride_px: int
+    stage_sizes: tuple[Stage, ...]
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
@@ -48,6 +63,20 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) as ``prepare`` gives it -> features."""
+        raise NotImplementedError
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The encoder's intermediate maps, before any decoder, shallow to deep.
+
+        Each stage is computed when the iterator reaches it: the first three cost nothing of the fourth where the
+        encoder is a plain chain.
+
+        Args:
+            image: (B, 3, H, W) as ``prepare`` gives it.
+
+        Yields:
+            (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
+        """
         raise NotImplementedError
 
     def fix_size(self, height: int, width: int) -> None:

@@ -6,10 +6,12 @@ at stride 4, so few are spent there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features
+from muse_pipeline.models.base import Backbone, Features, Stage
 from muse_pipeline.models.layers import ResidualBlock, UpAdd, conv_norm
 
 
@@ -36,17 +38,22 @@ class CompactNetwork(Backbone):
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
         self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
+        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> features; nothing that enters the dense map looks at the whole window."""
-        skips = []
-        x = self.stem(image)
-        for stage in self.stages:
-            x = stage(x)
-            skips.append(x)
+        skips = list(self.stage_maps(image))
+        x = skips[-1]
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             x = up(x, skip)
         return Features(x, skips[-1].mean((2, 3)))
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The residual stages; nothing in them looks at the whole window."""
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
 
 
 @BACKBONES.register("muse_compact_48")

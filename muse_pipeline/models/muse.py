@@ -6,11 +6,13 @@ modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.models.base import Backbone, Features, recoloured
+from muse_pipeline.models.base import Backbone, Features, Stage, recoloured
 from muse_pipeline.models.readout import ALIGNED_CORNERS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,15 +27,24 @@ class MuseBackbone(Backbone):
         decoder: four maps -> (B, ``decoder.out_channels``, H / 4, W / 4).
         image_channels: D'.
         stride_px: of the encoder.
+        stage_sizes: of the encoder's maps.
     """
 
     lattice = ALIGNED_CORNERS
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, image_channels: int, stride_px: int):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        image_channels: int,
+        stride_px: int,
+        stage_sizes: Sequence[Stage],
+    ):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # doubled, as in the released files
         self.decoder = decoder
         self.channels, self.image_channels, self.stride_px = decoder.out_channels, image_channels, stride_px
+        self.stage_sizes = tuple(stage_sizes)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
@@ -45,6 +56,10 @@ class MuseBackbone(Backbone):
         """(B, 3, H, W), normalised -> features."""
         levels, vector = self.encoder["encoder"](image)
         return Features(self.decoder(levels), vector)
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The four maps that the decoder reads, all computed at once."""
+        yield from self.encoder["encoder"](image)[0]
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Stage
 from muse_pipeline.models.muse import Decoder, MuseBackbone
 from muse_pipeline.models.resnet import ResNet50
 
 
 def _muse_r50() -> MuseBackbone:
-    return MuseBackbone(ResNet50(), Decoder((256, 512, 1024, 2048)), image_channels=2048, stride_px=32)
+    widths = (256, 512, 1024, 2048)
+    stages = [Stage(4 * 2**index, width) for index, width in enumerate(widths)]
+    return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
 
 
 @BACKBONES.register("muse_r50_224")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Stage
 from muse_pipeline.models.muse import Decoder, MuseBackbone, resize
-from muse_pipeline.models.vit import PATCH_PX, VisionTransformer
+from muse_pipeline.models.vit import PATCH_PX, TAPS, VisionTransformer
 
 
 class TapDecoder(Decoder):
@@ -44,7 +45,8 @@ class MuseVit(MuseBackbone):
 
     def __init__(self, dim: int, n_heads: int, input_px: int):
         encoder = VisionTransformer(dim, n_heads, input_px // PATCH_PX)
-        super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX)
+        taps = [Stage(PATCH_PX, dim)] * len(TAPS)
+        super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
 
     def fix_size(self, height: int, width: int) -> None:
         """Bake the positional table for windows of this size."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features
+from muse_pipeline.models.base import Backbone, Features, Stage
 from muse_pipeline.models.layers import ResidualBlock, conv_norm
 
 
@@ -37,13 +39,19 @@ class ShallowNetwork(Backbone):
             channels = width
         self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
+        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> the finest stage, and the mean of the coarsest."""
-        shallow = x = self.stages[0](self.stem(image))
-        for stage in self.stages[1:]:
+        maps = list(self.stage_maps(image))
+        return Features(maps[0], maps[-1].mean((2, 3)))
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The residual stages."""
+        x = self.stem(image)
+        for stage in self.stages:
             x = stage(x)
-        return Features(shallow, x.mean((2, 3)))
+            yield x
 
 
 @BACKBONES.register("shallow_cnn")

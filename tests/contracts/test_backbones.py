@@ -47,3 +47,20 @@ def test_our_own_see_the_same_in_windows_of_any_sides(name):
         whole, part = backbone(picture).dense, backbone(picture[..., 64:896, 96:928]).dense
     middle = slice(96, 112)
     assert torch.allclose(whole[..., 96 + 16 : 112 + 16, 96 + 24 : 112 + 24], part[..., middle, middle], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_the_stages_have_the_strides_and_channels_that_they_declare(name):
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().eval()
+    side = max(2 * backbone.stride_px, 64)
+    image = backbone.prepare(torch.randint(0, 256, (1, 3, side, 2 * side)).float(), torch.eye(3, 4))
+    with torch.no_grad():
+        maps = list(backbone.stage_maps(image))
+    sizes = backbone.stage_sizes
+    assert [tuple(each.shape) for each in maps] == [
+        (1, size.channels, side // size.stride_px, 2 * side // size.stride_px) for size in sizes
+    ]
+    assert len(sizes) >= 3, "region models read three stages"
+    assert sorted(sizes, key=lambda size: size.stride_px) == list(sizes)
+    assert all(each.isfinite().all() and each.std() > 0 for each in maps)

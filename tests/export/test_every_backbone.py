@@ -154,6 +154,7 @@ PAIRS = [  # those of one architecture stand together
     ("muse_r50_224", "dense"),
     ("muse_r50_512", "point"),
     ("shallow_cnn", "dense"),
+    ("vgg16_3_stages", "dense"),
 ]
 
 
