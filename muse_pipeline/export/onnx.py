@@ -19,7 +19,7 @@ from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
-from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, ColourReference, ModelCard
+from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, ColourReference, ModelCard, RegionCard
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import load_trained
@@ -66,17 +66,32 @@ def export_onnx(
 
 
 def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
-    """The graph as ONNX, for batches of any size, and windows of the card's or, where the network can, of any sides."""
+    """The graph of a detector as ONNX, see ``trace_windows``."""
+    outputs = [*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])]
+    return trace_windows(graph, card, outputs, graph.detector.backbone.lattice.any_size)
+
+
+def trace_windows(
+    graph: torch.nn.Module, card: ModelCard | RegionCard, outputs: list[str], any_size: bool
+) -> onnx.ModelProto:
+    """A graph of pixels and colour as ONNX, for batches of any size.
+
+    Args:
+        graph: the network in evaluation mode.
+        card: of the model.
+        outputs: names of what the graph returns.
+        any_size: whether windows may have any sides, and not only the card's.
+    """
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
-    if graph.detector.backbone.lattice.any_size:
+    if any_size:
         sizes |= {axis: card.stride_px * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
     with _without_chatter():
         program = torch.onnx.export(
             graph,
             (pixels, torch.eye(3, 4)),
             input_names=["pixels", "colour"],
-            output_names=[*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])],
+            output_names=outputs,
             dynamic_shapes={"pixels": sizes, "colour": None},
             opset_version=OPSET,
             dynamo=True,
@@ -102,7 +117,7 @@ def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-def embed_card(model: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+def embed_card(model: onnx.ModelProto, card: ModelCard | RegionCard) -> onnx.ModelProto:
     """The model with its card, without the exporter's notes, which name source files and differ from call to call."""
     onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     graph = model.graph

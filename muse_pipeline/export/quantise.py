@@ -1,4 +1,4 @@
-"""Eight-bit integers inside a graph: convolutions in int8 where the time goes, float32 where nuclei are decided."""
+"""Smaller numbers inside a graph: convolutions in int8 where the time goes, float32 where results are decided."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.pictures import list_pictures, read_rgb
-from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import fit_macenko
 
 QUANTISED = ("Conv", "Add", "Relu")
@@ -160,8 +161,8 @@ class HalfBackbone(Backbone):
             yield stage_map.float()
 
 
-def halve(detector: NucleusDetector) -> None:
-    """Run the backbone in float16, in place.
+def halve(detector: NucleusDetector | RegionNetwork) -> None:
+    """Run the backbone of either kind of network in float16, in place.
 
     The head stays in float32: it is a small part of the time, and rounded scores tie, so that two neighbouring cells
     would both be peaks of one nucleus.
@@ -185,7 +186,7 @@ class CalibrationWindow:
     colour: np.ndarray
 
 
-def calibration_windows(folder: Path, card: ModelCard, mpp: float | None = None) -> list[CalibrationWindow]:
+def calibration_windows(folder: Path, card: ModelCard | RegionCard, mpp: float | None = None) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
     What a small picture leaves of its window is white, as beside a slide.
@@ -218,7 +219,7 @@ def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
     return f"{len(windows)} windows, sha256 {digest.hexdigest()}"
 
 
-def _window(path: Path, card: ModelCard, mpp: float) -> CalibrationWindow:
+def _window(path: Path, card: ModelCard | RegionCard, mpp: float) -> CalibrationWindow:
     side = round(card.input_px * card.mpp / mpp)
     pixels = read_rgb(path)[:side, :side]
     if mpp != card.mpp:

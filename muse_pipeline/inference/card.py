@@ -137,10 +137,93 @@ class ModelCard:
         """Read a card; ``where`` names the file in errors.
 
         Raises:
-            ModelError: the text is not a card.
+            ModelError: the text is not a card, or that of a region model.
         """
-        try:
-            values: Any = json.loads(text)
-            return parse_config(values, cls, where)
-        except (json.JSONDecodeError, ConfigError) as error:
-            raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error
+        card = read_any_card(text, where)
+        if not isinstance(card, cls):
+            raise ModelError(f"{where}: maps regions and finds no nuclei; run it with `muse regions`")
+        return card
+
+
+REGIONS = "regions"
+
+
+@dataclass(frozen=True)
+class RegionCard:
+    """Contract of a model that maps tissue regions.
+
+    Attributes:
+        name: name of the model.
+        mpp: um per pixel of its input.
+        input_px: side of the square window.
+        halo_px: border of a window whose map belongs to its neighbours.
+        stride_px: total stride of the network; windows start at multiples of it.
+        cell_px: input pixels per cell of the map.
+        batch: windows per call of the graph.
+        classes: channel of the map -> name and colour; the first is all tissue of no other class.
+        licence: SPDX name of the weights' licence.
+        training_data: what the weights were trained on, with licences.
+        colour: how the ``colour`` input is fitted.
+        precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
+        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
+        metrics: measured figures by name, each with its split in the name.
+        limits: what the model is not for, in words.
+        kind: "regions", by which the card is told from that of a detector.
+    """
+
+    name: str
+    mpp: float
+    input_px: int
+    halo_px: int
+    stride_px: int
+    cell_px: int
+    batch: int
+    classes: tuple[NucleusClass, ...]
+    licence: str
+    training_data: str
+    colour: ColourReference = field(default_factory=ColourReference)
+    precision: str = "fp32"
+    source: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    limits: str = ""
+    kind: str = REGIONS
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
+            raise ConfigError(f"card of '{self.name}': give two classes or more, each with a name of its own")
+        core_px, step_px = self.input_px - 2 * self.halo_px, max(self.stride_px, self.cell_px)
+        if core_px <= 0 or core_px % step_px or self.halo_px % step_px or step_px % self.cell_px:
+            raise ConfigError(
+                f"card of '{self.name}': core and halo of a window must be multiples of {step_px} px; found a window "
+                f"of {self.input_px} px with a halo of {self.halo_px} px"
+            )
+
+    def to_json(self) -> str:
+        """Stable JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> RegionCard:
+        """Read a card; ``where`` names the file in errors.
+
+        Raises:
+            ModelError: the text is not a card, or that of a detector.
+        """
+        card = read_any_card(text, where)
+        if not isinstance(card, cls):
+            raise ModelError(f"{where}: finds nuclei and maps no regions; give a region model (docs/regions.md)")
+        return card
+
+
+def read_any_card(text: str, where: str) -> ModelCard | RegionCard:
+    """The card of a model of either kind.
+
+    Raises:
+        ModelError: the text is not a card.
+    """
+    try:
+        values: Any = json.loads(text)
+        is_region = isinstance(values, dict) and values.get("kind") == REGIONS
+        return parse_config(values, RegionCard if is_region else ModelCard, where)
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.core.environment import Finding, has_vnni
 from muse_pipeline.core.errors import ModelError, ProviderError
-from muse_pipeline.inference.card import METADATA_KEY, ModelCard
+from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, read_any_card
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -71,18 +71,19 @@ def faster_precision(provider: str) -> str:
     return "int8" if provider == "cpu" and has_vnni() else "fp32"
 
 
-def precision_warnings(card: ModelCard, provider: str) -> list[str]:
+def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]:
     """A sentence if this processor cannot be trusted with the model's integers."""
     if card.precision != "int8" or provider != "cpu" or has_vnni():
         return []
+    where = " (compact-fp32)" if isinstance(card, ModelCard) else ""
     return [
         f"model '{card.name}' is in int8, and this processor does not say that it has VNNI: sums may overflow, and "
-        "nuclei differ from those found elsewhere; choose the model in fp32 (compact-fp32)"
+        f"results differ from those elsewhere; choose the model in fp32{where}"
     ]
 
 
-def read_card(path: Path) -> ModelCard:
-    """The card of a model that is not to be run.
+def read_card(path: Path) -> ModelCard | RegionCard:
+    """The card of a model of either kind that is not to be run.
 
     Raises:
         ModelError: the file is not ONNX or has no card.
@@ -91,7 +92,7 @@ def read_card(path: Path) -> ModelCard:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return card_inside(open_session(path, options, "cpu"), path)
+    return read_any_card(card_text(open_session(path, options, "cpu"), path), str(path))
 
 
 def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str) -> onnxruntime.InferenceSession:
@@ -111,11 +112,11 @@ def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str)
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
 
-def card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
-    """The card in a session's metadata; ``path`` is for messages.
+def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
+    """The card in a session's metadata as JSON; ``path`` is for messages.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is none.
     """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
@@ -123,7 +124,7 @@ def card_inside(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
         raise ModelError(f"{path}: what it says of itself is no text; copy it again, or export it anew") from error
     if METADATA_KEY not in metadata:
         raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
-    return ModelCard.from_json(metadata[METADATA_KEY], str(path))
+    return metadata[METADATA_KEY]
 
 
 def _first_line(error: Exception) -> str:

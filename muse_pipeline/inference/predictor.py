@@ -1,4 +1,4 @@
-"""A model file in ONNX Runtime: windows of pixels in, nuclei out."""
+"""A model file in ONNX Runtime: windows of pixels in, nuclei or maps of regions out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.model import PROVIDERS, card_inside, choose_provider, does_not_start, open_session
+from muse_pipeline.inference.card import ModelCard, RegionCard
+from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
 from muse_pipeline.nuclei.table import Nuclei
 
-OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every graph; of those with an embedding_dim
+OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every detector; of those with an embedding_dim
+MAP = "map"  # of region models
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
@@ -51,8 +52,8 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
     return (raised / raised.sum(-1, keepdims=True)).astype(np.float32)
 
 
-class Predictor:
-    """Runs one model; safe to call from several threads, each call on one thread of its own on a CPU.
+class GraphRunner:
+    """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each call on one thread of its own on a CPU.
 
     One thread per call, whatever the number of callers, keeps results identical for any number of threads.
 
@@ -64,7 +65,7 @@ class Predictor:
         any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.
 
     Raises:
-        ModelError: the file is not ONNX, has no card, or its card speaks of another graph.
+        ModelError: the file is not ONNX.
         ProviderError: the provider is not installed.
     """
 
@@ -76,12 +77,62 @@ class Predictor:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self.session = open_session(self.path, options, self.provider)
-        self._refuse_silent_fallback()
-        self.card = self._read_card()
+        if PROVIDERS[self.provider] not in self.session.get_providers():
+            raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
-        self.outputs = [*OUTPUTS, EMBEDDING] if self.card.embedding_dim else list(OUTPUTS)
         self.sha256 = sha256_of(self.path)
+
+    def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
+        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
+        inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
+        return self.session.run(outputs, inputs)
+
+    def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
+        """Make sure that the graph has ports of the sizes that its card states; sizes that it leaves open suit any.
+
+        Raises:
+            ModelError: it does not.
+        """
+        ports = (*self.session.get_inputs(), *self.session.get_outputs())
+        if missing := stated.keys() - {port.name for port in ports}:
+            raise ModelError(
+                f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
+            )
+        for port in ports:
+            sizes, expected = port.shape, stated.get(port.name, port.shape)
+            fits = len(sizes) == len(expected) and all(
+                size == n for size, n in zip(sizes, expected, strict=True) if isinstance(size, int)
+            )
+            if not fits:
+                raise ModelError(
+                    f"{self.path}: its card says that '{port.name}' is {tuple(expected)}, while the graph has "
+                    f"{tuple(sizes)}; export it with `muse export`"
+                )
+
+
+class Predictor(GraphRunner):
+    """Runs a detector.
+
+    Raises:
+        ModelError: the file is not ONNX, has no card of a detector, or its card states another graph.
+        ProviderError: the provider is not installed.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu"):
+        super().__init__(path, provider)
+        self.card = card = ModelCard.from_json(card_text(self.session, self.path), str(self.path))
+        self.outputs = [*OUTPUTS, EMBEDDING] if card.embedding_dim else list(OUTPUTS)
+        side, slots = card.input_px, card.capacity
+        shapes = {
+            "pixels": (card.batch, 3, side, side),
+            "xy": (card.batch, slots, 2),
+            "score": (card.batch, slots),
+            "prob": (card.batch, slots, len(card.classes)),
+            "rays": (card.batch, slots, card.n_rays),
+            EMBEDDING: (card.batch, slots, card.embedding_dim),
+        }
+        self.require_shapes({name: shapes[name] for name in ("pixels", *self.outputs)})
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
         """Find nuclei in windows.
@@ -94,42 +145,33 @@ class Predictor:
         Returns:
             For each window its nuclei (frame: window), by descending score.
         """
-        inputs = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), "colour": colour}
-        return nuclei_of_windows(self.session.run(self.outputs, inputs), self.card.temperature)
+        return nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
 
-    def _refuse_silent_fallback(self) -> None:
-        if PROVIDERS[self.provider] not in self.session.get_providers():
-            raise does_not_start(self.provider)
 
-    def _read_card(self) -> ModelCard:
-        card = card_inside(self.session, self.path)
-        outputs = {output.name for output in self.session.get_outputs()}
-        missing = {*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])} - outputs
-        if missing:
-            raise ModelError(
-                f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
-            )
-        self._require_shapes(card)
-        return card
+class RegionPredictor(GraphRunner):
+    """Runs a model of regions.
 
-    def _require_shapes(self, card: ModelCard) -> None:
-        """Whether the graph is of the sizes that its card states; sizes that the graph leaves open suit any."""
-        side, slots, n_classes = card.input_px, card.capacity, len(card.classes)
-        stated = {
-            "pixels": (card.batch, 3, side, side),
-            "xy": (card.batch, slots, 2),
-            "score": (card.batch, slots),
-            "prob": (card.batch, slots, n_classes),
-            "rays": (card.batch, slots, card.n_rays),
-            EMBEDDING: (card.batch, slots, card.embedding_dim),
-        }
-        for port in (*self.session.get_inputs(), *self.session.get_outputs()):
-            sizes, expected = port.shape, stated.get(port.name, port.shape)
-            fits = len(sizes) == len(expected) and all(
-                size == n for size, n in zip(sizes, expected, strict=True) if isinstance(size, int)
-            )
-            if not fits:
-                raise ModelError(
-                    f"{self.path}: its card says that '{port.name}' is {tuple(expected)}, while the graph has "
-                    f"{tuple(sizes)}; export it with `muse export`"
-                )
+    Raises:
+        ModelError: the file is not ONNX, has no card of a region model, or its card states another graph.
+        ProviderError: the provider is not installed.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu"):
+        super().__init__(path, provider)
+        self.card = card = RegionCard.from_json(card_text(self.session, self.path), str(self.path))
+        side, cells = card.input_px, card.input_px // card.cell_px
+        self.require_shapes(
+            {"pixels": (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)}
+        )
+
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        """Map regions in windows.
+
+        Args:
+            pixels: as for ``Predictor``.
+            colour: (3, 4) float32.
+
+        Returns:
+            (B, C, H / cell, W / cell) float32 probabilities.
+        """
+        return self.run([MAP], pixels, colour)[0]

@@ -1,0 +1,269 @@
+"""Write a model of tissue regions as ONNX to the signature of ``models.region.RegionGraph``, and check it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from muse_pipeline.core.config import parse_config, require_between, require_one_of
+from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
+from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.export.onnx import embed_card, trace_windows
+from muse_pipeline.export.parity import COLOUR
+from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
+from muse_pipeline.inference.card import REGIONS, ColourReference, NucleusClass, RegionCard
+from muse_pipeline.inference.predictor import MAP, RegionPredictor
+from muse_pipeline.models.region import FUSION, RegionGraph, RegionNetwork
+from muse_pipeline.models.weights import load_weights
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.export_settings import PRECISIONS
+
+# Largest and mean difference of probabilities between the network and its graph.
+TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
+MAX_PICTURES = 6
+
+
+@dataclass(frozen=True)
+class RegionExport:
+    """How a region model will be run.
+
+    Attributes:
+        input_px: side of a window.
+        halo_px: border of a window whose map belongs to its neighbours; 128 px is what three stages of a compact
+            network see.
+        batch: windows per call.
+        precision: "fp32", "fp16" or "int8".
+        colour_share: how far a slide's stains are taken to the reference, 0 to 1.
+    """
+
+    input_px: int = 1280
+    halo_px: int = 128
+    batch: int = 1
+    precision: str = "fp32"
+    colour_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "export", precision=PRECISIONS)
+        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
+        require_between(self, "export", colour_share=(0, 1))
+
+
+@dataclass(frozen=True)
+class RegionModel:
+    """What a checkpoint says of its region network: ``meta["region"]``.
+
+    Attributes:
+        name: of the model.
+        mpp: um per pixel of its input.
+        backbone: registered name.
+        classes: the first is all tissue of no other class.
+        licence: SPDX name of the weights' licence.
+        training_data: what it was trained on, with licences.
+        fusion: weights of the side maps.
+        metrics: measured figures by name.
+        limits: what the model is not for, in words.
+        export: how it will be run.
+    """
+
+    name: str
+    mpp: float
+    backbone: str
+    classes: tuple[NucleusClass, ...]
+    licence: str
+    training_data: str
+    fusion: tuple[float, float, float] = FUSION
+    metrics: dict[str, float] = field(default_factory=dict)
+    limits: str = ""
+    export: RegionExport = field(default_factory=RegionExport)
+
+
+def is_region_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint of ours holds a region network.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return load_checkpoint(path).meta.get("kind") == REGIONS
+
+
+def save_region_model(
+    path: Path, network: RegionNetwork, model: RegionModel, colour: ColourReference, config: dict[str, Any]
+) -> None:
+    """Write a checkpoint that ``load_region_model`` reads.
+
+    Args:
+        path: of the file.
+        network: the trained network.
+        model: its description.
+        colour: what slides' stains are taken to.
+        config: settings of the training run, for the record.
+    """
+    meta = {
+        "kind": REGIONS,
+        "config": config,
+        "colour": dataclasses.asdict(colour),
+        "region": dataclasses.asdict(model),
+    }
+    save_checkpoint(path, Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), meta))
+
+
+def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
+    """The network in evaluation mode and its card.
+
+    Args:
+        path: of the checkpoint.
+        name: of the model, in place of that in the checkpoint.
+        changes: settings of ``RegionExport`` in place of the checkpoint's.
+
+    Raises:
+        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        ConfigError: the network cannot be exported for the window that the settings name.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.meta.get("kind") != REGIONS:
+        raise CheckpointError(f"{path}: holds no region network (kind: {checkpoint.meta.get('kind')})")
+    model = parse_config(checkpoint.meta["region"], RegionModel, str(path))
+    known = {one.name for one in dataclasses.fields(RegionExport)}
+    if unknown := sorted(changes.keys() - known):
+        raise ConfigError(f"export: a region model has no '{unknown[0]}'; leave the option out")
+    model = dataclasses.replace(model, name=name or model.name, export=dataclasses.replace(model.export, **changes))
+    network = RegionNetwork(model.backbone, len(model.classes), model.fusion)
+    load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
+    try:
+        network.sides.load_state_dict(checkpoint.head)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its side maps do not fit its classes; train it again") from error
+    colour = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
+    return network.eval(), describe_region_model(model, network, colour, path)
+
+
+def describe_region_model(model: RegionModel, network: RegionNetwork, colour: ColourReference, path: Path) -> RegionCard:
+    """The card of a network, from its description and the ``path`` of its checkpoint."""
+    settings = model.export
+    return RegionCard(
+        name=model.name,
+        mpp=model.mpp,
+        input_px=settings.input_px,
+        halo_px=settings.halo_px,
+        stride_px=network.backbone.stage_sizes[2].stride_px,
+        cell_px=CELL_PX,
+        batch=settings.batch,
+        classes=model.classes,
+        licence=model.licence,
+        training_data=model.training_data,
+        colour=dataclasses.replace(colour, share=settings.colour_share),
+        precision=settings.precision,
+        source={
+            "backbone": model.backbone,
+            "fusion": ", ".join(f"{weight:g}" for weight in model.fusion),
+            "checkpoint_sha256": sha256_of(path),
+            "torch": version("torch"),
+            "onnx": version("onnx"),
+        },
+        metrics=model.metrics,
+        limits=model.limits,
+    )
+
+
+def export_region_model(
+    checkpoint: Path,
+    output: Path,
+    *,
+    calibration: Path | None = None,
+    calibration_mpp: float | None = None,
+    **changes: Any,
+) -> RegionCard:
+    """Write ``output``: one ONNX file, its card in the metadata, for batches of any size.
+
+    Args:
+        checkpoint: see ``load_region_model``.
+        output: the file.
+        calibration: folder of pictures that int8 takes its ranges from.
+        calibration_mpp: of these pictures; the model's when not given.
+        changes: see ``load_region_model``.
+
+    Raises:
+        CheckpointError: see ``load_region_model``.
+        ConfigError: likewise; and there is nothing to calibrate int8 on, or the network cannot be quantised.
+    """
+    network, card = load_region_model(checkpoint, **changes)
+    windows = []
+    if card.precision == "int8":
+        if calibration is None:
+            raise ConfigError("precision 'int8' takes its ranges from pictures; give --calibration FOLDER")
+        windows = calibration_windows(calibration, card, calibration_mpp)
+    if card.precision == "fp16":
+        halve(network)
+    network.backbone.fix_size(card.input_px, card.input_px)
+    traced = trace_windows(RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size)
+    if windows:
+        traced = quantise(traced, windows, card.source["backbone"])
+        card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
+    onnx_model = embed_card(traced, card)
+    onnx.checker.check_model(onnx_model)
+    with complete_file(output) as partial:
+        onnx.save_model(onnx_model, partial)
+    return card
+
+
+@dataclass(frozen=True)
+class RegionParity:
+    """Differences of probabilities between a network in torch and its graph in ONNX Runtime.
+
+    Attributes:
+        n_windows: compared.
+        largest: of all cells and classes.
+        mean: of all cells and classes.
+        other_class: share of cells whose likeliest class differs.
+    """
+
+    n_windows: int
+    largest: float
+    mean: float
+    other_class: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and {self.mean:.2g} on "
+            f"average, {self.other_class:.2%} of cells are of another class"
+        )
+
+
+def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
+    """Compare a checkpoint in float32 with the model exported from it on the pictures of a folder.
+
+    Raises:
+        LabelError: a picture cannot be read.
+        ModelError: there is no picture, or the two differ by more than the tolerance.
+    """
+    predictor = RegionPredictor(model)
+    card = predictor.card
+    if not list_pictures(images):
+        raise ModelError(f"{images}: no pictures to check the export on; give a folder that has some")
+    network, _ = load_region_model(checkpoint, input_px=card.input_px, halo_px=card.halo_px)
+    network.backbone.fix_size(card.input_px, card.input_px)
+    graph = RegionGraph(network).eval()
+    largest, means, others = 0.0, [], []
+    windows = calibration_windows(images, card)[:MAX_PICTURES]
+    for window in windows:
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(window.pixels), torch.from_numpy(COLOUR)).numpy()
+        difference = np.abs((found := predictor(window.pixels.transpose(0, 2, 3, 1), COLOUR)) - expected)
+        largest = max(largest, float(difference.max()))
+        means.append(float(difference.mean()))
+        others.append(float((found.argmax(1) != expected.argmax(1)).mean()))
+    parity = RegionParity(len(windows), largest, float(np.mean(means)), float(np.mean(others)))
+    at_most, on_average = TOLERANCES[card.precision]
+    if parity.largest > at_most or parity.mean > on_average:
+        raise ModelError(f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it")
+    return parity

@@ -1,0 +1,109 @@
+"""Maps of tissue regions: side maps at three scales of a backbone, their fusion, and the graph that is exported.
+
+The network of IKD-MIL and its predecessors (SA-MIL, DWS-MIL), on any registered backbone; teacher and student are both
+of this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.models import BACKBONES
+
+N_SCALES = 3
+FUSION = (0.3, 0.3, 0.4)  # of IKD-MIL; SA-MIL and DWS-MIL have (0.2, 0.35, 0.45)
+
+
+class RegionMaps(NamedTuple):
+    """Probabilities of K = C - 1 classes, those but the first, for B windows of H x W px.
+
+    Attributes:
+        sides: three of (B, K, H / 4, W / 4), fine to coarse.
+        fused: (B, K, H / 4, W / 4), their weighted mean.
+    """
+
+    sides: tuple[Tensor, ...]
+    fused: Tensor
+
+
+class RegionNetwork(nn.Module):
+    """Pixels and colour map -> a map per class but the first, which is all tissue of no other class.
+
+    Args:
+        backbone: registered name.
+        n_classes: C, two or more.
+        fusion: weights of the three side maps, fine to coarse; they sum to 1.
+
+    Raises:
+        ConfigError: the number of classes or the weights cannot be used.
+    """
+
+    def __init__(self, backbone: str, n_classes: int, fusion: Sequence[float] = FUSION):
+        super().__init__()
+        if n_classes < 2:
+            raise ConfigError(f"a region model needs two classes or more, found {n_classes}; add the other tissue")
+        if len(fusion) != N_SCALES or min(fusion) < 0 or abs(sum(fusion) - 1) > 1e-6:
+            raise ConfigError(f"fusion {tuple(fusion)}: give {N_SCALES} weights of 0 or more that sum to 1")
+        self.backbone = BACKBONES[backbone]()
+        self.fusion = tuple(float(weight) for weight in fusion)
+        sizes = self.backbone.stage_sizes[:N_SCALES]
+        self.sides = nn.ModuleList(nn.Conv2d(size.channels, n_classes - 1, 1) for size in sizes)
+
+    def side_logits(self, pixels: Tensor, colour: Tensor) -> list[Tensor]:
+        """Logits of the three stages at their own strides, fine to coarse.
+
+        Args:
+            pixels: (B, 3, H, W), 0 to 255.
+            colour: (3, 4) or (B, 3, 4).
+
+        Returns:
+            (B, K, H / stride, W / stride) each.
+        """
+        stages = islice(self.backbone.stage_maps(self.backbone.prepare(pixels, colour)), N_SCALES)
+        return [side(stage) for side, stage in zip(self.sides, stages, strict=True)]
+
+    def forward(self, pixels: Tensor, colour: Tensor) -> RegionMaps:
+        """The side maps on cells of 4 px, resized at half-pixel centres, and their fusion."""
+        rows, columns = (side // CELL_PX for side in pixels.shape[-2:])
+        sides = tuple(
+            functional.interpolate(logits, size=(rows, columns), mode="bilinear", align_corners=False).sigmoid()
+            for logits in self.side_logits(pixels, colour)
+        )
+        return RegionMaps(sides, sum(weight * side for weight, side in zip(self.fusion, sides, strict=True)))
+
+
+class RegionGraph(nn.Module):
+    """What is exported: windows in, a map of every class out.
+
+    The fused maps are smoothed by a mean over 3 x 3 cells, which is about as wide as the Gaussian of IKD-MIL's
+    inference (3 px).
+
+    Args:
+        network: the trained network.
+    """
+
+    def __init__(self, network: RegionNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor, colour: Tensor) -> Tensor:
+        """Map regions.
+
+        Args:
+            pixels: (B, 3, H, W) uint8.
+            colour: (3, 4) float32.
+
+        Returns:
+            (B, C, H / 4, W / 4) probabilities. That of the first class is what the likeliest other leaves of 1.
+        """
+        fused = self.network(pixels, colour).fused
+        smooth = functional.avg_pool2d(fused, 3, stride=1, padding=1, count_include_pad=False)
+        return torch.cat([1 - smooth.amax(1, keepdim=True), smooth], 1)

@@ -1,0 +1,81 @@
+"""Drawn tissue of two textures, stroma with islands of tumour, and a region model that is fitted to it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from muse_pipeline.export.regions import RegionExport, RegionModel, save_region_model
+from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.models.region import RegionNetwork
+
+CLASSES = (NucleusClass("Stroma", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
+MPP = 2.0
+GLASS, PINK, LILAC, DARK = (245, 245, 245), (225, 165, 200), (205, 150, 200), (95, 60, 140)
+IDENTITY = torch.eye(3, 4)
+
+
+def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
+    """(h, w, 3) uint8: dense dark dots on lilac where ``tumour`` (h, w) is true, few on pink elsewhere."""
+    rng = np.random.default_rng(seed)
+    height, width = tumour.shape
+    picture = np.where(tumour[..., None], LILAC, PINK).astype(np.uint8)
+    for is_tumour, per_mm2 in ((True, 6000), (False, 800)):
+        n = rng.poisson(per_mm2 * height * width * mpp**2 / 1e6)
+        xy = rng.random((n, 2)) * (width, height)
+        for x, y in xy[tumour[xy[:, 1].astype(int), xy[:, 0].astype(int)] == is_tumour]:
+            centre = int(x * 16), int(y * 16)
+            cv2.circle(picture, centre, max(round(4.0 / mpp * 16), 8), DARK, -1, cv2.LINE_AA, shift=4)
+    noise = rng.normal(0, 5, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def draw_blobs(size_px: int, seed: int) -> np.ndarray:
+    """(size_px, size_px) bool: smooth random areas that cover about half of the square."""
+    rng = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(rng.normal(size=(size_px, size_px)).astype(np.float32), (0, 0), size_px / 8)
+    return field > np.median(field)
+
+
+def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int = 0) -> RegionNetwork:
+    """A network fitted to pixel labels of drawn textures, on one thread."""
+    torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    network = RegionNetwork(backbone, len(CLASSES))
+    masks = np.stack([draw_blobs(160, seed) for seed in range(24)])
+    pictures = np.stack([draw_texture(mask, MPP, 100 + seed) for seed, mask in enumerate(masks)])
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    target = torch.nn.functional.avg_pool2d(torch.from_numpy(masks).float()[:, None], 4)
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(n_steps):
+        batch = torch.randint(len(pixels), (6,), generator=order)
+        maps = network(pixels[batch], IDENTITY)
+        loss = sum(torch.nn.functional.binary_cross_entropy(each, target[batch]) for each in (*maps.sides, maps.fused))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    torch.set_num_threads(threads)
+    return network.eval()
+
+
+def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export) -> Path:
+    """A checkpoint with pictures beside it, as a training run leaves them."""
+    settings = {"input_px": 384, "halo_px": 64, **export}
+    model = RegionModel("drawn", MPP, backbone, CLASSES, "CC0-1.0", "drawn textures", export=RegionExport(**settings))
+    save_region_model(folder / "checkpoint.pt", network, model, ColourReference(), {})
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for number in range(3):
+        picture = draw_texture(draw_blobs(384, 50 + number), MPP, 200 + number)
+        cv2.imwrite(str(pictures / f"{number}.png"), picture[..., ::-1])
+    return folder / "checkpoint.pt"
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Of two masks of one shape."""
+    return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)
