@@ -79,3 +79,28 @@ def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse
 def dice(first: np.ndarray, second: np.ndarray) -> float:
     """Of two masks of one shape."""
     return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)
+
+
+SLIDE_MPP = 0.5
+GLASS_UM = 400
+
+
+def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
+    """(h, w) bool at 2 um a pixel: a few islands of tumour of several hundred um, one with a hole of stroma."""
+    rng = np.random.default_rng(seed)
+    width, height = (round(side / MPP) for side in size_um)
+    field = cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), 150 / MPP)
+    tumour = (field > np.quantile(field, 0.65)).astype(np.uint8)
+    centre = width // 3, height // 2
+    cv2.circle(tumour, centre, round(450 / MPP), 1, -1)
+    cv2.circle(tumour, centre, round(180 / MPP), 0, -1)
+    return tumour > 0
+
+
+def draw_slide(tumour: np.ndarray, seed: int) -> np.ndarray:
+    """(h, w, 3) uint8 at 0.5 um a pixel: the tissue of a ``draw_tumour`` mask on glass."""
+    scale, margin = round(MPP / SLIDE_MPP), round(GLASS_UM / SLIDE_MPP)
+    tissue = draw_texture(tumour.repeat(scale, 0).repeat(scale, 1), SLIDE_MPP, seed)
+    slide = np.full((tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8)
+    slide[margin:-margin, margin:-margin] = tissue
+    return slide

@@ -1,7 +1,8 @@
 """Write a checkpoint as one ONNX file with its model card inside, and check it against torch.
 
-The agreement is measured down to the nuclei, or the map of a region model, on the pictures that the training run kept beside its checkpoint or on
-those of `--check-images FOLDER`; the figures are printed, and nothing is written if the two are too far apart.
+The agreement is measured down to the nuclei, or to the map of a region model, on the pictures that the training run
+kept beside its checkpoint or on those of `--check-images FOLDER`; the figures are printed, and nothing is written if
+the two are too far apart.
 """
 
 import argparse

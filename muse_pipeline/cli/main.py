@@ -23,7 +23,9 @@ from muse_pipeline.core.files import find_full_disk
 # As `muse --help` lists them; each verb is a module beside this file.
 GROUPS = {
     "to begin with": "run preflight doctor sheet",
-    "from glass to QuPath step by step": "fetch inspect tissue tile propose detect stitch geojson overlay report",
+    "from glass to QuPath step by step": (
+        "fetch inspect tissue tile regions propose detect stitch geojson overlay report"
+    ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
     "to judge results and models": "evaluate probe compare card model proposer",
     "tools": "changes check-geojson demo-slide",

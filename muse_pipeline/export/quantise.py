@@ -186,7 +186,9 @@ class CalibrationWindow:
     colour: np.ndarray
 
 
-def calibration_windows(folder: Path, card: ModelCard | RegionCard, mpp: float | None = None) -> list[CalibrationWindow]:
+def calibration_windows(
+    folder: Path, card: ModelCard | RegionCard, mpp: float | None = None
+) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
     What a small picture leaves of its window is white, as beside a slide.

@@ -147,7 +147,9 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
     return network.eval(), describe_region_model(model, network, colour, path)
 
 
-def describe_region_model(model: RegionModel, network: RegionNetwork, colour: ColourReference, path: Path) -> RegionCard:
+def describe_region_model(
+    model: RegionModel, network: RegionNetwork, colour: ColourReference, path: Path
+) -> RegionCard:
     """The card of a network, from its description and the ``path`` of its checkpoint."""
     settings = model.export
     return RegionCard(

@@ -53,7 +53,7 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class GraphRunner:
-    """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each call on one thread of its own on a CPU.
+    """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each on a thread of its own.
 
     One thread per call, whatever the number of callers, keeps results identical for any number of threads.
 
@@ -160,9 +160,7 @@ class RegionPredictor(GraphRunner):
         super().__init__(path, provider)
         self.card = card = RegionCard.from_json(card_text(self.session, self.path), str(self.path))
         side, cells = card.input_px, card.input_px // card.cell_px
-        self.require_shapes(
-            {"pixels": (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)}
-        )
+        self.require_shapes({"pixels": (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)})
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Map regions in windows.

@@ -1,4 +1,4 @@
-"""Region annotations: areas where labels are complete, and regions of interest."""
+"""Areas as annotations: where labels are complete, regions of interest, and tissue regions with a class."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from muse_pipeline.qupath.objects import (
     why_left_out,
 )
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
+from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea, TissueMask
 from muse_pipeline.tissue.outline import TISSUE_RGB, trace_outline
 
@@ -248,3 +249,89 @@ def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
         "geometry": shape_to_geojson(outline),
         "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
     }
+
+
+@dataclass(frozen=True, eq=False)
+class ClassArea:
+    """An area of tissue with a class.
+
+    Attributes:
+        class_name: of the area.
+        color: (r, g, b), 0 to 255.
+        shape: valid polygon in absolute level-0 px.
+    """
+
+    class_name: str
+    color: tuple[int, int, int]
+    shape: BaseGeometry
+
+
+def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
+    """Write areas as locked annotations, one feature per line, counted from the scanner's bounds as QuPath does.
+
+    Args:
+        path: ends in ``.geojson`` or ``.geojson.gz``.
+        areas: rounded to 0.1 px.
+        info: the slide.
+        made_by: checksum of the model; the same areas of the same model have the same ids.
+    """
+    x, y = qupath_offset_px(info.bounds)
+    namespace = uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|{made_by}")
+    with FeatureFile(Path(path)) as file:
+        for area in areas:
+            shape = shapely.transform(area.shape, lambda xy: np.round(xy - (x, y), 1))
+            file.write(encode(_class_feature(area, shape, namespace), split_name(Path(path))[1]))
+
+
+def _class_feature(area: ClassArea, shape: BaseGeometry, namespace: uuid.UUID) -> bytes:
+    classification = {"name": area.class_name, "color": list(area.color)}
+    feature = {
+        "type": "Feature",
+        "id": str(uuid.uuid5(namespace, shape.wkt)),
+        "geometry": shape_to_geojson(shape),
+        "properties": {"objectType": "annotation", "classification": classification, "isLocked": True},
+    }
+    return json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
+    """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
+
+    Classes "Ignore*", "Region*" and "Tissue" are no classes of tissue. Areas without a class are left out, with a
+    warning.
+
+    Raises:
+        GeoJSONError: the file is not GeoJSON, or has no such area on the slide.
+    """
+    features = [each for each in _flatten(_read_json(path), {}) if _is_annotation(each)]
+    slide, (x, y) = shapely.box(0, 0, *info.size_px), qupath_offset_px(info.bounds)
+    found, n_without = [], 0
+    for feature in features:
+        shape = union_of_areas(np.array([shapely.from_geojson(json.dumps(feature["geometry"]))]))
+        classification = properties_of(feature).get("classification")
+        name = read_class_name(classification)
+        if shape is None or is_called((REGION, *IGNORED), name, None):
+            continue
+        n_without += name is None
+        shape = union_of_areas(np.array([translate(shape, x, y) & slide]))
+        if name is not None and shape is not None:
+            found.append(ClassArea(name, _read_color(classification), shape))
+    if n_without:
+        warnings.warn(
+            f"{path}: left out {list_counts({'area without a class': n_without})}", LeftOutWarning, stacklevel=2
+        )
+    if not found:
+        raise GeoJSONError(
+            f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
+        )
+    return found
+
+
+def _is_annotation(feature: dict[str, Any]) -> bool:
+    return read_object_type(feature) == "annotation" and bool(feature.get("geometry"))
+
+
+def _read_color(classification: Any) -> tuple[int, int, int]:
+    color = classification.get("color") if isinstance(classification, dict) else None
+    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
+    return tuple(color) if is_rgb else (128, 128, 128)

@@ -22,6 +22,7 @@ from muse_pipeline.store.sharding import ShardFiles
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
+PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
 
@@ -34,6 +35,11 @@ def store_name(mpp: float) -> str:
 def tissue_pixel_px(mpp: float) -> int:
     """Side of a pixel of the tissue label in work pixels: 16 at 0.5 um/px."""
     return max(1, round(TISSUE_UM / mpp))
+
+
+def chunk_px(factor: int) -> int:
+    """Side of a chunk of the level that is ``factor`` times smaller."""
+    return min(CHUNK_PX, SHARD_PX // factor)
 
 
 def open_store(path: Path | str) -> Store:
@@ -112,15 +118,36 @@ class Store:
         fingerprint: the slide's checksum.
     """
 
-    def __init__(self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any]):
+    def __init__(
+        self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any], reduction: int = 1
+    ):
         self.path, self.attributes = path, attributes
-        self._tissue, self._identity = tissue, _identity(path)
-        self._shards = ShardFiles(path / image.path, CHUNK_PX, CHUNKS_PER_SHARD)
-        self.mpp = float(attributes["mpp"])
+        self._image, self._tissue, self._identity = image, tissue, _identity(path)
+        self._level = max(factor for factor in PYRAMID if reduction % factor == 0)
+        self._reduction, self._rest = reduction, reduction // self._level
+        self._chunk_px = chunk_px(self._level)
+        level = path / str(PYRAMID.index(self._level))
+        self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px)
+        self.mpp = float(attributes["mpp"]) * reduction
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
-        self.size_px = (int(image.shape[2]), int(image.shape[1]))
+        self.size_px = (-(-int(image.shape[2]) // reduction), -(-int(image.shape[1]) // reduction))
         self.slide_id = str(attributes["slide_id"])
         self.fingerprint = str(attributes["fingerprint"])
+
+    def at(self, mpp: float) -> Store:
+        """The same image at a coarser mpp: read from the nearest smaller level, and averaged where that is finer.
+
+        Raises:
+            StoreError: ``mpp`` is no whole multiple of the store's.
+        """
+        ratio = mpp / self.mpp
+        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
+            raise StoreError(
+                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is no whole multiple; tile the "
+                "slide at an mpp that divides it"
+            )
+        reduction = self._reduction * round(ratio)
+        return Store(self.path, self._image, self._tissue, self.attributes, reduction)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
@@ -131,14 +158,23 @@ class Store:
         Raises:
             StoreError: a chunk is damaged.
         """
-        (x, y), (width, height) = (tuple(map(int, pair)) for pair in (xy, size))
+        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
+        pixels = self._read_level((x, y), (width, height))
+        if self._rest == 1:
+            return pixels
+        return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+
+    def _read_level(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """The same in pixels of the level that is read."""
+        (x, y), (width, height) = xy, size
         result = np.full((height, width, 3), BACKGROUND, np.uint8)
-        left, right = max(x, 0), min(x + width, self.size_px[0])
-        top, bottom = max(y, 0), min(y + height, self.size_px[1])
+        level_px = [-(-side // self._level) for side in self._image.shape[:0:-1]]
+        left, right = max(x, 0), min(x + width, level_px[0])
+        top, bottom = max(y, 0), min(y + height, level_px[1])
         if left >= right or top >= bottom:
             return result
-        for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
-            for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
+        for row in range(top // self._chunk_px, -(-bottom // self._chunk_px)):
+            for column in range(left // self._chunk_px, -(-right // self._chunk_px)):
                 self._copy_chunk(row, column, (left, top, right, bottom), result, (x, y))
         return result
 
@@ -151,9 +187,9 @@ class Store:
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
         if planes is None:
             return
-        x, y = column * CHUNK_PX, row * CHUNK_PX
+        x, y = column * self._chunk_px, row * self._chunk_px
         left, top = max(box[0], x), max(box[1], y)
-        right, bottom = min(box[2], x + CHUNK_PX), min(box[3], y + CHUNK_PX)
+        right, bottom = min(box[2], x + self._chunk_px), min(box[3], y + self._chunk_px)
         part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
         result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
 
@@ -172,7 +208,7 @@ class Store:
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
         """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
-        return self._tissue[:] > 0, float(tissue_pixel_px(self.mpp))
+        return self._tissue[:] > 0, tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -194,7 +230,7 @@ def image_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str,
     ]
     return {
         "version": OME_VERSION,
-        "multiscales": [_multiscale(name, ("c", "y", "x"), mpp, factors)],
+        "multiscales": [multiscale(name, ("c", "y", "x"), mpp, factors)],
         "omero": {"name": name, "channels": channels, "rdefs": {"model": "color"}},
     }
 
@@ -203,12 +239,13 @@ def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str,
     """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as ``factors[k]`` of its image."""
     return {
         "version": OME_VERSION,
-        "multiscales": [_multiscale(name, ("y", "x"), mpp, factors)],
+        "multiscales": [multiscale(name, ("y", "x"), mpp, factors)],
         "image-label": {"source": {"image": "../../"}, "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}]},
     }
 
 
-def _multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    """One image of ``multiscales`` whose level k is reduced ``factors[k]`` times; ``mpp`` is that of level 0."""
     datasets = []
     for level, factor in enumerate(factors):
         # OME-Zarr places the centre of the first pixel, ours are placed by their corner

@@ -38,7 +38,9 @@ from muse_pipeline.store.store import (
     CHUNK_PX,
     CHUNKS_PER_SHARD,
     OME_VERSION,
+    PYRAMID,
     SHARD_PX,
+    chunk_px,
     image_metadata,
     is_store,
     label_metadata,
@@ -47,7 +49,6 @@ from muse_pipeline.store.store import (
 )
 from muse_pipeline.tissue.mask import TissueMask
 
-PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
 MARGIN_UM = 32.0  # what a window sees beyond its core
 COMPRESSION = {"level": 1, "checksum": True}  # of zstd
 
@@ -145,11 +146,6 @@ def create_levels(path: Path, size_px: tuple[int, int]) -> None:
             fill_value=BACKGROUND,
             dimension_names=("c", "y", "x"),
         )
-
-
-def chunk_px(factor: int) -> int:
-    """Side of a chunk of the level that is ``factor`` times smaller."""
-    return min(CHUNK_PX, SHARD_PX // factor)
 
 
 def read_chunks(reader: AreaReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:

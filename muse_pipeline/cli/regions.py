@@ -1,0 +1,76 @@
+"""Map tissue regions of a slide, such as tumour, with an ONNX region model.
+
+    muse regions results/S1/image-500nm.zarr --model tumour.onnx -o results/S1
+
+Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json beside it. Writes
+regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into the folder. If it fails,
+regions.json states why, so that the slide's nuclei can be written without regions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, add_threads_argument, at_least_one
+from muse_pipeline.cli.output import add_ledger_argument
+
+SHARDS = "regions.shards"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse regions``."""
+    parser.add_argument("store", type=Path, help="image store whose um/px divides that of the model")
+    parser.add_argument("--model", required=True, metavar="ONNX", help="region model")
+    parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: beside the store)")
+    parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: beside the store)")
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument("--shard", metavar="I-OF-N", help=f"only map part I of N, into FOLDER/{SHARDS}")
+    cut.add_argument("--join", type=at_least_one, metavar="N", help=f"write the files from N parts in FOLDER/{SHARDS}")
+    add_threads_argument(parser, "windows run at the same time")
+    add_provider_argument(parser)
+    add_output_argument(parser, "FOLDER", "where the files go")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Map one slide, or a part of it."""
+    from muse_pipeline.core.files import remove
+    from muse_pipeline.inference.region_files import record_failure, write_regions
+    from muse_pipeline.inference.region_maps import MapShard, join_shards
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
+
+    if args.shard:
+        shard = Shard.parse(args.shard)
+        _map(args, shard).save(args.output / SHARDS / f"{shard}.npz")
+        return
+    info = read_info(args.info or args.store.parent / "slide.json")
+    with record_failure(args.output, info.slide_id):
+        paths = [args.output / SHARDS / f"{Shard(index + 1, args.join)}.npz" for index in range(args.join or 0)]
+        shards = [MapShard.load(path) for path in paths] if args.join else [_map(args, Shard(1, 1))]
+        store = open_store(args.store)
+        record = write_regions(join_shards(shards, store), store, info, args.output)
+    remove(args.output / SHARDS)
+    for one in record["classes"]:
+        print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
+
+
+def _map(args: argparse.Namespace, shard):
+    """Run the model on one shard."""
+    from muse_pipeline.cli.output import say_how_busy, show_progress
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
+    from muse_pipeline.inference.predictor import RegionPredictor
+    from muse_pipeline.inference.region_maps import map_shard
+    from muse_pipeline.store.store import open_store
+
+    provider = choose_provider(args.provider)
+    predictor = RegionPredictor(find_model(args.model, provider), provider)
+    args.warnings += precision_warnings(predictor.card, provider)
+    store = open_store(args.store)
+    stained = read_colour(args.colour or args.store.parent / "colour.json", store.fingerprint)
+    colour = colour_of_fit(predictor.card.colour, stained.macenko)
+    with say_how_busy("mapping regions", args.threads), show_progress("windows") as progress:
+        return map_shard(store, predictor, colour, shard, threads=args.threads, progress=progress)

@@ -1,0 +1,192 @@
+"""The files of a slide's regions: polygons for QuPath, the map, a picture, and what became of the step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import shapely
+import zarr
+from PIL import Image, ImageDraw, ImageFont
+
+from muse_pipeline.core.coords import work_to_level0
+from muse_pipeline.core.errors import MuseError
+from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.region_maps import SlideMap
+from muse_pipeline.inference.region_outlines import classify, trace_regions
+from muse_pipeline.qupath.regions import ClassArea, write_class_areas
+from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
+
+OUTLINES, PICTURE, MAP, RECORD = "regions.geojson", "regions.png", "regions.zarr", "regions.json"
+OK, FAILED = "ok", "failed"
+PICTURE_PX = 1500
+CHUNK_CELLS = 512
+
+
+@contextmanager
+def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
+    """Withdraw the regions of an earlier run; if the block fails, leave a ``regions.json`` that states why.
+
+    Nuclei do without regions then, and the report shows the reason.
+    """
+    for name in (OUTLINES, PICTURE, MAP, RECORD):
+        remove(folder / name)
+    try:
+        yield
+    except Exception as error:
+        for name in (OUTLINES, PICTURE, MAP):
+            remove(folder / name)
+        known = isinstance(error, MuseError)
+        reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
+        write_json(folder / RECORD, {"status": FAILED, "reason": reason, "slide_id": slide_id})
+        raise
+
+
+def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) -> dict[str, Any]:
+    """Write all files of a slide's regions; ``regions.json`` comes last.
+
+    Args:
+        found: the maps.
+        store: the slide's image, for the picture.
+        info: the slide.
+        folder: where the files go.
+
+    Returns:
+        The content of ``regions.json``.
+    """
+    classes = found.card.classes
+    outlines = trace_regions(classify(found), found.cell_um)
+    level0 = [_to_level0(polygon, found, info) for polygon in outlines.polygons]
+    areas = [
+        ClassArea(classes[label].name, classes[label].color, part)
+        for shape, label in zip(level0, outlines.label.tolist(), strict=True)
+        for part in shapely.get_parts(shape)
+        if part.geom_type == "Polygon" and part.area > 0
+    ]
+    write_class_areas(folder / OUTLINES, areas, info, found.facts["model_sha256"])
+    draw_areas(folder / PICTURE, areas, classes, store)
+    write_map(folder / MAP, found)
+    record = {"status": OK, "reason": "", **_provenance(found), "classes": measure_areas(areas, classes, info.mpp)}
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
+    """A polygon in cells as one in level-0 px to 0.1 px, within what the scanner declares."""
+    shape = shapely.transform(
+        polygon, lambda xy: np.round(work_to_level0(xy * found.card.cell_px, info.mpp, found.card.mpp), 1)
+    )
+    if not shapely.box(*info.scanned_box).contains(shape):
+        shape = shapely.intersection(shape, shapely.box(*info.scanned_box))
+    return shape if shape.is_valid else shapely.make_valid(shape)
+
+
+def measure_areas(
+    areas: Sequence[ClassArea], classes: Sequence[NucleusClass], mpp: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Name, colour, number of areas and mm2 of every class."""
+    found = []
+    for one in classes:
+        shapes = [area.shape for area in areas if area.class_name == one.name]
+        mm2 = sum(shape.area for shape in shapes) * mpp[0] * mpp[1] / 1e6
+        found.append({"name": one.name, "color": list(one.color), "n_areas": len(shapes), "area_mm2": round(mm2, 6)})
+    return found
+
+
+def _provenance(found: SlideMap) -> dict[str, Any]:
+    facts = found.facts
+    return {
+        "slide_id": facts["slide_id"],
+        "fingerprint": facts["fingerprint"],
+        "slide_mpp": facts["slide_mpp"],
+        "tissue_sha256": facts["tissue_sha256"],
+        "model": {"name": found.card.name, "sha256": facts["model_sha256"]},
+        "card": json.loads(facts["card"]),
+        "provider": facts["provider"],
+        "colour": facts["colour"],
+        "cell_um": found.cell_um,
+        "versions": facts["versions"],
+    }
+
+
+def write_map(path: Path, found: SlideMap) -> None:
+    """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
+    classes = found.card.classes
+    with complete_file(path) as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+        group = zarr.create_group(store=str(folder), zarr_format=3)
+        side = min(CHUNK_CELLS, *found.prob.shape[1:])
+        array = group.create_array(
+            "0", shape=found.prob.shape, dtype="uint8", chunks=(1, side, side), dimension_names=("c", "y", "x")
+        )
+        array[:] = found.prob
+        channels = [
+            {
+                "label": one.name,
+                "color": "".join(f"{part:02X}" for part in one.color),
+                "active": index > 0,
+                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+            }
+            for index, one in enumerate(classes)
+        ]
+        group.attrs["ome"] = {
+            "version": OME_VERSION,
+            "multiscales": [multiscale("regions", ("c", "y", "x"), found.cell_um, (1,))],
+            "omero": {"name": "regions", "channels": channels, "rdefs": {"model": "color"}},
+        }
+        group.attrs["muse"] = {"cell_um": found.cell_um, **_provenance(found)}
+
+
+def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:
+    """Write the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
+    small = store.at(store.mpp * _find_reduction(store))
+    picture = np.concatenate([small.read((0, top), (small.size_px[0], n)) for top, n in _bands(small.size_px[1])])
+    tint = picture.copy()
+    scale = np.array(store.slide_mpp) / small.mpp
+    rings = [[_to_pixels(ring, scale) for ring in shapely.get_rings(area.shape)] for area in areas]
+    for area, outline in zip(areas, rings, strict=True):
+        cv2.fillPoly(tint, outline, area.color, cv2.LINE_AA, shift=_SHIFT)
+    picture = cv2.addWeighted(picture, 0.65, tint, 0.35, 0)
+    for area, outline in zip(areas, rings, strict=True):
+        cv2.polylines(picture, outline, True, area.color, 1 + max(picture.shape) // 1000, cv2.LINE_AA, shift=_SHIFT)
+    with complete_file(path) as partial:
+        _add_legend(picture, classes).save(partial, format="PNG")
+
+
+_SHIFT = 4  # bits of a pixel
+
+
+def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
+    return np.round((shapely.get_coordinates(ring) * scale - 0.5) * 2**_SHIFT).astype(np.int32)
+
+
+def _find_reduction(store: Store) -> int:
+    """How many pixels become one in the picture: as few as fit, and more if a smaller level can be read then."""
+    needed = max(1, -(-max(store.size_px) // PICTURE_PX))
+    factor = max(factor for factor in PYRAMID if factor <= needed)
+    return -(-needed // factor) * factor
+
+
+def _bands(height: int) -> Iterator[tuple[int, int]]:
+    """Top and height of strips, so that of a large slide not all is read at once."""
+    return ((top, min(64, height - top)) for top in range(0, height, 64))
+
+
+def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
+    """The picture with the names of the classes below it."""
+    size, margin = 18, 8
+    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + size + 2 * margin), "white")
+    canvas.paste(Image.fromarray(picture))
+    draw, font, x, y = ImageDraw.Draw(canvas), ImageFont.load_default(size), margin, picture.shape[0] + margin
+    for one in classes:
+        draw.rectangle((x, y, x + size, y + size), fill=one.color)
+        draw.text((x + size + 6, y - 2), one.name, "black", font)
+        x += size + 6 + round(draw.textlength(one.name, font)) + 20
+    return canvas

@@ -1,0 +1,194 @@
+"""Regions of a drawn slide, by a region model that was fitted to drawn textures and exported."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+import zarr
+from drawn_regions import (
+    CLASSES,
+    GLASS_UM,
+    MPP,
+    SLIDE_MPP,
+    dice,
+    draw_slide,
+    draw_tumour,
+    fit_network,
+    save_drawn_model,
+)
+from PIL import Image
+from slide_files import write_pyramid
+
+from muse_pipeline.cli.main import main
+
+FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
+
+
+@dataclass
+class DrawnSlide:
+    """A slide of two kinds of tissue, taken to its store, and the mask of its tumour at 2 um/px, glass included."""
+
+    folder: Path
+    tumour: np.ndarray
+    tissue: np.ndarray
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "image-500nm.zarr"
+
+
+@pytest.fixture(scope="session")
+def region_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("region_model")
+    checkpoint = save_drawn_model(folder, fit_network())
+    assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def drawn_slide(tmp_path_factory) -> DrawnSlide:
+    folder = tmp_path_factory.mktemp("drawn_slide")
+    inside = draw_tumour((3600, 2800), seed=3)
+    write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
+    names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
+    files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
+    slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
+    assert main(["inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
+    assert main(["tissue", slide, "--info", info, *files]) == 0
+    tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
+    assert main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
+    glass = round(GLASS_UM / MPP)
+    return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
+
+
+def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
+    return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
+
+
+@pytest.fixture(scope="session")
+def found(drawn_slide, region_model, tmp_path_factory) -> Path:
+    """The folder of the slide's regions, mapped in one piece on one thread."""
+    folder = tmp_path_factory.mktemp("regions")
+    assert regions(drawn_slide, region_model, folder) == 0
+    return folder
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    files = [path for name in FILES for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
+    features = json.loads((folder / "regions.geojson").read_text())["features"]
+    return [
+        (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"])) for each in features
+    ]
+
+
+def fill(polygons: list[shapely.Geometry], shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool at 2 um/px of polygons in level-0 px."""
+    mask = np.zeros(shape, np.uint8)
+    for polygon in polygons:
+        rings = [
+            np.round(shapely.get_coordinates(ring) * SLIDE_MPP / MPP).astype(np.int32)
+            for ring in shapely.get_rings(polygon)
+        ]
+        cv2.fillPoly(mask, rings, 1)
+    return mask > 0
+
+
+def test_the_polygons_are_the_drawn_islands(found, drawn_slide):
+    polygons = read_polygons(found)
+    shape = drawn_slide.tumour.shape
+    tumour = fill([polygon for name, polygon in polygons if name == "Tumour"], shape)
+    stroma = fill([polygon for name, polygon in polygons if name == "Stroma"], shape)
+    assert dice(tumour, drawn_slide.tumour) > 0.93
+    assert dice(stroma, drawn_slide.tissue & ~drawn_slide.tumour) > 0.93
+    assert any(shapely.get_num_interior_rings(polygon) for name, polygon in polygons if name == "Tumour")
+
+
+def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_slide):
+    polygons = read_polygons(found)
+    shapes = np.array([polygon for _, polygon in polygons])
+    assert shapely.is_valid(shapes).all()
+    assert shapely.coverage_is_valid(shapes)
+    record = json.loads((found / "regions.json").read_text())
+    assert record["status"] == "ok"
+    for one in record["classes"]:
+        in_file = sum(polygon.area for name, polygon in polygons if name == one["name"]) * SLIDE_MPP**2 / 1e6
+        assert one["area_mm2"] == pytest.approx(in_file, rel=0.01)
+        assert one["n_areas"] == sum(name == one["name"] for name, _ in polygons)
+    whole = sum(one["area_mm2"] for one in record["classes"])
+    assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # and 16 um around the tissue
+
+
+def test_the_checker_accepts_the_annotations(found, capsys):
+    assert main(["check-geojson", str(found / "regions.geojson")]) == 0
+    for feature in json.loads((found / "regions.geojson").read_text())["features"]:
+        assert feature["properties"]["objectType"] == "annotation"
+        assert feature["properties"]["classification"]["color"] in [list(one.color) for one in CLASSES]
+
+
+def test_the_map_lies_where_the_slide_does(found, drawn_slide):
+    group = zarr.open_group(found / "regions.zarr", mode="r")
+    cell = round(group.attrs["muse"]["cell_um"] / MPP)
+    prob = group["0"][:][1].repeat(cell, 0).repeat(cell, 1)
+    height, width = drawn_slide.tumour.shape
+    assert dice(prob[:height, :width] > 127, drawn_slide.tumour) > 0.9
+    scale = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+    assert scale == [1.0, 8.0, 8.0]
+
+
+def test_the_picture_is_small_and_tinted(found):
+    picture = np.asarray(Image.open(found / "regions.png"))
+    assert max(picture.shape) <= 1540
+    red = (picture[..., 0].astype(int) - picture[..., 1]) > 60
+    assert 0.05 < red.mean() < 0.6
+
+
+@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (16, 2)])
+def test_any_number_of_shards_and_threads_gives_the_same_bytes(
+    found, drawn_slide, region_model, tmp_path, n_shards, threads
+):
+    for index in range(n_shards, 0, -1):
+        shard = ["--shard", f"{index}-of-{n_shards}", "--threads", str(threads)]
+        assert regions(drawn_slide, region_model, tmp_path, *shard) == 0
+    assert not (tmp_path / "regions.json").exists()
+    assert regions(drawn_slide, region_model, tmp_path, "--join", str(n_shards)) == 0
+    assert checksums(tmp_path) == checksums(found)
+
+
+def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_path):
+    assert regions(drawn_slide, region_model, tmp_path, "--threads", "2") == 0
+    assert checksums(tmp_path) == checksums(found)
+    assert checksums(found)
+
+
+def test_a_model_of_nuclei_is_refused_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
+    """Results of an earlier run go: they would pass for this one's."""
+    shutil.copytree(found, tmp_path / "S1")
+    assert main(["regions", str(drawn_slide.store), "--model", "compact", "--output", str(tmp_path / "S1")]) == 2
+    assert "finds nuclei and maps no regions" in capsys.readouterr().err
+    record = json.loads((tmp_path / "S1/regions.json").read_text())
+    assert record["status"] == "failed"
+    assert "finds nuclei and maps no regions" in record["reason"]
+    assert [path.name for path in (tmp_path / "S1").iterdir()] == ["regions.json"]
+
+
+def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, capsys):
+    colour, output = str(drawn_slide.folder / "colour.json"), str(tmp_path / "1-of-1.parquet")
+    detect = ["detect", str(drawn_slide.store), "--model", str(region_model), "--colour", colour, "--shard", "1-of-1"]
+    assert main([*detect, "--output", output]) == 2
+    assert "run it with `muse regions`" in capsys.readouterr().err
+
+
+def test_a_missing_shard_is_named(drawn_slide, region_model, tmp_path, capsys):
+    assert regions(drawn_slide, region_model, tmp_path, "--shard", "1-of-2") == 0
+    assert regions(drawn_slide, region_model, tmp_path, "--join", "2") == 2
+    assert "2-of-2.npz: no such shard" in capsys.readouterr().err
