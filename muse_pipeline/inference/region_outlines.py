@@ -9,8 +9,11 @@ import numpy as np
 import shapely
 
 from muse_pipeline.inference.region_maps import SlideMap
+from muse_pipeline.store.store import TISSUE_UM
+from muse_pipeline.tissue.mask import KEEP_UM
 
 MIN_AREA_MM2 = 0.01  # smaller islands are given to the class around them; a disc of 113 um across
+RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
 TOLERANCE_UM = 4.0  # an outline is nowhere further from the borders of the cells
 _CORNER = 0.36  # cells: how far an outline through the middles of cells' sides is from a corner (sqrt(2) / 4)
 _MOST = 0.5  # cells: neighbouring outlines that are simplified by less hardly ever meet
@@ -32,8 +35,29 @@ class Outlines:
 def classify(found: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, else 1 + the likeliest class, without small islands and holes."""
     label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
+    continue_to_edge(label, RIM_UM / found.cell_um)
     absorb_islands(label, round(MIN_AREA_MM2 * 1e6 / found.cell_um**2))
     return label
+
+
+def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
+    """Give the rim of the tissue, which is mostly glass, to the class of the nearest cell inside, in place.
+
+    Otherwise glass around tumour would pass for a seam of other tissue. Tissue that is all rim keeps its classes.
+
+    Args:
+        label: (H, W) uint8, 0 for no tissue.
+        rim_cells: width of the rim.
+    """
+    framed = np.pad(label > 0, 1).view(np.uint8)
+    inner = (cv2.distanceTransform(framed, cv2.DIST_L2, 5) > rim_cells).astype(np.uint8)[1:-1, 1:-1]
+    if not inner.any():
+        return
+    distance, nearest = cv2.distanceTransformWithLabels(1 - inner, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    value = np.zeros(nearest.max() + 1, np.uint8)
+    value[nearest[inner > 0]] = label[inner > 0]
+    rim = (label > 0) & (inner == 0) & (distance <= rim_cells + 2)
+    label[rim] = value[nearest[rim]]
 
 
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:

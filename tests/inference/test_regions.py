@@ -113,6 +113,14 @@ def test_the_polygons_are_the_drawn_islands(found, drawn_slide):
     assert any(shapely.get_num_interior_rings(polygon) for name, polygon in polygons if name == "Tumour")
 
 
+def test_glass_beside_tumour_is_no_seam_of_stroma(found, drawn_slide):
+    """Tumour reaches the edge of the tissue in this drawing; what is kept around it belongs to it."""
+    stroma = fill([polygon for name, polygon in read_polygons(found) if name == "Stroma"], drawn_slide.tumour.shape)
+    rim = cv2.dilate(drawn_slide.tissue.astype(np.uint8), np.ones((9, 9), np.uint8)) > drawn_slide.tissue
+    beside_tumour = rim & (cv2.dilate(drawn_slide.tumour.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0)
+    assert (stroma & beside_tumour).sum() < 0.15 * beside_tumour.sum()
+
+
 def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_slide):
     polygons = read_polygons(found)
     shapes = np.array([polygon for _, polygon in polygons])
