@@ -20,8 +20,8 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
-from muse_pipeline.nuclei.parquet import CLUSTER, open_nuclei, parse_outlines, read_provenance, read_within
-from muse_pipeline.qupath.write import BATCH, COLUMNS, FeatureFile, FeatureRenderer, encode, split_name
+from muse_pipeline.nuclei.parquet import REGION, open_nuclei, parse_outlines, read_provenance, read_within
+from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureFile, FeatureRenderer, encode, split_name
 
 NEW_CLASS_RGB = (128, 128, 128)
 Box = tuple[float, float, float, float]
@@ -69,6 +69,8 @@ def _to_geodataframe(table: pa.Table, provenance: dict[str, Any]) -> geopandas.G
             columns["class"] = pandas.Categorical.from_codes(to_numpy(table[name]), names)
         elif name == "embedding":
             columns[name] = list(lists_to_numpy(table[name]))
+        elif name == REGION:
+            columns[name] = table[name].combine_chunks().to_pandas()
         elif name != "geometry":
             columns[name] = to_numpy(table[name])
     outlines = parse_outlines(table["geometry"].to_numpy())
@@ -136,6 +138,6 @@ def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Tabl
         first = nuclei.index[int(np.argmin(simple))]
         raise ArgumentError(f"nuclei: the geometry of row {first} is not a polygon without holes; correct or drop it")
     label = pandas.Categorical(nuclei["class"].astype("string"), categories=class_names).codes.astype(np.int32)
-    numbers = [name for name in (*COLUMNS, CLUSTER) if name in nuclei.columns and name not in {"label", "geometry"}]
+    numbers = [name for name in (*COLUMNS, *OPTIONAL) if name in nuclei.columns and name not in {"label", "geometry"}]
     columns = {name: to_arrow(nuclei[name].to_numpy()) for name in numbers}
     return pa.table(columns | {"label": to_arrow(label), "geometry": polygons_to_wkb(polygons)})

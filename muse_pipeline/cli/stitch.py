@@ -1,7 +1,7 @@
 """Join the shards of a slide into one table of nuclei.
 
 Resolves the seams between windows, keeps what lies in tissue (and in the ROI, if there is one), draws the outlines and
-measures them.
+measures them. With --regions every nucleus also has its tissue region and its distance to the border.
 """
 
 import argparse
@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="mask of `muse tissue`")
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="PATH",
+        help="folder of `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
+    )
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
@@ -35,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     info = read_info(args.info)
     kept = TissueMask.load(args.tissue, info).kept  # and not the mask, which takes eight times as much
-    provenance = stitch_shards(args.shards, info, kept, args.output, args.threads)
+    regions = _load_regions(args, info, kept) if args.regions else None
+    provenance = stitch_shards(args.shards, info, kept, args.output, args.threads, regions)
     if doubt := provenance.get("nuclear_size", {}).get("doubt"):
         args.warnings.append(doubt)
     if args.output.suffix == ".parquet":  # of an earlier table, where it is not written anew
@@ -44,3 +51,13 @@ def run(args: argparse.Namespace) -> None:
         from muse_pipeline.nuclei.parquet import write_csv
 
         write_csv(args.output, args.csv)
+
+
+def _load_regions(args: argparse.Namespace, info, kept):
+    """The regions of the slide; a model that failed is a warning, for nuclei do without."""
+    from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
+
+    regions = load_regions(args.regions, info, kept)
+    if isinstance(regions, FailedRegions):
+        args.warnings.append(f"no tissue regions: {regions.reason}")
+    return regions

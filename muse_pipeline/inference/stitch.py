@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.scale import NuclearSize, SizeSample
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.parquet import CLUSTER, ROW_GROUP, NucleiWriter, Rows
+from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.seams import SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
@@ -29,13 +29,23 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
+if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
+    from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
+
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
 PIECE = 2048  # nuclei whose outlines a thread holds at once
 AHEAD = ROW_GROUP // PIECE  # so that the threads do not wait for a row group to be written
 
 
-def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Path, threads: int = 1) -> dict[str, Any]:
+def stitch_shards(
+    paths: list[Path],
+    info: SlideInfo,
+    kept: KeptArea,
+    output: Path,
+    threads: int = 1,
+    regions: SlideRegions | FailedRegions | None = None,
+) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
     Args:
@@ -44,6 +54,7 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
         kept: where nuclei are kept.
         output: the table.
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
+        regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
 
     Returns:
         The provenance that is written into the table.
@@ -59,6 +70,8 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     said["tissue_sha256"] = kept.tissue_sha256
     if kept.roi_file is not None:
         said["roi"] = kept.roi_file
+    if regions is not None:
+        said["regions"] = regions.describe()
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
@@ -71,8 +84,9 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
     if clusters:
         said["morphology"] = clusters.describe()
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
-    with NucleiWriter(output, names, said, *columns) as writer:
-        size = write_nuclei(writer, nuclei_in_tissue(), clusters, info, threads)
+    region_names = None if regions is None else [one.name for one in regions.classes]
+    with NucleiWriter(output, names, said, *columns, regions=region_names) as writer:
+        size = write_nuclei(writer, nuclei_in_tissue(), clusters, regions, info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
@@ -81,7 +95,12 @@ def stitch_shards(paths: list[Path], info: SlideInfo, kept: KeptArea, output: Pa
 
 
 def write_nuclei(
-    writer: NucleiWriter, parts: Iterator[Nuclei], clusters: MorphologyClusters | None, info: SlideInfo, threads: int
+    writer: NucleiWriter,
+    parts: Iterator[Nuclei],
+    clusters: MorphologyClusters | None,
+    regions: SlideRegions | FailedRegions | None,
+    info: SlideInfo,
+    threads: int,
 ) -> NuclearSize:
     """Draw and measure the outlines of nuclei (frame: level0), write them, and give their size over all."""
 
@@ -90,6 +109,9 @@ def write_nuclei(
         polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
         shapes = measure_shapes(rings, info.mpp)
         columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
+        if regions is not None:
+            found = regions.columns(level0.xy)
+            columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
         return writer.to_rows(level0, polygons, columns), n_repaired, shapes["area_um2"], level0.prob
 
     sizes = SizeSample()

@@ -29,7 +29,9 @@ ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
+REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
 _NO_CLASS = -1
+_NAME = pa.dictionary(pa.int32(), pa.string())
 _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
 
@@ -59,6 +61,8 @@ class NucleiWriter:
         embedding_dim: columns of ``embedding``, which is left out where there are none.
         clusters: whether there is a column ``cluster``.
         positive_od: whether there are columns ``dab_od`` and ``positive``, and from which ``dab_od`` a nucleus is.
+        regions: names of the classes of tissue regions; None without the columns ``region``, ``region_prob`` and
+            ``border_distance_um``.
 
     Attributes:
         provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` are added, with
@@ -74,11 +78,14 @@ class NucleiWriter:
         embedding_dim: int = 0,
         clusters: bool = False,
         positive_od: float | None = None,
+        regions: Sequence[str] | None = None,
     ):
+        self.regions = regions
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         self.positive_od = positive_od
         # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, clusters, positive_od is not None)
+        optional = clusters, positive_od is not None, regions is not None
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
@@ -101,7 +108,9 @@ class NucleiWriter:
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
         """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
 
-        A table with clusters takes them from ``shapes`` too, as "cluster".
+        A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
+        region's class (-1 for none), its probability and the distance to the border (NaN where not known) by the names
+        of these columns.
         """
         nuclei.require(Frame.LEVEL0)
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -157,6 +166,7 @@ class NucleiWriter:
             *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
             *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
+            *(self._region_columns(shapes) if self.regions is not None else []),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -166,22 +176,36 @@ class NucleiWriter:
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
 
+    def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
+        region, names = values[REGION], bytes_to_arrow([name.encode() for name in self.regions], pa.string())
+        numbers = [np.asarray(values[name], np.float32) for name in (REGION_PROB, BORDER)]
+        return [
+            pa.DictionaryArray.from_arrays(to_arrow(region, valid=region != _NO_CLASS), names),
+            *(to_arrow(column, valid=np.isfinite(column)) for column in numbers),
+        ]
+
 
 def nuclei_schema(
-    classes: Sequence[str], n_rays: int, embedding_dim: int = 0, clusters: bool = False, dab: bool = False
+    classes: Sequence[str],
+    n_rays: int,
+    embedding_dim: int = 0,
+    clusters: bool = False,
+    dab: bool = False,
+    regions: bool = False,
 ) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; ``embedding``, ``cluster``, ``dab_od`` and ``positive`` only where asked for."""
+    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB and regions only those asked for."""
     return pa.schema(
         [
             ("x", pa.float64()),
             ("y", pa.float64()),
             ("label", pa.int32()),
-            ("class", pa.dictionary(pa.int32(), pa.string())),
+            ("class", _NAME),
             ("score", pa.float32()),
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
             *([(CLUSTER, pa.int32())] if clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
+            *([(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())] if regions else []),
             ("rays", pa.list_(pa.float32(), n_rays)),
             *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
             ("geometry", pa.binary()),
@@ -333,7 +357,7 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
     """The nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:
-        unused = {"class", "geometry", CLUSTER, POSITIVE, *SHAPE_COLUMNS}
+        unused = {"class", "geometry", CLUSTER, POSITIVE, REGION, REGION_PROB, BORDER, *SHAPE_COLUMNS}
         columns = [name for name in file.schema_arrow.names if name not in unused]
     for table in iterate_rows(path, batch_size, columns):
         yield _to_nuclei(table)
@@ -378,4 +402,6 @@ def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
 def _printable(table: pa.Table) -> pa.Table:
     for name in ("x", "y"):
         table = table.set_column(table.column_names.index(name), name, pc.round(table[name], 2))
-    return table.set_column(table.column_names.index("class"), "class", table["class"].cast(pa.string()))
+    for name in {"class", REGION} & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table

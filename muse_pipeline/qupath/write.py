@@ -21,7 +21,7 @@ from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
-from muse_pipeline.nuclei.parquet import CLUSTER, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION_PROB, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 
 BATCH = 8_192
@@ -60,7 +60,7 @@ def write_geojson(
     run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
     renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
     with open_nuclei(nuclei_path) as file:
-        columns = [*COLUMNS, *({CLUSTER} & set(file.schema_arrow.names))]
+        columns = [*COLUMNS, *(name for name in OPTIONAL if name in file.schema_arrow.names)]
     parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
     sidecar = {
         "slide_id": info.slide_id,
@@ -200,13 +200,17 @@ MEASUREMENTS = (
     ("Area um^2", "area_um2", 2),
     ("Eccentricity", "eccentricity", 3),
 )
-CLUSTER_MEASUREMENT = ("Morphology cluster", CLUSTER, 1)  # of tables that have the column
+OPTIONAL = {  # of tables that have the column
+    CLUSTER: ("Morphology cluster", CLUSTER, 1),
+    REGION_PROB: ("Region probability", REGION_PROB, 3),
+    BORDER: ("Border distance um", BORDER, 1),
+}
 _CENTROID_DIGITS = 12
 _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
 
 
 class FeatureRenderer:
-    """Renders tables with ``COLUMNS``, and perhaps clusters, as features, joined by ``SEPARATOR``.
+    """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
     Args:
         classes: name and color by label, as in the model card; other labels are written without classification.
@@ -280,7 +284,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """Name in QuPath, column and digits after the point of what a table with these columns gives."""
-    return (*MEASUREMENTS, CLUSTER_MEASUREMENT) if CLUSTER in columns else MEASUREMENTS
+    return (*MEASUREMENTS, *(said for name, said in OPTIONAL.items() if name in columns))
 
 
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,84 +10,18 @@ import numpy as np
 import pytest
 import shapely
 import zarr
-from drawn_regions import (
-    CLASSES,
-    GLASS_UM,
-    MPP,
-    SLIDE_MPP,
-    dice,
-    draw_slide,
-    draw_tumour,
-    fit_network,
-    save_drawn_model,
-)
+from drawn_regions import CLASSES, MPP, SLIDE_MPP, dice
 from PIL import Image
-from slide_files import write_pyramid
+from region_slides import read_polygons, regions
 
 from muse_pipeline.cli.main import main
 
 FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
 
 
-@dataclass
-class DrawnSlide:
-    """A slide of two kinds of tissue, taken to its store, and the mask of its tumour at 2 um/px, glass included."""
-
-    folder: Path
-    tumour: np.ndarray
-    tissue: np.ndarray
-
-    @property
-    def store(self) -> Path:
-        return self.folder / "image-500nm.zarr"
-
-
-@pytest.fixture(scope="session")
-def region_model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("region_model")
-    checkpoint = save_drawn_model(folder, fit_network())
-    assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
-    return folder / "model.onnx"
-
-
-@pytest.fixture(scope="session")
-def drawn_slide(tmp_path_factory) -> DrawnSlide:
-    folder = tmp_path_factory.mktemp("drawn_slide")
-    inside = draw_tumour((3600, 2800), seed=3)
-    write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
-    names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
-    files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
-    slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
-    assert main(["inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
-    assert main(["tissue", slide, "--info", info, *files]) == 0
-    tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
-    assert main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
-    glass = round(GLASS_UM / MPP)
-    return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
-
-
-def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
-    return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
-
-
-@pytest.fixture(scope="session")
-def found(drawn_slide, region_model, tmp_path_factory) -> Path:
-    """The folder of the slide's regions, mapped in one piece on one thread."""
-    folder = tmp_path_factory.mktemp("regions")
-    assert regions(drawn_slide, region_model, folder) == 0
-    return folder
-
-
 def checksums(folder: Path) -> dict[str, str]:
     files = [path for name in FILES for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
-    features = json.loads((folder / "regions.geojson").read_text())["features"]
-    return [
-        (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"])) for each in features
-    ]
 
 
 def fill(polygons: list[shapely.Geometry], shape: tuple[int, int]) -> np.ndarray:

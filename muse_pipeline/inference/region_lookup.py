@@ -1,0 +1,282 @@
+"""The region of every nucleus, its probability and the distance to the border; from a model's map or drawn areas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+import zarr
+
+from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.region_files import FAILED, MAP, OK, OUTLINES, RECORD
+from muse_pipeline.inference.region_outlines import trace_regions
+from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.tissue.mask import KeptArea
+
+BANDS_UM = (50, 100)  # on either side of the border
+NO_REGION = -1
+
+
+@dataclass(frozen=True)
+class RegionColumns:
+    """Columns of N nuclei.
+
+    Attributes:
+        region: (N,) int32 index of the class, ``NO_REGION`` outside all.
+        prob: (N,) float32 of that class; NaN outside all and in drawn areas.
+        border_um: (N,) float32 distance to the nearest border, negative inside; NaN where the slide has no border.
+    """
+
+    region: np.ndarray
+    prob: np.ndarray
+    border_um: np.ndarray
+
+
+class SlideRegions:
+    """The regions of one slide.
+
+    Inside is every class but the first of a model, and every drawn area. The border is where inside and other tissue
+    meet; the edge of the tissue is none.
+
+    Args:
+        classes: of the regions.
+        areas: polygons; of drawn ones that overlap, the smallest counts.
+        tissue: the tissue of each class, in level-0 px.
+        inside: (K,) bool of the classes.
+        border: lines in level-0 px.
+        outside: all tissue that is not inside, in level-0 px.
+        info: the slide.
+        record: what the table of nuclei says of where the regions are from.
+        prob: what gives (n,) probabilities times 255 of classes (n,) at positions (n, 2), or None.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[NucleusClass],
+        areas: Sequence[ClassArea],
+        tissue: Sequence[shapely.Geometry],
+        inside: Sequence[bool],
+        border: shapely.Geometry,
+        outside: shapely.Geometry,
+        info: SlideInfo,
+        record: dict[str, Any],
+        prob: ProbabilityMap | None = None,
+    ):
+        self.classes, self.record, self.mpp, self._prob = tuple(classes), record, np.array(info.mpp), prob
+        index = {one.name: number for number, one in enumerate(classes)}
+        ordered = sorted(areas, key=lambda area: area.shape.area)
+        self._shapes = np.array([area.shape for area in ordered], object)
+        self._label = np.array([index[area.class_name] for area in ordered], np.int32)
+        self._inside = np.array([*inside, False])  # the last: of no region
+        self._bounds = shapely.bounds(self._shapes)
+        shapely.prepare(self._shapes)
+        for shape in self._shapes:  # so that threads find the index of a prepared polygon and do not build it
+            shapely.contains_xy(shape, 0.0, 0.0)
+        self._border, self._tissue, self._outside = _to_um(border, self.mpp), tissue, outside
+        self._tree = shapely.STRtree(_segments(self._border))
+        self._tree.query(shapely.Point(0, 0))
+
+    def columns(self, xy: np.ndarray) -> RegionColumns:
+        """The columns of nuclei at ``xy`` (N, 2) in level-0 px; safe to call from several threads."""
+        region = np.full(len(xy), NO_REGION, np.int32)
+        if not len(xy):
+            return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
+        low, high = xy.min(0), xy.max(0)
+        near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
+        for place in np.flatnonzero(near)[::-1]:  # smaller ones come last
+            region[shapely.contains_xy(self._shapes[place], xy)] = self._label[place]
+        prob = np.full(len(xy), np.nan, np.float32)
+        if self._prob is not None and (known := region >= 0).any():
+            prob[known] = self._prob.at(xy[known], region[known])
+        return RegionColumns(region, prob, self._distance(xy, region))
+
+    def _distance(self, xy: np.ndarray, region: np.ndarray) -> np.ndarray:
+        if not len(self._tree.geometries):
+            return np.full(len(xy), np.nan, np.float32)
+        (owner, _), distance = self._tree.query_nearest(
+            shapely.points(xy * self.mpp), return_distance=True, all_matches=False
+        )
+        found = np.empty(len(xy), np.float32)
+        found[owner] = distance
+        return np.where(self._inside[region], -found, found)
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance, and the mm2 of every class and of the bands along the border, for the table of nuclei."""
+        mm2 = self.mpp.prod() / 1e6
+        inner = shapely.union_all([each for each, is_in in zip(self._tissue, self._inside, strict=False) if is_in])
+        bands = []
+        for um in BANDS_UM:
+            band = _to_um(shapely.buffer(self._border, um), 1 / self.mpp)
+            sides = {"inside_mm2": band & inner, "outside_mm2": band & self._outside}
+            bands.append({"um": um, **{side: round(float(shape.area * mm2), 6) for side, shape in sides.items()}})
+        classes = [
+            {
+                "name": one.name,
+                "color": list(one.color),
+                "is_inside": bool(self._inside[number]),
+                "area_mm2": round(float(self._tissue[number].area * mm2), 6),
+            }
+            for number, one in enumerate(self.classes)
+        ]
+        return {**self.record, "classes": classes, "bands": bands, "border_mm": round(self._border.length / 1000, 3)}
+
+
+@dataclass(frozen=True)
+class FailedRegions:
+    """Regions of a slide on which the model failed: columns without values.
+
+    Attributes:
+        reason: why it failed.
+    """
+
+    reason: str
+    classes: tuple[NucleusClass, ...] = ()
+
+    def columns(self, xy: np.ndarray) -> RegionColumns:
+        """Nothing is known of any nucleus."""
+        nan = np.full(len(xy), np.nan, np.float32)
+        return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
+
+    def describe(self) -> dict[str, Any]:
+        """That it failed, and why, for the table of nuclei."""
+        return {"source": "model", "status": FAILED, "reason": self.reason}
+
+
+class ProbabilityMap:
+    """``regions.zarr`` of a slide, read around nuclei only.
+
+    Args:
+        path: the folder.
+        mpp: (x, y) um per level-0 px.
+    """
+
+    def __init__(self, path: Path, mpp: tuple[float, float]):
+        group = zarr.open_group(path, mode="r")
+        self._array, self._mpp = group["0"], mpp
+        self._cell_um = float(group.attrs["muse"]["cell_um"])
+
+    def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """(n,) float32 of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
+        limit = np.array(self._array.shape[:0:-1]) - 1
+        cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
+        (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
+        part = self._array[:, top:bottom, left:right]
+        return (part[label, cell[:, 1] - top, cell[:, 0] - left] / 255).astype(np.float32)
+
+
+def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
+    """The regions of a slide, or why there are none.
+
+    Args:
+        source: folder that ``muse regions`` wrote to, or a GeoJSON file of drawn areas with classes.
+        info: the slide.
+        kept: the tissue.
+
+    Raises:
+        StoreError: there are no regions, or they are of another slide or tissue.
+        GeoJSONError: the drawn areas cannot be used.
+    """
+    return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """``regions.json`` of a folder.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    try:
+        record = read_json(folder / RECORD)
+        return {"status": record["status"], "reason": record["reason"], **record}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder}: has no readable {RECORD}; run `muse regions` for this slide") from error
+
+
+def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
+    record = read_record(folder)
+    if record["status"] != OK:
+        return FailedRegions(record["reason"])
+    if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
+        raise StoreError(f"{folder / RECORD}: of another slide, tissue or region of interest; run `muse regions` again")
+    classes = [NucleusClass(one["name"], tuple(one["color"])) for one in record["card"]["classes"]]
+    areas = read_class_areas(folder / OUTLINES, info) if any(one["n_areas"] for one in record["classes"]) else []
+    shapes = np.array([area.shape for area in areas], object)
+    tissue = [shapely.multipolygons([a.shape for a in areas if a.class_name == one.name]) for one in classes]
+    said = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
+    return SlideRegions(
+        classes=classes,
+        areas=areas,
+        tissue=tissue,
+        inside=[number > 0 for number in range(len(classes))],
+        border=shared_lines(shapes),
+        outside=tissue[0],
+        info=info,
+        record=said,
+        prob=ProbabilityMap(folder / MAP, info.mpp),
+    )
+
+
+def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
+    drawn = read_class_areas(path, info)
+    classes = list(dict.fromkeys(NucleusClass(area.class_name, area.color) for area in drawn))
+    classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # a class may have two colours
+    tissue = outline_kept(kept, info)
+    taken, of_class = shapely.MultiPolygon(), {one.name: [] for one in classes}
+    for area in sorted(drawn, key=lambda area: area.shape.area):
+        of_class[area.class_name].append((area.shape & tissue) - taken)
+        taken |= area.shape
+    lines = shapely.union_all([shapely.boundary(area.shape) for area in drawn])
+    said = {"source": "drawn", "file": {"name": path.name, "sha256": sha256_of(path)}, "status": OK, "reason": ""}
+    return SlideRegions(
+        classes=classes,
+        areas=drawn,
+        tissue=[shapely.union_all(of_class[one.name]) for one in classes],
+        inside=[True] * len(classes),
+        border=shapely.intersection(lines, tissue),
+        outside=shapely.difference(tissue, taken),
+        info=info,
+        record=said,
+    )
+
+
+def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
+    """Where nuclei are kept, in level-0 px."""
+    mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
+    polygons = trace_regions(mask, float(kept.mask_mpp.mean())).polygons
+    outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
+    return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
+
+
+def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
+    """The lines at which polygons that tile an area meet; their vertices are the same in both."""
+    if not len(polygons):
+        return shapely.MultiLineString()
+    sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
+    backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
+    sides[backward] = sides[backward][:, [2, 3, 0, 1]]
+    unique, n = np.unique(sides, axis=0, return_counts=True)
+    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[n > 1].reshape(-1, 2, 2))))
+
+
+def _sides(ring: shapely.Geometry) -> np.ndarray:
+    """(n, 4) x0, y0, x1, y1."""
+    xy = shapely.get_coordinates(ring)
+    return np.concatenate([xy[:-1], xy[1:]], axis=1)
+
+
+def _segments(lines: shapely.Geometry) -> np.ndarray:
+    """Every side of lines by itself, for a tree."""
+    parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
+    return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
+
+
+def _to_um(shape: shapely.Geometry, factor: np.ndarray) -> shapely.Geometry:
+    return shapely.transform(shape, lambda xy: xy * factor)

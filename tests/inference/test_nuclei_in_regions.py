@@ -1,0 +1,158 @@
+"""Nuclei and the regions that they lie in: by a model, by drawn areas, and where the model failed."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from drawn_regions import SLIDE_MPP
+from region_slides import read_polygons
+
+from muse_pipeline import read_nuclei
+from muse_pipeline.cli.main import main
+
+COLUMNS = ["region", "region_prob", "border_distance_um"]
+
+
+@pytest.fixture(scope="session")
+def shards(drawn_slide, tmp_path_factory) -> Path:
+    """The slide's nuclei before they are stitched."""
+    shard = tmp_path_factory.mktemp("shards") / "1-of-1.parquet"
+    colour = str(drawn_slide.folder / "colour.json")
+    detect = ["detect", str(drawn_slide.store), "--colour", colour, "--shard", "1-of-1", "--output", str(shard)]
+    assert main(detect) == 0
+    return shard
+
+
+def stitch(slide, shards: Path, output: Path, *more: str) -> Path:
+    info, tissue = str(slide.folder / "slide.json"), str(slide.folder / "tissue.npz")
+    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--output", str(output), *more]
+    assert main(words) == 0
+    return output
+
+
+@pytest.fixture(scope="session")
+def nuclei(drawn_slide, shards, found, tmp_path_factory) -> Path:
+    """The table with regions of the model."""
+    output = tmp_path_factory.mktemp("nuclei") / "nuclei.parquet"
+    return stitch(drawn_slide, shards, output, "--regions", str(found))
+
+
+def test_every_nucleus_has_the_region_of_the_written_polygon_around_it(nuclei, found):
+    table = pandas.read_parquet(nuclei, columns=["x", "y", *COLUMNS])
+    expected = np.full(len(table), None, object)
+    for name, polygon in read_polygons(found):
+        expected[shapely.contains_xy(polygon, table["x"], table["y"])] = name
+    region = table["region"].astype(object).where(table["region"].notna(), None)
+    assert (region.to_numpy() == expected).all()
+    assert set(region) >= {"Tumour", "Stroma"}
+    assert (region.isna()).mean() < 0.005
+    per_class = table.groupby("region", observed=True)["region_prob"].mean()
+    assert (per_class > 0.8).all()
+
+
+def test_distances_are_those_to_the_line_between_the_classes(nuclei, found):
+    table = pandas.read_parquet(nuclei, columns=["x", "y", *COLUMNS])
+    tumour, stroma = (
+        shapely.union_all([polygon for name, polygon in read_polygons(found) if name == wanted])
+        for wanted in ("Tumour", "Stroma")
+    )
+    border = shapely.intersection(shapely.boundary(tumour), shapely.boundary(stroma))
+    sample = table.sample(300, random_state=0)
+    distance = shapely.distance(shapely.points(sample["x"], sample["y"]), border) * SLIDE_MPP
+    sign = np.where(sample["region"] == "Tumour", -1, 1)
+    np.testing.assert_allclose(sample["border_distance_um"], sign * distance, atol=0.01)
+
+
+def test_threads_do_not_change_the_table(drawn_slide, shards, found, nuclei, tmp_path):
+    again = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(found), "--threads", "2")
+    assert again.read_bytes() == nuclei.read_bytes()
+
+
+def test_qupath_gets_measurements_and_python_a_column(nuclei, drawn_slide, tmp_path):
+    output = tmp_path / "nuclei.geojson.gz"
+    assert main(["geojson", str(nuclei), "--info", str(drawn_slide.folder / "slide.json"), "-o", str(output)]) == 0
+    assert main(["check-geojson", str(output)]) == 0
+    features = json.loads(gzip.decompress(output.read_bytes()))["features"]
+    table = read_nuclei(nuclei)
+    for feature, distance in zip(features[:50], table["border_distance_um"][:50], strict=True):
+        assert feature["properties"]["measurements"]["Border distance um"] == pytest.approx(distance, abs=0.051)
+    assert set(table["region"].cat.categories) == {"Stroma", "Tumour"}
+
+
+def test_without_regions_there_is_no_column(drawn_slide, shards, tmp_path):
+    plain = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet")
+    assert not set(COLUMNS) & set(pq.read_schema(plain).names)
+    assert b'"regions"' not in pq.read_metadata(plain).metadata[b"muse"]
+
+
+def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp_path):
+    assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(tmp_path)]) == 2
+    output, ledger = tmp_path / "nuclei.parquet", tmp_path / "stitch.json"
+    stitch(drawn_slide, shards, output, "--regions", str(tmp_path), "--ledger", str(ledger))
+    table, expected = pq.read_table(output), pq.read_table(nuclei)
+    assert all(table[name].null_count == len(table) for name in COLUMNS)
+    assert table.drop_columns(COLUMNS).equals(expected.drop_columns(COLUMNS))
+    [warning] = json.loads(ledger.read_text())["warnings"]
+    assert warning.startswith("no tissue regions: ")
+    assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
+    info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
+    assert main(["geojson", str(output), "--info", info, "--output", geojson]) == 0
+
+
+def test_regions_of_another_slide_are_refused(drawn_slide, shards, found, tmp_path, capsys):
+    shutil.copytree(found, tmp_path / "other")
+    record = json.loads((found / "regions.json").read_text())
+    (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
+    info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
+    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(tmp_path / "other")]
+    assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
+    assert "of another slide" in capsys.readouterr().err
+
+
+def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(shape)),
+            "properties": {"objectType": "annotation", "classification": {"name": name, "color": [9, 8, 7]}},
+        }
+        for name, shape in areas.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
+    """The smaller of two areas counts; the part of an outline that lies on glass is no border."""
+    outer, inner = shapely.box(0, 0, 4000, 4000), shapely.box(2000, 2000, 3000, 3000)
+    areas = draw_areas(tmp_path / "areas.geojson", {"Tumour": outer, "Necrosis": inner})
+    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(areas))
+    table = pandas.read_parquet(output, columns=["x", "y", *COLUMNS])
+    x, y = table["x"], table["y"]
+    in_inner, in_outer = x.between(2000, 3000) & y.between(2000, 3000), (x < 4000) & (y < 4000)
+    region = table["region"].astype(object)
+    assert (region[in_inner] == "Necrosis").all()
+    assert (region[in_outer & ~in_inner] == "Tumour").all()
+    assert region[~in_outer].isna().all()
+    assert table["region_prob"].isna().all()
+    near_glass = (x < 900) & (y > 1500) & (y < 1900)
+    assert (table["border_distance_um"][near_glass] < -300).all()
+    assert (table["border_distance_um"][~in_outer] > 0).all()
+    said = json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]
+    areas_mm2 = {one["name"]: one["area_mm2"] for one in said["classes"]}
+    assert areas_mm2["Necrosis"] == pytest.approx(0.25, rel=0.01)
+    assert areas_mm2["Tumour"] == pytest.approx((4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02)  # 16 to 24 um around it
+
+
+def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):
+    areas = draw_areas(tmp_path / "areas.geojson", {"Ignore*": shapely.box(0, 0, 4000, 4000)})
+    info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
+    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(areas)]
+    assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
+    assert "has no area with a class" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""A drawn slide of two kinds of tissue, its region model and its regions, by the real steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, draw_slide, draw_tumour, fit_network, save_drawn_model
+from slide_files import write_pyramid
+
+from muse_pipeline.cli.main import main
+
+
+@dataclass
+class DrawnSlide:
+    """A slide of two kinds of tissue, taken to its store, and the mask of its tumour at 2 um/px, glass included."""
+
+    folder: Path
+    tumour: np.ndarray
+    tissue: np.ndarray
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "image-500nm.zarr"
+
+
+def take_to_store(folder: Path) -> DrawnSlide:
+    """Draw a slide of islands of tumour in stroma and run the steps up to `tile`."""
+    inside = draw_tumour((3600, 2800), seed=3)
+    write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
+    names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
+    files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
+    slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
+    assert main(["inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
+    assert main(["tissue", slide, "--info", info, *files]) == 0
+    tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
+    assert main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
+    glass = round(GLASS_UM / MPP)
+    return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
+
+
+def export_drawn_model(folder: Path) -> Path:
+    """Fit a network, save it as a checkpoint and export it."""
+    checkpoint = save_drawn_model(folder, fit_network())
+    assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
+    return folder / "model.onnx"
+
+
+def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
+    """The exit status of ``muse regions``."""
+    return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
+
+
+def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
+    """Class and outline in level-0 px of every feature of ``regions.geojson``."""
+    features = json.loads((folder / "regions.geojson").read_text())["features"]
+    return [
+        (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"])) for each in features
+    ]
