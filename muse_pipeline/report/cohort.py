@@ -85,6 +85,16 @@ class SlideResult:
         return self.summary["provenance"].get("roi") if self.summary else None
 
     @property
+    def regions(self) -> dict[str, Any] | None:
+        """Tissue regions and their nuclei (``report.regions``); None where not asked for, or of a failed slide."""
+        return self.summary.get("regions") if self.summary else None
+
+    @property
+    def lacks_regions(self) -> str:
+        """Why there are no tissue regions although they were asked for; "" where there are."""
+        return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
+
+    @property
     def model(self) -> dict[str, str] | None:
         """The model that found its nuclei, its "name" and "sha256"; None for a failed slide."""
         return self.summary["provenance"]["model"] if self.summary else None
@@ -196,12 +206,14 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
+    no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     said = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
         *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
         *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
+        *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *([said] if unknown else []),
     ]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from muse_pipeline.core.files import read_json
 
-OPTIONAL = ("fetch", "propose", "overlay")  # no gap where they never ran: not asked for, or the report does their work
+# No gap where they never ran: not asked for, or the report does their work.
+OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log, run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "stitch", "geojson", "overlay")
+STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
         shards = [entry for entry in entries if entry.get("step") == step]
         if step in OPTIONAL and not shards:
             continue
-        stopped_at = next((record for record in records if record.status != "ok"), None)
+        stopped_at = next((record for record in records if record.status != "ok" and record.step != "regions"), None)
         records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at, no_model))
     return records
 
@@ -56,9 +57,9 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """The step that explains why a slide is not finished: a recorded failure before a missing step.
 
-    Never ``overlay``, whose pictures the report draws where they lack.
+    Never ``overlay``, whose pictures the report draws where they lack, nor ``regions``, without which nuclei do.
     """
-    broken = [record for record in records if record.status != "ok" and record.step != "overlay"]
+    broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
 
 

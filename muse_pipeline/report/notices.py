@@ -43,6 +43,8 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
     if flagged([slide]):
         level, word = (RED, "other stain") if slide.appearance == OTHER_STAIN else (AMBER, "unlike training")
         yield Notice(level, word, f"unlike the model's training pictures: {describe_doubt(slide)}")
+    if slide.lacks_regions:
+        yield Notice(AMBER, "no regions", f"no tissue regions: {slide.lacks_regions}")
     said_of_mpp = doubtful_mpp(slide)
     if slide.size_doubt:
         yield Notice(RED, "doubtful scale", "; ".join(filter(None, [slide.size_doubt, said_of_mpp])))

@@ -25,6 +25,7 @@ from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.html import Markup, element, join
 from muse_pipeline.report.notices import RED, find_notices
 from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.regions import region_table
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
@@ -38,6 +39,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         _facts(slide),
         class_bar(_bar_of(slide), slide.tissue_mm2) if slide.n_nuclei else None,
         _annotations(slide),
+        region_table(slide.regions),
         *_warnings(slide),
         _pictures(slide, anchor, album),
         _files(slide, album),
@@ -167,6 +169,8 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
     overview, fields = [], []
     if slide.finished("tissue"):
         overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
+    if slide.regions and (slide.folder / "regions.png").is_file():
+        overview.append(album.figure(slide.folder / "regions.png", "Tissue regions", _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
         overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
     if slide.summary:
@@ -198,7 +202,8 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     if not slide.summary:
         return element("p", source, class_="files")
     proposals = ["proposals.geojson.gz", "proposals.parquet"] if slide.summary.get("proposals") else []
-    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, "tissue.geojson"]
+    regions = ["regions.geojson"] if slide.regions else []
+    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, *regions, "tissue.geojson"]
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]

@@ -31,6 +31,7 @@ from muse_pipeline.report.overlays import (
     find_proposals,
 )
 from muse_pipeline.report.pictures import make_thumbnail
+from muse_pipeline.report.regions import count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store, store_name
@@ -105,6 +106,7 @@ def _describe(
         ],
         "immunohistochemistry": ihc,
         "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
+        **_describe_regions(nuclei, provenance, classes),
         "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(folder / "tissue.png"),
         "fields": _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc), proposals)
@@ -116,6 +118,13 @@ def _describe(
         "provenance": provenance,
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
+
+
+def _describe_regions(nuclei: Path, provenance: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:
+    """Nuclei by region, where regions were asked for."""
+    if "regions" not in provenance:
+        return {}
+    return {"regions": count_in_regions(nuclei, provenance["regions"], classes)}
 
 
 def _count_positive(provenance: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.html import Markup, element
 from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
 
 
@@ -75,6 +76,7 @@ _OF_ANNOTATION = (
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a cell without a value is empty, the columns depend on the classes alone."""
     columns = [*_LEADING, *_class_columns(slides)]
+    columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
     _write(path, columns, map(_row, slides))
 
@@ -120,6 +122,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
         **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
+        **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
     }

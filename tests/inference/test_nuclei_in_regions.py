@@ -147,7 +147,9 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     said = json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]
     areas_mm2 = {one["name"]: one["area_mm2"] for one in said["classes"]}
     assert areas_mm2["Necrosis"] == pytest.approx(0.25, rel=0.01)
-    assert areas_mm2["Tumour"] == pytest.approx((4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02)  # 16 to 24 um around it
+    assert areas_mm2["Tumour"] == pytest.approx(
+        (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02
+    )  # 16 to 24 um around it
 
 
 def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):

@@ -1,0 +1,109 @@
+"""Nuclei in each tissue region and along its border: counts for ``summary.json``, columns of the table, a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from muse_pipeline.core.text import area_text, count_text, density_text, one_line
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.parquet import BORDER, REGION, ROW_GROUP, iterate_rows
+from muse_pipeline.report.html import Markup, element, join
+
+SIDES = ("inside", "outside")
+
+
+def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:
+    """Area and nuclei of every region and of the bands along the border, for ``summary.json``.
+
+    Args:
+        nuclei: the table.
+        regions: what its provenance has of regions.
+        classes: of the nuclei.
+    """
+    if regions["status"] != "ok":
+        return regions
+    names = [one["name"] for one in regions["classes"]]
+    n_in_region = np.zeros((len(names), len(classes)), int)
+    bands = [(side, band) for band in regions["bands"] for side in SIDES]
+    n_in_band = np.zeros((len(bands), len(classes)), int)
+    for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER]):
+        label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
+        region = pc.fill_null(pc.index_in(table[REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
+        for place in range(len(names)):
+            n_in_region[place] += _count(label[region == place], classes)
+        for place, (side, band) in enumerate(bands):
+            depth = -border if side == "inside" else border
+            is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band["um"])
+            n_in_band[place] += _count(label[is_there], classes)
+    return {
+        **regions,
+        "classes": [{**one, **_nuclei(n, classes)} for one, n in zip(regions["classes"], n_in_region, strict=True)],
+        "bands": [
+            {"side": side, "um": band["um"], "area_mm2": band[f"{side}_mm2"], **_nuclei(n, classes)}
+            for (side, band), n in zip(bands, n_in_band, strict=True)
+        ],
+    }
+
+
+def _count(label: np.ndarray, classes: Sequence[NucleusClass]) -> np.ndarray:
+    return np.bincount(label[label >= 0], minlength=len(classes))[: len(classes)]
+
+
+def _nuclei(n: np.ndarray, classes: Sequence[NucleusClass]) -> dict[str, Any]:
+    return {
+        "n_nuclei": int(n.sum()),
+        "n_by_class": {one.name: int(count) for one, count in zip(classes, n, strict=True)},
+    }
+
+
+def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | None]:
+    """Columns of ``cohort.tsv`` of one slide; none without regions."""
+    if regions is None:
+        return {}
+    values: dict[str, float | str | None] = {"regions": regions["status"]}
+    if regions["status"] == "ok":
+        values["border_mm"] = regions["border_mm"]
+        for name, row in _rows(regions):
+            values |= {f"mm2_in_{name}": round(row["area_mm2"], 4), f"nuclei_in_{name}": row["n_nuclei"]}
+            values[f"nuclei_per_mm2_in_{name}"] = _per_mm2(row["n_nuclei"], row["area_mm2"])
+            for kind, n in row["n_by_class"].items():
+                values[f"nuclei_in_{name}_{one_line(kind)}"] = n
+                values[f"nuclei_per_mm2_in_{name}_{one_line(kind)}"] = _per_mm2(n, row["area_mm2"])
+    return values
+
+
+def region_table(regions: dict[str, Any] | None) -> Markup | None:
+    """The regions of a slide, then the bands along the border, with the density of every class of nuclei."""
+    if regions is None or regions["status"] != "ok":
+        return None
+    kinds = list(regions["classes"][0]["n_by_class"])
+    labels = ["Region", "mm²", "Nuclei", "Nuclei/mm²", *(f"{kind}/mm²" for kind in kinds)]
+    head = [element("th", label, scope="col", class_="number" if i else None) for i, label in enumerate(labels)]
+    body = [_html_row(one["name"], one, kinds) for one in regions["classes"]]
+    body += [_html_row(f"{one['um']} µm {one['side']} the border", one, kinds) for one in regions["bands"]]
+    table = element("table", element("thead", element("tr", *head)), element("tbody", join(body)))
+    return element("div", table, class_="scroll annotations")
+
+
+def _html_row(name: str, row: dict[str, Any], kinds: Sequence[str]) -> Markup:
+    densities = (row["n_nuclei"], *(row["n_by_class"][kind] for kind in kinds))
+    cells = [area_text(row["area_mm2"]), count_text(row["n_nuclei"])]
+    cells += [density_text(n / row["area_mm2"] if row["area_mm2"] else None) for n in densities]
+    numbers = (element("td", text, class_="number") for text in cells)
+    return element("tr", element("th", element("bdi", name), scope="row"), *numbers)
+
+
+def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from ((one_line(one["name"]), one) for one in regions["classes"])
+    yield from ((f"border_{one['side']}_{one['um']}um", one) for one in regions["bands"])
+
+
+def _per_mm2(n: int, mm2: float) -> float | None:
+    return round(n / mm2, 1) if mm2 else None
