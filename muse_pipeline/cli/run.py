@@ -114,7 +114,7 @@ def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     from muse_pipeline.slides.remote import is_url
 
     homes = {(output / row.slide_id).resolve() for row in rows}
-    read = sorted({place for row in rows for place in (row.path, row.roi) if place and not is_url(place)})
+    read = sorted({place for row in rows for place in (row.path, row.roi, row.regions) if place and not is_url(place)})
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
             raise ConfigError(f"{path}: its own pixels lie where its results would; give another --output")

@@ -35,14 +35,12 @@ def run(args: argparse.Namespace) -> None:
 
 def check_sheet(path: Path, resolved: Path | None) -> None:
     """Check a sheet; write its rows as JSON if asked to."""
-    from dataclasses import asdict
-
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.files import write_json
 
     rows = read_sheet(path)
     if resolved:
-        write_json(resolved, [asdict(row) for row in rows])
+        write_json(resolved, [row.to_dict() for row in rows])
     print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
 
 

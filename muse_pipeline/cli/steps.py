@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -91,7 +91,7 @@ def run_slides(rows: list[SheetRow], plan: Plan, settings: RunSettings) -> list[
     for line in describe_changes({name: found for name, found in changes.items() if found}):
         print(line)
     kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
-    runs = {row.slide_id: {**asdict(row), "shards": plan.shards_of(row)} for row in rows}
+    runs = {row.slide_id: {**row.to_dict(), "shards": plan.shards_of(row)} for row in rows}
     for name in kept:  # whose ledgers are of so many
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
@@ -106,7 +106,7 @@ def run_slides(rows: list[SheetRow], plan: Plan, settings: RunSettings) -> list[
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
     """The result of a slide whose steps have all ended well, in however many shards; else None."""
-    result = judge_slide(plan.output, {**asdict(row), "shards": None})
+    result = judge_slide(plan.output, {**row.to_dict(), "shards": None})
     return None if result.status == "failed" else result
 
 
@@ -131,7 +131,7 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
 
 def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
     """What was found in a slide whose steps have ended well."""
-    result = judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+    result = judge_slide(plan.output, {**row.to_dict(), "shards": plan.shards_of(row)})
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
     return "; ".join([f"{result.n_nuclei:,} nuclei, {time_text(seconds)}", *filter(None, [result.reason])])
@@ -250,6 +250,7 @@ def slide_steps(row: SheetRow, plan: Plan) -> Iterator[list[str]]:
         )
     yield _step(
         *["stitch", *[folder / f"shards/{shard}.parquet" for shard in shards]],
+        *_option("--regions", row.regions),
         *["--info", folder / "slide.json", "--tissue", folder / "tissue.npz"],
         *["--threads", plan.threads, "--output", folder / "nuclei.parquet"],
         *["--ledger", folder / "ledger/stitch.json"],

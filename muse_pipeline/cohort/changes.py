@@ -84,7 +84,7 @@ def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
 def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
     """Every setting as it was and as it is now, in words that are equal if the setting is the same."""
     provenance = made["provenance"]
-    model, roi = provenance["model"], provenance.get("roi")
+    model, roi, drawn = provenance["model"], provenance.get("roi"), provenance.get("regions", {}).get("file")
     given_mpp = provenance["slide_mpp"][0] if provenance["mpp_source"] == GIVEN else None
     model_before, model_now = _named(model["name"], model["sha256"]), _named(run.model, run.model_sha256)
     if run.model_sha256 is None and model["name"] == run.model:
@@ -95,6 +95,10 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "roi": (
             _named(roi["name"], roi["sha256"]) if roi else "none",
             _named(Path(row.roi).name, sha256_of(row.roi)) if row.roi else "none",
+        ),
+        "regions": (
+            _named(drawn["name"], drawn["sha256"]) if drawn else "none",
+            _named(Path(row.regions).name, sha256_of(row.regions)) if row.regions else "none",
         ),
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),

@@ -8,14 +8,15 @@ import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
-COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards")
+COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards", "regions")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = COLUMNS[:2]
 _UTF16 = ("utf-16-le", "utf-16-be")
@@ -56,6 +57,7 @@ class SheetRow:
         roi: absolute path of a GeoJSON that limits the analysis; or None.
         split: train, val or whatever the user calls it.
         shards: into how many jobs its detection is cut; or None for the config's number.
+        regions: absolute path of a GeoJSON of tissue areas with classes; or None.
     """
 
     slide_id: str
@@ -65,6 +67,12 @@ class SheetRow:
     roi: str | None = None
     split: str | None = None
     shards: int | None = None
+    regions: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; ``regions`` only where there are some."""
+        values = asdict(self)
+        return values if self.regions else {name: value for name, value in values.items() if name != "regions"}
 
 
 def is_sheet(path: Path) -> bool:
@@ -198,7 +206,7 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
         yield problem
     if not values.get("path"):
         yield "path is empty"
-    for column in ("path", "roi"):
+    for column in ("path", "roi", "regions"):
         if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
             yield f"{column} '{_show(cell)}': {problem}"
     if (cell := values.get("mpp")) and not _parse_mpp(cell):
@@ -217,6 +225,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         roi=str(_absolute(filled["roi"], folder)) if "roi" in filled else None,
         split=filled.get("split"),
         shards=_parse_shards(filled.get("shards", "")),
+        regions=str(_absolute(filled["regions"], folder)) if "regions" in filled else None,
     )
 
 

@@ -74,10 +74,12 @@ _OF_ANNOTATION = (
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write the table; a cell without a value is empty, the columns depend on the classes alone."""
+    """Write the table; a cell without a value is empty, the columns depend on classes and regions alone."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
-    columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
+    with_regions = any(record.step == "regions" for slide in slides for record in slide.progress)
+    steps = [step for step in STEPS if step != "regions" or with_regions]
+    columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in steps]
     _write(path, columns, map(_row, slides))
 
 

@@ -82,7 +82,7 @@ def test_the_header(folder):
         "4 problems:",
         "row 1: unknown column 'pth'; did you mean 'path'?",
         "row 1: column 'mpp' is there 2 times",
-        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards",
+        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards, regions",
         "row 1: column 'path' is missing",
     ]
 

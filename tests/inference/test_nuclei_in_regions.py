@@ -1,5 +1,6 @@
 """Nuclei and the regions that they lie in: by a model, by drawn areas, and where the model failed."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -15,6 +16,7 @@ from region_slides import read_polygons
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
+from muse_pipeline.core.files import write_json
 
 COLUMNS = ["region", "region_prob", "border_distance_um"]
 
@@ -113,6 +115,64 @@ def test_regions_of_another_slide_are_refused(drawn_slide, shards, found, tmp_pa
     words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(tmp_path / "other")]
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
     assert "of another slide" in capsys.readouterr().err
+
+
+@pytest.fixture
+def results(drawn_slide, nuclei, found, tmp_path) -> Path:
+    """Results of a cohort of one slide, with regions, as the steps leave them."""
+    folder = tmp_path / "results" / "drawn"
+    shutil.copytree(drawn_slide.folder, folder, ignore=shutil.ignore_patterns("drawn.tif"))
+    shutil.copytree(found, folder, dirs_exist_ok=True)
+    shutil.copy(nuclei, folder)
+    info, output = folder / "slide.json", str(folder / "nuclei.geojson.gz")
+    assert main(["geojson", str(folder / "nuclei.parquet"), "--info", str(info), "--output", output]) == 0
+    for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
+        write_json(folder / "ledger" / f"{step}.json", {"step": step, "status": "ok", "seconds": 1.0})
+    row = {"slide_id": "drawn", "path": json.loads(info.read_text())["path"], "shards": 1}
+    write_json(tmp_path / "results/sheet.json", [row])
+    return tmp_path / "results"
+
+
+def read_row(results: Path) -> dict[str, str]:
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        [row] = csv.DictReader(file, dialect="excel-tab")
+    return row
+
+
+def test_the_table_counts_what_lies_in_the_polygons_of_the_file(results, capsys):
+    assert main(["report", str(results)]) == 0
+    row, table = read_row(results), read_nuclei(results / "drawn/nuclei.parquet")
+    assert (row["status"], row["regions"]) == ("ok", "ok")
+    polygons = read_polygons(results / "drawn")
+    for name in ("Tumour", "Stroma"):
+        shapes = [polygon for each, polygon in polygons if each == name]
+        inside = sum(shapely.contains_xy(shape, table["x"], table["y"]) for shape in shapes) > 0
+        mm2 = sum(shape.area for shape in shapes) * SLIDE_MPP**2 / 1e6
+        assert int(row[f"nuclei_in_{name}"]) == inside.sum()
+        assert int(row[f"nuclei_in_{name}_Lymphocyte"]) == (inside & (table["class"] == "Lymphocyte")).sum()
+        assert float(row[f"mm2_in_{name}"]) == pytest.approx(mm2, rel=0.01)
+        assert float(row[f"nuclei_per_mm2_in_{name}"]) == pytest.approx(inside.sum() / mm2, rel=0.01)
+    distance = table["border_distance_um"]
+    assert int(row["nuclei_in_border_inside_50um"]) == distance.between(-50, 0).sum()
+    assert int(row["nuclei_in_border_outside_100um"]) == (distance.between(0, 100) & (distance > 0)).sum()
+    assert 0 < float(row["mm2_in_border_inside_50um"]) < float(row["mm2_in_border_inside_100um"])
+    assert float(row["nuclei_per_mm2_in_border_inside_50um"]) > 2 * float(row["nuclei_per_mm2_in_border_outside_50um"])
+    page = (results / "report.html").read_text()
+    assert "50 µm inside the border" in page
+    assert "Tissue regions" in page
+
+
+def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, shards, capsys):
+    folder = results / "drawn"
+    assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(folder)]) == 2
+    write_json(folder / "ledger/regions.json", {"step": "regions", "status": "failed", "reason": "no model"})
+    stitch(drawn_slide, shards, folder / "nuclei.parquet", "--regions", str(folder))
+    assert main(["report", str(results)]) == 0
+    row = read_row(results)
+    assert (row["status"], row["regions"]) == ("ok", "failed")
+    assert int(row["nuclei"]) > 1000
+    assert "without tissue regions, whose model failed" in capsys.readouterr().out
+    assert "no tissue regions: " in (results / "report.html").read_text()
 
 
 def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:

@@ -50,6 +50,7 @@ rule stitch:
         shards=lambda wildcards: [f"{OUTPUT}/{wildcards.slide}/shards/{shard}.parquet" for shard in shards(wildcards)],
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
+        regions=row_file("regions"),
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
         csv=["<results>/{slide}/nuclei.csv.gz"] if config["csv"] else [],
@@ -62,10 +63,12 @@ rule stitch:
         "../../envs/infer.yaml"
     params:
         csv=lambda wildcards, output: option("--csv", output.csv or None),
+        regions=row_option("--regions", "regions"),
+        regions_state=state_of("regions"),
         made_from=made_from,
     shell:
         r"""
-        muse stitch {input.shards:q} {params.csv:q} \
+        muse stitch {input.shards:q} {params.csv:q} {params.regions:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --threads {threads} \
