@@ -63,7 +63,7 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
         The content of ``regions.json``.
     """
     classes = found.card.classes
-    outlines = trace_regions(classify(found), found.cell_um)
+    outlines = trace_regions(classify(found))
     level0 = [_to_level0(polygon, found, info) for polygon in outlines.polygons]
     areas = [
         ClassArea(classes[label].name, classes[label].color, part)

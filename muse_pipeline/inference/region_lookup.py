@@ -250,7 +250,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
 def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     """Where nuclei are kept, in level-0 px."""
     mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
-    polygons = trace_regions(mask, float(kept.mask_mpp.mean())).polygons
+    polygons = trace_regions(mask).polygons
     outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 

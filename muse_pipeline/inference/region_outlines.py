@@ -14,9 +14,9 @@ from muse_pipeline.tissue.mask import KEEP_UM
 
 MIN_AREA_MM2 = 0.01  # smaller islands are given to the class around them; a disc of 113 um across
 RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
-TOLERANCE_UM = 4.0  # an outline is nowhere further from the borders of the cells
-_CORNER = 0.36  # cells: how far an outline through the middles of cells' sides is from a corner (sqrt(2) / 4)
-_MOST = 0.5  # cells: neighbouring outlines that are simplified by less hardly ever meet
+# An outline is nowhere further from the sides of the cells than half a cell, 4 um at 2 um/px: sqrt(2) / 4 for going
+# through the middles of the sides, and the rest for leaving out vertices.
+SIMPLIFIED_BY = 0.14  # cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +94,12 @@ def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -
         around[inside > 0] = votes.argmax()
 
 
-def trace_regions(label: np.ndarray, cell_um: float) -> Outlines:
-    """Polygons of the classes of a (H, W) uint8 map, 0 for no tissue; see ``TOLERANCE_UM``."""
+def trace_regions(label: np.ndarray) -> Outlines:
+    """Polygons of the classes of a (H, W) uint8 map, 0 for no tissue; see ``SIMPLIFIED_BY``."""
     arcs = np.array(list(map(_cut_corners, _find_arcs(label))), object)
     if not len(arcs):
         return Outlines(np.zeros(0, object), np.zeros(0, int))
-    simple = shapely.simplify(arcs, np.clip(TOLERANCE_UM / cell_um - _CORNER, 0.05, _MOST), preserve_topology=False)
+    simple = shapely.simplify(arcs, SIMPLIFIED_BY, preserve_topology=False)
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # an arc as it was crosses no other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
