@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from drawn import ArraySlide
 
+from muse_pipeline.core.errors import StoreError
 from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -27,3 +28,36 @@ def test_outside_it_is_white(store, xy):
 @pytest.mark.parametrize(("xy", "n_inside"), [((-7, -7), 1), ((599, 299), 1), ((596, 100), 32), ((508, 100), 64)])
 def test_at_its_edges_it_is_both(store, xy, n_inside):
     assert (store.read(xy, (8, 8)) == 90).all(2).sum() == n_inside
+
+
+@pytest.fixture(scope="module")
+def ramp(tmp_path_factory):
+    """A store of 3,000 x 2,600 px at 0.5 um/px whose colours rise from left to right and from top to bottom."""
+    x, y = np.meshgrid(np.arange(3000), np.arange(2600))
+    pixels = np.stack([x * 0.08, y * 0.09, np.full_like(x, 60)], -1).astype(np.uint8)
+    slide = ArraySlide([pixels])
+    mask = TissueMask(np.ones((163, 188), bool), np.array([8.0, 8.0]), None, 1.95)
+    path = tmp_path_factory.mktemp("ramp") / "image-500nm.zarr"
+    write_store(slide, slide.info((0.5, 0.5)), mask, path)
+    return open_store(path), pixels
+
+
+@pytest.mark.parametrize("mpp", [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+def test_at_a_coarser_mpp_it_shows_the_same_places(ramp, mpp):
+    store, pixels = ramp
+    coarse, factor = store.at(mpp), round(mpp / 0.5)
+    assert (coarse.mpp, coarse.size_px) == (mpp, (-(-3000 // factor), -(-2600 // factor)))
+    found = coarse.read((2, 3), (20, 30))
+    part = pixels[3 * factor : 33 * factor, 2 * factor : 22 * factor].astype(float)
+    expected = part.reshape(30, factor, 20, factor, 3).mean((1, 3))
+    assert np.abs(found - expected).max() <= 1.5
+    assert (coarse.read((-5, -5), (4, 4)) == 255).all()
+    mask, side_px = coarse.tissue
+    assert side_px * mpp == 8.0
+    assert mask.shape == (163, 188)
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.75, 1.3])
+def test_another_mpp_than_a_multiple_is_refused(ramp, mpp):
+    with pytest.raises(StoreError, match="no whole multiple"):
+        ramp[0].at(mpp)
