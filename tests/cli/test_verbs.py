@@ -87,6 +87,7 @@ BAD_INPUT = {
     "model": ["{noise}", "--resolved", "{out}"],
     "proposer": ["nobody", "--resolved", "{out}"],
     "card": ["{noise}", "--temperature", "1.5", "-o", "{out}"],
+    "regions": ["{missing}", "--model", "{noise}", "--output", "{out}"],
     "propose": ["{missing}", "--colour", "{missing}", "--info", "{missing}", "--output", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
     "stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
