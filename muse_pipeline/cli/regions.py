@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, add_threads_argument, at_least_one
 from muse_pipeline.cli.output import add_ledger_argument
+
+if TYPE_CHECKING:
+    from muse_pipeline.inference.region_maps import MapShard
+    from muse_pipeline.store.grid import Shard
 
 SHARDS = "regions.shards"
 
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
 
-def _map(args: argparse.Namespace, shard):
+def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
     from muse_pipeline.cli.output import say_how_busy, show_progress
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour

@@ -4,11 +4,19 @@ Resolves the seams between windows, keeps what lies in tissue (and in the ROI, i
 measures them. With --regions every nucleus also has its tissue region and its distance to the border.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 from muse_pipeline.cli.output import add_ledger_argument
+
+if TYPE_CHECKING:
+    from muse_pipeline.core.types import SlideInfo
+    from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
+    from muse_pipeline.tissue.mask import KeptArea
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         write_csv(args.output, args.csv)
 
 
-def _load_regions(args: argparse.Namespace, info, kept):
+def _load_regions(args: argparse.Namespace, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
     """The regions of the slide; a model that failed is a warning, for nuclei do without."""
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
 

@@ -80,7 +80,7 @@ class SlideRegions:
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # so that threads find the index of a prepared polygon and do not build it
             shapely.contains_xy(shape, 0.0, 0.0)
-        self._border, self._tissue, self._outside = _to_um(border, self.mpp), tissue, outside
+        self._border, self._tissue, self._outside = _scale(border, self.mpp), tissue, outside
         self._tree = shapely.STRtree(_segments(self._border))
         self._tree.query(shapely.Point(0, 0))
 
@@ -114,7 +114,7 @@ class SlideRegions:
         inner = shapely.union_all([each for each, is_in in zip(self._tissue, self._inside, strict=False) if is_in])
         bands = []
         for um in BANDS_UM:
-            band = _to_um(shapely.buffer(self._border, um), 1 / self.mpp)
+            band = _scale(shapely.buffer(self._border, um), 1 / self.mpp)
             sides = {"inside_mm2": band & inner, "outside_mm2": band & self._outside}
             bands.append({"um": um, **{side: round(float(shape.area * mm2), 6) for side, shape in sides.items()}})
         classes = [
@@ -278,5 +278,5 @@ def _segments(lines: shapely.Geometry) -> np.ndarray:
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 
 
-def _to_um(shape: shapely.Geometry, factor: np.ndarray) -> shapely.Geometry:
+def _scale(shape: shapely.Geometry, factor: np.ndarray) -> shapely.Geometry:
     return shapely.transform(shape, lambda xy: xy * factor)
