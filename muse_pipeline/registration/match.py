@@ -1,0 +1,170 @@
+"""Measure, tile by tile, how far a partner still lies from its slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.registration.sample import PixelReader, grid_um, nuclear_density, sample
+from muse_pipeline.registration.transform import Transform
+
+CLEAR = 0.1  # of correlation, by which the best place in a tile exceeds every other
+MIN_CORRELATION = 0.2
+OTHER_PLACE_UM = 8.0  # further from the best place than this is another one
+FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
+MIN_SEEN = 0.8  # part of a tile that lies on the partner
+
+
+@dataclass(frozen=True)
+class Power:
+    """How finely tiles are compared.
+
+    Attributes:
+        um: per pixel.
+        tile_um: side of a tile.
+        reach_um: how far from its place a tile is looked for.
+    """
+
+    um: float
+    tile_um: float
+    reach_um: float
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile in pixels."""
+        return round(self.tile_um / self.um)
+
+    @property
+    def reach_px(self) -> int:
+        """Reach in pixels."""
+        return round(self.reach_um / self.um)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What was measured in N tiles.
+
+    Attributes:
+        centre_um: (N, 2) on the slide.
+        shift_um: (N, 2), how far from ``centre_um`` the transform finds on the slide what it should find there.
+        correlation: (N,) of the tile and the partner at its best place.
+        is_seen: (N,) bool, whether the partner shows anything there.
+        is_clear: (N,) bool, whether one place is much better than all others.
+    """
+
+    centre_um: np.ndarray
+    shift_um: np.ndarray
+    correlation: np.ndarray
+    is_seen: np.ndarray
+    is_clear: np.ndarray
+
+    def partner_um(self, transform: Transform) -> np.ndarray:
+        """(N, 2) where the tiles' centres lie on the partner, when they were measured with ``transform``."""
+        return transform.to_partner(self.centre_um + self.shift_um)
+
+
+def match_tiles(
+    slide: PixelReader,
+    partner: PixelReader,
+    transform: Transform,
+    centre_um: np.ndarray,
+    power: Power,
+    threads: int = 1,
+) -> Matches:
+    """Look for the tiles around ``centre_um`` (N, 2) on the partner, which ``transform`` brings close already."""
+    size_um = np.asarray(partner.size_px) * partner.mpp
+
+    def match(centre: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        return _match_tile(slide, partner, transform, centre, power, size_um)
+
+    found = list(map_in_order(match, centre_um, threads))
+    shift, correlation, seen, clear = zip(*found, strict=True) if found else ([], [], [], [])
+    return Matches(
+        np.asarray(centre_um).reshape(-1, 2),
+        np.array(shift, float).reshape(-1, 2),
+        np.array(correlation),
+        np.array(seen, bool),
+        np.array(clear, bool),
+    )
+
+
+def _match_tile(
+    slide: PixelReader,
+    partner: PixelReader,
+    transform: Transform,
+    centre: np.ndarray,
+    power: Power,
+    partner_size_um: np.ndarray,
+) -> tuple[np.ndarray, float, bool, bool]:
+    """Shift (2,) um, correlation, whether the partner shows anything there, and whether the best place is clear."""
+    nowhere = np.zeros(2), 0.0
+    side, reach = power.tile_px, power.reach_px
+    inner = grid_um(centre - side * power.um / 2, power.um, (side, side))
+    outer = grid_um(centre - (side / 2 + reach) * power.um, power.um, (side + 2 * reach,) * 2)
+    on_partner = transform.to_partner(outer)
+    is_on = ((on_partner >= 0) & (on_partner < partner_size_um)).all(-1)
+    if is_on[reach : reach + side, reach : reach + side].mean() < MIN_SEEN:
+        return *nowhere, False, False
+    tile, around = nuclear_density(sample(slide, inner)), nuclear_density(sample(partner, on_partner))
+    if around.std() < FLAT:
+        return *nowhere, False, False
+    if tile.std() < FLAT:
+        return *nowhere, True, False
+    score = cv2.matchTemplate(around, tile, cv2.TM_CCOEFF_NORMED)
+    place = np.array(np.unravel_index(score.argmax(), score.shape))
+    best = float(score[tuple(place)])
+    near = round(OTHER_PLACE_UM / power.um) + 1
+    others = score.copy()
+    others[tuple(slice(max(at - near, 0), at + near + 1) for at in place)] = -1
+    at_edge = (place == 0).any() or (place == 2 * reach).any()
+    clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
+    shift = (place + _subpixel(score, place) - reach)[::-1] * power.um
+    return shift, best, True, bool(clear)
+
+
+def _subpixel(score: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(row, column) offset of the peak of a parabola through the best score and its neighbours, at most half a px."""
+    offset = np.zeros(2)
+    for axis in range(2):
+        before, after = (place.copy() for _ in range(2))
+        before[axis], after[axis] = before[axis] - 1, after[axis] + 1
+        if before[axis] < 0 or after[axis] >= score.shape[axis]:
+            continue
+        low, middle, high = (float(score[tuple(at)]) for at in (before, place, after))
+        curvature = low - 2 * middle + high
+        if curvature < 0:
+            offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, 0.5)
+    return offset
+
+
+def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int) -> np.ndarray:
+    """(N, 2) um, centres of tiles of ``side_um`` half covered by tissue.
+
+    Tiles lie side by side from the slide's corner, but further apart where that gives more than ``most``, and closer,
+    down to a quarter of their side, where it gives fewer than ``least``.
+    """
+    step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, 0.5)
+    while len(centre) < least and step_um > side_um / 4:
+        step_um /= 2
+        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, 0.5)
+    while len(centre) > most:
+        step_um *= 1.02 * np.sqrt(len(centre) / most)
+        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, 0.5)
+    return centre
+
+
+def tiles_on_tissue(
+    mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, step_um: float, covered: float
+) -> np.ndarray:
+    """(N, 2) um, centres of tiles of ``side_um``, ``step_um`` apart, of which tissue covers at least ``covered``."""
+    total = cv2.integral(np.ascontiguousarray(mask).view(np.uint8))
+    extent_um = np.array(mask.shape[::-1]) * mask_mpp
+    axes = [np.arange(0, max(end - side_um / 2, 1), step_um) + side_um / 2 for end in extent_um]
+    centre = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+    ends = [(centre + sign * side_um / 2) / mask_mpp for sign in (-1, 1)]
+    (left, top), (right, bottom) = (np.round(end).astype(int).clip(0, mask.shape[::-1]).T for end in ends)
+    n_tissue = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+    return centre[n_tissue >= max(covered * side_um**2 / np.prod(mask_mpp), 1)]

@@ -1,0 +1,184 @@
+"""From a rough placement to one that is right to a fraction of a nucleus: affine first, then a mild bend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.interpolate import RBFInterpolator
+from scipy.spatial import cKDTree
+
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.registration.match import Matches, Power, lattice, match_tiles
+from muse_pipeline.registration.sample import PixelReader
+from muse_pipeline.registration.search import LowPower
+from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
+from muse_pipeline.store.resample import MAX_COARSER, AreaReader
+
+LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # read of the overview
+HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 30.0), Power(1.0, 256.0, 16.0))
+MOST_TILES = 300  # that a transform is fitted to
+LEAST_TILES = 6
+FEW_TILES = 60  # with which placements are compared
+MIN_FITTING = 0.25  # part of the tiles on the partner that agree with one affine map; by chance next to none do
+SURE_FITTING = 0.6  # other placements need not be tried then
+BEND_ROOM_UM = 40.0  # a tile within this of an affine map agrees with it: the rest may be bend
+OUTLIER_UM = 15.0  # of a tile's shift from those around it
+N_NEIGHBOURS = 8
+BEND_SMOOTHING = 1e-2
+MIN_GAIN = 0.15  # by how much a bend has to reduce the error in tiles that it was not fitted to
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A slide and its partner, open, each with its overview.
+
+    Attributes:
+        slide: open slide.
+        info: of the slide.
+        low: overview and tissue of the slide.
+        partner: open partner.
+        partner_info: of the partner.
+        partner_low: overview and tissue of the partner.
+        threads: how many tiles are compared at a time.
+    """
+
+    slide: Slide
+    info: SlideInfo
+    low: LowPower
+    partner: Slide
+    partner_info: SlideInfo
+    partner_low: LowPower
+    threads: int = 1
+
+    @property
+    def finest_um(self) -> float:
+        """The pixels of the coarser slide."""
+        return max(*self.info.mpp, *self.partner_info.mpp) / MAX_COARSER
+
+    def readers(self, um: float) -> tuple[PixelReader, PixelReader]:
+        """Both slides at ``um`` per pixel."""
+        if um >= LOW_POWERS[-1].um:
+            return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
+        return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
+
+    def lattice(self, power: Power, most: int = MOST_TILES) -> np.ndarray:
+        """(N, 2) um, centres of tiles on the slide's tissue."""
+        return lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
+
+    def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
+        """Compare tiles all over the tissue."""
+        return match_tiles(*self.readers(power.um), transform, self.lattice(power, most), power, self.threads)
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """The outcome of ``refine``.
+
+    Attributes:
+        affine: the best transform without a bend.
+        transform: the best transform.
+        power: the finest at which tiles could be compared.
+    """
+
+    affine: Transform
+    transform: Transform
+    power: Power
+
+
+def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
+    """The placement that tiles agree with, improved at low power; None if that is none."""
+    best, best_part = None, MIN_FITTING
+    for start in starts:
+        transform, part = place_roughly(pair, start)
+        if part >= best_part:
+            best, best_part = transform, part
+        if part >= SURE_FITTING:
+            break
+    return best
+
+
+def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
+    """Improve a placement at low power; returns it and the part of the tiles on the partner that agree with it."""
+    transform, part = start, 0.0
+    for power in (*LOW_POWERS, HIGH_POWERS[0]):
+        fitted = fit_affine(pair.match(transform, power, FEW_TILES), transform)
+        if fitted is None and power is HIGH_POWERS[0]:
+            return transform, 0.0
+        transform, part = fitted or (transform, part)
+    return transform, part
+
+
+def refine(pair: Pair, start: Transform) -> Refined:
+    """Fit matrix and bend at ever higher power, up to where tiles of the two stains can be compared."""
+    affine = transform = start
+    reached = HIGH_POWERS[0]
+    for power in HIGH_POWERS:
+        if power.um < pair.finest_um:
+            break
+        matches = pair.match(transform, power)
+        fitted = fit_affine(matches, transform)
+        if fitted is None or fitted[1] < MIN_FITTING:
+            break
+        affine, reached = fitted[0], power
+        transform = fit_bend(matches, transform, affine, pair.low.picture.size_um)
+    return Refined(affine, transform, reached)
+
+
+def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
+    """The affine map that most tiles agree with, and their part of all on the partner; None for too few tiles."""
+    clear = matches.is_clear
+    if clear.sum() < LEAST_TILES:
+        return None
+    source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
+    how = {"method": cv2.RANSAC, "ransacReprojThreshold": BEND_ROOM_UM, "maxIters": 5000, "confidence": 0.999}
+    matrix, agrees = cv2.estimateAffine2D(source, target, **how)
+    if matrix is None or agrees.sum() < LEAST_TILES or not is_plausible(matrix):
+        return None
+    return Transform(matrix), float(agrees.sum()) / int(matches.is_seen.sum())
+
+
+def is_plausible(matrix: np.ndarray) -> bool:
+    """Whether a (2, 3) matrix between um stretches nothing by more than a quarter."""
+    stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    return bool(stretch.min() > 0.75 and stretch.max() < 1.33)
+
+
+def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
+    """Add a smooth bend to an affine map where that helps in tiles that the bend was not fitted to."""
+    at = matches.centre_um[matches.is_clear]
+    shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
+    fits = _agrees_with_neighbours(at, shift)
+    at, shift = at[fits], shift[fits]
+    if len(at) < 4 * LEAST_TILES:
+        return affine
+    error = np.median(np.linalg.norm(shift, axis=1))
+    if np.median(_held_out_errors(at, shift)) > (1 - MIN_GAIN) * error:
+        return affine
+    nodes = [np.arange(0, side + BEND_NODE_UM, BEND_NODE_UM) for side in size_um]
+    grid = np.stack(np.meshgrid(*nodes), -1)
+    values = _spline(at, shift)(grid.reshape(-1, 2) / 1000).reshape(grid.shape)
+    return Transform(affine.matrix, Bend(values.astype(np.float32), BEND_NODE_UM))
+
+
+def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether a shift is like those of the nearest tiles."""
+    _, near = cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
+    middle = np.median(shift[near[:, 1:]], axis=1)
+    return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM
+
+
+def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
+    """(N,) um, how far bends that were fitted to the other parts are from each shift."""
+    error = np.empty(len(at))
+    for part in range(n_parts):
+        held = np.arange(len(at)) % n_parts == part
+        error[held] = np.linalg.norm(_spline(at[~held], shift[~held])(at[held] / 1000) - shift[held], axis=1)
+    return error
+
+
+def _spline(at: np.ndarray, shift: np.ndarray) -> RBFInterpolator:
+    """A thin plate through shifts (N, 2) at (N, 2), as a function of positions in mm."""
+    return RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")

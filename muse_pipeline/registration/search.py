@@ -1,0 +1,130 @@
+"""Find how a partner lies on its glass: every angle, both sides, all shifts, at low power.
+
+Two maps of each slide are correlated by FFT: where tissue is, and how deeply its nuclei are stained. The best few
+placements come out; which of them is right is for finer pixels to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+import scipy.fft
+
+from muse_pipeline.registration.sample import Picture, nuclear_density
+from muse_pipeline.registration.transform import Transform
+
+CANVAS_PX = 256  # the longer side of a slide at the search's resolution
+FINEST_UM = 8.0
+STEP_DEGREES = 3.0
+APART_DEGREES = 9.0  # between placements that are tried
+SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # around which the best placements are tried again
+GLASS = -0.3  # where tissue is 1 and what was not scanned 0: glass is on every slide, and says less
+N_PLACEMENTS = 6
+
+
+@dataclass(frozen=True)
+class LowPower:
+    """A slide for the search.
+
+    Attributes:
+        picture: about 8 um a pixel.
+        mask: (h, w) bool, its tissue.
+    """
+
+    picture: Picture
+    mask: np.ndarray
+
+    def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w, 2) float32 of about ``um`` a pixel, tissue and depth of nuclei; and (2,) the exact um per pixel."""
+        size = np.maximum(np.round(self.picture.size_um / um), 1).astype(int)
+        density = nuclear_density(self.picture.read((0, 0), self.picture.size_px))
+        inside = density[self.mask]
+        depth = np.where(self.mask, (density - inside.mean()) / max(inside.std(), 1e-6), 0).astype(np.float32)
+        tissue = np.where(self.mask, 1, GLASS).astype(np.float32)
+        both = cv2.resize(np.dstack([tissue, depth]), size.tolist(), interpolation=cv2.INTER_AREA)
+        both[..., 1] *= np.linalg.norm(both[..., 0]) / max(np.linalg.norm(both[..., 1]), 1e-6)
+        return both, self.picture.size_um / size
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A placement of the partner without bend, and how well it fits: the cosine between the maps, at most 1."""
+
+    degrees: float
+    mirrored: bool
+    transform: Transform
+    score: float
+
+
+def find_placements(slide: LowPower, partner: LowPower) -> list[Placement]:
+    """The likeliest placements of the partner, the best first."""
+    search = _Search(slide, partner)
+    angles = np.arange(-180, 180, STEP_DEGREES)
+    tried = [search.correlate(angle, side, 1.0) for side, angle in product((False, True), angles)]
+    chosen = list(_best_apart(tried))[:N_PLACEMENTS]
+    return sorted((search.refine(place) for place in chosen), key=lambda place: -place.score)
+
+
+class _Search:
+    """Correlates one slide with one partner that is turned about its middle."""
+
+    def __init__(self, slide: LowPower, partner: LowPower):
+        self.um = max(FINEST_UM, *(np.max(each.picture.size_um) / CANVAS_PX for each in (slide, partner)))
+        fixed, _ = slide.maps(self.um)
+        self.moving, self.moving_um = partner.maps(self.um)
+        self.half_um = partner.picture.size_um / 2
+        self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
+        self.fixed_shape = fixed.shape[:2]
+        self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]
+        self.spectrum = self.transform(fixed)
+        self.energy = float(np.linalg.norm(fixed) * np.linalg.norm(self.moving))
+
+    def transform(self, maps: np.ndarray) -> np.ndarray:
+        """The Fourier transform of maps (h, w, 2), padded so that no shift wraps around."""
+        return scipy.fft.rfft2(np.moveaxis(maps, -1, 0), self.shape)
+
+    def refine(self, place: Placement) -> Placement:
+        """The best of nearby angles and scales."""
+        angles = place.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
+        around = [self.correlate(angle, place.mirrored, scale) for angle, scale in product(angles, SCALES)]
+        return max(around, key=lambda one: one.score)
+
+    def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
+        """The best shift of the partner at one angle and scale."""
+        matrix = similarity(degrees, mirrored, scale)
+        spectrum = self.spectrum * self.transform(self.turn(matrix)).conj()
+        score = scipy.fft.irfft2(spectrum.sum(0), self.shape)
+        at = np.array(np.unravel_index(score.argmax(), score.shape))
+        shift = np.where(at >= self.fixed_shape, at - self.shape, at)[::-1] * self.um
+        corner_um = self.half_um - matrix @ (shift + self.side * self.um / 2)
+        best = float(score[tuple(at)]) / self.energy
+        return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
+
+    def turn(self, matrix: np.ndarray) -> np.ndarray:
+        """The partner's maps (side, side, 2) about its middle, with the directions of the slide."""
+        to_pixels = matrix * self.um / self.moving_um[:, None]
+        first = self.half_um / self.moving_um - 0.5 - to_pixels @ np.full(2, (self.side - 1) / 2)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(self.moving, np.column_stack([to_pixels, first]), (self.side, self.side), flags=flags)
+
+
+def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
+    """(2, 2) from directions on the slide to those on the partner."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return scale * turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+
+
+def _best_apart(places: Sequence[Placement]) -> Iterator[Placement]:
+    """Placements from the best down, without those close in angle to a better one."""
+    kept: list[Placement] = []
+    for place in sorted(places, key=lambda one: -one.score):
+        same_side = [other.degrees for other in kept if other.mirrored == place.mirrored]
+        turns = [abs((place.degrees - degrees + 180) % 360 - 180) for degrees in same_side]
+        if min(turns, default=180.0) >= APART_DEGREES:
+            kept.append(place)
+            yield place

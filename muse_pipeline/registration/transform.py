@@ -1,0 +1,122 @@
+"""The map from an H&E slide to its partner: an affine matrix and, where that is not enough, a smooth bend.
+
+Inside of the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BEND_NODE_UM = 250.0
+
+
+@dataclass(frozen=True, eq=False)
+class Bend:
+    """A displacement on the slide, bilinear between nodes and constant beyond them.
+
+    Attributes:
+        shift_um: (rows, columns, 2) float32 um in x and y; the first node lies at the corner of level 0.
+        node_um: distance between nodes.
+    """
+
+    shift_um: np.ndarray
+    node_um: float
+
+    def at(self, um: np.ndarray) -> np.ndarray:
+        """The displacement (..., 2) at positions (..., 2) on the slide in um."""
+        last = np.array(self.shift_um.shape[1::-1]) - 1
+        at = (np.asarray(um, float) / self.node_um).clip(0, last)
+        low = np.minimum(at.astype(int), np.maximum(last - 1, 0))
+        (column, row), (x, y) = np.moveaxis(low, -1, 0), np.moveaxis((at - low).astype(np.float32)[..., None], -2, 0)
+        right, below = np.minimum(column + 1, last[0]), np.minimum(row + 1, last[1])
+        upper = self.shift_um[row, column] * (1 - x) + self.shift_um[row, right] * x
+        lower = self.shift_um[below, column] * (1 - x) + self.shift_um[below, right] * x
+        return upper * (1 - y) + lower * y
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Where each position of the slide lies on the partner.
+
+    Attributes:
+        matrix: (2, 3) float64: partner um = matrix @ (x, y, 1), with x and y in um on the slide.
+        bend: added to (x, y) first; None where the matrix is enough.
+    """
+
+    matrix: np.ndarray
+    bend: Bend | None = None
+
+    def to_partner(self, um: np.ndarray) -> np.ndarray:
+        """Positions (..., 2) on the partner of those on the slide, both in um."""
+        um = np.asarray(um, float)
+        if self.bend is not None:
+            um = um + self.bend.at(um)
+        return um @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def straighten(self, partner_um: np.ndarray) -> np.ndarray:
+        """Positions (..., 2) on the slide of those on the partner, as if there were no bend."""
+        return (np.asarray(partner_um, float) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the partner shows the other side of the tissue."""
+        return bool(np.linalg.det(self.matrix[:, :2]) < 0)
+
+    @property
+    def degrees(self) -> float:
+        """By how much the partner is turned, -180 to 180, clockwise on the screen."""
+        sign = -1.0 if self.is_mirrored else 1.0
+        (a, b), (c, d) = self.matrix[:, :2]
+        return float(np.degrees(np.arctan2(sign * c - b, sign * a + d)))
+
+    @property
+    def scale(self) -> float:
+        """How much larger the tissue is on the partner, both measured in um."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
+
+    @property
+    def bend_um(self) -> float:
+        """The largest displacement of the bend from the matrix alone."""
+        return 0.0 if self.bend is None else float(np.linalg.norm(self.bend.shift_um, axis=-1).max())
+
+    def to_dict(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> dict[str, Any]:
+        """JSON-ready: ``matrix`` from and to absolute level-0 px, ``bend`` in um."""
+        to_um = np.diag([*slide_mpp, 1.0])
+        matrix = self.matrix @ to_um / np.array(partner_mpp)[:, None]
+        bend = None
+        if self.bend is not None:
+            bend = {"node_um": self.bend.node_um, "shift_um": np.round(self.bend.shift_um.astype(float), 2).tolist()}
+        return {"matrix": matrix.tolist(), "bend": bend}
+
+    @classmethod
+    def from_dict(
+        cls, values: dict[str, Any], slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
+    ) -> Transform:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: a value is of another kind.
+        """
+        matrix = matrix_in_um(np.array(values["matrix"], float), slide_mpp, partner_mpp)
+        if (bend := values.get("bend")) is None:
+            return cls(matrix)
+        shift = np.array(bend["shift_um"], np.float32)
+        if shift.ndim != 3 or shift.shape[2] != 2 or not np.isfinite(shift).all() or not bend["node_um"] > 0:
+            raise ValueError(f"the bend is an array of shape {shift.shape}")
+        return cls(matrix, Bend(shift, float(bend["node_um"])))
+
+
+def matrix_in_um(
+    matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
+) -> np.ndarray:
+    """The (2, 3) matrix between um, of one between level-0 px.
+
+    Raises:
+        ValueError: the matrix has another shape, is not finite or squeezes the plane to a line.
+    """
+    if matrix_px.shape != (2, 3) or not np.isfinite(matrix_px).all() or abs(np.linalg.det(matrix_px[:, :2])) < 1e-9:
+        raise ValueError("the matrix is not two rows of three finite numbers that can be inverted")
+    return matrix_px @ np.diag([*1 / np.array(slide_mpp), 1.0]) * np.array(partner_mpp)[:, None]
