@@ -21,7 +21,7 @@ LAYERS = (
     {"slides"},
     {"cohort", "tissue"},
     {"store"},
-    {"nuclei"},
+    {"nuclei", "registration"},
     {"qupath", "models", "losses", "synthesis"},
     {"inference"},
     {"labels"},

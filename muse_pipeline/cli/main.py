@@ -24,7 +24,7 @@ from muse_pipeline.core.files import find_full_disk
 GROUPS = {
     "to begin with": "run preflight doctor sheet",
     "from glass to QuPath step by step": (
-        "fetch inspect tissue tile regions propose detect stitch geojson overlay report"
+        "fetch inspect tissue register tile regions propose detect stitch geojson overlay report"
     ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
     "to judge results and models": "evaluate probe compare card model proposer",

@@ -1,15 +1,20 @@
 """Write a slide's tissue as a sparse OME-Zarr image at one mpp.
 
 Glass is left out, what cannot be decoded is white and listed; the store appears under its name when it is complete.
+With --transform, SLIDE is the partner of the slide of --info and is written in that slide's frame.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
 from muse_pipeline.cli.output import add_ledger_argument
+
+if TYPE_CHECKING:
+    from muse_pipeline.core.types import SlideInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of `muse tissue`")
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
+    parser.add_argument(
+        "--transform",
+        type=Path,
+        metavar="JSON",
+        help="transform.json of `muse register`: SLIDE is the partner of the slide of --info and --tissue",
+    )
     add_threads_argument(parser)
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
@@ -36,14 +47,28 @@ def run(args: argparse.Namespace) -> None:
 
     return_large_arrays()
     info = read_info(args.info)
+    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
+    if args.transform:
+        _tile_partner(args, info, how)
+        return
     with open_slide(args.slide, info.reader) as slide:
         require_unchanged(slide, info)
-        write_store(
-            slide,
-            info,
-            TissueMask.load(args.tissue, info),  # not held here: it is as large as the slide, and soon let go of
-            args.output,
-            mpp=args.mpp,
-            threads=args.threads,
-            max_corrupt=args.max_corrupt,
-        )
+        # The tissue is not held here: it is as large as the slide, and soon let go of.
+        write_store(slide, info, TissueMask.load(args.tissue, info), args.output, **how)
+
+
+def _tile_partner(args: argparse.Namespace, info: SlideInfo, how: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    from muse_pipeline.registration.record import read_registered
+    from muse_pipeline.registration.register import inspect_partner
+    from muse_pipeline.registration.store import write_partner_store
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.tissue.mask import TissueMask
+
+    registered = read_registered(args.transform)
+    mpp = tuple(registered.partner["mpp"])
+    partner_info = replace(inspect_partner(args.slide, mpp[0]), mpp=mpp)
+    with open_slide(args.slide, partner_info.reader) as partner:
+        tissue = TissueMask.load(args.tissue, info)
+        write_partner_store(partner, partner_info, registered, info, tissue, args.output, **how)

@@ -49,6 +49,10 @@ class FrameError(MuseError, ValueError):
     """Positions of one frame were used where another is expected."""
 
 
+class RegistrationError(MuseError, ValueError):
+    """A partner does not fit its slide, or its transform cannot be used."""
+
+
 class LabelError(MuseError, ValueError):
     """A label file cannot be read or names a class that nobody declared."""
 

@@ -15,6 +15,7 @@ CLEAR = 0.1  # of correlation, by which the best place in a tile exceeds every o
 MIN_CORRELATION = 0.2
 OTHER_PLACE_UM = 8.0  # further from the best place than this is another one
 FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
+COVERED = 0.25  # of a tile, by tissue, so that a transform is fitted to it
 MIN_SEEN = 0.8  # part of a tile that lies on the partner
 
 
@@ -136,7 +137,7 @@ def _subpixel(score: np.ndarray, place: np.ndarray) -> np.ndarray:
         low, middle, high = (float(score[tuple(at)]) for at in (before, place, after))
         curvature = low - 2 * middle + high
         if curvature < 0:
-            offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, 0.5)
+            offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, COVERED)
     return offset
 
 
@@ -146,13 +147,13 @@ def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, 
     Tiles lie side by side from the slide's corner, but further apart where that gives more than ``most``, and closer,
     down to a quarter of their side, where it gives fewer than ``least``.
     """
-    step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, 0.5)
+    step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
     while len(centre) < least and step_um > side_um / 4:
         step_um /= 2
-        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, 0.5)
+        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, COVERED)
     while len(centre) > most:
         step_um *= 1.02 * np.sqrt(len(centre) / most)
-        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, 0.5)
+        centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, COVERED)
     return centre
 
 

@@ -18,7 +18,7 @@ from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
 LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # read of the overview
-HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 30.0), Power(1.0, 256.0, 16.0))
+HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
 MOST_TILES = 300  # that a transform is fitted to
 LEAST_TILES = 6
 FEW_TILES = 60  # with which placements are compared
@@ -69,8 +69,12 @@ class Pair:
         return lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
 
     def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
-        """Compare tiles all over the tissue."""
-        return match_tiles(*self.readers(power.um), transform, self.lattice(power, most), power, self.threads)
+        """Compare some tiles all over the tissue."""
+        return self.match_at(transform, power, self.lattice(power, most))
+
+    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> Matches:
+        """Compare the tiles around ``centre_um`` (N, 2)."""
+        return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import cv2
 import numpy as np
 import scipy.fft
 
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.registration.sample import Picture, nuclear_density
 from muse_pipeline.registration.transform import Transform
 
-CANVAS_PX = 256  # the longer side of a slide at the search's resolution
+CANVAS_PX = 192  # the longer side of a slide at the search's resolution
 FINEST_UM = 8.0
 STEP_DEGREES = 3.0
 APART_DEGREES = 9.0  # between placements that are tried
@@ -60,13 +61,13 @@ class Placement:
     score: float
 
 
-def find_placements(slide: LowPower, partner: LowPower) -> list[Placement]:
+def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> list[Placement]:
     """The likeliest placements of the partner, the best first."""
     search = _Search(slide, partner)
-    angles = np.arange(-180, 180, STEP_DEGREES)
-    tried = [search.correlate(angle, side, 1.0) for side, angle in product((False, True), angles)]
-    chosen = list(_best_apart(tried))[:N_PLACEMENTS]
-    return sorted((search.refine(place) for place in chosen), key=lambda place: -place.score)
+    turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))
+    tried = list(map_in_order(lambda turn: search.correlate(*turn, 1.0), turns, threads))
+    chosen = map_in_order(search.refine, islice(_best_apart(tried), N_PLACEMENTS), threads)
+    return sorted(chosen, key=lambda place: -place.score)
 
 
 class _Search:

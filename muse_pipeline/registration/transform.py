@@ -109,9 +109,7 @@ class Transform:
         return cls(matrix, Bend(shift, float(bend["node_um"])))
 
 
-def matrix_in_um(
-    matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
-) -> np.ndarray:
+def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
     """The (2, 3) matrix between um, of one between level-0 px.
 
     Raises:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from threading import Lock
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -68,6 +69,15 @@ class ReadChunk:
     damage: SlideError | None
 
 
+class ImageReader(Protocol):
+    """A slide as an image at one mpp, such as ``AreaReader``."""
+
+    size_px: tuple[int, int]
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """(h, w, 3) uint8 of a rectangle of the image; see ``AreaReader.read``."""
+
+
 def write_store(
     slide: Slide,
     info: SlideInfo,
@@ -79,11 +89,14 @@ def write_store(
     max_corrupt: float = 0.01,
     margin_um: float = MARGIN_UM,
     within: tuple[np.ndarray, np.ndarray] | None = None,
+    open_image: Callable[[Slide, SlideInfo, float], ImageReader] = AreaReader,
+    facts: dict[str, Any] | None = None,
 ) -> None:
     """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
 
     What cannot be decoded is white and listed in the store's attributes. With ``within``, two corners (x, y) in work
-    pixels, only the chunks that touch this rectangle are written.
+    pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
+    ``mpp``; ``facts`` are added to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
@@ -92,7 +105,7 @@ def write_store(
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
-    reader = AreaReader(slide, info, mpp)
+    reader = open_image(slide, info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)
@@ -107,7 +120,8 @@ def write_store(
         with closing(read_chunks(reader, chunks_by_shard(chunks), threads)) as read:
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
                 write_shard(folder, shard, of_shard, corrupt)
-        write_attributes(folder, info, mpp, corrupt, reader.size_px, tissue_sha256)
+        known = {"tissue_sha256": tissue_sha256, **(facts or {})}
+        write_attributes(folder, info, mpp, corrupt, reader.size_px, known)
 
 
 @contextmanager
@@ -148,12 +162,12 @@ def create_levels(path: Path, size_px: tuple[int, int]) -> None:
         )
 
 
-def read_chunks(reader: AreaReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:
+def read_chunks(reader: ImageReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:
     """Read the ``chunks`` in their order, on ``threads`` threads."""
     return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk)), chunks, threads)
 
 
-def read_chunk(reader: AreaReader, chunk: Chunk) -> ReadChunk:
+def read_chunk(reader: ImageReader, chunk: Chunk) -> ReadChunk:
     """Read and compress a chunk; beyond the image it is white, and so is one that cannot be decoded."""
     planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
@@ -225,7 +239,7 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
 
 
 def write_attributes(
-    path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], tissue_sha256: str
+    path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], facts: dict[str, Any]
 ) -> None:
     """Describe the store for viewers (``ome``) and for our own steps (``muse``)."""
     group = zarr.open_group(str(path), mode="r+")
@@ -240,5 +254,5 @@ def write_attributes(
         "corrupt": corrupt.rectangles(size_px),
         "corrupt_fraction": corrupt.fraction,
         "files": list_files(path),
-        "tissue_sha256": tissue_sha256,
+        **facts,
     }

@@ -1,0 +1,73 @@
+"""Register a second picture of the same tissue to its H&E slide, and check it tile by tile.
+
+The partner may be turned, mirrored, bent a little, stained otherwise, and cover a part of the slide. Writes
+transform.json, checkerboard.png and residuals.tsv; nothing is written for a partner that does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, positive
+from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.core.types import GEOJSON_FRAMES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse register``."""
+    parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
+    parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
+    parser.add_argument("--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel of the H&E slide")
+    parser.add_argument("--partner-mpp", type=positive, metavar="UM", help="um per level-0 pixel of the partner")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="refine this instead of searching: landmarks (.csv), a matrix, or a transform.json",
+    )
+    parser.add_argument(
+        "--frame",
+        choices=GEOJSON_FRAMES,
+        default=GEOJSON_FRAMES[0],
+        help="--start counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-residual", type=positive, default=5.0, metavar="UM", help="leave out tiles above this (default: 5)"
+    )
+    add_threads_argument(parser)
+    add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Open both, register, write."""
+    from muse_pipeline.registration.checkerboard import write_checkerboard
+    from muse_pipeline.registration.given import read_given
+    from muse_pipeline.registration.record import (
+        CHECKERBOARD,
+        RESIDUALS,
+        TRANSFORM,
+        describe,
+        summary_text,
+        write_residuals,
+        write_transform,
+    )
+    from muse_pipeline.registration.register import inspect_partner, open_pair, register_partner
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import inspect_slide
+    from muse_pipeline.slides.isolation import call_guarded
+
+    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
+    partner_info = call_guarded(inspect_partner, args.partner, args.partner_mpp)
+    start = read_given(args.start, info, partner_info, args.frame) if args.start else None
+    with open_slide(args.slide, info.reader) as slide, open_slide(args.partner, partner_info.reader) as partner:
+        pair = open_pair(slide, info, partner, partner_info, args.threads)
+        found = register_partner(pair, start, args.max_residual)
+        write_checkerboard(args.output / CHECKERBOARD, pair, found)
+    write_residuals(args.output / RESIDUALS, found)
+    content = describe(found)
+    write_transform(args.output / TRANSFORM, content)
+    print(summary_text(content))

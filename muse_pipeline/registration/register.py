@@ -1,0 +1,182 @@
+"""Register a partner: search, refine, and check every tile of what came out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from muse_pipeline.core.errors import MppError, RegistrationError
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.registration.match import tiles_on_tissue
+from muse_pipeline.registration.refine import Pair, Power, choose_placement, refine
+from muse_pipeline.registration.sample import Picture
+from muse_pipeline.registration.search import LowPower, find_placements
+from muse_pipeline.registration.transform import Transform
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue.find import find_tissue
+
+LIMIT_UM = 5.0  # the radius of a nucleus
+MIN_COVERED = 0.02  # of a tile, by tissue
+MIN_KEPT = 0.1  # part of the tiles on the partner; fewer is a partner that does not fit
+LEAST_NEIGHBOURS = 3
+KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outside"
+
+
+@dataclass(frozen=True, eq=False)
+class TileResiduals:
+    """How well each of N tiles of a slide is registered.
+
+    Attributes:
+        side_um: of a tile; tiles lie side by side from the corner of level 0.
+        centre_um: (N, 2) on the slide.
+        residual_um: (N,) remaining distance; NaN where it is unknown.
+        correlation: (N,) of the tile and the partner.
+        is_measured: (N,) bool; the residual of another tile is the largest of those measured around it.
+        is_seen: (N,) bool, whether the partner shows anything there.
+        limit_um: largest residual of a tile that is kept.
+    """
+
+    side_um: float
+    centre_um: np.ndarray
+    residual_um: np.ndarray
+    correlation: np.ndarray
+    is_measured: np.ndarray
+    is_seen: np.ndarray
+    limit_um: float
+
+    @property
+    def is_kept(self) -> np.ndarray:
+        """(N,) bool: known and within the limit."""
+        return self.residual_um <= self.limit_um
+
+    @property
+    def status(self) -> np.ndarray:
+        """(N,) of words."""
+        known = ~np.isnan(self.residual_um)
+        return np.select([self.is_kept, known, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
+
+    def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
+        """(rows, columns) bool of all tiles of a slide of ``size_um``: which are kept."""
+        columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
+        kept = np.zeros((rows, columns), bool)
+        column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T
+        kept[row, column] = True
+        return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A partner in the frame of its slide, and how well that was done.
+
+    Attributes:
+        slide: the H&E slide.
+        partner: what was registered to it.
+        rigid: the placement before refinement.
+        affine: without a bend.
+        transform: the result.
+        power: at which tiles were compared.
+        tiles: residuals of ``transform``.
+    """
+
+    slide: SlideInfo
+    partner: SlideInfo
+    rigid: Transform
+    affine: Transform
+    transform: Transform
+    power: Power
+    tiles: TileResiduals
+
+
+def register_partner(pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM) -> Registration:
+    """Find the transform from slide to partner.
+
+    Args:
+        pair: both slides.
+        start: a transform that is about right; None to search for one.
+        limit_um: largest residual of a tile that is kept.
+
+    Raises:
+        RegistrationError: the partner does not fit.
+    """
+    starts = [start] if start else search(pair)
+    placed = choose_placement(pair, starts)
+    if placed is None:
+        raise RegistrationError(_misfit(pair, start))
+    refined = refine(pair, placed)
+    tiles = measure_tiles(pair, refined.transform, refined.power, limit_um)
+    if tiles.is_kept.sum() < MIN_KEPT * max(tiles.is_seen.sum(), 1):
+        raise RegistrationError(
+            f"{pair.partner_info.path}: only {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within "
+            f"{limit_um:g} um of slide '{pair.info.slide_id}'; it may be another section; raise --max-residual "
+            "or leave it out"
+        )
+    return Registration(
+        pair.info, pair.partner_info, starts[0], refined.affine, refined.transform, refined.power, tiles
+    )
+
+
+def search(pair: Pair) -> list[Transform]:
+    """The likeliest placements of the partner, the best first."""
+    return [place.transform for place in find_placements(pair.low, pair.partner_low, pair.threads)]
+
+
+def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:
+    """Find the tissue of both slides.
+
+    Raises:
+        RegistrationError: one of them has none.
+        SlideError: one of them cannot be decoded.
+    """
+    cv2.setNumThreads(1)
+    low = _low_power(slide, info)
+    return Pair(slide, info, low, partner, partner_info, _low_power(partner, partner_info), threads)
+
+
+def inspect_partner(path: Path, mpp: float | None = None) -> SlideInfo:
+    """Describe a partner; see ``inspect_slide``.
+
+    Raises:
+        SlideError: the file cannot be opened.
+        MppError: nothing states how large a pixel is.
+    """
+    try:
+        return inspect_slide(path, path.stem, mpp)
+    except MppError as error:
+        raise MppError(f"{error}; for a partner the option is --partner-mpp") from error
+
+
+def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: float) -> TileResiduals:
+    """Compare every tile of the slide's tissue with the partner."""
+    centre = tiles_on_tissue(pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED)
+    matches = pair.match_at(transform, power, centre)
+    residual = np.where(matches.is_clear, np.linalg.norm(matches.shift_um, axis=1), np.nan)
+    unknown = np.flatnonzero(matches.is_seen & ~matches.is_clear)
+    known = np.flatnonzero(matches.is_clear)
+    if len(known):
+        tree = cKDTree(centre[known])
+        for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
+            if len(near) >= LEAST_NEIGHBOURS:
+                residual[tile] = residual[known[near]].max()
+    return TileResiduals(
+        power.tile_um, centre, residual, matches.correlation, matches.is_clear, matches.is_seen, limit_um
+    )
+
+
+def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
+    found = find_tissue(slide, info)
+    if found.tissue.is_empty:
+        why = found.warnings[-1] if found.warnings else "no tissue found"
+        raise RegistrationError(f"{info.path}: {why}, so nothing can be registered; leave this partner out")
+    return LowPower(Picture(found.overview.pixels, found.overview.mpp), found.tissue.mask)
+
+
+def _misfit(pair: Pair, start: Transform | None) -> str:
+    how = "as given" if start else "at any angle, mirrored or not"
+    return (
+        f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}; check that both show the same "
+        f"tissue and that the partner has {pair.partner_info.mpp[0]:.4g} um per pixel"
+    )

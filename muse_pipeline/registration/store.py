@@ -1,0 +1,100 @@
+"""A registered partner as a store in the frame of its slide: the same lattice, mpp and chunks as the slide's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.coords import work_size_px
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.registration.record import RegisteredPartner
+from muse_pipeline.registration.sample import WarpedReader, grid_um
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.overview import strips
+
+
+@dataclass(frozen=True, eq=False)
+class PartnerTissue(TissueMask):
+    """The tissue of a slide where its partner can be trusted.
+
+    Attributes:
+        trusted: (h, w) bool, in tiles that are kept and on the partner.
+    """
+
+    trusted: np.ndarray | None = None
+
+    @property
+    def dilated(self) -> np.ndarray:
+        """Where nuclei of the slide are kept, within ``trusted``."""
+        return super().dilated & self.trusted
+
+
+def write_partner_store(
+    partner: Slide,
+    partner_info: SlideInfo,
+    registered: RegisteredPartner,
+    info: SlideInfo,
+    tissue: TissueMask,
+    path: Path,
+    *,
+    mpp: float = 0.5,
+    threads: int = 1,
+    max_corrupt: float = 0.01,
+) -> None:
+    """Write a partner as `muse tile` writes its slide, in the slide's frame.
+
+    The label ``tissue`` is 1 where nuclei of the slide are kept, the tile is kept and the partner was scanned; pixels
+    elsewhere are white beyond the partner and not to be used.
+
+    Args:
+        partner: open partner.
+        partner_info: what is known of it.
+        registered: its transform.
+        info: the H&E slide.
+        tissue: of the H&E slide.
+        path: folder of the store.
+        mpp: um per pixel.
+        threads: how many chunks are read at a time.
+        max_corrupt: share of the tissue that may be undecodable.
+
+    Raises:
+        RegistrationError: the transform is of other slides.
+        SlideError: too much of the partner cannot be decoded.
+    """
+    registered.require(info, partner_info)
+
+    def open_warped(slide: Slide, _: SlideInfo, image_mpp: float) -> WarpedReader:
+        size_px = work_size_px(info.size_px, info.mpp, image_mpp)
+        reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is magnified
+        return WarpedReader(reader, registered.transform, size_px, image_mpp)
+
+    facts = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
+    write_store(
+        partner,
+        info,
+        trusted_tissue(tissue, registered),
+        path,
+        mpp=mpp,
+        threads=threads,
+        max_corrupt=max_corrupt,
+        open_image=open_warped,
+        facts={"partner": facts},
+    )
+
+
+def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
+    """The slide's tissue where the partner can be trusted, less a pixel of the mask at the border of that area."""
+    trusted = np.empty(tissue.mask.shape, np.uint8)
+    height, width = trusted.shape
+    for rows in strips(height):
+        pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
+        trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
+    trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
+    known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
+    return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)
