@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from drawn import paint
+from drawn import ArraySlide, paint
 
+from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.demo.texture import smooth_noise
 from muse_pipeline.inference.dab import DAB
+from muse_pipeline.registration.transform import Transform
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 HAEMATOXYLIN, EOSIN, BROWN = (stain / np.linalg.norm(stain) for stain in (*TEXTBOOK, DAB))
@@ -161,3 +163,21 @@ def warp_picture(picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float
 def draw_partner(section: Section, warp: Warp, partner_mpp: float) -> np.ndarray:
     """(h, w, 3) uint8: the section with the second stain on its own glass."""
     return stain_ihc(warp_picture(section.amounts, section.mpp, warp, partner_mpp, 0.0))
+
+
+def open_drawn(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArraySlide, SlideInfo]:
+    """A picture as a slide with one level."""
+    slide = ArraySlide([pixels])
+    return slide, slide.info((mpp, mpp), slide_id)
+
+
+def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000) -> np.ndarray:
+    """How far ``transform`` is from the truth on the partner, at up to ``n`` points of the tissue."""
+    partner_um = np.random.default_rng(0).uniform(0, 1, (20 * n, 2)) * warp.partner_size_um(section.size_um)
+    slide_um = warp.to_slide(partner_um, section.size_um)
+    at = np.floor(slide_um / section.mpp).astype(int)
+    inside = ((at >= 0) & (at < section.amounts.shape[1::-1])).all(1)
+    column, row = at[inside].T
+    is_tissue = section.amounts[row, column, 2] > 0.05
+    found = transform.to_partner(slide_um[inside][is_tissue][:n])
+    return np.linalg.norm(found - partner_um[inside][is_tissue][:n], axis=1)

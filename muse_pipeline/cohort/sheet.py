@@ -16,7 +16,20 @@ from typing import Any
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
-COLUMNS = ("slide_id", "path", "mpp", "patient", "roi", "split", "shards", "regions")
+COLUMNS = (
+    "slide_id",
+    "path",
+    "mpp",
+    "patient",
+    "roi",
+    "split",
+    "shards",
+    "regions",
+    "partner",
+    "partner_transform",
+)
+FILES = ("path", "roi", "regions", "partner", "partner_transform")
+NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = COLUMNS[:2]
 _UTF16 = ("utf-16-le", "utf-16-be")
@@ -58,6 +71,9 @@ class SheetRow:
         split: train, val or whatever the user calls it.
         shards: into how many jobs its detection is cut; or None for the config's number.
         regions: absolute path of a GeoJSON of tissue areas with classes; or None.
+        partner: absolute path of a second picture of the same tissue; or None.
+        partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
+            None.
     """
 
     slide_id: str
@@ -68,11 +84,12 @@ class SheetRow:
     split: str | None = None
     shards: int | None = None
     regions: str | None = None
+    partner: str | None = None
+    partner_transform: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; ``regions`` only where there are some."""
-        values = asdict(self)
-        return values if self.regions else {name: value for name, value in values.items() if name != "regions"}
+        """A JSON-ready dictionary; with columns of ``NEWER`` only where they are filled."""
+        return {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
 
 
 def is_sheet(path: Path) -> bool:
@@ -206,9 +223,13 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
         yield problem
     if not values.get("path"):
         yield "path is empty"
-    for column in ("path", "roi", "regions"):
+    for column in FILES:
         if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
             yield f"{column} '{_show(cell)}': {problem}"
+    if values.get("partner_transform") and not values.get("partner"):
+        yield "partner_transform is given without a partner"
+    if values.get("partner") and values["partner"] == values.get("path"):
+        yield "partner is the slide itself; name the other picture of its tissue"
     if (cell := values.get("mpp")) and not _parse_mpp(cell):
         yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
     if (cell := values.get("shards")) and not _parse_shards(cell):
@@ -222,10 +243,9 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(_absolute(filled["path"], folder)),
         mpp=_parse_mpp(filled.get("mpp", "")),
         patient=filled.get("patient"),
-        roi=str(_absolute(filled["roi"], folder)) if "roi" in filled else None,
         split=filled.get("split"),
         shards=_parse_shards(filled.get("shards", "")),
-        regions=str(_absolute(filled["regions"], folder)) if "regions" in filled else None,
+        **{name: str(_absolute(filled[name], folder)) for name in FILES[1:] if name in filled},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +55,7 @@ class Matches:
         correlation: (N,) of the tile and the partner at its best place.
         is_seen: (N,) bool, whether the partner shows anything there.
         is_clear: (N,) bool, whether one place is much better than all others.
+        is_alike: (N,) bool, whether the tile correlates with the partner where it is, or is too even to do so.
     """
 
     centre_um: np.ndarray
@@ -61,6 +63,7 @@ class Matches:
     correlation: np.ndarray
     is_seen: np.ndarray
     is_clear: np.ndarray
+    is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
         """(N, 2) where the tiles' centres lie on the partner, when they were measured with ``transform``."""
@@ -78,18 +81,26 @@ def match_tiles(
     """Look for the tiles around ``centre_um`` (N, 2) on the partner, which ``transform`` brings close already."""
     size_um = np.asarray(partner.size_px) * partner.mpp
 
-    def match(centre: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+    def match(centre: np.ndarray) -> TileMatch:
         return _match_tile(slide, partner, transform, centre, power, size_um)
 
     found = list(map_in_order(match, centre_um, threads))
-    shift, correlation, seen, clear = zip(*found, strict=True) if found else ([], [], [], [])
-    return Matches(
-        np.asarray(centre_um).reshape(-1, 2),
-        np.array(shift, float).reshape(-1, 2),
-        np.array(correlation),
-        np.array(seen, bool),
-        np.array(clear, bool),
-    )
+    columns = [np.array([getattr(tile, name) for tile in found]) for name in TileMatch._fields]
+    return Matches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
+
+
+class TileMatch(NamedTuple):
+    """One tile of ``Matches``."""
+
+    shift_um: np.ndarray
+    correlation: float
+    is_seen: bool
+    is_clear: bool
+    is_alike: bool
+
+
+UNSEEN = TileMatch(np.zeros(2), 0.0, False, False, False)
+EVEN = TileMatch(np.zeros(2), 0.0, True, False, True)
 
 
 def _match_tile(
@@ -99,21 +110,19 @@ def _match_tile(
     centre: np.ndarray,
     power: Power,
     partner_size_um: np.ndarray,
-) -> tuple[np.ndarray, float, bool, bool]:
-    """Shift (2,) um, correlation, whether the partner shows anything there, and whether the best place is clear."""
-    nowhere = np.zeros(2), 0.0
+) -> TileMatch:
     side, reach = power.tile_px, power.reach_px
     inner = grid_um(centre - side * power.um / 2, power.um, (side, side))
     outer = grid_um(centre - (side / 2 + reach) * power.um, power.um, (side + 2 * reach,) * 2)
     on_partner = transform.to_partner(outer)
     is_on = ((on_partner >= 0) & (on_partner < partner_size_um)).all(-1)
     if is_on[reach : reach + side, reach : reach + side].mean() < MIN_SEEN:
-        return *nowhere, False, False
+        return UNSEEN
     tile, around = nuclear_density(sample(slide, inner)), nuclear_density(sample(partner, on_partner))
     if around.std() < FLAT:
-        return *nowhere, False, False
+        return UNSEEN
     if tile.std() < FLAT:
-        return *nowhere, True, False
+        return EVEN
     score = cv2.matchTemplate(around, tile, cv2.TM_CCOEFF_NORMED)
     place = np.array(np.unravel_index(score.argmax(), score.shape))
     best = float(score[tuple(place)])
@@ -123,7 +132,7 @@ def _match_tile(
     at_edge = (place == 0).any() or (place == 2 * reach).any()
     clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
     shift = (place + _subpixel(score, place) - reach)[::-1] * power.um
-    return shift, best, True, bool(clear)
+    return TileMatch(shift, best, True, bool(clear), bool(score[reach, reach] >= MIN_CORRELATION))
 
 
 def _subpixel(score: np.ndarray, place: np.ndarray) -> np.ndarray:

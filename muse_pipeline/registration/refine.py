@@ -28,6 +28,7 @@ BEND_ROOM_UM = 40.0  # a tile within this of an affine map agrees with it: the r
 OUTLIER_UM = 15.0  # of a tile's shift from those around it
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
+WORTH_BENDING_UM = 0.5  # median error of an affine map, above which a bend is tried
 MIN_GAIN = 0.15  # by how much a bend has to reduce the error in tiles that it was not fitted to
 
 
@@ -159,7 +160,7 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
     if len(at) < 4 * LEAST_TILES:
         return affine
     error = np.median(np.linalg.norm(shift, axis=1))
-    if np.median(_held_out_errors(at, shift)) > (1 - MIN_GAIN) * error:
+    if error < WORTH_BENDING_UM or np.median(_held_out_errors(at, shift)) > (1 - MIN_GAIN) * error:
         return affine
     nodes = [np.arange(0, side + BEND_NODE_UM, BEND_NODE_UM) for side in size_um]
     grid = np.stack(np.meshgrid(*nodes), -1)

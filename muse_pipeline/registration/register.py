@@ -35,7 +35,8 @@ class TileResiduals:
         centre_um: (N, 2) on the slide.
         residual_um: (N,) remaining distance; NaN where it is unknown.
         correlation: (N,) of the tile and the partner.
-        is_measured: (N,) bool; the residual of another tile is the largest of those measured around it.
+        is_measured: (N,) bool; the residual of another tile is the largest of those measured around it, if the tile
+            correlates with the partner at all.
         is_seen: (N,) bool, whether the partner shows anything there.
         limit_um: largest residual of a tile that is kept.
     """
@@ -154,7 +155,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     centre = tiles_on_tissue(pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED)
     matches = pair.match_at(transform, power, centre)
     residual = np.where(matches.is_clear, np.linalg.norm(matches.shift_um, axis=1), np.nan)
-    unknown = np.flatnonzero(matches.is_seen & ~matches.is_clear)
+    unknown = np.flatnonzero(matches.is_alike & ~matches.is_clear)
     known = np.flatnonzero(matches.is_clear)
     if len(known):
         tree = cKDTree(centre[known])

@@ -42,6 +42,24 @@ def test_full_rows(folder):
     ]
 
 
+def test_a_partner_and_where_its_registration_starts(folder):
+    header = "slide_id\tpath\tpartner\tpartner_transform"
+    path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tb.svs\troi.geojson\nB\tb.svs\t\t\n")
+    first, second = read_sheet(path)
+    assert (first.partner, first.partner_transform) == (str(folder / "b.svs"), str(folder / "roi.geojson"))
+    assert second.partner is None and second.partner_transform is None
+    rows = "A\ta.svs\tnone.svs\t\nB\tb.svs\t\troi.geojson\nC\ta.svs\ta.svs\t\nD\ta.svs\ts3://bucket/b.svs\t\n"
+    with pytest.raises(SheetError) as error:
+        read_sheet(write(folder / "slides.tsv", f"{header}\n{rows}"))
+    for said in (
+        "row 2: partner 'none.svs': no such file",
+        "row 3: partner_transform is given without a partner",
+        "row 4: partner is the slide itself",
+        "row 5: partner 's3://bucket/b.svs': is a URL",
+    ):
+        assert said in str(error.value)
+
+
 def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
     path = folder / "slides.csv"
     path.write_bytes('\ufeffpath,slide_id\r\na.svs,"A, the first"\r\n'.encode())
@@ -82,7 +100,8 @@ def test_the_header(folder):
         "4 problems:",
         "row 1: unknown column 'pth'; did you mean 'path'?",
         "row 1: column 'mpp' is there 2 times",
-        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards, regions",
+        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards, "
+        "regions, partner, partner_transform",
         "row 1: column 'path' is missing",
     ]
 
@@ -267,7 +286,7 @@ def test_the_command(muse, tmp_path):
     assert muse("sheet", tmp_path, "--output", sheet)[0] == 2
     assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (0, f"{sheet}: 1 slide\n", "")
     assert muse("sheet", "--check", sheet, "--resolved", resolved) == (0, f"{sheet}: 1 slide, nothing wrong\n", "")
-    none = dict.fromkeys(("patient", "roi", "split", "shards"))
+    none = dict.fromkeys(("patient", "roi", "split", "shards", "partner", "partner_transform"))
     assert json.loads(resolved.read_text()) == [{"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}]
     assert "give a FOLDER" in muse("sheet")[2]
 

@@ -1,0 +1,78 @@
+"""The partner's store: in the slide's frame, and honest about where there is no partner."""
+
+import numpy as np
+import pytest
+from drawn_pair import Warp, draw_partner, draw_section, open_drawn, stain_he
+
+from muse_pipeline.core.errors import RegistrationError
+from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.dab import split_stains
+from muse_pipeline.registration.record import describe, read_registered
+from muse_pipeline.registration.register import open_pair, register_partner
+from muse_pipeline.registration.store import write_partner_store
+from muse_pipeline.store.store import open_store
+from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue.find import find_tissue
+
+WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200), bend_um=10)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Both stores of a drawn slide whose partner shows its left half only, and what they were made of."""
+    folder = tmp_path_factory.mktemp("stores")
+    section = draw_section((1600.0, 1400.0), 0.5)
+    he = stain_he(section.amounts)
+    partner = draw_partner(section, WARP, 0.7)
+    partner[:, : partner.shape[1] // 2] = 255
+    partner = partner[:, partner.shape[1] // 2 :]  # upside down: the slide's left is the partner's right
+    slide, info = open_drawn(he, 0.5, "he")
+    other, other_info = open_drawn(partner, 0.7, "partner")
+    found = register_partner(open_pair(slide, info, other, other_info, 2))
+    write_json(folder / "transform.json", describe(found))
+    registered = read_registered(folder / "transform.json")
+    tissue = find_tissue(slide, info).tissue
+    write_store(slide, info, tissue, folder / "he.zarr")
+    write_partner_store(other, other_info, registered, info, tissue, folder / "partner.zarr", threads=2)
+    return section, registered, found, open_store(folder / "he.zarr"), open_store(folder / "partner.zarr")
+
+
+def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
+    section, _, _, he, partner = made
+    assert (partner.size_px, partner.mpp, partner.fingerprint) == (he.size_px, he.mpp, he.fingerprint)
+    tissue, tissue_px = partner.tissue
+    at = np.floor(section.xy_um / 0.5).astype(int)
+    column, row = (at // int(tissue_px)).T
+    at, marked = at[tissue[row, column]], section.has_marker[tissue[row, column]]
+    pixels = partner.read((0, 0), partner.size_px)
+    alone = [np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at]  # overlapping nuclei have no one colour
+    dab = split_stains(pixels)[..., 1][at[:, 1], at[:, 0]]
+    assert sum(alone) > 300
+    assert np.mean((dab[alone] > 0.3) == marked[alone]) >= 0.98
+
+
+def test_what_the_partner_does_not_show_is_no_tissue(made):
+    _, registered, found, he, partner = made
+    tissue, tissue_px = partner.tissue
+    assert not (tissue & ~he.tissue[0]).any()
+    share = tissue.sum() / he.tissue[0].sum()
+    assert 0.3 < share < 0.6
+    rows, columns = np.nonzero(tissue)
+    side_um = tissue_px * 0.5
+    for corner in ((0.01, 0.01), (0.99, 0.99), (0.01, 0.99), (0.99, 0.01)):
+        um = (np.column_stack([columns, rows]) + corner) * side_um
+        assert registered.is_kept(um).all()
+    left_out = found.tiles.centre_um[~found.tiles.is_kept]
+    column, row = (left_out // side_um).astype(int).T
+    assert len(left_out) and not tissue[row, column].any()
+    assert partner.attributes["partner"]["partner"]["slide_id"] == "partner"
+
+
+def test_a_transform_of_other_slides_is_rejected(made, tmp_path):
+    _, registered, _, _, _ = made
+    pixels = np.full((100, 100, 3), 200, np.uint8)
+    slide, info = open_drawn(pixels, 0.5, "third")
+    other = type(info)(**{**vars(info), "fingerprint": "1" * 16})
+    with pytest.raises(RegistrationError, match="run `muse register` for these slides"):
+        write_partner_store(slide, info, registered, other, find_tissue(slide, info).tissue, tmp_path / "x.zarr")
+    assert not (tmp_path / "x.zarr").exists()

@@ -1,0 +1,100 @@
+"""The map from slide to partner, its file, and maps that come from elsewhere."""
+
+import numpy as np
+import pytest
+from drawn import ArraySlide
+
+from muse_pipeline.core.errors import RegistrationError
+from muse_pipeline.core.types import Bounds
+from muse_pipeline.registration.given import read_given
+from muse_pipeline.registration.transform import Bend, Transform
+
+MATRIX = np.array([[0.0, -1.1, 300.0], [1.1, 0.0, -20.0]])  # turned by 90 degrees clockwise, as y points down
+PIXELS = np.zeros((40, 50, 3), np.uint8)
+
+
+def info_of(mpp, bounds=None):
+    return ArraySlide([PIXELS]).info(mpp, bounds=bounds)
+
+
+def test_a_bend_is_bilinear_between_nodes_and_constant_beyond():
+    shift = np.zeros((2, 3, 2), np.float32)
+    shift[0, 1] = 8.0, -4.0
+    bend = Bend(shift, 100.0)
+    at = np.array([[100.0, 0.0], [50.0, 0.0], [150.0, 50.0], [100.0, -30.0], [900.0, 900.0]])
+    np.testing.assert_allclose(bend.at(at), [[8, -4], [4, -2], [2, -1], [8, -4], [0, 0]], atol=1e-6)
+    assert bend.at(at.reshape(1, 5, 2)).shape == (1, 5, 2)
+
+
+def test_a_transform_describes_itself():
+    turned = Transform(MATRIX)
+    assert (round(turned.degrees), round(turned.scale, 3), turned.is_mirrored) == (90, 1.1, False)
+    assert Transform(np.array([[-1.0, 0, 9], [0, 1, 0]])).is_mirrored
+    np.testing.assert_allclose(turned.straighten(turned.to_partner([[5.0, 7.0]])), [[5, 7]])
+
+
+def test_a_transform_survives_its_file_whatever_the_pixels():
+    bend = Bend(np.random.default_rng(0).normal(0, 5, (3, 4, 2)).astype(np.float32), 250.0)
+    slide_mpp, partner_mpp = (0.25, 0.26), (0.5, 0.5)
+    values = Transform(MATRIX, bend).to_dict(slide_mpp, partner_mpp)
+    corner = np.array(values["matrix"]) @ [1000, 1000, 1]
+    np.testing.assert_allclose(corner * partner_mpp, MATRIX @ [250, 260, 1])
+    at = np.random.default_rng(1).uniform(0, 700, (20, 2))
+    again = Transform.from_dict(values, slide_mpp, partner_mpp)
+    np.testing.assert_allclose(again.to_partner(at), Transform(MATRIX, bend).to_partner(at), atol=0.02)
+
+
+def write_landmarks(path, points_px, targets_px):
+    rows = [",".join(map(str, (*source, *target))) for source, target in zip(points_px, targets_px, strict=True)]
+    path.write_text("x,y,partner_x,partner_y\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("frame", ["qupath", "openslide"])
+def test_landmarks_give_the_affine_map_that_made_them(tmp_path, frame):
+    slide, partner = info_of((0.25, 0.25), Bounds(3, 5, 30, 30)), info_of((0.5, 0.5), Bounds(7, 2, 30, 30))
+    points = np.random.default_rng(0).uniform(0, 1000, (5, 2))
+    targets = Transform(MATRIX).to_partner(points * 0.25) / 0.5
+    from_corner = frame == "qupath"
+    path = write_landmarks(
+        tmp_path / "l.csv", points - from_corner * np.array([3, 5]), targets - from_corner * np.array([7, 2])
+    )
+    np.testing.assert_allclose(read_given(path, slide, partner, frame).matrix, MATRIX, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0, -1.1, 600\n1.1, 0, -40", "0\t-1.1\t600\n1.1\t0\t-40\n0\t0\t1", "[[0.0e+00 -1.1e+00 6.0e+02]\n [1.1 0 -40.]]"],
+)
+def test_a_matrix_is_read_from_text(tmp_path, text):
+    (tmp_path / "m.txt").write_text(text)
+    found = read_given(tmp_path / "m.txt", info_of((0.5, 0.5)), info_of((0.5, 0.5)))
+    np.testing.assert_allclose(found.matrix, MATRIX)
+
+
+def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
+    (tmp_path / "m.txt").write_text("0, -1.1, 600\n1.1, 0, -40")
+    slide, partner = info_of((0.5, 0.5), Bounds(10, 20, 9, 9)), info_of((0.5, 0.5), Bounds(100, 200, 9, 9))
+    found = read_given(tmp_path / "m.txt", slide, partner)
+    np.testing.assert_allclose(found.to_partner([5.0, 10.0]) / 0.5, [600 + 100, -40 + 200])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("l.csv", "x,y\n1,2\n", "its columns are not"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks where 3"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,4\n2,2,3,4\n3,3,1,1\n", "lie on one line"),
+        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n", "all of them numbers"),
+        ("m.txt", "1, 2, 3", "3 numbers, not the 6"),
+        ("m.txt", "1 1 0 1 1 0", "can be inverted"),
+        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "is no transform"),
+        ("t.json", "{", "is no transform"),
+    ],
+)
+def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RegistrationError, match=why):
+        read_given(tmp_path / name, info_of((0.5, 0.5)), info_of((0.5, 0.5)))
+    with pytest.raises(RegistrationError, match="cannot be read"):
+        read_given(tmp_path / "none.csv", info_of((0.5, 0.5)), info_of((0.5, 0.5)))
