@@ -75,6 +75,7 @@ BAD_INPUT = {
         *["{noise}", "--info", "{missing}", "--mask", "{out}"],
         *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
     ],
+    "register": ["{noise}", "{missing}", "-o", "{out}"],
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "import-checkpoint": ["{noise}", "-o", "{out}"],
     "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],

@@ -1,0 +1,90 @@
+"""``muse register`` and ``muse tile --transform`` on files."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from drawn_pair import Warp, draw_partner, draw_section, errors_um, stain_he
+from slide_files import write_pyramid
+
+from muse_pipeline.core.files import read_json
+from muse_pipeline.registration.record import read_registered
+from muse_pipeline.store.store import open_store
+
+WARP = Warp(degrees=-97, scale=0.97, shift_um=(80, 40), bend_um=10)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A slide with a pyramid, and its partner as a plain picture that has no um per pixel."""
+    folder = tmp_path_factory.mktemp("pair")
+    section = draw_section((1500.0, 1300.0), 0.6)
+    write_pyramid(folder / "he.tif", stain_he(section.amounts), (2, 4), mpp=0.6, compression="jpeg")
+    partner = draw_partner(section, WARP, 0.8)
+    cv2.imwrite(str(folder / "ihc.png"), partner[..., ::-1])
+    cv2.imwrite(str(folder / "glass.png"), np.full_like(partner, 248))
+    return folder, section
+
+
+def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
+    folder, section = files
+    pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8"]
+    status, said, error = muse("register", *pair, "-o", tmp_path, "--ledger", tmp_path / "ledger.json")
+    assert status == 0, error
+    assert "turned by -97" in said and "tiles" in said
+    content = read_json(tmp_path / "transform.json")
+    assert (content["frame"], content["units"], content["mirrored"]) == ("level0", "px", False)
+    assert content["slide"]["slide_id"] == "he" and content["partner"]["mpp"] == [0.8, 0.8]
+    errors = errors_um(read_registered(tmp_path / "transform.json").transform, section, WARP)
+    assert np.median(errors) <= 2 and np.percentile(errors, 95) <= 5
+    header, *rows = (tmp_path / "residuals.tsv").read_text().splitlines()
+    assert header.split("\t")[:4] == ["x", "y", "side", "status"] and len(rows) == content["residuals"]["tiles"]
+    kept = sum(row.split("\t")[3] == "kept" for row in rows)
+    assert kept == content["residuals"]["kept"] == sum(row.count("1") for row in content["kept_tiles"])
+    board = cv2.imread(str(tmp_path / "checkerboard.png"))
+    assert board.shape[1] >= 1500 and board.std() > 10
+    assert read_json(tmp_path / "ledger.json")["status"] == "ok"
+
+    again = tmp_path / "again"  # from what was found, without a search
+    assert muse("register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2")[0] == 0
+    assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
+
+    info, store = tmp_path / "slide.json", tmp_path / "image-600nm.zarr"
+    assert muse("inspect", folder / "he.tif", "--output", info)[0] == 0
+    outputs = ["--mask", tmp_path / "t.npz", "--picture", tmp_path / "t.png", "--outline", tmp_path / "t.geojson"]
+    assert muse("tissue", folder / "he.tif", "--info", info, *outputs, "--colour", tmp_path / "c.json")[0] == 0
+    tile = ["--info", info, "--tissue", tmp_path / "t.npz", "--mpp", "0.6", "--transform", tmp_path / "transform.json"]
+    status, _, error = muse("tile", folder / "ihc.png", *tile, "-o", store)
+    assert status == 0, error
+    assert open_store(store).tissue[0].any()
+    status, _, error = muse("tile", folder / "glass.png", *tile, "-o", tmp_path / "other.zarr")
+    assert status == 2 and "run `muse register` for these slides" in error
+
+
+@pytest.mark.parametrize(
+    ("partner", "options", "why"),
+    [
+        ("ihc.png", [], "--partner-mpp"),
+        ("glass.png", ["--partner-mpp", "0.8"], "no tissue found"),
+        ("ihc.png", ["--partner-mpp", "1.6"], "does not fit slide 'he'"),
+        ("none.png", [], "no such file"),
+        ("ihc.png", ["--partner-mpp", "0.8", "--start", "none.csv"], "cannot be read"),
+    ],
+)
+def test_a_partner_that_cannot_be_used_is_one_sentence_and_nothing_is_written(
+    muse, files, tmp_path, partner, options, why
+):
+    out = tmp_path / "out"
+    status, _, error = muse("register", files[0] / "he.tif", files[0] / partner, *options, "-o", out)
+    assert status == 2 and why in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_foreign_transform_is_one_sentence(muse, files, tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"matrix": [[1, 0, 0], [0, 1, 0]]}))
+    (tmp_path / "slide.json").write_text("{}")
+    muse("inspect", files[0] / "he.tif", "--output", tmp_path / "slide.json")
+    arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", tmp_path / "x.zarr"]
+    status, _, error = muse("tile", files[0] / "ihc.png", *arguments, "--transform", tmp_path / "t.json")
+    assert status == 2 and "is not a transform.json" in error
