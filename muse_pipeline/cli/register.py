@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--start counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--max-residual", type=positive, default=5.0, metavar="UM", help="leave out tiles above this (default: 5)"
-    )
+    parser.add_argument("--max-residual", type=positive, metavar="UM", help="leave out tiles above this (default: 5)")
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
     add_ledger_argument(parser)
@@ -44,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Open both, register, write."""
+    from muse_pipeline.core.files import write_json
     from muse_pipeline.registration.checkerboard import write_checkerboard
     from muse_pipeline.registration.given import read_given
     from muse_pipeline.registration.record import (
@@ -53,9 +52,8 @@ def run(args: argparse.Namespace) -> None:
         describe,
         summary_text,
         write_residuals,
-        write_transform,
     )
-    from muse_pipeline.registration.register import inspect_partner, open_pair, register_partner
+    from muse_pipeline.registration.register import LIMIT_UM, inspect_partner, open_pair, register_partner
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.slides.isolation import call_guarded
@@ -65,9 +63,9 @@ def run(args: argparse.Namespace) -> None:
     start = read_given(args.start, info, partner_info, args.frame) if args.start else None
     with open_slide(args.slide, info.reader) as slide, open_slide(args.partner, partner_info.reader) as partner:
         pair = open_pair(slide, info, partner, partner_info, args.threads)
-        found = register_partner(pair, start, args.max_residual)
+        found = register_partner(pair, start, args.max_residual or LIMIT_UM)
         write_checkerboard(args.output / CHECKERBOARD, pair, found)
     write_residuals(args.output / RESIDUALS, found)
     content = describe(found)
-    write_transform(args.output / TRANSFORM, content)
+    write_json(args.output / TRANSFORM, content)
     print(summary_text(content))

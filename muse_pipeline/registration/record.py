@@ -10,7 +10,7 @@ import numpy as np
 
 from muse_pipeline import __version__
 from muse_pipeline.core.errors import RegistrationError
-from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
 from muse_pipeline.registration.transform import Transform
@@ -84,11 +84,6 @@ def write_residuals(path: Path, found: Registration) -> None:
             um = "" if np.isnan(residual) else f"{residual:.2f}"
             side = f"{tiles.side_um / mpp[0]:.2f}"
             file.write(f"{x:.1f}\t{y:.1f}\t{side}\t{status}\t{um}\t{int(measured)}\t{correlation:.3f}\n")
-
-
-def write_transform(path: Path, content: dict[str, Any]) -> None:
-    """Write transform.json."""
-    write_json(path, content)
 
 
 @dataclass(frozen=True, eq=False)

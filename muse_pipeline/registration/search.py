@@ -81,10 +81,10 @@ class _Search:
         self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
         self.fixed_shape = fixed.shape[:2]
         self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]
-        self.spectrum = self.transform(fixed)
+        self.spectrum = self.fourier(fixed)
         self.energy = float(np.linalg.norm(fixed) * np.linalg.norm(self.moving))
 
-    def transform(self, maps: np.ndarray) -> np.ndarray:
+    def fourier(self, maps: np.ndarray) -> np.ndarray:
         """The Fourier transform of maps (h, w, 2), padded so that no shift wraps around."""
         return scipy.fft.rfft2(np.moveaxis(maps, -1, 0), self.shape)
 
@@ -97,7 +97,7 @@ class _Search:
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
         """The best shift of the partner at one angle and scale."""
         matrix = similarity(degrees, mirrored, scale)
-        spectrum = self.spectrum * self.transform(self.turn(matrix)).conj()
+        spectrum = self.spectrum * self.fourier(self.turn(matrix)).conj()
         score = scipy.fft.irfft2(spectrum.sum(0), self.shape)
         at = np.array(np.unravel_index(score.argmax(), score.shape))
         shift = np.where(at >= self.fixed_shape, at - self.shape, at)[::-1] * self.um
