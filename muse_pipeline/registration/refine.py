@@ -25,7 +25,8 @@ FEW_TILES = 60  # with which placements are compared
 MIN_FITTING = 0.25  # part of the tiles on the partner that agree with one affine map; by chance next to none do
 SURE_FITTING = 0.6  # other placements need not be tried then
 BEND_ROOM_UM = 40.0  # a tile within this of an affine map agrees with it: the rest may be bend
-OUTLIER_UM = 15.0  # of a tile's shift from those around it
+OUTLIER_UM = 5.0  # of a tile's shift from those around it, beside what a mild bend may change over the distance
+MILD = 0.02  # um per um
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
 WORTH_BENDING_UM = 0.5  # median error of an affine map, above which a bend is tried
@@ -170,9 +171,9 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
 
 def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(N,) bool: whether a shift is like those of the nearest tiles."""
-    _, near = cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
+    far, near = cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
     middle = np.median(shift[near[:, 1:]], axis=1)
-    return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM
+    return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM + MILD * np.median(far[:, 1:], axis=1)
 
 
 def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
