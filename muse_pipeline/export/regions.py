@@ -18,6 +18,7 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.core.types import MODEL_PRECISIONS
 from muse_pipeline.export.onnx import embed_card, trace_windows
 from muse_pipeline.export.parity import COLOUR
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
@@ -26,7 +27,6 @@ from muse_pipeline.inference.predictor import MAP, RegionPredictor
 from muse_pipeline.models.region import FUSION, RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from muse_pipeline.training.export_settings import PRECISIONS
 
 # Largest and mean difference of probabilities between the network and its graph.
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
@@ -53,7 +53,7 @@ class RegionExport:
     colour_share: float = 1.0
 
     def __post_init__(self) -> None:
-        require_one_of(self, "export", precision=PRECISIONS)
+        require_one_of(self, "export", precision=MODEL_PRECISIONS)
         require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
         require_between(self, "export", colour_share=(0, 1))
 
