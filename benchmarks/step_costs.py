@@ -18,8 +18,11 @@ import sys
 import time
 from pathlib import Path
 
-from muse_pipeline.cli.steps import Plan, slide_steps
 from muse_pipeline.cohort.sheet import read_sheet
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from step_commands import step_commands
 
 
 def main() -> None:
@@ -47,8 +50,7 @@ def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, d
     if not chosen:
         shutil.rmtree(results, ignore_errors=True)
     costs = {}
-    steps = [*slide_steps(row, Plan(results, "compact", 0.5, 1, threads)), ["overlay", str(results / row.slide_id)]]
-    for arguments in steps:
+    for arguments in step_commands(row.path, results / row.slide_id, threads):
         if chosen and arguments[0] not in chosen:
             continue
         started = time.monotonic()

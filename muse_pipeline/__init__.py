@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "open_slide": "muse_pipeline.slides.slide_image",
-    "find_tissue": "muse_pipeline.pipeline",
-    "find_nuclei": "muse_pipeline.pipeline",
+    "find_tissue": "muse_pipeline.api",
+    "find_nuclei": "muse_pipeline.api",
     "SlideImage": "muse_pipeline.slides.slide_image",
-    "Tissue": "muse_pipeline.pipeline",
+    "Tissue": "muse_pipeline.api",
     "read_nuclei": "muse_pipeline.geodataframe",
     "write_geojson": "muse_pipeline.geodataframe",
     "read_geojson": "muse_pipeline.qupath.read",

@@ -1,247 +1,307 @@
-"""The steps of `muse run` as functions for Python: from a slide or an image to tissue and nuclei as GeoDataFrames.
+"""The path of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
 
-The functions call what the commands call, so the nuclei are the same. All positions are absolute level-0 px (x to the
-right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array.
+``run_slide`` is the whole path. It has three parts, which are the jobs of the workflow: ``make_image``, ``detect`` and
+``make_nuclei``. Every step is one function from files to files, called by the verb of its name; it imports what it
+needs when it is called, because loading the libraries of all steps takes longer than a step on a small slide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import cv2
-import geopandas
-import numpy as np
-import shapely
-from shapely.geometry.base import BaseGeometry
+from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
+from muse_pipeline.cohort.ledgers import record_step
 
-from muse_pipeline.core.coords import level0_to_work, work_size_px
-from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
-from muse_pipeline.inference.appearance import Verdict, judge_appearance
-from muse_pipeline.inference.colour_input import colour_of_fit
-from muse_pipeline.inference.detect import detect_shard
-from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
-from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.nuclei.seams import SLACK_UM
-from muse_pipeline.qupath.regions import describe_roi, read_roi
-from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
-from muse_pipeline.store.grid import Shard, WindowGrid
-from muse_pipeline.store.sharding import close_shards
-from muse_pipeline.store.store import open_store, store_name
-from muse_pipeline.store.write import write_store
-from muse_pipeline.tissue import find as search
-from muse_pipeline.tissue.colour import SlideColour, measure_colour
-from muse_pipeline.tissue.find import is_fluorescence
-from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.outline import trace_outline
+if TYPE_CHECKING:
+    import numpy as np
 
-SEAM_REACH_UM = 4 * SLACK_UM  # windows further from a box than this do not change the nuclei in it
+    from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.inference.appearance import Verdict
+    from muse_pipeline.inference.predictor import Predictor
+    from muse_pipeline.slides.remote import SlideUrl
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import Store
+    from muse_pipeline.tissue.colour import SlideColour
+
+Begin = Callable[[str], None]  # called with the name of every step before it starts
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Tissue(TissueMask):
-    """The tissue of a slide and its stains; ``mask``, ``mask_mpp``, ``roi`` and ``area_mm2`` as of ``TissueMask``.
-
-    Attributes:
-        info: the slide.
-        colour: the stains, measured over the tissue.
-    """
-
-    info: SlideInfo
-    colour: SlideColour
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What should be checked, in words."""
-        return self.colour.warnings
-
-    def __repr__(self) -> str:
-        return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
-
-    def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """The tissue's outline: a row per piece, ``geometry`` in absolute level-0 px without a CRS, ``area_mm2``."""
-        pieces = shapely.get_parts(trace_outline(self, self.info))
-        area_mm2 = shapely.area(pieces) * np.prod(self.info.mpp) / 1e6
-        outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=pieces)
-        outline.attrs = {"slide_id": self.info.slide_id, "mpp": list(self.info.mpp)}
-        return outline
-
-
-def find_tissue(
-    image: SlideImage | np.ndarray, roi: BaseGeometry | Path | str | None = None, *, mpp: float | None = None
-) -> Tissue:
-    """Find the tissue of a slide and measure its stains, as `muse tissue` does.
-
-    A slide without tissue has an empty mask.
-
-    Args:
-        image: an open slide, or an array (h, w, 3) uint8 RGB.
-        roi: keep to this area: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of annotations from
-            QuPath.
-        mpp: um per pixel of an array.
-
-    Raises:
-        ArgumentError: the image or the region cannot be used.
-        GeoJSONError: the file of the region cannot be used.
-        MppError: an array has no ``mpp``.
-        SlideError: nothing of the slide can be decoded.
-
-    Warns:
-        MuseWarning: there is no tissue, pen marks were left out, or the stains cannot be estimated.
-    """
-    slide, messages = to_slide(image, mpp)
-    tissue = _search_tissue(slide, roi)
-    warn_user(slide.info.slide_id, [*messages, *tissue.warnings])
-    return tissue
-
-
-def find_nuclei(
-    image: SlideImage | np.ndarray,
-    box: Box | None = None,
+def run_slide(
+    row: SheetRow,
+    files: SlideFiles,
+    predictor: Predictor,
     *,
-    mpp: float | None = None,
-    tissue: Tissue | None = None,
-    model: str | Path = "compact",
-    provider: str = "cpu",
-    threads: int | None = None,
-) -> geopandas.GeoDataFrame:
-    """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
-
-    A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: the slide's own
-    windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
-    fitted to what is searched.) Temporary files take about 11 MB per mm2 of tissue, in ``$TMPDIR``.
+    n_shards: int = 1,
+    threads: int = 1,
+    begin: Begin = str,
+) -> None:
+    """Run all steps of a slide, each with its ledger.
 
     Args:
-        image: an open slide, or an array (h, w, 3) uint8 RGB.
-        box: (x, y, width, height) in absolute level-0 px.
-        mpp: um per pixel of an array.
-        tissue: of ``find_tissue``, which is called if this is None.
-        model: name of a built-in model, or an ONNX file with a card.
-        provider: cpu, cuda, tensorrt, openvino, or "auto": cuda if it starts here, else cpu.
-        threads: cores to use, all that this process may use if None; changes no result.
-
-    Returns:
-        A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
-        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS); docs/outputs.md
-        has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
+        row: the slide.
+        files: its results.
+        predictor: the model.
+        n_shards: pieces that detection is cut into; changes no result.
+        threads: threads of the steps that use several; changes no result.
+        begin: called with the name of every step before it starts.
 
     Raises:
-        ArgumentError: the image, the box, the tissue or the number of threads cannot be used.
-        MppError: an array has no ``mpp``, or the pixels are too coarse for the model.
-        ModelError: there is no such model.
-        ProviderError: the provider is not installed or does not start.
-        SlideError: more than 1 % of the tissue cannot be decoded.
-
-    Warns:
-        MuseWarning: the slide is unlike what the model was trained on, or part of it was lost.
+        MuseError: a step fails; later steps do not run.
     """
-    slide, messages = to_slide(image, mpp)
-    _require_box(box, slide.info)
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"threads {threads}: give 1 or more")
-    provider = choose_provider(provider)
-    predictor = Predictor(find_model(str(model), provider), provider)
-    if tissue is None:
-        tissue = _search_tissue(slide)
-        messages += tissue.warnings
-    _require_tissue_of(tissue, slide.info)
-    with TemporaryDirectory(prefix="muse-") as folder, _opencv_threads_restored():
-        table = _run_steps(slide, tissue, predictor, box, threads or count_cores(), Path(folder))
-        nuclei = read_nuclei(table, box)
-    warn_user(slide.info.slide_id, [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei)])
-    return nuclei
+    from muse_pipeline.slides.remote import is_url
+
+    mpp, roi = predictor.card.mpp, row.roi and Path(row.roi)
+    if is_url(row.path):
+        with _step(files, "fetch", begin):
+            fetch(row.path, files.fetched, threads)
+    slide = files.fetched if is_url(row.path) else Path(row.path)
+    make_image(slide, files, row.slide_id, mpp, slide_mpp=row.mpp, roi=roi, threads=threads, begin=begin)
+    for name in shard_names(n_shards):
+        with _step(files, "detect", begin, f"detect-{name}") as warnings:
+            warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
+    make_nuclei([files.shard(name) for name in shard_names(n_shards)], files, threads=threads, begin=begin)
 
 
-def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = None) -> Tissue:
-    """`muse tissue`."""
-    area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
-    with _opencv_threads_restored():
-        found = search.find_tissue(slide, slide.info, area)
-        is_dark = is_fluorescence(found.overview.pixels)
-        colour = measure_colour(slide, slide.info, found.tissue, is_dark, found.warnings)
-    mask = {field.name: getattr(found.tissue, field.name) for field in fields(TissueMask)}
-    return Tissue(**{**mask, "roi_file": roi_file}, info=slide.info, colour=colour)
+def make_image(
+    slide: Path,
+    files: SlideFiles,
+    slide_id: str,
+    mpp: float,
+    *,
+    source: str | None = None,
+    slide_mpp: float | None = None,
+    roi: Path | None = None,
+    threads: int = 1,
+    max_corrupt: float = 0.01,
+    begin: Begin = str,
+) -> None:
+    """Run the steps from a slide's file to its image at ``mpp``; for the other arguments see the steps."""
+    with _step(files, "inspect", begin):
+        inspect(slide, slide_id, slide_mpp, source, files.info)
+    with _step(files, "tissue", begin):
+        tissue(slide, files.info, roi, files.mask, files.picture, files.outline, files.colour)
+    with _step(files, "tile", begin, f"tile-{store_name(mpp)}"):
+        tile(slide, files.info, files.mask, files.store(mpp), mpp, threads, max_corrupt)
 
 
-def _run_steps(
-    slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
-) -> Path:
-    """`muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which has nuclei beyond the box too."""
-    card, info = predictor.card, slide.info
-    path, shard, table = (folder / name for name in (store_name(card.mpp), "1-of-1.parquet", "nuclei.parquet"))
-    near, seen = None, None
-    if box is not None:
-        grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
-        low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
-        near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
-        seen = grid.field_of_view(*near)
-    write_store(slide, info, tissue, path, mpp=card.mpp, threads=threads, within=seen)
-    colour = colour_of_fit(card.colour, tissue.colour.macenko)
-    appearance = judge_appearance(card.appearance, tissue.colour)
-    how = {"threads": threads, "appearance": appearance, "within": near}
-    try:
-        detect_shard(open_store(path), predictor, colour, Shard(1, 1), shard, **how)
-    finally:
-        close_shards()
-    stitch_shards([shard], info, tissue.kept, table, threads)
-    return table
-
-
-def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
-    """The area in absolute level-0 px, and where it is from if that is a file."""
-    if isinstance(roi, str | Path):
-        area = read_roi(roi, info)
-        return area, describe_roi(Path(roi), area, info)
-    if shapely.get_type_id(roi) not in (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON):
-        raise ArgumentError(f"roi is {type(roi).__name__}; give a polygon or multipolygon, or a GeoJSON file")
-    if not roi.is_valid or not roi.intersects(shapely.box(0, 0, *info.size_px)):
-        raise ArgumentError(f"roi is not valid or lies outside slide '{info.slide_id}'; it is in absolute level-0 px")
-    return roi, None
-
-
-def _require_box(box: Box | None, info: SlideInfo) -> None:
-    if box is None:
-        return
-    low, high = box_corners(box)
-    if (high <= 0).any() or (low >= info.size_px).any():
-        width, height = info.size_px
-        raise ArgumentError(f"box {box} lies outside slide '{info.slide_id}' of {width} x {height} level-0 px")
-
-
-def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
-    if not isinstance(tissue, Tissue):
-        raise ArgumentError(f"tissue is {type(tissue).__name__}; give what find_tissue returns")
-    if (tissue.fingerprint, tissue.slide_mpp) != (info.fingerprint, info.mpp):
-        raise ArgumentError(
-            f"tissue is of slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not of '{info.slide_id}' "
-            f"at {info.mpp[0]:.4g}; call find_tissue for this one"
-        )
-
-
-def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
-    """What should be checked, as far as the provenance of the nuclei has it."""
-    provenance = nuclei.attrs["provenance"]
-    yield from Verdict(**provenance["appearance"]).sentences()
-    if doubt := provenance["nuclear_size"]["doubt"]:
-        yield doubt
-    if provenance["corrupt_fraction"]:
-        yield f"{provenance['corrupt_fraction']:.2%} of the tissue cannot be decoded; nothing was found there"
-    if full := len(provenance["full_windows"]):
-        yield f"{full} windows hold more nuclei than the model can report; some are missing"
+def make_nuclei(
+    shards: Sequence[Path],
+    files: SlideFiles,
+    *,
+    csv: bool = False,
+    frame: str = "qupath",
+    max_features: int | None = None,
+    draw: bool = True,
+    threads: int = 1,
+    begin: Begin = str,
+) -> None:
+    """Run the steps from a slide's shards to its pictures; without ``draw`` to its GeoJSON."""
+    with _step(files, "stitch", begin) as warnings:
+        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, files.csv if csv else None, threads))
+    with _step(files, "geojson", begin):
+        geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads)
+    if draw:
+        with _step(files, "overlay", begin):
+            overlay(files.folder)
 
 
 @contextmanager
-def _opencv_threads_restored() -> Iterator[None]:
-    """Restore OpenCV's number of threads, which the steps set to 1 for the whole process."""
-    n_threads = cv2.getNumThreads()
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(n_threads)
+def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None) -> Iterator[list[str]]:
+    begin(step)
+    with record_step(files.ledger(ledger or step), step, [files.folder]) as warnings:
+        yield warnings
+
+
+def fetch(url: SlideUrl, output: Path, threads: int = 1) -> None:
+    """Copy the slide at ``url`` to the folder ``output``."""
+    from muse_pipeline.slides.fetch import fetch_slide
+
+    n_bytes = fetch_slide(url, output, threads)
+    print(f"{url}: {n_bytes:,} bytes")
+
+
+def inspect(
+    slide: Path,
+    slide_id: str,
+    mpp: float | None = None,
+    source: str | None = None,
+    output: Path | None = None,
+) -> None:
+    """Print what a slide is, and write it to ``output``.
+
+    The slide is opened in a process of its own, so that a file that crashes or hangs its reader is rejected here.
+
+    Args:
+        slide: a slide, an image or a folder of ``fetch``.
+        slide_id: its name in the cohort.
+        mpp: um per level-0 pixel; overrides what the file says.
+        source: the URL that a fetched slide must come from.
+        output: slide.json.
+    """
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.slides.inspect import info_text, inspect_slide
+    from muse_pipeline.slides.isolation import call_guarded
+
+    info = call_guarded(inspect_slide, slide, slide_id, mpp, source)
+    if output:
+        write_json(output, info.to_dict())
+    print(info_text(info))
+
+
+def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path, outline: Path, colour: Path) -> None:
+    """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
+
+    Writes the mask, the outline on the slide and for QuPath, and the stains.
+    """
+    from dataclasses import replace
+
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.qupath.regions import describe_roi, read_annotations, read_roi, write_outline
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
+    from muse_pipeline.tissue.colour import measure_colour
+    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, measure_annotation
+    from muse_pipeline.tissue.outline import read_thumbnail, write_picture
+
+    return_large_arrays()
+    known = read_info(info)
+    area = read_roi(roi, known) if roi else None
+    with open_slide(slide, known.reader) as opened:
+        require_unchanged(opened, known)
+        search = find_tissue(opened, known, area)
+        found, warnings = search.tissue, search.warnings
+        if area is not None:
+            parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
+            found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
+        dark_background = is_fluorescence(search.overview.pixels)
+        write_picture(picture, read_thumbnail(opened, known, search.overview), found, known)
+        del search  # the overview makes room for the pixels that the stains are measured in
+        stains = measure_colour(opened, known, found, dark_background, warnings)
+    write_outline(outline, found, known)
+    write_json(colour, stains.to_dict())
+    found.save(mask)
+
+
+def tile(
+    slide: Path, info: Path, mask: Path, output: Path, mpp: float, threads: int = 1, max_corrupt: float = 0.01
+) -> None:
+    """Write the tissue of a slide as an image store at ``mpp``; at most ``max_corrupt`` of it may be undecodable."""
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
+    from muse_pipeline.store.write import write_store
+    from muse_pipeline.tissue.mask import TissueMask
+
+    return_large_arrays()
+    known = read_info(info)
+    with open_slide(slide, known.reader) as opened:
+        require_unchanged(opened, known)
+        # The mask is as large as the slide, and write_store releases it early: no variable here may hold it.
+        write_store(
+            opened, known, TissueMask.load(mask, known), output, mpp=mpp, threads=threads, max_corrupt=max_corrupt
+        )
+
+
+def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
+    """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
+    from muse_pipeline.core.progress import say_how_busy, show_progress
+    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.model import name_model, precision_warnings
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
+
+    piece, image = Shard.parse(shard), open_store(store)
+    stained = read_colour(colour, image.fingerprint)
+    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
+    with say_how_busy("finding nuclei", threads), show_progress("windows") as progress:
+        verdict = detect_in(image, predictor, stained, piece, output, threads, progress)
+    return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]
+
+
+def detect_in(
+    store: Store,
+    predictor: Predictor,
+    stained: SlideColour,
+    shard: Shard,
+    output: Path,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Verdict:
+    """The same of an open store; returns whether the slide looks like the model's training data.
+
+    Args:
+        store: the image.
+        predictor: the model.
+        stained: the stains of the slide.
+        shard: which windows.
+        output: file of the shard.
+        threads: windows run at the same time.
+        progress: called with (batches done, batches in all).
+        within: two corners (x, y) in work pixels; only windows whose cores touch this rectangle are run.
+    """
+    from muse_pipeline.inference.appearance import judge_appearance
+    from muse_pipeline.inference.colour_input import colour_of_fit
+    from muse_pipeline.inference.detect import detect_shard
+
+    card = predictor.card
+    verdict = judge_appearance(card.appearance, stained)
+    how = {"threads": threads, "progress": progress, "appearance": verdict, "within": within}
+    detect_shard(store, predictor, colour_of_fit(card.colour, stained.macenko), shard, output, **how)
+    return verdict
+
+
+def stitch(
+    shards: Sequence[Path], info: Path, mask: Path, output: Path, csv: Path | None = None, threads: int = 1
+) -> list[str]:
+    """Join all shards of a slide into one table of nuclei, also as ``csv`` if given; returns warnings."""
+    import pyarrow as pa
+
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.inference.stitch import stitch_shards
+    from muse_pipeline.nuclei.parquet import write_csv
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
+
+    return_large_arrays()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
+    known = read_info(info)
+    kept = TissueMask.load(mask, known).kept  # and not the mask, which takes eight times as much
+    provenance = stitch_shards(list(shards), known, kept, output, threads)
+    if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
+        output.with_suffix(".csv.gz").unlink(missing_ok=True)
+    if csv:
+        write_csv(output, csv)
+    return [doubt] if (doubt := provenance.get("nuclear_size", {}).get("doubt")) else []
+
+
+def geojson(
+    nuclei: Path, info: Path, output: Path, frame: str = "qupath", max_features: int | None = None, threads: int = 1
+) -> None:
+    """Write a table of nuclei as GeoJSON for QuPath, with its provenance beside it.
+
+    Args:
+        nuclei: the table.
+        info: slide.json.
+        output: the GeoJSON.
+        frame: "qupath" or "openslide", where coordinates start.
+        max_features: also write parts of at most so many nuclei.
+        threads: threads that write.
+    """
+    from muse_pipeline.qupath.write import write_geojson
+    from muse_pipeline.slides.inspect import read_info
+
+    write_geojson(nuclei, read_info(info), output, frame=frame, max_features=max_features, threads=threads)
+
+
+def overlay(folder: Path) -> None:
+    """Draw density and outlines of a finished slide and summarise it, for the report."""
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.report.slide_summary import summarise_slide
+
+    return_large_arrays()
+    summarise_slide(folder)

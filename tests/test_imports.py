@@ -30,8 +30,8 @@ LAYERS = (
     {"demo", "preflight", "training", "report"},
     {"methods"},
     {"export", "probing"},
-    {"geodataframe"},
-    {"pipeline"},
+    {"geodataframe", "pipeline"},
+    {"api"},
     {"cli"},
 )
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:5] for part in layer)}

@@ -32,33 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
-    from muse_pipeline.cli.output import say_how_busy, show_progress
-    from muse_pipeline.inference.appearance import judge_appearance
-    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-    from muse_pipeline.inference.detect import detect_shard
-    from muse_pipeline.inference.model import choose_provider, find_model, name_model, precision_warnings
+    from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.inference.predictor import Predictor
-    from muse_pipeline.store.grid import Shard
-    from muse_pipeline.store.store import open_store
+    from muse_pipeline.pipeline import detect
 
-    shard = Shard.parse(args.shard)
     provider = choose_provider(args.provider)
     predictor = Predictor(find_model(args.model, provider), provider)
-    args.warnings += precision_warnings(predictor.card, provider)
-    store = open_store(args.store)
-    stained = read_colour(args.colour, store.fingerprint)
-    colour = colour_of_fit(predictor.card.colour, stained.macenko)
-    appearance = judge_appearance(predictor.card.appearance, stained)
-    args.warnings += appearance.sentences()
-    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {provider}")
-    with say_how_busy("finding nuclei", args.threads), show_progress("windows") as progress:
-        detect_shard(
-            store,
-            predictor,
-            colour,
-            shard,
-            args.output,
-            threads=args.threads,
-            progress=progress,
-            appearance=appearance,
-        )
+    args.warnings += detect(args.store, predictor, args.colour, args.shard, args.output, args.threads)

@@ -26,11 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the URL, copy."""
-    from muse_pipeline.slides.fetch import fetch_slide
+    from muse_pipeline.pipeline import fetch
 
-    url = find_url(args.url, args.slide_id)
-    n_bytes = fetch_slide(url, args.output, args.threads)
-    print(f"{url}: {n_bytes:,} bytes")
+    fetch(find_url(args.url, args.slide_id), args.output, args.threads)
 
 
 def find_url(text: str, slide_id: str | None):

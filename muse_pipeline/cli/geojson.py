@@ -22,14 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files."""
-    from muse_pipeline.qupath.write import write_geojson
-    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.pipeline import geojson
 
-    write_geojson(
-        args.nuclei,
-        read_info(args.info),
-        args.output,
-        frame=args.frame,
-        max_features=args.max_features,
-        threads=args.threads,
-    )
+    geojson(args.nuclei, args.info, args.output, args.frame, args.max_features, args.threads)

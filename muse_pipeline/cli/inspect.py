@@ -28,11 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Inspect one slide."""
-    from muse_pipeline.core.files import write_json
-    from muse_pipeline.slides.inspect import info_text, inspect_slide
-    from muse_pipeline.slides.isolation import call_guarded
+    from muse_pipeline.pipeline import inspect
 
-    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp, args.source)
-    if args.output:
-        write_json(args.output, info.to_dict())
-    print(info_text(info))
+    inspect(args.slide, args.slide_id or args.slide.stem, args.mpp, args.source, args.output)

@@ -7,18 +7,15 @@ import importlib
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
-from muse_pipeline.cli.output import record_step
-from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, OutputError
-from muse_pipeline.core.files import find_full_disk
+from muse_pipeline.cohort.ledgers import record_step
+from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
 # As `muse --help` lists them; each verb is a module beside this file.
 GROUPS = {
@@ -93,10 +90,10 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger"):  # a step of a slide: its matrices are small, and starting NumPy's threads takes 40 ms
+    if hasattr(args, "ledger") or args.verb == "run":  # matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
-    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings, _show_left_out(args):
+    with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:
@@ -106,27 +103,6 @@ def run_verb(arguments: list[str]) -> int:
                 f"needs the package '{error.name}', which is not installed; install the extra `train` "
                 "(docs/training.md says how)"
             ) from error
-        except OSError as error:
-            if isinstance(error, MuseError) or not (disk := find_full_disk(error, _folders(args))):
-                raise
-            raise OutputError(f"what it writes cannot be written {disk}") from error
-
-
-@contextmanager
-def _show_left_out(args: argparse.Namespace) -> Iterator[None]:
-    """Print each ``LeftOutWarning`` once, as one line, and note it for the ledger."""
-
-    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
-        if not issubclass(category, LeftOutWarning):
-            show_others(message, category, *place)
-        elif (text := str(message)) not in args.warnings:
-            args.warnings.append(text)
-            print(f"muse {args.verb}: {text}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", LeftOutWarning)
-        show_others, warnings.showwarning = warnings.showwarning, show
-        yield
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,47 +1,13 @@
-"""What verbs print and record: progress, results, ledgers."""
+"""What verbs print: progress of training, and results as text or JSON."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.environment import own_processor_seconds, peak_memory_mib
-from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import json_text, write_json
-from muse_pipeline.core.text import count_noun, one_line
-
-
-@contextmanager
-def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that takes (done, total)."""
-    from tqdm import tqdm
-
-    with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
-
-
-@contextmanager
-def say_how_busy(work: str, threads: int) -> Iterator[None]:
-    """Print when the block ends how long ``work`` took, a part of a run, and how busy its threads were.
-
-    Nothing is printed of less than a second, of which starting the threads is a large part.
-    """
-    started, used = time.monotonic(), own_processor_seconds()
-    yield
-    seconds, busy = time.monotonic() - started, own_processor_seconds() - used
-    if seconds >= 1:
-        share = f"{100 * busy / seconds / threads:.0f} % busy"
-        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")
 
 
 class TrainingOutput:
@@ -108,55 +74,3 @@ def show_result(text: str, found: Any, file: Path | None) -> None:
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
     """Give a verb its ``--ledger``."""
     parser.add_argument("--ledger", type=Path, metavar="JSON", help="record how the step ended, for the report")
-
-
-@contextmanager
-def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
-    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends.
-
-    What the block appends to the list that it gets is written too, as ``warnings``.
-
-    An older entry goes first, so that a step killed from outside is not taken for the one before it.
-    """
-    if path is not None:
-        with suppress(OSError):  # what cannot be removed cannot be written either, and that is said at the end
-            if path.is_file():
-                path.unlink()
-    _forget_peak_memory()
-    started = time.monotonic()
-    status, reason = "ok", ""
-    warnings: list[str] = []
-    try:
-        yield warnings
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            status, reason = "interrupted", "was interrupted; run it again"
-        else:
-            status = "failed"
-            reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
-        raise
-    finally:
-        if path is not None:
-            entry = {
-                "step": step,
-                "status": status,
-                "reason": one_line(reason),
-                "seconds": round(time.monotonic() - started, 3),
-                "peak_memory_mib": peak_memory_mib(),
-                **({"warnings": warnings} if warnings else {}),
-            }
-            _write_quietly_after_failure(path, entry)
-
-
-def _write_quietly_after_failure(path: Path, entry: dict) -> None:
-    try:
-        write_json(path, entry)
-    except OSError:
-        if entry["status"] == "ok":  # after a failure the first error is the one to report
-            raise
-
-
-def _forget_peak_memory() -> None:
-    """Let the peak start anew, for steps that share a process (Linux; elsewhere it grows from step to step)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")

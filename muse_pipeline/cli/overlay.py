@@ -20,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, sum up."""
-    from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.report.slide_summary import summarise_slide
+    from muse_pipeline.pipeline import overlay
 
-    return_large_arrays()
-    summarise_slide(args.folder)
+    overlay(args.folder)

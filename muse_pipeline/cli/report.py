@@ -26,28 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Gather, write, sum up; copy the import script for QuPath beside the results."""
-    from muse_pipeline.qupath.import_script import copy_import_script
-    from muse_pipeline.report.cohort import (
-        gather_cohort,
-        read_rows,
-        summarise_cohort,
-        summarise_failures,
-        summarise_flags,
-    )
-    from muse_pipeline.report.page import write_page
-    from muse_pipeline.report.tables import write_roi_table, write_table
+    """Write the report, print what it finds."""
+    from muse_pipeline.report.cohort import read_rows
+    from muse_pipeline.report.page import write_report
 
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
-    slides = gather_cohort(args.results, rows, args.no_model)
-    write_table(slides, table)
-    write_roi_table(slides, table.with_name("roi.tsv"))
-    write_page(slides, page, args.pretraining)
-    copy_import_script(args.results / "qupath")
-    print(f"{summarise_cohort(slides)}; see {page}")
-    failures = [] if args.no_model else summarise_failures(slides)  # the same reason for all
-    for line in [*failures, *summarise_flags(slides)]:
+    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model):
         print(line)
 
 

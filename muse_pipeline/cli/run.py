@@ -47,12 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run what is not finished, name what failed."""
-    from muse_pipeline.cli.steps import Plan, run_slides
-    from muse_pipeline.cohort.changes import RunSettings
+    from muse_pipeline.cli.run_slides import Plan, run_slides
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.core.environment import count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
-    from muse_pipeline.core.files import sha256_of
     from muse_pipeline.inference.model import BUILT_IN_OF_MODE, choose_provider, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.slides.signature import require_file
@@ -65,16 +63,16 @@ def run(args: argparse.Namespace) -> None:
         _require_areas(args.roi, rows)
     provider = choose_provider(args.provider)
     path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
-    model, card = name_model(path), Predictor(path, provider).card
+    predictor = Predictor(path, provider)
+    card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)
         raise ConfigError(
             f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
         )
-    print(f"model: {model} ({card.precision}), provider {provider}")
+    print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
-    plan = Plan(args.output, model, card.mpp, args.shards, args.threads or count_cores(), provider)
-    failed = run_slides(rows, plan, RunSettings(card.name, sha256_of(path), provider))
+    failed = run_slides(rows, Plan(args.output, predictor, args.shards, args.threads or count_cores()))
     if failed:
         names = some_of(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
@@ -109,7 +107,7 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     """Refuse to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
-    from muse_pipeline.cli.steps import replaced_results
+    from muse_pipeline.cohort.layout import replaced_results
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.slides.remote import is_url
 

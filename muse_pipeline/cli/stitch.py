@@ -14,9 +14,7 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 from muse_pipeline.cli.output import add_ledger_argument
 
 if TYPE_CHECKING:
-    from muse_pipeline.core.types import SlideInfo
-    from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
-    from muse_pipeline.tissue.mask import KeptArea
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,34 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
-    import pyarrow as pa
+    from muse_pipeline.pipeline import stitch
 
-    from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.inference.stitch import stitch_shards
-    from muse_pipeline.slides.inspect import read_info
-    from muse_pipeline.tissue.mask import TissueMask
-
-    return_large_arrays()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
-    info = read_info(args.info)
-    kept = TissueMask.load(args.tissue, info).kept  # and not the mask, which takes eight times as much
-    regions = _load_regions(args, info, kept) if args.regions else None
-    provenance = stitch_shards(args.shards, info, kept, args.output, args.threads, regions)
-    if doubt := provenance.get("nuclear_size", {}).get("doubt"):
-        args.warnings.append(doubt)
-    if args.output.suffix == ".parquet":  # of an earlier table, where it is not written anew
-        args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
-    if args.csv:
-        from muse_pipeline.nuclei.parquet import write_csv
-
-        write_csv(args.output, args.csv)
-
-
-def _load_regions(args: argparse.Namespace, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    """The regions of the slide; a model that failed is a warning, for nuclei do without."""
-    from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
-
-    regions = load_regions(args.regions, info, kept)
-    if isinstance(regions, FailedRegions):
-        args.warnings.append(f"no tissue regions: {regions.reason}")
-    return regions
+    args.warnings += stitch(
+        args.shards, args.info, args.tissue, args.output, args.csv, args.threads, regions=args.regions
+    )

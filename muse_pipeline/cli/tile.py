@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
 from muse_pipeline.cli.output import add_ledger_argument
 
 if TYPE_CHECKING:
-    from muse_pipeline.core.types import SlideInfo
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,36 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
-    from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.slides.base import open_slide
-    from muse_pipeline.slides.inspect import read_info, require_unchanged
-    from muse_pipeline.store.write import write_store
-    from muse_pipeline.tissue.mask import TissueMask
+    from muse_pipeline.pipeline import tile
 
-    return_large_arrays()
-    info = read_info(args.info)
-    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
     if args.transform:
-        _tile_partner(args, info, how)
-        return
-    with open_slide(args.slide, info.reader) as slide:
-        require_unchanged(slide, info)
-        # The tissue is not held here: it is as large as the slide, and soon let go of.
-        write_store(slide, info, TissueMask.load(args.tissue, info), args.output, **how)
+        _tile_partner(args)
+    else:
+        tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt)
 
 
-def _tile_partner(args: argparse.Namespace, info: SlideInfo, how: dict[str, Any]) -> None:
+def _tile_partner(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from muse_pipeline.registration.record import read_registered
     from muse_pipeline.registration.register import inspect_partner
     from muse_pipeline.registration.store import write_partner_store
     from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
-    registered = read_registered(args.transform)
+    info, registered = read_info(args.info), read_registered(args.transform)
     mpp = tuple(registered.partner["mpp"])
     partner_info = replace(inspect_partner(args.slide, mpp[0]), mpp=mpp)
+    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
     with open_slide(args.slide, partner_info.reader) as partner:
         tissue = TissueMask.load(args.tissue, info)
         write_partner_store(partner, partner_info, registered, info, tissue, args.output, **how)

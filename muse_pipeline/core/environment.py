@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
@@ -159,6 +160,7 @@ def _find_scratch() -> Finding:
     return Finding("scratch", True, f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free")
 
 
+@cache
 def _version(name: str) -> str | None:
     from importlib import metadata
 

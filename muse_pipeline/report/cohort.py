@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
-from muse_pipeline.report.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.mpp import DOUBT

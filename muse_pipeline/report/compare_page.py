@@ -13,7 +13,7 @@ from PIL import Image
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.summary_text import format_number
-from muse_pipeline.report.html import Markup, element, frame_document, join
+from muse_pipeline.report.html import Markup, css_word, element, frame_document, join
 from muse_pipeline.report.overlays import nice_length
 from muse_pipeline.report.slide_card import definitions
 
@@ -203,8 +203,3 @@ def _row(row: ChartRow, y: float, x: Any) -> Markup:
         element("circle", cx=x(score["difference"]), cy=y, r=5),
         class_=f"difference {css_word(score['verdict'])}",
     )
-
-
-def css_word(verdict: str) -> str:
-    """How the style sheet calls a verdict: yes, no or undecided."""
-    return verdict if verdict in {"yes", "no"} else "undecided"

@@ -82,3 +82,8 @@ def frame_document(title: str, script: str | None = None) -> tuple[str, str]:
 
 def _read(name: str) -> str:
     return files("muse_pipeline.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def css_word(verdict: str) -> str:
+    """The style sheet's class of a verdict: yes, no or undecided."""
+    return verdict if verdict in {"yes", "no"} else "undecided"

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.report.compare_page import css_word
-from muse_pipeline.report.html import Markup, element, join
+from muse_pipeline.report.html import Markup, css_word, element, join
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import definitions, swatch
 

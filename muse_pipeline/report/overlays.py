@@ -119,6 +119,7 @@ def _length_text(um: float) -> str:
 
 
 LONG_SIDE_PX = 900
+BLEND_ROWS = 32  # of the picture at a time: floats of the whole would be tens of MB, each allocated anew
 _OUTLINE = (74, 84, 98)
 _GLASS_GREY = 236
 # Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
@@ -136,18 +137,25 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndar
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    picture = _pale_grey(cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop]))
+    picture = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop])
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
-    strength = np.clip(density / top, 0, 1)
     inside = _resample_mask(mask, size) > 0.5
-    picture[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
-    opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
-    picture = np.round(picture * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
+    for first in range(0, len(picture), BLEND_ROWS):
+        rows = slice(first, first + BLEND_ROWS)
+        picture[rows] = _blend_density(picture[rows], density[rows] / top, inside[rows])
     _draw_outline(picture, inside)
     canvas, pen, left = add_strip(picture, um_per_px)
     _add_colour_bar(canvas, pen, left + 8, top)
     save_picture(canvas, path)
+
+
+def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Lay the heat colours of ``strength`` (h, w) on ``picture`` (h, w, 3) uint8 where it is ``inside`` tissue."""
+    pale, strength = _pale_grey(picture), np.clip(strength, 0, 1)
+    pale[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
+    opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
+    return np.round(pale * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
 
 
 def _pale_grey(picture: np.ndarray) -> np.ndarray:

@@ -1,26 +1,58 @@
-"""``report.html``: one page that says what became of a cohort, needing neither network nor script."""
+"""The report of a cohort: tables, and ``report.html``, a page that needs neither network nor script."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import area_text, count_text, density_text, time_text
+from muse_pipeline.qupath.import_script import copy_import_script
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
     counted,
     describe_model,
+    gather_cohort,
     summarise_cohort,
+    summarise_failures,
+    summarise_flags,
 )
 from muse_pipeline.report.html import Markup, element, frame_document
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
-from muse_pipeline.report.tables import slide_table
+from muse_pipeline.report.tables import slide_table, write_roi_table, write_table
+
+
+def write_report(
+    results: Path,
+    rows: Sequence[dict[str, Any]],
+    page: Path,
+    table: Path,
+    pretraining: Path | None = None,
+    no_model: str = "",
+) -> list[str]:
+    """Write page, tables and the import script for QuPath; returns lines that summarise the cohort.
+
+    Args:
+        results: folder with a folder per slide.
+        rows: of the resolved sheet.
+        page: report.html.
+        table: cohort.tsv; roi.tsv is written beside it.
+        pretraining: folder of a pretraining run that belongs to the cohort.
+        no_model: why slides were not detected, where there was no model.
+    """
+    slides = gather_cohort(results, rows, no_model)
+    write_table(slides, table)
+    write_roi_table(slides, table.with_name("roi.tsv"))
+    write_page(slides, page, pretraining)
+    copy_import_script(results / "qupath")
+    failures = [] if no_model else summarise_failures(slides)  # the same reason for all
+    return [f"{summarise_cohort(slides)}; see {page}", *failures, *summarise_flags(slides)]
 
 
 def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from muse_pipeline import __version__
+from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.files import complete_file, read_json, write_json
 from muse_pipeline.core.types import SlideInfo
@@ -34,7 +35,7 @@ from muse_pipeline.report.pictures import make_thumbnail
 from muse_pipeline.report.regions import count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
-from muse_pipeline.store.store import Store, open_store, store_name
+from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 
 FORMAT = 2  # of a summary; one of another is made again

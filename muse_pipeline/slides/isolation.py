@@ -1,4 +1,4 @@
-"""Reading of files that may crash, hang or exhaust memory: in a process of its own, or with a time-out."""
+"""Reading of files that may crash, hang or exhaust memory: in another process, or with a time-out."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ LIMITS = Limits()
 
 
 def call_guarded(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
-    """``function(path, *arguments)`` in a process of its own; what it raises is raised here.
+    """``function(path, *arguments)`` in another process; what it raises is raised here.
 
     Raises:
-        SlideError: the process crashed on ``path``, or needed more than it may.
+        SlideError: the process crashed on ``path``, hung, or needed more memory than it may.
     """
     ((_, result),) = map_guarded(function, [(path, *arguments)], limits=limits)
     if isinstance(result, Exception):
@@ -50,7 +50,11 @@ def call_guarded(function: Callable[..., Any], path: Path, *arguments: Any, limi
 def map_guarded(
     function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, Any]]:
-    """Every call of ``function`` in a process of its own, ``n_processes`` at a time, in the order in which they end.
+    """Every call of ``function`` in another process, ``n_processes`` at a time, in the order in which they end.
+
+    A process whose call has returned makes the next call, also of a later ``map_guarded``: importing the readers takes
+    longer than opening a slide. One whose call failed is ended. A call that crashes a process which has served others
+    is repeated in a new one, so that no file is rejected for the damage that another has done.
 
     Args:
         function: its first argument is the file that is opened.
@@ -65,60 +69,84 @@ def map_guarded(
     try:
         while True:
             while len(running) < n_processes and (call := next(waiting, None)):
-                started = _Call(function, call[1], limits)
-                running[started.receiver] = call[0], started
+                worker = _idle_workers.pop() if _idle_workers else _Worker(function)
+                running[worker.begin(function, call[1], limits)] = call[0], worker
             if not running:
                 return
-            deadline = min(started.deadline for _, started in running.values())
+            deadline = min(worker.deadline for _, worker in running.values())
             for receiver in wait(list(running), max(deadline - time.monotonic(), 0)) or _overdue(running):
-                number, ended = running.pop(receiver)
-                yield number, ended.result()
+                number, worker = running.pop(receiver)
+                result = worker.result()
+                if worker.has_crashed and worker.n_calls > 1:
+                    again = _Worker(function)
+                    running[again.begin(function, worker.arguments, limits)] = number, again
+                else:
+                    yield number, result
     finally:
-        for _, abandoned in running.values():
-            abandoned.stop()
+        for _, worker in running.values():
+            worker.stop()
+        while len(_idle_workers) > 1:
+            _idle_workers.pop().stop()
 
 
-class _Call:
-    """One call under way."""
+class _Worker:
+    """A process that makes one call after the other."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple, limits: Limits):
+    def __init__(self, function: Callable[..., Any]):
         context = _context(function)
-        self.path, self.limits = arguments[0], limits
-        self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(sender, function, arguments, limits), daemon=True)
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end,), daemon=True)
         self.process.start()
-        sender.close()
+        other_end.close()
+        self.n_calls, self.has_crashed = 0, False
+
+    def begin(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Connection:
+        """Start a call; the connection is ready to be read when it ends."""
+        self.arguments, self.limits = arguments, limits
+        self.n_calls += 1
         self.deadline = time.monotonic() + limits.seconds
+        with suppress(BrokenPipeError):  # the process died while it was idle
+            self.connection.send((function, arguments, limits.memory_bytes))
+        return self.connection
 
     def result(self) -> Any:
-        """What came back, or the sentence on why nothing did."""
+        """What came back, or the reason why nothing did."""
+        path, has_returned = self.arguments[0], False
         try:
-            if not self.receiver.poll():
+            if not self.connection.poll():
                 return SlideError(
-                    f"{self.path}: is not read after {self.limits.seconds:g} s, so it is damaged or its disk hangs; "
+                    f"{path}: is not read after {self.limits.seconds:g} s, so it is damaged or its disk hangs; "
                     "copy it again from its source"
                 )
-            return self.receiver.recv()
-        except EOFError:
+            has_returned, result = self.connection.recv()
+            return result
+        except (EOFError, ConnectionResetError):
+            self.has_crashed = True
             self.process.join()
             return SlideError(
-                f"{self.path}: crashes its reader (exit {self.process.exitcode}), so it is damaged; "
+                f"{path}: crashes its reader (exit {self.process.exitcode}), so it is damaged; "
                 "copy it again from its source, or convert it to OME-TIFF"
             )
         finally:
-            self.stop()
+            if has_returned:
+                _idle_workers.append(self)
+            else:
+                self.stop()
 
     def stop(self) -> None:
         """End the process, whatever it is at."""
         self.process.kill()
         self.process.join()
-        self.receiver.close()
+        self.connection.close()
+
+
+_idle_workers: list[_Worker] = []
 
 
 def _context(function: Callable[..., Any]) -> Any:
-    """How processes start: forked from a small one that has loaded the readers and done nothing else.
+    """How processes start: forked from a small one that has imported ``function`` and done nothing else.
 
-    A fork of this process itself could wait for ever for a thread of OpenCV's that it does not have.
+    A fork of this process itself could wait forever for a thread of OpenCV's that it does not have.
     """
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
@@ -127,29 +155,37 @@ def _context(function: Callable[..., Any]) -> Any:
     return context
 
 
-def _overdue(running: dict[Connection, tuple[int, _Call]]) -> list[Connection]:
-    return [receiver for receiver, (_, started) in running.items() if started.deadline <= time.monotonic()]
+def _overdue(running: dict[Connection, tuple[int, _Worker]]) -> list[Connection]:
+    return [receiver for receiver, (_, worker) in running.items() if worker.deadline <= time.monotonic()]
 
 
-def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple, limits: Limits) -> None:
-    """The process: call, send back."""
-    _limit_memory(limits.memory_bytes)
+def _serve(connection: Connection) -> None:
+    """The process: make the calls that arrive until the other end is closed."""
+    with suppress(EOFError):
+        while True:
+            function, arguments, memory_bytes = connection.recv()
+            _limit_memory(memory_bytes)
+            answer = _answer(function, arguments, memory_bytes)
+            try:
+                connection.send(answer)
+            except Exception as error:  # what cannot be sent is said in words
+                connection.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})")))
+
+
+def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -> tuple[bool, Any]:
+    """Whether the call returned, and what it returned or raised."""
     try:
-        result = function(*arguments)
+        return True, function(*arguments)
     except MemoryError:
-        result = SlideError(
-            f"{arguments[0]}: takes more than {limits.memory_bytes / 2**30:g} GiB of memory to open, so its header is "
+        return False, SlideError(
+            f"{arguments[0]}: takes more than {memory_bytes / 2**30:g} GiB of memory to open, so its header is "
             "damaged; copy it again from its source, or convert it to a tiled, pyramidal TIFF"
         )
     except MuseError as error:
-        result = error
+        return False, error
     except Exception as error:  # a defect of ours: shown whole
         error.add_note(_traceback(error))
-        result = error
-    try:
-        sender.send(result)
-    except Exception as error:  # what cannot be sent is said in words
-        sender.send(RuntimeError(f"{type(result).__name__}: {result} ({error})"))
+        return False, error
 
 
 def _traceback(error: Exception) -> str:
@@ -236,5 +272,6 @@ def _idle_helper() -> _Helper:
 
 
 _idle: list[_Helper] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # threads stay behind
+if hasattr(os, "register_at_fork"):  # threads stay behind, and so do the processes of another one
+    os.register_at_fork(after_in_child=_idle.clear)
+    os.register_at_fork(after_in_child=_idle_workers.clear)

@@ -27,11 +27,6 @@ BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
 
 
-def store_name(mpp: float) -> str:
-    """``image-500nm.zarr`` for 0.5 um/px."""
-    return f"image-{round(mpp * 1000)}nm.zarr"
-
-
 def tissue_pixel_px(mpp: float) -> int:
     """Side of a pixel of the tissue label in work pixels: 16 at 0.5 um/px."""
     return max(1, round(TISSUE_UM / mpp))

@@ -13,13 +13,15 @@ import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
 
-from muse_pipeline.cli import output as progress
-from muse_pipeline.cli import steps
-from muse_pipeline.cli.steps import withdraw_results
-from muse_pipeline.cohort.changes import RunSettings
+from muse_pipeline import pipeline
+from muse_pipeline.cli import run_slides
+from muse_pipeline.cohort.layout import withdraw_results
 from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core import progress
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance
 
 
@@ -93,16 +95,16 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
 def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
     run = "run", mixed / "slides/a.tif", mixed / "c.tif", "-o", mixed / "results"
     assert muse(*run, "--model", "label_free")[0] == 0
-    run_slide, nuclei = steps.run_slide, mixed / "results/a/nuclei.parquet"
+    run_logged, nuclei = run_slides.run_logged, mixed / "results/a/nuclei.parquet"
     before = nuclei.stat().st_mtime_ns
 
     def run_first(row, plan, bar):
         print("first step")
         if row.slide_id == "a":
             assert nuclei.stat().st_mtime_ns == before
-        return run_slide(row, plan, bar)
+        return run_logged(row, plan, bar)
 
-    monkeypatch.setattr(steps, "run_slide", run_first)
+    monkeypatch.setattr(run_slides, "run_logged", run_first)
     status, shown, _ = muse(*run)
     said = shown[: shown.index("first step")]
     assert status == 0 and "This run replaces the finished results of 2 slides:" in said
@@ -111,12 +113,11 @@ def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
 
 
 def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, monkeypatch):
-    def break_down(arguments):
+    def break_down(*arguments):
         raise KeyError("lost")
 
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
-    run_verb = steps.run_verb
-    monkeypatch.setattr(steps, "run_verb", lambda words: (break_down if words[0] == "tile" else run_verb)(words))
+    monkeypatch.setattr(pipeline, "tile", break_down)
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")
     log = tmp_path / "results/glass/logs/run.log"
     assert status == 2 and f"glass: tile: unexpected KeyError: 'lost'; see {log}\n" in shown
@@ -271,9 +272,8 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
             write_json(results / "sheet.json", [{"slide_id": "other", "path": "other.svs", "shards": 1}])
         return "stopped"
 
-    monkeypatch.setattr(steps, "run_slide", begin)
-    plan, settings = steps.Plan(results, "compact", 0.5), RunSettings("compact", "0" * 64, "cpu")
-    assert steps.run_slides(rows, plan, settings) == ["a", "b"]
+    monkeypatch.setattr(run_slides, "run_logged", begin)
+    assert run_slides.run_slides(rows, run_slides.Plan(results, Predictor(find_model("compact")))) == ["a", "b"]
     assert set(report_of(results)) == {"a", "b", "other"}
 
 

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from step_commands import step_commands
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.cli.steps import Plan, slide_steps
-from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import complete_file, write_json
 
@@ -36,10 +35,9 @@ def steps(tmp_path_factory) -> dict[str, list[str]]:
     """The commands that made a finished slide, by verb."""
     folder = tmp_path_factory.mktemp("finished")
     draw_stained_slide(folder / "S.tif", size_px=640, n_nuclei=100)
-    row = SheetRow("S", folder / "S.tif")
-    commands = [*slide_steps(row, Plan(folder / "results", "compact", 0.5)), ["overlay", str(folder / "results/S")]]
+    commands = step_commands(folder / "S.tif", folder / "results/S")
     sheet = folder / "sheet.json"
-    write_json(sheet, [{"slide_id": "S", "path": str(row.path)}])
+    write_json(sheet, [{"slide_id": "S", "path": str(folder / "S.tif")}])
     outputs = ["--output", str(folder / "results/report.html"), "--table", str(folder / "results/cohort.tsv")]
     commands.append(["report", str(folder / "results"), "--slides", str(sheet), *outputs])
     for command in commands:

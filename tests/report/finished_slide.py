@@ -11,6 +11,7 @@ import numpy as np
 from drawn import ArraySlide
 from PIL import Image
 
+from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.dab import POSITIVE_OD
@@ -18,7 +19,6 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 

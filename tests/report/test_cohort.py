@@ -8,6 +8,7 @@ import pytest
 from conftest import HOSTILE
 from finished_slide import CLASSES, GLASS, MODEL, row, write_ledger, write_slide
 
+from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.report.cohort import (
@@ -19,7 +20,6 @@ from muse_pipeline.report.cohort import (
     summarise_failures,
     summarise_flags,
 )
-from muse_pipeline.report.ledgers import STEPS
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card

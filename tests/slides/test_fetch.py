@@ -4,16 +4,19 @@ import json
 import resource
 import sys
 from importlib import import_module
+from typing import ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile
 from web_server import Served, serve
 
-from muse_pipeline.cli.steps import Plan, run_slide, slide_steps
+from muse_pipeline.cli.run_slides import Plan, run_logged
+from muse_pipeline.cohort.ledgers import first_problem, read_progress
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import OutputError, SlideError
-from muse_pipeline.report.ledgers import first_problem, read_progress
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides import fetch, remote
 from muse_pipeline.slides import fetch as remote_copy
 from muse_pipeline.slides.base import open_slide
@@ -207,16 +210,15 @@ def test_readers_say_how_a_url_is_opened(muse, tmp_path):
 
 def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
     class Bar:
-        def update(self):
-            pass
+        steps: ClassVar = []
 
         def set_description(self, text):
-            pass
+            self.steps.append(text)
 
     with serve({"/a.tif": Served(b"no slide")}) as host:
-        row, plan = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")), Plan(tmp_path, "compact", 0.5)
-        assert [step[0] for step in slide_steps(row, plan)][:2] == ["fetch", "inspect"]
-        assert "is not a slide" in run_slide(row, plan, Bar())
+        row, plan = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")), Plan(tmp_path, Predictor(find_model("compact")))
+        assert "is not a slide" in run_logged(row, plan, Bar())
+    assert Bar.steps == ["S: fetch", "S: inspect"]
     assert not (tmp_path / "S/fetched").exists()
     assert read_progress(tmp_path / "S")[0].status == "ok"
 

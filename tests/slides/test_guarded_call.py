@@ -56,6 +56,34 @@ def test_results_and_errors_come_back():
     assert "in fail" in caught.value.__notes__[0]
 
 
+served = []
+
+
+def serve_once(path):
+    """Crashes in a process that has made this call before."""
+    if served:
+        os.abort()
+    served.append(path)
+    return os.getpid()
+
+
+def process_of(path):
+    return os.getpid()
+
+
+def test_a_process_serves_the_next_call_and_a_crash_in_it_is_not_the_files_fault():
+    first = call_guarded(serve_once, "a.svs")
+    assert call_guarded(process_of, "b.svs") == first != os.getpid()
+    assert call_guarded(serve_once, "c.svs") != first
+
+
+def test_a_process_whose_call_failed_serves_no_other():
+    first = call_guarded(process_of, "a.svs")
+    with pytest.raises(MppError):
+        call_guarded(refuse, "b.svs", 7)
+    assert call_guarded(process_of, "c.svs") != first
+
+
 def test_one_that_hangs_does_not_hold_up_the_others():
     started = time.monotonic()
     calls = [("slow.svs", None), *((f"{n}.svs", n) for n in range(5))]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
@@ -19,7 +20,6 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
 from muse_pipeline.methods.muse.run import load_muse_config
-from muse_pipeline.store.store import store_name
 from muse_pipeline.training.provenance import source_files
 from muse_pipeline.training.run import plain_settings
 

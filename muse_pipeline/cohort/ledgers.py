@@ -1,14 +1,21 @@
-"""How far a slide came: its ledger, read back as one record per step of the path."""
+"""Ledgers: how every step of a slide ended, written by the step and read by the report."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
+from muse_pipeline.core.files import find_full_disk, read_json, write_json
+from muse_pipeline.core.text import one_line
 
 # No gap where they never ran: not asked for, or the report does their work.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
@@ -105,3 +112,98 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
     if step == "inspect":
         return StepRecord(step, "missing", "not started; run the workflow again")
     return StepRecord(step, "missing", f"never started or was {KILLED}")
+
+
+@contextmanager
+def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
+    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends.
+
+    Warnings that the block appends to the list that it gets are written as ``warnings``, and so is every
+    ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process
+    is killed.
+
+    Args:
+        path: of the entry; None to write none.
+        step: its name.
+        folders: where the block writes; of a full disk the one that it is on is named.
+
+    Raises:
+        OutputError: a disk is full.
+    """
+    if path is not None:
+        _begin_entry(path)
+    _forget_peak_memory()
+    started = time.monotonic()
+    status, reason = "ok", ""
+    noted: list[str] = []
+    try:
+        with _show_left_out(step, noted), _name_full_disk(folders):
+            yield noted
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            status, reason = "interrupted", "was interrupted; run it again"
+        else:
+            status = "failed"
+            reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
+        raise
+    finally:
+        if path is not None:
+            entry = {
+                "step": step,
+                "status": status,
+                "reason": one_line(reason),
+                "seconds": round(time.monotonic() - started, 3),
+                "peak_memory_mib": peak_memory_mib(),
+                **({"warnings": noted} if noted else {}),
+            }
+            _write_quietly_after_failure(path, entry)
+
+
+def _begin_entry(path: Path) -> None:
+    """Leave an empty entry in place of an older one."""
+    with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch()
+
+
+def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
+    try:
+        write_json(path, entry)
+    except OSError:
+        if entry["status"] == "ok":  # after a failure the first error is the one to report
+            raise
+
+
+def _forget_peak_memory() -> None:
+    """Reset the peak memory, for steps that share a process (Linux; elsewhere it grows from step to step)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextmanager
+def _show_left_out(step: str, noted: list[str]) -> Iterator[None]:
+    """Print each ``LeftOutWarning`` once, as one line, and append it to ``noted``."""
+
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+        if not issubclass(category, LeftOutWarning):
+            show_others(message, category, *place)
+        elif (text := str(message)) not in noted:
+            noted.append(text)
+            print(f"muse {step}: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOutWarning)
+        show_others, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
+@contextmanager
+def _name_full_disk(folders: Sequence[Path]) -> Iterator[None]:
+    """Turn an error that comes from a full disk into one that names the disk."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MuseError) or not folders or not (disk := find_full_disk(error, folders)):
+            raise
+        raise OutputError(f"what it writes cannot be written {disk}") from error

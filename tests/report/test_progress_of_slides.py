@@ -1,6 +1,6 @@
 from finished_slide import write_ledger
 
-from muse_pipeline.report.ledgers import STEPS, first_problem, read_progress
+from muse_pipeline.cohort.ledgers import STEPS, first_problem, read_progress
 
 
 def test_all_steps_in_order_with_shards_added_up(tmp_path):

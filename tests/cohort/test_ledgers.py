@@ -1,12 +1,13 @@
 """The ledger says how a step ended, and nothing of one that was killed."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from muse_pipeline.cli.output import record_step
-from muse_pipeline.core.errors import MppError
+from muse_pipeline.cohort.ledgers import read_progress, record_step
+from muse_pipeline.core.errors import LeftOutWarning, MppError
 from muse_pipeline.core.files import read_json
 
 
@@ -37,12 +38,24 @@ def test_a_step_that_fails(tmp_path, error, reason):
     assert (entry["status"], entry["reason"]) == ("failed", reason)
 
 
-def test_a_step_under_way_has_no_entry(tmp_path):
-    """So that one killed from outside is not taken for the run before it."""
-    path = tmp_path / "tile.json"
+def test_a_step_under_way_has_an_empty_entry(tmp_path):
+    """So that one that is killed is not taken for the run before it, and its slide not for one that was not started."""
+    path = tmp_path / "ledger/tile.json"
+    path.parent.mkdir()
     path.write_text("{}")
     with record_step(path, "tile"):
-        assert not path.exists()
+        assert path.read_text() == ""
+        (tile,) = (record for record in read_progress(tmp_path) if record.step == "tile")
+        assert (tile.status, tile.reason) == ("failed", "was killed (out of memory or time?); see its log, run again")
+
+
+def test_what_is_left_out_is_printed_and_noted_once(tmp_path, capsys):
+    with record_step(tmp_path / "tissue.json", "tissue") as noted:
+        noted.append("first")
+        for _ in range(2):
+            warnings.warn("2 lines left out", LeftOutWarning, stacklevel=1)
+    assert read_json(tmp_path / "tissue.json")["warnings"] == ["first", "2 lines left out"]
+    assert capsys.readouterr().err == "muse tissue: 2 lines left out\n"
 
 
 def test_a_step_without_a_ledger(tmp_path):

@@ -1,0 +1,244 @@
+"""The Python API: from a slide or an image to tissue and nuclei as GeoDataFrames.
+
+The functions call the same code as the steps of the pipeline, so the nuclei are the same. All positions are absolute
+level-0 px (x to the right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import geopandas
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.core.coords import level0_to_work, work_size_px
+from muse_pipeline.core.environment import count_cores
+from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
+from muse_pipeline.inference.appearance import Verdict
+from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.nuclei.seams import SLACK_UM
+from muse_pipeline.pipeline import detect_in
+from muse_pipeline.qupath.regions import describe_roi, read_roi
+from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
+from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.sharding import close_shards
+from muse_pipeline.store.store import open_store
+from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue import find as search
+from muse_pipeline.tissue.colour import SlideColour, measure_colour
+from muse_pipeline.tissue.find import is_fluorescence
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.outline import trace_outline
+
+SEAM_REACH_UM = 4 * SLACK_UM  # windows further from a box than this do not change the nuclei in it
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Tissue(TissueMask):
+    """The tissue of a slide and its stains; ``mask``, ``mask_mpp``, ``roi`` and ``area_mm2`` as of ``TissueMask``.
+
+    Attributes:
+        info: the slide.
+        colour: the stains, measured over the tissue.
+    """
+
+    info: SlideInfo
+    colour: SlideColour
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should be checked, in words."""
+        return self.colour.warnings
+
+    def __repr__(self) -> str:
+        return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
+
+    def to_geodataframe(self) -> geopandas.GeoDataFrame:
+        """The tissue's outline: a row per piece, ``geometry`` in absolute level-0 px without a CRS, ``area_mm2``."""
+        pieces = shapely.get_parts(trace_outline(self, self.info))
+        area_mm2 = shapely.area(pieces) * np.prod(self.info.mpp) / 1e6
+        outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=pieces)
+        outline.attrs = {"slide_id": self.info.slide_id, "mpp": list(self.info.mpp)}
+        return outline
+
+
+def find_tissue(
+    image: SlideImage | np.ndarray, roi: BaseGeometry | Path | str | None = None, *, mpp: float | None = None
+) -> Tissue:
+    """Find the tissue of a slide and measure its stains, as `muse tissue` does.
+
+    A slide without tissue has an empty mask.
+
+    Args:
+        image: an open slide, or an array (h, w, 3) uint8 RGB.
+        roi: keep to this area: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of annotations from
+            QuPath.
+        mpp: um per pixel of an array.
+
+    Raises:
+        ArgumentError: the image or the region cannot be used.
+        GeoJSONError: the file of the region cannot be used.
+        MppError: an array has no ``mpp``.
+        SlideError: nothing of the slide can be decoded.
+
+    Warns:
+        MuseWarning: there is no tissue, pen marks were left out, or the stains cannot be estimated.
+    """
+    slide, messages = to_slide(image, mpp)
+    tissue = _search_tissue(slide, roi)
+    warn_user(slide.info.slide_id, [*messages, *tissue.warnings])
+    return tissue
+
+
+def find_nuclei(
+    image: SlideImage | np.ndarray,
+    box: Box | None = None,
+    *,
+    mpp: float | None = None,
+    tissue: Tissue | None = None,
+    model: str | Path = "compact",
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> geopandas.GeoDataFrame:
+    """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
+
+    A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: the slide's own
+    windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
+    fitted to what is searched.) Temporary files take about 11 MB per mm2 of tissue, in ``$TMPDIR``.
+
+    Args:
+        image: an open slide, or an array (h, w, 3) uint8 RGB.
+        box: (x, y, width, height) in absolute level-0 px.
+        mpp: um per pixel of an array.
+        tissue: of ``find_tissue``, which is called if this is None.
+        model: name of a built-in model, or an ONNX file with a card.
+        provider: cpu, cuda, tensorrt, openvino, or "auto": cuda if it starts here, else cpu.
+        threads: cores to use, all that this process may use if None; changes no result.
+
+    Returns:
+        A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
+        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS); docs/outputs.md
+        has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
+
+    Raises:
+        ArgumentError: the image, the box, the tissue or the number of threads cannot be used.
+        MppError: an array has no ``mpp``, or the pixels are too coarse for the model.
+        ModelError: there is no such model.
+        ProviderError: the provider is not installed or does not start.
+        SlideError: more than 1 % of the tissue cannot be decoded.
+
+    Warns:
+        MuseWarning: the slide is unlike what the model was trained on, or part of it was lost.
+    """
+    slide, messages = to_slide(image, mpp)
+    _require_box(box, slide.info)
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"threads {threads}: give 1 or more")
+    provider = choose_provider(provider)
+    predictor = Predictor(find_model(str(model), provider), provider)
+    if tissue is None:
+        tissue = _search_tissue(slide)
+        messages += tissue.warnings
+    _require_tissue_of(tissue, slide.info)
+    with TemporaryDirectory(prefix="muse-") as folder, _opencv_threads_restored():
+        table = _run_steps(slide, tissue, predictor, box, threads or count_cores(), Path(folder))
+        nuclei = read_nuclei(table, box)
+    warn_user(slide.info.slide_id, [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei)])
+    return nuclei
+
+
+def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = None) -> Tissue:
+    """`muse tissue`."""
+    area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
+    with _opencv_threads_restored():
+        found = search.find_tissue(slide, slide.info, area)
+        is_dark = is_fluorescence(found.overview.pixels)
+        colour = measure_colour(slide, slide.info, found.tissue, is_dark, found.warnings)
+    mask = {field.name: getattr(found.tissue, field.name) for field in fields(TissueMask)}
+    return Tissue(**{**mask, "roi_file": roi_file}, info=slide.info, colour=colour)
+
+
+def _run_steps(
+    slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
+) -> Path:
+    """`muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which has nuclei beyond the box too."""
+    card, info = predictor.card, slide.info
+    path, shard, table = (folder / name for name in (store_name(card.mpp), "1-of-1.parquet", "nuclei.parquet"))
+    near, seen = None, None
+    if box is not None:
+        grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
+        low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
+        near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
+        seen = grid.field_of_view(*near)
+    write_store(slide, info, tissue, path, mpp=card.mpp, threads=threads, within=seen)
+    try:
+        detect_in(open_store(path), predictor, tissue.colour, Shard(1, 1), shard, threads, within=near)
+    finally:
+        close_shards()
+    stitch_shards([shard], info, tissue.kept, table, threads)
+    return table
+
+
+def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
+    """The area in absolute level-0 px, and where it is from if that is a file."""
+    if isinstance(roi, str | Path):
+        area = read_roi(roi, info)
+        return area, describe_roi(Path(roi), area, info)
+    if shapely.get_type_id(roi) not in (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON):
+        raise ArgumentError(f"roi is {type(roi).__name__}; give a polygon or multipolygon, or a GeoJSON file")
+    if not roi.is_valid or not roi.intersects(shapely.box(0, 0, *info.size_px)):
+        raise ArgumentError(f"roi is not valid or lies outside slide '{info.slide_id}'; it is in absolute level-0 px")
+    return roi, None
+
+
+def _require_box(box: Box | None, info: SlideInfo) -> None:
+    if box is None:
+        return
+    low, high = box_corners(box)
+    if (high <= 0).any() or (low >= info.size_px).any():
+        width, height = info.size_px
+        raise ArgumentError(f"box {box} lies outside slide '{info.slide_id}' of {width} x {height} level-0 px")
+
+
+def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
+    if not isinstance(tissue, Tissue):
+        raise ArgumentError(f"tissue is {type(tissue).__name__}; give what find_tissue returns")
+    if (tissue.fingerprint, tissue.slide_mpp) != (info.fingerprint, info.mpp):
+        raise ArgumentError(
+            f"tissue is of slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not of '{info.slide_id}' "
+            f"at {info.mpp[0]:.4g}; call find_tissue for this one"
+        )
+
+
+def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
+    """What should be checked, as far as the provenance of the nuclei has it."""
+    provenance = nuclei.attrs["provenance"]
+    yield from Verdict(**provenance["appearance"]).sentences()
+    if doubt := provenance["nuclear_size"]["doubt"]:
+        yield doubt
+    if provenance["corrupt_fraction"]:
+        yield f"{provenance['corrupt_fraction']:.2%} of the tissue cannot be decoded; nothing was found there"
+    if full := len(provenance["full_windows"]):
+        yield f"{full} windows hold more nuclei than the model can report; some are missing"
+
+
+@contextmanager
+def _opencv_threads_restored() -> Iterator[None]:
+    """Restore OpenCV's number of threads, which the steps set to 1 for the whole process."""
+    n_threads = cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(n_threads)

@@ -1,0 +1,184 @@
+"""Slides run one after the other into a folder of results, as `muse run` does."""
+
+from __future__ import annotations
+
+import csv
+import time
+import traceback
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
+from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.errors import MuseError, OutputError, SlideError
+from muse_pipeline.core.files import remove, write_json
+from muse_pipeline.core.text import one_line, time_text
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.pipeline import run_slide
+from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
+from muse_pipeline.report.page import write_report
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.slides.remote import SlideUrl
+from muse_pipeline.slides.signature import fingerprint_file
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How slides are run.
+
+    Attributes:
+        output: folder of the results, laid out as the workflow's.
+        predictor: the model, one session for all slides.
+        n_shards: pieces that detection of a slide is cut into, unless its row has a number.
+        threads: threads of the steps that use them.
+    """
+
+    output: Path
+    predictor: Predictor
+    n_shards: int = 1
+    threads: int = 1
+
+    @property
+    def settings(self) -> RunSettings:
+        """What the results record of it."""
+        return RunSettings(self.predictor.card.name, self.predictor.sha256, self.predictor.provider)
+
+    def shards_of(self, row: SheetRow) -> int:
+        """Pieces that detection of the slide is cut into."""
+        return row.shards or self.n_shards
+
+
+def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
+    """Run every slide that is not finished with the same settings, and print a line for each; a failure stops no other.
+
+    The report covers every slide that has results in the folder, those of earlier runs too.
+
+    Args:
+        rows: the slides.
+        plan: how they are run.
+
+    Returns:
+        the ids of the slides that failed.
+
+    Raises:
+        OutputError: the output folder cannot be written to, or has another slide's results under one's name.
+        SheetError: what earlier runs wrote there about their slides cannot be read.
+    """
+    sheet = plan.output / "sheet.json"
+    earlier = read_earlier_rows(sheet)
+    for row in rows:
+        if row.slide_id in earlier and (before := earlier[row.slide_id].get("path")) != row.path:
+            _require_no_other_slide(plan.output / row.slide_id, before, row.path)
+    if others := earlier.keys() - {row.slide_id for row in rows}:
+        print(f"slides of earlier runs that are in the report too: {len(others)}")
+    changes = {row.slide_id: find_changes(plan.output / row.slide_id, row, plan.settings) for row in rows}
+    for line in describe_changes({name: found for name, found in changes.items() if found}):
+        print(line)
+    kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
+    runs = {row.slide_id: {**asdict(row), "shards": plan.shards_of(row)} for row in rows}
+    for name in kept:  # whose ledgers are of so many
+        runs[name]["shards"] = earlier.get(name, {}).get("shards")
+    write_json(sheet, list({**earlier, **runs}.values()))
+    stopped = _run_each(rows, plan, kept)
+    write_json(sheet, list({**read_earlier_rows(sheet), **runs}.values()))  # another run may have begun meanwhile
+    page, table = plan.output / "report.html", plan.output / "cohort.tsv"
+    for line in write_report(plan.output, read_rows(sheet), page, table):
+        print(line)
+    with table.open(encoding="utf-8", newline="") as file:
+        ended = {slide["slide_id"]: slide["status"] for slide in csv.DictReader(file, dialect="excel-tab")}
+    return [name for name in runs if name in stopped or ended[name] == "failed"]
+
+
+def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
+    """The result of a slide whose steps have all ended well, in however many shards; else None."""
+    result = judge_slide(plan.output, {**asdict(row), "shards": None})
+    return None if result.status == "failed" else result
+
+
+def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) -> set[str]:
+    """Run the slides that are not ``kept``, print a line for each, and give the ids of those that stopped."""
+    from tqdm import tqdm
+
+    stopped: set[str] = set()
+    with tqdm(total=len(rows), unit="slide", disable=None) as bar:
+        for row in rows:
+            if row.slide_id in kept:
+                bar.write(f"{row.slide_id}: {kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped")
+            else:
+                started = time.monotonic()
+                if problem := run_logged(row, plan, bar):
+                    stopped.add(row.slide_id)
+                bar.write(f"{row.slide_id}: {problem or _describe_end(row, plan, time.monotonic() - started)}")
+            bar.update()
+    return stopped
+
+
+def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
+    """What was found in a slide whose steps have ended well."""
+    result = judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+    if result.status == "failed":
+        return f"{result.step}: {result.reason}"
+    return "; ".join([f"{result.n_nuclei:,} nuclei, {time_text(seconds)}", *filter(None, [result.reason])])
+
+
+def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
+    """Make sure that results that are to be replaced are of the same pixels, if moved: many slides have one name."""
+    if isinstance(now, SlideUrl) or not SlideFiles(folder).nuclei.is_file():
+        return
+    try:
+        is_other = fingerprint_file(now) != read_info(folder / "slide.json").fingerprint
+    except (OSError, SlideError):  # said of it when its turn comes
+        return
+    if is_other:
+        raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
+
+
+def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
+    """The rows of slides whose folders still lie beside ``sheet``, by slide_id; none where no run has written it.
+
+    Raises:
+        SheetError: it is no resolved sheet.
+    """
+    rows = read_rows(sheet) if sheet.exists() else []
+    return {row["slide_id"]: row for row in rows if (sheet.parent / row["slide_id"]).is_dir()}
+
+
+def run_logged(row: SheetRow, plan: Plan, bar) -> str:
+    """Run one slide, whose steps print into its log; returns why it failed, or ""."""
+    files, steps = SlideFiles(plan.output / row.slide_id), ["start"]
+
+    def begin(step: str) -> None:
+        steps.append(step)
+        bar.set_description(f"{row.slide_id}: {step}")
+
+    log_file = files.log("run")
+    try:
+        withdraw_results(files.folder)
+        with _open_log(log_file) as log, redirect_stdout(log):
+            n_shards = plan.shards_of(row)
+            run_slide(row, files, plan.predictor, n_shards=n_shards, threads=plan.threads, begin=begin)
+    except MuseError as error:
+        return f"{steps[-1]}: {error}"
+    except Exception as error:  # a defect of ours
+        with log_file.open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        return f"{steps[-1]}: unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"
+    finally:
+        remove(files.fetched)
+    return ""
+
+
+def _open_log(path: Path) -> TextIO:
+    """Open the log of a slide.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error

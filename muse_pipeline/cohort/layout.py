@@ -1,0 +1,122 @@
+"""The results of a run: the names of a slide's files, and what a new run removes of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_pipeline.core.errors import OutputError
+from muse_pipeline.core.files import remove
+
+# The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
+TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
+DRAWN = ("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png")
+# Stores and shards are not listed: each records the slide that it was made from.
+REPLACED = (
+    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
+    *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
+    *DRAWN,
+    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "propose-*", "detect-*")),
+    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay")),
+)
+
+
+def store_name(mpp: float) -> str:
+    """``image-500nm.zarr`` for 0.5 um/px."""
+    return f"image-{round(mpp * 1000)}nm.zarr"
+
+
+def shard_names(n_shards: int) -> list[str]:
+    """``1-of-n`` to ``n-of-n``."""
+    return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
+
+
+@dataclass(frozen=True)
+class SlideFiles:
+    """The files of one slide's results.
+
+    Attributes:
+        folder: RESULTS/<slide_id>.
+    """
+
+    folder: Path
+
+    @property
+    def fetched(self) -> Path:
+        """The copy of a slide at a URL, removed when its images are written."""
+        return self.folder / "fetched"
+
+    @property
+    def info(self) -> Path:
+        """What the slide is."""
+        return self.folder / "slide.json"
+
+    @property
+    def mask(self) -> Path:
+        """The tissue mask."""
+        return self.folder / "tissue.npz"
+
+    @property
+    def picture(self) -> Path:
+        """The tissue's outline on the slide."""
+        return self.folder / "tissue.png"
+
+    @property
+    def outline(self) -> Path:
+        """The tissue's outline for QuPath."""
+        return self.folder / "tissue.geojson"
+
+    @property
+    def colour(self) -> Path:
+        """How the slide is stained."""
+        return self.folder / "colour.json"
+
+    def store(self, mpp: float) -> Path:
+        """The image at ``mpp``."""
+        return self.folder / store_name(mpp)
+
+    def shard(self, name: str) -> Path:
+        """The nuclei of one shard of the windows."""
+        return self.folder / f"shards/{name}.parquet"
+
+    @property
+    def nuclei(self) -> Path:
+        """The table of nuclei."""
+        return self.folder / "nuclei.parquet"
+
+    @property
+    def csv(self) -> Path:
+        """The same as CSV."""
+        return self.folder / "nuclei.csv.gz"
+
+    @property
+    def geojson(self) -> Path:
+        """The nuclei for QuPath."""
+        return self.folder / "nuclei.geojson.gz"
+
+    def ledger(self, step: str) -> Path:
+        """How a step ended."""
+        return self.folder / f"ledger/{step}.json"
+
+    def log(self, name: str) -> Path:
+        """What steps print."""
+        return self.folder / f"logs/{name}.log"
+
+
+def replaced_results(folder: Path) -> Iterator[Path]:
+    """Files of an earlier run in a slide's folder that a new run removes before it starts."""
+    return (path for pattern in REPLACED for path in folder.glob(pattern))
+
+
+def withdraw_results(folder: Path) -> None:
+    """Remove the results of an earlier run, so that none is mistaken for one of this run.
+
+    Raises:
+        OutputError: a file cannot be removed.
+    """
+    for outdated in list(replaced_results(folder)):
+        try:
+            remove(outdated)
+        except OSError as error:
+            raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error
