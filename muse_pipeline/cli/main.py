@@ -27,7 +27,8 @@ GROUPS = {
     "to judge results and models": "evaluate probe compare card model proposer",
     "tools": "changes check-geojson demo-slide",
 }
-VERBS = tuple(" ".join(GROUPS.values()).split())
+OF_THE_WORKFLOW = ("image", "nuclei")  # several steps in one process; not in the list of `muse --help`
+VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
@@ -90,7 +91,7 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb == "run":  # matrices are small, and starting NumPy's threads takes 40 ms
+    if hasattr(args, "ledger") or args.verb in {"run", *OF_THE_WORKFLOW}:  # matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
     with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:

@@ -322,6 +322,17 @@ def name_stores(mpps):
     return named
 
 
+SMALL_BYTES = 8 << 20
+IN_OTHER_FILES = {".mrxs", ".vms", ".vmu", ".dcm"}
+
+
+def threads_for(wildcards):
+    """Threads of a step of the slide: starting several takes longer than reading a small file with one."""
+    path = Path(row(wildcards)["path"])
+    is_small = path.suffix.lower() not in IN_OTHER_FILES and path.is_file() and path.stat().st_size < SMALL_BYTES
+    return 1 if is_small else 4
+
+
 def intermediate(path):
     """``path``, deleted as soon as nothing needs it if the config says so."""
     return path if config["keep_stores"] else temp(path)

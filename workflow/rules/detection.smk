@@ -1,8 +1,11 @@
 """From images to nuclei.
 
 Takes a slide's image store and the model; gives <results>/{slide}/shards/*.parquet, nuclei.parquet, nuclei.geojson.gz
-with its provenance beside it and, if the config asks for it, nuclei.csv.gz.
+with its provenance beside it, nuclei.csv.gz if the config asks for it, summary.json, density.png and overlays.
 """
+
+# Proposals are drawn too, and their failure must cost no nuclei: the pictures are then a job of their own.
+DRAWS_AT_ONCE = not config["proposals"]
 
 
 def model_file(wildcards):
@@ -27,6 +30,7 @@ rule detect:
         "<results>/{slide}/benchmarks/detect-{shard}.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: threads_for
     params:
         model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
         checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
@@ -44,63 +48,42 @@ rule detect:
         """
 
 
-rule stitch:
-    """Join the shards of a slide, count every nucleus at a seam once, and measure shapes."""
+rule nuclei:
+    """Join the shards of a slide, write its nuclei for QuPath, draw them and summarise the slide."""
     input:
         shards=lambda wildcards: [f"{OUTPUT}/{wildcards.slide}/shards/{shard}.parquet" for shard in shards(wildcards)],
         info="<results>/{slide}/slide.json",
-        tissue="<results>/{slide}/tissue.npz",
+        mask="<results>/{slide}/tissue.npz",
         regions=row_file("regions"),
+        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
+        geojson="<results>/{slide}/nuclei.geojson.gz",
+        provenance="<results>/{slide}/nuclei.provenance.json",
         csv=["<results>/{slide}/nuclei.csv.gz"] if config["csv"] else [],
+        summary=["<results>/{slide}/summary.json"] if DRAWS_AT_ONCE else [],
+        density=["<results>/{slide}/density.png"] if DRAWS_AT_ONCE else [],
+        overlays=directory("<results>/{slide}/overlays") if DRAWS_AT_ONCE else [],
     log:
-        text="<results>/{slide}/logs/stitch.log",
-        ledger="<results>/{slide}/ledger/stitch.json",
+        "<results>/{slide}/logs/nuclei.log",
     benchmark:
-        "<results>/{slide}/benchmarks/stitch.tsv"
+        "<results>/{slide}/benchmarks/nuclei.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: threads_for
     params:
-        csv=lambda wildcards, output: option("--csv", output.csv or None),
+        folder=subpath(output.nuclei, parent=True),
+        csv=["--csv"] if config["csv"] else [],
+        frame=config["frame"],
+        max_features=option("--max-features", config["max_features"]),
+        pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
         regions=row_option("--regions", "regions"),
         regions_state=state_of("regions"),
         made_from=made_from,
     shell:
         r"""
-        muse stitch {input.shards:q} {params.csv:q} {params.regions:q} \
-            --info {input.info:q} \
-            --tissue {input.tissue:q} \
-            --threads {threads} \
-            --output {output.nuclei:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
-        """
-
-
-rule geojson:
-    """Write the nuclei as QuPath reads them, one feature per line."""
-    input:
-        nuclei="<results>/{slide}/nuclei.parquet",
-        info="<results>/{slide}/slide.json",
-    output:
-        geojson="<results>/{slide}/nuclei.geojson.gz",
-        provenance="<results>/{slide}/nuclei.provenance.json",
-    log:
-        text="<results>/{slide}/logs/geojson.log",
-        ledger="<results>/{slide}/ledger/geojson.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/geojson.tsv"
-    conda:
-        "../../envs/infer.yaml"
-    params:
-        frame=config["frame"],
-        max_features=option("--max-features", config["max_features"]),
-    shell:
-        r"""
-        muse geojson {input.nuclei:q} {params.max_features:q} \
-            --info {input.info:q} \
+        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.regions:q} \
             --frame {params.frame} \
             --threads {threads} \
-            --output {output.geojson:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
+            --output {params.folder:q} >{log:q} 2>&1
         """

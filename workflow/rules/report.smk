@@ -124,32 +124,34 @@ def read_ledger(path):
         return {}
 
 
-rule overlay:
-    """Draw the density of the nuclei and three places with their outlines, and sum the slide up."""
-    input:
-        nuclei="<results>/{slide}/nuclei.parquet",
-        store=f"<results>/{{slide}}/{STORE}",
-        info="<results>/{slide}/slide.json",
-        tissue="<results>/{slide}/tissue.npz",
-        proposals=["<results>/{slide}/proposals.parquet"] if config["proposals"] else [],
-    output:
-        summary="<results>/{slide}/summary.json",
-        density="<results>/{slide}/density.png",
-        overlays=directory("<results>/{slide}/overlays"),
-    log:
-        text="<results>/{slide}/logs/overlay.log",
-        ledger="<results>/{slide}/ledger/overlay.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/overlay.tsv"
-    conda:
-        "../../envs/infer.yaml"
-    params:
-        folder=subpath(output.summary, parent=True),
-    shell:
-        r"""
-        muse overlay {params.folder:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
-        """
+if not DRAWS_AT_ONCE:
+
+    rule overlay:
+        """Draw the density of the nuclei and three places with their outlines, and sum the slide up."""
+        input:
+            nuclei="<results>/{slide}/nuclei.parquet",
+            store=f"<results>/{{slide}}/{STORE}",
+            info="<results>/{slide}/slide.json",
+            tissue="<results>/{slide}/tissue.npz",
+            proposals="<results>/{slide}/proposals.parquet",
+        output:
+            summary="<results>/{slide}/summary.json",
+            density="<results>/{slide}/density.png",
+            overlays=directory("<results>/{slide}/overlays"),
+        log:
+            text="<results>/{slide}/logs/overlay.log",
+            ledger="<results>/{slide}/ledger/overlay.json",
+        benchmark:
+            "<results>/{slide}/benchmarks/overlay.tsv"
+        conda:
+            "../../envs/infer.yaml"
+        params:
+            folder=subpath(output.summary, parent=True),
+        shell:
+            r"""
+            muse overlay {params.folder:q} \
+                --ledger {log.ledger:q} >{log.text:q} 2>&1
+            """
 
 
 rule report:

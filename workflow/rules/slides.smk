@@ -4,9 +4,7 @@ Takes the slides of the sheet; gives <results>/{slide}/slide.json, tissue.npz, t
 and one sparse OME-Zarr image per mpp that the config asks for.
 """
 
-
-wildcard_constraints:
-    store="|".join(map(re.escape, MPP_OF_STORE)),
+OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 
 rule fetch:
@@ -33,68 +31,46 @@ rule fetch:
         """
 
 
-rule inspect:
-    """Read the header: size, mpp and where it came from, levels, bounds, fingerprint."""
+rule image:
+    """Read the header, find the tissue, measure its stain and write the image that nuclei are found in."""
     input:
         slide=slide_file,
-    output:
-        info="<results>/{slide}/slide.json",
-    log:
-        text="<results>/{slide}/logs/inspect.log",
-        ledger="<results>/{slide}/ledger/inspect.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/inspect.tsv"
-    conda:
-        "../../envs/infer.yaml"
-    params:
-        slide=slide_and_source,
-        mpp=row_option("--mpp", "mpp"),
-        state=state_of("path"),
-    shell:
-        r"""
-        muse inspect {params.slide:q} {params.mpp:q} \
-            --slide-id {wildcards.slide:q} \
-            --output {output.info:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
-        """
-
-
-rule tissue:
-    """Find the tissue, cut it to the region of interest if there is one, and measure its stain."""
-    input:
-        slide=slide_file,
-        info="<results>/{slide}/slide.json",
         roi=row_file("roi"),
     output:
+        info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
         picture="<results>/{slide}/tissue.png",
         outline="<results>/{slide}/tissue.geojson",
         colour="<results>/{slide}/colour.json",
+        store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
     log:
-        text="<results>/{slide}/logs/tissue.log",
-        ledger="<results>/{slide}/ledger/tissue.json",
+        "<results>/{slide}/logs/image.log",
     benchmark:
-        "<results>/{slide}/benchmarks/tissue.tsv"
+        "<results>/{slide}/benchmarks/image.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: threads_for
     params:
-        slide=slide_argument,
+        slide=slide_and_source,
+        slide_mpp=row_option("--mpp", "mpp"),
         roi=row_option("--roi", "roi"),
-        state=state_of("roi"),
+        states=lambda wildcards: [state_of("path")(wildcards), state_of("roi")(wildcards)],
+        mpp=config["mpp"],
+        max_corrupt=config["max_corrupt"],
+        folder=subpath(output.info, parent=True),
     shell:
         r"""
-        muse tissue {params.slide:q} {params.roi:q} \
-            --info {input.info:q} \
-            --mask {output.mask:q} \
-            --picture {output.picture:q} \
-            --outline {output.outline:q} \
-            --colour {output.colour:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
+        muse image {params.slide:q} {params.slide_mpp:q} {params.roi:q} \
+            --slide-id {wildcards.slide:q} \
+            --image-mpp {params.mpp} \
+            --threads {threads} \
+            --max-corrupt {params.max_corrupt} \
+            --output {params.folder:q} >{log:q} 2>&1
         """
 
 
 rule tile:
-    """Write the slide once at the mpp that the store is named for, tissue chunks only."""
+    """Write the slide once more, at the mpp of the store's name."""
     input:
         slide=slide_file,
         info="<results>/{slide}/slide.json",
@@ -106,8 +82,11 @@ rule tile:
         ledger="<results>/{slide}/ledger/tile-{store}.json",
     benchmark:
         "<results>/{slide}/benchmarks/tile-{store}.tsv"
+    wildcard_constraints:
+        store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
     conda:
         "../../envs/infer.yaml"
+    threads: threads_for
     params:
         slide=slide_argument,
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],

@@ -11,7 +11,7 @@ from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 PROGRESS_S = 60
-ABOUT_JOBS = "Select jobs to execute", "Removing temporary output"
+ABOUT_JOBS = "Select jobs to execute", "Removing temporary output", "--keep-incomplete mode is set"
 NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
 
 
@@ -80,9 +80,9 @@ class TerminalFilter(logging.Filter):
 
     def print_failure(self, jobs, message=None):
         """Print the slide's line with the reason of the first of ``jobs`` that has noted one."""
-        noted = [(job, reason) for job in jobs if (reason := noted_failure(job))]
-        job, reason = noted[0] if noted else (jobs[0], message or NO_REASON)
-        self.print_slide(job.wildcards.slide, f"{job.rule.name} failed: {reason}")
+        noted = [failure for job in jobs if (failure := noted_failure(job))]
+        step, reason = noted[0] if noted else (jobs[0].rule.name, message or NO_REASON)
+        self.print_slide(jobs[0].wildcards.slide, f"{step} failed: {reason}")
 
     def print_slide(self, slide, text):
         """Print a slide's line, and how many slides have ended."""
@@ -97,30 +97,35 @@ def slide_jobs():
     return [job for job in jobs if not job.is_group() and "slide" in job.wildcards.keys()]
 
 
-def ledger_of(job):
-    """What the step of a job noted of its end; {} if it noted nothing."""
-    ledger = getattr(job.log, "ledger", None)
-    return read_ledger(Path(ledger)) if ledger else {}
+STEPS_OF_RULE = {"image": ["inspect", "tissue", f"tile-{STORE}"], "nuclei": ["stitch", "geojson", "overlay"]}
+
+
+def ledgers_of(job):
+    """The entries of the steps of a job, as far as they were written."""
+    folder = Path(OUTPUT, job.wildcards.slide, "ledger")
+    paths = [folder / f"{step}.json" for step in STEPS_OF_RULE.get(job.rule.name, [])]
+    paths += [Path(ledger)] if (ledger := getattr(job.log, "ledger", None)) else []
+    return [entry for path in paths if (entry := read_ledger(path))]
 
 
 def noted_failure(job):
-    """The reason that a step noted for its failure, if it did."""
-    entry = ledger_of(job)
-    return entry["reason"] if entry.get("status", "ok") != "ok" else None
+    """Step and reason of the first entry of a failure, if there is one."""
+    failed = (entry for entry in ledgers_of(job) if entry["status"] != "ok")
+    return next(((entry["step"], entry["reason"]) for entry in failed), None)
 
 
 def what_was_found(jobs):
     """The nuclei of a slide and the seconds that its jobs took."""
-    summary = [Path(job.output.summary) for job in jobs if job.rule.name == "overlay"]
-    if not summary:
+    if not {"nuclei", "overlay"} & {job.rule.name for job in jobs}:
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
-    n_nuclei = json.loads(summary[0].read_text(encoding="utf-8"))["n_nuclei"]
-    return f"{n_nuclei:,} nuclei, {sum(ledger_of(job).get('seconds', 0) for job in jobs):.1f} s"
+    summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
+    n_nuclei = json.loads(summary.read_text(encoding="utf-8"))["n_nuclei"]
+    return f"{n_nuclei:,} nuclei, {sum(entry['seconds'] for job in jobs for entry in ledgers_of(job)):.1f} s"
 
 
 def what_is_replaced():
     """Lines that name what the run changes of finished results; none if it replaces none."""
-    again = {job.wildcards.slide for job in slide_jobs() if job.rule.name == "stitch"}
+    again = {job.wildcards.slide for job in slide_jobs() if job.rule.name == "nuclei"}
     replaced = [ROWS[slide] for slide in SLIDES if slide in again and has_results(slide)]
     if not replaced:
         return ""
