@@ -4,7 +4,7 @@
     snakemake --cores 8                    on so many
     snakemake --workflow-profile slurm     on a cluster
 
-Every rule is one call of one `muse` subcommand; `config/README.md` explains the settings.
+Every rule is one call of one `muse` command; `config/README.md` explains the settings.
 """
 
 from snakemake.utils import min_version
@@ -39,8 +39,10 @@ rule all:
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
         images=every_store if config["keep_stores"] else [],
-        shards=every_shard if config["keep_stores"] else [],
-        proposed=every_proposal_shard if config["keep_stores"] and config["proposals"] else [],
+        shards=lambda wildcards: PLAN.every_shard() if config["keep_stores"] else [],
+        proposed=lambda wildcards: (
+            PLAN.every_shard("proposals") if config["keep_stores"] and config["proposals"] else []
+        ),
         pretrained=[PRETRAINED, COMPARED] if PRETRAINING else [],
 
 

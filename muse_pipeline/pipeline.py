@@ -8,7 +8,7 @@ needs when it is called, because loading the libraries of all steps takes longer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,10 @@ def make_image(
     begin: Begin = str,
 ) -> None:
     """Run the steps from a slide's file to its image at ``mpp``; for the other arguments see the steps."""
+    _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
+        import muse_pipeline.store.write  # noqa: F401 - the process that `inspect` starts has its libraries too
+
         inspect(slide, slide_id, slide_mpp, source, files.info)
     with _step(files, "tissue", begin):
         tissue(slide, files.info, roi, files.mask, files.picture, files.outline, files.colour)
@@ -99,6 +102,7 @@ def make_nuclei(
     begin: Begin = str,
 ) -> None:
     """Run the steps from a slide's shards to its pictures; without ``draw`` to its GeoJSON."""
+    _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, files.csv if csv else None, threads))
     with _step(files, "geojson", begin):
@@ -113,6 +117,13 @@ def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None)
     begin(step)
     with record_step(files.ledger(ledger or step), step, [files.folder]) as warnings:
         yield warnings
+
+
+def _forget_steps(files: SlideFiles, *steps: str) -> None:
+    """Remove the ledgers of an earlier run, so that steps which are not reached have none."""
+    for step in steps:
+        with suppress(OSError):  # a disk that cannot be written is reported by the first step
+            files.ledger(step).unlink(missing_ok=True)
 
 
 def fetch(url: SlideUrl, output: Path, threads: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 1. Imports only point down, and torch lives in data, models, losses, methods, training, export and proposals alone.
 2. Plug-ins of one kind never import each other.
-3. The workflow knows only the command line.
+3. The workflow imports the planning of a cohort alone, and runs steps by the command line.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
 
 def breaches_in_workflow(names_and_texts: Iterable[tuple[str, str]]) -> list[str]:
     """Sentence 3: Snakemake files are not Python, so their lines are searched."""
-    pattern = re.compile(rf"^\s*(from|import)\s+{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
+    allowed = rf"(?!{PACKAGE}\.(cohort|core\.errors)\b)"
+    pattern = re.compile(rf"^\s*(from|import)\s+{allowed}{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
     return [f"{name} imports {PACKAGE}" for name, text in names_and_texts if pattern.search(text)]
 
 
@@ -128,7 +129,7 @@ def test_plug_ins_of_one_kind_do_not_import_each_other():
     assert not breaches_between_plug_ins(sources)
 
 
-def test_the_workflow_knows_only_the_command_line():
+def test_the_workflow_imports_the_planning_alone():
     files = [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk"), *(ROOT / "workflow").rglob("*.py")]
     assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files if path.is_file())
 
@@ -153,4 +154,6 @@ def test_a_breach_of_each_sentence_is_caught():
     assert breaches_in_workflow(
         [("slides.smk", "rule a:\n    run:\n        from muse_pipeline.core.coords import x\n")]
     )
+    assert breaches_in_workflow([("common.smk", "from muse_pipeline import cohort, slides\n")])
+    assert not breaches_in_workflow([("common.smk", "from muse_pipeline.cohort.plan import Plan\n")])
     assert not breaches_in_workflow([("slides.smk", '# muse_pipeline\nshell: "muse tile"\n')])

@@ -134,13 +134,13 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     assert planned_jobs(run_snakemake(folder).stdout) == {"report": 1, "all": 1}
     write_sheet(folder / "slides.tsv", rows(host, signature="signed-anew"))
     assert "Nothing to be done" in run_snakemake(folder).stdout
-    whole = {name: 1 for name in ("fetch", "inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay")}
+    whole = dict.fromkeys(("fetch", "image", "detect", "nuclei"), 1)
     write_sheet(folder / "slides.tsv", rows(host, key="other.tif"))
     assert planned_jobs(run_snakemake(folder, "--dry-run").stdout) == {**whole, "report": 1, "all": 1}
     write_sheet(folder / "slides.tsv", rows(host))
     write_config(folder, extra_mpps=[1.0])
     again = planned_jobs(run_snakemake(folder, "--dry-run").stdout)
-    assert (again["fetch"], again["inspect"], again["tile"]) == (2, 2, 4)  # a new copy makes all that is read anew
+    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # a new copy makes all that is read anew
 
 
 def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):

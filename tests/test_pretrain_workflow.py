@@ -44,7 +44,7 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
     planned = planned_jobs(run.stdout)
     assert {planned.get(name) for name in ("pretrain", "compare")} == {1}, run.stdout
-    assert planned["tile"] == 4  # at 0.5 for the model, at 0.25 for the views and for what is held back
+    assert (planned["image"], planned["tile"]) == (2, 2)  # at 0.5 for the model, at 0.25 for the views
     assert (planned["propose"], planned["detect"]) == (2, 2)
     read = [f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")]
     assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing of b, which is held back
@@ -113,7 +113,7 @@ def test_from_slides_to_a_page_that_says_whether_it_helped(tmp_path, shared_data
     assert 'href="pretraining/tiny-pretraining/compare/compare.html"' in page
     assert "Nothing to be done" in run_snakemake(tmp_path, "--dry-run").stdout
 
-    of_every_slide = ("detect", "stitch", "geojson", "overlay")
+    of_every_slide = ("detect", "nuclei", "overlay")
     write_config(tmp_path, pretrain={**PRETRAIN, "schedule": {"steps": 7}}, model="tiny.yaml")
     planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
     assert planned.keys() == {"pretrain", "compare", "finetune", "export", *of_every_slide, "report", "all"}

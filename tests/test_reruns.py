@@ -32,19 +32,17 @@ ROWS = [  # slide b is cut into two shards, whatever the config says
 
 # What follows from what, in jobs for both slides.
 PICTURES = {"overlay": 2, "report": 1}
-NUCLEI = {"stitch": 2, "geojson": 2, **PICTURES}
+NUCLEI = {"nuclei": 2, **PICTURES}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
-IMAGES = {"tile": 2, **DETECTION, **PROPOSALS}
-EVERYTHING = {"inspect": 2, "tissue": 2, **IMAGES}
+EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "compare": 1, "report": 1}
 # And for slide a alone.
 CUT_OF_A = {
-    **{"detect": 1, "stitch": 1, "geojson": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
+    **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
     **{"overlay": 1, "report": 1},
 }
-A_FROM_TISSUE = {"tissue": 1, "tile": 1, **CUT_OF_A}
-A = {"inspect": 1, **A_FROM_TISSUE}
+A = {"image": 1, **CUT_OF_A}
 
 CHANGED_SETTINGS = [
     ("slides", "the same.tsv", {}),
@@ -58,17 +56,17 @@ CHANGED_SETTINGS = [
     ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
     ("train_data", ".", {}),  # there is no run that reads it
     ("provider", "openvino", DETECTION),
-    ("proposals", None, PICTURES),
+    ("proposals", None, {"nuclei": 2, "report": 1}),
     ("proposals", {"method": "otsu"}, PROPOSALS),
     ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
-    ("mpp", 0.25, IMAGES),
+    ("mpp", 0.25, EVERYTHING),
     ("extra_mpps", [0.25], {"tile": 2}),
     ("keep_stores", False, {}),
-    ("max_corrupt", 0.5, IMAGES),
+    ("max_corrupt", 0.5, EVERYTHING),
     ("shards", 1, {}),
     ("shards", 3, {**CUT_OF_A, "detect": 3, "propose": 3}),
-    ("frame", "openslide", {"geojson": 2, "geojson_proposals": 2, "report": 1}),
-    ("max_features", 100, {"geojson": 2, "report": 1}),
+    ("frame", "openslide", {**NUCLEI, "geojson_proposals": 2}),
+    ("max_features", 100, NUCLEI),
     ("csv", True, NUCLEI),
 ]
 # The built-in model works at 0.5 um alone; the setting needs one that does not.
@@ -78,7 +76,7 @@ CHANGED_CELLS = [
     ("slide_id", "c", A),
     ("path", "b.tif", A),
     ("mpp", "0.5", A),
-    ("roi", "roi.geojson", A_FROM_TISSUE),
+    ("roi", "roi.geojson", A),
     ("shards", "1", {}),
     ("shards", "3", {**CUT_OF_A, "detect": 3, "propose": 3}),
     ("patient", "P1", {"report": 1}),
@@ -86,9 +84,9 @@ CHANGED_CELLS = [
 ]
 OF_THE_MACHINE = [
     ["--cores", "1"],
-    ["--set-threads", "detect=1", "tile=1"],
+    ["--set-threads", "detect=1", "image=1"],
     ["--resources", "mem_mb=8000"],
-    ["--set-resources", "detect:mem_mb=4000", "stitch:runtime=10"],
+    ["--set-resources", "detect:mem_mb=4000", "nuclei:runtime=10"],
 ]
 
 
@@ -167,7 +165,7 @@ def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_pa
         for name in ("slides.tsv", "the same.tsv"):
             write_sheet(tmp_path / name, [{"slide_id": "a", "path": f"{host}/a.tif?sig=geheim"}])
         run = run_snakemake(tmp_path, *wanted)
-        assert planned_jobs(run.stdout).keys() >= {"fetch", "inspect", "preflight_slide"}, run.stdout
+        assert planned_jobs(run.stdout).keys() >= {"fetch", "image", "preflight_slide"}, run.stdout
     assert (
         "Nothing to be done" in run_snakemake(tmp_path, "--config", "slides=the same.tsv", "--dry-run", *wanted).stdout
     )

@@ -95,39 +95,45 @@ def test_a_slide_that_is_mended_costs_no_other_slide_anything(first_run, tmp_pat
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
     run = run_snakemake(folder)
     assert run.returncode == 0, run.stdout  # a gap and glass are no failures
-    once = ("inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "report", "all")
+    once = ("image", "detect", "nuclei", "report", "all")
     assert planned_jobs(run.stdout) == dict.fromkeys(once, 1)
     assert statuses(folder) == {**ENDS, "broken": "ok"}
     assert identities(folder, ENDS.keys() - {"broken"}) == others
     assert "Nothing to be done" in run_snakemake(folder).stdout
 
 
-def kill_first(step: str, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the workflow, kill -9 the first process that does ``step``; exit status and what the run said."""
+def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the workflow, kill -9 the first process of a ``job`` once a ``step`` has begun; exit status and output."""
+    ledger = folder / f"results/s/ledger/{step}.json"
     said = folder / "said.txt"
     with said.open("w") as file:
         process = subprocess.Popen(snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        while not (victims := [each for each in find_steps(process) if verb(each) == step]):
+        while not (victims := [each for each in find_steps(process) if verb(each) == job and is_empty(ledger)]):
             assert process.poll() is None, said.read_text()
-            time.sleep(0.02)
+            time.sleep(0.005)
         victims[0].kill()
         return process.wait(), said.read_text()
+
+
+def is_empty(ledger: Path) -> bool:
+    """Whether a step is under way."""
+    return ledger.is_file() and ledger.stat().st_size == 0
 
 
 def test_a_killed_step_is_a_failure_unless_a_retry_mends_it(tmp_path):
     draw_stained_slide(tmp_path / "s.tif", size_px=640, n_nuclei=100)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "s.tif"}])
     write_config(tmp_path)
-    status, said = kill_first("tile", tmp_path)
+    status, said = kill_first("image", "tissue", tmp_path)
     assert status == 1, said
     end = read_ends(tmp_path)["s"]
-    assert (end["status"], end["step"]) == ("failed", "tile")
+    assert (end["status"], end["step"]) == ("failed", "tissue")
     assert "was killed (out of memory or time?)" in end["reason"]
-    status, said = kill_first("detect", tmp_path, "--retries", "1")
+    status, said = kill_first("detect", "detect-1-of-1", tmp_path, "--retries", "1")
     assert status == 0, said
     assert statuses(tmp_path) == {"s": "ok"}
     (tmp_path / "results/s/nuclei.parquet").unlink()
-    assert kill_first("stitch", tmp_path)[0] == 1
+    assert kill_first("nuclei", "stitch", tmp_path)[0] == 1
     made_again = [f"results/s/{name}" for name in ("nuclei.geojson.gz", "summary.json")]
     assert run_snakemake(tmp_path, "--", *made_again).returncode == 0  # the same bytes as when all was well
     assert statuses(tmp_path)["s"] == "failed"

@@ -59,7 +59,7 @@ def killed(slurm, cohort, request) -> list[str]:
     run = start_on_slurm(slurm, cohort, "slurm", "--retries", str(n_kills))
     slurm.call("scancel", wait_for(lambda: job_of("second", cohort), run, cohort))
     for attempt in range(1, n_kills + 1):
-        verb = draw.choice(("tissue", "tile", "detect", "stitch"))
+        verb = draw.choice(("image", "detect", "nuclei"))
         wait_for(lambda verb=verb: running_step("first", cohort, verb), run, cohort).kill()
         wait_for(lambda n=attempt: len(submitted(cohort)) > len(SLIDES) + n, run, cohort)
     assert run.wait() == 0, (cohort / "said.txt").read_text("utf-8")

@@ -96,9 +96,9 @@ def test_the_end_names_what_failed_and_why(bare):
 
 def test_the_rest_is_in_the_logs(bare, untouched):
     log = "".join(path.read_text(encoding="utf-8") for path in (untouched / ".snakemake/log").glob("*.log"))
-    assert log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule inspect:" in log
+    assert log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule image:" in log
     assert "provider cpu" in (untouched / "results/a/logs/detect-1-of-1.log").read_text(encoding="utf-8")
-    assert WHY_BROKEN in (untouched / "results/broken/logs/inspect.log").read_text(encoding="utf-8")
+    assert WHY_BROKEN in (untouched / "results/broken/logs/image.log").read_text(encoding="utf-8")
 
 
 def test_what_is_replaced_is_named_before_it_is(bare, untouched):

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the wor
 
 IDS = ("S 12 [a]", "Ä-(2)")  # names that shells and patterns could trip over
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
-PER_SLIDE = {"inspect": 1, "tissue": 1, "tile": 1, "stitch": 1, "geojson": 1, "overlay": 1}
 
 
 def sheet_rows(shards=("", "2"), patient=""):
@@ -137,8 +136,7 @@ def test_settings_in_use_are_written_down(finished):
 def test_an_edited_row_reruns_its_slide_alone(finished):
     write_sheet(finished / "slides.tsv", sheet_rows(shards=("3", "2")))
     assert planned_jobs(run_snakemake(finished, "--dry-run").stdout) == {
-        **{"detect": 3, "stitch": 1, "geojson": 1, "overlay": 1},
-        **{"report": 1, "all": 1},
+        **{"detect": 3, "nuclei": 1, "report": 1, "all": 1},
     }
     write_sheet(finished / "slides.tsv", sheet_rows(patient="P1"))
     assert planned_jobs(run_snakemake(finished, "--dry-run").stdout) == {"report": 1, "all": 1}
@@ -148,9 +146,9 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 @pytest.mark.parametrize(
     ("setting", "jobs"),
     [
-        ("max_features=100", {"geojson": 2, "report": 1, "all": 1}),
-        ("max_corrupt=0.5", {"tile": 2, "detect": 3, "stitch": 2, "geojson": 2, "overlay": 2, "report": 1, "all": 1}),
-        ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3} | {"stitch": 2, "geojson": 2, "overlay": 2}),
+        ("max_features=100", {"nuclei": 2}),
+        ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
+        ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}),
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
@@ -159,7 +157,7 @@ def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
     assert planned == {**jobs, "report": 1, "all": 1}
 
 
-BEHIND_DETECTION = {"detect", "stitch", "geojson"}
+BEHIND_DETECTION = {"detect", "nuclei"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +166,7 @@ BEHIND_DETECTION = {"detect", "stitch", "geojson"}
         ("shards/1-of-1.parquet", BEHIND_DETECTION),
         ("colour.json", BEHIND_DETECTION),
         ("image-500nm.zarr", BEHIND_DETECTION),
-        ("summary.json", {"overlay", "report"}),
+        ("summary.json", {"nuclei", "report"}),
     ],
 )
 def test_what_a_killed_job_left_missing_is_made_again_with_all_behind_it(finished, lost, made):
@@ -188,7 +186,7 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
     run = run_snakemake(finished, "--dry-run", *settings)
     planned = planned_jobs(run.stdout)
     assert planned.get("detect") == 3, run.stdout
-    assert planned["stitch"] == 2
+    assert planned["nuclei"] == 2
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb in {"run", *OF_THE_WORKFLOW}:  # matrices are small, and starting NumPy's threads takes 40 ms
+    if hasattr(args, "ledger") or args.verb in {
+        "run",
+        *OF_THE_WORKFLOW,
+    }:  # matrices are small, and starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
     with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:

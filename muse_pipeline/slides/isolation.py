@@ -144,15 +144,26 @@ _idle_workers: list[_Worker] = []
 
 
 def _context(function: Callable[..., Any]) -> Any:
-    """How processes start: forked from a small one that has imported ``function`` and done nothing else.
+    """How processes start: forked from this one if it has a single thread, which saves importing the readers again.
 
-    A fork of this process itself could wait forever for a thread of OpenCV's that it does not have.
+    Otherwise a fork could wait forever for a thread that it does not have, of OpenCV for instance; then processes are
+    forked from a small one that has imported ``function`` and done nothing else.
     """
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
+    if _has_one_thread():
+        return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
     return context
+
+
+def _has_one_thread() -> bool:
+    """Whether this process has no other thread, of Python or of a library; False where that is not known."""
+    try:
+        return len(list(Path("/proc/self/task").iterdir())) == 1
+    except OSError:
+        return False
 
 
 def _overdue(running: dict[Connection, tuple[int, _Worker]]) -> list[Connection]:

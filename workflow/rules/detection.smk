@@ -30,7 +30,7 @@ rule detect:
         "<results>/{slide}/benchmarks/detect-{shard}.tsv"
     conda:
         "../../envs/infer.yaml"
-    threads: threads_for
+    threads: of_slide(PLAN.threads)
     params:
         model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
         checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
@@ -51,10 +51,10 @@ rule detect:
 rule nuclei:
     """Join the shards of a slide, write its nuclei for QuPath, draw them and summarise the slide."""
     input:
-        shards=lambda wildcards: [f"{OUTPUT}/{wildcards.slide}/shards/{shard}.parquet" for shard in shards(wildcards)],
+        shards=of_slide(PLAN.shards),
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
-        regions=row_file("regions"),
+        regions=of_slide(PLAN.file, "regions"),
         store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
@@ -70,16 +70,16 @@ rule nuclei:
         "<results>/{slide}/benchmarks/nuclei.tsv"
     conda:
         "../../envs/infer.yaml"
-    threads: threads_for
+    threads: of_slide(PLAN.threads)
     params:
         folder=subpath(output.nuclei, parent=True),
         csv=["--csv"] if config["csv"] else [],
         frame=config["frame"],
         max_features=option("--max-features", config["max_features"]),
         pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
-        regions=row_option("--regions", "regions"),
-        regions_state=state_of("regions"),
-        made_from=made_from,
+        regions=of_slide(PLAN.option, "--regions", "regions"),
+        regions_state=of_slide(PLAN.state, "regions"),
+        made_from=of_slide(PLAN.nuclei_settings),
     shell:
         r"""
         muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.regions:q} \

@@ -6,7 +6,7 @@ fails, naming them, if there are slides that cannot run.
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
 # A model that is still to be trained costs about what its mode's does.
-PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
+PREFLIGHT_MODEL = settings.MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
 def preflight_alone():
@@ -25,7 +25,7 @@ def what_preflight_found():
 
 def look_again_at_problems():
     """Remove the records of slides that cannot run once these are named: the next call sees what was mended meanwhile."""
-    found = text_of(Path(OUTPUT, "preflight.json"))
+    found = settings.read_text(Path(OUTPUT, "preflight.json"))
     for look in json.loads(found)["slides"] if found else []:
         if look["problem"]:
             Path(OUTPUT, look["slide_id"], "preflight.json").unlink(missing_ok=True)
@@ -34,8 +34,8 @@ def look_again_at_problems():
 rule preflight_slide:
     """Look at one slide; that it cannot run is what is found then, and no failure."""
     input:
-        slide=lambda wildcards: [] if is_elsewhere(wildcards.slide) else row_file("path")(wildcards),
-        roi=row_file("roi"),
+        slide=lambda wildcards: [] if PLAN.is_remote(wildcards.slide) else PLAN.file(wildcards.slide, "path"),
+        roi=of_slide(PLAN.file, "roi"),
     output:
         look="<results>/{slide}/preflight.json",
     log:
@@ -45,8 +45,8 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        row=lambda wildcards: [row(wildcards).get(column) for column in ("path", "mpp", "roi")],
-        states=lambda wildcards: [state_of("path")(wildcards), state_of("roi")(wildcards)],
+        row=lambda wildcards: [PLAN.row(wildcards.slide).get(column) for column in ("path", "mpp", "roi")],
+        states=of_slide(PLAN.states),
         model=PREFLIGHT_MODEL,
         checksum=MODEL.get("sha256"),
         provider=MODEL["provider"],

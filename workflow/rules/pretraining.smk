@@ -7,7 +7,6 @@ its content changes. What a run needs to resume lies undeclared beside its check
 """
 
 BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # what `pretrain` says that is no setting of the run
-PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
 PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
 RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
@@ -15,17 +14,17 @@ RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 def plan_pretraining():
     """Write the run's config with its slides; what does not go with them, or with the model, is refused."""
     by_name = "run" in PRETRAIN
-    file = PRETRAIN["run"] if by_name else run_file(PRETRAIN_SETTINGS, "pretraining")
-    run, held_splits, labels = slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()
+    file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
+    run, held_splits, labels = settings.slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()
     judges = [labels] if labels else []
     if TRAINING and MODEL["is_validated"]:
-        judges.append({"config": TRAINING, "data": training_data()})
+        judges.append({"config": TRAINING, "data": settings.training_data(config)})
     planned = resolve(
         *("pretrain-config", file, "--sheet", config["slides"], "--results", OUTPUT),
         *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
         *("--tissue", f"{OUTPUT}/pretraining/{run}/tissue.yaml"),
         *option("--data", config["train_data"] or (None if by_name else ".")),
-        *(["--set", *as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
+        *(["--set", *settings.as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
         *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
         *([] if held_splits is None else ["--held-splits", *held_splits]),
         *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
@@ -38,21 +37,12 @@ def plan_pretraining():
     return {**planned, "run": run, "labels": labels}
 
 
-def as_changes(settings, prefix=""):
-    """Settings as `--set` takes them: a.b=1 is setting b of a."""
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from as_changes(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}={json.dumps(value)}"
-
-
 def labels_to_compare_on():
     """The training run whose labels say whether pretraining helped: that of `compare`, else the model's own if it can."""
     file = PRETRAIN.get("compare")
     if not isinstance(file, str):
         able = TRAINING and MODEL["is_validated"] and file is not False
-        return {"config": TRAINING, "data": training_data(), "inputs": MODEL["inputs"]} if able else None
+        return {"config": TRAINING, "data": settings.training_data(config), "inputs": MODEL["inputs"]} if able else None
     data = option("--data", config["train_data"])
     found = resolve("model", file, *data, "--set", "checkpoint=null")
     if not found.get("is_validated"):
@@ -60,18 +50,10 @@ def labels_to_compare_on():
     return {"config": file, "data": data, "inputs": found["inputs"]}
 
 
-def of_slides(slides, *names):
-    """An input function: the files called ``names`` of ``slides``."""
-    return lambda wildcards: [f"{OUTPUT}/{slide}/{name}" for slide in slides for name in names]
-
-
-def without_patterns(paths):
-    """The paths that Snakemake does not take for patterns: others enter as params only, or inside a config."""
-    return [path for path in paths if not re.search("[{}<>*?]", path)]
-
-
 if PRETRAIN and workflow.is_main_process:
-    write_if_changed(RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False))
+    or_exit(
+        settings.write_if_changed, RESOLVED_PRETRAINING, json.dumps(plan_pretraining(), indent=1, ensure_ascii=False)
+    )
 
 PRETRAINING = json.loads(RESOLVED_PRETRAINING.read_text(encoding="utf-8")) if PRETRAIN else None
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
@@ -84,14 +66,14 @@ LABELS = PRETRAINING["labels"] if PRETRAINING else None
 # learnt from.
 COMPARE_SLIDES = (PRETRAINING["held"] or ([] if LABELS else PRETRAIN_SLIDES)) if PRETRAINING else []
 if PRETRAINING:
-    MPP_OF_STORE = name_stores([*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
+    MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
 
 
 def every_store(wildcards):
     """The images of every slide that the config asks for."""
     names = [STORE, *map(store_name, config["extra_mpps"])]
-    of_pretraining = of_slides([*PRETRAIN_SLIDES, *COMPARE_SLIDES], PRETRAIN_STORE)
-    return list(dict.fromkeys([*of_every_slide(*names)(wildcards), *of_pretraining(wildcards)]))
+    of_pretraining = PLAN.files(PRETRAIN_STORE, slides=[*PRETRAIN_SLIDES, *COMPARE_SLIDES])
+    return list(dict.fromkeys([*PLAN.files(*names), *of_pretraining]))
 
 
 def devices_of(resources, threads):
@@ -104,9 +86,9 @@ rule pretrain:
     """Train a backbone on nuclei without labels."""
     input:
         run="<results>/pretraining/{run}/cohort.yaml",
-        stores=of_slides(PRETRAIN_SLIDES, PRETRAIN_STORE),
-        colours=of_slides(PRETRAIN_SLIDES, "colour.json"),
-        proposals=of_slides(PRETRAIN_SLIDES, "proposals.parquet"),
+        stores=of_every_slide(PRETRAIN_STORE, slides=PRETRAIN_SLIDES),
+        colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
+        proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
@@ -140,9 +122,9 @@ rule compare:
     input:
         tissue=["<results>/pretraining/{run}/tissue.yaml"] if COMPARE_SLIDES else [],
         labels=without_patterns([LABELS["config"], *LABELS["inputs"]] if LABELS else []),
-        stores=of_slides(COMPARE_SLIDES, PRETRAIN_STORE),
-        colours=of_slides(COMPARE_SLIDES, "colour.json"),
-        proposals=of_slides(COMPARE_SLIDES, "proposals.parquet"),
+        stores=of_every_slide(PRETRAIN_STORE, slides=COMPARE_SLIDES),
+        colours=of_every_slide("colour.json", slides=COMPARE_SLIDES),
+        proposals=of_every_slide("proposals.parquet", slides=COMPARE_SLIDES),
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
     output:
         page="<results>/pretraining/{run}/compare/compare.html",

@@ -55,9 +55,7 @@ rule propose:
 rule stitch_proposals:
     """Join the shards of a slide's proposals as those of its nuclei are joined."""
     input:
-        shards=lambda wildcards: [
-            f"{OUTPUT}/{wildcards.slide}/proposals/{shard}.parquet" for shard in shards(wildcards)
-        ],
+        shards=of_slide(PLAN.shards, "proposals"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
     output:
@@ -70,7 +68,11 @@ rule stitch_proposals:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_from=lambda wildcards: [*slide_settings(wildcards), PROPOSER, json.dumps(PROPOSALS, sort_keys=True)],
+        made_from=lambda wildcards: [
+            *PLAN.image_settings(wildcards.slide),
+            PROPOSER,
+            json.dumps(PROPOSALS, sort_keys=True),
+        ],
     shell:
         r"""
         muse stitch {input.shards:q} \

@@ -6,13 +6,10 @@ the same command over what there is.
 """
 
 import csv
-import shutil
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
 # Without it the page tells of failures, and is no report of what is there once they are mended.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
-# By name: what else lies there is somebody's own.
-KINDS_OF_TABLE = "parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
@@ -20,9 +17,6 @@ def report_failures():
     """Write the report without the slides that will never come, and withdraw what an earlier run found in them.
 
     Returns what the report prints.
-
-    Nothing of a failed slide may pass for a result; and while its old nuclei are there, Snakemake would call it done. Nor
-    is the copy of a slide kept that may be mended where it came from.
     """
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
@@ -34,19 +28,7 @@ def report_failures():
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
-        shutil.rmtree(Path(OUTPUT, slide, "fetched"), ignore_errors=True)
-        steps = failed_steps(slide)
-        for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{STORE}"}
-        proposing = {step for step in steps if "propos" in step}
-        nuclei, proposals = ([f"{table}.{kind}" for kind in KINDS_OF_TABLE] for table in ("nuclei", "proposals"))
-        withdrawn = (
-            [*nuclei, "summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png"]
-            if steps - for_others - proposing
-            else []
-        )
-        withdrawn += proposals if steps - for_others else []
-        for outdated in [path for name in withdrawn for path in Path(OUTPUT, slide).glob(name)]:
-            outdated.unlink()
+        outcome.withdraw_failed(Path(PLAN.folder(slide)), STORE)
     return run.stdout
 
 
@@ -73,7 +55,7 @@ def what_failed():
         return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # that have not ended well
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
-    failed = [slide for slide in behind if failed_steps(slide)]
+    failed = [slide for slide in behind if outcome.failed_steps(Path(PLAN.folder(slide)))]
     if waiting := len(behind) - len(failed):
         beside = f", {len(failed)} failed" if failed else ""
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
@@ -86,42 +68,13 @@ def what_failed():
     return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
 
-def failed_steps(slide):
-    """Steps of the slide that noted their failure or were killed; where there are no ledgers nothing is withdrawn."""
-    return {
-        path.stem for path in Path(OUTPUT, slide).glob("ledger/*.json") if status(path) not in {"ok", "interrupted"}
-    }
-
-
 def forget_unasked_steps():
-    """Remove what steps noted that are not asked for any more: failures there would stay in the report.
-
-    Those are stores and proposals that the config had, and copies of slides that the sheet now has here. Proposals that
-    were found stay: a run that does not ask for them is no reason to lose them.
-    """
+    """Remove what steps noted that are not asked for any more."""
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
-        if not is_elsewhere(slide):
-            Path(OUTPUT, slide, "ledger/fetch.json").unlink(missing_ok=True)
-        for ledger in Path(OUTPUT, slide).glob("ledger/tile-*.json"):
-            if Path(OUTPUT, slide, ledger.stem.removeprefix("tile-")) not in asked:
-                ledger.unlink(missing_ok=True)
-        for ledger in [] if config["proposals"] else Path(OUTPUT, slide).glob("ledger/*propos*.json"):
-            if status(ledger) != "ok":
-                ledger.unlink(missing_ok=True)
-
-
-def status(ledger):
-    """How a step ended, by its ledger; "killed" if it has noted nothing."""
-    return read_ledger(ledger).get("status", "killed")
-
-
-def read_ledger(path):
-    """What a step noted of its end; {} if it was killed before or has not begun."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        outcome.forget_unasked_steps(
+            Path(PLAN.folder(slide)), asked, PLAN.is_remote(slide), has_proposals=bool(config["proposals"])
+        )
 
 
 if not DRAWS_AT_ONCE:

@@ -19,7 +19,7 @@ rule fetch:
     conda:
         "../../envs/fetch.yaml"
     params:
-        url=cell("path"),  # without what it needs to be let in, which the sheet alone has
+        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without what it needs to be let in, which the sheet alone has
     # The sheet is no param: under another name it is the same slide.
     shell:
         r"""
@@ -34,8 +34,8 @@ rule fetch:
 rule image:
     """Read the header, find the tissue, measure its stain and write the image that nuclei are found in."""
     input:
-        slide=slide_file,
-        roi=row_file("roi"),
+        slide=of_slide(PLAN.input),
+        roi=of_slide(PLAN.file, "roi"),
     output:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
@@ -49,12 +49,12 @@ rule image:
         "<results>/{slide}/benchmarks/image.tsv"
     conda:
         "../../envs/infer.yaml"
-    threads: threads_for
+    threads: of_slide(PLAN.threads)
     params:
-        slide=slide_and_source,
-        slide_mpp=row_option("--mpp", "mpp"),
-        roi=row_option("--roi", "roi"),
-        states=lambda wildcards: [state_of("path")(wildcards), state_of("roi")(wildcards)],
+        slide=of_slide(PLAN.argument_and_source),
+        slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
+        roi=of_slide(PLAN.option, "--roi", "roi"),
+        states=of_slide(PLAN.states),
         mpp=config["mpp"],
         max_corrupt=config["max_corrupt"],
         folder=subpath(output.info, parent=True),
@@ -72,7 +72,7 @@ rule image:
 rule tile:
     """Write the slide once more, at the mpp of the store's name."""
     input:
-        slide=slide_file,
+        slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
     output:
@@ -86,9 +86,9 @@ rule tile:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
     conda:
         "../../envs/infer.yaml"
-    threads: threads_for
+    threads: of_slide(PLAN.threads)
     params:
-        slide=slide_argument,
+        slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         max_corrupt=config["max_corrupt"],
     shell:

@@ -12,7 +12,6 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 PROGRESS_S = 60
 ABOUT_JOBS = "Select jobs to execute", "Removing temporary output", "--keep-incomplete mode is set"
-NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
 
 
 class TerminalFilter(logging.Filter):
@@ -80,8 +79,8 @@ class TerminalFilter(logging.Filter):
 
     def print_failure(self, jobs, message=None):
         """Print the slide's line with the reason of the first of ``jobs`` that has noted one."""
-        noted = [failure for job in jobs if (failure := noted_failure(job))]
-        step, reason = noted[0] if noted else (jobs[0].rule.name, message or NO_REASON)
+        noted = [failure for job in jobs if (failure := outcome.find_failure(entries_of(job)))]
+        step, reason = noted[0] if noted else (jobs[0].rule.name, message or outcome.NO_REASON)
         self.print_slide(jobs[0].wildcards.slide, f"{step} failed: {reason}")
 
     def print_slide(self, slide, text):
@@ -97,21 +96,12 @@ def slide_jobs():
     return [job for job in jobs if not job.is_group() and "slide" in job.wildcards.keys()]
 
 
-STEPS_OF_RULE = {"image": ["inspect", "tissue", f"tile-{STORE}"], "nuclei": ["stitch", "geojson", "overlay"]}
-
-
-def ledgers_of(job):
-    """The entries of the steps of a job, as far as they were written."""
-    folder = Path(OUTPUT, job.wildcards.slide, "ledger")
-    paths = [folder / f"{step}.json" for step in STEPS_OF_RULE.get(job.rule.name, [])]
-    paths += [Path(ledger)] if (ledger := getattr(job.log, "ledger", None)) else []
-    return [entry for path in paths if (entry := read_ledger(path))]
-
-
-def noted_failure(job):
-    """Step and reason of the first entry of a failure, if there is one."""
-    failed = (entry for entry in ledgers_of(job) if entry["status"] != "ok")
-    return next(((entry["step"], entry["reason"]) for entry in failed), None)
+def entries_of(job):
+    """What the steps of a job noted of their ends."""
+    folder = Path(PLAN.folder(job.wildcards.slide), "ledger")
+    own = [ledger] if (ledger := getattr(job.log, "ledger", None)) else []
+    steps = outcome.steps_of(job.rule.name, STORE)
+    return outcome.read_entries([*(folder / f"{step}.json" for step in steps), *map(Path, own)])
 
 
 def what_was_found(jobs):
@@ -120,7 +110,7 @@ def what_was_found(jobs):
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
     summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
     n_nuclei = json.loads(summary.read_text(encoding="utf-8"))["n_nuclei"]
-    return f"{n_nuclei:,} nuclei, {sum(entry['seconds'] for job in jobs for entry in ledgers_of(job)):.1f} s"
+    return f"{n_nuclei:,} nuclei, {sum(entry['seconds'] for job in jobs for entry in entries_of(job)):.1f} s"
 
 
 def what_is_replaced():

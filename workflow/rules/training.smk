@@ -59,7 +59,7 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
-        data=training_data(),
+        data=settings.training_data(config),
         weights=weights_to_begin_with,
         state=lambda wildcards: state_of_files(files_of_run(wildcards)),
         folder=subpath(output.checkpoint, parent=True),

@@ -1,0 +1,94 @@
+"""How the jobs of a workflow ended, by the ledgers of their steps, and what must not stay of slides that failed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.cohort.layout import DRAWN, TABLE_FILES
+from muse_pipeline.core.files import read_json
+
+NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
+
+
+def steps_of(rule: str, store: str) -> list[str]:
+    """The ledgers of a job that runs several steps; none for other jobs, whose ledger is among their logs.
+
+    Args:
+        rule: of the job.
+        store: name of the store that nuclei are found in.
+    """
+    steps = {"image": ["inspect", "tissue", f"tile-{store}"], "nuclei": ["stitch", "geojson", "overlay"]}
+    return steps.get(rule, [])
+
+
+def read_entry(ledger: Path) -> dict[str, Any]:
+    """The entry of a step; {} if it has not begun, is under way or was killed."""
+    try:
+        return read_json(ledger)
+    except (OSError, ValueError):
+        return {}
+
+
+def read_entries(ledgers: Iterable[Path]) -> list[dict[str, Any]]:
+    """The entries of the steps that have ended."""
+    return [entry for ledger in ledgers if (entry := read_entry(ledger))]
+
+
+def find_failure(entries: Iterable[dict[str, Any]]) -> tuple[str, str] | None:
+    """Step and reason of the first entry that is not ok, if there is one."""
+    return next(((entry["step"], entry["reason"]) for entry in entries if entry["status"] != "ok"), None)
+
+
+def failed_steps(folder: Path) -> set[str]:
+    """The ledgers in a slide's ``folder`` of steps that failed or were killed, by name."""
+    return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
+
+
+def withdraw_failed(folder: Path, store: str) -> None:
+    """Remove what an earlier run found in a slide that has failed: nuclei, proposals or both, by the failed steps.
+
+    Nothing of a failed slide may be taken for a result; and while its old nuclei are there, Snakemake would call it
+    done. The copy of a slide goes too, as the slide may be mended where it came from.
+
+    Args:
+        folder: of the slide.
+        store: name of the store that nuclei are found in.
+    """
+    shutil.rmtree(folder / "fetched", ignore_errors=True)
+    steps = failed_steps(folder)
+    for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{store}"}
+    proposing = {step for step in steps if "propos" in step}
+    nuclei, proposals = ([f"{table}.{kind}" for kind in TABLE_FILES] for table in ("nuclei", "proposals"))
+    withdrawn = [*nuclei, *DRAWN] if steps - for_others - proposing else []
+    withdrawn += proposals if steps - for_others else []
+    for outdated in [path for name in withdrawn for path in folder.glob(name)]:
+        outdated.unlink()
+
+
+def forget_unasked_steps(folder: Path, stores: Collection[Path], is_remote: bool, has_proposals: bool) -> None:
+    """Remove the ledgers of steps that are not asked for any more: failures in them would stay in the report.
+
+    Proposals that were found stay: a run that does not ask for them is no reason to lose them.
+
+    Args:
+        folder: of the slide.
+        stores: those that are asked for.
+        is_remote: whether the slide is fetched.
+        has_proposals: whether proposals are asked for.
+    """
+    if not is_remote:
+        (folder / "ledger/fetch.json").unlink(missing_ok=True)
+    for ledger in folder.glob("ledger/tile-*.json"):
+        if folder / ledger.stem.removeprefix("tile-") not in stores:
+            ledger.unlink(missing_ok=True)
+    for ledger in [] if has_proposals else folder.glob("ledger/*propos*.json"):
+        if _status(ledger) != "ok":
+            ledger.unlink(missing_ok=True)
+
+
+def _status(ledger: Path) -> str:
+    """How a step ended; "killed" if its entry is empty."""
+    return read_entry(ledger).get("status", "killed")

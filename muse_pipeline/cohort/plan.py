@@ -1,0 +1,166 @@
+"""What the workflow's rules take from the sheet and the config: inputs and parameters of the jobs of a slide.
+
+A row of the sheet enters the rules cell by cell as parameters, and the sheet is no rule's input: so editing one row
+reruns one slide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.cohort.layout import shard_names, store_name
+from muse_pipeline.core.errors import SheetError
+
+SMALL_BYTES = 8 << 20
+PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose named file does not hold all pixels
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cohort of one run of the workflow; every method takes the slide_id of a slide.
+
+    Attributes:
+        config: the config, complete.
+        rows: of the resolved sheet, each with its number of ``shards``.
+        model: the model, as `muse model` describes it.
+        pretraining: the settings of a pretraining run that the model starts from, or {}.
+        is_trained: whether the model is trained by this run.
+    """
+
+    config: Mapping[str, Any]
+    rows: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
+    is_trained: bool = False
+
+    @property
+    def slides(self) -> list[str]:
+        """The slide_id of every slide, in the order of the sheet."""
+        return list(self.rows)
+
+    @property
+    def store(self) -> str:
+        """Name of the store that nuclei are found in."""
+        return store_name(self.config["mpp"])
+
+    def folder(self, slide: str) -> str:
+        """Where the slide's results lie."""
+        return f"{self.config['output']}/{slide}"
+
+    def row(self, slide: str) -> Mapping[str, Any]:
+        """The slide's row of the sheet.
+
+        Raises:
+            SheetError: there is none.
+        """
+        if slide not in self.rows:
+            raise SheetError(f"{slide}: no such slide in {self.config['slides']}")
+        return self.rows[slide]
+
+    def option(self, slide: str, flag: str, column: str) -> list[Any]:
+        """The flag with the slide's cell in ``column``, or nothing where the cell is empty."""
+        return option(flag, self.row(slide).get(column))
+
+    def is_remote(self, slide: str) -> bool:
+        """Whether a slide of the sheet lies at a URL."""
+        return slide in self.rows and "://" in self.rows[slide]["path"]
+
+    def argument(self, slide: str) -> str:
+        """The path by which a step opens the slide: its own, or that of its copy."""
+        path = self.row(slide)["path"]
+        return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
+
+    def argument_and_source(self, slide: str) -> list[str]:
+        """The same, with the URL of a fetched slide: a row with another URL makes the slide new."""
+        source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
+        return [self.argument(slide), *source]
+
+    def input(self, slide: str) -> list[str]:
+        """The slide's file, or its copy, as an input."""
+        return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
+
+    def file(self, slide: str, column: str) -> list[str]:
+        """The file in the slide's cell in ``column`` as an input, if there is one.
+
+        Two kinds enter as a parameter only: a name that Snakemake takes for a pattern, and a file dated in the future,
+        than which no result could be younger.
+        """
+        path = self.row(slide).get(column)
+        return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
+
+    def state(self, slide: str, column: str) -> str:
+        """A checksum of size and time of the file in the slide's cell, and of the files that belong to it."""
+        path = Path(self.row(slide).get(column) or "")
+        pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
+        return state_of_files([path, *pixels])
+
+    def states(self, slide: str) -> list[str]:
+        """The states of the slide's file and of its region of interest."""
+        return [self.state(slide, "path"), self.state(slide, "roi")]
+
+    def threads(self, slide: str) -> int:
+        """Threads of a job of the slide; starting several takes longer than reading a small file with one."""
+        path = Path(self.row(slide)["path"])
+        is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
+        return 1 if is_small else THREADS
+
+    def shards(self, slide: str, folder: str = "shards") -> list[str]:
+        """The files of the slide's shards, of nuclei or of ``proposals``."""
+        return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
+
+    def every_shard(self, folder: str = "shards") -> list[str]:
+        """The shards of every slide."""
+        return [path for slide in self.rows for path in self.shards(slide, folder)]
+
+    def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
+        """The files called ``names`` of every slide, or of some."""
+        return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
+
+    def image_settings(self, slide: str) -> list[Any]:
+        """All settings that the image of a slide, and the way in which it is cut, depend on."""
+        cells = [self.row(slide).get(column) for column in ("path", "mpp", "roi", "shards")]
+        return [*cells, *(self.config[name] for name in ("mpp", "max_corrupt"))]
+
+    def nuclei_settings(self, slide: str) -> list[Any]:
+        """All settings that a slide's nuclei depend on.
+
+        A run with other settings that is killed leaves old nuclei beside missing shards. Snakemake does not bring back
+        the inputs of a file that is up to date; a parameter that differs tells that it is not.
+        """
+        model = [json.dumps(self.config["model"])] if self.is_trained else [self.model["model"], self.model["sha256"]]
+        run = {**self.pretraining, "compare": None}
+        backbone = [json.dumps(run)] if self.is_trained and self.pretraining else []
+        return [*self.image_settings(slide), *model, self.model["provider"], *backbone]
+
+
+def option(flag: str, value: Any) -> list[Any]:
+    """A flag with its value as arguments of a command, or nothing where there is no value."""
+    return [] if value is None else [flag, value]
+
+
+def without_patterns(paths: Iterable[str]) -> list[str]:
+    """The paths that Snakemake does not take for patterns: others enter as parameters only, or inside a config."""
+    return [path for path in paths if not re.search("[{}<>*?]", path)]
+
+
+def state_of_files(paths: Iterable[str | Path]) -> str:
+    """A checksum of sizes and times of the files that exist.
+
+    An input that is replaced by a copy with an older date, as `cp -p` and `rsync -a` give it, is another file too, and
+    Snakemake looks for younger ones alone.
+    """
+    found = [path.stat() for path in map(Path, paths) if path.is_file()]
+    return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()
+
+
+def _is_dated_ahead(path: str) -> bool:
+    """Whether the clock that wrote a file was ahead of ours."""
+    return Path(path).exists() and Path(path).stat().st_mtime > time.time()

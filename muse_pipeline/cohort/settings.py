@@ -1,0 +1,204 @@
+"""The workflow's config: what its schema cannot check, and the files and names that follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.core.errors import ConfigError, OutputError
+
+MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
+PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
+
+
+def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with everything filled in that follows from other settings.
+
+    Args:
+        config: valid by the schema, with its defaults.
+
+    Raises:
+        ConfigError: the output folder has a name that Snakemake takes for a pattern.
+    """
+    settings = at_home(dict(config))
+    for name in ("shards", "max_features"):  # to the schema 1.0e+5 is a whole number, to a command line it is none
+        if settings[name] is not None:
+            settings[name] = int(settings[name])
+    if patterns := sorted(PATTERNS.intersection(settings["output"])):
+        raise ConfigError(
+            f"config: output: {settings['output']} has {' '.join(patterns)} in it, which rules take for patterns; "
+            "rename it"
+        )
+    settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
+    if settings["pretrain"]:
+        settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
+    return settings
+
+
+def at_home(value: Any) -> Any:
+    """A setting with ~ expanded to the user's home, as a shell does; settings within settings and lists likewise."""
+    if isinstance(value, dict):
+        return {name: at_home(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are
+
+
+def explain_schema_error(wrong: Any) -> str:
+    """One sentence on a ``jsonschema.ValidationError``; of an unknown setting the nearest known one is named."""
+    setting = ".".join(map(str, wrong.absolute_path))
+    return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
+
+
+def _explain(wrong: Any) -> str:
+    names = {"additionalProperties": wrong.schema.get("properties"), "required": wrong.validator_value}
+    known = names.get(wrong.validator, ())
+    unknown = [str(key) for key in wrong.instance if key not in known] if known else []
+    for key in unknown:
+        if near := get_close_matches(key, known):
+            nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
+            return f"unknown setting '{key}'; did you mean '{nearest}'?"
+    message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
+    return f"{message}; config/README.md explains the settings"
+
+
+def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Check that a model suits the config.
+
+    Args:
+        settings: the config.
+        model: as `muse model` describes it.
+
+    Raises:
+        ConfigError: it works at another mpp, or the mode has one class and the model several.
+    """
+    if abs(model["mpp"] / settings["mpp"] - 1) > 1e-6:
+        raise ConfigError(
+            f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
+            f"`mpp: {model['mpp']:g}` or choose another model"
+        )
+    if settings["mode"] == "label-free" and len(model["classes"]) > 1:
+        raise ConfigError(
+            f"config: mode label-free has nuclei of one class, and model '{model['name']}' has "
+            f"{', '.join(model['classes'])}; leave one of the two settings out"
+        )
+
+
+def name_stores(mpps: Iterable[float]) -> dict[str, float]:
+    """Name of a store -> its mpp.
+
+    Raises:
+        ConfigError: two that are nearly the same would lie in one store.
+    """
+    named: dict[str, float] = {}
+    for mpp in mpps:
+        if named.setdefault(store_name(mpp), mpp) != mpp:
+            other = named[store_name(mpp)]
+            raise ConfigError(
+                f"config: images at {other} and {mpp} um/px would both be {store_name(mpp)}; leave one of them out"
+            )
+    return named
+
+
+def training_file(settings: Mapping[str, Any]) -> str | None:
+    """The file of the training run that the config names as its model, or None."""
+    model = settings["model"]
+    if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
+        return None
+    return run_file(model, Path(settings["output"], "training"))
+
+
+def training_data(settings: Mapping[str, Any]) -> list[str]:
+    """Arguments for the folder that the paths of a training run are relative to, where it is not the run's own."""
+    data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
+    return [] if data is None else ["--data", data]
+
+
+def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
+    """The file of a run, which is given as its file or as its settings.
+
+    Settings are written to a file in ``folder``; their paths are relative to the working directory.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if isinstance(run, str):
+        return run
+    run = dict(run)
+    if "checkpoint" in run:
+        run["checkpoint"] = _from_here(run["checkpoint"])
+    if isinstance(taught := run.get("distillation"), dict) and isinstance(taught.get("teachers"), list):
+        run["distillation"] = {**taught, "teachers": [_from_here(one) for one in taught["teachers"]]}
+    path = folder / f"{slug(run['name'])}.yaml"
+    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
+    return str(path)
+
+
+def _from_here(checkpoint: Any) -> Any:
+    """The absolute path of a checkpoint; names of built-in models, and what is no path, stay."""
+    has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
+    return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
+
+
+def slug(name: str) -> str:
+    """``name`` as a folder may be called."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Settings as ``--set`` takes them: a.b=1 is setting b of a."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from as_changes(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value)}"
+
+
+def read_text(path: Path) -> str | None:
+    """The content of a file; None where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def is_locked() -> bool:
+    """Whether a run of Snakemake is under way in the working directory, or was killed."""
+    return any(Path(".snakemake/locks").glob("*.lock"))
+
+
+def write_if_changed(path: Path, text: str, is_unlocking: bool = False) -> None:
+    """Write a file of the plan, and keep its time when its content stays, so that nothing reruns for it.
+
+    The jobs of a run under way read it when they begin, hours after they were planned, so it is then not replaced.
+
+    Args:
+        path: the file.
+        text: its content.
+        is_unlocking: whether the lock is being lifted; then a file that is there stays.
+
+    Raises:
+        ConfigError: a run under way reads another content.
+        OutputError: the file cannot be written.
+    """
+    try:
+        if (found := read_text(path)) == text:
+            return
+        if found is not None and is_locked():
+            if is_unlocking:
+                return
+            raise ConfigError(
+                f"{path}: a run under way reads it, and this one has other settings; wait for its end, or lift the "
+                "lock of one that was killed with `snakemake --unlock`"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); set `output` to another folder") from error
