@@ -1,0 +1,92 @@
+"""What stays of a slide whose steps failed, and what is said of them."""
+
+import json
+
+import pytest
+
+from muse_pipeline.cohort.outcome import (
+    failed_steps,
+    find_failure,
+    forget_unasked_steps,
+    read_entries,
+    steps_of,
+    withdraw_failed,
+)
+
+STORE = "image-500nm.zarr"
+NUCLEI = {"nuclei.parquet", "nuclei.geojson.gz", "nuclei.part-001.geojson.gz", "summary.json", "overlays/1.png"}
+PROPOSALS = {"proposals.parquet", "proposals.geojson.gz"}
+OWN = {"nuclei.qpdata", "overlays/mine.png"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished slide with proposals, files of the user's own, and the copy that it was read from."""
+    for name in (*NUCLEI, *PROPOSALS, *OWN, "fetched/a.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def note(folder, step, status="ok"):
+    """Write a ledger; an empty one if ``status`` is None."""
+    ledger = folder / f"ledger/{step}.json"
+    ledger.parent.mkdir(exist_ok=True)
+    ledger.write_text("" if status is None else json.dumps({"step": step, "status": status, "reason": "why"}))
+    return ledger
+
+
+def left(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"ledger"}
+
+
+@pytest.mark.parametrize(
+    ("step", "lost"),
+    [
+        ("tissue", NUCLEI | PROPOSALS),
+        (f"tile-{STORE}", NUCLEI | PROPOSALS),
+        ("tile-image-250nm.zarr", set()),
+        ("propose-1-of-1", PROPOSALS),
+        ("stitch-proposals", PROPOSALS),
+        ("detect-1-of-1", NUCLEI | PROPOSALS),
+    ],
+)
+@pytest.mark.parametrize("status", ["failed", None])
+def test_a_failed_step_costs_what_follows_from_it_and_nothing_of_the_users(folder, step, lost, status):
+    note(folder, step, status)
+    note(folder, "inspect")
+    assert failed_steps(folder) == {step}
+    withdraw_failed(folder, STORE)
+    kept = {name for name in left(folder) if not name.startswith("ledger")}
+    assert kept == (NUCLEI | PROPOSALS | OWN) - lost
+
+
+def test_an_interrupted_step_has_not_failed(folder):
+    note(folder, "tile", "interrupted")
+    assert failed_steps(folder) == set()
+
+
+def test_the_first_failure_of_a_job_explains_it(folder):
+    ledgers = [folder / f"ledger/{step}.json" for step in steps_of("image", STORE)]
+    note(folder, "inspect")
+    assert find_failure(read_entries(ledgers)) is None
+    note(folder, "tissue", "failed")
+    note(folder, f"tile-{STORE}", None)
+    assert find_failure(read_entries(ledgers)) == ("tissue", "why")
+    assert [entry["step"] for entry in read_entries(ledgers)] == ["inspect", "tissue"]
+    assert steps_of("detect", STORE) == []
+
+
+def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
+    kept = [note(folder, step) for step in (f"tile-{STORE}", "propose-1-of-2", "inspect")]
+    gone = [
+        note(folder, "fetch", "failed"),
+        note(folder, "tile-image-250nm.zarr"),
+        note(folder, "propose-2-of-2", None),
+    ]
+    everything = {folder / STORE, folder / "image-250nm.zarr"}
+    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True)
+    assert all(ledger.exists() for ledger in kept + gone)
+    forget_unasked_steps(folder, {folder / STORE}, is_remote=False, has_proposals=False)
+    assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 3)
+    assert (folder / "proposals.parquet").exists()

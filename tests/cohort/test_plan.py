@@ -1,0 +1,114 @@
+"""What the rules of the workflow take from sheet and config, without Snakemake."""
+
+import os
+import time
+
+import pytest
+
+from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
+from muse_pipeline.core.errors import SheetError
+
+CONFIG = {"output": "results", "slides": "slides.tsv", "mpp": 0.5, "max_corrupt": 0.01, "model": "compact"}
+MODEL = {"model": "compact-fp32", "sha256": "0" * 64, "provider": "cpu"}
+
+
+def row(path, shards=1, **cells):
+    return {"path": str(path), "mpp": None, "roi": None, "shards": shards, **cells}
+
+
+@pytest.fixture
+def slide(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"pixels")
+    return path
+
+
+@pytest.fixture
+def plan(slide):
+    rows = {"a": row(slide, mpp=0.25), "far": row("https://host/b.svs", shards=2), "gone": row("/none/c.svs")}
+    return Plan(CONFIG, rows, MODEL)
+
+
+def test_files_of_a_slide_and_of_all(plan):
+    assert plan.store == "image-500nm.zarr"
+    assert plan.files("slide.json", slides=["far"]) == ["results/far/slide.json"]
+    assert plan.files("x", "y")[:3] == ["results/a/x", "results/a/y", "results/far/x"]
+    assert plan.shards("far") == ["results/far/shards/1-of-2.parquet", "results/far/shards/2-of-2.parquet"]
+    assert plan.every_shard("proposals")[0] == "results/a/proposals/1-of-1.parquet"
+    assert len(plan.every_shard()) == 4
+
+
+def test_a_slide_at_a_url_is_opened_by_its_copy(plan, slide):
+    assert plan.input("a") == plan.argument_and_source("a") == [str(slide)]
+    assert plan.input("far") == ["results/far/fetched"]
+    assert plan.argument_and_source("far") == ["results/far/fetched", "--source", "https://host/b.svs"]
+
+
+def test_a_cell_becomes_an_option_or_nothing(plan):
+    assert plan.option("a", "--mpp", "mpp") == ["--mpp", 0.25]
+    assert plan.option("far", "--mpp", "mpp") == option("--x", None) == []
+    with pytest.raises(SheetError, match=r"^b: no such slide in slides\.tsv$"):
+        plan.row("b")
+
+
+def test_what_snakemake_would_misunderstand_is_no_input(plan, slide):
+    ahead = time.time() + 1000
+    assert plan.file("a", "path") == [str(slide)]
+    os.utime(slide, (ahead, ahead))
+    assert plan.file("a", "path") == []
+    assert Plan(CONFIG, {"p": row("/x/{a}.svs")}).file("p", "path") == []
+    assert without_patterns(["a.txt", "a*.txt", "{a}.txt"]) == ["a.txt"]
+
+
+def test_the_state_follows_size_and_time_also_of_an_older_copy(plan, slide):
+    first = plan.state("a", "path")
+    os.utime(slide, (1, 1))
+    assert plan.state("a", "path") != first
+    assert plan.state("gone", "path") == plan.state("a", "roi") == state_of_files([])
+
+
+def test_the_state_of_a_mirax_slide_follows_its_folder(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m.mrxs").touch()
+    plan = Plan(CONFIG, {"m": row(tmp_path / "m.mrxs")})
+    before = plan.state("m", "path")
+    (tmp_path / "m/Data0001.dat").write_bytes(b"pixels")
+    assert plan.state("m", "path") != before
+
+
+def test_small_files_get_one_thread(plan, slide, tmp_path):
+    assert (plan.threads("a"), plan.threads("far"), plan.threads("gone")) == (1, 4, 4)
+    with slide.open("r+b") as file:
+        file.truncate(8 << 20)
+    assert plan.threads("a") == 4
+    (tmp_path / "m.mrxs").touch()  # its pixels are in a folder
+    assert Plan(CONFIG, {"m": row(tmp_path / "m.mrxs")}).threads("m") == 4
+
+
+def changed(plan, **attributes):
+    return Plan(**{**vars(plan), **attributes})
+
+
+def test_the_settings_of_nuclei_tell_one_run_from_another(plan):
+    before = plan.nuclei_settings("a")
+    assert changed(plan, config={**CONFIG, "output": "elsewhere"}).nuclei_settings("a") == before
+    for other in (
+        changed(plan, config={**CONFIG, "max_corrupt": 0.5}),
+        changed(plan, rows={"a": {**plan.rows["a"], "shards": 3}}),
+        changed(plan, model={**MODEL, "sha256": "1" * 64}),
+        changed(plan, model={**MODEL, "provider": "cuda"}),
+        changed(plan, is_trained=True),
+    ):
+        assert other.nuclei_settings("a") != before
+    assert changed(plan, model={**MODEL, "sha256": "1" * 64}).image_settings("a") == plan.image_settings("a")
+
+
+def test_a_pretraining_run_counts_where_the_model_is_trained_on_it_and_its_comparison_never(plan):
+    def settings(**attributes):
+        return changed(plan, **attributes).nuclei_settings("a")
+
+    assert settings(pretraining={"run": "b.yaml"}) == settings()
+    trained = settings(pretraining={"run": "b.yaml"}, is_trained=True)
+    assert trained != settings(is_trained=True)
+    assert trained == settings(pretraining={"run": "b.yaml", "compare": None}, is_trained=True)
+    assert trained == settings(pretraining={"run": "b.yaml", "compare": "labels.yaml"}, is_trained=True)

@@ -1,0 +1,110 @@
+"""The workflow's config beyond its schema, and the files that are written for it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from muse_pipeline.cohort import settings
+from muse_pipeline.core.errors import ConfigError, OutputError
+
+CONFIG = {
+    **{"output": "results", "mode": "supervised", "model": None, "mpp": 0.5, "shards": 1, "max_features": None},
+    **{"pretrain": None, "proposals": None, "train_data": None},
+}
+
+
+def complete(**changes):
+    return settings.complete_settings({**CONFIG, **changes})
+
+
+def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert complete()["model"] == "compact"
+    assert complete(mode="label-free")["model"] == "label_free"
+    assert complete(mode="label-free", model="~/my.onnx")["model"] == "/home/ann/my.onnx"
+    assert complete(max_features=1e5, shards=2.0) == {**complete(), "max_features": 100_000, "shards": 2}
+    assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "haematoxylin"}
+    assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
+    assert settings.at_home(["s3://bucket//a"]) == ["s3://bucket//a"]
+
+
+def test_an_output_that_is_a_pattern_is_rejected():
+    with pytest.raises(ConfigError, match=r"output: res\{x\}\* has \* \{ \} in it"):
+        complete(output="res{x}*")
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "sentence"),
+    [
+        ({"mpp": 0.25, "classes": ["a"]}, "supervised", "works at 0.25 um/px; set `mpp: 0.25`"),
+        ({"mpp": 0.5, "classes": ["a", "b"]}, "label-free", "mode label-free has nuclei of one class"),
+        ({"mpp": 0.5, "classes": ["a", "b"]}, "supervised", None),
+        ({"mpp": 0.5, "classes": ["a"]}, "label-free", None),
+    ],
+)
+def test_the_model_must_fit(model, mode, sentence):
+    def check():
+        settings.require_fitting_model(complete(mode=mode), {"name": "m", **model})
+
+    if sentence is None:
+        check()
+    else:
+        with pytest.raises(ConfigError, match=sentence):
+            check()
+
+
+def test_two_images_of_one_name_are_rejected():
+    assert settings.name_stores([0.5, 0.25, 0.5]) == {"image-500nm.zarr": 0.5, "image-250nm.zarr": 0.25}
+    with pytest.raises(ConfigError, match=r"images at 0\.25 and 0\.2499 um/px would both be image-250nm\.zarr"):
+        settings.name_stores([0.25, 0.2499])
+
+
+def test_a_training_run_may_be_a_file_or_stand_in_the_config(tmp_path):
+    assert settings.training_file(complete()) is None
+    assert settings.training_file(complete(model="tiny.yaml")) == "tiny.yaml"
+    assert settings.training_data(complete(model="tiny.yaml")) == []
+    run = {"name": "my run!", "checkpoint": "b.pt", "distillation": {"teachers": ["compact", "c.pt"]}}
+    inline = complete(model=run, output=str(tmp_path))
+    file = settings.training_file(inline)
+    assert (file, settings.training_data(inline)) == (f"{tmp_path}/training/my-run.yaml", ["--data", "."])
+    written = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    assert written["checkpoint"] == str(Path("b.pt").resolve())
+    assert written["distillation"]["teachers"] == ["compact", str(Path("c.pt").resolve())]
+
+
+def test_settings_within_settings_become_changes():
+    assert list(settings.as_changes({"a": {"b": 1, "c": {"d": "x"}}, "e": {}})) == ["a.b=1", 'a.c.d="x"', "e={}"]
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("results/model.json")
+    settings.write_if_changed(path, "one")
+    return path
+
+
+def test_a_file_of_the_plan_keeps_its_time_while_its_content_stays(planned):
+    before = planned.stat().st_mtime_ns, planned.stat().st_ino
+    settings.write_if_changed(planned, "one")
+    assert (planned.stat().st_mtime_ns, planned.stat().st_ino) == before
+    settings.write_if_changed(planned, "two")
+    assert planned.read_text() == "two" and len(list(planned.parent.iterdir())) == 1
+
+
+def test_beside_a_run_under_way_it_is_not_replaced(planned):
+    lock = Path(".snakemake/locks/0.output.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    settings.write_if_changed(planned, "one")
+    settings.write_if_changed(planned, "two", is_unlocking=True)
+    with pytest.raises(ConfigError, match="a run under way reads it, and this one has other settings"):
+        settings.write_if_changed(planned, "two")
+    assert planned.read_text() == "one"
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "results").touch()
+    with pytest.raises(OutputError, match=r"cannot be written .*; set `output` to another folder"):
+        settings.write_if_changed(tmp_path / "results/model.json", "one")
