@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.core.environment import count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
-    from muse_pipeline.inference.model import BUILT_IN_OF_MODE, choose_provider, find_model, name_model
+    from muse_pipeline.core.types import MODEL_OF_MODE
+    from muse_pipeline.inference.model import choose_provider, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.slides.signature import require_file
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if args.roi is not None:
         _require_areas(args.roi, rows)
     provider = choose_provider(args.provider)
-    path = find_model(args.model or BUILT_IN_OF_MODE[args.mode], provider)
+    path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:

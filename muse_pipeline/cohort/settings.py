@@ -14,8 +14,8 @@ import yaml
 
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.errors import ConfigError, OutputError
+from muse_pipeline.core.types import MODEL_OF_MODE
 
-MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
 
 

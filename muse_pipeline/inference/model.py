@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-BUILT_IN_OF_MODE = {"supervised": "compact", "label-free": "label_free"}
 BUILT_IN = Path(__file__).parent / "built_in"
 _RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
 NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it", ".yaml": _RUN, ".yml": _RUN}
