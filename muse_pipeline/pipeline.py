@@ -109,7 +109,7 @@ def make_nuclei(
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads)
     if draw:
         with _step(files, "overlay", begin):
-            overlay(files.folder)
+            overlay(files.folder, threads)
 
 
 @contextmanager
@@ -309,10 +309,10 @@ def geojson(
     write_geojson(nuclei, read_info(info), output, frame=frame, max_features=max_features, threads=threads)
 
 
-def overlay(folder: Path) -> None:
+def overlay(folder: Path, threads: int = 1) -> None:
     """Draw density and outlines of a finished slide and summarise it, for the report."""
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.report.slide_summary import summarise_slide
 
     return_large_arrays()
-    summarise_slide(folder)
+    summarise_slide(folder, threads)

@@ -15,6 +15,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
@@ -42,8 +43,10 @@ FORMAT = 2  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
-def summarise_slide(folder: Path) -> dict[str, Any]:
+def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     """Give the summary of the finished slide in ``folder``; what is there is kept if it was made from these nuclei.
+
+    With several ``threads`` the density is drawn beside the overlays.
 
     Pixels come from the image store. Where that was removed already, pictures of an earlier summary of the same nuclei
     stay; otherwise the density is drawn on the tissue mask and there are no overlays.
@@ -64,7 +67,7 @@ def summarise_slide(folder: Path) -> dict[str, Any]:
     store = open_store(store_path) if store_path.exists() else None
     of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
     seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
-    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, proposals)}
+    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, proposals, threads)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -89,16 +92,26 @@ def _describe(
     store: Store | None,
     seen: dict[str, Any] | None,
     proposals: Path | None,
+    threads: int,
 ) -> dict[str, Any]:
     """The summary; ``seen``, an earlier one of the same nuclei, has what came of pixels that are gone."""
     cv2.setNumThreads(1)
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
     grid = count_nuclei(stream_positions(nuclei, "label"), info.size_px, info.mpp, len(classes))
-    if not seen:
-        backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
-        draw_density(grid, tissue.mask, backdrop, folder / "density.png")
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
+
+    def draw_map() -> None:
+        if not seen:
+            backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
+            draw_density(grid, tissue.mask, backdrop, folder / "density.png")
+
+    def draw_fields() -> list[dict[str, Any]]:
+        if not store:
+            return []
+        return _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc), proposals)
+
+    _, fields = map_in_order(lambda draw: draw(), (draw_map, draw_fields), threads)
     return {
         "n_nuclei": int(counts.sum()),
         "classes": [
@@ -110,9 +123,7 @@ def _describe(
         **_describe_regions(nuclei, provenance, classes),
         "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(folder / "tissue.png"),
-        "fields": _draw_fields(folder, store, info, _choose_marks(nuclei, info, classes, grid, ihc), proposals)
-        if store
-        else [],
+        "fields": fields,
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],

@@ -1,0 +1,98 @@
+"""The path of a slide: its steps in order, their ledgers, and the same bytes by every way of running it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from step_commands import step_commands
+from workflow_runs import draw_stained_slide
+
+from muse_pipeline.cli.main import OF_THE_WORKFLOW, main
+from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.cohort.ledgers import STEPS, read_progress
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.pipeline import make_image, run_slide
+
+ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "propose"})
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "S.tif"
+    draw_stained_slide(path, size_px=640, n_nuclei=100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(slide) -> Path:
+    """The folder of the slide after ``run_slide``."""
+    begun: list[str] = []
+    folder = slide.parent / "whole/S"
+    predictor = Predictor(find_model("compact"))
+    run_slide(SheetRow("S", str(slide)), SlideFiles(folder), predictor, n_shards=2, threads=2, begin=begun.append)
+    assert begun == ["inspect", "tissue", "tile", "detect", "detect", "stitch", "geojson", "overlay"]
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every file but shards, logs and ledgers, by name."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    beside = {"shards", "logs", "ledger"}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.parent.name not in beside}
+
+
+def test_every_step_has_its_ledger(whole):
+    assert [(record.step, record.status) for record in read_progress(whole, 2)] == [(step, "ok") for step in ALWAYS]
+
+
+def test_step_by_step_the_bytes_are_the_same(slide, whole, tmp_path):
+    for command in step_commands(slide, tmp_path / "S"):
+        assert main(command) == 0, command
+    assert results(tmp_path / "S") == results(whole)
+
+
+def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, tmp_path):
+    folder = tmp_path / "S"
+    (detect,) = (command for command in step_commands(slide, folder) if command[0] == "detect")
+    image = ["image", str(slide), "--slide-id", "S", "--output", str(folder)]
+    nuclei = ["nuclei", str(folder / "shards/1-of-1.parquet"), "--output", str(folder)]
+    for command in (image, detect, nuclei):
+        assert main(command) == 0, command
+    assert results(folder) == results(whole)
+    assert {path.name for path in (folder / "ledger").iterdir()} >= {"tile-image-500nm.zarr.json", "overlay.json"}
+
+
+def test_without_pictures_there_is_no_step_that_draws(whole, tmp_path):
+    folder = tmp_path / "S"
+    for name in ("slide.json", "tissue.npz"):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes((whole / name).read_bytes())
+    shards = [str(path) for path in sorted((whole / "shards").iterdir())]
+    assert main(["nuclei", *shards, "--no-pictures", "--csv", "--output", str(folder)]) == 0
+    assert (folder / "nuclei.geojson.gz").read_bytes() == (whole / "nuclei.geojson.gz").read_bytes()
+    assert (folder / "nuclei.csv.gz").is_file()
+    assert not list(folder.glob("*.png")) and not (folder / "ledger/overlay.json").exists()
+
+
+def test_a_step_that_fails_ends_the_path_and_leaves_no_older_ledger_behind_it(tmp_path):
+    (tmp_path / "broken.svs").write_bytes(b"no slide")
+    files = SlideFiles(tmp_path / "S")
+    files.ledger("tissue").parent.mkdir(parents=True)
+    files.ledger("tissue").write_text('{"step": "tissue", "status": "ok"}')  # of an earlier run
+    with pytest.raises(SlideError, match="is not a slide"):
+        make_image(tmp_path / "broken.svs", files, "S", 0.5)
+    inspect, tissue, *_ = read_progress(files.folder)
+    assert (inspect.status, tissue.status) == ("failed", "missing")
+    assert tissue.reason == "not reached because inspect failed"
+
+
+def test_the_jobs_of_the_workflow_are_not_in_the_list_of_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.findall(r"^    ([\w-]+) ", capsys.readouterr().out, re.M)
+    assert "inspect" in listed and not set(OF_THE_WORKFLOW) & set(listed)
