@@ -95,7 +95,8 @@ class _Worker:
     def __init__(self, function: Callable[..., Any]):
         context = _context(function)
         self.connection, other_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other_end,), daemon=True)
+        inherited = self.connection if context.get_start_method() == "fork" else None
+        self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
         self.process.start()
         other_end.close()
         self.n_calls, self.has_crashed = 0, False
@@ -170,8 +171,15 @@ def _overdue(running: dict[Connection, tuple[int, _Worker]]) -> list[Connection]
     return [receiver for receiver, (_, worker) in running.items() if worker.deadline <= time.monotonic()]
 
 
-def _serve(connection: Connection) -> None:
-    """The process: make the calls that arrive until the other end is closed."""
+def _serve(connection: Connection, inherited: Connection | None) -> None:
+    """The process: make the calls that arrive until the other end is closed, as it is when the caller is killed.
+
+    Args:
+        connection: brings the calls.
+        inherited: its other end, of which a fork has a copy that would keep it open.
+    """
+    if inherited:
+        inherited.close()
     with suppress(EOFError):
         while True:
             function, arguments, memory_bytes = connection.recv()

@@ -1,9 +1,13 @@
 """What a reader in a process of its own may do to us: nothing."""
 
 import os
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 
 from muse_pipeline.core.errors import MppError, SlideError
@@ -82,6 +86,23 @@ def test_a_process_whose_call_failed_serves_no_other():
     with pytest.raises(MppError):
         call_guarded(refuse, "b.svs", 7)
     assert call_guarded(process_of, "c.svs") != first
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_process_ends_with_its_caller(n_threads):
+    """Also when the caller is killed; it is forked from one with a single thread, else from a server."""
+    program = (
+        "import os, signal, threading\n"
+        "from muse_pipeline.slides import isolation\n"
+        "if __name__ == '__main__':\n"
+        f"    [threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range({n_threads - 1})]\n"
+        "    assert isolation.call_guarded(len, 'a.svs') == 5\n"
+        "    print(isolation._idle_workers[0].process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(run.stdout)).wait(timeout=60)
 
 
 def test_one_that_hangs_does_not_hold_up_the_others():
