@@ -62,7 +62,8 @@ def run_slide(
     for name in shard_names(n_shards):
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
-    make_nuclei([files.shard(name) for name in shard_names(n_shards)], files, threads=threads, begin=begin)
+    shards, regions = [files.shard(name) for name in shard_names(n_shards)], row.regions and Path(row.regions)
+    make_nuclei(shards, files, regions=regions, threads=threads, begin=begin)
 
 
 def make_image(
@@ -98,13 +99,15 @@ def make_nuclei(
     frame: str = "qupath",
     max_features: int | None = None,
     draw: bool = True,
+    regions: Path | None = None,
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
     """Run the steps from a slide's shards to its pictures; without ``draw`` to its GeoJSON."""
     _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
-        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, files.csv if csv else None, threads))
+        csv_file = files.csv if csv else None
+        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions))
     with _step(files, "geojson", begin):
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads)
     if draw:
@@ -267,12 +270,29 @@ def detect_in(
 
 
 def stitch(
-    shards: Sequence[Path], info: Path, mask: Path, output: Path, csv: Path | None = None, threads: int = 1
+    shards: Sequence[Path],
+    info: Path,
+    mask: Path,
+    output: Path,
+    csv: Path | None = None,
+    threads: int = 1,
+    regions: Path | None = None,
 ) -> list[str]:
-    """Join all shards of a slide into one table of nuclei, also as ``csv`` if given; returns warnings."""
+    """Join all shards of a slide into one table of nuclei; returns warnings.
+
+    Args:
+        shards: of the slide.
+        info: slide.json.
+        mask: tissue.npz.
+        output: the table.
+        csv: the table once more, as CSV.
+        threads: threads that draw outlines.
+        regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
+    """
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
     from muse_pipeline.inference.stitch import stitch_shards
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.slides.inspect import read_info
@@ -282,12 +302,15 @@ def stitch(
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     known = read_info(info)
     kept = TissueMask.load(mask, known).kept  # and not the mask, which takes eight times as much
-    provenance = stitch_shards(list(shards), known, kept, output, threads)
+    areas = load_regions(regions, known, kept) if regions else None
+    provenance = stitch_shards(list(shards), known, kept, output, threads, areas)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
         write_csv(output, csv)
-    return [doubt] if (doubt := provenance.get("nuclear_size", {}).get("doubt")) else []
+    doubt = provenance.get("nuclear_size", {}).get("doubt")
+    failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
+    return [warning for warning in (doubt, failed) if warning]
 
 
 def geojson(

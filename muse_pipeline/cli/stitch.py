@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 from muse_pipeline.cli.output import add_ledger_argument
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +34,4 @@ def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
     from muse_pipeline.pipeline import stitch
 
-    args.warnings += stitch(
-        args.shards, args.info, args.tissue, args.output, args.csv, args.threads, regions=args.regions
-    )
+    args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.csv, args.threads, args.regions)
