@@ -20,6 +20,7 @@ include: "workflow/rules/pretraining.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/regions.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/proposals.smk"
 include: "workflow/rules/report.smk"
@@ -43,6 +44,7 @@ rule all:
         proposed=lambda wildcards: (
             PLAN.every_shard("proposals") if config["keep_stores"] and config["proposals"] else []
         ),
+        regions=[*PLAN.files("regions.json"), REGIONS_WELL] if config["regions"] else [],
         pretrained=[PRETRAINED, COMPARED] if PRETRAINING else [],
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 def write_masks(args: argparse.Namespace) -> None:
     """Synthesise instance masks of glands and stroma."""
-    from muse_pipeline.cli.output import show_progress
+    from muse_pipeline.core.progress import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.synthesis import folder
     from muse_pipeline.synthesis.fit import fit_tissue

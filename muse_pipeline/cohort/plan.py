@@ -106,6 +106,17 @@ class Plan:
         """The states of the slide's file and of its region of interest."""
         return [self.state(slide, "path"), self.state(slide, "roi")]
 
+    def regions(self, slide: str) -> list[str]:
+        """The tissue regions of the slide as an input: those of the sheet, else those of the config's region model."""
+        if self.row(slide).get("regions") or not self.config.get("regions"):
+            return self.file(slide, "regions")
+        return [f"{self.folder(slide)}/regions.json"]
+
+    def regions_option(self, slide: str) -> list[Any]:
+        """The same as an option of the step that joins shards."""
+        mapped = self.folder(slide) if self.config.get("regions") else None
+        return option("--regions", self.row(slide).get("regions") or mapped)
+
     def threads(self, slide: str) -> int:
         """Threads of a job of the slide; starting several takes longer than reading a small file with one."""
         path = Path(self.row(slide)["path"])

@@ -125,6 +125,7 @@ def intermediate(path):
 
 check_config()
 OUTPUT = config["output"]
+REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
 MPP_OF_STORE = or_exit(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
 
 

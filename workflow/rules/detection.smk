@@ -54,7 +54,7 @@ rule nuclei:
         shards=of_slide(PLAN.shards),
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
-        regions=of_slide(PLAN.file, "regions"),
+        regions=of_slide(PLAN.regions),
         store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
@@ -77,7 +77,7 @@ rule nuclei:
         frame=config["frame"],
         max_features=option("--max-features", config["max_features"]),
         pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
-        regions=of_slide(PLAN.option, "--regions", "regions"),
+        regions=of_slide(PLAN.regions_option),
         regions_state=of_slide(PLAN.state, "regions"),
         made_from=of_slide(PLAN.nuclei_settings),
     shell:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from muse_pipeline.methods.dense_criterion import DenseCriterion
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import UnitSettings
 from muse_pipeline.methods.unit.masks import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
