@@ -286,7 +286,7 @@ def test_the_command(muse, tmp_path):
     assert muse("sheet", tmp_path, "--output", sheet)[0] == 2
     assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (0, f"{sheet}: 1 slide\n", "")
     assert muse("sheet", "--check", sheet, "--resolved", resolved) == (0, f"{sheet}: 1 slide, nothing wrong\n", "")
-    none = dict.fromkeys(("patient", "roi", "split", "shards", "partner", "partner_transform"))
+    none = dict.fromkeys(("patient", "roi", "split", "shards"))
     assert json.loads(resolved.read_text()) == [{"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}]
     assert "give a FOLDER" in muse("sheet")[2]
 
