@@ -12,7 +12,7 @@ import muse_pipeline.losses
 
 MODULES = [module.name for module in pkgutil.iter_modules(muse_pipeline.losses.__path__)]
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
-SOURCE = re.compile(r"arXiv|doi|\b(19|20)\d\d\b|sections? \d")
+SOURCE = re.compile(r"arXiv|doi|\bours\b|\b(19|20)\d\d\b|sections? \d")
 
 
 def public_functions(name):
