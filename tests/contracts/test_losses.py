@@ -15,22 +15,27 @@ TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("
 SOURCE = re.compile(r"arXiv|doi|\bours\b|\b(19|20)\d\d\b|sections? \d")
 
 
-def public_functions(name):
+def public_members(name):
+    """Functions and classes that a module of losses defines, each with all of its documentation."""
     module = importlib.import_module(f"muse_pipeline.losses.{name}")
-    members = inspect.getmembers(module, inspect.isfunction)
-    return [one for _, one in members if one.__module__ == module.__name__ and not one.__name__.startswith("_")]
+    members = [one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__]
+    members = [one for one in members if callable(one) and not one.__name__.startswith("_")]
+    return {one.__name__: "\n".join(filter(None, map(inspect.getdoc, [one, *methods_of(one)]))) for one in members}
+
+
+def methods_of(member):
+    return [one for name, one in vars(member).items() if inspect.isfunction(one)] if inspect.isclass(member) else []
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_loss_names_its_source(name):
     module = importlib.import_module(f"muse_pipeline.losses.{name}")
-    texts = [module.__doc__, *(function.__doc__ for function in public_functions(name))]
-    assert SOURCE.search(" ".join(texts)), f"{name} names no paper"
+    assert SOURCE.search("\n".join([module.__doc__, *public_members(name).values()])), f"{name} names no paper"
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_functions_of_a_loss_state_shapes_and_are_tested(name):
-    functions = public_functions(name)
-    assert any(re.search(rf"\b{function.__name__}\b", TESTS) for function in functions), f"no test calls {name}"
-    for function in functions:
-        assert "(" in function.__doc__, f"{function.__name__} states no shape"
+def test_a_loss_states_shapes_and_is_tested(name):
+    members = public_members(name)
+    assert any(re.search(rf"\b{member}\b", TESTS) for member in members), f"no test calls {name}"
+    for member, text in members.items():
+        assert "(" in text, f"{member} states no shape"
