@@ -180,14 +180,21 @@ class NucleusIndex:
     @classmethod
     def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
         """The index of (N, 2) positions in an image of ``size_px`` = (width, height); those outside it are dropped."""
+        return cls.build_ordered(xy, size_px, mpp)[0]
+
+    @classmethod
+    def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
+        """The index, see ``build``, and (M,) which of the positions its entries are."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
-        xy = xy[((xy >= 0) & (xy < size_px)).all(1)].astype(np.float32)
+        inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
+        xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
         number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may reach the right border
         order = np.lexsort((xy[:, 0], xy[:, 1], number))  # of equal positions any order will do
         occupied, first = np.unique(number[order], return_index=True)
-        return cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
+        index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
+        return index, inside[order]
 
     @classmethod
     def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
@@ -203,8 +210,12 @@ class NucleusIndex:
         """
         with complete_file(folder) as partial:
             partial.mkdir()
-            for name in FILES:
-                np.save(partial / f"{name}.npy", getattr(self, name))
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """Write the files into a folder that exists."""
+        for name in FILES:
+            np.save(folder / f"{name}.npy", getattr(self, name))
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (M,) and positions (M, 2) float64 of the nuclei in a half-open box of the image, in px."""

@@ -106,6 +106,15 @@ class View:
             x, y = y, self.size_px - x
         return np.stack([x, y], -1)
 
+    def source_xy(self, placed: np.ndarray) -> np.ndarray:
+        """Image positions of positions (..., 2) in view px; undoes ``place``."""
+        x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
+        for _ in range(self.turns):
+            x, y = self.size_px - y, x
+        if self.mirror:
+            x = self.size_px - x
+        return np.stack([x, y], -1) * (self.side_px / self.size_px) + self.corner
+
     def sees(self, placed: np.ndarray) -> np.ndarray:
         """Whether placed positions (..., 2) lie inside and not at the border."""
         return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
@@ -302,12 +311,16 @@ class ViewBatches:
 
     def __call__(self, number: int) -> ViewBatch:
         """The batch of ``number``."""
+        return self.draw(number)[0]
+
+    def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
+        """The batch of ``number``, and the sets that it is made of."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         sets = [self.sample(generator) for _ in range(self.batch)]
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         n_local = self.settings.n_local
         near = self._photograph(sets, range(2, 2 + n_local), varied) if n_local else None
-        return ViewBatch(self._photograph(sets, range(2), varied), near, *self._match(sets, generator))
+        return ViewBatch(self._photograph(sets, range(2), varied), near, *self._match(sets, generator)), sets
 
     def _photograph(self, sets: Sequence[ViewSet], numbers: Sequence[int], generator: torch.Generator) -> Views:
         """The views ``numbers`` of all sets, each in colours of its own."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from muse_pipeline.core.errors import ProviderError
 from muse_pipeline.core.text import one_line
@@ -76,6 +76,33 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     parts = (mean / n_processes()).split([one.numel() for one in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (N, ...) of all processes, in the order of the processes, which may hold different numbers of them.
+
+    Every process computes the loss of all rows. Its gradient is multiplied by the number of processes, so that
+    ``average_gradients`` leaves the gradient of one process that holds all rows.
+    """
+    return rows if n_processes() == 1 else _Gathered.apply(rows)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = torch.zeros(n_processes(), dtype=torch.long, device=rows.device)
+        counts[distributed.get_rank()] = len(rows)
+        distributed.all_reduce(counts)
+        ends = counts.cumsum(0).tolist()
+        ctx.own = slice(ends[distributed.get_rank()] - len(rows), ends[distributed.get_rank()])
+        every = torch.zeros((ends[-1], *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+        every[ctx.own] = rows
+        distributed.all_reduce(every)
+        return every
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient[ctx.own] * n_processes()
 
 
 def broadcast_buffers(module: nn.Module) -> None:

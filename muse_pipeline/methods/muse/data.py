@@ -40,11 +40,13 @@ class PretrainData:
         images: of all sources.
         colours: (N, 3, 4) map in optical density of each.
         reference: that the maps lead to.
+        sources: (N) that each is from.
     """
 
     images: list[NucleusImage]
     colours: np.ndarray
     reference: ColourReference
+    sources: list[NucleusSource]
 
     @property
     def patients(self) -> list[str]:
@@ -77,7 +79,8 @@ def read_pretrain_data(
         StoreError: a store or a ``colour.json`` is missing or damaged.
     """
     _require_words(sources)
-    images = [image for source in sources for image in _open(source, finest_mpp, folder)]
+    opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder)]
+    images = [image for image, _ in opened]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
@@ -88,7 +91,9 @@ def read_pretrain_data(
         say(f"{len(images) - len(kept)} images hold fewer than {min_nuclei} nuclei and are left out, first {few}")
     fits = [one.stain for one in kept]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
-    return PretrainData(kept, np.stack([colour_of_fit(reference, fit) for fit in fits]), reference)
+    colours = np.stack([colour_of_fit(reference, fit) for fit in fits])
+    chosen = {id(one) for one in kept}
+    return PretrainData(kept, colours, reference, [source for image, source in opened if id(image) in chosen])
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:

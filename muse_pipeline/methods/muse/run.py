@@ -23,9 +23,11 @@ from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
@@ -96,18 +98,26 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def read(self, say: Say) -> PretrainData:
         """Open the images; stores are read while the run goes on."""
-        config = self.config
-        data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say)
-        require_apart([*data.patients, *self._seen.patients], config.held)
+        data = self.open_data(say)
+        require_apart([*data.patients, *self._seen.patients], self.config.held)
         return data
 
-    def build(self, data: PretrainData) -> MusePretraining:
-        """A backbone with the weights of the checkpoint, if there is one."""
+    def open_data(self, say: Say) -> PretrainData:
+        """See ``data.read_pretrain_data``."""
         config = self.config
-        backbone = BACKBONES[config.backbone]().to(memory_format=torch.channels_last)
+        return read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say)
+
+    def build(self, data: PretrainData) -> Method:
+        """Student and teacher."""
+        config = self.config
+        return MusePretraining(self.build_backbone(), config.distillation, config.views.n_local, config.middle_mpp)
+
+    def build_backbone(self) -> Backbone:
+        """A backbone with the weights of the checkpoint, if there is one."""
+        backbone = BACKBONES[self.config.backbone]().to(memory_format=torch.channels_last)
         if self._start is not None:
-            load_backbone(backbone, self._start, config.trust_pickle)
-        return MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp)
+            load_backbone(backbone, self._start, self.config.trust_pickle)
+        return backbone
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
         """Sets of views."""
@@ -123,12 +133,12 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         say(f"{config.backbone} from {origin}, on {images}")
         draw_views(make_batches(config, data, torch.device("cpu")).sample, config.seed, run.path / "views.png")
 
-    def monitors(self, data: PretrainData, method: MusePretraining) -> Sequence[Monitor]:
+    def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse."""
         return (CollapseAlarm(self.config.schedule, self.run_folder),)
 
-    def checkpoint(self, data: PretrainData, method: MusePretraining) -> Checkpoint:
-        """The teacher's backbone."""
+    def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
+        """The backbone that leaves the run."""
         config, seen = self.config, self._seen
         meta = {
             "kind": "backbone",

@@ -1,0 +1,104 @@
+"""Views of H&E tissue with what their partners show at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.data.nucleus_images import NucleusImage
+from muse_pipeline.data.partners import Partner, PlaceVectors
+from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
+
+CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # shares of a view's side
+
+
+class PartnerBatch(NamedTuple):
+    """The partners of B sets of views, in the geometry of each set's first global view.
+
+    Attributes:
+        image: pixels (K, 3, R, R), 0 to 255, or vectors (K, D) at the middle of the view, of the K sets that have one.
+        image_known: (B,) bool, K of them.
+        nuclei: (B, M, D) vectors at the nuclei that the global views share; None for pictures.
+        nuclei_known: (B, M) bool, the shared nuclei that the partner covers.
+    """
+
+    image: Tensor
+    image_known: Tensor
+    nuclei: Tensor | None
+    nuclei_known: Tensor
+
+
+class PairBatch(NamedTuple):
+    """B sets of views and their partners.
+
+    Attributes:
+        views: of H&E; ``teacher_xy[0]``, ``student_xy[0]`` and ``shared[0]`` are the nuclei of the two global views.
+        partner: see there.
+    """
+
+    views: ViewBatch
+    partner: PartnerBatch
+
+
+class PairBatches:
+    """Adds partners to batches of views; a number always gives the same batch.
+
+    A partner is cut, scaled, mirrored and turned as the first global view is; its colours are not varied.
+
+    Args:
+        views: of the H&E images.
+        images: that ``views`` draws from.
+        partners: of each image, None where there is none; all of them pictures, or all vectors of D columns.
+        n_columns: D; 0 for pictures.
+    """
+
+    def __init__(
+        self,
+        views: ViewBatches,
+        images: Sequence[NucleusImage],
+        partners: Sequence[Partner | None],
+        n_columns: int = 0,
+    ):
+        self.views, self.n_columns = views, n_columns
+        self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
+
+    def __call__(self, number: int) -> PairBatch:
+        """The batch of ``number``."""
+        views, sets = self.views.draw(number)
+        place = self._vectors if self.n_columns else self._pictures
+        return PairBatch(views, place(sets, views.teacher_xy[0].cpu().numpy(), views.shared[0].cpu().numpy()))
+
+    def _pictures(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
+        cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
+        for number, one in enumerate(sets):
+            partner, view = self._partner[id(one.image)], one.views[0]
+            if partner is None:
+                continue
+            known[number] = partner.covers(view.source_xy(CORNERS * view.size_px)).all()
+            if known[number]:
+                cut.append(view.cut(partner))
+                at_nuclei[number] = shared[number] & partner.covers(view.source_xy(xy[number]))
+        side = sets[0].views[0].size_px
+        pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
+        pixels = pixels.to(self.views.device).permute(0, 3, 1, 2).float()
+        return PartnerBatch(pixels, self._to_device(known), None, self._to_device(at_nuclei))
+
+    def _vectors(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
+        at_middle, known = np.zeros((len(sets), self.n_columns), np.float32), np.zeros(len(sets), bool)
+        nuclei, at_nuclei = np.zeros((*shared.shape, self.n_columns), np.float32), np.zeros_like(shared)
+        for number, one in enumerate(sets):
+            partner, view = self._partner[id(one.image)], one.views[0]
+            if not isinstance(partner, PlaceVectors):
+                continue
+            middle = view.source_xy(np.full((1, 2), view.size_px / 2))
+            (at_middle[number],), (known[number],) = partner.at(middle)
+            nuclei[number], covered = partner.at(view.source_xy(xy[number]))
+            at_nuclei[number] = shared[number] & covered
+        return PartnerBatch(*map(self._to_device, (at_middle[known], known, nuclei, at_nuclei)))
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.views.device)

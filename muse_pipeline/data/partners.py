@@ -1,0 +1,400 @@
+"""Partners of H&E images: what shows the same tissue in training and is missing later.
+
+A partner is a picture (another stain, drawn nuclei) or vectors at places (a spatial assay), in the pixels of its H&E
+image. It may cover part of the image, or be absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from scipy.spatial import cKDTree
+
+from muse_pipeline.core.config import require_one_of, require_positive
+from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
+from muse_pipeline.core.text import one_line
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
+from muse_pipeline.data.unlabelled import Picture
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.store.store import BACKGROUND, Store, open_store
+
+KINDS, UNITS = ("store", "images", "nuclei", "vectors"), ("px", "um")
+MPP_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class PartnerSource:
+    """What an H&E source is paired with: one of ``store``, ``images``, ``nuclei`` and ``vectors``.
+
+    Attributes:
+        store: for a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its tissue
+            label marks where the partner may be used.
+        images: for a folder of pictures: a folder of pictures with the same names and sizes. Pictures without a file
+            have no partner.
+        nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
+            in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
+        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and place.
+        columns: of ``vectors`` that are used; all others than x and y when not given.
+        unit: of x and y: level-0 "px" or "um".
+        radius_um: a position has the vector of the nearest place within this distance, or none.
+    """
+
+    store: Path | None = None
+    images: Path | None = None
+    nuclei: Path | None = None
+    vectors: Path | None = None
+    columns: tuple[str, ...] = ()
+    unit: str = "px"
+    radius_um: float = 20.0
+
+    def __post_init__(self) -> None:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"`{name}`" for name in given) or "none"
+            raise ConfigError(f"partner: found {found}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
+        require_one_of(self, "partner", unit=UNITS)
+        require_positive(self, "partner", "radius_um")
+
+    @property
+    def place(self) -> Path:
+        """Its file or folder."""
+        return self.store or self.images or self.nuclei or self.vectors
+
+    @property
+    def is_vectors(self) -> bool:
+        """True for vectors at places, False for pictures."""
+        return self.vectors is not None
+
+
+@dataclass(frozen=True)
+class PairedSource(NucleusSource):
+    """A source of H&E tissue that may have a partner: a slide's ``store`` or a folder of ``images``.
+
+    Attributes:
+        partner: of every image; None: the H&E views are trained alone. Other settings are those of ``NucleusSource``.
+    """
+
+    partner: PartnerSource | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partner is None:
+            return
+        allowed = {"store": ("store", "nuclei", "vectors"), "images": ("images", "nuclei")}
+        kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
+        if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
+            raise ConfigError(
+                f"{self.partner.place}: cannot be the partner of a source of `{kind}`; a `store` takes a `store`, "
+                "`nuclei` or `vectors`, and `images` take `images` or `nuclei`"
+            )
+
+
+class PicturePartner:
+    """A partner that is a picture in the pixels of its H&E image."""
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """(h, w, 3) uint8 of ``size`` = (width, height) px whose corner is at ``xy``; white where it is absent."""
+        raise NotImplementedError
+
+    def covers(self, xy: np.ndarray) -> np.ndarray:
+        """(M,) bool: whether the partner may be used at positions (M, 2) in image px."""
+        return np.ones(len(xy), bool)
+
+
+@dataclass(frozen=True, eq=False)
+class PartnerStore(PicturePartner):
+    """A registered second slide.
+
+    Attributes:
+        store: opened; no pixel is kept.
+    """
+
+    store: Store
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """See ``PicturePartner``."""
+        return self.store.read(xy, size)
+
+    def covers(self, xy: np.ndarray) -> np.ndarray:
+        """By the store's tissue label."""
+        return self.store.in_tissue(xy)
+
+
+@dataclass(frozen=True, eq=False)
+class PartnerPicture(PicturePartner):
+    """A picture beside an H&E picture; both are mirrored beyond their border.
+
+    Attributes:
+        pixels: (h, w, 3) uint8.
+    """
+
+    pixels: np.ndarray
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """See ``PicturePartner``."""
+        return Picture(self.pixels).read(xy, size)
+
+
+N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # of drawn outlines; radius of a point; farthest end of a ray
+INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; touching nuclei stay apart by their outlines
+SUBPIXEL_BITS = 4
+RAYS = "rays.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnNuclei(PicturePartner):
+    """Outlines of nuclei, drawn where they are asked for.
+
+    Attributes:
+        folder: that ``save`` wrote.
+        size_px: (width, height) of the H&E image.
+        mpp: um per image px.
+    """
+
+    folder: Path
+    size_px: tuple[int, int]
+    mpp: float
+
+    @staticmethod
+    def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
+        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, which appears whole."""
+        index, order = NucleusIndex.build_ordered(xy, size_px, mpp)
+        with complete_file(folder) as partial:
+            partial.mkdir()
+            index.write(partial)
+            np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """See ``PicturePartner``."""
+        canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
+        index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
+        numbers, centres = index.inside(
+            xy[0] - margin, xy[1] - margin, xy[0] + size[0] + margin, xy[1] + size[1] + margin
+        )
+        rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
+        rings = rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5  # OpenCV counts from pixel centres
+        points = list(np.round(rings * 2**SUBPIXEL_BITS).astype(np.int32))
+        for ring in points:
+            cv2.fillPoly(canvas, [ring], INSIDE, cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.polylines(canvas, points, True, OUTLINE, 1, cv2.LINE_8, SUBPIXEL_BITS)
+        return canvas
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceVectors:
+    """A vector at each of P places of an H&E image.
+
+    Attributes:
+        xy: (P, 2) image px.
+        values: (P, D) float32, mapped from a file.
+        names: of the D columns.
+        radius_px: see ``PartnerSource.radius_um``.
+    """
+
+    xy: np.ndarray
+    values: np.ndarray
+    names: tuple[str, ...]
+    radius_px: float
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.xy)
+
+    def at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M, D) vectors of the places nearest to positions (M, 2), 0 where none is near; (M,) bool: where one is near."""
+        distance, nearest = self._tree.query(xy, distance_upper_bound=self.radius_px)
+        known = np.isfinite(distance)
+        found = np.zeros((len(xy), self.values.shape[1]), np.float32)
+        found[known] = self.values[nearest[known]]
+        return found, known
+
+
+Partner = PicturePartner | PlaceVectors
+
+
+def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
+    """The partner of one image; None where a folder has no file for it.
+
+    Args:
+        source: see there.
+        image: the H&E image.
+        folder: where outlines and tables are kept in a form that is read quickly.
+
+    Raises:
+        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or of another image.
+        MppError: a store has another mpp.
+    """
+    if source.store is not None:
+        return _open_store(source.store, image)
+    if source.images is not None:
+        return _open_picture(source.images, image)
+    if source.nuclei is not None:
+        return _open_nuclei(source.nuclei, image, folder)
+    return _open_vectors(source, image, folder)
+
+
+def _open_store(path: Path, image: NucleusSlide) -> PartnerStore:
+    store = open_store(path)
+    if abs(store.mpp / image.mpp - 1) > MPP_TOLERANCE:
+        raise MppError(
+            f"{path}: is at {store.mpp:g} um/px and the H&E store {image.store.path} at {image.mpp:g}; write the "
+            "partner with `muse register` at the H&E store's mpp"
+        )
+    if store.size_px != image.size_px:
+        raise StoreError(
+            f"{path}: is {_size(store.size_px)} px and the H&E store {image.store.path} {_size(image.size_px)} px, so "
+            "it is not in the H&E slide's frame; write it with `muse register`"
+        )
+    mask, side = store.tissue
+    rows, columns = np.nonzero(mask)
+    if not image.store.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
+        raise StoreError(f"{path}: covers no tissue of {image.store.path}; check the registration")
+    return PartnerStore(store)
+
+
+def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
+    path = _file_of(folder, image.name, tuple(PICTURE_SUFFIXES))
+    if path is None:
+        return None
+    pixels = read_rgb(path)
+    if pixels.shape[1::-1] != image.size_px:
+        raise LabelError(
+            f"{path}: is {_size(pixels.shape[1::-1])} px and its H&E picture {_size(image.size_px)} px; give partners "
+            "of the pictures' size"
+        )
+    return PartnerPicture(pixels)
+
+
+def _open_nuclei(place: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
+    is_slide = isinstance(image, NucleusSlide)
+    path = place if is_slide else _file_of(place, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
+    if path is None:
+        return None
+    kept = folder / _key(path, f"outlines {image.mpp} {image.size_px}")
+    if not kept.is_dir():
+        xy, rays = _read_outlines(path, image)
+        inside = ((xy >= 0) & (xy < image.size_px)).all(1)
+        if is_slide and not inside.any():
+            raise NucleiError(
+                f"{path}: none of its {len(xy)} nuclei lies in {image.name} ({_size(image.size_px)} px at "
+                f"{image.mpp:g} um/px); give the nuclei of this slide, in level-0 px"
+            )
+        DrawnNuclei.save(kept, xy, rays, image.size_px, image.mpp)
+    return DrawnNuclei(kept, image.size_px, image.mpp)
+
+
+def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (N, 2) in image px, rays (N, R) in um."""
+    if path.suffix == ".parquet":
+        if read_provenance(path).get("fingerprint", image.store.fingerprint) != image.store.fingerprint:
+            raise NucleiError(f"{path}: holds the nuclei of another slide than {image.store.path}; correct either")
+        nuclei = read_nuclei(path)
+        return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
+    if path.name.lower().endswith(GEOJSON_SUFFIXES):
+        try:
+            parts = read_geojson(path, tiles=False).to_parts()
+        except OSError as error:
+            raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); correct `partner`") from error
+        if not isinstance(image, NucleusSlide):
+            return parts.measure((image.mpp, image.mpp), N_RAYS)
+        xy, rays = parts.measure(image.store.slide_mpp, N_RAYS)
+        return level0_to_work(xy, image.store.slide_mpp, image.mpp), rays
+    labels = read_label_image(path)
+    if labels.shape[::-1] != image.size_px:
+        raise LabelError(
+            f"{path}: is {_size(labels.shape[::-1])} px and its picture {_size(image.size_px)} px; give masks of the "
+            "pictures' size"
+        )
+    nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
+    return nuclei.xy, nuclei.rays
+
+
+def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> PlaceVectors:
+    path = source.vectors
+    places, names, values = read_places(path, source.columns)
+    to_level0 = np.asarray(image.store.slide_mpp) if source.unit == "um" else 1.0
+    xy = level0_to_work(places / to_level0, image.store.slide_mpp, image.mpp)
+    n_inside = int(((xy >= 0) & (xy < image.size_px)).all(1).sum())
+    if not n_inside:
+        other = UNITS[1 - UNITS.index(source.unit)]
+        raise NucleiError(
+            f"{path}: all {len(xy)} places lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
+            f"um/px), with x and y in {source.unit}; set `unit: {other}` if that is meant, or give the table of this slide"
+        )
+    kept, radius_px = folder / f"{_key(path, ' '.join(names))}.npy", source.radius_um / image.mpp
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with complete_file(kept) as partial, partial.open("wb") as file:
+            np.save(file, values)
+    found = PlaceVectors(xy, np.load(kept, mmap_mode="r"), names, radius_px)
+    if not found.at(image.nuclei.xy)[1].any():
+        raise NucleiError(
+            f"{path}: no place lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
+            f"are read as {source.unit}) and `radius_um`"
+        )
+    return found
+
+
+def read_places(path: Path, columns: Sequence[str] = ()) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Positions (P, 2), names of D columns and values (P, D) float32 of a CSV or Parquet table.
+
+    Raises:
+        NucleiError: it cannot be read, a column is missing or holds no numbers, or a value is not finite.
+    """
+    try:
+        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+    except (pa.ArrowException, OSError) as error:
+        raise NucleiError(f"{path}: not readable as CSV or Parquet ({one_line(error)[:200]}); correct it") from error
+    names = tuple(columns) or tuple(name for name in table.column_names if name not in ("x", "y"))
+    if missing := [name for name in ("x", "y", *names) if name not in table.column_names]:
+        raise NucleiError(f"{path}: has no column '{missing[0]}'; it has {', '.join(table.column_names[:20])}")
+    if not names or not len(table):
+        raise NucleiError(f"{path}: has {len(table)} rows and {len(names)} columns beside x and y; give at least one")
+    wrong = [n for n in ("x", "y", *names) if not (pa.types.is_floating(t := table[n].type) or pa.types.is_integer(t))]
+    if wrong:
+        raise NucleiError(f"{path}: column '{wrong[0]}' holds no numbers; name the columns to use in `columns`")
+    for name in ("x", "y", *names):
+        n_wrong = len(table) - (pc.sum(pc.fill_null(pc.is_finite(table[name]), False)).as_py() or 0)
+        if n_wrong:
+            raise NucleiError(
+                f"{path}: {n_wrong} of {len(table)} values in column '{name}' are missing or not finite; fill them "
+                "in or remove these rows"
+            )
+    x, y, *values = (table[name].to_numpy() for name in ("x", "y", *names))
+    return np.stack([x, y], 1).astype(float), names, np.stack(values, 1).astype(np.float32)
+
+
+def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
+    """The file of a picture's partner: its stem and one of ``suffixes``, or None."""
+    if not folder.is_dir():
+        raise LabelError(f"{folder}: no such folder of partners; correct `partner` in the config")
+    return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
+
+
+def _size(size_px: Sequence[int]) -> str:
+    return f"{size_px[0]} x {size_px[1]}"
+
+
+def _key(path: Path, how: str) -> str:
+    """Name for what was made of a file, for as long as the file stays what it is."""
+    if not path.is_file():
+        raise NucleiError(f"{path}: no such file; correct `partner` in the config")
+    seen = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {how}".encode()).hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""Variance, invariance and covariance of any number of branches (VICReg, arXiv 2105.04906; TriDeNT, arXiv 2312.02111).
+
+Every ordered pair of branches counts, so that a pair is counted twice, and all pairs have the same weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-5  # added to variances
+
+
+def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Sum over ordered pairs of branches of their mean squared difference.
+
+    Args:
+        branches: n of (N, D); row k of all branches belongs to one sample.
+        known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
+    """
+    total = branches[0].sum() * 0
+    for one, other in combinations(range(len(branches)), 2):
+        both = known[one] & known[other]
+        squares = (branches[one] - branches[other]).square().mean(1)
+        total = total + 2 * (squares * both).sum() / both.sum().clamp(min=1)
+    return total
+
+
+def variance(branches: Sequence[Tensor], known: Sequence[Tensor], gamma: float = 1.0) -> Tensor:
+    """Sum over branches of the mean hinge by which the standard deviation of a dimension falls short of ``gamma``.
+
+    Args:
+        branches: n of (N, D).
+        known: n of (N,) bool, see ``invariance``.
+        gamma: standard deviation from which on a dimension costs nothing.
+    """
+    deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
+    return torch.stack([torch.relu(gamma - one).mean() for one in deviations]).sum()
+
+
+def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Sum over branches of the squared covariances between two dimensions, divided by D.
+
+    Args:
+        branches: n of (N, D).
+        known: n of (N,) bool, see ``invariance``.
+    """
+    matrices = [covariance_matrix(rows[has]) for rows, has in _pairs(branches, known)]
+    return torch.stack([(one.square().sum() - one.diagonal().square().sum()) / len(one) for one in matrices]).sum()
+
+
+def covariance_matrix(rows: Tensor) -> Tensor:
+    """(D, D) biased covariance of rows (N, D); zeros where there are none."""
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1], rows.shape[1])
+    centred = rows - rows.mean(0)
+    return centred.T @ centred / len(rows)
+
+
+def _pairs(branches: Sequence[Tensor], known: Sequence[Tensor]) -> zip:
+    return zip(branches, known, strict=True)

@@ -1,0 +1,132 @@
+"""The settings of a TriDeNT run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.partners import PairedSource
+from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.methods.detector.config import require_window
+from muse_pipeline.methods.muse.config import MuseConfig, require_sound
+from muse_pipeline.methods.muse.method import SelfDistillationSettings
+from muse_pipeline.models import BACKBONES
+
+LOSSES = ("vicreg", "infonce", "barlow twins")
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """How branches are made to agree.
+
+    Attributes:
+        branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
+            two H&E views alone (a Siamese network, as a control).
+        loss: "vicreg", "infonce", or "barlow twins" (up to two branches).
+        image_weight: of the loss over image vectors; 0 turns it off.
+        nucleus_weight: of the loss over features at nuclei that both H&E views share; 0 turns it off.
+        invariance: weight of the term in VICReg.
+        variance: weight of the term in VICReg.
+        covariance: weight of the term in VICReg.
+        temperature: of InfoNCE.
+        off_diagonal: weight of correlations between dimensions in Barlow Twins.
+        hidden: width of the two inner layers of the projectors, and of the encoder of vectors.
+        width: of the vectors that are compared.
+        max_nuclei: nuclei of a batch that are compared, drawn from all.
+    """
+
+    branches: int = 3
+    loss: str = "vicreg"
+    image_weight: float = 1.0
+    nucleus_weight: float = 0.0
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+    temperature: float = 0.5
+    off_diagonal: float = 5e-3
+    hidden: int = 1024
+    width: int = 1024
+    max_nuclei: int = 4096
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "alignment", loss=LOSSES)
+        require_between(self, "alignment", branches=(1, 3), temperature=(1e-3, 10), max_nuclei=(2, 1 << 20))
+        for name in ("image_weight", "nucleus_weight", "invariance", "variance", "covariance", "off_diagonal"):
+            require_between(self, "alignment", **{name: (0, math.inf)})
+        for name in ("hidden", "width"):
+            require_between(self, "alignment", **{name: (2, 1 << 16)})
+        if not self.image_weight and not self.nucleus_weight:
+            raise ConfigError("alignment: image_weight and nucleus_weight are both 0; nothing would be learnt")
+        if self.branches == 3 and self.loss == "barlow twins":
+            raise ConfigError(
+                "alignment: 'barlow twins' compares two branches; set `branches` to 1 or 2, or choose vicreg"
+            )
+
+
+@dataclass(frozen=True)
+class TridentConfig(MuseConfig):
+    """A run on H&E tissue with partners.
+
+    Attributes:
+        name: of the run.
+        backbone: registered name of the H&E network.
+        sources: H&E tissue with nucleus positions, each with or without a ``partner``.
+        schedule: how long and how fast.
+        alignment: how branches are made to agree.
+        partner_backbone: registered name of the network that reads pictures; that of ``backbone`` when not given.
+        distillation: MUSE's settings. When given, MUSE's loss on the same views is added, and its teacher leaves the
+            run.
+        weight: factor of this loss beside MUSE's.
+        held: labelled images that the backbone will be judged on; no patient of theirs may be among the sources.
+        checkpoint: what the H&E network starts from: a file of ours, an official one or a built-in model's name. Random
+            weights without one.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        views: how H&E views are cut; local views are for MUSE's loss alone, and there are none without it.
+        augmentation: of each H&E view's colour and sharpness; its geometry is not used, the views have their own.
+        grey: share of H&E views without hue.
+        balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
+        min_nuclei: slides with fewer are left out.
+        batch: sets of views per batch (and device).
+        seed: of weights and views.
+        precision: "32-true" or "bf16-mixed".
+        method: "trident".
+    """
+
+    sources: tuple[PairedSource, ...]
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    partner_backbone: str | None = None
+    distillation: SelfDistillationSettings | None = None
+    weight: float = 0.004
+    views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
+    method: str = "trident"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_between(self, "", weight=(0, math.inf), batch=(2, math.inf))
+        kinds = {source.partner.is_vectors for source in self.sources if source.partner is not None}
+        if not kinds and self.alignment.branches > 1:
+            raise ConfigError(
+                f"sources: none has a `partner`, which {self.alignment.branches} branches need; add it, or set "
+                "`alignment.branches` to 1"
+            )
+        if len(kinds) > 1:
+            raise ConfigError("sources: some partners are pictures and some vectors; train a run on each kind")
+
+
+def require_sound_pairs(config: TridentConfig) -> None:
+    """Refuse what the networks cannot take, before any data is read.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    require_sound(config)
+    if config.partner_backbone is not None:
+        with torch.device("meta"):  # no weights yet
+            backbone = BACKBONES[config.partner_backbone]()
+        require_window(config.views.global_px, backbone, config.partner_backbone)
+    if config.distillation is None and config.views.n_local:
+        raise ConfigError(f"views: n_local is {config.views.n_local}, and local views need MUSE's loss; set it to 0")

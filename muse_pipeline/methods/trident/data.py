@@ -1,0 +1,65 @@
+"""What a TriDeNT run reads: MUSE's images, and the partner of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.partners import Partner, PlaceVectors, open_partner
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
+from muse_pipeline.methods.trident.config import TridentConfig
+from muse_pipeline.training.run import Say
+
+
+@dataclass(frozen=True, eq=False)
+class PairedData(PretrainData):
+    """Images that hold nuclei enough, and their partners.
+
+    Attributes:
+        partners: of each image, None where there is none; all of them pictures, or all vectors of the same columns.
+    """
+
+    partners: list[Partner | None]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of vectors; none where partners are pictures."""
+        return next((one.names for one in self.partners if isinstance(one, PlaceVectors)), ())
+
+
+def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
+    """Open every source and the partners of its images; see ``muse.data.read_pretrain_data`` and ``open_partner``.
+
+    Raises:
+        ConfigError: no image has a partner, or two tables have other columns.
+        MuseError: a source or a partner cannot be used.
+    """
+    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, folder, say)
+    wanted = [source.partner if config.alignment.branches > 1 else None for source in data.sources]
+    partners = [
+        None if source is None else open_partner(source, image, folder)
+        for source, image in zip(wanted, data.images, strict=True)
+    ]
+    _require_partners(wanted, partners)
+    tables = [one for one in partners if isinstance(one, PlaceVectors)]
+    if other := next((one for one in tables if one.names != tables[0].names), None):
+        only = sorted(set(other.names) ^ set(tables[0].names)) or list(other.names)
+        raise ConfigError(
+            f"sources: the vectors of two partners have different columns (first: '{only[0]}'); name the columns that "
+            "all tables have in `columns`, in one order"
+        )
+    parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    return PairedData(**parts, partners=partners)
+
+
+def _require_partners(sources: list, partners: list[Partner | None]) -> None:
+    """Refuse a source whose folder has a file for none of its pictures."""
+    for source in dict.fromkeys(filter(None, sources)):
+        of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
+        if all(partner is None for partner in of_source):
+            raise ConfigError(
+                f"{source.place}: has no file for any of {len(of_source)} pictures; partners have the names of their "
+                "pictures"
+            )

@@ -1,0 +1,212 @@
+"""Branches, projectors and what is compared: image vectors, features at nuclei, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muse_pipeline.data.pairs import PairBatch
+from muse_pipeline.losses.barlow_twins import barlow_twins
+from muse_pipeline.losses.infonce import infonce
+from muse_pipeline.losses.vicreg import covariance, invariance, variance
+from muse_pipeline.methods.trident.config import AlignmentSettings
+from muse_pipeline.models.base import Backbone, Features
+from muse_pipeline.models.readout import read_at
+from muse_pipeline.training.devices import gather_rows
+from muse_pipeline.training.method import Method
+
+LARGEST_DROPOUT = 0.2  # share of a vector's columns, after the authors of TriDeNT
+
+
+def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
+    """Two layers with batch norm and ReLU, and a last one without: (N, channels) -> (N, width)."""
+    inner = [(channels, hidden), (hidden, hidden)]
+    layers = [
+        layer for one, other in inner for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU(inplace=True))
+    ]
+    return nn.Sequential(*layers, nn.Linear(hidden, width))
+
+
+def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
+    """``network`` of rows (N, C), also of a single one, which batch norms refuse in training."""
+    return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
+
+
+class VectorEncoder(nn.Module):
+    """Standardises vectors, drops columns and adds noise in training, and encodes them.
+
+    Args:
+        n_columns: D.
+        channels: of the result, and width of the layers.
+    """
+
+    def __init__(self, n_columns: int, channels: int):
+        super().__init__()
+        self.channels = self.image_channels = channels
+        self.standardise = nn.BatchNorm1d(n_columns, affine=False)
+        self.layers = build_projector(n_columns, channels, channels)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(N, D) -> (N, channels)."""
+        x = self.standardise(vectors)
+        if self.training:
+            dropped = torch.rand_like(x) < LARGEST_DROPOUT * torch.rand_like(x[:, :1])
+            x = (x + torch.randn_like(x)).masked_fill(dropped, 0)
+        return self.layers(x)
+
+
+class Level(nn.Module):
+    """One thing that branches agree on, image vectors or nuclei: projectors, loss and gauges.
+
+    Args:
+        channels: of the H&E features.
+        partner_channels: of the partner's; None without a partner.
+        settings: see there.
+    """
+
+    def __init__(self, channels: int, partner_channels: int | None, settings: AlignmentSettings):
+        super().__init__()
+        self.settings = settings
+        self.he = build_projector(channels, settings.hidden, settings.width)
+        self.partner = None
+        if partner_channels is not None:
+            self.partner = build_projector(partner_channels, settings.hidden, settings.width)
+
+    def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
+        """Loss and gauges over the rows of all processes.
+
+        Args:
+            he: one or two of (N, C), features of the H&E branches.
+            partner: (K, C') of the known rows; None without a partner.
+            known: (N,) bool, K of them.
+        """
+        branches = [gather_rows(apply_to_rows(self.he, rows).float()) for rows in he]
+        masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
+        if partner is not None:
+            rows = apply_to_rows(self.partner, partner).float()
+            every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
+            branches.append(gather_rows(every))
+            masks.append(gather_rows(known.float()) > 0)
+        with torch.autocast(known.device.type, enabled=False):
+            gauges = measure_spread(branches[0].detach())
+            return {**self._compare(branches, masks), **gauges, "partners": masks[-1].float().mean()}
+
+    def _compare(self, branches: list[Tensor], known: list[Tensor]) -> dict[str, Tensor]:
+        settings = self.settings
+        if settings.loss == "infonce":
+            return {"loss": infonce(branches, known, settings.temperature)}
+        if settings.loss == "barlow twins":
+            both = known[0] & known[1]
+            return {"loss": barlow_twins(branches[0][both], branches[1][both], settings.off_diagonal)}
+        terms = {
+            "invariance": invariance(branches, known),
+            "variance": variance(branches, known),
+            "covariance": covariance(branches, known),
+        }
+        return {"loss": sum(getattr(settings, name) * value for name, value in terms.items()), **terms}
+
+
+def measure_spread(rows: Tensor) -> dict[str, Tensor]:
+    """Gauges of collapse of rows (N, D).
+
+    ``std`` is the mean standard deviation of a dimension; ``spread`` that of unit vectors, 1 where they point in all
+    directions; ``rank`` the effective rank (squared trace of the covariance over its squared norm) as a share of the
+    largest possible.
+    """
+    n, width = rows.shape
+    if n < 2:
+        return dict.fromkeys(("std", "spread", "rank"), rows.new_zeros(()))
+    centred, unit = rows - rows.mean(0), functional.normalize(rows, dim=1)
+    gram = centred.T @ centred if width < n else centred @ centred.T
+    rank = gram.diagonal().sum().square() / gram.square().sum().clamp(min=1e-30)
+    return {
+        "std": centred.square().mean(0).sqrt().mean(),
+        "spread": (unit - unit.mean(0)).square().sum(1).mean().sqrt(),
+        "rank": rank / min(n - 1, width),
+    }
+
+
+class Trident(Method):
+    """An H&E backbone for one or two views, and an encoder of its own for the partner.
+
+    Args:
+        backbone: of the H&E branches.
+        partner: encoder of the partner: a backbone for pictures, a ``VectorEncoder`` for vectors; None where
+            ``settings.branches`` is 1.
+        settings: see there.
+    """
+
+    def __init__(self, backbone: Backbone, partner: Backbone | VectorEncoder | None, settings: AlignmentSettings):
+        super().__init__()
+        self.settings, self.backbone, self.partner = settings, backbone, partner
+        of_images, of_nuclei = (None, None) if partner is None else (partner.image_channels, partner.channels)
+        self.image = Level(backbone.image_channels, of_images, settings) if settings.image_weight else None
+        self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
+
+    def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """The weighted sum over levels; of each level its terms and gauges, see ``measure_spread``.
+
+        ``partners`` is the share of samples that have a partner.
+        """
+        he, pictures = self._encode_he(batch), self._encode_pictures(batch)
+        found, loss = {}, 0.0
+        if self.image is not None:
+            terms = self._compare_images(he, pictures, batch)
+            loss = loss + self.settings.image_weight * terms["loss"]
+            found |= {f"image_{name}": value for name, value in terms.items()}
+        if self.nucleus is not None:
+            terms = self._compare_nuclei(he, pictures, batch)
+            loss = loss + self.settings.nucleus_weight * terms["loss"]
+            found |= {f"nucleus_{name}": value for name, value in terms.items()}
+        return {"loss": loss, **found}
+
+    def _encode_he(self, batch: PairBatch) -> list[Features]:
+        """Features of the two global views; with two branches, of the first alone."""
+        pixels, colour = batch.views.wide
+        n = 1 if self.settings.branches == 2 else 2
+        pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
+        features = self.backbone(self.backbone.prepare(pixels, colour))
+        return [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
+
+    def _encode_pictures(self, batch: PairBatch) -> Features | None:
+        if not isinstance(self.partner, Backbone):
+            return None
+        pixels = batch.partner.image
+        return self.partner(self.partner.prepare(pixels, torch.eye(3, 4, device=pixels.device)))
+
+    def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
+        rows = None
+        if self.partner is not None:
+            rows = pictures.image if pictures else apply_to_rows(self.partner, batch.partner.image)
+        return self.image([one.image for one in he], rows, batch.partner.image_known)
+
+    def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
+        places, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
+        chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
+        known, rows = partner.nuclei_known & chosen, None
+        lattice = self.backbone.lattice
+        views = [read_at(one.dense.float(), xy, lattice)[chosen] for one, xy in zip(he, places, strict=False)]
+        if pictures:
+            has = partner.image_known
+            rows = read_at(pictures.dense.float(), places[0][has], self.partner.lattice)[known[has]]
+        elif self.partner is not None:
+            rows = apply_to_rows(self.partner, partner.nuclei[known])
+        return self.nucleus(views, rows, known[chosen])
+
+    def trained(self) -> Backbone:
+        """The H&E backbone."""
+        return self.backbone
+
+
+def _draw(shared: Tensor, most: int) -> Tensor:
+    """``shared`` (B, M) with at most ``most`` entries set, drawn from those that are."""
+    places = shared.nonzero()
+    if len(places) <= most:
+        return shared
+    kept = places[torch.randperm(len(places), device=places.device)[:most]]
+    return torch.zeros_like(shared).index_put(
+        (kept[:, 0], kept[:, 1]), torch.ones((), dtype=torch.bool, device=kept.device)
+    )

@@ -1,0 +1,168 @@
+"""TriDeNT and More From Less as a run: from H&E tissue with partners to an H&E backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.pairs import PairBatch, PairBatches
+from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.run import GRACE, INDEX, PATIENCE, MuseStage, make_batches
+from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pairs
+from muse_pipeline.methods.trident.data import PairedData, read_paired_data
+from muse_pipeline.methods.trident.method import Trident, VectorEncoder
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.method import Method, WeightedSum
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.run import RunFolder, Say
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.stages import Stage
+
+
+@RECIPES.register("trident")
+class TridentRecipe(Recipe):
+    """One stage: H&E tissue with partners to an H&E backbone."""
+
+    Config = TridentConfig
+
+    def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Without MUSE's loss there are no local views."""
+        views = values.get("views") or {}
+        if values.get("distillation") is None and isinstance(views, dict):
+            values = {**values, "views": {"n_local": 0, **views}}
+        return values
+
+    def stages(self, config: TridentConfig, folder: Path) -> Sequence[Stage]:
+        """The training."""
+        return (TridentStage(config, folder),)
+
+
+class SumBatches:
+    """The batches of a sum with MUSE's loss, on the same views.
+
+    Args:
+        pairs: batches of pairs.
+    """
+
+    def __init__(self, pairs: PairBatches):
+        self.pairs = pairs
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """The batch of ``number`` by the names of the methods."""
+        batch = self.pairs(number)
+        return {"muse": batch.views, "trident": batch}
+
+
+class TridentStage(MuseStage):
+    """Branches of H&E and partner that are made to agree. Everything else is as in MUSE's pretraining."""
+
+    config: TridentConfig
+
+    def check(self) -> None:
+        """See ``config.require_sound_pairs``."""
+        require_sound_pairs(self.config)
+
+    def inputs(self) -> Inputs:
+        """Tissue, nucleus positions, partners and the checkpoint to start from."""
+        partners = [source.partner for source in self.config.sources if source.partner is not None]
+        return Inputs((*(source.labelled or source for source in self.config.sources), *partners), self._start)
+
+    def open_data(self, say: Say) -> PairedData:
+        """See ``data.read_paired_data``."""
+        return read_paired_data(self.config, self.folder / INDEX, say)
+
+    def build(self, data: PairedData) -> Method:
+        """An H&E backbone, which may start from a checkpoint, and an encoder of the partner, which does not."""
+        config, settings = self.config, self.config.alignment
+        backbone = self.build_backbone()
+        partner = None
+        if settings.branches > 1 and data.columns:
+            partner = VectorEncoder(len(data.columns), settings.hidden)
+        elif settings.branches > 1:
+            partner = BACKBONES[config.partner_backbone or config.backbone]()
+        trident = Trident(backbone, partner, settings)
+        if config.distillation is None:
+            return trident
+        muse = MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp)
+        return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
+
+    def batches(self, data: PairedData, device: torch.device) -> PairBatches | SumBatches:
+        """Sets of views with their partners."""
+        views = make_batches(self.config, data, device)
+        pairs = PairBatches(views, data.images, data.partners, len(data.columns))
+        return pairs if self.config.distillation is None else SumBatches(pairs)
+
+    def describe(self, data: PairedData, say: Say) -> None:
+        """Print what is trained on what, and draw some views and pairs."""
+        super().describe(data, say)
+        if self.config.alignment.branches == 1:
+            return
+        n_partners = sum(partner is not None for partner in data.partners)
+        kind = f"vectors of {len(data.columns)} columns" if data.columns else "pictures"
+        say(f"{n_partners} of {len(data.images)} images have partners ({kind})")
+        if not data.columns:
+            views = make_batches(self.config, data, torch.device("cpu"))
+            batch = PairBatches(views, data.images, data.partners)(0)
+            draw_pairs(batch, self.run_folder.path / "pairs.png")
+
+    def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
+        """An alarm for collapse."""
+        return (SpreadAlarm(self.config.schedule, self.run_folder),)
+
+
+LEAST = {"spread": 0.05, "rank": 0.01}  # of runs that still learn; see ``method.measure_spread``
+
+
+class SpreadAlarm(Monitor):
+    """Ends a run whose H&E vectors all become alike.
+
+    Args:
+        schedule: of the run.
+        folder: of the run, for the message.
+    """
+
+    def __init__(self, schedule: Schedule, folder: RunFolder):
+        self._begin, self._folder = GRACE * schedule.steps, folder
+        self._below: dict[str, int] = {}
+
+    def on_log(self, done: int, losses: dict[str, float]) -> None:
+        """Raise once a gauge lay below its limit ``PATIENCE`` times in a row.
+
+        Raises:
+            CollapsedError: see above.
+        """
+        gauges = {name: value for name, value in losses.items() if name.rpartition("_")[2] in LEAST}
+        for name, value in gauges.items() if done >= self._begin else ():
+            least = LEAST[name.rpartition("_")[2]]
+            self._below[name] = self._below.get(name, 0) + 1 if value < least else 0
+            if self._below[name] >= PATIENCE:
+                raise CollapsedError(
+                    f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
+                    f"{least:g} for {PATIENCE} log lines in a row, so all vectors are alike; start another run folder "
+                    "with a larger batch, a lower learning rate or a larger `alignment.variance`"
+                )
+
+
+N_PAIRS, GAP_PX = 6, 8
+
+
+def draw_pairs(batch: PairBatch, output: Path) -> None:
+    """Write a few first views, each above its partner; white where there is none."""
+    he = batch.views.wide.pixels[: len(batch.views.wide.pixels) // 2]
+    partners = torch.full_like(he, 255.0)
+    partners[batch.partner.image_known] = batch.partner.image
+    rows = [
+        np.concatenate([np.pad(one, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for one in row], 1)
+        for row in (part[:N_PAIRS].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy() for part in (he, partners))
+    ]
+    with complete_file(output) as partial:
+        write_png(partial, np.concatenate(rows))

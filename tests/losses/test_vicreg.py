@@ -1,0 +1,82 @@
+"""VICReg, InfoNCE and Barlow Twins against values computed by hand."""
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from muse_pipeline.losses.barlow_twins import barlow_twins
+from muse_pipeline.losses.infonce import infonce
+from muse_pipeline.losses.vicreg import EPSILON, covariance, covariance_matrix, invariance, variance
+
+ONE = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 1], [0, -2, -1]])  # 4 x 3, mean 0
+OTHER = ONE + torch.tensor([3.0, 0, 0])
+ALL = torch.ones(4, dtype=torch.bool)
+
+
+def drawn(n: int, rows: int = 6, width: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) for seed in range(n)]
+
+
+def test_invariance_counts_every_ordered_pair():
+    assert invariance([ONE, OTHER], [ALL, ALL]) == 2 * 9 / 3
+    assert invariance([ONE, ONE, OTHER], [ALL] * 3) == 2 * (0 + 3 + 3)
+
+
+def test_invariance_compares_the_rows_that_both_branches_have():
+    first = torch.tensor([True, True, False, False])
+    changed = OTHER.clone()
+    changed[2:] = 1e6
+    assert invariance([ONE, changed], [ALL, first]) == 6
+    assert invariance([ONE, changed], [~first, first]) == 0
+
+
+def test_variance_is_a_hinge_on_the_standard_deviation():
+    expected = sum(max(0, 1 - (value + EPSILON) ** 0.5) for value in (0.5, 2.0, 0.5)) / 3
+    assert variance([ONE], [ALL]).item() == pytest.approx(expected)
+    assert variance([ONE, OTHER], [ALL, ALL]).item() == pytest.approx(2 * expected)
+    assert variance([4 * ONE], [ALL]) == 0
+
+
+def test_covariance_sums_the_squares_off_the_diagonal():
+    torch.testing.assert_close(covariance_matrix(OTHER), torch.tensor([[0.5, 0, 0], [0, 2, 1], [0, 1, 0.5]]))
+    assert covariance([ONE, OTHER], [ALL, ALL]).item() == pytest.approx(2 * (2 * 1**2) / 3)
+
+
+def test_a_branch_without_rows_costs_its_hinge_alone():
+    none = ~ALL
+    assert covariance([ONE], [none]) == 0 and invariance([ONE, OTHER], [ALL, none]) == 0
+    assert variance([ONE], [none]).item() == pytest.approx(1 - EPSILON**0.5)
+
+
+def test_infonce_is_a_symmetric_cross_entropy_of_cosines():
+    first, second = torch.eye(2), torch.tensor([[2.0, 0], [1, 1]])
+    cosines = torch.tensor([[1.0, 0.5**0.5], [0, 0.5**0.5]]) / 0.5
+    rows = [torch.log_softmax(one, 1).diagonal().mean() for one in (cosines, cosines.T)]
+    both = torch.ones(2, dtype=torch.bool)
+    torch.testing.assert_close(infonce([first, second], [both, both], 0.5), -(rows[0] + rows[1]) / 2)
+    assert infonce([first, second], [both, ~both]) == 0
+
+
+def test_barlow_twins_compares_correlations_with_the_identity():
+    rows = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]])
+    assert barlow_twins(rows, 5 * rows).item() == pytest.approx(0, abs=1e-8)
+    assert barlow_twins(rows, -rows).item() == pytest.approx(8, rel=1e-4)
+    assert barlow_twins(rows, rows.flip(1), 0.5).item() == pytest.approx(2 + 0.5 * 2, rel=1e-4)
+    assert barlow_twins(rows[:1], rows[:1]) == 0
+
+
+@pytest.mark.parametrize("loss", [invariance, variance, covariance, infonce])
+def test_the_order_of_branches_does_not_matter(loss):
+    branches, known = (
+        drawn(3),
+        [torch.rand(6, generator=torch.Generator().manual_seed(9)) < 0.8, *[ALL.new_ones(6)] * 2],
+    )
+    values = [loss([branches[i] for i in order], [known[i] for i in order]) for order in permutations(range(3))]
+    torch.testing.assert_close(torch.stack(values), values[0].expand(6), rtol=1e-6, atol=1e-6)
+
+
+def test_barlow_twins_is_symmetric():
+    first, second = (normalize(one) for one in drawn(2))
+    torch.testing.assert_close(barlow_twins(first, second), barlow_twins(second, first))

@@ -1,0 +1,60 @@
+"""What a TriDeNT run reads, drawn: slides' stores with partners of every kind, pictures with partners, and configs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import yaml
+from labelled import draw_labelled_folder
+from pretraining import MPP, SIDE_PX, draw_slide
+
+from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
+from muse_pipeline.nuclei.parquet import read_nuclei
+
+SETTINGS = {
+    "method": "trident",
+    "name": "tiny",
+    "backbone": "muse_compact_16",
+    "views": {"global_px": 64, "mpp": [0.5, 1.0]},
+    "alignment": {"hidden": 32, "width": 16, "nucleus_weight": 1.0},
+    "batch": 4,
+    "min_nuclei": 5,
+    "schedule": {"steps": 6, "log_every": 1, "save_every": 2, "learning_rate": 0.002},
+}
+
+
+def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", **settings) -> Path:
+    """``SETTINGS`` on sources; a mapping among ``settings`` changes single keys of its section."""
+    values = {**SETTINGS, "sources": sources}
+    for key, value in settings.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def draw_paired_slide(folder: Path) -> dict:
+    """A slide's folder with a partner store, GeoJSON and a table of vectors; returns it as a source."""
+    draw_slide(folder)
+    shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
+    xy = read_nuclei(folder / "proposals.parquet").xy
+    squares = [[(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5), (x - 5, y - 5)] for x, y in xy]
+    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in squares]
+    features = [{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]
+    (folder / "nuclei.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    left = xy[xy[:, 0] < SIDE_PX / 2]
+    lines = [f"{x:.2f},{y:.2f},{x / SIDE_PX:.4f},{y / SIDE_PX:.4f}" for x, y in left]
+    (folder / "vectors.csv").write_text("\n".join(["x,y,gene_a,gene_b", *lines]) + "\n")
+    return {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet")}
+
+
+def draw_paired_pictures(folder: Path) -> dict:
+    """Three pictures, two of which have a partner of another stain; returns them as a source."""
+    draw_labelled_folder(folder)
+    (folder / "partners").mkdir()
+    for path in list_pictures(folder / "images")[:2]:
+        write_png(folder / "partners" / f"{path.stem}.png", np.ascontiguousarray(read_rgb(path)[..., ::-1]))
+    return {"images": str(folder / "images"), "mpp": MPP, "partner": {"images": str(folder / "partners")}}
