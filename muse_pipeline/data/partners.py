@@ -218,7 +218,7 @@ class PlaceVectors:
         return cKDTree(self.xy)
 
     def at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(M, D) vectors of the places nearest to positions (M, 2), 0 where none is near; (M,) bool: where one is near."""
+        """Vectors (M, D) of the places nearest to positions (M, 2), and (M,) bool, where one is near; 0 elsewhere."""
         distance, nearest = self._tree.query(xy, distance_upper_bound=self.radius_px)
         known = np.isfinite(distance)
         found = np.zeros((len(xy), self.values.shape[1]), np.float32)
@@ -336,7 +336,7 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> P
         other = UNITS[1 - UNITS.index(source.unit)]
         raise NucleiError(
             f"{path}: all {len(xy)} places lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
-            f"um/px), with x and y in {source.unit}; set `unit: {other}` if that is meant, or give the table of this slide"
+            f"um/px), with x and y in {source.unit}; set `unit: {other}` if that is meant, or give this slide's table"
         )
     kept, radius_px = folder / f"{_key(path, ' '.join(names))}.npy", source.radius_um / image.mpp
     if not kept.is_file():

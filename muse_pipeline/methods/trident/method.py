@@ -30,6 +30,11 @@ def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(hidden, width))
 
 
+def in_float(values: Tensor) -> Tensor:
+    """``values`` with at least 32 bits: losses and positions need more than half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
     """``network`` of rows (N, C), also of a single one, which batch norms refuse in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
@@ -83,10 +88,10 @@ class Level(nn.Module):
             partner: (K, C') of the known rows; None without a partner.
             known: (N,) bool, K of them.
         """
-        branches = [gather_rows(apply_to_rows(self.he, rows).float()) for rows in he]
+        branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
         masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
         if partner is not None:
-            rows = apply_to_rows(self.partner, partner).float()
+            rows = in_float(apply_to_rows(self.partner, partner))
             every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
             masks.append(gather_rows(known.float()) > 0)
@@ -175,7 +180,7 @@ class Trident(Method):
         if not isinstance(self.partner, Backbone):
             return None
         pixels = batch.partner.image
-        return self.partner(self.partner.prepare(pixels, torch.eye(3, 4, device=pixels.device)))
+        return self.partner(self.partner.prepare(pixels, torch.eye(3, 4).to(pixels)))
 
     def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
         rows = None
@@ -188,10 +193,10 @@ class Trident(Method):
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
-        views = [read_at(one.dense.float(), xy, lattice)[chosen] for one, xy in zip(he, places, strict=False)]
+        views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, places, strict=False)]
         if pictures:
             has = partner.image_known
-            rows = read_at(pictures.dense.float(), places[0][has], self.partner.lattice)[known[has]]
+            rows = read_at(in_float(pictures.dense), places[0][has], self.partner.lattice)[known[has]]
         elif self.partner is not None:
             rows = apply_to_rows(self.partner, partner.nuclei[known])
         return self.nucleus(views, rows, known[chosen])

@@ -119,7 +119,7 @@ class TridentStage(MuseStage):
         return (SpreadAlarm(self.config.schedule, self.run_folder),)
 
 
-LEAST = {"spread": 0.05, "rank": 0.01}  # of runs that still learn; see ``method.measure_spread``
+LEAST_SPREAD = 0.05  # of runs that still learn; see ``method.measure_spread``
 
 
 class SpreadAlarm(Monitor):
@@ -135,20 +135,22 @@ class SpreadAlarm(Monitor):
         self._below: dict[str, int] = {}
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Raise once a gauge lay below its limit ``PATIENCE`` times in a row.
+        """Raise once the spread of a level lay below its limit ``PATIENCE`` times in a row.
 
         Raises:
             CollapsedError: see above.
         """
-        gauges = {name: value for name, value in losses.items() if name.rpartition("_")[2] in LEAST}
-        for name, value in gauges.items() if done >= self._begin else ():
-            least = LEAST[name.rpartition("_")[2]]
-            self._below[name] = self._below.get(name, 0) + 1 if value < least else 0
+        if done < self._begin:
+            return
+        for name, value in losses.items():
+            if not name.endswith("_spread"):
+                continue
+            self._below[name] = self._below.get(name, 0) + 1 if value < LEAST_SPREAD else 0
             if self._below[name] >= PATIENCE:
                 raise CollapsedError(
                     f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{least:g} for {PATIENCE} log lines in a row, so all vectors are alike; start another run folder "
-                    "with a larger batch, a lower learning rate or a larger `alignment.variance`"
+                    f"{LEAST_SPREAD:g} for {PATIENCE} log lines in a row, so all vectors are alike; start another run "
+                    "folder with a larger batch, a lower learning rate or a larger `alignment.variance`"
                 )
 
 

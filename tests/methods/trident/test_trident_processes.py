@@ -1,0 +1,69 @@
+"""Two processes that hold different numbers of nuclei and partners do what one does that holds them all."""
+
+import pytest
+import torch
+from processes import run_in_two
+from trident_batches import make_pairs, make_trident
+
+from muse_pipeline.data.pairs import PairBatch, PartnerBatch
+from muse_pipeline.data.views import ViewBatch, Views
+from muse_pipeline.training.devices import average_gradients, gather_rows
+
+CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3), ("barlow twins", 2)]
+KNOWN = [[True, False, True], [True, False, False]]
+
+
+def halves(vectors: bool) -> list[PairBatch]:
+    return [make_pairs(known, seed, vectors) for seed, known in enumerate(KNOWN, 1)]
+
+
+def joined(first: PairBatch, second: PairBatch) -> PairBatch:
+    """The sets of both in one batch."""
+    parts = [[part.chunk(2) for part in one.views.wide] for one in (first, second)]
+    wide = Views(*(torch.cat([a[0], b[0], a[1], b[1]]) for a, b in zip(*parts, strict=True)))
+    tables = (torch.cat(pair, 1) for pair in zip(first.views[2:], second.views[2:], strict=True))
+    partners = zip(first.partner, second.partner, strict=True)
+    partner = PartnerBatch(*(None if pair[0] is None else torch.cat(pair) for pair in partners))
+    return PairBatch(ViewBatch(wide, None, *tables), partner)
+
+
+def learn(loss: str, branches: int, vectors: bool, batch: PairBatch) -> dict[str, torch.Tensor]:
+    """Losses and gradients; in evaluation mode, where batch norms do not depend on the batch."""
+    method = make_trident(vectors, loss=loss, branches=branches).double().eval()
+    wide = Views(*(part.double() for part in batch.views.wide))
+    partner = [p.double() if p is not None and p.is_floating_point() else p for p in batch.partner]
+    found = method.losses(PairBatch(batch.views._replace(wide=wide), PartnerBatch(*partner)), "model", 0.5)
+    found["loss"].backward()
+    parameters = dict(method.named_parameters())
+    average_gradients(list(parameters.values()))
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    return {**{name: value.detach() for name, value in found.items()}, **gradients}
+
+
+def in_a_process(rank: int) -> dict:
+    found = {
+        (loss, branches, vectors): learn(loss, branches, vectors, halves(vectors)[rank])
+        for loss, branches in CASES
+        for vectors in (False, True)
+    }
+    return {**found, "rows": gather_rows(torch.full((3 * rank, 2), float(rank)))}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return run_in_two(in_a_process, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize(("loss", "branches"), CASES)
+def test_two_processes_make_the_step_of_one(found, loss, branches, vectors):
+    expected = learn(loss, branches, vectors, joined(*halves(vectors)))
+    for name, value in expected.items():
+        for one in found:
+            # What is left of large parts that cancel is known as well as these parts are.
+            atol = 1e-6 * max(1.0, value.abs().max().item())
+            torch.testing.assert_close(one[loss, branches, vectors][name], value, rtol=1e-6, atol=atol, msg=name)
+
+
+def test_a_process_without_rows_gathers_those_of_the_other(found):
+    assert all(torch.equal(one["rows"], torch.ones(3, 2)) for one in found)
