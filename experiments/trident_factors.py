@@ -37,9 +37,9 @@ RUNS = Path(__file__).parent / "trident_factors"
 SIDE_PX, MPP, N_PICTURES, N_PROBED = 64, 0.5, 2000, 1000
 FACTORS = ("A", "B", "C")
 MARGIN_PX, N_NUCLEI, N_MARKS = 7, 5, 8
-RADII_PX, MARK_PX, MARK_LEVELS = (3, 5), 7, 90
-STRIPE_COLOUR = (-1, 1, 0)
-STRIPE_PX, STRIPE_LEVELS, NOISE_LEVELS = 8.0, 8.0, 12.0  # wavelength; amplitude in H&E; largest noise of a view
+RADII_PX, MARK_PX, MARK_LEVELS = (3, 5), 7, 80
+TINT = (-0.5, 1.0, -0.5)  # green
+N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 8, 4, 24.0, 24.0  # largest noise of a view
 ARMS = {  # branches, and what is done to the partners
     "siamese": (1, "none"),
     "two": (2, "paired"),
@@ -73,13 +73,12 @@ def draw_pair(a: bool, b: bool, c: bool, generator: np.random.Generator) -> tupl
         draw_mark(he, x, y, b)
     radius = RADII_PX[int(a)]
     for x, y in generator.integers(MARGIN_PX, SIDE_PX - MARGIN_PX, (N_NUCLEI, 2)).tolist():
-        cv2.circle(he, (x, y), radius, (95, 70, 145), -1)
+        cv2.circle(he, (x, y), radius, (150, 115, 175), -1)
     cv2.circle(partner, (SIDE_PX // 2, SIDE_PX // 2), 4 * radius, (60, 70, 120), -1)
-    if c:
-        y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
-        angle, phase = np.pi * generator.random(), generator.random()
-        along = (x * np.cos(angle) + y * np.sin(angle)) / STRIPE_PX + phase
-        he += STRIPE_LEVELS * np.cos(2 * np.pi * along)[..., None] * np.array(STRIPE_COLOUR)
+    tint = np.zeros((SIDE_PX, SIDE_PX))
+    for x, y in generator.integers(MARGIN_PX, SIDE_PX - MARGIN_PX, (N_DOTS, 2)).tolist():
+        cv2.circle(tint, (x, y), DOT_PX, TINT_LEVELS if c else 0.0, -1)
+    he += (tint - tint.mean())[..., None] * np.array(TINT)
     return he.clip(0, 255).astype(np.uint8), partner.astype(np.uint8)
 
 
@@ -102,8 +101,8 @@ def make_config(branches: int, seed: int, steps: int, **alignment: float) -> Tri
         name="factors",
         backbone="muse_compact_16",
         sources=(PairedSource(images=Path("drawn"), partner=PartnerSource(images=Path("drawn"))),),
-        schedule=Schedule(steps=steps, learning_rate=3e-3, weight_decay=0.01, clip=1e3, save_every=steps, log_every=20),
-        alignment=AlignmentSettings(branches=branches, hidden=64, width=32, **alignment),
+        schedule=Schedule(steps=steps, learning_rate=1e-2, weight_decay=0.01, clip=1e3, save_every=steps, log_every=20),
+        alignment=AlignmentSettings(branches=branches, hidden=64, width=16, **alignment),
         views=ViewSettings(global_px=48, mpp=(0.5, 0.66), n_local=0, min_matches=0, draws=1),
         augmentation=Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS),
         grey=0.0,
@@ -184,10 +183,13 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     arm, seed, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kw = eval(sys.argv[4])
     torch.manual_seed(0)
-    print("random", probe_factors(BACKBONES["muse_compact_16"](), 0), flush=True)
+    if arm == "random":
+        print("random", probe_factors(BACKBONES["muse_compact_16"](), 0), flush=True)
     if arm != "random":
         folder = Path(f"/tmp/trident/f-{arm}-{seed}-{steps}")
         shutil.rmtree(folder, ignore_errors=True)
         t, w = time.process_time(), time.time()
-        print(run_arm(arm, seed, steps, folder), time.process_time() - t, time.time() - w)
+        folder = Path(str(folder) + str(abs(hash(sys.argv[4]))))
+        print(kw, run_arm(arm, seed, steps, folder, **kw), time.process_time() - t, time.time() - w)

@@ -1,0 +1,189 @@
+"""Runs on drawn slides and pictures: what they leave, go on from and refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
+from pretraining import draw_slide
+
+from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
+from muse_pipeline.training import loop
+from muse_pipeline.training.checkpoint import load_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    return draw_paired_slide(tmp_path_factory.mktemp("slides") / "S1")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return draw_paired_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def beside(slide, name):
+    return slide["store"].replace("image-500nm.zarr", name)
+
+
+def with_partner(slide, **partner):
+    return {**slide, "partner": partner}
+
+
+def train(muse, config, folder):
+    return muse("train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1")
+
+
+KINDS = {"store": "partner.zarr", "nuclei": "nuclei.geojson", "vectors": "vectors.csv"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, muse):
+    partner = {kind: beside(slide, KINDS[kind])}
+    alone = {**slide, "weight": 0.5}
+    config = write_paired_config(tmp_path, [with_partner(slide, **partner), alone], schedule={"steps": 3})
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 0, errors
+    assert "1 of 2 images have partners" in errors
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert checkpoint.meta["kind"] == "backbone" and not checkpoint.head
+    assert checkpoint.meta["config"]["method"] == "trident" and checkpoint.meta["images"] == ["S1"]
+    assert (tmp_path / "run" / "pairs.png").is_file() == (kind != "vectors")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"image_variance", "nucleus_covariance", "image_spread", "nucleus_partners"} <= rows[-1].keys()
+    assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
+
+
+def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
+    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+    config = write_paired_config(tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32})
+    status, _, errors = train(muse, config, tmp_path / "whole")
+    assert status == 0 and "2 of 3 images have partners" in errors, errors
+    updates, update = [], loop.Turn.update
+
+    def stop(turn, *arguments):
+        updates.append(turn)
+        if len(updates) == 4:
+            raise KeyboardInterrupt
+        return update(turn, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Turn, "update", stop)
+        assert train(muse, config, tmp_path / "parts")[0] == 130
+    assert train(muse, config, tmp_path / "parts")[0] == 0
+    whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+    row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"muse nucleus", "trident image_invariance"} <= row.keys()
+
+
+def refused(muse, tmp_path, source, *words, **settings):
+    config = write_paired_config(tmp_path, [source], **settings)
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 2 and "Traceback" not in errors
+    assert all(word in errors for word in words), errors
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
+    other = tmp_path / "S2"
+    draw_slide(other)
+    settings = json.loads((other / "image-500nm.zarr" / "zarr.json").read_text())
+    settings["attributes"]["muse"]["mpp"] = 0.51
+    (other / "image-500nm.zarr" / "zarr.json").write_text(json.dumps(settings))
+    store = str(other / "image-500nm.zarr")
+    refused(muse, tmp_path, with_partner(slide, store=store), "is at 0.51 um/px and the H&E store")
+    refused(muse, tmp_path, with_partner(slide, store=str(tmp_path / "none.zarr")), "no such store")
+
+
+def test_a_partner_store_that_covers_no_tissue_is_refused(slide, tmp_path, muse):
+    shutil.copytree(beside(slide, "partner.zarr"), tmp_path / "bare.zarr")
+    for chunk in (tmp_path / "bare.zarr" / "labels" / "tissue" / "0" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    settings = json.loads((tmp_path / "bare.zarr" / "zarr.json").read_text())
+    settings["attributes"]["muse"].pop("files", None)
+    (tmp_path / "bare.zarr" / "zarr.json").write_text(json.dumps(settings))
+    refused(muse, tmp_path, with_partner(slide, store=str(tmp_path / "bare.zarr")), "covers no tissue of")
+
+
+def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path, muse):
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    first = list_pictures(Path(pictures["images"]))[0]
+    write_png(wrong / "other.png", read_rgb(first))
+    source = {**pictures, "partner": {"images": str(wrong)}}
+    refused(muse, tmp_path, source, "has no file for any of 3 pictures")
+    write_png(wrong / f"{first.stem}.png", cv2.resize(read_rgb(first), (100, 80)))
+    refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px and its H&E picture")
+    write_png(wrong / f"{first.stem}.png", np.zeros((80, 100), np.uint8))
+    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px and its picture")
+
+
+def write_table(path, *lines):
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "partner", "words"),
+    [
+        (["x,y,a", "9,9,1", "9,20,", "20,20,nan"], {}, "2 of 3 values in column 'a' are missing or not finite"),
+        (["x,y,a", "9,9,high"], {}, "column 'a' holds no numbers; name the columns to use"),
+        (["x,y", "9,9"], {}, "has 1 rows and 0 columns beside x and y"),
+        (["x,z,a", "9,9,1"], {}, "has no column 'y'; it has x, z, a"),
+        (["x,y,a", "2000,2000,1"], {}, "all 1 places lie outside S1 (640 x 640 px at 0.5 um/px), with x and y in px"),
+        (["x,y,a", "500,500,1"], {"unit": "um"}, "with x and y in um; set `unit: px` if that is meant"),
+        (["x,y,a", "1,1,1"], {"radius_um": 0.01}, "no place lies within 0.01 um of a nucleus of S1"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(lines, partner, words, slide, tmp_path, muse):
+    table = write_table(tmp_path / "t.csv", *lines)
+    refused(muse, tmp_path, with_partner(slide, vectors=table, **partner), "t.csv: ", words)
+
+
+def test_tables_with_other_columns_are_refused(slide, tmp_path, muse):
+    table = write_table(
+        tmp_path / "t.csv", "x,y,gene_b", *(f"{x},{y},1" for x in range(640) for y in range(0, 640, 40))
+    )
+    sources = [with_partner(slide, vectors=beside(slide, "vectors.csv")), with_partner(slide, vectors=table)]
+    config = write_paired_config(tmp_path, sources)
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 2 and "two partners have different columns (first: 'gene_a')" in errors
+
+
+def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
+    draw_slide(tmp_path / "S9", "S9", "f" * 16)
+    nuclei = str(tmp_path / "S9" / "proposals.parquet")
+    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "holds the nuclei of another slide than")
+    far = {"type": "Point", "coordinates": [9000, 9000]}
+    feature = {"type": "Feature", "geometry": far, "properties": {}}
+    (tmp_path / "far.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    nuclei = str(tmp_path / "far.geojson")
+    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "none of its 1 nuclei lies in S1")
+
+
+@pytest.mark.parametrize(
+    ("partner", "settings", "words"),
+    [
+        (None, {}, "none has a `partner`, which 3 branches need"),
+        ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`, `vectors`"),
+        ({"images": "x"}, {}, "cannot be the partner of a source of `store`"),
+        ({"vectors": "x", "unit": "mm"}, {}, "partner: unit 'mm' is unknown; choose px or um"),
+        ({"nuclei": "x"}, {"views": {"n_local": 2}}, "n_local is 2, and local views need MUSE's loss"),
+        ({"nuclei": "x"}, {"alignment": {"image_weight": 0, "nucleus_weight": 0}}, "are both 0; nothing would be"),
+        ({"nuclei": "x"}, {"batch": 1}, "batch is 1; give a whole number of 2 or more"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(partner, settings, words, slide, tmp_path, muse):
+    source = slide if partner is None else {**slide, "partner": partner}
+    refused(muse, tmp_path, source, words, **settings)
