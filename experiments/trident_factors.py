@@ -11,14 +11,15 @@ reads the factors from the image vectors of new pictures. A useful partner adds 
 
 from __future__ import annotations
 
+import argparse
 import json
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from muse_pipeline.core.files import read_json
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.partners import PairedSource, PartnerPicture, PartnerSource
@@ -40,6 +41,7 @@ MARGIN_PX, N_NUCLEI, N_MARKS = 7, 5, 8
 RADII_PX, MARK_PX, MARK_LEVELS = (3, 5), 7, 80
 TINT = (-0.5, 1.0, -0.5)  # green
 N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 8, 4, 24.0, 24.0  # largest noise of a view
+STEPS = 300
 ARMS = {  # branches, and what is done to the partners
     "siamese": (1, "none"),
     "two": (2, "paired"),
@@ -177,19 +179,45 @@ def run_arm(arm: str, seed: int, steps: int, folder: Path, **alignment: float) -
     return {"arm": arm, "seed": seed, "steps": steps, **probe_factors(backbone, seed), **gauges}
 
 
-if __name__ == "__main__":
-    import sys
-    import time
-
+def main() -> None:
+    """Train and probe the runs that have no JSON yet, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/trident_factors"), help="for runs (default: %(default)s)"
+    )
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table())
+        return
     torch.set_num_threads(1)
-    arm, seed, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    kw = eval(sys.argv[4])
-    torch.manual_seed(0)
-    if arm == "random":
-        print("random", probe_factors(BACKBONES["muse_compact_16"](), 0), flush=True)
-    if arm != "random":
-        folder = Path(f"/tmp/trident/f-{arm}-{seed}-{steps}")
-        shutil.rmtree(folder, ignore_errors=True)
-        t, w = time.process_time(), time.time()
-        folder = Path(str(folder) + str(abs(hash(sys.argv[4]))))
-        print(kw, run_arm(arm, seed, steps, folder, **kw), time.process_time() - t, time.time() - w)
+    for seed in args.seeds:
+        for arm in args.arms:
+            result = RUNS / f"{arm}-{seed}.json"
+            if not result.is_file():
+                facts = run_arm(arm, seed, STEPS, args.work / f"{arm}-{seed}")
+                result.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+                print(result, flush=True)
+
+
+def render_table() -> str:
+    """Mean accuracy of each factor over seeds, and each seed."""
+    runs = [read_json(path) for path in sorted(RUNS.glob("*.json"))]
+    rows = ["| aligned | seeds | A | B | C |", "|---|---|---|---|---|"]
+    for arm, title in TITLES.items():
+        of_arm = [run for run in runs if run["arm"] == arm]
+        if of_arm:
+            cells = [render_cell([run[factor] for run in of_arm]) for factor in FACTORS]
+            rows.append(f"| {title} | {len(of_arm)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def render_cell(values: list[float]) -> str:
+    """Mean and single values."""
+    return f"{np.mean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+
+
+if __name__ == "__main__":
+    main()
