@@ -40,7 +40,7 @@ FACTORS = ("A", "B", "C")
 MARGIN_PX, N_NUCLEI, N_MARKS = 7, 5, 8
 RADII_PX, MARK_PX, MARK_LEVELS = (3, 5), 7, 80
 TINT = (-0.5, 1.0, -0.5)  # green
-N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 8, 4, 24.0, 24.0  # largest noise of a view
+N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 8, 5, 34.0, 34.0  # largest noise of a view
 STEPS = 300
 ARMS = {  # branches, and what is done to the partners
     "siamese": (1, "none"),
