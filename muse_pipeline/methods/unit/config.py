@@ -1,4 +1,4 @@
-"""The settings of UNITPathSSL's networks, losses and schedule, each with its provenance.
+"""The settings of UNITPathSSL: data, networks, losses and schedule, each number with its provenance.
 
 "paper" is stated by the paper or its official pages; "code" was read in the authors' settings files; "secondary" is
 a re-implementation or project page by others; "ours" is a choice of this project.
@@ -6,13 +6,27 @@ a re-implementation or project page by others; "ours" is a choice of this projec
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from muse_pipeline.core.config import require_between, require_one_of
+import torch
+
+from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.methods.detector.config import DetectorConfig, ExportSettings, export_window, require_window
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.synthesis.masks import require_drawable
+from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.schedule import Schedule
 
 ADVERSARIAL = ("least squares", "logistic")
-INITS = ("random", "checkpoint")
+NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
 
 
 @dataclass(frozen=True)
@@ -53,19 +67,14 @@ class ReaderSettings:
         backbone: registered name.
         n_rays: of the instance head.
         widths: channels of the translation head at strides 4 and 2.
-        init: "random", or "checkpoint": a backbone that was trained before.
     """
 
     backbone: str = "muse_compact_48"  # ours; code: ResNet-50 with a feature pyramid and group norm
     n_rays: int = 32  # ours; code: Mask R-CNN
     widths: tuple[int, int] = (128, 64)  # code
-    init: str = (
-        "random"  # not certain: the authors' ladder starts from an unnamed weight file, the main config does not
-    )
 
     def __post_init__(self) -> None:
         require_between(self, "reader", n_rays=(4, 256))
-        require_one_of(self, "reader", init=INITS)
 
 
 @dataclass(frozen=True)
@@ -106,72 +115,192 @@ class AdaSettings:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Of the objective, see ``losses.unit``; names are those of its terms."""
+class LossWeights:
+    """Of the objective, see ``losses.unit``.
+
+    Attributes:
+        picture_gan: rendered tissue passes for real.
+        mask_gan: masks read from real tissue pass for synthesised ones.
+        cycle: both ways.
+        instances: the reader finds the nuclei of the masks in rendered tissue.
+        diversity: other noise gives other tissue.
+        diversity_limit: see ``losses.diversity_sensitive``.
+        painted: colour prior, see ``losses.painted``: at the first step, falling along a line, and from a quarter of the
+            first stage on.
+    """
 
     picture_gan: float = 1.0  # code
     mask_gan: float = 1.0  # code; secondary: 2
     cycle: float = 10.0  # code and secondary
     instances: float = 6.0  # code; secondary: 2
     diversity: float = 0.0  # ours; the paper has none
-    painted: float = 0.0  # ours; the paper has none
+    diversity_limit: float = 0.5  # ours
+    painted: tuple[float, float] = (0.0, 0.0)  # ours; the paper has none
 
     def __post_init__(self) -> None:
-        for name in ("picture_gan", "mask_gan", "cycle", "instances", "diversity", "painted"):
+        for name in ("picture_gan", "mask_gan", "cycle", "instances", "diversity", "diversity_limit"):
             require_between(self, "weights", **{name: (0, math.inf)})
+        if min(self.painted) < 0:
+            raise ConfigError(f"weights: painted is {self.painted}; give two numbers of 0 or more")
 
 
 @dataclass(frozen=True)
-class StageSettings:
-    """One of both stages.
+class SecondStageSettings:
+    """What differs in the second stage, which begins with a fresh reader and a fresh discriminator of masks.
 
     Attributes:
-        steps: of generators and discriminators, in turns.
-        learning_rate: of generator and reader.
-        discriminator_rate: learning rate of the discriminators, relative to it.
+        steps: length.
+        learning_rate: peak.
     """
 
-    steps: int
-    learning_rate: float
-    discriminator_rate: float = 1.0  # code
+    steps: int = 25_000  # secondary
+    learning_rate: float = 1e-4  # code
 
     def __post_init__(self) -> None:
-        require_between(self, "stage", steps=(1, math.inf), learning_rate=(0, 1))
-        require_between(self, "stage", discriminator_rate=(0, math.inf))
+        require_between(self, "second", steps=(1, math.inf), learning_rate=(1e-9, 1))
 
 
 @dataclass(frozen=True)
-class UnitSettings:
-    """All of it. The second stage begins with a fresh reader and a fresh discriminator of masks (code, secondary).
+class UnitConfig:
+    """A run from unlabelled tissue to a detector.
 
     Attributes:
+        name: of the model.
+        sources: unlabelled H&E tissue.
+        schedule: of the first stage, and of the second but for ``second``; the rate is that of generator and reader.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        second: length and rate of the second stage.
+        mpp: um per pixel of all networks.
         window_px: side of windows of both domains.
-        batch: windows of each domain per step.
+        batch: windows of each domain per step (and device).
+        masks: folder that ``muse synthesize masks`` wrote; they are synthesised when not given.
+        n_masks: synthesised masks.
+        mask_px: their side; windows are cut from them.
+        tissue: what they look like, see ``synthesis.settings``.
+        checkpoint: a backbone that the reader starts from, in both stages; random weights without one.
+        colour_jitter: standard deviation, as a factor, of the optical density of each channel that the reader sees.
+        discriminator_rate: learning rate of the discriminators, relative to the schedule's.
         betas: of Adam.
         eps: of Adam.
-        replay: rendered masks that the discriminator of masks also sees, from earlier steps.
-        diversity_limit: see ``losses.diversity_sensitive``.
-        masks: synthesised masks to draw windows from.
-        mask_px: side of a mask.
+        weights: of the losses.
+        generator: masks to tissue.
+        reader: tissue to masks and nuclei.
+        pictures: discriminator of tissue.
+        mask_discriminator: discriminator of masks.
+        ada: adaptive augmentation before the discriminator of tissue; none unless given.
+        seed: of weights, masks and windows.
+        precision: "32-true" or "bf16-mixed".
+        export: how the detector will be run.
+        metrics: measured elsewhere, for the card.
+        method: "unit".
     """
 
+    name: str
+    sources: tuple[UnlabelledSource, ...]
+    schedule: Schedule
+    licence: str
+    training_data: str
+    limits: str = ""
+    second: SecondStageSettings = field(default_factory=SecondStageSettings)
+    mpp: float = 0.5  # ours; code: 0.25
     window_px: int = 256  # code
     batch: int = 12  # code; secondary: 24
+    masks: Path | None = None
+    n_masks: int = 10_800  # code
+    mask_px: int = 320  # code: windows are 0.8 of a tile
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    checkpoint: Weights | None = None  # not certain: the authors' ladder starts from an unnamed weight file
+    colour_jitter: float = 0.0  # ours; the paper has none
+    discriminator_rate: float = 1.0  # code
     betas: tuple[float, float] = (0.0, 0.99)  # secondary; older code: (0.9, 0.999)
     eps: float = 1e-8  # secondary
-    replay: int = 50  # older code
-    diversity_limit: float = 0.5  # ours
-    masks: int = 10_800  # code
-    mask_px: int = 320  # code: windows are 0.8 of a tile
-    first: StageSettings = field(default_factory=lambda: StageSettings(40_000, 4e-4))  # secondary; code: about 25,700
-    second: StageSettings = field(default_factory=lambda: StageSettings(25_000, 1e-4))  # secondary; code: the rate
-    weights: Weights = field(default_factory=Weights)
+    weights: LossWeights = field(default_factory=LossWeights)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reader: ReaderSettings = field(default_factory=ReaderSettings)
     pictures: DiscriminatorSettings = field(default_factory=lambda: DiscriminatorSettings(loss="logistic"))  # code
     mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     ada: AdaSettings | None = None  # code: on; ours: needed below some 5,000 tiles alone
+    seed: int = 0
+    precision: str = "32-true"
+    export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
+    metrics: dict[str, float] = field(default_factory=dict)
+    method: str = "unit"
 
     def __post_init__(self) -> None:
-        require_between(self, "", window_px=(16, 4096), batch=(1, math.inf), replay=(0, math.inf), masks=(1, math.inf))
-        require_between(self, "", mask_px=(self.window_px, 8192), eps=(0, 1), diversity_limit=(0, math.inf))
+        require_between(self, "", window_px=(16, 4096), batch=(1, math.inf), n_masks=(1, 1_000_000), mpp=(0.01, 100))
+        require_between(self, "", mask_px=(self.window_px, 4096), seed=(0, MAX_SEED), colour_jitter=(0, 1))
+        require_between(self, "", eps=(0, 1), discriminator_rate=(0, 100))
+
+
+@dataclass(frozen=True)
+class UnitStageConfig(UnitConfig):
+    """One of both stages; ``start`` is the checkpoint of the one before."""
+
+    start: Path | None = None
+
+
+def stage_config(config: UnitConfig, masks: Path, start: Path | None) -> UnitStageConfig:
+    """The settings of the first stage, or, with a checkpoint to start from, of the second.
+
+    Args:
+        config: of the run.
+        masks: folder of masks.
+        start: checkpoint of the first stage.
+    """
+    schedule = config.schedule
+    if start is not None:
+        schedule = dataclasses.replace(schedule, **vars(config.second))
+    return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "start": start})
+
+
+def detector_config(config: UnitConfig) -> DetectorConfig:
+    """The settings of the detector that leaves a run: the reader's backbone and instance head, and one class."""
+    return DetectorConfig(
+        name=config.name,
+        backbone=config.reader.backbone,
+        mpp=config.mpp,
+        classes=(NUCLEUS,),
+        sources=(),
+        schedule=config.schedule,
+        licence=config.licence,
+        training_data=config.training_data,
+        limits=config.limits,
+        n_rays=config.reader.n_rays,
+        colour="identity",
+        window_px=config.window_px,
+        batch=config.batch,
+        seed=config.seed,
+        precision=config.precision,
+        export=config.export,
+        metrics=config.metrics,
+    )
+
+
+def require_sound(config: UnitConfig) -> None:
+    """Check names, windows and the size of nuclei before any data is read.
+
+    Raises:
+        ArgumentError: nuclei cannot be drawn at this mpp and size.
+        ConfigError: a setting is wrong.
+    """
+    require_one_of(config, "", precision=PRECISIONS)
+    with torch.device("meta"):  # no weights yet
+        backbone = BACKBONES[config.reader.backbone]()
+    require_window(config.window_px, backbone, config.reader.backbone)
+    export_window(detector_config(config), backbone)
+    strides = {
+        "the generator": 2**config.generator.levels,
+        "the discriminator of tissue": 2 ** len(config.pictures.widths),
+        "the discriminator of masks": 2 ** len(config.mask_discriminator.widths),
+    }
+    for network, stride_px in strides.items():
+        if config.window_px % stride_px:
+            raise ConfigError(
+                f"window_px: {config.window_px} px does not suit {network}; give a multiple of {stride_px} px"
+            )
+    if config.masks is None:
+        require_drawable(config.mask_px, config.mpp, config.tissue)
+    if not config.sources:
+        raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
-from muse_pipeline.methods.unit.config import UnitSettings
 from muse_pipeline.methods.unit.masks import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.models.patch_discriminator import PatchDiscriminator
@@ -85,24 +82,3 @@ def test_an_empty_window_is_a_window():
     )
     labels = np.concatenate([domain(step, 4).label.max(1) for step in range(5)])
     assert (labels == -1).any()
-
-
-@pytest.mark.parametrize(
-    ("settings", "found"),
-    [({"mask_px": 128}, "mask_px is 128"), ({"weights": {"cycle": -1.0}}, "cycle is -1"), ({"batch": 0}, "batch is 0")],
-)
-def test_settings_out_of_range_are_named(settings, found):
-    with pytest.raises(ConfigError, match=found):
-        parse_config(settings, UnitSettings, "unit")
-
-
-def test_the_default_settings_build_networks_for_their_windows():
-    settings = UnitSettings()
-    with torch.device("meta"):
-        generator = CoModulatedGenerator(**vars(settings.generator))
-        reader = MaskReader(settings.reader.backbone, settings.reader.n_rays, settings.reader.widths)
-        discriminator = PatchDiscriminator(settings.pictures.widths, norm=False)
-        mask, noise = torch.zeros(1, 3, settings.window_px, settings.window_px), torch.zeros(1, 512)
-        pixels = generator(mask, noise, mask[:, :1])
-        assert reader(pixels, torch.eye(3, 4)).mask.shape == mask.shape
-        assert discriminator(pixels).shape == (1, 1, 16, 16)

@@ -1,0 +1,250 @@
+"""Both domains of UNITPathSSL: synthesised masks with their nuclei, and windows of unlabelled tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, open_unlabelled
+from muse_pipeline.methods.unit.config import UnitConfig
+from muse_pipeline.methods.unit.masks import MaskDomain
+from muse_pipeline.store.store import open_store
+from muse_pipeline.synthesis.folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask
+from muse_pipeline.tissue.background import lowest
+from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import PreparedStage
+
+MASKS = "masks"
+MIN_TISSUE, GLASS = 0.5, 200  # least part of a window below this darkest channel
+TRIES = 8  # windows drawn for one with enough tissue
+SAMPLE = 64  # windows that colours are measured on
+MAX_BROWN = 0.05  # of stained blocks; drawn and real IHC has more, H&E with pigment less
+DARK, PALE = 20, 40  # percentiles of brightness: nuclei lie below, background above
+
+
+class MasksStage(PreparedStage):
+    """Synthesises the masks of a run, as ``muse synthesize masks`` does.
+
+    Args:
+        config: of the run.
+        folder: of the stage.
+    """
+
+    def __init__(self, config: UnitConfig, folder: Path):
+        super().__init__(folder, MASKS)
+        self.config = config
+
+    @property
+    def result(self) -> Path:
+        """The folder of masks."""
+        return self.folder / MASKS
+
+    def made_from(self) -> dict[str, Any]:
+        """What masks depend on."""
+        settings = plain_settings(self.config)
+        return {name: settings[name] for name in ("n_masks", "mask_px", "mpp", "seed", "tissue")}
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Write them, with a page of examples."""
+        config = self.config
+        write_masks(
+            folder / MASKS, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
+        )
+
+
+def checksum_of_masks(folder: Path) -> str:
+    """Of the settings that the masks in ``folder`` follow from.
+
+    Raises:
+        LabelError: ``muse synthesize masks`` did not write this folder.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
+    return sha256_of(path)
+
+
+def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
+    """Masks with background and at least one instance that is wider than a pixel.
+
+    Raises:
+        LabelError: there are none, they are of another mpp or smaller than a window, or nuclei have less than 6 px.
+    """
+    masks, mask_mpp = read_masks(folder)
+    if abs(mask_mpp / mpp - 1) > 1e-3:
+        raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, the config at {mpp:g}; make them at {mpp:g}")
+    usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]
+    if not usable:
+        raise LabelError(
+            f"{folder}: none of {len(masks)} masks has background and an instance of more than one pixel's width; "
+            "synthesise others"
+        )
+    if any(min(mask.instances.shape) < window_px for mask in usable):
+        raise LabelError(f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise larger ones")
+    areas = np.concatenate([np.bincount(mask.instances.ravel())[1:] for mask in usable])
+    diameter_px = 2 * np.sqrt(np.median(areas[areas > 0]) / np.pi)
+    if diameter_px < LEAST_DIAMETER_PX:
+        raise LabelError(
+            f"{folder}: the median nucleus has {diameter_px:.1f} px across at {mpp:g} um/px, less than "
+            f"{LEAST_DIAMETER_PX}; synthesise masks at a smaller mpp"
+        )
+    return usable
+
+
+def _is_wide(instances: np.ndarray) -> bool:
+    """Whether a square of 2 x 2 pixels belongs to one instance."""
+    corner = instances[:-1, :-1]
+    same = (corner == instances[1:, :-1]) & (corner == instances[:-1, 1:]) & (corner == instances[1:, 1:])
+    return bool((same & (corner > 0)).any())
+
+
+class TissueWindows:
+    """Draws windows of tissue, turned and mirrored; one ``step`` always gives the same windows.
+
+    Args:
+        images: pictures and stores at one mpp.
+        window_px: side of a window.
+        seed: of the run.
+
+    Raises:
+        StoreError: no image has tissue.
+    """
+
+    def __init__(self, images: Sequence[Image], window_px: int, seed: int):
+        self.sampler, self.seed = WindowSampler(images, window_px), seed
+
+    def __call__(self, step: int, batch: int) -> np.ndarray:
+        """(B, 3, S, S) uint8."""
+        rng = np.random.default_rng(seed_of_step(self.seed, step))
+        return np.stack([self._draw(rng) for _ in range(batch)]).transpose(0, 3, 1, 2)
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        for _ in range(TRIES):
+            window = self.sampler(1, rng)[0]
+            if has_tissue(window):
+                break
+        window = np.rot90(window, rng.integers(4))
+        return window[:, ::-1] if rng.integers(2) else window
+
+
+def has_tissue(window: np.ndarray) -> bool:
+    """Whether at least half of a window (h, w, 3) uint8 is darker than glass."""
+    return bool((lowest(window) < GLASS).mean() >= MIN_TISSUE)
+
+
+class UnitBatch(NamedTuple):
+    """Windows of both domains, drawn independently.
+
+    Attributes:
+        masks: (B, 3, S, S) float, -1 to 1.
+        xy: (B, M, 2), see ``masks.MaskWindows``.
+        rays: (B, M, R).
+        label: (B, M).
+        pictures: (B, 3, S, S) float, 0 to 255.
+    """
+
+    masks: Tensor
+    xy: Tensor
+    rays: Tensor
+    label: Tensor
+    pictures: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class UnitData:
+    """What batches are drawn from.
+
+    Attributes:
+        masks: of one mpp.
+        images: tissue at the same mpp.
+        names: of pictures and slides.
+        palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth of the tissue, and of the paler part.
+    """
+
+    masks: list[InstanceMask]
+    images: list[Image]
+    names: tuple[str, ...]
+    palette: np.ndarray
+
+    def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
+        """Number -> batch; the same number always gives the same batch."""
+        masks = MaskDomain(
+            self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
+        )
+        tissue = TissueWindows(self.images, config.window_px, config.seed)
+
+        def draw(number: int) -> UnitBatch:
+            arrays = (*masks(number, config.batch), tissue(number, config.batch))
+            pictures, xy, rays, label, pixels = (torch.from_numpy(one.copy()).to(device) for one in arrays)
+            return UnitBatch(pictures, xy, rays, label, pixels.float())
+
+        return draw
+
+
+def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
+    """Read masks, open tissue and check its colours.
+
+    Args:
+        config: of the run.
+        masks: their folder.
+
+    Raises:
+        ConfigError: the tissue is empty or not stained with haematoxylin and eosin.
+        LabelError: see ``read_usable_masks``; or a picture cannot be read.
+        MuseError: see ``data.unlabelled``.
+    """
+    usable = read_usable_masks(masks, config.mpp, config.window_px)
+    images = open_unlabelled(config.sources, config.mpp)
+    windows = TissueWindows(images, config.window_px, config.seed)(0, SAMPLE).transpose(0, 2, 3, 1)
+    return UnitData(usable, images, _names(config.sources), measure_palette(windows, config.mpp))
+
+
+def measure_palette(windows: np.ndarray, mpp: float) -> np.ndarray:
+    """(2, 3) float32 colours of what is dark and what is pale in tissue.
+
+    Args:
+        windows: (N, S, S, 3) uint8.
+        mpp: um per pixel.
+
+    Raises:
+        ConfigError: fewer than half of the windows have tissue, or they are brown.
+    """
+    tissue = [window for window in windows if has_tissue(window)]
+    if len(tissue) < len(windows) / 2:
+        raise ConfigError(
+            f"sources: only {len(tissue)} of {len(windows)} windows drawn from them have tissue; name pictures of "
+            "tissue, or stores of slides with more of it"
+        )
+    sample = AppearanceSample(mpp)
+    for window in tissue:
+        sample.add(np.ascontiguousarray(window), usable_pixels(window))
+    if (brown := sample.measure(None).get("brown", 0.0)) > MAX_BROWN:
+        raise ConfigError(
+            f"sources: {brown:.0%} of the stained tissue is brown, as in immunohistochemistry; name H&E tissue"
+        )
+    pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
+    brightness = pixels.mean(1)
+    dark, pale = np.percentile(brightness, (DARK, PALE))
+    return np.stack([pixels[brightness <= dark].mean(0), pixels[brightness >= pale].mean(0)])
+
+
+def _names(sources: Sequence[UnlabelledSource]) -> tuple[str, ...]:
+    names: list[str] = []
+    for source in sources:
+        if source.store is not None:
+            names.append(open_store(source.store).slide_id)
+        else:
+            names += [path.stem for path in list_pictures(source.images)]
+    return tuple(sorted(set(names)))

@@ -1,0 +1,223 @@
+"""UNITPathSSL's networks and losses: translation between masks and tissue, guided by the masks' instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.losses import least_squares_gan, logistic_gan
+from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
+from muse_pipeline.losses.cycle import cycle_loss
+from muse_pipeline.losses.diversity_sensitive import diversity_loss
+from muse_pipeline.losses.painted import painted_loss
+from muse_pipeline.losses.unit import translation_objective
+from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
+from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
+from muse_pipeline.methods.unit.data import UnitBatch
+from muse_pipeline.models.co_modulated import CoModulatedGenerator
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.patch_discriminator import PatchDiscriminator
+from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.schedule import Schedule
+
+LOSSES = {"least squares": least_squares_gan, "logistic": logistic_gan}
+MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
+SHIFT = 0.3  # of a jitter: standard deviation added to optical densities
+GAUGED, GAUGE_JITTER = 2, 0.15  # windows that gauges are measured on, and how far colours vary for them
+INSIDE = -0.5  # read masks above it, in any channel, are nuclei
+PRIOR_FALLS = 0.25  # part of the first stage
+
+
+class Translation(NamedTuple):
+    """What one batch becomes.
+
+    Attributes:
+        rendered: (B, 3, S, S) tissue of the masks, 0 to 255.
+        noise: (B, Z) that it was rendered with.
+        grain: (B, 1, S, S) likewise.
+        mask_again: (B, 3, S, S) the mask read from it.
+        read: (B, 3, S, S) the mask read from real tissue.
+        picture_again: (B, 3, S, S) tissue rendered from that, 0 to 255.
+        instances: loss of the nuclei found in rendered tissue.
+    """
+
+    rendered: Tensor
+    noise: Tensor
+    grain: Tensor
+    mask_again: Tensor
+    read: Tensor
+    picture_again: Tensor
+    instances: Tensor
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """0 to 255 -> -1 to 1."""
+    return (pixels - 127.5) / 127.5
+
+
+def jitter_colour(n: int, sigma: float, device: torch.device) -> Tensor:
+    """(n, 3, 4) maps in optical density that vary strength and hue; the identity for ``sigma`` = 0."""
+    gain = torch.eye(3, device=device) * (sigma * torch.randn(n, 3, 1, device=device)).exp()
+    return torch.cat((gain, SHIFT * sigma * torch.randn(n, 3, 1, device=device)), 2)
+
+
+class UnitTraining(Method):
+    """Generator and reader take one turn, both discriminators the other.
+
+    Args:
+        config: of the stage.
+        palette: (2, 3) colours of nuclei and background for the colour prior, 0 to 255.
+    """
+
+    turns = ("generator", "discriminator")
+
+    def __init__(self, config: UnitConfig, palette: np.ndarray):
+        super().__init__()
+        self.config = config
+        self.generator = CoModulatedGenerator(**vars(config.generator))
+        self.reader = build_reader(config)
+        self.picture_discriminator = build_discriminator(config.pictures)
+        self.mask_discriminator = build_discriminator(config.mask_discriminator)
+        self.criterion = DenseCriterion(config.mpp, torch.ones(1))
+        ada = config.ada
+        self.augment = ada and AdaptiveAugmentation(ada.target, ada.pictures, MIDPOINT[config.pictures.loss])
+        self.prior_falls = True
+        self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
+        self.register_buffer("step", torch.zeros((), dtype=torch.float64))
+        self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and read masks that await the discriminators
+
+    def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """See ``Method``."""
+        judges = turn == "discriminator"
+        return (
+            one for one in super().turn_parameters(turn) if one[0].split(".")[0].endswith("discriminator") == judges
+        )
+
+    def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
+        """Adam; discriminators have a rate of their own."""
+        factor = self.config.discriminator_rate if turn == "discriminator" else 1.0
+        group = {"params": [parameter for _, parameter in self.turn_parameters(turn)], "factor": factor}
+        return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
+
+    def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """See ``Method``; discriminators judge what their step's other turn made."""
+        if turn == "discriminator":
+            return self._judge(batch, *self._made.pop(0))
+        made = self.translate(batch)
+        self._made.append((made.rendered.detach(), made.read.detach()))
+        found = translation_objective(self._terms(batch, made), self._weights(progress))
+        return found | (self._gauges(batch, made) if self._is_gauged() else {})
+
+    def translate(self, batch: UnitBatch) -> Translation:
+        """Render masks and read them again, read tissue and render it again."""
+        n = len(batch.masks)
+        device = batch.masks.device
+        noise, grain = self.draw_noise(n, batch.masks.shape[-1], device)
+        rendered = self.generator(batch.masks, noise, grain)
+        colour = jitter_colour(2 * n, self.config.colour_jitter, device)
+        reading = self.reader(torch.cat((rendered, batch.pictures)), colour)
+        mask_again, read = reading.mask.split(n)
+        nuclei = type(reading.nuclei)(*(values[:n] for values in reading.nuclei))
+        labels = LabelledBatch(rendered, colour[:n], batch.xy, batch.label, batch.rays)
+        picture_again = self.generator(read, *self.draw_noise(n, read.shape[-1], device))
+        instances = self.criterion(nuclei, labels)["loss"]
+        return Translation(rendered, noise, grain, mask_again, read, picture_again, instances)
+
+    def draw_noise(self, n: int, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(n, Z) noise and (n, 1, S, S) grain."""
+        noise = torch.randn(n, self.generator.noise_dim, device=device)
+        return noise, torch.randn(n, 1, side_px, side_px, device=device)
+
+    def trained(self) -> NucleusDetector:
+        """Backbone and instance head of the reader."""
+        return self.reader.detector()
+
+    def after_step(self, progress: float) -> None:
+        """Count."""
+        self.step += 1
+
+    def _terms(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
+        weights, rendered = self.config.weights, to_unit(made.rendered)
+        gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
+        terms = {
+            "picture_gan": gan.generator_loss(self.picture_discriminator(self._augmented(rendered))),
+            "mask_gan": mask_gan.generator_loss(self.mask_discriminator(made.read)),
+            "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
+            "instances": made.instances,
+        }
+        if weights.diversity:
+            noise, _ = self.draw_noise(len(rendered), rendered.shape[-1], rendered.device)
+            other = to_unit(self.generator(batch.masks, noise, made.grain))
+            terms["diversity"] = diversity_loss(rendered, other, made.noise, noise, weights.diversity_limit)
+        if max(weights.painted):
+            terms["painted"] = painted_loss(rendered, batch.masks, *self.palette)
+        return terms
+
+    def _weights(self, progress: float) -> dict[str, float]:
+        """Of the terms; that of the colour prior falls at the beginning of the first stage."""
+        first, last = self.config.weights.painted
+        fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
+        return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
+
+    def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
+        """Losses of both discriminators, and the mean scores of the one of pictures."""
+        settings, real = self.config.pictures, to_unit(batch.pictures)
+        penalised = settings.loss == "logistic" and int(self.step) % settings.r1_every == 0
+        real.requires_grad_(penalised)
+        real_score = self.picture_discriminator(self._augmented(real))
+        score = self.picture_discriminator(self._augmented(to_unit(rendered)))
+        pictures = LOSSES[settings.loss].discriminator_loss(real_score, score)
+        mask_scores = self.mask_discriminator(batch.masks), self.mask_discriminator(read)
+        masks = LOSSES[self.config.mask_discriminator.loss].discriminator_loss(*mask_scores)
+        loss = pictures + masks
+        if penalised:
+            loss = loss + settings.r1_every * logistic_gan.r1_penalty(real, real_score, settings.r1_gamma)
+        if self.augment:
+            self.augment.adapt(real_score.detach())
+        scores = {"real_score": real_score.mean(), "rendered_score": score.mean()}
+        return {"loss": loss, "pictures": pictures, "masks": masks, **scores}
+
+    def _augmented(self, pictures: Tensor) -> Tensor:
+        return self.augment(pictures, torch.default_generator) if self.augment else pictures
+
+    def _is_gauged(self) -> bool:
+        return int(self.step) % self.config.schedule.log_every == 0
+
+    @torch.no_grad()
+    def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
+        """Signs of collapse.
+
+        ``diversity_of_noise``: mean difference in grey levels of two renderings of a mask; ``agreement``: correlation
+        of what is read as nuclei from tissue in two colours, 0 where all or nothing is; ``contrast``: standard
+        deviation of rendered pixels relative to real ones.
+        """
+        noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
+        other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], made.grain[:GAUGED])
+        return {
+            "diversity_of_noise": (other - made.rendered[:GAUGED]).abs().mean(),
+            "agreement": self._agreement(batch.pictures[:GAUGED]),
+            "contrast": made.rendered.std() / batch.pictures.std().clamp(min=1),
+        }
+
+    def _agreement(self, pictures: Tensor) -> Tensor:
+        self.reader.eval()
+        colours = (jitter_colour(len(pictures), GAUGE_JITTER, pictures.device) for _ in range(2))
+        read = torch.stack([(self.reader(pictures, colour).mask.amax(1) > INSIDE).flatten() for colour in colours])
+        self.reader.train()
+        return torch.corrcoef(read.float())[0, 1].nan_to_num()
+
+
+def build_reader(config: UnitConfig) -> MaskReader:
+    """A reader with random weights."""
+    return MaskReader(config.reader.backbone, config.reader.n_rays, config.reader.widths)
+
+
+def build_discriminator(settings: DiscriminatorSettings) -> PatchDiscriminator:
+    """Without norms where there is a gradient penalty."""
+    return PatchDiscriminator(settings.widths, norm=settings.loss == "least squares")

@@ -1,0 +1,112 @@
+"""Watches mask-tissue translation: an alarm for collapse, and pictures of both cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.methods.unit.data import UnitBatch
+from muse_pipeline.methods.unit.method import UnitTraining, to_unit
+from muse_pipeline.synthesis.pictures import draw_page
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.schedule import Schedule
+
+PATIENCE = 5  # logged steps in a row
+GRACE = 0.2  # part of a stage, at whose beginning nothing is translated yet
+FOLDER = "translation"
+PREVIEW, SHOWN = 10**9, 6  # number of a batch that no run reaches; windows of either domain
+
+
+LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
+    "diversity_of_noise": (
+        0.02,
+        "the generator ignores its noise",
+        "set `weights.diversity: 1` or lower `weights.cycle`",
+    ),
+    "agreement": (
+        0.1,
+        "masks read from tissue change with its colour or are empty, so the cycle is closed without nuclei",
+        "set `weights.painted: [10, 3]`, raise `colour_jitter` or lower `schedule.learning_rate`",
+    ),
+    "contrast": (
+        0.1,
+        "rendered tissue is of one colour",
+        "lower `discriminator_rate` or `schedule.learning_rate`",
+    ),
+}
+
+
+class TranslationAlarm(Monitor):
+    """Ends a stage whose gauges stay too low.
+
+    Args:
+        schedule: of the stage.
+        folder: of the stage, for the message.
+    """
+
+    def __init__(self, schedule: Schedule, folder: Path):
+        self.begin, self.folder = GRACE * schedule.steps, folder
+        self.below: dict[str, int] = dict.fromkeys(LIMITS, 0)
+
+    def on_log(self, done: int, losses: dict[str, float]) -> None:
+        """Raise once a gauge lay below its limit at ``PATIENCE`` logged steps in a row.
+
+        Raises:
+            CollapsedError: see above.
+        """
+        for name, (least, meaning, remedy) in LIMITS.items():
+            value = losses.get(f"generator {name}")
+            if done < self.begin or value is None:
+                continue
+            self.below[name] = self.below[name] + 1 if value < least else 0
+            if self.below[name] >= PATIENCE:
+                raise CollapsedError(
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below {least:g} "
+                    f"at {PATIENCE} logged steps in a row: {meaning}. No checkpoint was saved; start another run "
+                    f"folder and {remedy}"
+                )
+
+
+class TranslationPictures(Monitor):
+    """Draws mask -> tissue -> mask and tissue -> mask -> tissue of the same windows at every save.
+
+    Args:
+        method: in training.
+        batches: number -> batch on the CPU.
+        folder: of the stage; pictures are ``translation/step-<number>.png``.
+    """
+
+    def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
+        self.method, self.batches, self.folder = method, batches, folder / FOLDER
+
+    def on_save(self, done: int) -> None:
+        """Draw."""
+        self.folder.mkdir(exist_ok=True)
+        with complete_file(self.folder / f"step-{done:06}.png") as partial:
+            write_png(partial, self.draw())
+
+    @torch.no_grad()
+    def draw(self) -> np.ndarray:
+        """Six rows: mask, rendered tissue, mask read from it; tissue, mask read from it, tissue rendered again."""
+        device = next(self.method.parameters()).device
+        batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
+        torch.manual_seed(0)
+        self.method.eval()
+        made = self.method.translate(batch)
+        self.method.train()
+        first = batch.masks, to_unit(made.rendered), made.mask_again
+        second = to_unit(batch.pictures), made.read, to_unit(made.picture_again)
+        return draw_page([_to_picture(one) for row in (*first, *second) for one in row], len(batch.masks))
+
+
+def _to_picture(values: Tensor) -> np.ndarray:
+    """(3, h, w), -1 to 1 -> (h, w, 3) uint8."""
+    pixels = (values.float().clamp(-1, 1) + 1) * 127.5
+    return pixels.round().byte().permute(1, 2, 0).cpu().numpy()

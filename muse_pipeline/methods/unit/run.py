@@ -1,0 +1,127 @@
+"""UNITPathSSL as a run: masks, their translation from and to tissue, and the same with a fresh reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.unit.config import (
+    UnitConfig,
+    UnitStageConfig,
+    detector_config,
+    require_sound,
+    stage_config,
+)
+from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
+from muse_pipeline.methods.unit.method import UnitTraining
+from muse_pipeline.methods.unit.monitors import TranslationAlarm, TranslationPictures
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
+from muse_pipeline.training.start import load_backbone, seen_before
+
+TRANSLATION, READER = "translation", "reader"
+
+
+@RECIPES.register("unit")
+class UnitRecipe(Recipe):
+    """Masks, unless a folder of them is given; a first stage; a second one with a fresh reader."""
+
+    Config = UnitConfig
+
+    def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
+        """See above."""
+        stages: list[Stage] = []
+        masks = config.masks
+        if masks is None:
+            stages.append(MasksStage(config, stage_folder(folder, 1, "masks")))
+            masks = stages[0].result
+        first = UnitStage(
+            stage_config(config, masks, None), stage_folder(folder, len(stages) + 1, TRANSLATION), TRANSLATION
+        )
+        settings = stage_config(config, masks, first.result)
+        return *stages, first, UnitStage(settings, stage_folder(folder, len(stages) + 2, READER), READER)
+
+
+class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
+    """Trains generator, reader and both discriminators."""
+
+    def check(self) -> None:
+        """See ``config.require_sound``."""
+        require_sound(self.config)
+
+    def inputs(self) -> Inputs:
+        """Tissue, masks, the checkpoint of the stage before and the backbone that the reader starts from."""
+        config = self.config
+        backbone = (find_checkpoint(config.checkpoint),) if config.checkpoint else ()
+        checksums = {"masks": checksum_of_masks(config.masks)}
+        return Inputs(config.sources, config.start, teachers=backbone, checksums=checksums)
+
+    def free_settings(self) -> tuple[str, ...]:
+        """The card's."""
+        return ("name", "licence", "training_data", "limits", "export", "metrics")
+
+    def read(self, say: Say) -> UnitData:
+        """See ``data.read_unit_data``."""
+        return read_unit_data(self.config, self.config.masks)
+
+    def build(self, data: UnitData) -> UnitTraining:
+        """Fresh networks; the second stage continues with the first's generator and discriminator of tissue."""
+        config = self.config
+        method = UnitTraining(config, data.palette)
+        if config.checkpoint is not None:
+            load_backbone(method.reader.backbone, find_checkpoint(config.checkpoint))
+        if config.start is not None:
+            begun = load_checkpoint(config.start).networks
+            method.generator.load_state_dict(begun["generator"])
+            method.picture_discriminator.load_state_dict(begun["discriminator"])
+            method.prior_falls = False
+        return method
+
+    def batches(self, data: UnitData, device: torch.device) -> Callable[[int], UnitBatch]:
+        """Windows of both domains."""
+        return data.make_batches(self.config, device)
+
+    def describe(self, data: UnitData, say: Say) -> None:
+        """Print what is trained on what."""
+        masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
+        say(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
+
+    def monitors(self, data: UnitData, method: UnitTraining) -> Sequence[Monitor]:
+        """An alarm for collapse, and pictures of both cycles."""
+        batch = data.make_batches(self.config, torch.device("cpu"))
+        return (
+            TranslationAlarm(self.config.schedule, self.folder),
+            TranslationPictures(method, batch, self.folder),
+        )
+
+    def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
+        """The reader as a detector, and the other networks."""
+        config, detector = self.config, method.trained()
+        seen = seen_before(self.inputs().teachers)
+        patients = {patient_in_name(name) for name in data.names}
+        meta = {
+            **describe_detector(detector_config(config), ColourReference(method="identity")),
+            "generator": plain_settings(config.generator),
+            "images": sorted({*data.names} | seen.images),
+            "patients": sorted(patients | seen.patients),
+            "learnt_patients": sorted(patients | seen.learnt_patients),
+            "step": config.schedule.steps,
+        }
+        networks = {
+            "generator": method.generator,
+            "discriminator": method.picture_discriminator,
+            "translation": method.reader.translation,
+        }
+        states = {name: network.state_dict() for name, network in networks.items()}
+        return Checkpoint(detector.backbone.state_dict(), detector.head.state_dict(), meta, states)
