@@ -1,9 +1,11 @@
-"""Synthesise instance masks of nuclei in glands and stroma.
+"""Synthesise instance masks of nuclei in glands and stroma, and tissue for them.
 
     muse synthesize masks -o masks --n 1000 --mpp 0.5
+    muse synthesize pictures --generator runs/unit/checkpoint.pt -o rendered --n 200
 
 The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (their classes), masks.json (settings and
 statistics) and page.png (examples). With --fit, sizes, eccentricities and density are those of detected nuclei.
+Pictures add images/, rendered by the generator of a run with `method: unit`: a source of labels for `muse finetune`.
 """
 
 import argparse
@@ -41,6 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_threads_argument(masks, "masks under way at a time")
     masks.set_defaults(synthesize=write_masks)
+    pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
+    add_output_argument(pictures, "FOLDER", "folder to write; pictures that were made there before are replaced")
+    pictures.add_argument(
+        "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
+    )
+    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="pictures (default: %(default)s)")
+    pictures.add_argument(
+        "--seed", type=zero_or_more, default=0, metavar="S", help="another seed, others (default: %(default)s)"
+    )
+    pictures.add_argument(
+        "--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture (default: %(default)s)"
+    )
+    pictures.add_argument(
+        "--masks", type=Path, metavar="FOLDER", help="masks to render, made at the same mpp (default: synthesised)"
+    )
+    add_threads_argument(pictures, "threads of the generator")
+    pictures.set_defaults(synthesize=write_pictures)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,3 +94,26 @@ def write_masks(args: argparse.Namespace) -> None:
         )
     _, _, nuclei, _, _ = facts["statistics"]["nuclei"]
     print(f"{args.output}: {count_noun(args.n, 'mask')}, {nuclei:g} nuclei in the median one; see {folder.PAGE}")
+
+
+def write_pictures(args: argparse.Namespace) -> None:
+    """Render synthesised masks as tissue."""
+    import torch
+
+    from muse_pipeline.cli.output import show_progress
+    from muse_pipeline.core.text import count_noun
+    from muse_pipeline.methods.unit import pictures
+
+    torch.set_num_threads(args.threads)
+    renderer = pictures.Renderer(args.generator)
+    with show_progress("pictures") as progress:
+        pictures.write_pictures(
+            renderer,
+            args.output,
+            args.n,
+            seed=args.seed,
+            size_px=args.size_px,
+            masks=args.masks,
+            progress=progress,
+        )
+    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {pictures.PAGE}")

@@ -181,7 +181,7 @@ class PreparedStage(Stage):
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
-        """Write the files unless they are there; returns the folder.
+        """Write the files unless they are there; returns the result.
 
         Raises:
             CheckpointError: the folder was made from something else.
@@ -194,7 +194,7 @@ class PreparedStage(Stage):
                 partial.mkdir(parents=True)
                 self.write(partial, options.say)
                 write_json(partial / MADE_FROM, made_from)
-        return self.folder
+        return self.result
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:

@@ -125,8 +125,8 @@ class LossWeights:
         instances: the reader finds the nuclei of the masks in rendered tissue.
         diversity: other noise gives other tissue.
         diversity_limit: see ``losses.diversity_sensitive``.
-        painted: colour prior, see ``losses.painted``: at the first step, falling along a line, and from a quarter of the
-            first stage on.
+        painted: colour prior, see ``losses.painted``: weight at the first step, from which it falls along a line, and
+            from a quarter of the first stage on.
     """
 
     picture_gan: float = 1.0  # code

@@ -68,9 +68,9 @@ class TranslationAlarm(Monitor):
             self.below[name] = self.below[name] + 1 if value < least else 0
             if self.below[name] >= PATIENCE:
                 raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below {least:g} "
-                    f"at {PATIENCE} logged steps in a row: {meaning}. No checkpoint was saved; start another run "
-                    f"folder and {remedy}"
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
+                    f"{least:g} at {PATIENCE} logged steps in a row: {meaning}. No checkpoint was saved; start another "
+                    f"run folder and {remedy}"
                 )
 
 

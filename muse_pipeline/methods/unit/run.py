@@ -22,6 +22,7 @@ from muse_pipeline.methods.unit.config import (
 from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import TranslationAlarm, TranslationPictures
+from muse_pipeline.methods.unit.pictures import RendererSettings
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs
@@ -112,7 +113,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         patients = {patient_in_name(name) for name in data.names}
         meta = {
             **describe_detector(detector_config(config), ColourReference(method="identity")),
-            "generator": plain_settings(config.generator),
+            "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
             "images": sorted({*data.names} | seen.images),
             "patients": sorted(patients | seen.patients),
             "learnt_patients": sorted(patients | seen.learnt_patients),

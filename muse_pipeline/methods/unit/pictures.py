@@ -1,0 +1,151 @@
+"""Rendered tissue with exact labels: what a trained generator makes of synthesised masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.errors import ArgumentError, CheckpointError, LabelError
+from muse_pipeline.core.files import complete_file, require_own_folder, write_json
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.methods.unit.config import GeneratorSettings
+from muse_pipeline.models.co_modulated import CoModulatedGenerator
+from muse_pipeline.nuclei.masks import write_instances
+from muse_pipeline.synthesis.folder import read_masks
+from muse_pipeline.synthesis.masks import InstanceMask, synthesise_mask
+from muse_pipeline.synthesis.pictures import draw_page, stylise
+from muse_pipeline.synthesis.settings import KINDS, TissueSettings
+from muse_pipeline.training.checkpoint import load_checkpoint
+
+FACTS, PAGE = "pictures.json", "page.png"
+SHOWN, COLUMNS = 12, 6
+
+
+@dataclass(frozen=True)
+class RendererSettings:
+    """What a checkpoint contains beside the generator's weights.
+
+    Attributes:
+        generator: the network.
+        tissue: masks that it was trained on.
+    """
+
+    generator: GeneratorSettings
+    tissue: TissueSettings
+
+
+class Renderer:
+    """The generator of a checkpoint of ``method: unit``.
+
+    Args:
+        path: of the checkpoint.
+
+    Raises:
+        CheckpointError: it contains no generator.
+    """
+
+    def __init__(self, path: Path):
+        checkpoint = load_checkpoint(path)
+        if "renderer" not in checkpoint.meta or "generator" not in checkpoint.networks:
+            raise CheckpointError(f"{path}: contains no generator; give the checkpoint of a run with `method: unit`")
+        settings = parse_config(checkpoint.meta["renderer"], RendererSettings, f"{path}: renderer")
+        self.mpp, self.tissue = float(checkpoint.meta["mpp"]), settings.tissue
+        self.weights_sha256 = checkpoint.weights_sha256()
+        self.network = CoModulatedGenerator(**vars(settings.generator)).eval()
+        self.network.load_state_dict(checkpoint.networks["generator"])
+
+    @torch.no_grad()
+    def __call__(self, mask: InstanceMask, seed: int) -> np.ndarray:
+        """(h, w, 3) uint8 tissue; one mask and seed always give one picture."""
+        painted = stylise(mask, self.mpp, np.random.default_rng(seed))
+        pixels = torch.from_numpy(painted).permute(2, 0, 1)[None].float()
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, self.network.noise_dim, generator=generator)
+        grain = torch.randn(1, 1, *pixels.shape[-2:], generator=generator)
+        rendered = self.network((pixels - 127.5) / 127.5, noise, grain)[0]
+        return rendered.round().byte().permute(1, 2, 0).numpy()
+
+
+def write_pictures(
+    renderer: Renderer,
+    folder: Path,
+    n: int,
+    *,
+    seed: int,
+    size_px: int,
+    masks: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Write pictures, instances and points, ``pictures.json`` and ``page.png``.
+
+    Args:
+        renderer: of the pictures.
+        folder: is made; an earlier set in it is replaced.
+        n: pictures.
+        seed: of masks and noise.
+        size_px: side of synthesised masks.
+        masks: folder of masks to render in turn; they are synthesised when None.
+        progress: takes (done, total).
+
+    Returns:
+        What ``pictures.json`` contains.
+
+    Raises:
+        ArgumentError: the generator cannot take this size, or nuclei cannot be drawn at it.
+        LabelError: ``masks`` contains none at the generator's mpp.
+        OutputError: the folder contains something else.
+    """
+    require_own_folder(folder, is_ours=(folder / FACTS).is_file())
+    source, shown = _masks(renderer, seed, size_px, masks), []
+    with complete_file(folder) as unfinished:
+        unfinished.mkdir()
+        for index, mask in zip(range(n), source, strict=False):
+            _require_size(renderer, mask)
+            pixels = renderer(mask, seed_of_step(seed, index))
+            words = [KINDS[kind] for kind in mask.kinds]
+            write_instances(unfinished, f"picture-{index:06}", pixels, mask.instances, words)
+            if index < SHOWN:
+                shown += [(stylise(mask, renderer.mpp, np.random.default_rng(index)), pixels)]
+            progress(index + 1, n)
+        rows = [shown[start : start + COLUMNS] for start in range(0, len(shown), COLUMNS)]
+        page = [one for row in rows for part in zip(*row, strict=True) for one in part]
+        facts = {
+            "n": n,
+            "seed": seed,
+            "mpp": renderer.mpp,
+            "tissue": asdict(renderer.tissue) if masks is None else None,
+            "weights_sha256": renderer.weights_sha256,
+            "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless", "torch")),
+        }
+        write_json(unfinished / FACTS, facts)
+        write_png(unfinished / PAGE, draw_page(page, min(COLUMNS, len(shown))))
+    return facts
+
+
+def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> Iterator[InstanceMask]:
+    if folder is None:
+        return (synthesise_mask(index, seed, size_px, renderer.mpp, renderer.tissue) for index in count())
+    masks, mpp = read_masks(folder)
+    if not masks or abs(mpp / renderer.mpp - 1) > 1e-3:
+        raise LabelError(
+            f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, the generator takes masks at {renderer.mpp:g}; "
+            f"make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
+        )
+    return (masks[index % len(masks)] for index in count())
+
+
+def _require_size(renderer: Renderer, mask: InstanceMask) -> None:
+    stride_px = renderer.network.stride_px
+    if any(side % stride_px for side in mask.instances.shape):
+        height, width = mask.instances.shape
+        raise ArgumentError(
+            f"masks of {width} x {height} px do not suit the generator; give multiples of {stride_px} px"
+        )
