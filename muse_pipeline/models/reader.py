@@ -51,9 +51,6 @@ class TranslationHead(nn.Module):
 class MaskReader(nn.Module):
     """Pictures -> masks and nuclei, from one dense map.
 
-    Real and rendered pictures go through in one batch: a backbone with batch norm then sees the same statistics for
-    both, and a discriminator cannot tell their masks apart by them.
-
     Args:
         backbone: registered name.
         n_rays: R of the dense instance head.

@@ -109,6 +109,9 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         result = stage.run(options)
         if stage.name == until and stage is not stages[-1]:
             return result
+    if (pictures := RunFolder(result.parent).pictures).is_dir():  # an export is checked on those beside the checkpoint
+        with complete_file(run.pictures) as partial:
+            shutil.copytree(pictures, partial)
     with complete_file(run.checkpoint) as partial:
         shutil.copyfile(result, partial)
     return run.checkpoint

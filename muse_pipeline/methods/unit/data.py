@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, open_unlabelled
+from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_pieces, open_unlabelled
 from muse_pipeline.methods.unit.config import UnitConfig
 from muse_pipeline.methods.unit.masks import MaskDomain
 from muse_pipeline.store.store import open_store
@@ -30,6 +30,7 @@ MASKS = "masks"
 MIN_TISSUE, GLASS = 0.5, 200  # least part of a window below this darkest channel
 TRIES = 8  # windows drawn for one with enough tissue
 SAMPLE = 64  # windows that colours are measured on
+KEPT, KEPT_PX = 8, 512  # pieces of tissue beside the checkpoint, and their side
 MAX_BROWN = 0.05  # of stained blocks; drawn and real IHC has more, H&E with pigment less
 DARK, PALE = 20, 40  # percentiles of brightness: nuclei lie below, background above
 
@@ -192,6 +193,15 @@ class UnitData:
 
         return draw
 
+    def keep_pictures(self, folder: Path) -> None:
+        """Write a piece of tissue of images spread evenly over the run's, as PNG; a folder of that name is replaced."""
+        chosen = np.unique(np.linspace(0, len(self.images) - 1, KEPT).round().astype(int)).tolist()
+        with complete_file(folder) as partial:
+            partial.mkdir()
+            for number in chosen:
+                for piece in cut_pieces(self.images[number], number, KEPT_PX, 1):
+                    write_png(partial / f"{piece.name}.png", piece.pixels[:KEPT_PX, :KEPT_PX])
+
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     """Read masks, open tissue and check its colours.
@@ -219,20 +229,20 @@ def measure_palette(windows: np.ndarray, mpp: float) -> np.ndarray:
         mpp: um per pixel.
 
     Raises:
-        ConfigError: fewer than half of the windows have tissue, or they are brown.
+        ConfigError: the tissue is brown, or fewer than half of the windows have any.
     """
+    sample = AppearanceSample(mpp)
+    for window in windows:
+        sample.add(np.ascontiguousarray(window), usable_pixels(window))
+    if (brown := sample.measure(None).get("brown", 0.0)) > MAX_BROWN:
+        raise ConfigError(
+            f"sources: {brown:.0%} of the stained tissue is brown, as in immunohistochemistry; name H&E tissue"
+        )
     tissue = [window for window in windows if has_tissue(window)]
     if len(tissue) < len(windows) / 2:
         raise ConfigError(
             f"sources: only {len(tissue)} of {len(windows)} windows drawn from them have tissue; name pictures of "
             "tissue, or stores of slides with more of it"
-        )
-    sample = AppearanceSample(mpp)
-    for window in tissue:
-        sample.add(np.ascontiguousarray(window), usable_pixels(window))
-    if (brown := sample.measure(None).get("brown", 0.0)) > MAX_BROWN:
-        raise ConfigError(
-            f"sources: {brown:.0%} of the stained tissue is brown, as in immunohistochemistry; name H&E tissue"
         )
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)

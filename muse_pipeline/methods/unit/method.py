@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -120,11 +121,11 @@ class UnitTraining(Method):
         device = batch.masks.device
         noise, grain = self.draw_noise(n, batch.masks.shape[-1], device)
         rendered = self.generator(batch.masks, noise, grain)
-        colour = jitter_colour(2 * n, self.config.colour_jitter, device)
-        reading = self.reader(torch.cat((rendered, batch.pictures)), colour)
-        mask_again, read = reading.mask.split(n)
-        nuclei = type(reading.nuclei)(*(values[:n] for values in reading.nuclei))
-        labels = LabelledBatch(rendered, colour[:n], batch.xy, batch.label, batch.rays)
+        colour, real_colour = (jitter_colour(n, self.config.colour_jitter, device) for _ in range(2))
+        with kept_statistics(self.reader):
+            mask_again, nuclei = self.reader(rendered, colour)
+        read, _ = self.reader(batch.pictures, real_colour)
+        labels = LabelledBatch(rendered, colour, batch.xy, batch.label, batch.rays)
         picture_again = self.generator(read, *self.draw_noise(n, read.shape[-1], device))
         instances = self.criterion(nuclei, labels)["loss"]
         return Translation(rendered, noise, grain, mask_again, read, picture_again, instances)
@@ -211,6 +212,24 @@ class UnitTraining(Method):
         read = torch.stack([(self.reader(pictures, colour).mask.amax(1) > INSIDE).flatten() for colour in colours])
         self.reader.train()
         return torch.corrcoef(read.float())[0, 1].nan_to_num()
+
+
+@contextmanager
+def kept_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms of ``network`` normalise by their batch inside the block, and their running statistics stay.
+
+    Rendered tissue differs from real tissue in contrast and colour. Each is normalised by itself, and the detector
+    keeps the statistics of the real one, to which it is applied.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def build_reader(config: UnitConfig) -> MaskReader:

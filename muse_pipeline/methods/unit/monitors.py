@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,9 +99,9 @@ class TranslationPictures(Monitor):
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
         torch.manual_seed(0)
-        self.method.eval()
-        made = self.method.translate(batch)
-        self.method.train()
+        method = copy.deepcopy(self.method)  # whose batch norms may see this batch
+        method.generator.eval()
+        made = method.translate(batch)
         first = batch.masks, to_unit(made.rendered), made.mask_again
         second = to_unit(batch.pictures), made.read, to_unit(made.picture_again)
         return draw_page([_to_picture(one) for row in (*first, *second) for one in row], len(batch.masks))

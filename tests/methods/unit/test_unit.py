@@ -1,0 +1,290 @@
+"""`method: unit`: both stages, resume, what leaves the run, alarms and faults in settings and data."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from drawn_ihc import draw_ihc
+
+from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.unit import method, monitors
+from muse_pipeline.methods.unit.config import LossWeights
+from muse_pipeline.methods.unit.data import read_usable_masks
+from muse_pipeline.methods.unit.run import UnitStage
+from muse_pipeline.synthesis.folder import write_masks
+from muse_pipeline.synthesis.masks import synthesise_mask
+from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.training import loop
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.recipe import load_run, train_run
+from muse_pipeline.training.run import Options
+from muse_pipeline.training.schedule import Schedule
+
+CONFIG = """
+method: unit
+name: tiny
+sources: [{ images: images, mpp: 0.5 }]
+schedule: { steps: 4, save_every: 2, log_every: 1, learning_rate: 0.001 }
+second: { steps: 3, learning_rate: 0.0005 }
+window_px: 64
+batch: 2
+n_masks: 6
+mask_px: 96
+colour_jitter: 0.1
+discriminator_rate: 0.4
+weights: { painted: [10, 3], diversity: 1 }
+generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0.5 }
+reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
+pictures: { widths: [8, 16], loss: logistic, r1_every: 2 }
+mask_discriminator: { widths: [8, 16] }
+ada: { pictures: 20 }
+export: { input_px: 192, capacity: 200, threshold: 0.001 }
+licence: CC0-1.0
+training_data: drawn tissue
+"""
+HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
+
+
+def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
+    """Nuclei of one haematoxylin on one eosin."""
+    (folder / "images").mkdir(parents=True)
+    for index in range(n):
+        inside = synthesise_mask(index, 7, side_px, 0.5, TissueSettings()).instances[..., None] > 0
+        pixels = 255 * np.exp(-(0.1 + 0.7 * inside) * HAEMATOXYLIN - 0.4 * EOSIN)
+        noise = np.random.default_rng(index).normal(0, 4, pixels.shape)
+        cv2.imwrite(str(folder / "images" / f"P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1])
+    return folder
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    path = folder / "unit.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(CONFIG), **changes}))
+    return path
+
+
+def train(muse, config, folder, *more):
+    return muse("train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1", *more)
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory):
+    return draw_tissue(tmp_path_factory.mktemp("unit"))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tissue):
+    """A whole run."""
+    recipe, config = load_run(write_config(tissue))
+    train_run(recipe, config, tissue / "run", Options(accelerator="cpu"))
+    return tissue / "run"
+
+
+def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path, muse, monkeypatch):
+    updates, update = [], loop.Turn.update
+
+    def stop(turn, *arguments):
+        updates.append(turn)
+        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and after its end
+            raise KeyboardInterrupt
+        return update(turn, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Turn, "update", stop)
+        for _ in range(2):
+            assert train(muse, tissue / "unit.yaml", tmp_path / "parts")[0] == 130
+    status, _, errors = train(muse, tissue / "unit.yaml", tmp_path / "parts")
+    assert status == 0, errors
+    assert (run_folder / "checkpoint.pt").read_bytes() == (tmp_path / "parts" / "checkpoint.pt").read_bytes()
+
+
+def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
+    stage = run_folder / "stages" / "2-translation"
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert {"generator diversity_of_noise", "generator agreement", "generator contrast"} <= rows[0].keys()
+    assert {"generator cycle", "discriminator real_score", "discriminator rendered_score"} <= rows[0].keys()
+    drawn = sorted(path.name for path in (stage / "translation").iterdir())
+    assert drawn == ["step-000002.png", "step-000004.png"]
+    assert cv2.imread(str(stage / "translation" / drawn[0])).shape == (6 * 70 + 6, 2 * 70 + 6, 3)
+
+
+def test_the_second_stage_keeps_the_generator_and_begins_a_reader(tissue, tmp_path):
+    recipe, config = load_run(
+        write_config(tissue), changes=["second.steps=1", "second.learning_rate=1.0e-9", "schedule.steps=2"]
+    )
+    last = load_checkpoint(train_run(recipe, config, tmp_path / "run", Options(accelerator="cpu")))
+    first = load_checkpoint(tmp_path / "run" / "stages" / "2-translation" / "checkpoint.pt")
+    assert first.networks.keys() == {"generator", "discriminator", "translation"}
+    for name in ("generator", "discriminator"):
+        for key, value in first.networks[name].items():
+            assert torch.allclose(value, last.networks[name][key], atol=1e-7), key
+    kernels = [key for key, value in first.backbone.items() if value.ndim == 4]
+    assert all((first.backbone[key] - last.backbone[key]).abs().max() > 1e-3 for key in kernels)
+
+
+def test_the_run_leaves_a_detector(run_folder, tmp_path, muse):
+    status, out, errors = muse("export", run_folder / "checkpoint.pt", "-o", tmp_path / "unit.onnx")
+    assert status == 0, errors
+    assert "not checked" not in out + errors  # on the pictures that the run kept
+    predictor = Predictor(tmp_path / "unit.onnx")
+    assert [one.name for one in predictor.card.classes] == ["Nucleus"]
+    assert len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32))) == 1
+    meta = load_checkpoint(run_folder / "checkpoint.pt").meta
+    assert meta["images"] == meta["learnt_patients"] == ["P0", "P1", "P2"]
+
+
+def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp_path, muse):
+    command = ("synthesize", "pictures", "--generator", run_folder / "checkpoint.pt", "--n", 2, "--size-px", 128, "-o")
+    for name in ("rendered", "again"):
+        status, _, errors = muse(*command, tmp_path / name)
+        assert status == 0, errors
+    files = sorted(path.relative_to(tmp_path / "rendered") for path in (tmp_path / "rendered").rglob("*.*"))
+    assert len(files) == 8
+    assert all((tmp_path / "rendered" / one).read_bytes() == (tmp_path / "again" / one).read_bytes() for one in files)
+    source = {"images": "rendered/images", "labels": "rendered/instances", "points": "rendered/points", "mpp": 0.5}
+    source |= {"format": "instances", "class_map": {"Epithelial": "Nucleus", "Stroma": "Nucleus"}}
+    config = {
+        "method": "detector",
+        "name": "tuned",
+        "backbone": "muse_compact_16",
+        "checkpoint": str(run_folder / "checkpoint.pt"),
+        "mpp": 0.5,
+        "classes": [{"name": "Nucleus", "color": [128, 64, 192]}],
+        "sources": [source],
+        "schedule": {"steps": 1},
+        "n_rays": 8,
+        "window_px": 64,
+        "batch": 2,
+        "colour": "identity",
+        "licence": "CC0-1.0",
+        "training_data": "rendered tissue",
+    }
+    assert set(source) <= set(LabelSource.__annotations__)
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(config))
+    status, out, errors = train(muse, tmp_path / "tuned.yaml", tmp_path / "tuned")
+    assert status == 0, errors
+    assert "checkpoint.pt, backbone and head" in out + errors
+
+
+def test_a_detector_without_a_generator_renders_nothing(run_folder, tmp_path, muse):
+    status, _, errors = muse(
+        "synthesize", "pictures", "--generator", run_folder / "stages/1-masks/made-from.json", "-o", tmp_path / "out"
+    )
+    assert status == 2 and "made-from.json" in errors
+    status, _, errors = muse(
+        "synthesize", "pictures", "--generator", run_folder / "checkpoint.pt", "-o", tmp_path / "out", "--size-px", 100
+    )
+    assert status == 2 and "give multiples of 16 px" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_collapsed_run_saves_no_checkpoint_and_names_a_remedy(tissue, tmp_path, muse, monkeypatch):
+    build = UnitStage.build
+
+    def collapsed(stage, data):
+        made = build(stage, data)
+        torch.nn.init.zeros_(made.generator.to_rgb.weight)  # one grey for all masks
+        made.generator.to_rgb.requires_grad_(False)
+        return made
+
+    monkeypatch.setattr(UnitStage, "build", collapsed)
+    config = write_config(tissue)
+    status, _, errors = train(muse, config, tmp_path / "run", "--set", "schedule.steps=9")
+    assert status == 2
+    assert "collapsed by step 6: diversity of noise is 0, below 0.02 at 5 logged steps" in errors
+    assert "set `weights.diversity: 1`" in errors
+    assert not list((tmp_path / "run").rglob("checkpoint.pt"))
+
+
+def test_the_alarm_waits_for_a_fifth_of_the_stage_and_for_five_low_values():
+    alarm = monitors.TranslationAlarm(Schedule(100), Path("run"))
+    low, high = {"generator agreement": 0.0}, {"generator agreement": 0.5}
+    for done in (*range(20), 20, 21, 22, 23):
+        alarm.on_log(done, low)
+    alarm.on_log(24, high)
+    for done in range(25, 29):
+        alarm.on_log(done, low)
+    with pytest.raises(CollapsedError, match="masks read from tissue change with its colour"):
+        alarm.on_log(29, low)
+
+
+def test_agreement_is_0_where_everything_is_read_as_nuclei(tissue):
+    _, config = load_run(write_config(tissue))
+    training = method.UnitTraining(config, np.zeros((2, 3), np.float32))
+    torch.nn.init.constant_(training.reader.translation.layers[-1].bias, 100.0)
+    torch.manual_seed(0)
+    assert training._agreement(torch.rand(2, 3, 64, 64) * 255) == 0
+
+
+def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
+    _, config = load_run(write_config(tissue))
+    training = method.UnitTraining(config, np.zeros((2, 3), np.float32))
+    assert config.weights == LossWeights(painted=(10, 3), diversity=1)
+    found = [training._weights(progress)["painted"] for progress in (0, 0.125, 0.25, 1)]
+    assert found == [10, 6.5, 3, 3]
+    training.prior_falls = False
+    assert training._weights(0)["painted"] == 3
+
+
+def test_faults_in_settings_are_named(tissue, tmp_path, muse):
+    faults = {
+        "mpp=1.2": "nuclei of 6.2 um have less than 6 px at 1.2 um/px",
+        "mask_px=32": "mask_px is 32",
+        "window_px=72": "a window of 72 px does not suit muse_compact_16",
+        "generator.levels=7": "window_px: 64 px does not suit the generator; give a multiple of 128 px",
+        "weights.cycle=-1": "cycle is -1",
+        "sources=[]": "sources: there is none",
+    }
+    for change, sentence in faults.items():
+        status, _, errors = train(muse, write_config(tissue), tmp_path / "run", "--set", change)
+        assert status == 2 and sentence in errors, (change, errors)
+
+
+def test_brown_and_empty_tissue_is_named(tmp_path, muse):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    config = write_config(tmp_path)
+    (folder / "glass.png").write_bytes(cv2.imencode(".png", np.full((200, 200, 3), 245, np.uint8))[1].tobytes())
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 2 and "only 0 of 64 windows drawn from them have tissue" in errors
+    pixels = draw_ihc(0.5, (128.0, 128.0))[0]
+    cv2.imwrite(str(folder / "glass.png"), pixels[..., ::-1])
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 2 and "is brown, as in immunohistochemistry; name H&E tissue" in errors, errors
+
+
+@pytest.mark.parametrize("kind", ["touching", "one pixel", "small", "other mpp"])
+def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
+    masks = tmp_path / "masks"
+    write_masks(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
+    instances, expected = np.zeros((96, 96), np.uint16), "none of 2 masks has background"
+    if kind == "touching":
+        instances = np.indices((96, 96)).sum(0).astype(np.uint16) // 8 + 1
+    elif kind == "one pixel":
+        instances[10:80, 10] = 1
+    elif kind == "small":
+        instances[10:14, 10:14], expected = 1, "has 4.5 px across at 0.5 um/px, less than 6"
+    else:
+        facts = json.loads((masks / "masks.json").read_text())
+        (masks / "masks.json").write_text(json.dumps({**facts, "mpp": 0.25}))
+        expected = "its masks are at 0.25 um/px, the config at 0.5"
+    for path in (masks / "instances").iterdir():
+        if kind != "other mpp":
+            cv2.imwrite(str(path), instances)
+    config = write_config(tissue, masks=str(masks))
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 2 and expected in errors
+
+
+def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
+    masks = tmp_path / "masks"
+    write_masks(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
+    assert len(read_usable_masks(masks, 0.5, 64)) == 2
+    recipe, config = load_run(write_config(tissue, masks=str(masks)))
+    assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == ["1-translation", "2-reader"]
