@@ -100,7 +100,7 @@ def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
     import torch
 
-    from muse_pipeline.cli.output import show_progress
+    from muse_pipeline.core.progress import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import pictures
 
