@@ -103,13 +103,13 @@ def make_config(branches: int, seed: int, steps: int, **alignment: float) -> Tri
     Three factors are far fewer than the images of a cohort differ by. Weights of (1, 25, 1) in place of (25, 25, 1) let
     every dimension vary before the branches agree; with 25 all dimensions follow the first factor that is found.
     """
-    alignment = {"invariance": 1.0, **alignment}
+    alignment = {"hidden": 64, "width": 16, "invariance": 1.0, **alignment}
     return TridentConfig(
         name="factors",
         backbone="muse_compact_16",
         sources=(PairedSource(images=Path("drawn"), partner=PartnerSource(images=Path("drawn"))),),
         schedule=Schedule(steps=steps, learning_rate=1e-2, weight_decay=0.01, clip=1e3, save_every=steps, log_every=20),
-        alignment=AlignmentSettings(branches=branches, hidden=64, width=16, **alignment),
+        alignment=AlignmentSettings(branches=branches, **alignment),
         views=ViewSettings(global_px=48, mpp=(0.5, 0.66), n_local=0, min_matches=0, draws=1),
         augmentation=Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS),
         grey=0.0,
