@@ -47,6 +47,11 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """True in the process that writes files; also before any other was started."""
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
     """Convert batch norms so that they normalise by the batches of all processes.
 

@@ -13,6 +13,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.inference.model import checkpoint_from
+from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.provenance import Inputs, describe_run
 from muse_pipeline.training.run import Options, RunFolder, plain_settings
 from muse_pipeline.training.stages import Stage
@@ -109,9 +110,10 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         result = stage.run(options)
         if stage.name == until and stage is not stages[-1]:
             return result
-    if (pictures := RunFolder(result.parent).pictures).is_dir():  # an export is checked on those beside the checkpoint
-        with complete_file(run.pictures) as partial:
-            shutil.copytree(pictures, partial)
-    with complete_file(run.checkpoint) as partial:
-        shutil.copyfile(result, partial)
+    if is_first_process():
+        if (pictures := RunFolder(result.parent).pictures).is_dir():  # an export is checked on those beside it
+            with complete_file(run.pictures) as partial:
+                shutil.copytree(pictures, partial)
+        with complete_file(run.checkpoint) as partial:
+            shutil.copyfile(result, partial)
     return run.checkpoint

@@ -161,6 +161,7 @@ class TrainingStage(Stage, Generic[C, D]):
         if fabric.is_global_zero:
             save_checkpoint(run.checkpoint, self.checkpoint(data, method))
             self.finish(data, method, options.say)
+        fabric.barrier()  # the next stage of every process reads the checkpoint
         return run.checkpoint
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from test_unit import CONFIG, draw_tissue
 
 TOP = Path(__file__).parents[3]
 
@@ -18,3 +20,15 @@ def test_nuclei_of_drawn_tissue_are_found_without_labels(tmp_path):
     subprocess.run([*command, *folders], check=True, cwd=TOP, stdout=subprocess.DEVNULL)
     found = json.loads((tmp_path / "whole-0.json").read_text())
     assert found["head"] >= 60
+
+
+@pytest.mark.slow
+def test_two_processes_finish_every_stage(tmp_path):
+    """And again the same bytes."""
+    draw_tissue(tmp_path)
+    (tmp_path / "unit.yaml").write_text(yaml.safe_dump(yaml.safe_load(CONFIG)))
+    for name in ("one", "other"):
+        command = ["muse", "train", "unit.yaml", "-o", name, "--accelerator", "cpu", "--threads", "1", "--devices", "2"]
+        subprocess.run(command, check=True, cwd=tmp_path)
+    one, other = ((tmp_path / name / "checkpoint.pt").read_bytes() for name in ("one", "other"))
+    assert one == other
