@@ -98,14 +98,11 @@ def write_masks(args: argparse.Namespace) -> None:
 
 def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
-    import torch
-
     from muse_pipeline.core.progress import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import pictures
 
-    torch.set_num_threads(args.threads)
-    renderer = pictures.Renderer(args.generator)
+    renderer = pictures.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
         pictures.write_pictures(
             renderer,

@@ -47,12 +47,14 @@ class Renderer:
 
     Args:
         path: of the checkpoint.
+        threads: of the network.
 
     Raises:
         CheckpointError: it contains no generator.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, threads: int = 1):
+        torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
         if "renderer" not in checkpoint.meta or "generator" not in checkpoint.networks:
             raise CheckpointError(f"{path}: contains no generator; give the checkpoint of a run with `method: unit`")
