@@ -1,0 +1,79 @@
+"""Losses of IKD-MIL (iterative fusion-knowledge distillation, https://github.com/wollf2008/IKD-MIL, 2023).
+
+Maps are probabilities (B, K, H, W) of K classes, each judged on its own; ``known`` of the same shape is 1 where the
+target is known and 0 elsewhere. The cross-entropy is that of probabilities and of labels thresholded at 0.5; the
+released code takes probabilities for logits and truncates its labels to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SMOOTH = 1.0
+TINY = 1e-7
+LEAST_PROBABILITY = 1e-4
+
+
+def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """One minus the Dice coefficient of every image and class; of the complements where the target is empty.
+
+    Args:
+        prediction: (B, K, H, W).
+        target: (B, K, H, W), 0 to 1.
+        known: (B, K, H, W).
+
+    Returns:
+        (B, K).
+    """
+    is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
+    prediction, target = ((is_empty + (1 - 2 * is_empty) * each) * known for each in (prediction, target))
+    overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
+    return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH + TINY)
+
+
+def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
+    """Mean over images and classes of the Dice losses of all side maps and the fused one against one target.
+
+    The target of a teacher is the image label at every pixel; that of a student is the teacher's fused map.
+
+    Args:
+        maps: (B, K, H, W) each.
+        target: (B, K, H, W), 0 to 1.
+        known: (B, K, H, W).
+    """
+    return sum(dice_loss(each, target, known) for each in maps).mean()
+
+
+def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Weights that trust pixels of a low loss (online easy example mining): N softmax(-loss) over the N known pixels.
+
+    Their mean over the known pixels is 1. All are 1 where the target has a single class.
+
+    Args:
+        loss: (B, K, H, W) cross-entropy.
+        target: (B, K, H, W), 0 or 1.
+        known: (B, K, H, W).
+    """
+    n_known = known.sum((2, 3), keepdim=True)
+    n_positive = (target * known).sum((2, 3), keepdim=True)
+    trust = torch.softmax((-loss).masked_fill(known == 0, -torch.inf).flatten(2), 2).view_as(loss)
+    has_both = (n_positive > 0) & (n_positive < n_known)
+    return torch.where(has_both, n_known * trust, known).detach()
+
+
+def weighted_cross_entropy(prediction: Tensor, target: Tensor, known: Tensor, weighted: bool = True) -> Tensor:
+    """Mean cross-entropy over known pixels, images and classes, weighted by ``confidence_weights``.
+
+    Args:
+        prediction: (B, K, H, W).
+        target: (B, K, H, W), 0 or 1.
+        known: (B, K, H, W).
+        weighted: False weights all pixels alike.
+    """
+    of_target = torch.where(target > 0, prediction, 1 - prediction)
+    loss = -of_target.clamp(min=LEAST_PROBABILITY).log()
+    weights = confidence_weights(loss, target, known) if weighted else known
+    return ((weights * loss).sum((2, 3)) / known.sum((2, 3)).clamp(min=1)).mean()

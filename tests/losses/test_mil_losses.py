@@ -1,0 +1,83 @@
+"""The losses of IKD-MIL and GM-MIL in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from muse_pipeline.losses.gm_mil import generalised_mean, image_cross_entropy
+from muse_pipeline.losses.ikd_mil import confidence_weights, dice_loss, fusion_dice, weighted_cross_entropy
+
+SHAPE = (1, 1, 4, 4)
+ALL = torch.ones(SHAPE)
+
+
+def halves():
+    target = torch.zeros(SHAPE)
+    target[..., :2] = 1
+    return target
+
+
+def test_dice_of_a_constant_map_in_closed_form():
+    found = dice_loss(torch.full(SHAPE, 0.25), halves(), ALL)
+    assert found.item() == pytest.approx(1 - (2 * 8 * 0.25 + 1) / (16 * 0.25 + 8 + 1))
+    assert dice_loss(halves(), halves(), ALL).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_empty_target_is_judged_by_the_complements():
+    found = dice_loss(torch.full(SHAPE, 0.25), torch.zeros(SHAPE), ALL)
+    assert found.item() == pytest.approx(1 - (2 * 16 * 0.75 + 1) / (16 * 0.75 + 16 + 1))
+
+
+def test_negatives_push_maps_down_and_positives_push_them_up():
+    for target, sign in ((torch.zeros(SHAPE), 1), (torch.ones(SHAPE), -1)):
+        probability = torch.full(SHAPE, 0.4, requires_grad=True)
+        loss = fusion_dice((probability, probability), target, ALL) + weighted_cross_entropy(probability, target, ALL)
+        loss.backward()
+        assert (probability.grad.sign() == sign).all()
+
+
+def test_unknown_pixels_get_no_gradient():
+    known = halves()
+    probability = torch.full(SHAPE, 0.4, requires_grad=True)
+    (fusion_dice((probability,), ALL, known) + weighted_cross_entropy(probability, ALL, known)).backward()
+    assert (probability.grad[..., 2:] == 0).all() and (probability.grad[..., :2] < 0).all()
+
+
+def test_weights_have_mean_one_and_prefer_easy_pixels():
+    loss = torch.arange(16.0).view(SHAPE) / 8
+    weights = confidence_weights(loss, halves(), ALL)
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights.flatten().diff() < 0).all()
+    assert weights.flatten()[0] / weights.flatten()[8] == pytest.approx(math.e, rel=1e-5)
+
+
+@pytest.mark.parametrize("target", [torch.zeros(SHAPE), torch.ones(SHAPE)])
+def test_weights_are_one_where_the_target_has_a_single_class(target):
+    assert (confidence_weights(torch.rand(SHAPE), target, ALL) == 1).all()
+
+
+def test_a_true_cross_entropy_weighs_pixels_by_their_probability():
+    target, probability = halves(), torch.full(SHAPE, 0.1)
+    probability[..., 0] = 0.8  # easy; the second column is contradicted, and the others are easy negatives
+    of_target = torch.where(target > 0, probability, 1 - probability)
+    weights = 16 * of_target / of_target.sum()
+    expected = (weights * -of_target.log()).mean().item()
+    assert weighted_cross_entropy(probability, target, ALL).item() == pytest.approx(expected, rel=1e-5)
+    plain = weighted_cross_entropy(probability, target, ALL, weighted=False).item()
+    assert plain == pytest.approx(-of_target.log().mean().item(), rel=1e-5) and plain > expected
+
+
+def test_the_generalised_mean_lies_between_mean_and_maximum():
+    maps = torch.zeros(1, 1, 2, 2)
+    maps[..., 0, 0] = 0.8
+    assert generalised_mean(maps).item() == pytest.approx(0.8 * 0.25**0.25, rel=1e-3)
+    assert generalised_mean(torch.full((2, 3, 4, 4), 0.3)).flatten().tolist() == pytest.approx([0.3] * 6)
+
+
+def test_image_cross_entropy_judges_only_labelled_images():
+    maps = (torch.full((2, 1, 4, 4), 0.25),) * 2
+    both = image_cross_entropy(maps, torch.tensor([[1.0], [0.0]]), torch.ones(2, 1))
+    assert both.item() == pytest.approx(2 * (-math.log(0.25) - math.log(0.75)) / 2, rel=1e-4)
+    one = image_cross_entropy(maps, torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0], [0.0]]))
+    assert one.item() == pytest.approx(2 * -math.log(0.25), rel=1e-4)
