@@ -27,6 +27,7 @@ COLUMNS = (
     "regions",
     "partner",
     "partner_transform",
+    "label",
 )
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
 NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
@@ -74,6 +75,7 @@ class SheetRow:
         partner: absolute path of a second picture of the same tissue; or None.
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
             None.
+        label: class of the slide, to train region models; or None.
     """
 
     slide_id: str
@@ -86,10 +88,12 @@ class SheetRow:
     regions: str | None = None
     partner: str | None = None
     partner_transform: str | None = None
+    label: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; with columns of ``NEWER`` only where they are filled."""
-        return {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
+        """A JSON-ready dictionary; without the label, and with columns of ``NEWER`` only where they are filled."""
+        left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def is_sheet(path: Path) -> bool:
@@ -246,6 +250,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         split=filled.get("split"),
         shards=_parse_shards(filled.get("shards", "")),
         **{name: str(_absolute(filled[name], folder)) for name in FILES[1:] if name in filled},
+        label=filled.get("label"),
     )
 
 

@@ -1,0 +1,359 @@
+"""Labels of tissue: pictures with a label each, and areas of slides that were drawn with a class."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import shapely
+
+from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
+from muse_pipeline.cohort.sheet import read_sheet
+from muse_pipeline.core.config import require_between
+from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.text import some_of
+from muse_pipeline.labels.regions import cut_regions, fill_polygon
+from muse_pipeline.qupath.regions import read_class_areas
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.tissue.colour import measure_colour
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
+
+UNKNOWN = 255  # in maps of class indices
+KINDS = ("folders", "images", "slides")
+
+
+@dataclass(frozen=True)
+class TissueSource:
+    """Labels of tissue, in one of three forms.
+
+    Attributes:
+        folders: folder with a folder of pictures for each class, named as the class.
+        images: folder of pictures, whose labels are in ``table``.
+        table: TSV or CSV with the columns ``image`` and ``label``, perhaps ``patient``.
+        slides: sheet of slides; the areas drawn on them are in ``areas``.
+        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``: areas with a class. What is not drawn is unknown.
+        masks: folder of masks named as the pictures, PNG: class index of every pixel, 255 unknown. They are scored
+            against and never trained on.
+        mpp: um per pixel of the pictures.
+        class_map: word in the labels -> class name of the model. Without a map the words are the class names.
+        exclude: pictures or slides whose name contains one of these are left out.
+        patient: how a name gives the patient, see ``sources.LabelSource``; a table's or sheet's column wins.
+    """
+
+    folders: Path | None = None
+    images: Path | None = None
+    table: Path | None = None
+    slides: Path | None = None
+    areas: Path | None = None
+    masks: Path | None = None
+    mpp: float | None = None
+    class_map: dict[str, str] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    patient: str | int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`; give one"
+            )
+        if (self.images is None) != (self.table is None):
+            raise ConfigError("`images` and `table` belong together; give both")
+        if (self.slides is None) != (self.areas is None):
+            raise ConfigError("`slides` and `areas` belong together; give both")
+        if self.slides is None and self.mpp is None:
+            raise ConfigError(f"{self.place}: `mpp` is missing; give um per pixel of the pictures")
+        require_between(self, str(self.place), mpp=(0.01, 100))
+        require_patient_rule(self.patient, self.place)
+
+    @property
+    def place(self) -> Path:
+        """Where the pictures or slides are."""
+        return next(getattr(self, name) for name in KINDS if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TissueImage:
+    """A picture at the model's mpp.
+
+    Attributes:
+        name: of the picture, after its class's folder if it is in one; for part of a slide the slide's id and position.
+        pixels: (h, w, 3) uint8.
+        label: class index of the image; -1 where pixels are labelled.
+        target: (h, w) uint8 class index or ``UNKNOWN``, where pixels are labelled.
+        mask: (h, w) uint8 likewise, to score against.
+        patient: whose it is.
+        stain: fitted on the picture, or on the tissue of its slide; None where that failed.
+    """
+
+    name: str
+    pixels: np.ndarray
+    label: int
+    target: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    patient: str = ""
+    stain: MacenkoFit | None = None
+
+
+@dataclass(frozen=True)
+class LabelledPath:
+    """A picture's file with its label (class index) and its patient."""
+
+    path: Path
+    name: str
+    label: int
+    patient: str
+
+
+def read_tissue_images(
+    sources: Sequence[TissueSource], classes: tuple[str, ...], mpp: float, window_px: int
+) -> list[TissueImage]:
+    """Every picture of every source and every drawn area of every slide, at ``mpp``.
+
+    Args:
+        sources: as the config names them.
+        classes: names of the classes of the model.
+        mpp: um per pixel of the model.
+        window_px: side of the training windows; pictures must be as large, and drawn areas come with context.
+
+    Raises:
+        LabelError: a file is missing or broken, a label is of no class, contradicts another or belongs to no picture, a
+            picture is too small, or a mask does not fit.
+        MuseError: a sheet or a slide cannot be read.
+    """
+    images: list[TissueImage] = []
+    for source in sources:
+        if source.slides is not None:
+            images += _read_areas(source, classes, mpp, window_px)
+            continue
+        paths = list_labelled(source, classes)
+        _require_consistent(paths, classes)
+        images += [_read_picture(path, source, len(classes), mpp) for path in paths]
+    if small := [one for one in images if min(one.pixels.shape[:2]) < window_px]:
+        height, width = small[0].pixels.shape[:2]
+        raise LabelError(
+            f"{small[0].name}: has {width} x {height} px at {mpp:g} um/px, less than a window of {window_px} px"
+            f"{f' ({len(small)} such images)' if len(small) > 1 else ''}; lower `window_px` or give larger images"
+        )
+    return images
+
+
+def source_checksums(source: TissueSource) -> dict[str, str]:
+    """Checksums of the files of a source by their names in it."""
+    found = {}
+    for kind in (*KINDS, "table", "areas", "masks"):
+        place = getattr(source, kind)
+        if place is None:
+            continue
+        checksum = fingerprint_file if kind in ("folders", "images") else sha256_of
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file():
+                found[f"{kind}/{path.relative_to(place.parent).as_posix()}"] = checksum(path)
+    return found
+
+
+def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:
+    """The pictures of a source with their labels, by name.
+
+    Raises:
+        LabelError: see ``read_tissue_images``.
+    """
+    found = list(_in_folders(source, classes) if source.folders is not None else _in_table(source, classes))
+    found = [one for one in found if not any(word in one.name for word in source.exclude)]
+    if not found:
+        raise LabelError(f"{source.place}: has no labelled picture; correct the path or `exclude`")
+    return found
+
+
+def _in_folders(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
+    if not source.folders.is_dir():
+        raise LabelError(f"{source.folders}: no such folder; correct `folders` in the config")
+    for folder in sorted(path for path in source.folders.iterdir() if path.is_dir()):
+        label = _class_index(folder.name, source, classes, source.folders)
+        for path in list_pictures(folder):
+            patient = patient_in_name(path.stem, source.patient, source.folders)
+            yield LabelledPath(path, f"{folder.name}/{path.stem}", label, patient)
+
+
+def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
+    if not source.images.is_dir():
+        raise LabelError(f"{source.images}: no such folder of images; correct `images` in the config")
+    pictures = {name: path for path in list_pictures(source.images) for name in (path.name, path.stem)}
+    rows = read_label_table(source.table, "image")
+    for name, (word, patient) in rows.items():
+        if name not in pictures:
+            raise LabelError(f"{source.table}: labels '{name}', which is no picture in {source.images}; correct either")
+        path, label = pictures[name], _class_index(word, source, classes, source.table)
+        yield LabelledPath(path, path.stem, label, patient or patient_in_name(path.stem, source.patient, source.images))
+
+
+def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
+    """Label and patient ("" where none is given) by the name in ``column`` of a TSV or CSV table.
+
+    Raises:
+        LabelError: the table cannot be read, a column is missing, or a name has two labels.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: not readable as a table ({error}); give a TSV or CSV file in UTF-8") from error
+    if not rows or not {column, "label"} <= rows[0].keys():
+        raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        name, value = row[column].strip(), (row["label"] or "").strip()
+        if found.setdefault(name, (value, (row.get("patient") or "").strip()))[0] != value:
+            raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")
+    return found
+
+
+def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], place: Path) -> int:
+    name = source.class_map.get(word, word)
+    if name not in classes:
+        raise LabelError(
+            f"{place}: label '{word}' is no class of the model ({', '.join(classes)}); correct it or add it to "
+            "`class_map`"
+        )
+    return classes.index(name)
+
+
+def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
+    """Refuse the same picture under two labels, whatever its names.
+
+    Raises:
+        LabelError: there is one.
+    """
+    of_bytes: dict[str, LabelledPath] = {}
+    for one in paths:
+        other = of_bytes.setdefault(fingerprint_file(one.path), one)
+        if other.label != one.label:
+            raise LabelError(
+                f"{other.path} and {one.path} are the same picture with the labels {classes[other.label]} and "
+                f"{classes[one.label]}; remove one"
+            )
+
+
+def _read_picture(found: LabelledPath, source: TissueSource, n_classes: int, mpp: float) -> TissueImage:
+    pixels = read_rgb(found.path)
+    mask = None if source.masks is None else _read_mask(found, source.masks, pixels.shape[:2], n_classes)
+    stain, factor = fit_macenko(pixels.reshape(-1, 3)), source.mpp / mpp
+    if abs(factor - 1) > 1e-6:
+        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+        mask = None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return TissueImage(name=found.name, pixels=pixels, label=found.label, mask=mask, patient=found.patient, stain=stain)
+
+
+def _read_mask(found: LabelledPath, folder: Path, shape: tuple[int, int], n_classes: int) -> np.ndarray:
+    """(h, w) uint8 of the picture's mask.
+
+    Raises:
+        LabelError: it is missing, of another size or has other values.
+    """
+    path = next(
+        (path for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png") if path.is_file()), None
+    )
+    mask = None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
+    if mask.shape != shape:
+        raise LabelError(
+            f"{path}: has {mask.shape[1]} x {mask.shape[0]} px and its picture {shape[1]} x {shape[0]}; export it again"
+        )
+    if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):
+        raise LabelError(
+            f"{path}: has the value {strange[0]}; give class indices from 0 to {n_classes - 1}, and {UNKNOWN} for "
+            "unknown"
+        )
+    return mask
+
+
+def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, window_px: int) -> Iterator[TissueImage]:
+    """The areas drawn on the slides of a sheet, each with the tissue around it, whose class is unknown."""
+    rows = [row for row in read_sheet(source.slides) if not any(word in row.slide_id for word in source.exclude)]
+    files = {row.slide_id: source.areas / f"{row.slide_id}.geojson" for row in rows}
+    drawn = [row for row in rows if files[row.slide_id].is_file()]
+    if not drawn:
+        raise LabelError(f"{source.areas}: has no areas of any slide; export them as {next(iter(files.values())).name}")
+    for row in drawn:
+        info = inspect_slide(row.path, row.slide_id, row.mpp)
+        shapes = defaultdict(list)
+        for area in read_class_areas(files[row.slide_id], info):
+            index = _class_index(area.class_name, source, classes, files[row.slide_id])
+            shapes[index].append(shapely.transform(area.shape, lambda xy, i=info: level0_to_work(xy, i.mpp, mpp)))
+        areas = {index: shapely.union_all(of_class) for index, of_class in sorted(shapes.items())}
+        _require_disjoint(areas, classes, files[row.slide_id])
+        with open_slide(row.path, info.reader) as slide:
+            reader = AreaReader(slide, info, mpp)
+            stain = measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
+            for window in cut_regions(shapely.union_all(list(areas.values())), reader.size_px, window_px):
+                target = np.full(window.size[::-1], UNKNOWN, np.uint8)
+                for index, shape in areas.items():
+                    target[fill_polygon(shape, window.origin, window.size) & window.mask()] = index
+                yield TissueImage(
+                    name=f"{row.slide_id}_x{window.cell[0]}_y{window.cell[1]}",
+                    pixels=reader.read(window.origin, window.size),
+                    label=-1,
+                    target=target,
+                    patient=row.patient or patient_in_name(row.slide_id, source.patient, source.slides),
+                    stain=stain,
+                )
+
+
+MOST_OVERLAP = 0.05  # share of the smaller area; hand-drawn neighbours overlap a little
+
+
+def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
+    """Refuse areas of two classes that overlap by more than a hand-drawn border.
+
+    Raises:
+        LabelError: there are some.
+    """
+    for index, shape in areas.items():
+        for other, against in areas.items():
+            shared = shape.intersection(against).area if other > index else 0
+            if shared > MOST_OVERLAP * min(shape.area, against.area):
+                raise LabelError(
+                    f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each place "
+                    "has one class"
+                )
+
+
+def require_disjoint_patients(training: Sequence[TissueImage], validation: Sequence[TissueImage]) -> None:
+    """Refuse patients with images in training and in validation.
+
+    Raises:
+        LabelError: there are some; they are named.
+    """
+    shared = sorted({one.patient for one in training} & {one.patient for one in validation})
+    if shared:
+        raise LabelError(
+            f"patients in training and in validation: {some_of(shared)}; move or `exclude` their images, or correct "
+            "the `patient` rule"
+        )
+
+
+def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
+    """Refuse images of which no one has a class.
+
+    Raises:
+        LabelError: a class is missing; it and the ``split`` are named.
+    """
+    found = {one.label for one in images if one.target is None}
+    for one in images:
+        found |= set() if one.target is None else set(np.unique(one.target).tolist())
+    if missing := [name for index, name in enumerate(classes) if index not in found]:
+        raise LabelError(f"the {split} images contain no {' and no '.join(missing)}; add images of every class")
