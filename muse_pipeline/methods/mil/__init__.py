@@ -1,0 +1,1 @@
+"""IKD-MIL: maps of tissue regions from labels of images or slides."""

@@ -1,0 +1,279 @@
+"""From labels of slides to labelled tiles: attention MIL over bags, in folds of patients."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import sha256_of, write_json
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
+from muse_pipeline.labels.tissue import TissueSource
+from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
+from muse_pipeline.methods.mil.config import MilConfig
+from muse_pipeline.models.abmil import BagOutput, GatedAttention
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.run import Say
+from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
+
+KIND, NETWORK = "slide attention", "attention"
+TRAINING, VALIDATION, LABELS = "training", "validation", "labels.tsv"
+
+
+def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
+    """Bags, a model per fold and the choice of tiles; none where no slide has a label."""
+    if config.slide_labels is None:
+        return []
+    bags = BagsStage(config, stage_folder(folder, 1, "bags"))
+    stages: list[Stage] = [bags]
+    for fold in range(config.slide_labels.folds):
+        name = f"attention-{fold + 1}"
+        settings = AttentionConfig(
+            bags=bags.result,
+            fold=fold,
+            folds=config.slide_labels.folds,
+            classes=config.class_names,
+            schedule=config.slide_labels.schedule,
+            batch=config.slide_labels.bags,
+            hidden=config.slide_labels.hidden,
+            seed=config.seed,
+        )
+        stages.append(AttentionStage(settings, stage_folder(folder, len(stages) + 1, name), name))
+    models = [stage.result for stage in stages[1:]]
+    stages.append(TilesStage(config, bags.result, models, stage_folder(folder, len(stages) + 1, "tiles")))
+    return stages
+
+
+class SlideAttention(Method):
+    """Cross-entropy of slides.
+
+    Args:
+        network: what is trained.
+    """
+
+    def __init__(self, network: GatedAttention):
+        super().__init__()
+        self.network = network
+
+    def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> dict[str, Tensor]:
+        """Of slides, each with features (N, D) and labels (K,)."""
+        logits = torch.stack([self.network(features).logit for features, _ in batch])
+        labels = torch.stack([label for _, label in batch])
+        return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
+
+    def trained(self) -> GatedAttention:
+        """The network."""
+        return self.network
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """The settings of the model of one fold; see ``config.SlideLabelSettings``.
+
+    Attributes:
+        bags: folder of the bags stage.
+        fold: that is held back.
+        folds: of patients.
+        classes: names.
+        schedule: how long and how fast.
+        batch: slides per step.
+        hidden: width of the attention.
+        seed: of weights and order.
+        precision: "32-true".
+    """
+
+    bags: Path
+    fold: int
+    folds: int
+    classes: tuple[str, ...]
+    schedule: Schedule
+    batch: int
+    hidden: int
+    seed: int = 0
+    precision: str = "32-true"
+
+
+class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
+    """Trains on the slides of all folds but one."""
+
+    def inputs(self) -> Inputs:
+        """The bags."""
+        return Inputs(checksums={"bags": sha256_of(self.config.bags / MADE_FROM)})
+
+    def read(self, say: Say) -> list[Bag]:
+        """The bags to train on."""
+        return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
+
+    def build(self, data: list[Bag]) -> SlideAttention:
+        """A new network, with the mean and deviation of the training features."""
+        config = self.config
+        sample = np.concatenate([bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]).astype(
+            np.float32
+        )
+        network = GatedAttention(sample.shape[1], len(config.classes) - 1, config.hidden)
+        network.mean.copy_(torch.from_numpy(sample.mean(0)))
+        network.deviation.copy_(torch.from_numpy(sample.std(0).clip(min=1e-3)))
+        return SlideAttention(network)
+
+    def batches(self, data: list[Bag], device: torch.device) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
+        """Slides in random order, classes alike."""
+        labels = torch.tensor([bag.slide.label for bag in data])
+        weights = 1.0 / torch.bincount(labels)[labels]
+
+        def draw(step: int) -> list[tuple[Tensor, Tensor]]:
+            generator = torch.Generator().manual_seed(seed_of_step(self.config.seed, step))
+            chosen = torch.multinomial(weights, self.config.batch, replacement=True, generator=generator).tolist()
+            targets = functional.one_hot(labels[chosen], len(self.config.classes))[:, 1:].float().to(device)
+            features = [torch.from_numpy(np.array(data[index].features())).to(device).float() for index in chosen]
+            return list(zip(features, targets, strict=True))
+
+        return draw
+
+    def checkpoint(self, data: list[Bag], method: SlideAttention) -> Checkpoint:
+        """The network."""
+        config, network = self.config, method.trained()
+        sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
+        patients = sorted({bag.slide.patient for bag in data})
+        meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
+        # A file of ours has a backbone; this network has none of the registered ones, and is the only one of its file.
+        return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
+
+
+def load_attention(path: Path) -> GatedAttention:
+    """The network of a fold, in evaluation mode."""
+    checkpoint = load_checkpoint(path)
+    network = GatedAttention(**checkpoint.meta["sizes"])
+    network.load_state_dict(checkpoint.networks[NETWORK])
+    return network.eval()
+
+
+class TilesStage(PreparedStage):
+    """Writes the tiles that the labels of slides are about, as images with a table of labels, for either split.
+
+    Args:
+        config: of the run.
+        bags: folder of the bags stage.
+        models: checkpoint of each fold.
+        folder: of the stage.
+    """
+
+    def __init__(self, config: MilConfig, bags: Path, models: Sequence[Path], folder: Path):
+        super().__init__(folder, "tiles")
+        self.config, self.bags, self.models = config, bags, list(models)
+
+    def made_from(self) -> dict[str, Any]:
+        """The bags, the models and the rule by which tiles are chosen."""
+        settings = self.config.slide_labels
+        return {
+            "bags": sha256_of(self.bags / MADE_FROM),
+            "models": [load_checkpoint(path).weights_sha256() for path in self.models],
+            "tiles_per_slide": settings.tiles_per_slide,
+            "least_probability": settings.least_probability,
+        }
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Score each slide by the model that was not trained on it, choose its tiles and write them."""
+        networks = [load_attention(path) for path in self.models]
+        bags = open_bags(self.bags, len(networks))
+        outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
+        scores = score_slides(bags, outputs, self.config.class_names)
+        write_json(folder / "slides.json", scores)
+        say(describe_slide_scores(scores))
+        for split in (TRAINING, VALIDATION):
+            (folder / split / "images").mkdir(parents=True)
+            rows = [["image", "label", "patient"]]
+            for bag, output in zip(bags, outputs, strict=True):
+                if (bag.fold == 0) == (split == VALIDATION):
+                    rows += self._write_tiles(bag, output, folder / split / "images")
+            if missing := set(self.config.class_names) - {row[1] for row in rows}:
+                raise LabelError(
+                    f"attention found no tile of {' and '.join(sorted(missing))} among the {split} slides (slides "
+                    f"are told apart with an AUC of {scores['auc']:.2f}); lower "
+                    "`slide_labels.least_probability` or add slides"
+                )
+            with (folder / split / LABELS).open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
+            say(f"tiles: {len(rows) - 1} images for {split}")
+
+    def _write_tiles(self, bag: Bag, output: BagOutput, folder: Path) -> list[list[str]]:
+        settings, side, rows = self.config.slide_labels, self.config.window_px, []
+        store = open_slide_store(settings, bag.slide.slide_id, self.config.mpp)
+        chosen = choose_tiles(output, bag.slide.label, settings.tiles_per_slide, settings.least_probability)
+        for x, y in bag.corners()[chosen].tolist():
+            name = f"{bag.slide.slide_id}_x{x}_y{y}"
+            write_png(folder / f"{name}.png", store.read((x, y), (side, side)))
+            rows.append([name, self.config.class_names[bag.slide.label], bag.slide.patient])
+        return rows
+
+
+@torch.no_grad()
+def read_bag(network: GatedAttention, bag: Bag) -> BagOutput:
+    """The output for one slide."""
+    return network(torch.from_numpy(np.array(bag.features())).float())
+
+
+def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
+    """Indices of a slide's tiles for training.
+
+    Args:
+        output: for the slide.
+        label: class index of the slide.
+        most: tiles.
+        least_probability: of the class, for a tile of a slide of any class but the first.
+    """
+    n = len(output.attention)
+    if label == 0:
+        return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
+    order = output.attention[:, label - 1].argsort(descending=True, stable=True)[:most]
+    probability = output.tile_logit[:, label - 1].sigmoid()
+    return order[probability[order] >= least_probability].numpy()
+
+
+def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Probabilities of slides that were held back, and how well these tell the classes apart, mean over classes."""
+    probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
+    labels, patients = np.array([bag.slide.label for bag in bags]), [bag.slide.patient for bag in bags]
+    areas = [area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])]
+    intervals = [area_interval(probability[:, k], labels == k + 1, patients) for k in range(probability.shape[1])]
+    slides = {
+        bag.slide.slide_id: {"label": classes[bag.slide.label], "fold": bag.fold, "probability": row.round(6).tolist()}
+        for bag, row in zip(bags, probability, strict=True)
+    }
+    by_class = {
+        name: {"auc": area, "interval": interval}
+        for name, area, interval in zip(classes[1:], areas, intervals, strict=True)
+    }
+    return {"auc": float(np.mean(areas)), "classes": by_class, "n_patients": len(set(patients)), "slides": slides}
+
+
+def describe_slide_scores(scores: dict[str, Any]) -> str:
+    """A sentence per class."""
+    sentences = []
+    for name, score in scores["classes"].items():
+        low, high = score["interval"]
+        sentences.append(
+            f"slides: AUC of {name} {score['auc']:.3f} ({low:.3f} to {high:.3f} over {scores['n_patients']} patients), "
+            "each slide scored by a model that was not trained on its patient"
+        )
+    return "\n".join(sentences)
+
+
+def tile_sources(folder: Path, mpp: float) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
+    """The images of a tiles stage, to train and to validate on."""
+    return tuple(
+        (TissueSource(images=folder / split / "images", table=folder / split / LABELS, mpp=mpp),)
+        for split in (TRAINING, VALIDATION)
+    )

@@ -1,0 +1,229 @@
+"""Slides with labels as bags: the features of their tiles, memory-mapped float16, a file per slide."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.cohort.sheet import read_sheet
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import LabelError, StoreError
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.tissue import read_label_table
+from muse_pipeline.methods.mil.config import MilConfig, SlideLabelSettings
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import PreparedStage
+from muse_pipeline.training.start import load_backbone
+
+MIN_TISSUE = 0.5  # share of a tile
+BATCH = 16
+INDEX = "slides.tsv"
+
+
+@dataclass(frozen=True)
+class LabelledSlide:
+    """A slide with a label.
+
+    Attributes:
+        slide_id: in the sheet.
+        label: class index.
+        patient: whose it is.
+    """
+
+    slide_id: str
+    label: int
+    patient: str
+
+
+def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
+    """The slides that have a label.
+
+    Raises:
+        LabelError: a label is of no class or of no slide, or a class has slides of fewer patients than folds.
+        SheetError: the sheet is wrong.
+    """
+    rows = {row.slide_id: row for row in read_sheet(settings.slides)}
+    if settings.table is None:
+        labels = {row.slide_id: (row.label, "") for row in rows.values() if row.label}
+    else:
+        labels = read_label_table(settings.table, "slide")
+    place, found = settings.table or settings.slides, []
+    for slide_id, (word, patient) in labels.items():
+        name = settings.class_map.get(word, word)
+        if slide_id not in rows:
+            raise LabelError(f"{place}: labels '{slide_id}', which is no slide of {settings.slides}; correct either")
+        if name not in classes:
+            raise LabelError(
+                f"{place}: label '{word}' is no class of the model ({', '.join(classes)}); see `class_map`"
+            )
+        of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
+        found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
+    for index, name in enumerate(classes):
+        n_patients = len({slide.patient for slide in found if slide.label == index})
+        if n_patients < settings.folds:
+            raise LabelError(
+                f"{place}: slides of {name} are of {n_patients} patients, and {settings.folds} folds need as many or "
+                "more; add slides or lower `folds`"
+            )
+    return found
+
+
+def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
+    """(N,) fold of every slide: all slides of a patient in one, and each fold with slides of every class."""
+    labels: dict[str, int] = {}
+    for slide in slides:
+        labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
+    ordered = sorted(labels, key=lambda patient: (labels[patient], patient))
+    fold_of = {patient: number % folds for number, patient in enumerate(ordered)}
+    return np.array([fold_of[slide.patient] for slide in slides])
+
+
+def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
+    """The store of a slide at ``mpp``.
+
+    Raises:
+        StoreError: there is none, or none whose mpp divides that of the model.
+    """
+    folder = settings.stores / slide_id
+    stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
+    for store in sorted(stores, key=lambda store: -store.mpp):
+        if store.mpp <= mpp * 1.001:
+            return store.at(mpp)
+    raise StoreError(f"{folder}: has no store for a model at {mpp:g} um/px; run `muse tile` at 0.5 um/px first")
+
+
+def list_tiles(store: Store, tile_px: int) -> np.ndarray:
+    """(N, 2) corners in work px of the tiles of a grid that are at least half tissue."""
+    mask, pixel_px = store.tissue
+    columns, rows = (-(-side // tile_px) for side in store.size_px)
+    size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
+    padded = np.zeros(size, np.float32)
+    part = mask[: size[0], : size[1]]
+    padded[: part.shape[0], : part.shape[1]] = part
+    share = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.argwhere(share >= MIN_TISSUE)[:, ::-1] * tile_px
+
+
+class BagsStage(PreparedStage):
+    """Writes ``<slide_id>.npy`` (N, D) float16, ``<slide_id>-xy.npy`` (N, 2) and the list of slides.
+
+    Args:
+        config: of the run.
+        folder: of the stage.
+    """
+
+    def __init__(self, config: MilConfig, folder: Path):
+        super().__init__(folder, "bags")
+        self.config, self.settings = config, config.slide_labels
+
+    def made_from(self) -> dict[str, Any]:
+        """The settings, the labels, the slides and the checkpoint."""
+        settings = self.settings
+        slides = list_labelled_slides(settings, self.config.class_names)
+        stores = {one.slide_id: open_slide_store(settings, one.slide_id, self.config.mpp) for one in slides}
+        names = ("backbone", "class_map", "slides", "table")
+        return {
+            "settings": {name: plain_settings(settings, portable=True)[name] for name in names},
+            "classes": list(self.config.class_names),
+            "mpp": self.config.mpp,
+            "tile_px": self.config.window_px,
+            "slides": {one.slide_id: [one.label, one.patient, stores[one.slide_id].fingerprint] for one in slides},
+            "weights": settings.checkpoint and fingerprint_file(find_checkpoint(settings.checkpoint)),
+        }
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Compute the features of every slide."""
+        torch.manual_seed(self.config.seed)
+        settings, backbone = self.settings, BACKBONES[self.settings.backbone]()
+        reference = ColourReference()
+        if settings.checkpoint:
+            path = find_checkpoint(settings.checkpoint)
+            known = load_backbone(backbone, path, settings.trust_pickle)
+            reference = parse_config(known.meta.get("colour") or {}, ColourReference, f"{path}: colour")
+        slides = list_labelled_slides(settings, self.config.class_names)
+        rows = []
+        for slide in slides:
+            store = open_slide_store(settings, slide.slide_id, self.config.mpp)
+            corners = list_tiles(store, self.config.window_px)
+            if not len(corners):
+                raise LabelError(
+                    f"{store.path}: has no tile of {self.config.window_px} px at {self.config.mpp:g} um/px that is "
+                    "half tissue; leave the slide out of the labels or lower `window_px`"
+                )
+            fit = read_colour(settings.stores / slide.slide_id / "colour.json").macenko
+            features = compute_features(
+                backbone.eval(), store, corners, self.config.window_px, colour_of_fit(reference, fit)
+            )
+            np.save(folder / f"{slide.slide_id}.npy", features)
+            np.save(folder / f"{slide.slide_id}-xy.npy", corners)
+            rows.append([slide.slide_id, slide.label, slide.patient, len(corners)])
+            say(f"bags: {slide.slide_id}: {len(corners):,} tiles")
+        with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
+
+
+@torch.no_grad()
+def compute_features(
+    backbone: Backbone, store: Store, corners: np.ndarray, tile_px: int, colour: np.ndarray
+) -> np.ndarray:
+    """(N, D) float16 image vectors of tiles.
+
+    Args:
+        backbone: in evaluation mode.
+        store: at the model's mpp.
+        corners: (N, 2) work px.
+        tile_px: side of a tile.
+        colour: (3, 4) map of the slide.
+    """
+    found = []
+    for start in range(0, len(corners), BATCH):
+        tiles = [store.read(tuple(xy), (tile_px, tile_px)) for xy in corners[start : start + BATCH].tolist()]
+        pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
+        vectors = backbone(backbone.prepare(pixels, torch.from_numpy(colour))).image
+        found.append(vectors.clamp(-6e4, 6e4).half().numpy())
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """A slide and where the features of its tiles are.
+
+    Attributes:
+        slide: with its label.
+        fold: that holds it back.
+        path: of the features.
+    """
+
+    slide: LabelledSlide
+    fold: int
+    path: Path
+
+    def features(self) -> np.ndarray:
+        """(N, D) float16, memory-mapped."""
+        return np.load(self.path, mmap_mode="r")
+
+    def corners(self) -> np.ndarray:
+        """(N, 2) work px."""
+        return np.load(self.path.with_name(f"{self.slide.slide_id}-xy.npy"))
+
+
+def open_bags(folder: Path, folds: int) -> list[Bag]:
+    """The bags that a ``BagsStage`` wrote."""
+    with (folder / INDEX).open(encoding="utf-8", newline="") as file:
+        slides = [LabelledSlide(row[0], int(row[1]), row[2]) for row in csv.reader(file, delimiter="\t")]
+    dealt = deal_folds(slides, folds)
+    return [Bag(slide, int(fold), folder / f"{slide.slide_id}.npy") for slide, fold in zip(slides, dealt, strict=True)]

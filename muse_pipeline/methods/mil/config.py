@@ -1,0 +1,213 @@
+"""The settings of IKD-MIL: from labels of images to a region model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.labels.tissue import TissueSource
+from muse_pipeline.models.region import FUSION, RegionNetwork
+from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.region_model import RegionExport
+from muse_pipeline.training.schedule import Schedule
+
+TEACHERS = ("dice", "gm")
+SWAPS = ("none", "exchange", "restart_best")
+SELECTIONS = ("labels", "masks")
+COLOURS = ("macenko", "identity")
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """Second stage: a network of the same form is trained on the maps of the teacher, which stays fixed.
+
+    Attributes:
+        rounds: parts of the stage, with a swap before each but the first; 0 leaves the stage out.
+        swap: of teacher and student between rounds. "exchange": the best student teaches, the old teacher is trained
+            on; "restart_best": the best student teaches, and a copy of it is trained on; "none": one long round.
+        tolerance: a student whose validation score is lower than its teacher's by more than this does not swap.
+        distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
+        cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
+        weighted: whether that trusts pixels of a low loss more.
+        schedule: of each round; that of the teacher when not given.
+    """
+
+    rounds: int = 3
+    swap: str = "none"
+    tolerance: float = 0.01
+    distillation: float = 1.0
+    cross_entropy: float = 2.0
+    weighted: bool = True
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "student", swap=SWAPS)
+        require_between(self, "student", rounds=(0, 20), tolerance=(0, 1))
+        require_between(self, "student", distillation=(0, math.inf), cross_entropy=(0, math.inf))
+        if self.rounds and not self.distillation and not self.cross_entropy:
+            raise ConfigError("student: `distillation` and `cross_entropy` are both 0; give one a positive weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideLabelSettings:
+    """Slides with a label each: attention MIL finds the tiles that the label is about, as images for the teacher.
+
+    Patients are dealt into folds. The slides of each fold are scored by a model that was trained on the others, and
+    the tiles of the first fold are the validation images of the later stages.
+
+    Attributes:
+        slides: sheet of slides; its column ``label`` has the labels.
+        stores: folder of results, with what `muse tile` and `muse tissue` wrote in ``<slide_id>/``.
+        table: TSV or CSV with the columns ``slide`` and ``label``, perhaps ``patient``, in place of the sheet's.
+        class_map: word in the labels -> class name of the model.
+        backbone: registered name; its image vector is a tile's features.
+        checkpoint: of that backbone, a file or a built-in model's name.
+        trust_pickle: see ``MilConfig``.
+        folds: of patients.
+        schedule: of each fold's model; a step reads ``bags`` slides.
+        bags: slides per step.
+        hidden: width of the attention.
+        tiles_per_slide: of a slide, the most attended ones, or evenly spread ones of slides of the first class.
+        least_probability: that such a tile of a positive slide has the class, on its own.
+    """
+
+    slides: Path
+    stores: Path
+    table: Path | None = None
+    class_map: dict[str, str] = field(default_factory=dict)
+    backbone: str = "muse_compact_32"
+    checkpoint: Weights | None = Path("compact")
+    trust_pickle: bool = False
+    folds: int = 3
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100))
+    bags: int = 4
+    hidden: int = 64
+    tiles_per_slide: int = 64
+    least_probability: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_between(self, "slide_labels", folds=(2, 20), bags=(1, math.inf), hidden=(1, math.inf))
+        require_between(self, "slide_labels", tiles_per_slide=(1, math.inf), least_probability=(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """What every stage that trains a region network needs; see ``MilConfig``."""
+
+    backbone: str
+    mpp: float
+    classes: tuple[NucleusClass, ...]
+    sources: tuple[TissueSource, ...] = ()
+    schedule: Schedule
+    validation: tuple[TissueSource, ...] = ()
+    checkpoint: Weights | None = None
+    trust_pickle: bool = False
+    selection: str = "labels"
+    fusion: tuple[float, float, float] = FUSION
+    teacher: str = "dice"
+    student: StudentSettings = field(default_factory=StudentSettings)
+    colour: str = "macenko"
+    window_px: int = 256
+    batch: int = 16
+    seed: int = 0
+    precision: str = "32-true"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    name: str
+    licence: str
+    training_data: str
+    limits: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    export: RegionExport = field(default_factory=RegionExport)
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "", teacher=TEACHERS, selection=SELECTIONS, colour=COLOURS, precision=PRECISIONS)
+        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(1, math.inf), seed=(0, MAX_SEED))
+        if self.selection == "masks" and not any(source.masks for source in self.validation):
+            raise ConfigError("selection 'masks' needs `validation` sources with `masks`; add them or select by labels")
+        names = self.class_names
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+        return tuple(one.name for one in self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilConfig(NetworkSettings):
+    """A run from labels of images or slides to a region model.
+
+    Attributes:
+        name: of the model.
+        backbone: registered name; its first three stages are read.
+        mpp: um per pixel that the model works at, 1 or 2.
+        classes: the first is all tissue of no other class.
+        sources: labelled images.
+        slide_labels: slides with a label each; attention MIL turns them into labelled images.
+        schedule: of the teacher.
+        licence: of the weights.
+        training_data: for the card, in words.
+        limits: for the card, in words.
+        checkpoint: backbone that teacher and student start from, a file or a built-in model's name; random weights
+            without one.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        validation: labelled images of other patients; every stage then keeps the weights that do best on them.
+        selection: "labels": best is the area under the ROC curve of images; "masks": the F1 of pixels, for which
+            someone must have drawn ``masks``.
+        fusion: weights of the three side maps, fine to coarse.
+        teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
+        student: second stage.
+        colour: "macenko" or "identity": how the colour of a slide is mapped to the reference.
+        window_px: side of a training window. A window has the label of its image: about as large as images are.
+        batch: windows per batch (and device).
+        seed: of weights and windows.
+        precision: "32-true" or "bf16-mixed".
+        augmentation: how far windows are varied.
+        export: how the model will be run.
+        metrics: measured elsewhere, for the card.
+        method: "mil".
+    """
+
+    slide_labels: SlideLabelSettings | None = None
+    method: str = "mil"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources and self.slide_labels is None:
+            raise ConfigError("sources: there is none; give labelled images as `sources`, or `slide_labels`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(NetworkSettings):
+    """The settings of one stage of training.
+
+    Attributes:
+        tiles: folder of tiles that were chosen by attention; labelled images like ``sources``.
+        previous: checkpoint of the stage before; None for the teacher.
+    """
+
+    tiles: Path | None = None
+    previous: Path | None = None
+
+
+def require_network(config: NetworkSettings) -> None:
+    """Refuse a network, or windows, that cannot be trained, before any data is read.
+
+    Raises:
+        ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window does not suit.
+    """
+    with torch.device("meta"):
+        backbone = RegionNetwork(config.backbone, len(config.classes), config.fusion).backbone
+    if config.window_px % backbone.stride_px:
+        raise ConfigError(
+            f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {backbone.stride_px}"
+        )

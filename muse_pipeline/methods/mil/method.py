@@ -1,0 +1,110 @@
+"""Networks and losses of teacher and student."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from muse_pipeline.data.region_windows import RegionBatch
+from muse_pipeline.losses.gm_mil import image_cross_entropy
+from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
+from muse_pipeline.methods.mil.config import StudentSettings
+from muse_pipeline.models.region import RegionMaps, RegionNetwork
+from muse_pipeline.training.ema import AveragedNetwork
+from muse_pipeline.training.method import Method
+
+THRESHOLD = 0.5
+
+
+def dice_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
+    """Dice losses with the image's label at every pixel, of all side maps and the fused one."""
+    return fusion_dice((*maps.sides, maps.fused), batch.target, batch.known)
+
+
+def gm_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
+    """Cross-entropy of generalised means with the image's label; of pixels where these are labelled."""
+    every = (*maps.sides, maps.fused)
+    of_images = (batch.label >= 0).float()
+    known = batch.known * (1 - of_images)[..., None, None]
+    of_pixels = sum(weighted_cross_entropy(each, batch.target, known, weighted=False) for each in every)
+    return image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels
+
+
+TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
+
+
+class RegionTraining(Method):
+    """A region network whose averaged weights leave the run: those of single steps map tissue very unevenly.
+
+    Args:
+        network: what is trained.
+    """
+
+    def __init__(self, network: RegionNetwork):
+        super().__init__()
+        self.network, self.average = network, AveragedNetwork(network)
+
+    def after_step(self, progress: float) -> None:
+        """The average follows."""
+        self.average.follow(self.network)
+
+    def trained(self) -> RegionNetwork:
+        """The averaged network."""
+        return self.average.network
+
+
+class TeacherTraining(RegionTraining):
+    """A region network is trained on labels alone.
+
+    Args:
+        network: what is trained.
+        kind: one of ``TEACHER_LOSSES``.
+    """
+
+    def __init__(self, network: RegionNetwork, kind: str):
+        super().__init__(network)
+        self.teacher_loss = TEACHER_LOSSES[kind]
+
+    def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """The teacher's loss."""
+        return {"loss": self.teacher_loss(_in_float(self.network(batch.pixels, batch.colour)), batch)}
+
+
+class StudentTraining(RegionTraining):
+    """A region network is trained on the fused map of a fixed teacher where images are positive, else on labels.
+
+    Args:
+        network: what is trained.
+        teacher: of the same form.
+        settings: weights of the terms.
+    """
+
+    def __init__(self, network: RegionNetwork, teacher: RegionNetwork, settings: StudentSettings):
+        super().__init__(network)
+        self.teacher, self.settings = teacher.requires_grad_(False), settings
+
+    def train(self, mode: bool = True) -> StudentTraining:
+        """The teacher stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """Distillation, cross-entropy and their weighted sum."""
+        maps = _in_float(self.network(batch.pixels, batch.colour))
+        with torch.no_grad():
+            fused = self.teacher(batch.pixels, batch.colour).fused.float()
+        is_taught = (batch.label == 1)[..., None, None]
+        target = torch.where(is_taught, fused, batch.target)
+        terms = {
+            "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
+            "cross-entropy": weighted_cross_entropy(
+                maps.fused, (target >= THRESHOLD).float(), batch.known, self.settings.weighted
+            ),
+        }
+        weights = self.settings.distillation, self.settings.cross_entropy
+        return {"loss": sum(weight * term for weight, term in zip(weights, terms.values(), strict=True)), **terms}
+
+
+def _in_float(maps: RegionMaps) -> RegionMaps:
+    return RegionMaps(tuple(side.float() for side in maps.sides), maps.fused.float())

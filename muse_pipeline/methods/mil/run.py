@@ -1,0 +1,210 @@
+"""IKD-MIL as a run: labels of images or slides to a region model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muse_pipeline.data.region_windows import RegionWindows
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.tissue import source_checksums
+from muse_pipeline.methods.mil.attention import slide_stages
+from muse_pipeline.methods.mil.config import (
+    MilConfig,
+    NetworkSettings,
+    StageConfig,
+    StudentSettings,
+    require_network,
+)
+from muse_pipeline.methods.mil.data import RegionData, all_sources, read_region_data
+from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
+from muse_pipeline.methods.mil.rounds import TEACHER, TEACHER_SCORES, Round, begin_round
+from muse_pipeline.methods.mil.validation import SCORES, RegionValidation
+from muse_pipeline.models.region import RegionNetwork
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.method import Method
+from muse_pipeline.training.provenance import Inputs
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.region_model import RegionModel, region_checkpoint
+from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
+from muse_pipeline.training.start import load_backbone, seen_before
+
+
+@RECIPES.register("mil")
+class MilRecipe(Recipe):
+    """Attention over slides where these have the labels; a teacher; rounds of a student."""
+
+    Config = MilConfig
+
+    def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
+        """Those that the config asks for."""
+        stages: list[Stage] = slide_stages(config, folder)
+        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)}
+        settings = StageConfig(**shared, tiles=stages[-1].result if stages else None)
+
+        def add(kind: type[RegionStage], name: str, config: StageConfig) -> Path:
+            stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
+            return stages[-1].result
+
+        # A teacher is the same for any student.
+        previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
+        schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
+        if config.student.swap == "none" and rounds:
+            schedule, rounds = dataclasses.replace(schedule, steps=rounds * schedule.steps), 1
+        for number in range(1, rounds + 1):
+            name = f"student-{number}" if rounds > 1 else "student"
+            of_round = dataclasses.replace(settings, schedule=schedule, previous=previous, seed=config.seed + number)
+            previous = add(StudentStage, name, of_round)
+        return stages
+
+
+class RegionStage(TrainingStage[StageConfig, RegionData]):
+    """Trains one region network; leaves a checkpoint that ``muse export`` reads."""
+
+    def check(self) -> None:
+        """Refuse a network or windows that cannot be trained.
+
+        Raises:
+            ConfigError: see ``config.require_network``.
+        """
+        require_network(self.config)
+
+    def inputs(self) -> Inputs:
+        """The labelled images, the backbone to start from and the stage before."""
+        sources = [source for some in all_sources(self.config) for source in some]
+        checksums = {
+            f"source {number}: {name}": checksum
+            for number, source in enumerate(sources)
+            for name, checksum in source_checksums(source).items()
+        }
+        if self.config.previous is not None:  # its weights alone: settings of the card may change
+            checksums["weights of the stage before"] = load_checkpoint(self.config.previous).weights_sha256()
+        return Inputs(checkpoint=self._start, checksums=checksums)
+
+    @cached_property
+    def _start(self) -> Path | None:
+        return self.config.checkpoint and find_checkpoint(self.config.checkpoint)
+
+    def free_settings(self) -> tuple[str, ...]:
+        """Those of the card."""
+        return ("name", "licence", "training_data", "limits", "metrics", "export")
+
+    def read(self, say: Say) -> RegionData:
+        """The labelled images."""
+        return read_region_data(self.config)
+
+    def new_network(self) -> RegionNetwork:
+        """A network with the backbone of the config's checkpoint, or random weights."""
+        config = self.config
+        network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
+        if self._start:
+            load_backbone(network.backbone, self._start, config.trust_pickle)
+        return network.to(memory_format=torch.channels_last)
+
+    def batches(self, data: RegionData, device: torch.device) -> RegionWindows:
+        """Augmented windows."""
+        return data.make_windows(device)
+
+    def describe(self, data: RegionData, say: Say) -> None:
+        """Print what is trained on what, and keep pictures for the check of the export."""
+        data.keep_pictures(self.run_folder)
+        say(f"{self.name}: {self.config.backbone}\n{data.describe()}")
+
+    def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:
+        """Validation, where the config names images for it."""
+        if not data.held:
+            return ()
+
+        def keep(step: int, scores: dict[str, float]) -> None:
+            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
+
+        return (RegionValidation(data.make_scorer(method.trained()), self.config.selection, keep),)
+
+    def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
+        """The network where validation was best, or at the end of a run without any."""
+        if not data.held:
+            return self._describe(data, method, self.config.schedule.steps, {})
+        best = load_checkpoint(self.run_folder.best)
+        now = self._describe(data, method, best.meta["step"], best.meta["scores"])
+        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
+
+    def finish(self, data: RegionData, method: Method, say: Say) -> None:
+        """Print the scores of the weights that leave the stage."""
+        meta = load_checkpoint(self.result).meta
+        for name, value in self._name_selection(meta["scores"]).items():
+            say(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
+
+    def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
+        """Scores under names that tell when masks have chosen the weights."""
+        chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
+        return {f"{name}{chosen}": value for name, value in scores.items()}
+
+    def _describe(self, data: RegionData, method: Method, step: int, scores: dict[str, float]) -> Checkpoint:
+        config = self.config
+        seen = seen_before([self._start] if self._start else [], config.trust_pickle)
+        learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
+        model = RegionModel(
+            name=config.name,
+            mpp=config.mpp,
+            backbone=config.backbone,
+            classes=config.classes,
+            licence=config.licence,
+            training_data=config.training_data,
+            fusion=config.fusion,
+            metrics={**config.metrics, **self._name_selection(scores)},
+            limits=config.limits,
+            export=config.export,
+        )
+        meta: dict[str, Any] = {
+            "backbone": config.backbone,
+            "window_px": config.window_px,
+            "mpp": config.mpp,
+            "resample_positions": False,
+            "config": plain_settings(config, portable=True),
+            "images": sorted({image.name for image in data.images} | seen.images),
+            "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
+            "learnt_patients": sorted(learnt | seen.learnt_patients),
+            "step": step,
+            "scores": scores,
+            "selection": SCORES[config.selection] if data.held else None,
+        }
+        return region_checkpoint(method.trained(), model, data.reference, meta)
+
+
+class TeacherStage(RegionStage):
+    """Trains on labels alone."""
+
+    def build(self, data: RegionData) -> TeacherTraining:
+        """A new network."""
+        return TeacherTraining(self.new_network(), self.config.teacher)
+
+
+class StudentStage(RegionStage):
+    """Trains on the maps of a teacher: that of the stage before, or after a swap its student."""
+
+    @cached_property
+    def round(self) -> Round:
+        """Teacher and student at the beginning."""
+        return begin_round(self.new_network, self.config)
+
+    def build(self, data: RegionData) -> StudentTraining:
+        """The networks of the round."""
+        return StudentTraining(self.round.student, self.round.teacher, self.config.student)
+
+    def describe(self, data: RegionData, say: Say) -> None:
+        """Print also who teaches."""
+        super().describe(data, say)
+        say(f"{self.name}: {self.round.text}")
+
+    def checkpoint(self, data: RegionData, method: StudentTraining) -> Checkpoint:
+        """With the teacher, for the swap before the next round."""
+        student = super().checkpoint(data, method)
+        meta = {**student.meta, TEACHER_SCORES: self.round.teacher_scores}
+        return dataclasses.replace(student, meta=meta, networks={TEACHER: method.teacher.state_dict()})

@@ -1,0 +1,330 @@
+"""From patches by class to an exported region model, and what a round of the student begins with."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from drawn_patches import draw_patches
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
+from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
+from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
+from muse_pipeline.methods.mil.config import StudentSettings
+from muse_pipeline.methods.mil.data import read_region_data
+from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
+from muse_pipeline.methods.mil.rounds import begin_round
+from muse_pipeline.methods.mil.validation import SCORES
+from muse_pipeline.models.region import RegionNetwork
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from muse_pipeline.training.recipe import load_run
+
+CLASSES = ("Stroma", "Tumour")
+COLOUR = torch.eye(3, 4)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    return draw_patches(tmp_path_factory.mktemp("patches"))
+
+
+@pytest.fixture(scope="module")
+def run(patches):
+    """A finished run with an exchange before its second round."""
+    assert main(train_arguments(patches, patches / "run")) == 0
+    return patches / "run"
+
+
+def train_arguments(patches, folder, *changes):
+    settings = [word for change in changes for word in ("--set", change)]
+    return ["train", str(patches / "mil.yaml"), "-o", str(folder), "--accelerator", "cpu", "--threads", "1", *settings]
+
+
+def stage_config(patches, stage, *changes):
+    recipe, config = load_run(patches / "mil.yaml", changes=changes)
+    return recipe.stages(config, patches / "unused")[stage].config
+
+
+def same_weights(network, state):
+    return all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_patches_become_a_region_model(run, muse, tmp_path):
+    assert sorted(path.name for path in (run / "stages").iterdir()) == ["1-teacher", "2-student-1", "3-student-2"]
+    last = run / "stages" / "3-student-2" / "checkpoint.pt"
+    assert (run / "checkpoint.pt").read_bytes() == last.read_bytes()
+    status, out, errors = muse("export", run / "checkpoint.pt", "-o", tmp_path / "m.onnx")
+    assert status == 0 and "checked against torch" in out, errors
+    predictor = RegionPredictor(tmp_path / "m.onnx")
+    assert [one.name for one in predictor.card.classes] == list(CLASSES)
+    assert SCORES["labels"] in predictor.card.metrics and SCORES["masks"] not in predictor.card.metrics
+    assert predictor(np.full((1, 192, 192, 3), 200, np.uint8), np.eye(3, 4, dtype=np.float32)).shape == (1, 2, 48, 48)
+
+
+def test_a_stopped_run_continues_to_the_same_bytes(run, patches, tmp_path, muse):
+    assert muse(*train_arguments(patches, tmp_path / "parts"), "--until", "student-1")[0] == 0
+    assert muse(*train_arguments(patches, tmp_path / "parts"))[0] == 0
+    assert (tmp_path / "parts" / "checkpoint.pt").read_bytes() == (run / "checkpoint.pt").read_bytes()
+
+
+def test_validation_keeps_the_best_weights_and_names_what_selected_them(run):
+    meta = load_checkpoint(run / "checkpoint.pt").meta
+    rows = (run / "stages" / "3-student-2" / "metrics.jsonl").read_text().splitlines()
+    scores = [row[SCORES["labels"]] for row in map(json.loads, rows) if SCORES["labels"] in row]
+    assert meta["selection"] == SCORES["labels"] and meta["scores"][SCORES["labels"]] == max(scores)
+
+
+@pytest.mark.parametrize(("swap", "swapped"), [("exchange", True), ("restart_best", True), ("exchange", False)])
+def test_a_swap_exchanges_weights_to_the_bit(run, patches, tmp_path, swap, swapped):
+    first = load_checkpoint(run / "stages" / "2-student-1" / "checkpoint.pt")
+    better = {SCORES["labels"]: 0.9 if swapped else 0.5}
+    path = tmp_path / "student.pt"
+    meta = {**first.meta, "scores": better, "teacher_scores": {SCORES["labels"]: 0.8}}
+    save_checkpoint(path, dataclasses.replace(first, meta=meta))
+    config = dataclasses.replace(stage_config(patches, 2, f"student.swap={swap}"), previous=path)
+    found = begin_round(lambda: RegionNetwork("muse_compact_16", 2), config)
+    student = {f"backbone.{name}": value for name, value in first.backbone.items()}
+    student |= {f"sides.{name}": value for name, value in first.head.items()}
+    teacher = first.networks["teacher"]
+    assert any(not torch.equal(student[name], teacher[name]) for name in student)
+    expected = {
+        ("exchange", True): (teacher, student),
+        ("restart_best", True): (student, student),
+        ("exchange", False): (student, teacher),
+    }[swap, swapped]
+    assert same_weights(found.student, expected[0]) and same_weights(found.teacher, expected[1])
+    assert found.teacher_scores == (better if swapped else {SCORES["labels"]: 0.8})
+    assert ("no swap" in found.text) != swapped
+
+
+def test_without_swaps_the_rounds_are_one_stage(patches):
+    recipe, config = load_run(patches / "mil.yaml", changes=["student.swap=none", "student.rounds=3"])
+    teacher, student = recipe.stages(config, patches)
+    assert (student.name, student.config.schedule.steps) == ("student", 3 * teacher.config.schedule.steps)
+
+
+def make_batch(label):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, 64, 64, generator=generator) * 255
+    target = torch.full((1, 1, 16, 16), float(label))
+    return RegionBatch(pixels, COLOUR[None], torch.tensor([[float(label)]]), target, torch.ones(1, 1, 16, 16))
+
+
+def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_negatives():
+    torch.manual_seed(0)
+    student, teacher = RegionNetwork("muse_compact_16", 2), RegionNetwork("muse_compact_16", 2)
+    method = StudentTraining(student, teacher, StudentSettings()).train()
+    assert method.network.training and not method.teacher.training
+    student.eval()
+    for label in (0, 1):
+        batch = make_batch(label)
+        maps, taught = student(batch.pixels, batch.colour), teacher(batch.pixels, batch.colour).fused
+        taught = taught.detach()
+        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncation makes it all zeros
+        target = taught if label else torch.zeros_like(taught)
+        expected = {
+            "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
+            "cross-entropy": weighted_cross_entropy(maps.fused, (target >= 0.5).float(), batch.known),
+        }
+        losses = method.losses(batch, "model", 0.0)
+        assert all(torch.equal(losses[name], value) for name, value in expected.items())
+        assert torch.isclose(losses["loss"], expected["distillation"] + 2 * expected["cross-entropy"])
+    assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", ["dice", "gm"])
+def test_both_teachers_learn_in_a_few_steps(patches, kind):
+    data = read_region_data(stage_config(patches, 0))
+    torch.manual_seed(0)
+    method = TeacherTraining(RegionNetwork("muse_compact_16", 2), kind).train()
+    windows, optimiser = data.make_windows(torch.device("cpu")), torch.optim.Adam(method.parameters(), 3e-3)
+    losses = []
+    for step in range(20):
+        loss = method.losses(windows(step), "model", 0.0)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
+
+
+def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
+    masks = ["student.rounds=0", "selection=masks", "validation.0.masks=masks"]
+    status, _, errors = muse(*train_arguments(patches, tmp_path / "run", *masks))
+    assert status == 0, errors
+    for score in SCORES.values():
+        assert f"{score}; weights chosen by masks " in errors
+    assert (
+        load_checkpoint(tmp_path / "run" / "stages" / "1-teacher" / "checkpoint.pt").meta["selection"]
+        == SCORES["masks"]
+    )
+
+
+def test_a_table_labels_pictures_and_names_patients(patches, tmp_path):
+    images = patches / "training" / "Tumour"
+    names = sorted(path.name for path in images.iterdir())
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "label", "patient"], [names[0], "t", "P1"], [names[1][:-4], "n", "P2"]])
+    source = TissueSource(
+        images=images, table=tmp_path / "labels.csv", mpp=1.0, class_map={"t": "Tumour", "n": "Stroma"}
+    )
+    found = read_tissue_images([source], CLASSES, 2.0, 32)
+    assert [(one.label, one.patient, one.pixels.shape) for one in found] == [
+        (1, "P1", (32, 32, 3)),
+        (0, "P2", (32, 32, 3)),
+    ]
+
+
+def test_windows_of_labelled_pixels_know_nothing_elsewhere(patches):
+    image = read_tissue_images([TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64)[0]
+    target = np.full((64, 64), UNKNOWN, np.uint8)
+    target[:32], target[32:, :32] = 1, 0
+    image = dataclasses.replace(image, label=-1, target=target)
+    config = stage_config(patches, 0)
+    augmentation = dataclasses.replace(config.augmentation, scale=1.0, free_rotation=0.0)
+    windows = RegionWindows(
+        [image],
+        np.eye(3, 4)[None],
+        np.eye(3)[:2],
+        n_classes=2,
+        mpp=2.0,
+        window_px=64,
+        batch=4,
+        augmentation=augmentation,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    batch = windows(0)
+    assert (batch.label == -1).all()
+    assert batch.known.mean().item() == 0.75 and batch.target.mean().item() == 0.5
+    assert (batch.target <= batch.known).all()
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def only_tumour(folder):
+    for path in (folder / "training" / "Stroma").iterdir():
+        path.unlink()
+
+
+def same_picture_twice(folder):
+    source = next(iter(sorted((folder / "training" / "Tumour").iterdir())))
+    (folder / "training" / "Stroma" / "copy.png").write_bytes(source.read_bytes())
+
+
+def shared_patient(folder):
+    path = next(iter(sorted((folder / "training" / "Tumour").iterdir())))
+    cv2.imwrite(str(folder / "validation" / "Tumour" / path.name), cv2.imread(str(path))[::-1])
+
+
+def tiny_picture(folder):
+    cv2.imwrite(str(folder / "training" / "Tumour" / "tiny.png"), np.zeros((20, 64, 3), np.uint8))
+
+
+def other_mask_size(folder):
+    path = next(iter(sorted((folder / "masks" / "Tumour").glob("validation*"))))
+    cv2.imwrite(str(path), np.zeros((32, 64), np.uint8))
+
+
+def unknown_class(folder):
+    (folder / "training" / "Necrosis").mkdir()
+    cv2.imwrite(str(folder / "training" / "Necrosis" / "a.png"), np.zeros((64, 64, 3), np.uint8))
+
+
+def label_for_no_image(folder):
+    write(folder / "labels.tsv", "image\tlabel\nnowhere\tTumour\n")
+
+
+def two_labels(folder):
+    name = next(iter(sorted((folder / "training" / "Tumour").iterdir()))).stem
+    write(folder / "labels.tsv", f"image\tlabel\n{name}\tTumour\n{name}\tStroma\n")
+
+
+TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "sentence"),
+    [
+        (only_tumour, [], "the training images contain no Stroma"),
+        (same_picture_twice, [], "are the same picture with the labels"),
+        (shared_patient, [], "patients in training and in validation: training-1;"),
+        (tiny_picture, [], "has 64 x 20 px at 2 um/px, less than a window of 64 px"),
+        (other_mask_size, ["validation.0.masks=masks"], "has 64 x 32 px and its picture 64 x 64"),
+        (unknown_class, [], "label 'Necrosis' is no class of the model (Stroma, Tumour)"),
+        (label_for_no_image, [TABLE], "labels 'nowhere', which is no picture in"),
+        (two_labels, [TABLE], "both Tumour and Stroma; keep one label"),
+        (None, ["selection=masks"], "selection 'masks' needs `validation` sources with `masks`"),
+        (None, ["sources=[]"], "sources: there is none"),
+        (None, ["sources=[{folders: training}]"], "`mpp` is missing"),
+        (None, ["classes=[{name: Stroma, color: [0, 0, 0]}]"], "needs two classes or more"),
+        (None, ["window_px=40"], "window_px 40 does not suit muse_compact_16"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_bad_input_ends_with_one_sentence(tmp_path, muse, spoil, changes, sentence):
+    folder = draw_patches(tmp_path, n_images=2)
+    if spoil:
+        spoil(folder)
+    status, _, errors = muse(*train_arguments(folder, tmp_path / "run", *changes))
+    assert status == 2 and sentence in errors and "Traceback" not in errors
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_files_that_are_no_pictures_are_left_out(tmp_path):
+    folder = draw_patches(tmp_path, n_images=1)
+    write(folder / "training" / "Tumour" / "notes.txt", "x")
+    assert len(list_labelled(TissueSource(folders=folder / "training", mpp=2.0), CLASSES)) == 2
+
+
+def test_settings_of_the_card_may_change_in_a_finished_run(run, patches, muse, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    weights = load_checkpoint(run / "checkpoint.pt").weights_sha256()
+    status, _, errors = muse(*train_arguments(patches, run, "limits=trial only"))
+    assert status == 0, errors
+    changed = load_checkpoint(run / "checkpoint.pt")
+    assert changed.meta["region"]["limits"] == "trial only" and changed.weights_sha256() == weights
+    assert muse(*train_arguments(patches, run, "batch=4"))[0] == 2
+
+
+def test_several_classes_have_a_map_each(patches, tmp_path):
+    images = [
+        dataclasses.replace(one, label=index)
+        for index, one in enumerate(
+            read_tissue_images([TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64)[:3]
+        )
+    ]
+    config = stage_config(patches, 0)
+    settings = {"mpp": 2.0, "window_px": 64, "batch": 12, "augmentation": config.augmentation, "seed": 0}
+    windows = RegionWindows(
+        images, np.eye(3, 4)[None].repeat(3, 0), np.eye(3)[:2], n_classes=3, device=torch.device("cpu"), **settings
+    )
+    batch = windows(0)
+    assert {tuple(row) for row in batch.label.tolist()} == {(0, 0), (1, 0), (0, 1)}
+    assert torch.equal(batch.target.amax((2, 3)), batch.label) and batch.known.all()
+    method = TeacherTraining(RegionNetwork("muse_compact_16", 3), "dice")
+    assert method.losses(batch, "model", 0.0)["loss"].isfinite()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # two minutes on an idle core
+def test_a_student_maps_better_than_its_teacher(tmp_path):
+    path = Path(__file__).parents[3] / "experiments" / "mil_rungs.py"
+    spec = importlib.util.spec_from_file_location("mil_rungs", path)
+    rungs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rungs)
+    data = rungs.draw_data(tmp_path / "data", 0)
+    scores = [rungs.run_arm(arm, 0, data, tmp_path, 1) for arm in ("teacher", "weighted")]
+    teacher, student = (float(rungs.f1(np.sum(score["counts"], 0))) for score in scores)
+    assert student >= teacher + 3 and rungs.max_fall(scores[1]["curve"]) <= 2

@@ -1,0 +1,241 @@
+"""From slides with a label each to a region model; areas drawn on slides as labels."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
+from region_slides import read_polygons
+from slide_files import write_pyramid
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
+from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
+from muse_pipeline.methods.mil.attention import SlideAttention, choose_tiles
+from muse_pipeline.methods.mil.bags import LabelledSlide, deal_folds
+from muse_pipeline.models.abmil import BagOutput, GatedAttention
+
+CLASSES = ("Stroma", "Tumour")
+GLASS_PX = round(GLASS_UM / MPP)
+CONFIG = """
+method: mil
+name: drawn
+backbone: muse_compact_16
+mpp: 2
+classes:
+  - { name: Stroma, color: [150, 200, 150] }
+  - { name: Tumour, color: [200, 0, 0] }
+slide_labels:
+  slides: slides.tsv
+  stores: results
+  checkpoint: null
+  backbone: muse_compact_16
+  folds: %(folds)d
+  schedule: { steps: 60, learning_rate: 0.003, save_every: 30, log_every: 10 }
+  tiles_per_slide: %(tiles)d
+  least_probability: %(probability)g
+colour: identity
+window_px: 64
+batch: 8
+schedule: { steps: %(steps)d, learning_rate: 0.002, save_every: 100, validate_every: 20, log_every: 10 }
+student: { rounds: 1 }
+export: { input_px: 384, halo_px: 64 }
+licence: CC0-1.0
+training_data: drawn slides
+"""
+
+
+def draw_islands(size_um, seed):
+    """(h, w) bool at 2 um a pixel: three discs of tumour."""
+    rng = np.random.default_rng(seed)
+    width, height = (round(side / MPP) for side in size_um)
+    tumour = np.zeros((height, width), np.uint8)
+    for x in (0.2, 0.5, 0.8):
+        centre = round(width * x), round(height * rng.uniform(0.3, 0.7))
+        cv2.circle(tumour, centre, round(height * rng.uniform(0.18, 0.26)), 1, -1)
+    return tumour > 0
+
+
+def draw_cohort(folder: Path, n_slides: int, size_um: tuple[int, int], **settings) -> dict[str, np.ndarray]:
+    """Slides, every second one with islands, up to their stores; a sheet with labels and a config."""
+    masks, rows = {}, ["slide_id\tpath\tpatient\tlabel"]
+    for number in range(n_slides):
+        name, has_tumour = f"s{number}", number % 2 == 1
+        islands = draw_islands(size_um, number)
+        masks[name] = islands if has_tumour else np.zeros_like(islands)
+        slide, results = folder / f"{name}.tif", folder / "results" / name
+        results.mkdir(parents=True)
+        write_pyramid(slide, draw_slide(masks[name], seed=number), factors=(4,), mpp=SLIDE_MPP)
+        names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
+        files = [word for flag, file in names.items() for word in (f"--{flag}", str(results / file))]
+        info, tissue = str(results / "slide.json"), str(results / "tissue.npz")
+        assert main(["inspect", str(slide), "--slide-id", name, "--output", info]) == 0
+        assert main(["tissue", str(slide), "--info", info, *files]) == 0
+        store = str(results / "image-500nm.zarr")
+        assert main(["tile", str(slide), "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
+        rows.append(f"{name}\t{slide}\tP{number}\t{CLASSES[has_tumour]}")
+    (folder / "slides.tsv").write_text("\n".join(rows) + "\n")
+    defaults = {"folds": 2, "tiles": 8, "probability": 0.5, "steps": 4}
+    (folder / "mil.yaml").write_text(CONFIG % {**defaults, **settings})
+    return masks
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    return folder, draw_cohort(folder, 4, (900, 600))
+
+
+def train(folder, *more):
+    words = ["--accelerator", "cpu", "--threads", "1", *more]
+    return ["train", str(folder / "mil.yaml"), "-o", str(folder / "run"), *words]
+
+
+def test_labels_of_slides_become_a_region_model(cohort, muse):
+    folder, _ = cohort
+    status, _, errors = muse(*train(folder))
+    assert status == 0, errors
+    stages = sorted(path.name for path in (folder / "run" / "stages").iterdir())
+    assert stages == ["1-bags", "2-attention-1", "3-attention-2", "4-tiles", "5-teacher", "6-student"]
+    assert "slides: AUC of Tumour" in errors and "over 4 patients" in errors
+    bag = np.load(folder / "run" / "stages" / "1-bags" / "s0.npy", mmap_mode="r")
+    assert bag.dtype == np.float16 and bag.ndim == 2
+    tiles = folder / "run" / "stages" / "4-tiles"
+    patients = {
+        split: {line.split("\t")[2] for line in (tiles / split / "labels.tsv").read_text().splitlines()[1:]}
+        for split in ("training", "validation")
+    }
+    assert not patients["training"] & patients["validation"] and len(set.union(*patients.values())) == 4
+    scores = json.loads((tiles / "slides.json").read_text())
+    assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
+    assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma are of 1 patients, and 2 folds need"),
+        ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is no class of the model"),
+    ],
+)
+def test_bad_labels_of_slides_end_with_one_sentence(cohort, muse, tmp_path, column, sentence):
+    folder, _ = cohort
+    rows = [f"s{number}\t{word}" for number, word in enumerate(column.split("\t"))]
+    (tmp_path / "labels.tsv").write_text("\n".join(["slide\tlabel", *rows]) + "\n")
+    table = f"slide_labels.table={tmp_path / 'labels.tsv'}"
+    status, _, errors = muse("train", folder / "mil.yaml", "-o", tmp_path / "run", "--set", table)
+    assert status == 2 and sentence in errors and "Traceback" not in errors
+
+
+def test_drawn_areas_label_their_pixels_and_nothing_else(cohort, tmp_path):
+    folder, _ = cohort
+    stroma, tumour = (
+        [[100, 100], [300, 100], [300, 300], [100, 300]],
+        [[900, 900], [1300, 900], [1300, 1200], [900, 1200]],
+    )
+    write_areas(tmp_path / "s1.geojson", {"Stroma": stroma, "Tumour": tumour})
+    source = TissueSource(slides=folder / "slides.tsv", areas=tmp_path)
+    images = read_tissue_images([source], CLASSES, MPP, 64)
+    assert {one.patient for one in images} == {"P1"} and all(one.label == -1 for one in images)
+    counts = sum(np.bincount(one.target.ravel(), minlength=256) for one in images)
+    assert counts[0] == 200 * 200 / 16 and counts[1] == 400 * 300 / 16
+    assert counts[UNKNOWN] > 0 and counts.sum() == counts[[0, 1, UNKNOWN]].sum()
+    write_areas(tmp_path / "s1.geojson", {"Stroma": tumour, "Tumour": tumour})
+    with pytest.raises(LabelError, match="areas of Stroma and Tumour overlap"):
+        read_tissue_images([source], CLASSES, MPP, 64)
+
+
+def write_areas(path, areas):
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[*corners, corners[0]]]},
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for name, corners in areas.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def test_attention_finds_the_tiles_that_the_label_is_about():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    method = SlideAttention(GatedAttention(8, 1, 16))
+    optimiser = torch.optim.Adam(method.parameters(), 3e-3)
+
+    def draw(is_positive):
+        features = torch.randn(40, 8, generator=generator)
+        features[:4, 0] += 4.0 * is_positive
+        return features, torch.tensor([float(is_positive)])
+
+    for _ in range(150):
+        loss = method.losses([draw(index % 2) for index in range(4)], "model", 0.0)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        output = method.network(draw(1)[0])
+    assert output.attention.sum().item() == pytest.approx(1)
+    assert sorted(choose_tiles(output, 1, most=4, least_probability=0.9).tolist()) == [0, 1, 2, 3]
+
+
+def test_tiles_are_chosen_by_attention_and_their_own_probability():
+    attention = torch.tensor([[0.1], [0.5], [0.3], [0.1]])
+    output = BagOutput(torch.zeros(1), attention, torch.tensor([[9.0], [9.0], [0.0], [9.0]]))
+    assert choose_tiles(output, 1, most=3, least_probability=0.9).tolist() == [1, 0]
+    assert choose_tiles(output, 0, most=2, least_probability=0.9).tolist() == [0, 3]
+
+
+def test_folds_keep_patients_together_and_have_every_class():
+    slides = [LabelledSlide(f"s{i}", i % 2, f"P{i // 2 if i < 4 else i}") for i in range(12)]
+    dealt = deal_folds(slides, 2)
+    assert dealt[0] == dealt[1] and dealt[2] == dealt[3]
+    for fold in range(2):
+        assert {slide.label for slide, one in zip(slides, dealt, strict=True) if one == fold} == {0, 1}
+
+
+def test_area_under_the_curve_counts_ordered_pairs():
+    scores, positive = np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True])
+    assert area_under_curve(scores, positive) == pytest.approx(3.5 / 4)
+    assert np.isnan(area_under_curve(scores, positive & False))
+    low, high = area_interval(scores, positive, ["a", "b", "c", "d"])
+    assert 0 <= low <= high <= 1 and area_interval(scores, positive, ["a"] * 4) is None
+
+
+def rasterise(polygons, shape):
+    mask = np.zeros(shape, np.uint8)
+    for name, outline in polygons:
+        for part in getattr(outline, "geoms", [outline]):
+            scale = MPP / SLIDE_MPP
+            rings = [
+                np.round(np.array(ring.coords) / scale).astype(np.int32) for ring in (part.exterior, *part.interiors)
+            ]
+            if name == "Tumour":
+                cv2.fillPoly(mask, rings, 1)
+    return mask > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute or two on an idle core
+def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
+    masks = draw_cohort(tmp_path, 12, (1200, 900), folds=3, tiles=40, probability=0.9, steps=150)
+    assert main(train(tmp_path)) == 0
+    run = tmp_path / "run"
+    scores = json.loads((run / "stages" / "5-tiles" / "slides.json").read_text())
+    assert scores["auc"] >= 0.97
+    assert main(["export", str(run / "checkpoint.pt"), "-o", str(tmp_path / "m.onnx")]) == 0
+    found = {}
+    for name, mask in masks.items():
+        output = tmp_path / "regions" / name
+        store = str(tmp_path / "results" / name / "image-500nm.zarr")
+        assert main(["regions", store, "--model", str(tmp_path / "m.onnx"), "-o", str(output)]) == 0
+        truth = np.pad(mask, GLASS_PX)
+        area = rasterise(read_polygons(output), truth.shape)
+        found[name] = dice(area, truth) if truth.any() else float(area.sum() / mask.size)
+    print(found)
+    dices, false = [found[f"s{i}"] for i in range(1, 12, 2)], [found[f"s{i}"] for i in range(0, 12, 2)]
+    assert np.mean(dices) >= 0.75 and min(dices) >= 0.6 and max(false) <= 0.01
