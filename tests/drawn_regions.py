@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from muse_pipeline.export.regions import RegionExport, RegionModel, save_region_model
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.models.region import RegionNetwork
+from muse_pipeline.training.checkpoint import save_checkpoint
+from muse_pipeline.training.region_model import RegionExport, RegionModel, region_checkpoint
 
 CLASSES = (NucleusClass("Stroma", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 MPP = 2.0
@@ -67,7 +68,7 @@ def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse
     """A checkpoint with pictures beside it, as a training run leaves them."""
     settings = {"input_px": 384, "halo_px": 64, **export}
     model = RegionModel("drawn", MPP, backbone, CLASSES, "CC0-1.0", "drawn textures", export=RegionExport(**settings))
-    save_region_model(folder / "checkpoint.pt", network, model, ColourReference(), {})
+    save_checkpoint(folder / "checkpoint.pt", region_checkpoint(network, model, ColourReference(), {"config": {}}))
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     for number in range(3):

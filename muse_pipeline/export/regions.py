@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,78 +12,24 @@ import numpy as np
 import onnx
 import torch
 
-from muse_pipeline.core.config import parse_config, require_between, require_one_of
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures
-from muse_pipeline.core.types import MODEL_PRECISIONS
 from muse_pipeline.export.onnx import embed_card, trace_windows
 from muse_pipeline.export.parity import COLOUR
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
-from muse_pipeline.inference.card import REGIONS, ColourReference, NucleusClass, RegionCard
+from muse_pipeline.inference.card import REGIONS, ColourReference, RegionCard
 from muse_pipeline.inference.predictor import MAP, RegionPredictor
-from muse_pipeline.models.region import FUSION, RegionGraph, RegionNetwork
+from muse_pipeline.models.region import RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.region_model import RegionExport, RegionModel
 
 # Largest and mean difference of probabilities between the network and its graph.
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
 MAX_PICTURES = 6
-
-
-@dataclass(frozen=True)
-class RegionExport:
-    """How a region model will be run.
-
-    Attributes:
-        input_px: side of a window.
-        halo_px: border of a window whose map belongs to its neighbours; 128 px is what three stages of a compact
-            network see.
-        batch: windows per call.
-        precision: "fp32", "fp16" or "int8".
-        colour_share: how far a slide's stains are taken to the reference, 0 to 1.
-    """
-
-    input_px: int = 1280
-    halo_px: int = 128
-    batch: int = 1
-    precision: str = "fp32"
-    colour_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_one_of(self, "export", precision=MODEL_PRECISIONS)
-        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
-        require_between(self, "export", colour_share=(0, 1))
-
-
-@dataclass(frozen=True)
-class RegionModel:
-    """What a checkpoint says of its region network: ``meta["region"]``.
-
-    Attributes:
-        name: of the model.
-        mpp: um per pixel of its input.
-        backbone: registered name.
-        classes: the first is all tissue of no other class.
-        licence: SPDX name of the weights' licence.
-        training_data: what it was trained on, with licences.
-        fusion: weights of the side maps.
-        metrics: measured figures by name.
-        limits: what the model is not for, in words.
-        export: how it will be run.
-    """
-
-    name: str
-    mpp: float
-    backbone: str
-    classes: tuple[NucleusClass, ...]
-    licence: str
-    training_data: str
-    fusion: tuple[float, float, float] = FUSION
-    metrics: dict[str, float] = field(default_factory=dict)
-    limits: str = ""
-    export: RegionExport = field(default_factory=RegionExport)
 
 
 def is_region_checkpoint(path: Path) -> bool:
@@ -94,27 +39,6 @@ def is_region_checkpoint(path: Path) -> bool:
         CheckpointError: it cannot be read.
     """
     return load_checkpoint(path).meta.get("kind") == REGIONS
-
-
-def save_region_model(
-    path: Path, network: RegionNetwork, model: RegionModel, colour: ColourReference, config: dict[str, Any]
-) -> None:
-    """Write a checkpoint that ``load_region_model`` reads.
-
-    Args:
-        path: of the file.
-        network: the trained network.
-        model: its description.
-        colour: what slides' stains are taken to.
-        config: settings of the training run, for the record.
-    """
-    meta = {
-        "kind": REGIONS,
-        "config": config,
-        "colour": dataclasses.asdict(colour),
-        "region": dataclasses.asdict(model),
-    }
-    save_checkpoint(path, Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), meta))
 
 
 def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:

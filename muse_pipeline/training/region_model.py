@@ -1,0 +1,83 @@
+"""Checkpoints of region networks: their description, whichever method trained them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.types import MODEL_PRECISIONS
+from muse_pipeline.inference.card import REGIONS, ColourReference, NucleusClass
+from muse_pipeline.models.region import FUSION, RegionNetwork
+from muse_pipeline.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class RegionExport:
+    """How a region model will be run.
+
+    Attributes:
+        input_px: side of a window.
+        halo_px: border of a window whose map belongs to its neighbours; 128 px is what three stages of a compact
+            network see.
+        batch: windows per call.
+        precision: "fp32", "fp16" or "int8".
+        colour_share: how far a slide's stains are taken to the reference, 0 to 1.
+    """
+
+    input_px: int = 1280
+    halo_px: int = 128
+    batch: int = 1
+    precision: str = "fp32"
+    colour_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_one_of(self, "export", precision=MODEL_PRECISIONS)
+        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
+        require_between(self, "export", colour_share=(0, 1))
+
+
+@dataclass(frozen=True)
+class RegionModel:
+    """Description of a region network in its checkpoint: ``meta["region"]``.
+
+    Attributes:
+        name: of the model.
+        mpp: um per pixel of its input.
+        backbone: registered name.
+        classes: the first is all tissue of no other class.
+        licence: SPDX name of the weights' licence.
+        training_data: what it was trained on, with licences.
+        fusion: weights of the side maps.
+        metrics: measured figures by name.
+        limits: what the model is not for, in words.
+        export: how it will be run.
+    """
+
+    name: str
+    mpp: float
+    backbone: str
+    classes: tuple[NucleusClass, ...]
+    licence: str
+    training_data: str
+    fusion: tuple[float, float, float] = FUSION
+    metrics: dict[str, float] = field(default_factory=dict)
+    limits: str = ""
+    export: RegionExport = field(default_factory=RegionExport)
+
+
+def region_checkpoint(
+    network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
+) -> Checkpoint:
+    """A checkpoint that ``export.regions.load_region_model`` reads.
+
+    Args:
+        network: the trained network.
+        model: its description.
+        colour: what slides' stains are taken to.
+        meta: further entries; ``config`` has the settings of the training run.
+    """
+    described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}
+    return Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described})
