@@ -71,6 +71,8 @@ def test_preflight_on_slurm_asks_for_what_detection_has_and_for_hours_at_most(pr
 def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
     for _, name, body in re.findall(r"^( *)rule (\w+):\n(.*?)(?=^\1\S|\Z)", RULES, re.M | re.S):
         assert body.lstrip().startswith('"""'), name
+        if name == "check_regions":  # which reads what `regions` recorded, and runs nothing
+            continue
         # The same step on the slide's other table; a verb's part for one slide.
         verb = name.removesuffix("_proposals").removesuffix("_slide")
         assert verb in VERBS
