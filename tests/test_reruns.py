@@ -59,6 +59,7 @@ CHANGED_SETTINGS = [
     ("proposals", None, {"nuclei": 2, "report": 1}),
     ("proposals", {"method": "otsu"}, PROPOSALS),
     ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
+    ("regions", "tumour.onnx", {"regions": 2, "check_regions": 1, **NUCLEI}),
     ("mpp", 0.25, EVERYTHING),
     ("extra_mpps", [0.25], {"tile": 2}),
     ("keep_stores", False, {}),
@@ -81,6 +82,9 @@ CHANGED_CELLS = [
     ("shards", "3", {**CUT_OF_A, "detect": 3, "propose": 3}),
     ("patient", "P1", {"report": 1}),
     ("split", "test", {"report": 1}),
+    ("regions", "roi.geojson", {"nuclei": 1, "overlay": 1, "report": 1}),
+    ("partner", "b.tif", {"report": 1}),
+    ("label", "Tumour", {}),  # training alone reads it
 ]
 OF_THE_MACHINE = [
     ["--cores", "1"],
@@ -98,7 +102,7 @@ def test_every_setting_says_what_depends_on_it():
     schema = yaml.safe_load((SCHEMAS / "config.schema.yaml").read_text("utf-8"))
     assert {setting for setting, *_ in CHANGED_SETTINGS} == schema["properties"].keys()
     schema = yaml.safe_load((SCHEMAS / "slides.schema.yaml").read_text("utf-8"))
-    assert {column for column, *_ in CHANGED_CELLS} == schema["items"]["properties"].keys()
+    assert {column for column, *_ in CHANGED_CELLS} | {"partner_transform"} == schema["items"]["properties"].keys()
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,7 @@ def finished(tmp_path_factory) -> Path:
     write_training_config(draw_labelled_folder(folder, n_pictures=1))
     shutil.copy(find_model("compact"), folder / "same.onnx")
     write_model_at(0.25, folder / "fine.onnx")
+    shutil.copy(folder / "same.onnx", folder / "tumour.onnx")  # which a plan does not open
     write_sheet(folder / "the same.tsv", ROWS)
     write_sheet(folder / "slides.tsv", ROWS)
     write_config(folder, **SETTINGS)
