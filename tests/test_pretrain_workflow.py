@@ -10,6 +10,7 @@ from labelled import write_config as write_training_config
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.core.files import read_json
+from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the workflow, on a machine that may be busy
@@ -104,8 +105,8 @@ def test_from_slides_to_a_page_that_says_whether_it_helped(tmp_path, shared_data
     assert run.returncode == 0, run.stdout
     folder = tmp_path / RUN
     assert load_checkpoint(folder / "checkpoint.pt").meta["patients"] == ["P1"]
-    begun = read_json(tmp_path / "results/training/tiny/provenance.json")["checkpoint"]
-    assert begun is not None
+    inputs = read_json(tmp_path / "results/training/tiny/provenance.json")["inputs"]
+    assert inputs["weights of the checkpoint"] == fingerprint_file(folder / "checkpoint.pt")
     (answer,) = read_json(folder / "compare/compare.json")["answers"]
     page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
     assert answer["where"] == "Without labels"

@@ -86,8 +86,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         state["networks"] = {
             name: {key: value.cpu() for key, value in network.items()} for name, network in checkpoint.networks.items()
         }
-    with complete_file(path) as partial:
-        torch.save(state, partial)
+    _save(state, path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -179,8 +178,13 @@ def save_resume_point(
         "method": method.state_dict(),
         "optimisers": {turn: optimiser.state_dict() for turn, optimiser in optimisers.items()},
     }
-    with complete_file(path) as partial:
-        torch.save(state, partial)
+    _save(state, path)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Through an open file: given a path, torch stores the name of the temporary file, which differs by process."""
+    with complete_file(path) as partial, partial.open("wb") as file:
+        torch.save(state, file)
 
 
 def load_resume_point(
