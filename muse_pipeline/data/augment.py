@@ -166,6 +166,32 @@ def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, gene
     return torch.cat([linear, constant], 2)
 
 
+def vary_appearance(
+    pixels: Tensor,
+    colour: Tensor,
+    stains: Tensor,
+    mpp: float,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Vary sharpness, normalisation strength and colour of windows.
+
+    Args:
+        pixels: (B, 3, H, W).
+        colour: (B, 3, 4) map of each window to the reference.
+        stains: (2, 3) reference stains.
+        mpp: um per pixel.
+        augmentation: how far.
+        generator: of every random number.
+
+    Returns:
+        pixels and colour, varied.
+    """
+    pixels = vary_sharpness(pixels, mpp, augmentation, generator)
+    share = torch.empty(len(pixels)).uniform_(augmentation.partial_colour, 1, generator=generator)
+    return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)
+
+
 def vary_sharpness(
     pixels: Tensor, mpp: float | Tensor, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.augment import Augmentation, part_way, random_linear, vary_colour, vary_sharpness
+from muse_pipeline.data.augment import Augmentation, random_linear, vary_appearance
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.windows import cut_windows, place_windows, read_cells
 
@@ -94,10 +94,8 @@ class MaskWindows:
         whole = torch.cat([torch.zeros_like(self.sizes), self.sizes], 1)[chosen]
         centre = place_windows(self.sizes[chosen], whole, reach, generator)
         sharp = cut_windows([self.pixels[i] for i in chosen], centre, linear, self.window_px)
-        pixels = vary_sharpness(sharp, self.mpp, self.augmentation, generator)
-        share = torch.empty(self.batch).uniform_(self.augmentation.partial_colour, 1, generator=generator)
-        own = part_way(self.colours[chosen.to(self.colours.device)], share)
-        colour = vary_colour(own, self.stains, self.augmentation, generator)
+        own_colour = self.colours[chosen.to(self.colours.device)]
+        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
 
         def read(labels: list[Tensor]) -> Tensor:
             return read_cells([labels[i] for i in chosen], centre, linear, self.window_px, 1) - 1

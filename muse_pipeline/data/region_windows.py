@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.data.augment import Augmentation, part_way, random_linear, vary_colour, vary_sharpness
+from muse_pipeline.data.augment import Augmentation, random_linear, vary_appearance
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.windows import cut_windows, place_windows, read_cells
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
@@ -88,10 +88,8 @@ class RegionWindows:
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
         centre = place_windows(self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
-        pixels = vary_sharpness(sharp, self.mpp, self.augmentation, generator)
-        share = torch.empty(self.batch).uniform_(self.augmentation.partial_colour, 1, generator=generator)
-        own = part_way(self.colours[chosen.to(self.device)], share)
-        colour = vary_colour(own, self.stains, self.augmentation, generator)
+        own_colour = self.colours[chosen.to(self.device)]
+        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         classes = torch.stack([self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)])
         known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
         target = functional.one_hot(classes.clamp(min=0), self.n_classes).permute(0, 3, 1, 2)[:, 1:]

@@ -19,8 +19,7 @@ from muse_pipeline.data.augment import (
     move_nuclei,
     part_way,
     random_linear,
-    vary_colour,
-    vary_sharpness,
+    vary_appearance,
     warp_windows,
 )
 from muse_pipeline.data.stream import seed_of_step
@@ -85,11 +84,8 @@ class LabelledWindows:
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
         centre = place_windows(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
-        pixels = vary_sharpness(sharp, self.mpp, self.augmentation, generator)
-        least = self.augmentation.partial_colour
-        share = torch.empty(self.batch).uniform_(least, 1, generator=generator)
         own_colour = self.colours[chosen.to(self.device)]
-        colour = vary_colour(part_way(own_colour, share), self.stains, self.augmentation, generator)
+        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
         batch = LabelledBatch(pixels, colour, *self.nuclei.move(*view, self.window_px))
         if self.depths is not None:
@@ -97,7 +93,8 @@ class LabelledWindows:
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
             batch = batch._replace(region=depth * self.mpp)
         if self.weak_view:
-            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, torch.full_like(share, (1 + least) / 2))))
+            middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
+            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, middle)))
         if self.hidden is not None:
             batch = batch._replace(hidden=HiddenNuclei(*self.hidden.move(*view, self.window_px)[:2]))
         return batch

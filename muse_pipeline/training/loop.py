@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,42 @@ class Monitor:
 
     def on_save(self, done: int) -> None:
         """Called by the first process after a resume point was saved."""
+
+
+PATIENCE = 5  # logged steps in a row
+GRACE = 0.1  # share of a run at whose beginning all vectors are alike
+
+
+class Alarm(Monitor):
+    """A monitor that ends a run once a value lies outside its limits at ``PATIENCE`` logged steps in a row.
+
+    Args:
+        schedule: of the run.
+        folder: of the run, for the message.
+        grace: share of the run before which nothing is checked.
+    """
+
+    def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
+        self.folder, self._begin = folder, grace * schedule.steps
+        self._outside: dict[str, int] = {}
+
+    def on_log(self, done: int, losses: dict[str, float]) -> None:
+        """Check the values after the grace period.
+
+        Raises:
+            CollapsedError: see ``check``.
+        """
+        if done >= self._begin:
+            self.check(done, losses)
+
+    def check(self, done: int, losses: dict[str, float]) -> None:
+        """Raise ``CollapsedError`` where a value ``persists`` outside its limits."""
+        raise NotImplementedError
+
+    def persists(self, name: str, is_outside: bool) -> bool:
+        """Count one logged step; True if ``name`` was outside at the last ``PATIENCE``, this one included."""
+        self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
+        return self._outside[name] >= PATIENCE
 
 
 class Turn:

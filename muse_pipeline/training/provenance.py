@@ -18,6 +18,7 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.training.checkpoint import load_checkpoint
 
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
@@ -30,12 +31,14 @@ class Inputs:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
         checkpoint: that the run begins with.
         teachers: checkpoints that teach it.
+        previous: checkpoint of the stage before; its weights count, not the settings of its card.
         checksums: of everything else, by name.
     """
 
     sources: tuple[Any, ...] = ()
     checkpoint: Path | None = None
     teachers: tuple[Path, ...] = ()
+    previous: Path | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -58,6 +61,8 @@ class Inputs:
         found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
         if self.checkpoint is not None:
             found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
+        if self.previous is not None:
+            found["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
         if self.teachers:  # their mean does not depend on their order
             found["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
         return {**found, **self.checksums}

@@ -105,12 +105,12 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         return stages[0].run(options)
     run = RunFolder(Path(folder))
     run.require_own()
-    run.describe(config, describe_run(plain_settings(config, portable=True), Inputs()))
     for stage in stages:
         result = stage.run(options)
         if stage.name == until and stage is not stages[-1]:
             return result
     if is_first_process():
+        run.describe(config, describe_run(plain_settings(config, portable=True), Inputs()))
         if (pictures := RunFolder(result.parent).pictures).is_dir():  # an export is checked on those beside it
             with complete_file(run.pictures) as partial:
                 shutil.copytree(pictures, partial)

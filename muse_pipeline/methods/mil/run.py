@@ -84,9 +84,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             for number, source in enumerate(sources)
             for name, checksum in source_checksums(source).items()
         }
-        if self.config.previous is not None:  # its weights alone: settings of the card may change
-            checksums["weights of the stage before"] = load_checkpoint(self.config.previous).weights_sha256()
-        return Inputs(checkpoint=self._start, checksums=checksums)
+        return Inputs(checkpoint=self._start, previous=self.config.previous, checksums=checksums)
 
     @cached_property
     def _start(self) -> Path | None:

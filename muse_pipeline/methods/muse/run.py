@@ -26,12 +26,11 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
-from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.run import Options, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
 from muse_pipeline.training.start import Seen, load_backbone, seen_before
 
@@ -135,7 +134,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse."""
-        return (CollapseAlarm(self.config.schedule, self.run_folder),)
+        return (CollapseAlarm(self.config.schedule, self.folder),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The backbone that leaves the run."""
@@ -156,8 +155,6 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-PATIENCE = 5  # looks in a row
-GRACE = 0.1  # share of a run, at whose beginning all vectors are alike
 LIMITS = {  # name -> (least, most) of a run that still learns; healthy ones keep far from either
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
@@ -166,30 +163,19 @@ LIMITS = {  # name -> (least, most) of a run that still learns; healthy ones kee
 OF_NUCLEI = {"entropy_nucleus", "spread"}  # unknown where a step's views share none
 
 
-class CollapseAlarm(Monitor):
-    """Ends a run whose vectors all become alike.
+class CollapseAlarm(Alarm):
+    """Ends a run whose vectors all become alike."""
 
-    Args:
-        schedule: of the run.
-        folder: of the run, for the message.
-    """
-
-    def __init__(self, schedule: Schedule, folder: RunFolder):
-        self._begin, self._folder = GRACE * schedule.steps, folder
-        self._outside: dict[str, int] = {}
-
-    def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Raise once a number lay outside its limits at ``PATIENCE`` looks in a row.
+    def check(self, done: int, losses: dict[str, float]) -> None:
+        """Compare with ``LIMITS``.
 
         Raises:
-            CollapsedError: see above.
+            CollapsedError: see ``Alarm``.
         """
-        if done < self._begin:
-            return
         shares_none = losses.get("shared_nuclei") == 0
-        if self._count("shared_nuclei", shares_none) >= PATIENCE:
+        if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(
-                f"{self._folder.path}: by step {done} no two views shared a nucleus for {PATIENCE} looks in a row, so "
+                f"{self.folder}: by step {done} no two views shared a nucleus for {PATIENCE} looks in a row, so "
                 "nothing is learnt of nuclei; begin another run folder with a larger `views.global_px` or `batch`"
             )
         for name, (least, most) in LIMITS.items():
@@ -198,19 +184,14 @@ class CollapseAlarm(Monitor):
             if name not in OF_NUCLEI and "entropy_nucleus" in losses:
                 continue  # whole views of uniform tissue may well look alike while nuclei are told apart
             value = losses.get(name, least)
-            if self._count(name, not least <= value <= most) >= PATIENCE:
+            if self.persists(name, not least <= value <= most):
                 seen = "nuclei" if name in OF_NUCLEI else "views"
                 raise CollapsedError(
-                    f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
                     f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all {seen} look alike to the network; "
                     "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
                     "batch"
                 )
-
-    def _count(self, name: str, is_outside: bool) -> int:
-        """Looks in a row, this one included, at which ``name`` lay outside."""
-        self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
-        return self._outside[name]
 
 
 N_SETS, GAP_PX, ZOOM = 6, 8, 2

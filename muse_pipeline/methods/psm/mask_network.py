@@ -113,7 +113,7 @@ class MaskRoundConfig(MaskNetworkSettings):
 
     Attributes:
         masks: folder of the masks stage.
-        start: checkpoint of the round before, which finds points too; None in the first round.
+        previous: checkpoint of the round before, which finds points too; None in the first round.
         mpp: um per pixel of the masks.
         points: what makes a point; None in the first round.
         colour: see ``DetectorSettings``.
@@ -121,7 +121,7 @@ class MaskRoundConfig(MaskNetworkSettings):
     """
 
     masks: Path
-    start: Path | None = None
+    previous: Path | None = None
     mpp: float = 0.5
     points: PeakRules | None = None
     colour: str = "macenko"
@@ -141,7 +141,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
 
     def inputs(self) -> Inputs:
         """The masks and the round before."""
-        return Inputs(checkpoint=self.config.start, checksums={"masks": sha256_of(self.config.masks / MADE_FROM)})
+        return Inputs(previous=self.config.previous, checksums={"masks": sha256_of(self.config.masks / MADE_FROM)})
 
     def free_settings(self) -> tuple[str, ...]:
         """None."""
@@ -153,7 +153,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
         pieces = [(pixels, mask) for _, pixels, mask in read_pictures_and_masks(config.masks)]
         fits = [fit_macenko(pixels.reshape(-1, 3)) for pixels, _ in pieces]
         reference = mean_stains(fits, config.colour)
-        teacher = TrainedMask.load(config.start) if config.start else None
+        teacher = TrainedMask.load(config.previous) if config.previous else None
         pictures = []
         for (pixels, mask), fit in zip(pieces, fits, strict=True):
             voronoi = None
@@ -166,7 +166,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
     def build(self, data: MaskData) -> MaskTraining:
         """A network with random weights, or those of the round before."""
         config = self.config
-        network = TrainedMask.load(config.start).network.train() if config.start else MaskNetwork(config.backbone)
+        network = TrainedMask.load(config.previous).network.train() if config.previous else MaskNetwork(config.backbone)
         return MaskTraining(network.to(memory_format=torch.channels_last), config.mask_fg, config.voronoi_weight)
 
     def batches(self, data: MaskData, device: torch.device) -> MaskWindows:
@@ -185,7 +185,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
 
     def describe(self, data: MaskData, say: Say) -> None:
         """Print what is trained on what."""
-        points = " and points" if self.config.start else ""
+        points = " and points" if self.config.previous else ""
         say(f"{self.name}: {self.config.backbone} on {len(data.pictures)} masks{points}")
 
     def checkpoint(self, data: MaskData, method: MaskTraining) -> Checkpoint:

@@ -68,14 +68,14 @@ def activation_config(config: PsmConfig) -> ActivationConfig:
     return ActivationConfig(**vars(config.activation), sources=config.sources, mpp=config.mpp, seed=config.seed)
 
 
-def round_config(config: PsmConfig, masks: Path, start: Path | None) -> MaskRoundConfig:
-    """The settings of a round of the mask network, which begins with the checkpoint ``start``."""
+def round_config(config: PsmConfig, masks: Path, previous: Path | None) -> MaskRoundConfig:
+    """The settings of a round of the mask network, which begins with the checkpoint ``previous``."""
     return MaskRoundConfig(
         **{**vars(config.mask_network), "rounds": 1},
         masks=masks,
-        start=start,
+        previous=previous,
         mpp=config.mpp,
-        points=config.labels.points if start else None,
+        points=config.labels.points if previous else None,
         colour=config.detector.colour,
         seed=config.seed,
     )

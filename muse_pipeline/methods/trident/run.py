@@ -14,17 +14,16 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.pairs import PairBatch, PairBatches
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.run import GRACE, INDEX, PATIENCE, MuseStage, make_batches
+from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pairs
 from muse_pipeline.methods.trident.data import PairedData, read_paired_data
 from muse_pipeline.methods.trident.method import Trident, VectorEncoder
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import RunFolder, Say
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.run import Say
 from muse_pipeline.training.stages import Stage
 
 
@@ -116,39 +115,25 @@ class TridentStage(MuseStage):
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse."""
-        return (SpreadAlarm(self.config.schedule, self.run_folder),)
+        return (SpreadAlarm(self.config.schedule, self.folder),)
 
 
 LEAST_SPREAD = 0.05  # of runs that still learn; see ``method.measure_spread``
 
 
-class SpreadAlarm(Monitor):
-    """Ends a run whose H&E vectors all become alike.
+class SpreadAlarm(Alarm):
+    """Ends a run whose H&E vectors all become alike."""
 
-    Args:
-        schedule: of the run.
-        folder: of the run, for the message.
-    """
-
-    def __init__(self, schedule: Schedule, folder: RunFolder):
-        self._begin, self._folder = GRACE * schedule.steps, folder
-        self._below: dict[str, int] = {}
-
-    def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Raise once the spread of a level lay below its limit ``PATIENCE`` times in a row.
+    def check(self, done: int, losses: dict[str, float]) -> None:
+        """Compare the spread of each level with ``LEAST_SPREAD``.
 
         Raises:
-            CollapsedError: see above.
+            CollapsedError: see ``Alarm``.
         """
-        if done < self._begin:
-            return
         for name, value in losses.items():
-            if not name.endswith("_spread"):
-                continue
-            self._below[name] = self._below.get(name, 0) + 1 if value < LEAST_SPREAD else 0
-            if self._below[name] >= PATIENCE:
+            if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(
-                    f"{self._folder.path}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
                     f"{LEAST_SPREAD:g} for {PATIENCE} log lines in a row, so all vectors are alike; start another run "
                     "folder with a larger batch, a lower learning rate or a larger `alignment.variance`"
                 )

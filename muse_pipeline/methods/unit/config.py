@@ -236,23 +236,23 @@ class UnitConfig:
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """One of both stages; ``start`` is the checkpoint of the one before."""
+    """One of both stages; ``previous`` is the checkpoint of the one before."""
 
-    start: Path | None = None
+    previous: Path | None = None
 
 
-def stage_config(config: UnitConfig, masks: Path, start: Path | None) -> UnitStageConfig:
+def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> UnitStageConfig:
     """The settings of the first stage, or, with a checkpoint to start from, of the second.
 
     Args:
         config: of the run.
         masks: folder of masks.
-        start: checkpoint of the first stage.
+        previous: checkpoint of the first stage.
     """
     schedule = config.schedule
-    if start is not None:
+    if previous is not None:
         schedule = dataclasses.replace(schedule, **vars(config.second))
-    return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "start": start})
+    return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "previous": previous})
 
 
 def detector_config(config: UnitConfig) -> DetectorConfig:

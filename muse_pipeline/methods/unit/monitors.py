@@ -16,11 +16,9 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
 from muse_pipeline.synthesis.pictures import draw_page
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule
 
-PATIENCE = 5  # logged steps in a row
-GRACE = 0.2  # part of a stage, at whose beginning nothing is translated yet
 FOLDER = "translation"
 PREVIEW, SHOWN = 10**9, 6  # number of a batch that no run reaches; windows of either domain
 
@@ -44,30 +42,21 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
 }
 
 
-class TranslationAlarm(Monitor):
-    """Ends a stage whose gauges stay too low.
-
-    Args:
-        schedule: of the stage.
-        folder: of the stage, for the message.
-    """
+class TranslationAlarm(Alarm):
+    """Ends a stage whose gauges stay too low; see ``Alarm`` for the arguments."""
 
     def __init__(self, schedule: Schedule, folder: Path):
-        self.begin, self.folder = GRACE * schedule.steps, folder
-        self.below: dict[str, int] = dict.fromkeys(LIMITS, 0)
+        super().__init__(schedule, folder, grace=0.2)  # before which nothing is translated yet
 
-    def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Raise once a gauge lay below its limit at ``PATIENCE`` logged steps in a row.
+    def check(self, done: int, losses: dict[str, float]) -> None:
+        """Compare the gauges with ``LIMITS``.
 
         Raises:
-            CollapsedError: see above.
+            CollapsedError: see ``Alarm``.
         """
         for name, (least, meaning, remedy) in LIMITS.items():
             value = losses.get(f"generator {name}")
-            if done < self.begin or value is None:
-                continue
-            self.below[name] = self.below[name] + 1 if value < least else 0
-            if self.below[name] >= PATIENCE:
+            if value is not None and self.persists(name, value < least):
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
                     f"{least:g} at {PATIENCE} logged steps in a row: {meaning}. No checkpoint was saved; start another "

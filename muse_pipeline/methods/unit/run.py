@@ -64,9 +64,9 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def inputs(self) -> Inputs:
         """Tissue, masks, the checkpoint of the stage before and the backbone that the reader starts from."""
         config = self.config
-        backbone = (find_checkpoint(config.checkpoint),) if config.checkpoint else ()
+        backbone = find_checkpoint(config.checkpoint) if config.checkpoint else None
         checksums = {"masks": checksum_of_masks(config.masks)}
-        return Inputs(config.sources, config.start, teachers=backbone, checksums=checksums)
+        return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
         """The card's."""
@@ -82,8 +82,8 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         method = UnitTraining(config, data.palette)
         if config.checkpoint is not None:
             load_backbone(method.reader.backbone, find_checkpoint(config.checkpoint))
-        if config.start is not None:
-            begun = load_checkpoint(config.start).networks
+        if config.previous is not None:
+            begun = load_checkpoint(config.previous).networks
             method.generator.load_state_dict(begun["generator"])
             method.picture_discriminator.load_state_dict(begun["discriminator"])
             method.prior_falls = False
@@ -110,7 +110,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
         """The reader as a detector, and the other networks."""
         config, detector = self.config, method.trained()
-        seen = seen_before(self.inputs().teachers)
+        seen = seen_before(self.inputs().checkpoints)
         patients = {patient_in_name(name) for name in data.names}
         meta = {
             **describe_detector(detector_config(config), ColourReference(method="identity")),

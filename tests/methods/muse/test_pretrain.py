@@ -16,7 +16,7 @@ from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigErr
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.run import GRACE, PATIENCE, CollapseAlarm, load_muse_config, make_batches, pretrain
+from muse_pipeline.methods.muse.run import CollapseAlarm, load_muse_config, make_batches, pretrain
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.store import sharding as shard_files
@@ -24,8 +24,9 @@ from muse_pipeline.store.sharding import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import GRACE, PATIENCE
 from muse_pipeline.training.provenance import source_files
-from muse_pipeline.training.run import Options, RunFolder
+from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.start import load_backbone
 
@@ -256,7 +257,7 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
 
 
 def test_the_alarm_counts_looks_in_a_row_after_the_beginning(tmp_path):
-    alarm = CollapseAlarm(Schedule(100), RunFolder(tmp_path))
+    alarm = CollapseAlarm(Schedule(100), tmp_path)
     good, bad = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}, {"entropy_nucleus": 0.7, "spread": 0.0}
     for done in range(10):
         alarm.on_log(done, bad)
@@ -278,7 +279,7 @@ def test_the_alarm_counts_looks_in_a_row_after_the_beginning(tmp_path):
 def test_views_that_share_no_nuclei_are_no_collapse_but_are_said(tmp_path):
     none = {"entropy_nucleus": 0.0, "spread": 0.0, "shared_nuclei": 0.0}
     good = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}
-    alarm = CollapseAlarm(Schedule(10), RunFolder(tmp_path))
+    alarm = CollapseAlarm(Schedule(10), tmp_path)
     for done in range(1, 61):
         alarm.on_log(done, good if done % PATIENCE == 0 else none)
     for done in range(61, 61 + PATIENCE - 1):

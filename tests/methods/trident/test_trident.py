@@ -8,9 +8,9 @@ from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.losses.vicreg import covariance, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.methods.trident.method import measure_spread
-from muse_pipeline.methods.trident.run import GRACE, PATIENCE, SpreadAlarm
+from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.readout import read_at
-from muse_pipeline.training.run import RunFolder
+from muse_pipeline.training.loop import GRACE, PATIENCE
 from muse_pipeline.training.schedule import Schedule
 
 KNOWN = [True, False, True]
@@ -109,7 +109,7 @@ def test_gauges_of_rows_that_point_everywhere_and_of_collapsed_ones():
 
 
 def test_a_collapsed_run_is_ended(tmp_path):
-    alarm = SpreadAlarm(Schedule(steps=100), RunFolder(tmp_path))
+    alarm = SpreadAlarm(Schedule(steps=100), tmp_path)
     for done in range(PATIENCE - 1):
         alarm.on_log(done, {"image_spread": 0.0})  # before the grace is over
     begin = round(100 * GRACE)
