@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -11,6 +12,9 @@ from pathlib import Path
 import onnxruntime
 import psutil
 import pytest
+import torch
+from labelled import draw_labelled_folder
+from labelled import write_config as write_training_config
 from slurm_node import NoSlurmError, SlurmNode
 from workflow_runs import (
     draw_stained_slide,
@@ -145,3 +149,34 @@ def test_detection_is_given_the_gpu_that_it_asks_for_and_says_what_it_lacks(slur
         assert log.startswith("muse detect: provider 'cuda' was asked for and is not in this installation")
         assert len(log.splitlines()) == 1
         assert not list((tmp_path / "results" / slide).glob("nuclei.*"))
+
+
+TRAIN = [
+    sys.executable,
+    "-m",
+    "muse_pipeline.cli.main",
+    "finetune",
+    "tiny.yaml",
+    "--accelerator",
+    "cpu",
+    "--devices",
+    "2",
+]
+
+
+def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
+    """Both end in the bytes of two processes without Slurm; a number of tasks other than asked for is an error."""
+    write_training_config(draw_labelled_folder(tmp_path), steps=2)
+    tasks = ["srun", "--ntasks=2", "--ntasks-per-node=2", *TRAIN]
+    for command in ([*TRAIN, "-o", "plain"], [*tasks, "-o", "tasks"], ["srun", "--ntasks=1", *TRAIN, "-o", "single"]):
+        environment = slurm.environment if command[0] == "srun" else None
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    states = [torch.load(tmp_path / name / "resume.pt", weights_only=True) for name in ("plain", "tasks", "single")]
+    assert [state["batches"] for state in states] == [2, 2, 2]
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0]["method"][name]) for name, value in state["method"].items())
+    command = [*tasks, "-o", "wrong", "--devices", "4"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=slurm.environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 2 and "is 4 process(es), but srun started 2" in run.stderr

@@ -28,7 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
         "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
     )
     parser.add_argument(
-        "--devices", type=at_least_one, default=1, help="GPUs, or processes on a CPU (default: %(default)s)"
+        "--devices",
+        type=at_least_one,
+        default=1,
+        help="GPUs, or processes on a CPU, of each node; each takes `batch` windows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--nodes",
+        type=at_least_one,
+        default=1,
+        help="machines on which srun or torchrun starts this command (default: %(default)s)",
     )
     parser.add_argument(
         "--start-over",
@@ -50,6 +59,7 @@ def run(args: argparse.Namespace, default: str | None = None) -> None:
         accelerator=args.accelerator,
         threads=share_of_cores(args.threads, args.devices),
         devices=args.devices,
+        nodes=args.nodes,
         loaders=args.loaders,
         start_over=args.start_over,
         say=output.say,

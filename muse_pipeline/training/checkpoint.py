@@ -169,12 +169,12 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
 
 
 def save_resume_point(
-    path: Path, step: int, n_processes: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
+    path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Write the state before ``step``, complete or not at all."""
+    """Write the state before ``step``, of a run that takes ``n_batches`` per step; complete or not at all."""
     state = {
         "step": step,
-        "processes": n_processes,
+        "batches": n_batches,
         "method": method.state_dict(),
         "optimisers": {turn: optimiser.state_dict() for turn, optimiser in optimisers.items()},
     }
@@ -188,20 +188,27 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def load_resume_point(
-    path: Path, n_processes: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
+    path: Path, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> int:
     """Put method and optimiser back where they were; returns the step to go on with, 0 where nothing was saved.
 
+    Args:
+        path: of the file.
+        n_batches: of a step: processes times ``accumulate``. Their numbers, and so the windows of a step, are the same
+            for any division between the two.
+        method: on its device.
+        optimisers: by turn.
+
     Raises:
-        CheckpointError: the file is damaged, or of a run with other settings or another number of processes.
+        CheckpointError: the file is damaged, or of a run with other settings or another number of batches per step.
     """
     if not path.is_file():
         return 0
     state = _read(path, next(method.parameters()).device)
-    if state["processes"] != n_processes:
+    if state["batches"] != n_batches:
         raise CheckpointError(
-            f"{path}: the run began with {state['processes']} device(s), not {n_processes}; give that many again, or "
-            "delete the run folder to start anew"
+            f"{path}: the run took {state['batches']} batch(es) per step, not {n_batches}; devices x "
+            "`schedule.accumulate` must stay the same"
         )
     try:
         method.load_state_dict(state["method"])
@@ -229,6 +236,6 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many unrelated classes on damaged bytes
         raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
-    if not isinstance(state, dict) or not {"step", "processes", "method", "optimisers"} <= state.keys():
+    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
         raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +19,40 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
-def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
-    """A launched Fabric; with more than one device this command starts itself again, once for each of the others.
+def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) -> Fabric:
+    """A launched Fabric of ``nodes`` x ``devices`` processes.
+
+    Where neither ``srun`` nor ``torchrun`` has started them, this command starts itself again, once for each of the
+    other devices; also in a Slurm job of a single task.
 
     Args:
         accelerator: one of ``core.types.ACCELERATORS``.
-        devices: GPUs, or processes on a CPU.
+        devices: GPUs, or processes on a CPU, of each node.
         precision: as Lightning Fabric names it.
+        nodes: machines.
 
     Raises:
-        ProviderError: the devices are not there.
+        ProviderError: the devices are not there, or another number of processes was started.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
+    launcher, started = _started_processes()
+    if nodes > 1 and not launcher:
+        raise ProviderError(f"--nodes {nodes}: start the command on every node with `srun` or `torchrun`")
+    if launcher and started != nodes * devices:
+        raise ProviderError(
+            f"--nodes {nodes} --devices {devices} is {nodes * devices} process(es), but {launcher} started {started}; "
+            "make both equal"
+        )
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
+            num_nodes=nodes,
+            strategy="ddp" if nodes * devices > 1 else "auto",
             precision=precision,
+            plugins=[] if launcher else [LightningEnvironment()],
         )
     except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
         raise ProviderError(
@@ -45,6 +61,18 @@ def open_fabric(accelerator: str, devices: int, precision: str) -> Fabric:
         ) from error
     fabric.launch()
     return fabric
+
+
+def _started_processes() -> tuple[str, int]:
+    """The launcher that started this process with others, and how many; "" and 1 for a process on its own.
+
+    The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single
+    processes.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun", int(os.environ["WORLD_SIZE"])
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return ("srun", tasks) if tasks > 1 else ("", 1)
 
 
 def is_first_process() -> bool:

@@ -135,11 +135,13 @@ def train(
         DivergedError: a loss or a gradient is not finite; nothing is saved then.
     """
     method.to(fabric.device)
+    n_batches = fabric.world_size * schedule.accumulate
+    schedule = schedule.for_batches(n_batches)
     turns = [Turn(method, name, schedule) for name in method.turns]
     if len(turns) > 1:
         batches = lru_cache(maxsize=schedule.accumulate)(batches)  # all turns of a step see the same batches
     optimisers = {turn.name: turn.optimiser for turn in turns}
-    start = load_resume_point(folder.resume, fabric.world_size, method, optimisers)
+    start = load_resume_point(folder.resume, n_batches, method, optimisers)
     reports = Reports(folder, schedule, fabric.is_global_zero, monitors, progress)
     if fabric.is_global_zero:
         reports.log.forget_from(start)
@@ -162,7 +164,7 @@ def train(
         if schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if fabric.is_global_zero:
-                save_resume_point(folder.resume, step + 1, fabric.world_size, method, optimisers)
+                save_resume_point(folder.resume, step + 1, n_batches, method, optimisers)
                 reports.after_save(step + 1)
 
 

@@ -25,7 +25,8 @@ class Options:
     Attributes:
         accelerator: one of ``core.types.ACCELERATORS``.
         threads: of each process on a CPU.
-        devices: GPUs, or processes on a CPU, each with batches of its own.
+        devices: GPUs, or processes on a CPU, of each node; each has batches of its own.
+        nodes: machines, each of which runs the same command.
         loaders: threads that read batches ahead; 0 reads each when it is needed.
         start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
             raising.
@@ -36,6 +37,7 @@ class Options:
     accelerator: str = "auto"
     threads: int = 1
     devices: int = 1
+    nodes: int = 1
     loaders: int = 0
     start_over: bool = False
     say: Say = lambda line: None

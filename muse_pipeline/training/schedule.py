@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ class Schedule:
         weight_decay: of AdamW, on matrices and kernels only.
         last_weight_decay: value that the weight decay reaches along a cosine; constant when not given.
         clip: largest norm of the gradient.
-        accumulate: batches whose mean gradient makes one step.
+        accumulate: batches of each process whose mean gradient makes one step.
+        reference_batches: batches per step (processes x ``accumulate``) for which ``learning_rate`` is given; with
+            another number the rate is multiplied by the square root of the ratio. Not scaled when not given.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
         validate_every: steps between validations, where the config names validation sources.
@@ -36,15 +39,23 @@ class Schedule:
     last_weight_decay: float | None = None
     clip: float = 5.0
     accumulate: int = 1
+    reference_batches: int | None = None
     save_every: int = 500
     log_every: int = 50
     validate_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "save_every", "log_every", "validate_every"):
+        for name in ("steps", "accumulate", "reference_batches", "save_every", "log_every", "validate_every"):
             require_between(self, "schedule", **{name: (1, math.inf)})
         require_positive(self, "schedule", "learning_rate", "clip")  # gradients times 0 train nothing
         require_between(self, "schedule", weight_decay=(0, math.inf), last_weight_decay=(0, math.inf), warmup=(0, 1))
+
+    def for_batches(self, n_batches: int) -> Schedule:
+        """The schedule with the learning rate of a run that takes ``n_batches`` per step."""
+        if self.reference_batches is None:
+            return self
+        factor = math.sqrt(n_batches / self.reference_batches)
+        return dataclasses.replace(self, learning_rate=self.learning_rate * factor)
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``."""

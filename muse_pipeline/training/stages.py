@@ -26,6 +26,7 @@ from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
 C, D = TypeVar("C"), TypeVar("D")
 STAGES = "stages"  # folder of the stages of a run that has several
 MADE_FROM = "made-from.json"
+DIVISION = ("schedule.accumulate",)  # may change with the number of devices, see ``checkpoint.load_resume_point``
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:
@@ -131,7 +132,7 @@ class TrainingStage(Stage, Generic[C, D]):
         inputs = self.inputs()
         inputs.require_checkpoints()
         provenance = describe_run(plain_settings(config, portable=True), inputs)
-        message = run.begin(config, provenance, self.free_settings(), options.start_over)
+        message = run.begin(config, provenance, (*self.free_settings(), *DIVISION), options.start_over)
         if run.is_finished(config):
             return run.checkpoint
         torch.set_num_threads(options.threads)
@@ -141,7 +142,7 @@ class TrainingStage(Stage, Generic[C, D]):
         torch.manual_seed(config.seed)
         method = self.build(data)
         # What a user may have got wrong is known by now: from here on there may be several processes.
-        fabric = open_fabric(options.accelerator, options.devices, config.precision)
+        fabric = open_fabric(options.accelerator, options.devices, config.precision, options.nodes)
         method = share_batch_norms(method, fabric.world_size, fabric.device)
         if fabric.is_global_zero:
             run.describe(config, provenance)

@@ -161,7 +161,7 @@ def test_a_resume_point_that_is_none_is_one_sentence(tmp_path, content):
         changed = {
             "list": [1],
             "foreign": {"step": 1},
-            "other devices": {**state, "processes": 2},
+            "other devices": {**state, "batches": 2},
             "other network": {**state, "method": {}},
         }
         torch.save(changed[content], path)
@@ -179,6 +179,17 @@ def test_a_cut_off_last_line_is_forgotten(tmp_path):
     log.forget_from(3)
     assert [row["step"] for row in log.read()] == [0, 1, 2]
     assert log.path.read_text().endswith("\n")
+
+
+def test_the_learning_rate_follows_the_square_root_of_the_batches():
+    schedule = Schedule(100, learning_rate=1e-3, reference_batches=2)
+    assert [schedule.for_batches(n).learning_rate for n in (2, 8)] == [1e-3, 2e-3]
+    assert Schedule(100).for_batches(8) == Schedule(100)
+
+
+def test_a_run_of_more_batches_per_step_learns_at_the_scaled_rate(tmp_path):
+    rows = run(tmp_path, Line(), accumulate=4, reference_batches=1)
+    assert rows[-1]["learning_rate"] == pytest.approx(2 * run(tmp_path / "one", Line())[-1]["learning_rate"])
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}])
