@@ -29,7 +29,7 @@ from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import DetectorStage, load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.run import Options
 
@@ -93,14 +93,20 @@ def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
 
 
 def train_fold(
-    config: DetectorConfig, fold: str, folder: Path, accelerator: str, n_pictures: int | None = None, draw: int = 0
+    config: DetectorConfig,
+    fold: str,
+    folder: Path,
+    accelerator: str,
+    n_pictures: int | None = None,
+    draw: int = 0,
+    stage: type[DetectorStage] = DetectorStage,
 ) -> Path:
     """Train without the fold's pictures, on all others or on a few drawn ones; the checkpoint."""
     sources, _ = split_sources(config, fold)
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
     train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
-    return finetune(train, folder, Options(accelerator=accelerator))
+    return stage(train, folder).run(Options(accelerator=accelerator))
 
 
 def export_fold(checkpoint: Path, folder: Path) -> Path:

@@ -3,7 +3,7 @@
     python benchmarks/lfov.py config/train/compact.yaml --data ../shared/data --output runs/lfov
 
 The emulated setting: BRCA-M2C is labelled everywhere, so every training picture keeps the labels of one random square
-of ``region_px`` and the others are hidden for good; the same squares in all arms. "plain" sees windows of that square,
+(``hidden_labels``), the same in all arms. "plain" sees windows of that square,
 the others windows of twice its side with the square anywhere inside. Folds and scores are those of
 ``leave_one_site_out``; the table gives means over folds and seeds, at one cut for all runs of an arm. "pseudo-label
 precision" is the share of pseudo-nuclei within 3 um of a hidden nucleus of their class, over the second half of a run.
@@ -17,16 +17,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+from hidden_labels import REGION_PX, HiddenLabelsStage
 from leave_one_site_out import SITES, export_fold, score_fold, train_fold
 
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.methods.detector.run import load_detector_config
 
-EVERY_ARM = ("region_px=224", "schedule.steps=700", "schedule.log_every=10")
+EVERY_ARM = ("schedule.steps=700", "schedule.log_every=10")
 ARMS = {
-    "plain": ("window_px=224",),
-    "lfov": ("window_px=448",),
-    "lfov-consistency": ("window_px=448", "consistency={}"),
+    "plain": (f"window_px={REGION_PX}",),
+    "lfov": (f"window_px={2 * REGION_PX}",),
+    "lfov-consistency": (f"window_px={2 * REGION_PX}", "consistency={}"),
 }
 
 
@@ -58,7 +59,7 @@ def run_arm(args: argparse.Namespace, arm: str, fold: str, seed: int) -> None:
         return
     changes = (*EVERY_ARM, *ARMS[arm], f"seed={seed}", *args.set)
     config = load_detector_config(args.config, args.data, changes)
-    model = export_fold([train_fold(config, fold, folder, args.accelerator)], folder)
+    model = export_fold([train_fold(config, fold, folder, args.accelerator, stage=HiddenLabelsStage)], folder)
     scores = score_fold(config, fold, model)
     write_json(folder.with_suffix(".json"), {**scores, "pseudo-label precision": pseudo_precision(folder)})
     print(arm, fold, seed, json.dumps(scores["by_threshold"]["0.4"]), flush=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from muse_controls import RandomPointsStage, ShuffledStage
 from torch.nn import functional
 
 from muse_pipeline.core.files import write_json
@@ -29,7 +30,7 @@ from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import image_colour, mean_stains
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.run import load_muse_config, pretrain
+from muse_pipeline.methods.muse.run import MuseStage, load_muse_config
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.features import PointSet, point_features
@@ -44,11 +45,12 @@ ARMS = {
     "coarse alone": ("views.mpp=[1.0, 1.0]",),
     "image loss alone": ("distillation.nucleus_weight=0",),
     "nuclei alone": ("distillation.image_weight=0",),
-    "random points": ("views.control=random points",),
-    "shuffled identities": ("views.control=shuffled identities",),
+    "random points": (),
+    "shuffled identities": (),
     "positions from labels": (),
     "untrained": (),
 }
+STAGES = {"random points": RandomPointsStage, "shuffled identities": ShuffledStage}  # other arms: MuseStage
 K, WINDOW_PX, N_RETRIEVED = 20, 224, 1000
 FACTS = ("patient", "class")
 
@@ -92,7 +94,8 @@ def run_arm(args: argparse.Namespace, arm: str, site: str, seed: int) -> None:
     others = tuple(f"TCGA-{one}-" for one in SITES if one != site)
     known, judged = dataclasses.replace(labels, exclude=(f"TCGA-{site}-",)), dataclasses.replace(labels, exclude=others)
     if arm != "untrained":
-        checkpoint = load_backbone(backbone, pretrain(config, folder, Options(accelerator="cpu", say=print)))
+        stage = STAGES.get(arm, MuseStage)(config, folder)
+        checkpoint = load_backbone(backbone, stage.run(Options(accelerator="cpu", say=print)))
         colour = checkpoint.meta["colour"]
         reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
     else:

@@ -18,7 +18,7 @@ from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.models.activation import ActivationNetwork, load_activation
+from muse_pipeline.models.activation import ActivationNetwork, find_stages, load_activation
 from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
@@ -53,7 +53,7 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
         "b k-means of both stains": psm(None, replace(stain, map_weight=0)),
         "c Otsu on haematoxylin": lambda pixels, mpp: fit_otsu([pixels], mpp),
         "d PSM of an untrained network": psm(untrained, stain),
-        "e PSM of the deepest stage": psm(trained, stain, "deep"),
+        "e PSM of the deepest stage": psm(DeepestStage(trained), stain),
     }
     controls = {name: as_instances(mask) for name, mask in masks.items()}
     controls["f blobs of haematoxylin"] = blobs
@@ -78,9 +78,27 @@ def as_instances(mask: Mask) -> Fit:
     return fit
 
 
-def psm(network: ActivationNetwork | None, clusters: ClusterSettings, layer: str = "shallow") -> Mask:
+class DeepestStage:
+    """An activation network whose map is read from its last stage; for one thread."""
+
+    def __init__(self, network: ActivationNetwork):
+        self.network, self.backbone = network, network.backbone
+
+    def look(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """See ``ActivationNetwork``."""
+        seen: list[torch.Tensor] = []
+        blocks = find_stages(self.backbone, "of the trained network")[-1]
+        hooks = [block.register_forward_hook(lambda *call: seen.append(call[-1])) for block in blocks]
+        try:
+            return self.network(pixels).mean(1), seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def psm(network: ActivationNetwork | DeepestStage | None, clusters: ClusterSettings) -> Mask:
     """Clusters of an activation map and colours; of colours alone without a network."""
-    settings = MaskSettings(clusters=clusters, layer=layer)
+    settings = MaskSettings(clusters=clusters)
     return lambda pixels, mpp: fit_pseudo_masker(network, [pixels], mpp, macenko(pixels), settings)
 
 

@@ -67,18 +67,6 @@ class WeakView(NamedTuple):
     colour: Tensor
 
 
-class HiddenNuclei(NamedTuple):
-    """Nuclei that no loss may read.
-
-    Attributes:
-        xy: (B, M, 2) window px; padding lies at -1e6.
-        label: (B, M) class index, -1 unknown.
-    """
-
-    xy: Tensor
-    label: Tensor
-
-
 class LabelledBatch(NamedTuple):
     """B windows and their nuclei, padded to the fullest window.
 
@@ -91,7 +79,6 @@ class LabelledBatch(NamedTuple):
         region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region; 0
             where nobody annotated, less in other regions; None: every window is annotated everywhere.
         weak: for a teacher, where the method has one.
-        hidden: in trials that hide labels.
     """
 
     pixels: Tensor
@@ -101,7 +88,6 @@ class LabelledBatch(NamedTuple):
     rays: Tensor
     region: Tensor | None = None
     weak: WeakView | None = None
-    hidden: HiddenNuclei | None = None
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -24,7 +24,6 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.stream import seed_of_step
 
 MPP_MODES = ("independent", "same")
-CONTROLS = ("random points", "shuffled identities")
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
 MAX_SIDE_PX = 4096
 BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
@@ -44,8 +43,6 @@ class ViewSettings:
         min_matches: nuclei that both global views should see; drawn again up to ``draws`` times.
         max_matches: nuclei of a pair of views that are compared, drawn from those that both see.
         draws: see ``min_matches``.
-        control: for trials, "random points" in place of nuclei, or "shuffled identities" between the two views of a
-            pair; nothing of it helps.
     """
 
     global_px: int = 224
@@ -56,7 +53,6 @@ class ViewSettings:
     min_matches: int = 4
     max_matches: int = 64
     draws: int = 10
-    control: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_px", "local_px"):
@@ -68,7 +64,7 @@ class ViewSettings:
             raise ConfigError(
                 f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
             )
-        require_one_of(self, "views", mpp_mode=MPP_MODES, control=CONTROLS)
+        require_one_of(self, "views", mpp_mode=MPP_MODES)
 
 
 @dataclass(frozen=True)
@@ -180,10 +176,7 @@ class ViewSampler:
                 mpps[:] = mpps[0]
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
-            box = _box(pair)
-            _, xy = nuclei.inside(*box)
-            if settings.control == "random points":
-                xy = generator.uniform(box[:2], box[2:], xy.shape)
+            _, xy = nuclei.inside(*_box(pair))
             found = ViewSet.look(image, pair, xy)
             if len(found.shared(0, 1)) >= settings.min_matches:
                 break
@@ -345,8 +338,7 @@ class ViewBatches:
         for p, (teacher, student) in enumerate(pairs):
             for b, (one, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
                 n = len(numbers)
-                theirs = generator.permutation(numbers) if self.settings.control == "shuffled identities" else numbers
-                xy[0, p, b, :n], xy[1, p, b, :n] = one.placed[teacher, numbers], one.placed[student, theirs]
+                xy[:, p, b, :n] = one.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
                 octaves[p, b] = abs(math.log2(one.views[teacher].mpp / one.views[student].mpp))
         return tuple(torch.from_numpy(part).to(self.device) for part in (*xy, shared, octaves))

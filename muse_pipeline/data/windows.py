@@ -13,7 +13,6 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import (
     WHITE,
     Augmentation,
-    HiddenNuclei,
     LabelledBatch,
     WeakView,
     move_nuclei,
@@ -71,8 +70,6 @@ class LabelledWindows:
         has_regions = any(image.region is not None for image in images)
         self.depths = [torch.from_numpy(_depth(image)).to(device) for image in images] if has_regions else None
         self.nuclei = NucleiStack([image.nuclei for image in images], device)
-        hidden = [image.hidden for image in images]
-        self.hidden = NucleiStack(hidden, device) if all(nuclei is not None for nuclei in hidden) else None
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
 
@@ -95,8 +92,6 @@ class LabelledWindows:
         if self.weak_view:
             middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
             batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, middle)))
-        if self.hidden is not None:
-            batch = batch._replace(hidden=HiddenNuclei(*self.hidden.move(*view, self.window_px)[:2]))
         return batch
 
 
@@ -275,9 +270,7 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
         for array in (image.pixels, region.astype(np.uint8))
     )
     mosaic = (width, height), (repeats_x, repeats_y)
-    hidden = None if image.hidden is None else _repeat(image.hidden, *mosaic)
-    nuclei = _repeat(image.nuclei, *mosaic)
-    return replace(image, pixels=pixels, region=region > 0, annotated=None, nuclei=nuclei, hidden=hidden)
+    return replace(image, pixels=pixels, region=region > 0, annotated=None, nuclei=_repeat(image.nuclei, *mosaic))
 
 
 def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:

@@ -54,7 +54,6 @@ class LabelledImage:
         source: folder or sheet that it is from.
         stated_mpp: um per pixel as the config states it; None where the file knew.
         n_left_out: nuclei of the same label file outside every region, left out as the config says; counted once.
-        hidden: nuclei whose labels a trial keeps from training, to compare pseudo-labels with.
     """
 
     name: str
@@ -69,7 +68,6 @@ class LabelledImage:
     source: str = ""
     stated_mpp: float | None = None
     n_left_out: int = 0
-    hidden: Nuclei | None = None
 
     @property
     def unannotated(self) -> np.ndarray:

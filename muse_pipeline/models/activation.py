@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +17,9 @@ from muse_pipeline.models.resnet import ResNet50
 from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 
 KIND = "activation"
-LAYERS = {"shallow": 0, "deep": -1}  # which stage a map is read from; "deep" is a control
 
-# Where the thread that looks collects a layer's maps: windows of a slide are run side by side on one network.
-_LOOKING: ContextVar[tuple[str, list[Tensor]] | None] = ContextVar("looking", default=None)
+# Where a thread collects the maps of the first stage: windows of a slide are run side by side on one network.
+_LOOKING: ContextVar[list[Tensor] | None] = ContextVar("looking", default=None)
 
 
 class ActivationNetwork(nn.Module):
@@ -41,25 +39,21 @@ class ActivationNetwork(nn.Module):
         self.mpp = mpp
         self.backbone: Backbone = BACKBONES[backbone]()
         self.head = nn.Linear(self.backbone.image_channels, n_outputs)
-        stages = find_stages(self.backbone, backbone)
-        for layer, index in LAYERS.items():
-            for block in stages[index]:
-                block.register_forward_hook(partial(_note, layer))
+        for block in find_stages(self.backbone, backbone)[0]:
+            block.register_forward_hook(_note)
         self.register_buffer("colour", torch.eye(3, 4), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W), 0 to 255 -> (B, n_outputs); sides are multiples of the backbone's ``stride_px``."""
         return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
 
-    def look(self, pixels: Tensor, layer: str) -> tuple[Tensor, list[Tensor]]:
-        """The mean output (B,) and the maps (B, C, h, w) after each block of a stage, ready for ``autograd.grad``.
+    def look(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The mean output (B,) and the maps (B, C, h, w) after each block of the stage at stride 4.
 
-        Args:
-            pixels: see ``forward``.
-            layer: one of ``LAYERS``.
+        They are ready for ``autograd.grad``; ``pixels`` as in ``forward``.
         """
         seen: list[Tensor] = []
-        token = _LOOKING.set((layer, seen))
+        token = _LOOKING.set(seen)
         try:
             output = self(pixels)
         finally:
@@ -67,10 +61,9 @@ class ActivationNetwork(nn.Module):
         return output.mean(1), seen
 
 
-def _note(layer: str, block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    looking = _LOOKING.get()
-    if looking is not None and looking[0] == layer:
-        looking[1].append(output)
+def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if (seen := _LOOKING.get()) is not None:
+        seen.append(output)
 
 
 def find_stages(backbone: Backbone, name: str) -> list[nn.Sequential]:

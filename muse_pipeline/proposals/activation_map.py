@@ -24,7 +24,7 @@ from torch.nn import functional
 from muse_pipeline.core.config import require_between, require_one_of
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.data.stream import MAX_SEED
-from muse_pipeline.models.activation import LAYERS, ActivationNetwork, load_activation
+from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 
 
@@ -34,14 +34,12 @@ class ActivationMap:
 
     Attributes:
         network: in evaluation mode.
-        layer: "shallow", or "deep" as a control.
         weights: (C,) of each block, alpha.
         ranges: (least, most) of each block's map in the sample.
         whole: (least, most) of their mean in the sample.
     """
 
     network: ActivationNetwork
-    layer: str
     weights: tuple[Tensor, ...]
     ranges: tuple[tuple[float, float], ...]
     whole: tuple[float, float]
@@ -49,43 +47,40 @@ class ActivationMap:
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
-        _, blocks = _look(self.network, pixels, self.layer)
+        _, blocks = _look(self.network, pixels)
         mean = _mean_map(_weigh(blocks, self.weights), self.ranges, pixels.shape[:2], self.network)
         return _stretch(mean, self.whole).clamp(0, 1).numpy()
 
 
-def fit_activation_map(
-    network: ActivationNetwork, pictures: Sequence[np.ndarray], layer: str = "shallow"
-) -> ActivationMap:
+def fit_activation_map(network: ActivationNetwork, pictures: Sequence[np.ndarray]) -> ActivationMap:
     """Weights and ranges over ``pictures``, each (h, w, 3) uint8; fitted on one, its map is that of the paper.
 
     Args:
         network: in evaluation mode; with random weights it is the control.
         pictures: a sample of a slide at the network's mpp.
-        layer: see ``models.activation.LAYERS``.
     """
-    gradients = [_spatial_gradients(network, pixels, layer) for pixels in pictures]
+    gradients = [_spatial_gradients(network, pixels) for pixels in pictures]
     weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
     with torch.no_grad():
-        maps = [_weigh(_look(network, pixels, layer)[1], weights) for pixels in pictures]
+        maps = [_weigh(_look(network, pixels)[1], weights) for pixels in pictures]
         ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
         sizes = [pixels.shape[:2] for pixels in pictures]
         means = [_mean_map(one, ranges, size, network) for one, size in zip(maps, sizes, strict=True)]
-    return ActivationMap(network, layer, weights, ranges, _range(means))
+    return ActivationMap(network, weights, ranges, _range(means))
 
 
-def _look(network: ActivationNetwork, pixels: np.ndarray, layer: str) -> tuple[Tensor, list[Tensor]]:
+def _look(network: ActivationNetwork, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
     """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
     stride = network.backbone.stride_px
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-    return network.look(image, layer)
+    return network.look(image)
 
 
-def _spatial_gradients(network: ActivationNetwork, pixels: np.ndarray, layer: str) -> list[Tensor]:
+def _spatial_gradients(network: ActivationNetwork, pixels: np.ndarray) -> list[Tensor]:
     with torch.enable_grad():
-        output, blocks = _look(network, pixels, layer)
+        output, blocks = _look(network, pixels)
         return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
 
 
@@ -276,7 +271,6 @@ class MaskSettings:
 
     Attributes:
         clusters: what is clustered, and which cluster is nuclei; docs/psm.md names those of the releases.
-        layer: "shallow", or "deep" as a control.
         min_area_um2: smaller objects are removed; the release says 200 px at 40x.
         max_hole_um2: smaller holes are filled; the release says 64 px at 40x.
         min_density: least mean optical density of haematoxylin in what is taken for nuclei.
@@ -284,7 +278,6 @@ class MaskSettings:
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    layer: str = "shallow"
     min_area_um2: float = 12.5
     max_hole_um2: float = 4.0
     min_density: float = 0.3
@@ -293,7 +286,6 @@ class MaskSettings:
     def __post_init__(self) -> None:
         require_between(self, "masks", min_area_um2=(0, math.inf), max_hole_um2=(0, math.inf))
         require_between(self, "masks", min_density=(0, 10), max_share=(0, 1))
-        require_one_of(self, "masks", layer=LAYERS)
 
 
 class PseudoMask(NamedTuple):
@@ -387,7 +379,7 @@ def fit_pseudo_masker(
     """
     settings = settings or MaskSettings()
     stains = blend_stains(stains)
-    activation = network and fit_activation_map(network, sample, settings.layer)
+    activation = network and fit_activation_map(network, sample)
     maps = np.concatenate([_activation(activation, pixels).ravel() for pixels in sample])
     pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
     densities = np.concatenate([stain_densities(pixels, stains).reshape(-1, 2) for pixels in sample])

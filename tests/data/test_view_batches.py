@@ -18,7 +18,7 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, noise=0)
 
 
-def make(control=None, augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
+def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
     rng = np.random.default_rng(0)
     images = []
     for number in range(2):
@@ -26,9 +26,7 @@ def make(control=None, augmentation=None, grey=0.1, n_local=2, max_matches=64, n
         index = NucleusIndex.build(rng.uniform(0, SIDE_PX, (n_nuclei, 2)), (SIDE_PX, SIDE_PX), MPP)
         images.append(NucleusPicture(f"P{number}", "P", MPP, (SIDE_PX, SIDE_PX), None, 1.0, pixels, index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
-    views = ViewSettings(
-        global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), control=control, max_matches=max_matches
-    )
+    views = ViewSettings(global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches)
     return ViewBatches(
         images,
         colours,
@@ -137,14 +135,6 @@ def test_positions_belong_to_the_views_of_their_own_set():
             for b in range(B):
                 x, y = xy[pair, b][batch.shared[pair, b]].long().T
                 assert (views.pixels[place * B + b, 0, y, x] < 150).all()
-
-
-def test_controls_break_what_they_say():
-    plain, shuffled, random = (make(control)(0) for control in (None, "shuffled identities", "random points"))
-    assert torch.equal(plain.teacher_xy, shuffled.teacher_xy)
-    assert not torch.equal(plain.student_xy, shuffled.student_xy)
-    assert torch.equal(plain.student_xy.sort(2).values, shuffled.student_xy.sort(2).values)  # the same ones, mixed
-    assert not torch.equal(plain.teacher_xy, random.teacher_xy)
 
 
 def test_colour_is_the_images_own_and_grey_views_have_no_hue():

@@ -1,4 +1,4 @@
-"""Annotated regions in windows: anywhere inside, at the right cells, and nothing of what is hidden."""
+"""Annotated regions in windows: anywhere inside, at the right cells."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from scipy.stats import kstest
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.hidden_labels import hide_labels
 from muse_pipeline.data.windows import LabelledWindows, cut_windows, place_windows
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
@@ -129,33 +128,6 @@ def test_pictures_without_regions_have_none():
     assert windows_of([labelled()], 128)(0).region is None
     mixed = windows_of([labelled(), labelled(region=square(100, 100, 64))], 128)
     assert (mixed(0).region > 0).flatten(1).all(1).any()
-
-
-def test_hidden_labels_are_hidden_for_good():
-    image = labelled()
-    (kept,) = hide_labels([image], 100, seed=3)
-    assert kept.region.sum() == 100 * 100
-    assert len(kept.nuclei) + len(kept.hidden) == 300
-    column, row = kept.nuclei.xy.astype(int).T
-    assert kept.region[row, column].all()
-    column, row = kept.hidden.xy.astype(int).T
-    assert not kept.region[row, column].any()
-    other = labelled(name="B")
-    assert np.array_equal(hide_labels([other, image], 100, seed=3)[1].region, kept.region)
-    assert not np.array_equal(hide_labels([image], 100, seed=4)[0].region, kept.region)
-    assert not np.array_equal(hide_labels([other], 100, seed=3)[0].region, kept.region)
-
-
-def test_a_batch_shows_no_hidden_nucleus_to_a_loss():
-    windows = windows_of(hide_labels([labelled()], 100, seed=0), 256, Augmentation(), weak_view=True)
-    batch = windows(0)
-    cell = (batch.xy / 4).floor().long()
-    for window, (cells, region) in enumerate(zip(cell, batch.region, strict=True)):
-        seen = ((cells >= 1) & (cells < 63)).all(1)
-        near = torch.nn.functional.max_pool2d(region[None], 3, stride=1, padding=1)[0]
-        assert (near[cells[seen][:, 1], cells[seen][:, 0]] > 0).all(), window
-    n_seen, n_hidden = (int(((xy > 0) & (xy < 256)).all(2).sum()) for xy in (batch.xy, batch.hidden.xy))
-    assert 0 < n_seen < n_hidden
 
 
 def test_the_weak_view_has_the_same_geometry_and_its_own_colour():

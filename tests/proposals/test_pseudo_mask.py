@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals.activation_map import MaskSettings, clean, fit_pseudo_masker
 
@@ -59,11 +58,6 @@ def test_guards_say_why():
     assert not refused.mask.any() and "density" in refused.reason
     assert masker.explain(draw_discs()[0]).reason == ""
     assert masker.explain(np.full((64, 64, 3), 255, np.uint8)).reason == ""
-
-
-def test_an_unknown_layer_is_said():
-    with pytest.raises(ConfigError, match="layer 'middle'"):
-        MaskSettings(layer="middle")
 
 
 def test_real_nuclei_without_a_label(shared_data):

@@ -87,7 +87,6 @@ class DetectorConfig:
         n_rays: rays per outline.
         colour: "macenko" or "identity": how a slide's colour is taken to the reference.
         window_px: side of a training window.
-        region_px: side of the square that keeps its labels, for trials with labels of less than a window.
         consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
         distillation: trained networks that teach beside the labels; none do unless this is given.
         batch: windows per batch (and device).
@@ -116,7 +115,6 @@ class DetectorConfig:
     n_rays: int = 32
     colour: str = "macenko"
     window_px: int = 256
-    region_px: int | None = None
     consistency: ConsistencySettings | None = None
     distillation: DistillationSettings | None = None
     batch: int = 16
@@ -129,7 +127,7 @@ class DetectorConfig:
     method: str = "detector"
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf), region_px=(1, math.inf))
+        require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf))
         require_between(self, "", batch=(1, math.inf), seed=(0, MAX_SEED), backbone_rate=(0, math.inf))
 
     @property

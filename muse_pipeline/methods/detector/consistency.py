@@ -16,12 +16,11 @@ from torch.nn import functional
 
 from muse_pipeline.core.config import require_between
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
+from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import unannotated_cells
-from muse_pipeline.models.heads import NucleusMaps, own_places
+from muse_pipeline.models.heads import NucleusMaps
 
 MEMORY = 0.99  # of the running mean confidence of each type
-RIGHT_UM = 3.0  # a pseudo-label no further than this from a hidden nucleus of its class is right
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,20 @@ class Teacher(NamedTuple):
     speaks: Tensor
 
 
+class PseudoLabels(NamedTuple):
+    """What the teacher teaches.
+
+    Attributes:
+        nuclei: (B, 1, h, w) bool, the cells of pseudo-nuclei.
+        label: (B, 1, h, w) class index of each cell.
+        background: (B, 1, h, w) bool, the cells of pseudo-background.
+    """
+
+    nuclei: Tensor
+    label: Tensor
+    background: Tensor
+
+
 class ConsistencyTerm(nn.Module):
     """Cross-entropy over types and background between the student and the teacher's confident cells outside Omega.
 
@@ -79,25 +92,26 @@ class ConsistencyTerm(nn.Module):
         self.register_buffer("confidence", torch.ones(n_classes))
 
     def forward(self, student: NucleusMaps, teacher: Teacher, batch: LabelledBatch) -> dict[str, Tensor]:
-        """The unweighted term; pseudo-nuclei per window, and how many of them are right where that is known."""
-        outside = unannotated_cells(batch)
+        """The unweighted term, and pseudo-nuclei per window."""
+        nuclei, label, background = self.choose(teacher, unannotated_cells(batch))
+        type_error = functional.cross_entropy(student.label, label[:, 0], reduction="none")[:, None]
+        error = (functional.softplus(-student.centre) + type_error) * nuclei
+        error = error + functional.softplus(student.centre) * background
+        return {
+            "consistency": error.sum() / (nuclei.sum() + background.sum()).clamp(min=1),
+            "pseudo_nuclei": nuclei.sum() / len(nuclei),
+        }
+
+    def choose(self, teacher: Teacher, outside: Tensor) -> PseudoLabels:
+        """The cells among ``outside`` (B, 1, h, w) of which the teacher is confident; follows its mean confidence."""
         confidence, label = (teacher.maps.label.softmax(1) * teacher.prob).max(1, keepdim=True)
         speaks = teacher.speaks & outside
         threshold = (self.settings.threshold * self.confidence).clamp(min=self.settings.floor)
         nuclei = speaks & (confidence >= threshold[label])
         if self.training:
             self._remember(confidence[speaks], label[speaks])
-        background = self._draw_background(outside & (1 - teacher.prob >= self.settings.background_threshold), nuclei)
-        type_error = functional.cross_entropy(student.label, label[:, 0], reduction="none")[:, None]
-        error = (functional.softplus(-student.centre) + type_error) * nuclei
-        error = error + functional.softplus(student.centre) * background
-        terms = {
-            "consistency": error.sum() / (nuclei.sum() + background.sum()).clamp(min=1),
-            "pseudo_nuclei": nuclei.sum() / len(nuclei),
-        }
-        if batch.hidden is not None:
-            terms["pseudo_right"] = self._is_right(teacher.maps, nuclei, label, batch.hidden).sum() / len(nuclei)
-        return terms
+        sure = outside & (1 - teacher.prob >= self.settings.background_threshold)
+        return PseudoLabels(nuclei, label, self._draw_background(sure, nuclei))
 
     def weight(self, progress: float) -> float:
         """Of the term, after a share ``progress`` of the run."""
@@ -118,11 +132,3 @@ class ConsistencyTerm(nn.Module):
         drawn = torch.zeros_like(candidates)
         drawn.view(-1)[order[:n]] = True
         return drawn & candidates
-
-    def _is_right(self, maps: NucleusMaps, nuclei: Tensor, label: Tensor, hidden: HiddenNuclei) -> Tensor:
-        """(P,) bool: whether a hidden nucleus of the same class lies where the cell of each pseudo-nucleus says."""
-        window, _, row, column = nuclei.nonzero(as_tuple=True)
-        point = own_places(maps.offset)[window, :, row, column]
-        distance_um = (hidden.xy[window] / CELL_PX - point[:, None]).norm(dim=2) * self.cell_um
-        same = hidden.label[window] == label[window, 0, row, column][:, None]
-        return ((distance_um <= RIGHT_UM) & same).any(1)

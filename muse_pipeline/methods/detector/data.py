@@ -12,7 +12,6 @@ import torch
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
-from muse_pipeline.data.hidden_labels import hide_labels
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
@@ -96,8 +95,6 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     """
     require_words((*config.sources, *config.validation))  # before pictures are read for minutes
     images = _read(config.sources, config)
-    if config.region_px is not None:
-        images = hide_labels(images, config.region_px, config.seed)
     _require_outside(config, images)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
@@ -123,7 +120,7 @@ def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> Non
         if all(image.region is None for image in images):
             raise ConfigError(
                 f"`{setting}` learns outside of annotated regions, and every training picture is annotated everywhere; "
-                "give regions of slides as labels, or set `region_px` for a trial"
+                "give regions of slides as labels, or remove this setting"
             )
 
 

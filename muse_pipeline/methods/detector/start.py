@@ -21,6 +21,8 @@ from muse_pipeline.training.checkpoint import (
     read_weights,
 )
 
+RETIRED = ("region_px",)  # settings of older checkpoints, which change nothing in a trained network
+
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
     """The network in evaluation mode, the settings that it was trained with, and all that the file holds.
@@ -33,7 +35,8 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
     checkpoint = load_checkpoint(path)
     if not checkpoint.head:
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
-    config = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
+    settings = {name: value for name, value in checkpoint.meta["config"].items() if name not in RETIRED}
+    config = parse_config(settings, DetectorConfig, str(path))
     try:
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     except ConfigError as error:

@@ -31,7 +31,7 @@ from muse_pipeline.models.projector import Projector
 from muse_pipeline.models.readout import read_at
 from muse_pipeline.training.method import Method
 
-BALANCES, PAIRS = ("centring", "sinkhorn"), ("all", "same scale", "cross scale")
+BALANCES = ("centring", "sinkhorn")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
 MAX_WIDTH = 1 << 18  # four times DINO's prototypes
 HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
@@ -45,7 +45,6 @@ class SelfDistillationSettings:
         nucleus_weight: of the loss over shared nuclei.
         image_weight: of the loss over whole views.
         koleo_weight: of the spread of the student's image vectors.
-        pairs: "all" pairs of views, or those of "same scale" or "cross scale" (half an octave apart) alone, for trials.
         balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
         n_prototypes: of either projector.
         hidden: width of either projector.
@@ -63,7 +62,6 @@ class SelfDistillationSettings:
     nucleus_weight: float = 1.0
     image_weight: float = 1.0
     koleo_weight: float = 0.0
-    pairs: str = "all"
     balance: str = "centring"
     n_prototypes: int = 8192
     hidden: int = 2048
@@ -84,7 +82,7 @@ class SelfDistillationSettings:
         for name in ("teacher_warmup", "momentum", "frozen"):
             require_between(self, "distillation", **{name: (0, 1)})
         require_between(self, "distillation", student_temperature=(1e-3, 10))
-        require_one_of(self, "distillation", balance=BALANCES, pairs=PAIRS)
+        require_one_of(self, "distillation", balance=BALANCES)
         if not self.nucleus_weight and not self.image_weight:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
         if not all(1e-3 <= one <= 10 for one in self.teacher_temperature):
@@ -214,8 +212,7 @@ class MusePretraining(Method):
     ) -> dict[str, Tensor]:
         level, lattice = self.nucleus, self.backbone.lattice
         totals, rows, entropies, vectors, gaps = [], [], [], [], []
-        used = self._used_pairs(batch)
-        shared = batch.shared & used[..., None]
+        shared = batch.shared
         student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
@@ -233,22 +230,15 @@ class MusePretraining(Method):
                 octaves = batch.octaves[n][:, None].expand_as(shared[n])[shared[n]]
                 gaps.append((losses.detach(), octaves))
         values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
-        n_used, n_shared = all_sum(torch.stack([used.float().sum(), values.new_tensor(float(len(values)))]))
+        n_pairs, n_shared = all_sum(values.new_tensor([float(batch.octaves.numel()), float(len(values))]))
         return {
             "nucleus": torch.stack(totals).sum() / (torch.stack(rows) > 0).sum().clamp(min=1),
-            "shared_nuclei": n_shared / n_used.clamp(min=1),
+            "shared_nuclei": n_shared / n_pairs.clamp(min=1),
             "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
             "spread": _spread(torch.cat(vectors)),
             "prototypes_nucleus": level.in_use(),
             "scale_gap": _difference(values, octaves > HALF_OCTAVE),
         }
-
-    def _used_pairs(self, batch: ViewBatch) -> Tensor:
-        """(P, B) bool, by ``settings.pairs``."""
-        if self.settings.pairs == "all":
-            return torch.ones_like(batch.octaves, dtype=torch.bool)
-        is_cross = batch.octaves > HALF_OCTAVE
-        return is_cross if self.settings.pairs == "cross scale" else ~is_cross
 
     def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
         level = self.image

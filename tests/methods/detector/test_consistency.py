@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from muse_pipeline.data.augment import HiddenNuclei, LabelledBatch
+from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.losses.penalty_reduced_focal import focal_posterior
 from muse_pipeline.methods.detector.consistency import ConsistencySettings, ConsistencyTerm, Teacher
 from muse_pipeline.models.heads import NucleusMaps
@@ -19,7 +19,7 @@ def maps_of(centre, label, requires_grad=False):
     return NucleusMaps(*(values.requires_grad_() for values in maps)) if requires_grad else maps
 
 
-def scene(logits, settings=None, hidden=None):
+def scene(logits, settings=None):
     """A teacher that speaks at (row, column): (centre logit, label logit of class 1); Omega is the left half."""
     centre, label = torch.full((1, 1, SIDE, SIDE), -9.0), torch.zeros(1, 2, SIDE, SIDE)
     for (row, column), (sure, second) in logits.items():
@@ -32,7 +32,7 @@ def scene(logits, settings=None, hidden=None):
     term = ConsistencyTerm(settings or ConsistencySettings(), 2, 0.5)
     torch.manual_seed(0)
     student = maps_of(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1, 2, SIDE, SIDE), requires_grad=True)
-    return term, student, term(student, teacher, batch._replace(hidden=hidden))
+    return term, student, term(student, teacher, batch)
 
 
 def test_inside_the_region_the_gradient_is_exactly_zero():
@@ -86,13 +86,6 @@ def test_confidence_is_remembered_by_type():
     expected = 1 + 0.01 * (torch.tensor(1.0).sigmoid() * torch.tensor([0.0, 9.0]).softmax(0)[1] - 1)
     assert term.confidence[0] == 1
     assert float(term.confidence[1]) == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_right_are_those_at_a_hidden_nucleus_of_their_class():
-    hidden = HiddenNuclei(torch.tensor([[[50.0, 14.0], [38.0, 38.0], [62.0, 62.0]]]), torch.tensor([[1, 1, 0]]))
-    _, _, terms = scene({(3, 12): (5.0, 5.0), (9, 9): (5.0, -5.0), (13, 13): (5.0, -5.0)}, hidden=hidden)
-    assert terms["pseudo_nuclei"] == 3
-    assert terms["pseudo_right"] == 1  # the second has another class, the third is 5.7 um away
 
 
 def test_the_weight_rises_over_a_fifth_of_the_run():

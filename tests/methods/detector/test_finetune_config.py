@@ -84,7 +84,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("batch=0", "batch is 0; give a whole number of 1 or more"),
         ("window_px=-96", "window_px is -96; give a whole number"),
         ("n_rays=2", "n_rays is 2; give a whole number from 3 to 360"),
-        ("region_px=0", "region_px is 0"),
+        ("region_px=80", "unknown setting 'region_px'"),
         ("seed=-1", "seed is -1; give a whole number from 0 to 1,099,511,627,776"),
         ("backbone_rate=.inf", "backbone_rate is inf"),
         ("schedule.warmup=2", r"schedule: warmup is 2\.0; give a number from 0 to 1"),

@@ -1,6 +1,5 @@
-"""Runs on labels of a part of each picture: the settings, what is logged, and what is refused."""
+"""Runs on labels of a part of each picture: the settings, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -18,28 +17,18 @@ def folder(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
 
 
-@pytest.mark.parametrize("head", ["dense", "point"])
-def test_the_third_arm_runs_and_counts_its_pseudo_labels(folder, tmp_path, head):
-    changes = ("region_px=80", "window_px=128", "consistency={}", f"head={head}")
-    config = load_detector_config(write_config(folder, steps=3), changes=changes)
-    assert config.consistency == ConsistencySettings()
-    finetune(config, tmp_path, CPU)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert {"consistency", "pseudo_nuclei", "pseudo_right"} <= set(rows[-1])
-
-
 def test_consistency_needs_tissue_without_labels(folder, tmp_path):
     config = load_detector_config(write_config(folder), changes=("consistency={}",))
-    with pytest.raises(ConfigError, match="give regions of slides as labels, or set `region_px`"):
+    with pytest.raises(ConfigError, match="give regions of slides as labels, or remove this setting"):
         finetune(config, tmp_path, CPU)
 
 
-def test_the_recipe_is_three_lines_away_from_plain_training():
+def test_the_recipe_is_two_lines_away_from_plain_training():
     recipe = load_detector_config(RECIPE)
     assert recipe.consistency == ConsistencySettings()
-    plain = load_detector_config(RECIPE, changes=("consistency=null", "window_px=224", "region_px=224"))
+    plain = load_detector_config(RECIPE, changes=("consistency=null", "window_px=224"))
     assert plain.consistency is None
-    assert (plain.window_px, plain.region_px) == (224, 224)
+    assert plain.window_px == 224
 
 
 def test_a_misspelt_setting_names_the_nearest():

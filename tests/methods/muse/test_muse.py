@@ -193,19 +193,6 @@ def test_without_one_of_the_losses_every_parameter_still_has_a_gradient(off):
     assert ("nucleus" in found) is not ("nucleus_weight" in off)
 
 
-def test_pairs_of_one_scale_and_of_two_make_all():
-    batch = make_batch()
-    n = {}
-    for pairs in ("all", "same scale", "cross scale"):
-        found = make_method(pairs=pairs).eval().losses(batch, "model", 0.5)
-        used = {"all": batch.octaves >= 0, "same scale": batch.octaves <= 0.5, "cross scale": batch.octaves > 0.5}[
-            pairs
-        ]
-        n[pairs] = found["shared_nuclei"].item() * used.sum().item()
-    assert n["all"] == pytest.approx(n["same scale"] + n["cross scale"])
-    assert n["same scale"] > 0 and n["cross scale"] > 0
-
-
 @torch.no_grad()
 def test_gauges_tell_a_collapsed_network_from_one_that_is_not():
     method, batch = make_method().eval(), make_batch()
