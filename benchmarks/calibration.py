@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from leave_one_site_out import split_sources
+from temperature import fit_temperature, log_loss
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.detection import match_nuclei
@@ -26,8 +27,6 @@ from muse_pipeline.evaluation.reliability import (
     CalibrationCounts,
     count_calibration,
     draw_reliability,
-    fit_temperature,
-    log_loss,
 )
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper

@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from outline_scores import score_outlines
 
 from muse_pipeline.cli.main import main as muse
 from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.detection import RADIUS_UM, count_detections
-from muse_pipeline.evaluation.outlines import score_outlines
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import nuclei_of_windows

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -174,39 +173,6 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
     false = may_be_false.copy()
     false[overlaps.found[pairs]] = False
     return overlaps.iou[pairs].sum(), len(pairs), false.sum(), n_true - len(pairs)
-
-
-@dataclass(frozen=True)
-class OutlineScores:
-    """Scores of one picture.
-
-    Attributes:
-        dice: (M,) Dice of each matched pair.
-        aji: aggregated Jaccard index of the picture (Kumar et al., IEEE TMI 2017).
-    """
-
-    dice: np.ndarray
-    aji: float
-
-
-def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
-    """Compare two label pictures (h, w), 0 background.
-
-    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
-    and their centroids lie within ``radius_px``.
-    """
-    overlaps = overlap_labels(predicted, true)
-    pairs = overlaps.match()
-    rows, columns = overlaps.found[pairs], overlaps.true[pairs]
-    apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
-    dice = 2 * overlaps.shared[pairs] / (overlaps.found_area[rows] + overlaps.true_area[columns])
-    return OutlineScores(dice[apart <= radius_px], jaccard_ratio(jaccard_areas(overlaps)))
-
-
-def _centroids(labels: np.ndarray) -> np.ndarray:
-    """(N, 2) as (row, column), in ascending order of the labels."""
-    ids = np.unique(labels[labels > 0])
-    return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
-from muse_pipeline.inference.predictor import temper
 
 N_BINS = 15
-TEMPERATURES = (0.2, 10.0)  # between which one is sought
 
 
 @dataclass(frozen=True)
@@ -94,21 +91,6 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
         right = prob.argmax(1) == true_label
         np.add.at(values, row, np.stack([np.ones(len(row)), confidence, right], 1))
     return CalibrationCounts(values)
-
-
-def log_loss(prob: np.ndarray, true_label: np.ndarray) -> float:
-    """Mean negative log probability (N, C) of the true class (N,), natural log."""
-    chosen = prob[np.arange(len(prob)), true_label]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
-
-
-def fit_temperature(prob: np.ndarray, true_label: np.ndarray) -> float:
-    """The temperature with the least log loss of (N, C) probabilities; fit it on what the model has not seen."""
-    low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(
-        lambda log: log_loss(temper(prob, float(np.exp(log))), true_label), bounds=(low, high), method="bounded"
-    )
-    return float(np.exp(found.x))
 
 
 def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:

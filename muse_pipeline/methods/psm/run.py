@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,10 @@ from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, label_source
 from muse_pipeline.methods.psm.mask_network import MaskRound, MaskRoundConfig
 from muse_pipeline.methods.psm.masks import MasksStage
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.stages import Stage, stage_folder
 
 COLOUR = (128, 64, 192)
-
-
-def load_psm_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> PsmConfig:
-    """The settings of a config file; see ``recipe.load_run``."""
-    return load_run(path, data, changes, default="psm", only=PsmConfig)[1]
 
 
 @RECIPES.register("psm")

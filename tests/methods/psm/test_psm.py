@@ -11,9 +11,9 @@ from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, 
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.labels import write_found
 from muse_pipeline.methods.psm.mask_network import TrainedMask
-from muse_pipeline.methods.psm.run import PsmRecipe, load_psm_config
+from muse_pipeline.methods.psm.run import PsmRecipe
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import train_run
+from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
 from muse_pipeline.training.stages import is_made, stage_folder
 
@@ -40,6 +40,10 @@ self_training: { rounds: 0 }
 licence: CC0-1.0
 training_data: drawn discs
 """
+
+
+def load_psm_config(path, changes=()):
+    return load_run(path, changes=changes, default="psm")[1]
 
 
 @pytest.fixture(scope="module")

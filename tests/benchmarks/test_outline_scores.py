@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.evaluation.outlines import score_outlines
+from benchmarks.outline_scores import score_outlines
 
 
 def squares(*corners, side=10, shape=(60, 60)):
