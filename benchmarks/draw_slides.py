@@ -21,8 +21,7 @@ import tifffile
 
 from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, describe, encode
-from muse_pipeline.demo.write import write_demo
+from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, describe, encode, write_demo
 
 MPP = 0.25
 

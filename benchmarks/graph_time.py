@@ -14,10 +14,10 @@ from time import process_time
 import cv2
 import numpy as np
 
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.parity import SAME_PX
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.tissue.stain import IDENTITY
 
 ACROSS = 3

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from graph_time import seconds_in_turns
 from leave_one_site_out import VALIDATION, score_picture, split_sources
 
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import SAME_PX, TOLERANCES, compare
 from muse_pipeline.inference.model import find_model
@@ -31,7 +32,6 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.run import load_detector_config
-from muse_pipeline.nuclei.matching import match_points
 
 PRECISIONS = ("fp32", "int8")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from muse_pipeline.nuclei.matching import match_points
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.tissue.stain import fit_macenko

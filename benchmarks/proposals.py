@@ -28,7 +28,7 @@ from proposal_controls import Fit, make_controls  # noqa: E402
 
 from muse_pipeline.core.files import write_json  # noqa: E402
 from muse_pipeline.data.unlabelled import UnlabelledSource  # noqa: E402
-from muse_pipeline.evaluation.detection import RADIUS_UM  # noqa: E402
+from muse_pipeline.evaluation.detection import RADIUS_UM, match_points  # noqa: E402
 from muse_pipeline.evaluation.outlines import (  # noqa: E402
     jaccard_areas,
     jaccard_ratio,
@@ -36,7 +36,6 @@ from muse_pipeline.evaluation.outlines import (  # noqa: E402
 )
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage  # noqa: E402
 from muse_pipeline.nuclei.masks import label_image_to_nuclei  # noqa: E402
-from muse_pipeline.nuclei.matching import match_points  # noqa: E402
 from muse_pipeline.nuclei.rays import rays_to_rings  # noqa: E402
 from muse_pipeline.nuclei.shape import measure_shapes  # noqa: E402
 from muse_pipeline.training.run import Options  # noqa: E402

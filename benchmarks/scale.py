@@ -23,7 +23,7 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.scale import MIN_NUCLEI, NuclearSize
+from muse_pipeline.inference.stitch import MIN_NUCLEI, NuclearSize
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.slides.base import open_slide

@@ -23,6 +23,7 @@ import torch
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.methods.unit.config import (
     DiscriminatorSettings,
     GeneratorSettings,
@@ -37,7 +38,6 @@ from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.models.reader import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.synthesis.masks import InstanceMask, synthesise_mask
 from muse_pipeline.synthesis.settings import EPITHELIAL, TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights

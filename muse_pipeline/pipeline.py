@@ -222,7 +222,7 @@ def tile(
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
     """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
-    from muse_pipeline.core.progress import say_how_busy, show_progress
+    from muse_pipeline.core.process import say_how_busy, show_progress
     from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.model import name_model, precision_warnings
     from muse_pipeline.store.grid import Shard

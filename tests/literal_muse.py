@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.views import ViewBatch
-from muse_pipeline.methods.muse.method import Level, MusePretraining
+from muse_pipeline.methods.muse.method import Level, MusePretraining, Projector
 from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.projector import Projector
 
 
 def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, Tensor]:

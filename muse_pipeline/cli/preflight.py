@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 def look_with_progress(rows: list, trial, threads: int) -> list:
     """One look per row, in their order."""
-    from muse_pipeline.core.progress import show_progress
+    from muse_pipeline.core.process import show_progress
     from muse_pipeline.preflight.look import look_at_slides
 
     looks = [None] * len(rows)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     import cv2
 
     from muse_pipeline.core.config import parse_yaml
-    from muse_pipeline.core.progress import show_progress
+    from muse_pipeline.core.process import show_progress
     from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.proposals.propose import propose_shard
     from muse_pipeline.slides.inspect import read_info

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
-    from muse_pipeline.core.progress import say_how_busy, show_progress
+    from muse_pipeline.core.process import say_how_busy, show_progress
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def write_masks(args: argparse.Namespace) -> None:
     """Synthesise instance masks of glands and stroma."""
-    from muse_pipeline.core.progress import show_progress
+    from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.synthesis import folder
     from muse_pipeline.synthesis.fit import fit_tissue
@@ -98,7 +98,7 @@ def write_masks(args: argparse.Namespace) -> None:
 
 def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
-    from muse_pipeline.core.progress import show_progress
+    from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import pictures
 

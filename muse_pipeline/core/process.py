@@ -1,13 +1,18 @@
-"""Threads and memory of this process."""
+"""Threads, memory and progress of this process."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar
+
+from muse_pipeline.core.environment import own_processor_seconds
+from muse_pipeline.core.text import count_noun
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -41,3 +46,31 @@ def return_large_arrays() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)
+
+
+@contextmanager
+def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that takes (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
+def say_how_busy(work: str, threads: int) -> Iterator[None]:
+    """Print when the block ends how long ``work`` took, a part of a run, and how busy its threads were.
+
+    Nothing is printed of less than a second, of which starting the threads is a large part.
+    """
+    started, used = time.monotonic(), own_processor_seconds()
+    yield
+    seconds, busy = time.monotonic() - started, own_processor_seconds() - used
+    if seconds >= 1:
+        share = f"{100 * busy / seconds / threads:.0f} % busy"
+        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")

@@ -42,7 +42,7 @@ class LabelledWindows:
         seed: of the run.
         device: where pictures live and windows are made.
         weak_view: whether a batch carries the windows of a teacher too.
-        around: whether windows reach over the borders of regions, see ``crops.place_windows``.
+        around: whether windows reach over the borders of regions, see ``place_windows``.
     """
 
     def __init__(

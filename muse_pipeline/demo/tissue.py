@@ -1,18 +1,170 @@
-"""The whole plan of a drawn slide, and its true nuclei."""
+"""The whole plan of a drawn slide: where its cells lie, and its true nuclei.
+
+Epithelium lies in glands, spindles along the fibres, lymphocytes in crowds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.demo.cells import Cells, place_cells
-from muse_pipeline.demo.field import PERIOD_UM, Field, plan_field
+from muse_pipeline.demo.field import FLOW_SLOPE, PERIOD_UM, RASTER_UM, Field, plan_field
 from muse_pipeline.demo.layout import Island, Layout, plan_layout
-from muse_pipeline.demo.stamps import CLASSES, RED_CELL, Stamps, draw_stamps
+from muse_pipeline.demo.stamps import CLASSES, EPITHELIAL, LYMPHOCYTE, RED_CELL, STROMA, Stamps, draw_stamps
 from muse_pipeline.demo.texture import Texture, Window, smooth_noise
 from muse_pipeline.nuclei.table import Nuclei
+
+
+@dataclass(frozen=True)
+class Cells:
+    """N cells of the field, columns of equal length.
+
+    Attributes:
+        xy_um: (N, 2) centres.
+        kind: (N,) index into ``stamps.KINDS``; below ``RED_CELL`` it is the class.
+        stamp: (N,) which stamp.
+        angle: (N,) by which it is turned, from +x towards +y.
+        mirror: (N,) 1 or -1.
+        scale: (N,) about 1.
+        strength: (N,) how strongly it took the stain, about 1.
+    """
+
+    xy_um: np.ndarray
+    kind: np.ndarray
+    stamp: np.ndarray
+    angle: np.ndarray
+    mirror: np.ndarray
+    scale: np.ndarray
+    strength: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.xy_um)
+
+    def __getitem__(self, index: np.ndarray) -> Cells:
+        """The cells chosen by a mask or an index array."""
+        return Cells(*(getattr(self, column.name)[index] for column in fields(self)))
+
+    def moved_to(self, xy_um: np.ndarray) -> Cells:
+        """The same cells elsewhere."""
+        return replace(self, xy_um=xy_um)
+
+
+def place_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
+    """Propose far too many cells of every kind, then keep as many as do not overlap.
+
+    Returns:
+        the cells, their order random.
+    """
+    proposals = [_epithelium, _lymphocytes, _spindles, _red_cells]
+    xy, kind, angle, rank = (np.concatenate(c) for c in zip(*(p(field, rng) for p in proposals), strict=True))
+    n = len(xy)
+    stamp = np.empty(n, int)
+    for one in (LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL):
+        stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
+    scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
+    strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
+    angle = angle.round(3)  # it comes from filtered maps, whose last digit is not the same at every run
+    cells = Cells(xy, kind, stamp, angle, rng.choice([-1, 1], n), scale, strength)
+    return cells[_without_overlap(cells, stamps, rank)]
+
+
+def _epithelium(field: Field, rng: np.random.Generator):
+    xy = _jittered_lattice(5.6, 2.0, rng)
+    depth, hollow, *_ = _at(field.shape, xy)
+    xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
+    outwards = _direction(field.shape.values[..., 0], xy)
+    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # the basal row is filled first, then what lies above it
+    angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
+    return xy, np.full(len(xy), EPITHELIAL), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
+
+
+def _lymphocytes(field: Field, rng: np.random.Generator):
+    xy = _jittered_lattice(8.4, 1.3, rng)
+    depth, hollow, *_ = _at(field.shape, xy)
+    crowd = _at(field.state, xy)[0]
+    likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
+    xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
+    # They come after the spindles of a crowd have had their chance, and before the epithelium's last gaps are filled.
+    return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
+
+
+def _spindles(field: Field, rng: np.random.Generator):
+    xy = rng.uniform(0, PERIOD_UM, (34_000, 2))
+    depth, hollow, _, loose = _at(field.shape, xy)
+    crowd = _at(field.state, xy)[0]
+    likely = (depth < -3) * (0.45 + 0.5 * loose) * (1 - 0.75 * crowd)
+    xy = xy[(rng.random(len(xy)) < likely) & (hollow < -2.5)]
+    along = _direction(field.shape.values[..., 2], xy, FLOW_SLOPE) + np.pi / 2
+    return xy, np.full(len(xy), STROMA), along + rng.normal(0, 0.16, len(xy)), rng.uniform(0, 2, len(xy))
+
+
+def _red_cells(field: Field, rng: np.random.Generator):
+    row, column = np.nonzero(field.state.values[..., 1] > 2.2)
+    xy = (np.stack([column, row], -1) + rng.random((len(row), 2))) * RASTER_UM
+    xy = xy[np.sin(xy[:, 0] / 37) + np.sin(xy[:, 1] / 53) > -0.3]  # some vessels are empty
+    return xy, np.full(len(xy), RED_CELL), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(0, 8, len(xy))
+
+
+def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Generator) -> np.ndarray:
+    """Positions (N, 2) in um that fill the field more densely than chance would."""
+    columns = round(PERIOD_UM / spacing_um)
+    rows = 2 * round(PERIOD_UM / (spacing_um * 3**0.5))
+    row, column = np.indices((rows, columns)).reshape(2, -1)
+    xy = np.stack([(column + row % 2 / 2) * PERIOD_UM / columns, row * PERIOD_UM / rows], -1)
+    return np.mod(xy + rng.normal(0, jitter_um, xy.shape), PERIOD_UM)
+
+
+def _at(texture, xy: np.ndarray) -> np.ndarray:
+    """Channels of a map at positions (N, 2) in um: (C, N)."""
+    column, row = (xy / RASTER_UM).astype(int).T
+    return texture.values[row, column].T
+
+
+def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.ndarray:
+    """Angle of steepest ascent of ``values + slope_y * y`` at positions (N, 2) in um."""
+    column, row = (xy / RASTER_UM).astype(int).T
+    side = len(values)
+    dx = values[row, (column + 2) % side] - values[row, column - 2]
+    dy = values[(row + 2) % side, column] - values[row - 2, column]
+    return np.arctan2(dy + 4 * RASTER_UM * slope_y, dx)
+
+
+def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
+    """Indices of cells that keep clear of each other, those of lower ``rank`` first.
+
+    A cell counts as three discs along its long axis. In every round a cell stays if it outranks all cells that it
+    collides with, and those go; a few rounds decide all.
+    """
+    first, second = _collisions(cells, stamps)
+    state = np.zeros(len(cells), np.int8)  # 0 open, 1 stays, -1 goes
+    while len(first):
+        loser = np.where(rank[first] < rank[second], second, first)
+        beaten = np.zeros(len(cells), bool)
+        beaten[loser] = True
+        stays = ~beaten & (state == 0)
+        state[stays] = 1
+        state[first[stays[second]]] = -1
+        state[second[stays[first]]] = -1
+        undecided = (state[first] == 0) & (state[second] == 0)
+        first, second = first[undecided], second[undecided]
+    return np.flatnonzero(state >= 0)
+
+
+def _collisions(cells: Cells, stamps: Stamps, slack: float = 0.96) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of cells whose discs overlap: two index arrays."""
+    long, short = stamps.axes_um[cells.stamp].T * cells.scale
+    axis = np.stack([np.cos(cells.angle), np.sin(cells.angle)], -1) * (long - short)[:, None]
+    discs = np.mod(np.concatenate([cells.xy_um, cells.xy_um - axis, cells.xy_um + axis]), PERIOD_UM)
+    radius = np.tile(short, 3)
+    pairs = cKDTree(discs, boxsize=PERIOD_UM).query_pairs(2 * radius.max(), output_type="ndarray")
+    away = np.abs(discs[pairs[:, 0]] - discs[pairs[:, 1]])
+    away = np.hypot(*np.minimum(away, PERIOD_UM - away).T)
+    pairs = pairs[away < slack * radius[pairs].sum(1)] % len(cells)
+    return tuple(pairs[pairs[:, 0] != pairs[:, 1]].T)
+
 
 CELL_REACH_UM, EDGE_UM = 12.0, 9.0
 TRUTH_RAYS = 32

@@ -20,7 +20,7 @@ from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.activation_map import MaskSettings, PseudoMasker
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.otsu_mask import cut_mask, haematoxylin
-from muse_pipeline.tissue.ink import clear_foreign_colours
+from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy", "torch")
 DIGITS = 5  # of what is written down of the fit

@@ -14,8 +14,14 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import ABSOLUTE, BLUE, CLASSES, density_to_pixels, mean_within, split_stains
 from muse_pipeline.inference.detect import NucleusFinder
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.base import SlideSample, proposal_card, proposer_sha256, shrink_factor, to_work_mpp
-from muse_pipeline.proposals.guard import judge_window
+from muse_pipeline.proposals.base import (
+    SlideSample,
+    judge_window,
+    proposal_card,
+    proposer_sha256,
+    shrink_factor,
+    to_work_mpp,
+)
 from muse_pipeline.proposals.otsu_mask import otsu_threshold
 from muse_pipeline.tissue.stain import TEXTBOOK
 

@@ -18,7 +18,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
-from muse_pipeline.tissue.ink import clear_foreign_colours
+from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker

@@ -14,9 +14,8 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.detect import Guard, walk_shard
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import sample_slide
+from muse_pipeline.proposals.base import judge_slide, judge_window, name_guarded, sample_slide
 from muse_pipeline.proposals.dab import DabFinder
-from muse_pipeline.proposals.guard import judge_slide, judge_window, name_guarded
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour

@@ -71,7 +71,7 @@ class SlideResult:
 
     @property
     def size_doubt(self) -> str:
-        """Why the um per pixel is doubtful by the size of the nuclei (``inference.scale``); "" where it is not."""
+        """Why the um per pixel is doubtful by the size of the nuclei (``inference.stitch``); "" where it is not."""
         return self.summary["provenance"].get("nuclear_size", {}).get("doubt", "") if self.summary else ""
 
     @property

@@ -12,8 +12,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, median_level, spread
-from muse_pipeline.tissue.ink import find_pen, is_ink
+from muse_pipeline.tissue.background import absorbed, estimate_glass, find_pen, highest, is_ink, median_level, spread
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 

@@ -17,7 +17,7 @@ from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import withdraw_results
 from muse_pipeline.cohort.sheet import SheetRow
-from muse_pipeline.core import progress
+from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model
@@ -227,7 +227,7 @@ def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
 def test_all_cores_are_used_unless_it_is_told(muse, tmp_path, monkeypatch):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     used = []
-    monkeypatch.setattr(progress, "say_how_busy", lambda work, threads: nullcontext(used.append(threads)))
+    monkeypatch.setattr(process, "say_how_busy", lambda work, threads: nullcontext(used.append(threads)))
     for options in (), ("--threads", "3"):
         assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / str(len(options)), *options)[0] == 0
     assert used == [count_cores(), 3]

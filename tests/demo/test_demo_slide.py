@@ -8,9 +8,8 @@ from openslide import OpenSlide
 from tiffslide import TiffSlide
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.demo.pyramid import BLOCK_PX, TILE_PX, PyramidPainter, write_pyramid
 from muse_pipeline.demo.stamps import CLASSES
-from muse_pipeline.demo.write import write_demo
+from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, PyramidPainter, write_demo, write_pyramid
 
 
 def read(slide, xy, level, size):

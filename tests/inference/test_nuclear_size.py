@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.scale import CHECK, MIN_NUCLEI, NuclearSize, SizeSample
+from muse_pipeline.inference.stitch import CHECK, MIN_NUCLEI, NuclearSize, SizeSample
 
 MPP = 0.25, 0.25
 

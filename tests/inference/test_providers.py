@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from muse_pipeline.core.errors import ProviderError
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.inference import model as providers
 from muse_pipeline.inference.model import (
     AUTO,
@@ -19,7 +20,6 @@ from muse_pipeline.inference.model import (
     starts,
 )
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.nuclei.parquet import read_nuclei
 
 OTHERS = [name for name in PROVIDERS if name != "cpu"]

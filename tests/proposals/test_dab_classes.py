@@ -15,9 +15,8 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.inference.dab import ABSOLUTE, DAB, split_stains
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
-from muse_pipeline.proposals.base import SlideSample
+from muse_pipeline.proposals.base import BLURRED, SlideSample
 from muse_pipeline.proposals.dab import DabCut, DabFinder
-from muse_pipeline.proposals.guard import BLURRED
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import propose_shard

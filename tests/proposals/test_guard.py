@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from test_haematoxylin import draw_discs, find
 
-from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.guard import BLURRED, BROWN, GLASS, INK, judge_slide, judge_window, name_guarded
+from muse_pipeline.proposals.base import (
+    BLURRED,
+    BROWN,
+    GLASS,
+    INK,
+    SlideSample,
+    judge_slide,
+    judge_window,
+    name_guarded,
+)
 
 TILES = Path(__file__).parents[3] / "shared/data/artefact-tiles"
 MPP = 0.5  # the tiles state none; their nuclei are about as large as at this

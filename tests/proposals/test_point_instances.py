@@ -8,9 +8,9 @@ from labelled import draw_labelled_folder, write_config
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.methods.detector.outlined import KINDS, instances_of_points
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.outlined_source import KINDS, instances_of_points
 
 MPP = 0.5
 

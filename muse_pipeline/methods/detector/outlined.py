@@ -1,19 +1,151 @@
-"""A training config on points becomes one on instances."""
+"""A training config on points becomes one on instances.
+
+Each source of points becomes pictures, 16-bit instance masks, and points with the classes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, require_own_folder
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_picture
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.outlines import PLAUSIBLE_AREA_UM2
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.run import load_detector_config
-from muse_pipeline.proposals.outlined_source import OutlineTask, is_outlined, mask_finder, outline_source
+from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.otsu_mask import fit_otsu
+from muse_pipeline.proposals.points import keep_connected, place_points, split_mask
 from muse_pipeline.training.run import plain_settings
+
+POINT_FORMATS = ("row column class", "x y class")
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class OutlineTask:
+    """What outlines are for.
+
+    Attributes:
+        classes: of the model.
+        mpp: um per pixel of what is written.
+        n_rays: of the watershed's outlines.
+        find_mask: see ``point_instances.mask_finder``.
+    """
+
+    classes: tuple[str, ...]
+    mpp: float
+    n_rays: int
+    find_mask: FindMask
+
+
+def is_outlined(source: LabelSource) -> bool:
+    """Whether a source consists of points on pictures."""
+    return source.format in POINT_FORMATS and source.images is not None
+
+
+def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tuple[LabelSource, dict[str, int]]:
+    """Write one instance for every point of a source, and the source that reads them.
+
+    Args:
+        source: see ``is_outlined``.
+        task: see there.
+        folder: that is made.
+
+    Returns:
+        The new source, in which a picture is still its patient's; and how many instances are of which of ``KINDS``.
+
+    Raises:
+        LabelError: see ``labels.read.read_labelled_images``; or the source has regions.
+    """
+    if source.regions is not None:
+        raise LabelError(f"{source.regions}: outlines are made for whole pictures; leave `regions` out, or this source")
+    folder.mkdir(parents=True)
+    kinds = np.zeros(len(KINDS), int)
+    unknown = UNKNOWN if UNKNOWN not in task.classes else f"{max(task.classes, key=len)} {UNKNOWN}"
+    for image in read_labelled_images((source,), task.classes, task.mpp, task.n_rays):
+        instances, kind = instances_of_points(image, task.find_mask(image, task.mpp), task.mpp)
+        words = [task.classes[label] if label >= 0 else unknown for label in image.nuclei.label]
+        write_instances(folder, image.name, image.pixels, instances, words)
+        kinds += np.bincount(kind, minlength=len(KINDS))
+    class_map = {**{name: name for name in task.classes}, unknown: None}
+    outlined = LabelSource(
+        folder / INSTANCES,
+        "instances",
+        images=folder / IMAGES,
+        mpp=task.mpp,
+        class_map=class_map,
+        points=folder / POINTS,
+        allow_empty=source.allow_empty,
+        weight=source.weight,
+        patient=source.patient,
+    )
+    return outlined, dict(zip(KINDS, kinds.tolist(), strict=True))
+
+
+DISC_UM = 2.5  # radius where nothing is known: a small lymphocyte, so that little ground is claimed
+KINDS = ("mask", "watershed", "disc")
+FindMask = Callable[[LabelledImage, float], np.ndarray]
+
+
+def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+    """Give every point exactly one instance.
+
+    Args:
+        image: its nuclei are points; their rays are those of a watershed, NaN where that failed.
+        mask: (h, w) bool foreground of the picture.
+        mpp: um per pixel.
+
+    Returns:
+        (h, w) int32, number i + 1 is nucleus i; and (N,) index in ``KINDS`` of where its instance is from.
+    """
+    nuclei, shape = image.nuclei, mask.shape
+    split = split_mask(mask, nuclei.xy)
+    area_um2 = np.bincount(split.ravel(), minlength=len(nuclei) + 1)[1:] * mpp**2
+    from_mask = (area_um2 >= PLAUSIBLE_AREA_UM2[0]) & (area_um2 <= PLAUSIBLE_AREA_UM2[1])
+    from_watershed = ~from_mask & np.isfinite(nuclei.rays).all(1)
+    kind = np.where(from_mask, 0, np.where(from_watershed, 1, 2))
+
+    rays = np.where(from_watershed[:, None], nuclei.rays, np.float32(DISC_UM))
+    others = np.flatnonzero(~from_mask)
+    painted = rings_to_labels(rays_to_rings(nuclei.xy[others], rays[others], (mpp, mpp)), shape)
+    instances = np.concatenate([[0], others + 1])[painted].astype(np.int32)
+    kept = np.isin(split, np.flatnonzero(from_mask) + 1)
+    instances[kept] = split[kept]
+    seeds = place_points(nuclei.xy, shape)
+    instances[seeds > 0] = seeds[seeds > 0]
+    return keep_connected(instances, seeds), kind
+
+
+def mask_finder(name: str) -> FindMask:
+    """What finds the foreground: "otsu", a built-in model or an .onnx file; "watershed" leaves all to the watershed.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if name == "watershed":
+        return lambda image, mpp: np.zeros(image.pixels.shape[:2], bool)
+    if name == "otsu":
+        return lambda image, mpp: fit_otsu([image.pixels], mpp, image.stain and image.stain.stains)(image.pixels)
+    predictor = Predictor(find_model(name))
+    return lambda image, mpp: _model_mask(predictor, image, mpp)
+
+
+def _model_mask(predictor: Predictor, image: LabelledImage, mpp: float) -> np.ndarray:
+    """(h, w) bool: the nuclei that a model finds, filled."""
+    found = detect_picture(predictor, image.pixels, mpp, image.stain)
+    return rings_to_labels(rays_to_rings(found.xy, found.rays, (mpp, mpp)), image.pixels.shape[:2]) > 0
 
 
 def outline_config(
@@ -37,7 +169,7 @@ def outline_config(
 
     Raises:
         ConfigError: the config is wrong.
-        LabelError: no source consists of points on pictures; or see ``outlined_source.outline_source``.
+        LabelError: no source consists of points on pictures; or see ``outline_source``.
         ModelError: see ``point_instances.mask_finder``.
         OutputError: the folder holds something, or cannot be written.
     """

@@ -8,8 +8,7 @@ import torch
 from literal_muse import literal_losses
 from muse_views import B, make_batch, make_method, randomise
 
-from muse_pipeline.methods.muse.method import Level, SelfDistillationSettings, _spread
-from muse_pipeline.models.projector import Projector
+from muse_pipeline.methods.muse.method import Level, Projector, SelfDistillationSettings, _spread
 
 
 @pytest.mark.parametrize(

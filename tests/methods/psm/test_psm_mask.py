@@ -6,10 +6,8 @@ import torch
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.mask_windows import MaskBatch, MaskedPicture, MaskWindows
 from muse_pipeline.losses.psm import partial_nll
-from muse_pipeline.methods.psm.mask_network import MaskTraining
-from muse_pipeline.models.mask_network import MaskNetwork
+from muse_pipeline.methods.psm.mask_network import MaskBatch, MaskedPicture, MaskNetwork, MaskTraining, MaskWindows
 
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 

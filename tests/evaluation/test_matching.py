@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.matching import match_points
+from muse_pipeline.evaluation.detection import match_points
 
 
 def match_literally(predicted, score, true, radius):
