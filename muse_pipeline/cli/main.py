@@ -24,10 +24,10 @@ GROUPS = {
         "fetch inspect tissue register tile regions propose detect stitch geojson overlay report"
     ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
-    "to judge results and models": "evaluate probe compare card model proposer",
-    "tools": "changes check-geojson demo-slide",
+    "to judge results and models": "evaluate probe compare card proposer",
+    "tools": "check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = ("image", "nuclei")  # several steps in one process; not in the list of `muse --help`
+OF_THE_WORKFLOW = ("image", "nuclei", "model", "changes")  # its jobs and plans; not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`

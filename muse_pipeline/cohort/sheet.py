@@ -8,7 +8,7 @@ import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,10 @@ from typing import Any
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
-COLUMNS = (
-    "slide_id",
-    "path",
-    "mpp",
-    "patient",
-    "roi",
-    "split",
-    "shards",
-    "regions",
-    "partner",
-    "partner_transform",
-    "label",
-)
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
 NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-REQUIRED = COLUMNS[:2]
+REQUIRED = ("slide_id", "path")
 _UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
@@ -94,6 +81,9 @@ class SheetRow:
         """A JSON-ready dictionary; without the label, and with columns of ``NEWER`` only where they are filled."""
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+COLUMNS = tuple(field.name for field in fields(SheetRow))
 
 
 def is_sheet(path: Path) -> bool:

@@ -195,7 +195,7 @@ def read_hdf5_points(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: HDF5 needs the package h5py; `pip install h5py`, or give CSV") from error
+        raise ConfigError(f"{path}: HDF5 needs the package h5py; install the extra `hdf5` or give CSV") from error
     try:
         with h5py.File(path) as file:
             table = np.asarray(file[dataset], float)

@@ -40,6 +40,7 @@ def test_a_provider_that_is_not_here_is_refused_where_it_is_asked_for(muse, tmp_
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("backbone: muse_compact_16", "backbone: muse_compact_1", "did you mean 'muse_compact_16'?"),
         ("licence:", "checkpoint: none.pt\nlicence:", "none.pt: no such checkpoint; correct `checkpoint`"),
         ("images: images", "images: nowhere", "nowhere: no such folder of images"),
         ("labels: labels", "labels: nowhere", "nowhere: no such folder of labels"),
