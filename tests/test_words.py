@@ -1,0 +1,102 @@
+"""The words that HOUSE.md's tables replace stay rare in code and documentation.
+
+`python tests/test_words.py` lists how often each occurs and `python tests/test_words.py WORD` where.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
+LIMIT = 3780  # of the words together; lower it with every text that is rewritten
+SUFFIXES = {".py", ".md", ".yaml", ".yml", ".smk", ".groovy", ".ipynb", ".toml", ""}
+FOLDERS = ("muse_pipeline", "workflow", "config", "profiles", "docs", "tests", "experiments", "benchmarks")
+FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "Snakefile", "pyproject.toml")
+
+# Personifications, archaic words and the vocabulary that was replaced. An underscore ends a word, so identifiers count.
+WORDS = {
+    # software does not talk, know or feel
+    "say": "says?|said|saying",
+    "tell": "tells|told",
+    "speak": "speaks?|spoken|spoke",
+    "know": "knows?",
+    "see": "has seen|have seen|_see",
+    "refuse": "refuses?|refused|refusing|refusal",
+    "mend": "mend|mends|mended",
+    "whom": "whom|whose is|somebody|nobody|whoever",
+    "teach": "taught|theirs",
+    # renamed
+    "walk_shard": "walk_shard|NucleusFinder",
+    "each_once": "each_once|stands_for|ownership|doubles",
+    "in_use": r"in_use|\.hold\(|\.follow\(",
+    "wide, near": r"\.wide|\.near|wide=|near=",
+    "bump": "bumps?",
+    "surroundings": "surroundings",
+    "patience": "patience",
+    "wording": "wording|census|kept pictures",
+    "running": r"running(?= = )",
+    "price": "price|prices|priced",
+    "look": "look|looks",
+    "place": "places?",
+    "share": "part of the way|share of the way",
+    "guard": "guards?|guarded",
+    "verdict": "verdicts?",
+    "piece": "pieces?",
+    "stretch": "stretch|stretches",
+    "span": "spans?",
+    "strip": r"(?<!\.)strips?",
+}
+# Uses in which the word means what it means in English or in a library.
+TECHNICAL = (
+    r"in place of|in place\b|takes? place|decimal places?|places=\d",
+    r"look (at|for|like|alike|up|in|into)\b|looks (at|for|like|alike|up|in|into)\b|look-ups?|lookup",
+    r"rstrip|lstrip",
+    r"colspan|rowspan|<span|</span>|\bspan\b(?=[.{#])",  # HTML and CSS
+    r"calls? said",
+)
+
+
+def list_files() -> Iterator[Path]:
+    """Text files of the project in which the words count; this test and generated tables of runs are left out."""
+    for name in FILES:
+        yield TOP / name
+    for folder in FOLDERS:
+        for path in sorted((TOP / folder).rglob("*")):
+            if path.is_file() and path.suffix in SUFFIXES and path != Path(__file__).resolve():
+                yield path
+
+
+def find_words(text: str) -> Iterator[tuple[str, int]]:
+    """Entry of ``WORDS`` and position of every occurrence outside of the technical uses."""
+    text = re.sub("|".join(TECHNICAL), lambda match: " " * len(match[0]), text)
+    for name, pattern in WORDS.items():
+        for match in re.finditer(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", text, re.IGNORECASE):
+            yield name, match.start()
+
+
+def test_words_of_the_tables_are_rare():
+    counts = Counter(name for path in list_files() for name, _ in find_words(path.read_text(encoding="utf-8")))
+    assert counts.total() <= LIMIT, counts.most_common()
+
+
+def test_words_are_found_in_prose_and_in_identifiers_and_not_in_technical_uses():
+    found = [name for name, _ in find_words("A card says; said_by; `taught`; rstrip() in place of it; decimal places")]
+    assert found == ["say", "say", "teach"]
+
+
+if __name__ == "__main__":
+    if wanted := sys.argv[1:]:
+        for path in list_files():
+            text = path.read_text(encoding="utf-8")
+            for name, at in find_words(text):
+                if name in wanted:
+                    number = text.count("\n", 0, at)
+                    print(f"{path.relative_to(TOP)}:{number + 1}: {text.splitlines()[number].strip()[:140]}")
+    else:
+        files = [(path.relative_to(TOP), path.read_text(encoding="utf-8")) for path in list_files()]
+        rooms = Counter(str(Path(*path.parts[:2])) for path, text in files for _ in find_words(text))
+        words = Counter(name for _, text in files for name, _ in find_words(text))
+        print(*(f"{n:6} {name}" for counts in (rooms, words) for name, n in counts.most_common(40)), sep="\n")
+        print(f"{words.total():6} in all")
