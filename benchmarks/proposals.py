@@ -1,4 +1,4 @@
-"""Ways to find nuclei without labels against true masks: the control table of ``docs/psm.md``.
+"""Ways to find nuclei without labels against true masks: the control table of ``docs/guide/label-free.md``.
 
     python benchmarks/proposals.py --data ../shared/data --output runs/proposals
 

@@ -129,7 +129,7 @@ def find_nuclei(
 
     Returns:
         A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
-        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS); docs/outputs.md
+        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS); docs/guide/outputs.md
         has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
 
     Raises:

@@ -8,7 +8,7 @@ With the config of a training run, as `muse probe` reads it, classes are compare
 validation chooses, and the sources of --test are reported, or each half of the validation's patients with what the
 other chose. With a config that names tissue as one of pretraining does, or with --unlabelled beside the other, nuclei
 without labels are: whether they are known again at another mpp, turned or stained anew. FOLDER gets compare.html,
-compare.json and pictures. See docs/muse.md, "Did it help".
+compare.json and pictures. See docs/guide/pretraining.md, "Did it help".
 """
 
 import argparse

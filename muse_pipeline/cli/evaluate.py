@@ -6,7 +6,7 @@
 
 Truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the whole
 slide. One-to-one matching within 3 um by descending score, as the point-detection papers do; counts are summed over
-slides. See docs/evaluation.md.
+slides. See docs/guide/evaluation.md.
 """
 
 import argparse

@@ -105,7 +105,7 @@ def run_verb(arguments: list[str]) -> int:
                 raise
             raise MissingPackageError(
                 f"needs the package '{error.name}', which is not installed; install the extra `train` "
-                "(docs/training.md says how)"
+                "(docs/guide/own-model.md says how)"
             ) from error
 
 

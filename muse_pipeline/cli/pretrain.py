@@ -2,7 +2,7 @@
 
 Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune` and
 `muse compare`), the resolved config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. The same command
-continues a run that was stopped; a run that collapses ends with an error. See docs/muse.md.
+continues a run that was stopped; a run that collapses ends with an error. See docs/guide/pretraining.md.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 The config is that of a training run: its sources are learnt from, its validation chooses k and epochs. What is reported
 are the sources of --test; without it, each half of the validation's patients is reported with what the other chose. See
-docs/evaluation.md.
+docs/guide/evaluation.md.
 """
 
 import argparse

@@ -26,14 +26,15 @@ class Augmentation:
 
     Attributes:
         scale: magnification drawn log-uniformly between 1 / scale and scale.
-        free_rotation: share of windows turned by any angle; the others turn by quarter turns and stay sharp.
-        stain_gain: standard deviation of the log of either stain's strength.
-        stain_mix: standard deviation added to every entry of the colour matrix.
-        shift: standard deviation added to every density.
-        partial_colour: each window goes a share, drawn between this and 1, of the way from its raw colour to its
-            picture's colour map. A stain fit on a crop errs; a network that never saw it err relies on it.
-        blur: share of windows blurred, sigma up to ``blur_um`` um.
-        blur_um: see ``blur``.
+        free_rotation: fraction of windows rotated by an arbitrary angle; the others by quarter turns, without
+            interpolation.
+        stain_gain: standard deviation of the log of the strength of each stain.
+        stain_mix: standard deviation of noise added to every entry of the colour matrix.
+        shift: standard deviation of noise added to every optical density.
+        partial_colour: lowest normalisation strength: that of each window is drawn between this and 1, since a stain
+            fit on a crop is inexact.
+        blur: fraction of windows blurred.
+        blur_um: largest sigma of the blur, um.
         noise: largest standard deviation of pixel noise, in grey levels.
     """
 

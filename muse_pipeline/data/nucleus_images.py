@@ -22,17 +22,17 @@ class NucleusSource:
     """One of three: a slide's ``store`` with its ``proposals``, a folder of ``images``, or ``labelled`` pictures.
 
     Attributes:
-        store: that ``muse tile`` wrote.
+        store: image store of a slide, from ``muse tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
-        colour: ``colour.json`` of the slide; the one in the store's folder when not given.
-        patient_name: whose slide it is; by default what the rule of labels makes of its id.
-        images: folder of pictures; a model finds their nuclei.
-        mpp: um per pixel of the pictures, where their files do not say.
-        detector: built-in model, or path of one, that finds nuclei in ``images``.
-        labelled: pictures or slides whose labels give the positions; classes are not looked at.
-        exclude: of ``images``, those whose name contains one of these are left out.
-        patient: how a picture's name tells the patient, see ``LabelSource``.
-        weight: how often its images are drawn, relative to those of other sources.
+        colour: ``colour.json`` of the slide; by default the one beside the store.
+        patient_name: patient of the slide; by default derived from its id as for labels.
+        images: folder of pictures; ``detector`` finds their nuclei.
+        mpp: um per pixel of the pictures, if their files do not state it.
+        detector: name of a built-in model, or path of a model, that finds nuclei in ``images``.
+        labelled: pictures or slides with labels, of which only the positions are used.
+        exclude: parts of names of ``images`` that are left out.
+        patient: patient in a picture's name, see ``LabelSource``.
+        weight: relative frequency at which its images are drawn.
     """
 
     store: Path | None = None

@@ -26,8 +26,8 @@ class UnlabelledSource:
 
     Attributes:
         images: folder of pictures.
-        store: that ``muse tile`` wrote.
-        mpp: um per pixel of the pictures; stores know theirs.
+        store: image store, from ``muse tile``.
+        mpp: um per pixel of the pictures.
     """
 
     images: Path | None = None

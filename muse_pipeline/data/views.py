@@ -35,12 +35,12 @@ class ViewSettings:
     """How views are cut.
 
     Attributes:
-        global_px: side of a global view.
-        local_px: side of a local view.
-        n_local: local views per set, beside two global ones.
-        mpp: (finest, coarsest) that views are drawn from, uniformly.
-        mpp_mode: "independent" draws for every view, "same" once for all views of a set.
-        min_matches: nuclei that both global views should see; drawn again up to ``draws`` times.
+        global_px: side of a global view, px.
+        local_px: side of a local view, px.
+        n_local: local views per set, in addition to two global ones.
+        mpp: (finest, coarsest) um per pixel of views, drawn uniformly.
+        mpp_mode: "independent": drawn for every view; "same": once for all views of a set.
+        min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
         max_matches: nuclei of a pair of views that are compared, drawn from those that both see.
         draws: see ``min_matches``.
     """

@@ -2,7 +2,7 @@
 
 Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide beyond it
 by more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
-another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/confidence.md says how often
+another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/guide/confidence.md says how often
 pictures of a site that the reference has not seen are flagged, and what is not noticed.
 """
 
@@ -38,7 +38,7 @@ class Measure(NamedTuple):
     above: str
 
 
-# The margins: from how far pictures of one site lie beyond the range of two others (docs/confidence.md).
+# The margins: from how far pictures of one site lie beyond the range of two others (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),

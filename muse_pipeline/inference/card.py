@@ -15,7 +15,12 @@ METADATA_KEY = "muse_card"
 
 @dataclass(frozen=True)
 class NucleusClass:
-    """A class as QuPath shows it; ``color`` is (r, g, b), 0 to 255."""
+    """A class of nuclei.
+
+    Attributes:
+        name: name in QuPath.
+        color: (red, green, blue), 0 to 255.
+    """
 
     name: str
     color: tuple[int, int, int]
@@ -211,7 +216,7 @@ class RegionCard:
         """
         card = read_any_card(text, where)
         if not isinstance(card, cls):
-            raise ModelError(f"{where}: finds nuclei and maps no regions; give a region model (docs/regions.md)")
+            raise ModelError(f"{where}: finds nuclei and maps no regions; give a region model (docs/guide/regions.md)")
         return card
 
 

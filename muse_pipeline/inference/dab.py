@@ -45,7 +45,7 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     """Replace brown by as much haematoxylin, up to ``DARKEST``; what is not brown stays as it is.
 
-    A model trained on H&E misses many brown nuclei and outlines others in part (docs/ihc.md has figures).
+    A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
 
     Args:
         pixels: (h, w, 3) uint8.

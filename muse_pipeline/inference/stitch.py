@@ -3,7 +3,7 @@
 Nuclei of an implausible size are reported: a wrong um per pixel is the commonest mistake. At a wrong scale nuclei have
 another size, and the model is less sure of their classes. Either alone also occurs at the right scale: nuclei of lymph
 nodes are small, those of an unfamiliar organ unsure. Hence the plausible range of the median area narrows as the mean
-class probability falls. The limits come from pictures of known scale, see docs/confidence.md.
+class probability falls. The limits come from pictures of known scale, see docs/guide/confidence.md.
 """
 
 from __future__ import annotations

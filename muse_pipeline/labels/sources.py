@@ -18,7 +18,7 @@ FORMATS = ("row column class", "x y class", "geojson", "instances")
 
 @dataclass(frozen=True)
 class LabelSource:
-    """A folder of labels and the pictures or the slides that they belong to (``docs/labels.md``).
+    """A folder of labels and the pictures or the slides that they belong to (``docs/guide/labels.md``).
 
     Attributes:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id.
@@ -26,21 +26,21 @@ class LabelSource:
             QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only).
         images: folder of pictures.
         slides: in place of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
-        mpp: um per pixel. Plain pictures need it; slides know theirs, and what a file says must agree with it.
-        diameter_um: for "instances" whose um per pixel nobody knows, in place of ``mpp``: what the median nucleus of
-            every picture measures across; its um per pixel follows.
-        class_map: word in the label file -> class name of the model, or null for a nucleus whose class is not used. A
-            word that is missing is an error. Without a map the words are the class names themselves.
-        region_class: class or name of the annotations that bound what was annotated (QuPath's "Region*" is "Region").
-        regions: folder of GeoJSON files with these annotations, where ``labels`` holds none itself.
-        outside: "refuse" nuclei that lie outside every region, or "leave out": they are counted and not used.
-        ignore: classes or names of GeoJSON annotations that are no nuclei.
-        allow_empty: whether label files and regions without a nucleus are meant so.
-        points: for "instances", a folder of "x y class" text files that name the classes.
-        split: text file naming the pictures or slides to use, or a value of the sheet's split column; all without it.
+        mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
+        diameter_um: in place of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
+            every picture.
+        class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
+            word that is missing is an error. By default the words are the class names.
+        region_class: class or name of the annotations that outline the annotated area (QuPath's "Region*" is "Region").
+        regions: folder of GeoJSON files with these annotations, if those in ``labels`` contain none.
+        outside: "refuse": nuclei outside every region are an error; "leave out": they are counted and not used.
+        ignore: classes or names of GeoJSON annotations that are not nuclei.
+        allow_empty: accept label files and regions without a nucleus.
+        points: for "instances": folder of "x y class" text files with the classes.
+        split: text file with the pictures or slides to use, or a value of the sheet's split column; all when not given.
         exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
-        weight: how often a picture is drawn, relative to those of other sources.
-        patient: how a name tells the patient: a number of leading characters, or a regular expression whose first group
+        weight: relative frequency at which its pictures are drawn.
+        patient: patient in a picture's name: a number of leading characters, or a regular expression whose first group
             (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name.
     """
 

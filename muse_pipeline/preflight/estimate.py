@@ -1,7 +1,7 @@
 """From looks at slides to the cohort: who is there twice, what mix it is, and what the run will take.
 
 Everything is measured in the looks but two figures for the writing of results, which grow with the nuclei and hardly
-differ between machines (docs/performance.md, "Writers").
+differ between machines (docs/results.md, "Writers").
 """
 
 from __future__ import annotations

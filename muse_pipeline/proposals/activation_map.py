@@ -143,7 +143,7 @@ class ClusterSettings:
         require_one_of(self, "clusters", features=FEATURES, foreground=FOREGROUNDS)
 
 
-PRESETS = {  # of the releases, to compare with; a config writes them out (docs/psm.md)
+PRESETS = {  # of the releases, to compare with; a config writes them out (docs/guide/label-free.md)
     "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
     "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
 }
@@ -270,7 +270,7 @@ class MaskSettings:
     """How a slide's pseudo-masks are made.
 
     Attributes:
-        clusters: what is clustered, and which cluster is nuclei; docs/psm.md names those of the releases.
+        clusters: what is clustered, and which cluster is nuclei; docs/guide/label-free.md names those of the releases.
         min_area_um2: smaller objects are removed; the release says 200 px at 40x.
         max_hole_um2: smaller holes are filled; the release says 64 px at 40x.
         min_density: least mean optical density of haematoxylin in what is taken for nuclei.

@@ -112,7 +112,7 @@ def otsu_threshold(values: np.ndarray) -> float:
 
 
 SMOOTH_UM = 0.75  # of the depth: the grain of an outline makes no peaks
-# Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures (docs/psm.md).
+# Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
 RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
 APART_UM = 2.5  # a peak that sees a higher one this near, in its own piece of the mask, is part of it
 STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``

@@ -140,7 +140,7 @@ def _part_path(output: Path, number: str) -> Path:
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
 _TAIL = b"\n]}\n"
-_GZIP_LEVEL = 1  # of libdeflate: docs/performance.md, "Writers"
+_GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
 
 
 class FeatureFile:

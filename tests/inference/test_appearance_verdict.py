@@ -72,7 +72,7 @@ def test_what_is_not_known_is_not_fine(reference, appearance):
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN.glob("*.onnx")), ids=lambda path: path.stem)
 def test_built_in_models_know_how_their_training_pictures_looked(model):
-    assert read_card(model).appearance is not None, "write it with `muse card`, see docs/confidence.md"
+    assert read_card(model).appearance is not None, "write it with `muse card`, see docs/guide/confidence.md"
 
 
 SLIDES = {

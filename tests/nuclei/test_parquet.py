@@ -34,7 +34,7 @@ def test_round_trip(tmp_path):
 
 
 def test_every_column_is_explained():
-    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/guide/outputs.md").read_text(encoding="utf-8")
     columns = nuclei_schema(["<class>"], n_rays=32, embedding_dim=8, clusters=True).names
     assert [name for name in columns if f"`{name}`" not in text] == []
 

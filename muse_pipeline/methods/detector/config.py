@@ -31,16 +31,16 @@ class ExportSettings:
     """See ``inference.card.ModelCard``.
 
     Attributes:
-        input_px: side of a window; when not given 1,024 px, or the training windows' for a network that ties positions
-            to its window.
-        halo_px: border of a window whose nuclei belong to its neighbours.
+        input_px: side of a window; by default 1,024 px, or the side of the training windows for a network that ties
+            positions to it.
+        halo_px: width of a window's border; nuclei in it belong to neighbouring windows.
         batch: windows per call.
-        capacity: slots for nuclei per window.
-        threshold: score below which a slot stays empty.
+        capacity: largest number of nuclei per window.
+        threshold: score below which nuclei are dropped.
         precision: "fp32", "fp16" or "int8".
-        embedding: whether the graph also gives every nucleus its vector of the dense map.
-        any_window: whether a network that ties positions to its window may leave for another than it was trained with.
-        colour_share: share of the way that a slide's stains are taken to the reference at run time, 0 to 1.
+        embedding: also return the feature vector of every nucleus.
+        any_window: allow a network that ties positions to its window to be exported for another window size.
+        colour_share: strength of the stain normalisation at run time, 0 to 1.
     """
 
     input_px: int | None = None
@@ -70,32 +70,32 @@ class DetectorConfig:
     """A training run.
 
     Attributes:
-        name: of the model.
-        backbone: registered name.
-        mpp: um per pixel the network works at.
-        classes: what it tells apart, in order.
+        name: name of the model.
+        backbone: registered name of the backbone.
+        mpp: um per pixel of the network's input.
+        classes: classes, in order.
         sources: labelled images.
-        schedule: how long and how fast.
-        licence: of the weights.
-        training_data: for the card, in words.
-        limits: for the card, in words.
-        checkpoint: what to start from: a file of ours, an official one or a built-in model's name. Its head is taken
-            too where it is of the same kind, classes and rays. Random weights without one.
-        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
-        validation: labelled images of other patients; the run then keeps the weights that do best on them.
-        head: registered name.
+        schedule: length and learning rate.
+        licence: licence of the weights.
+        training_data: description of the training data, for the card.
+        limits: known limits, for the card.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file or the name of a built-in model;
+            random when not given. The head is used too if its kind, classes and rays agree.
+        trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
+        validation: labelled images of other patients; the run keeps the weights that score best on them.
+        head: registered name of the head.
         n_rays: rays per outline.
-        colour: "macenko" or "identity": how a slide's colour is taken to the reference.
+        colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
-        distillation: trained networks that teach beside the labels; none do unless this is given.
-        batch: windows per batch (and device).
-        backbone_rate: factor of the learning rate on the backbone.
-        seed: of weights and windows.
+        distillation: trained networks as teachers; none when not given.
+        batch: windows per batch and device.
+        backbone_rate: factor of the learning rate of the backbone.
+        seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
-        augmentation: how far windows are varied.
-        export: how the model will be run; what is not set is taken from ``checkpoint`` if that is a detector.
-        metrics: measured elsewhere, for the card.
+        augmentation: strength of the augmentation.
+        export: how the model is run; values that are not given are taken from ``checkpoint`` if that is a detector.
+        metrics: figures measured elsewhere, for the card.
         method: "detector".
     """
 

@@ -28,12 +28,12 @@ class ConsistencySettings:
     """How pseudo-labels are chosen and how much they count.
 
     Attributes:
-        weight: of the term.
-        ramp: share of the run over which the weight rises from 0.
-        threshold: least probability of a pseudo-label, times the mean confidence of its type so far.
-        floor: the least that this product may be.
-        background_threshold: least probability of "no nucleus".
-        background_ratio: pseudo-background cells for each pseudo-nucleus.
+        weight: weight of the loss.
+        ramp: fraction of the run over which the weight rises from 0.
+        threshold: lowest probability of a pseudo-label, relative to the running mean confidence of its class.
+        floor: lower bound of that product.
+        background_threshold: lowest probability of pseudo-background.
+        background_ratio: pseudo-background cells per pseudo-nucleus.
     """
 
     weight: float = 1.0

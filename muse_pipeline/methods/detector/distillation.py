@@ -29,9 +29,9 @@ class DistillationSettings:
     """Which networks teach, where, and how much that counts.
 
     Attributes:
-        teachers: checkpoints with the run's classes, rays, head and um per pixel; their maps are averaged.
-        share: of the loss that is theirs, 0 to 1; the rest is the labels'.
-        where: "everywhere", or "outside" of the annotated regions.
+        teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
+        share: weight of the distillation loss, 0 to 1; the labels have the rest.
+        where: "everywhere", or "outside": only outside of the annotated regions.
     """
 
     teachers: tuple[Weights, ...]

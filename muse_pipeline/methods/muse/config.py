@@ -26,22 +26,22 @@ class MuseConfig:
     """A pretraining run.
 
     Attributes:
-        name: of the run.
-        backbone: registered name.
+        name: name of the run.
+        backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
-        schedule: how long and how fast.
-        held: labelled images that the backbone will be judged on; no patient of theirs may be among the sources.
-        checkpoint: what to start from: a file of ours, an official one or a built-in model's name; a run at small views
-            goes on at large ones so. Random weights without one.
-        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
-        views: how they are cut.
-        distillation: how student and teacher agree.
-        augmentation: of each view's colour and sharpness; its geometry is not used, the views have their own.
-        grey: share of views without hue.
-        balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
-        min_nuclei: slides with fewer are left out.
-        batch: sets of views per batch (and device).
-        seed: of weights and views.
+        schedule: length and learning rate.
+        held: labelled images for the later evaluation; their patients must not be among the sources.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file or the name of a built-in model;
+            random when not given.
+        trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
+        views: size, scale and number of the views.
+        distillation: losses of student and teacher.
+        augmentation: colour and sharpness of each view; the geometric settings are ignored.
+        grey: fraction of views converted to grey.
+        balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.
+        min_nuclei: fewest nuclei of a slide that is used.
+        batch: sets of views per batch and device.
+        seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
         method: "muse".
     """

@@ -2,7 +2,7 @@
 
 A student learns to say of a nucleus, seen in one view, what an averaged teacher says of the same nucleus in another
 view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its family,
-see ``docs/muse.md``.
+see ``docs/guide/pretraining.md``.
 """
 
 from __future__ import annotations
@@ -73,21 +73,21 @@ class SelfDistillationSettings:
     """How student and teacher agree.
 
     Attributes:
-        nucleus_weight: of the loss over shared nuclei.
-        image_weight: of the loss over whole views.
+        nucleus_weight: weight of the loss at shared nuclei.
+        image_weight: weight of the loss of whole views.
         koleo_weight: of the spread of the student's image vectors.
         balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
-        n_prototypes: of either projector.
-        hidden: width of either projector.
-        bottleneck: where vectors are normalised.
-        student_temperature: see DINO.
-        teacher_temperature: (at first, after ``teacher_warmup``), linear in between.
-        teacher_warmup: share of the run.
-        momentum: of the teacher at first; rises to 1 along a cosine.
-        frozen: share of the run in which the prototypes stay.
-        jitter_um: standard deviation by which the student reads beside a nucleus.
-        average_statistics: whether the teacher's batch norms follow the student's, too; else they are of the teacher's
-            own batches, as in DINO.
+        n_prototypes: prototypes of each projector.
+        hidden: width of the hidden layers of each projector.
+        bottleneck: width of the normalised vectors.
+        student_temperature: temperature of the student's softmax.
+        teacher_temperature: (initial, final) temperature of the teacher's softmax.
+        teacher_warmup: fraction of the run over which it changes, linearly.
+        momentum: initial momentum of the teacher; rises to 1 along a cosine.
+        frozen: fraction of the run in which the prototypes are not updated.
+        jitter_um: standard deviation of the positions at which the student is read.
+        average_statistics: average the statistics of the batch norms from student to teacher; by default the teacher's
+            are those of its own batches, as in DINO.
     """
 
     nucleus_weight: float = 1.0

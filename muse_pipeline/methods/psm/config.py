@@ -26,8 +26,8 @@ class ActivationSettings:
     """First stage: the activation network; left out where masks are made without it.
 
     Attributes:
-        backbone: registered name; one with a stage at stride 4.
-        schedule: how long and how fast.
+        backbone: registered name of a backbone with a stage at stride 4.
+        schedule: length and learning rate.
         window_px: side of a training window.
         batch: windows per step.
     """
@@ -46,16 +46,16 @@ class MaskNetworkSettings:
     """Second and third stage: the network that learns from masks.
 
     Attributes:
-        backbone: registered name.
-        rounds: 1 learns the masks; every further round begins with the weights of the one before, finds points with
-            them and learns Voronoi labels too; 0 leaves the network out, and labels are made from the masks themselves.
-        mask_fg: of rounds with points, see ``methods.psm.mask_network``.
-        voronoi_weight: likewise.
+        backbone: registered name of the backbone.
+        rounds: 1: trained on the masks; each further round starts from the weights of the previous one and adds Voronoi
+            labels of the points that it found; 0: no network, labels are made from the masks.
+        mask_fg: role of the mask in rounds with points, see ``methods.psm.mask_network``.
+        voronoi_weight: weight of the Voronoi labels in these rounds.
         window_px: side of a training window.
         batch: windows per step.
         precision: "32-true" or "bf16-mixed".
-        schedule: of each round.
-        augmentation: how far windows are varied.
+        schedule: length and learning rate of each round.
+        augmentation: strength of the augmentation.
     """
 
     backbone: str = "muse_compact_48"
@@ -78,9 +78,9 @@ class LabelSettings:
     """From probabilities to instances.
 
     Attributes:
-        threshold: probability from which a pixel is nucleus.
-        split: "voronoi" shares the mask among the points, "cut" parts it at its necks and pale places.
-        points: what makes a point.
+        threshold: probability above which a pixel belongs to a nucleus.
+        split: "voronoi" divides the mask among the points, "cut" at necks and pale lines.
+        points: rules for points.
         min_area_um2: smaller instances are left out.
     """
 
@@ -96,7 +96,20 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """The instance network, see ``detector.config.DetectorConfig``; of one class, "Nucleus"."""
+    """The instance network, a detector with the class "Nucleus".
+
+    Attributes:
+        backbone: registered name of the backbone.
+        head: registered name of the head.
+        n_rays: rays per outline.
+        colour: "macenko": normalise the stains of a slide; "identity": leave them.
+        window_px: side of a training window.
+        batch: windows per batch and device.
+        precision: "32-true" or "bf16-mixed".
+        schedule: length and learning rate.
+        augmentation: strength of the augmentation.
+        export: how the model is run.
+    """
 
     backbone: str = "muse_compact_48"
     head: str = "dense"
@@ -118,8 +131,9 @@ class SelfTrainingSettings:
     """Last stage: detectors that learn from what the one before found; settings of training are the detector's.
 
     Attributes:
-        rounds: 0 leaves the stage out.
-        threshold: score from which a nucleus is a label; below that of ``detector.export``, a round finds more.
+        rounds: number of rounds; 0 omits the stage.
+        threshold: lowest score of a detected nucleus that is used as a label; below that of ``detector.export``, so
+            that each round finds more.
     """
 
     rounds: int = 1
@@ -134,18 +148,23 @@ class PsmConfig:
     """A run from unlabelled tissue to a detector.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         sources: unlabelled tissue.
-        licence: of the weights.
-        training_data: for the card, in words.
-        limits: for the card, in words.
+        licence: licence of the weights.
+        training_data: description of the training data, for the card.
+        limits: known limits, for the card.
         mpp: um per pixel of all networks.
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
-        mask_settings: of "activation".
-        windows_per_store: pieces of each store, see ``data.unlabelled``; pictures are used whole.
-        store_window_px: their side.
-        seed: of weights and windows.
-        metrics: measured elsewhere, for the card.
+        mask_settings: settings of "activation".
+        windows_per_store: windows drawn from each store; pictures are used whole.
+        store_window_px: side of these windows.
+        seed: seed of weights and windows.
+        activation: first stage, for ``masks: activation`` only.
+        mask_network: second and third stage, trained on the masks.
+        labels: from probabilities to instances.
+        detector: fourth stage, the instance network.
+        self_training: last stage, trained on what the detector found.
+        metrics: figures measured elsewhere, for the card.
         method: "psm".
     """
 

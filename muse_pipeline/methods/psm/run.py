@@ -1,7 +1,7 @@
 """PSM as a run: from unlabelled tissue to a detector.
 
 "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144. What differs from it is in
-``docs/psm.md``.
+``docs/guide/label-free.md``.
 """
 
 from __future__ import annotations

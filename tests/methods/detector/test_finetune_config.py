@@ -32,7 +32,7 @@ def test_a_recipe_is_a_run(name):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_with_a_point_head_has_its_threshold(path):
-    """Its scores are lower than a dense head's, whose best cut is the setting's default (docs/muse.md)."""
+    """Its scores are lower than a dense head's, whose best cut is the setting's default (docs/guide/pretraining.md)."""
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     if recipe.get("head") == "point":
         assert recipe["export"]["threshold"] == 0.3

@@ -1,0 +1,178 @@
+"""Print docs/reference.md: every verb with its options, every setting of a training run, a proposer and the probe.
+
+    python docs/make_reference.py > docs/reference.md
+
+Verbs come from their argument parsers, settings from the ``Attributes`` of their dataclasses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import re
+import typing
+from collections.abc import Iterator
+from inspect import getdoc
+from typing import Any
+
+from muse_pipeline.cli.main import GROUPS, build_parser
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.training.recipe import RECIPES
+
+METHODS = {
+    "detector": "A detector trained on labels: [own-model.md](guide/own-model.md).",
+    "muse": "MUSE pretraining: [pretraining.md](guide/pretraining.md).",
+    "psm": "PSM, nuclei without labels: [label-free.md](guide/label-free.md).",
+    "trident": "TriDeNT, pretraining with a partner: [trident.md](guide/trident.md).",
+    "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
+    "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
+}
+HEAD = """# Reference
+
+Every verb and every setting. This page is generated: `python docs/make_reference.py > docs/reference.md`.
+The sheet and the settings of the workflow are in [config/README.md](../config/README.md), the columns of
+`nuclei.parquet` in [outputs.md](guide/outputs.md).
+"""
+
+
+def print_reference() -> None:
+    """Print the page."""
+    print(HEAD)
+    print("## Verbs\n\n`-h`, `--help` of a verb prints the same with an introduction.")
+    for group, verbs in GROUPS.items():
+        print(f"\n### {group[0].upper()}{group[1:]}")
+        for verb in verbs.split():
+            print_verb(verb)
+    print("\n## Settings of training runs\n")
+    print("`muse train CONFIG` reads one of these, chosen by `method`. A dash: the setting must be given.")
+    documented: set[type] = set()
+    for method, what in METHODS.items():
+        print(f"\n### method: {method}\n\n{what}")
+        print_settings(RECIPES[method].Config, documented, "####")
+    print(
+        "\n## Settings of proposers\n\n`proposals: {method: NAME, ...}` in the workflow's config, `--settings` of ",
+        end="",
+    )
+    print("`muse propose`: [label-free.md](guide/label-free.md).")
+    for name in PROPOSERS.names():
+        print(f"\n### proposer: {name}")
+        print_settings(PROPOSERS[name].Settings, documented, "####")
+
+
+def print_verb(verb: str) -> None:
+    """Print one verb's summary and a table of its arguments; of each of its kinds if it has several."""
+    subparser = find_subparsers(build_parser([verb]))[verb]
+    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}")
+    kinds = find_subparsers(subparser)
+    for name, parser in kinds.items() or {"": subparser}.items():
+        if name:
+            print(f"\n`muse {verb} {name}`")
+        rows = [describe_argument(action) for action in parser._actions if action.dest != "help"]
+        print("\n| argument | default | what |\n|---|---|---|")
+        print(*(f"| {' | '.join(row)} |" for row in rows), sep="\n")
+
+
+def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Sub-commands of ``parser`` by name."""
+    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
+
+
+def describe_argument(action: argparse.Action) -> tuple[str, str, str]:
+    """Names, default and help of one argument, as cells."""
+    names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+    choices = "\\|".join(map(str, action.choices)) if action.choices else ""
+    value = choices or (
+        str(action.metavar or action.dest.upper()) if action.option_strings and action.nargs != 0 else ""
+    )
+    if action.required:
+        default = "-"
+    else:
+        default = "" if action.default in (None, False, [], argparse.SUPPRESS) else as_code(action.default)
+    what = re.sub(r"\s*\(default: %\(default\)\w\)|default: %\(default\)\w; ", "", action.help or "")
+    what = what.replace("%(default)s", str(action.default)).replace("%(default)g", str(action.default))
+    return f"`{f'{names} {value}'.strip()}`", default, as_cell(what.replace("%%", "%"))
+
+
+def print_settings(kind: type, documented: set[type], level: str) -> None:
+    """Print the table of a dataclass, then those of the dataclasses within it that no table describes yet."""
+    documented.add(kind)
+    texts, hints = read_attributes(kind), typing.get_type_hints(kind)
+    print("\n| setting | default | what |\n|---|---|---|")
+    inner = []
+    for field in dataclasses.fields(kind):
+        classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
+        inner += classes
+        links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
+        print(f"| `{field.name}` | {describe_default(field)} | {as_cell(texts[field.name])}{links} |")
+    for each in inner:
+        if each not in documented:
+            print(f"\n{level} {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
+            print_settings(each, documented, level)
+
+
+def read_attributes(kind: type) -> dict[str, str]:
+    """Description of every field, from the docstrings of the class and of its parents."""
+    texts: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        section = (
+            re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", getdoc(each) or "", re.M | re.S) if each is not object else None
+        )
+        for name, text in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.M | re.S):
+            texts[name] = " ".join(text.split())
+    return texts
+
+
+def find_dataclasses(hint: Any) -> Iterator[type]:
+    """Dataclasses of this package in a type annotation."""
+    if dataclasses.is_dataclass(hint):
+        yield hint
+    for each in typing.get_args(hint):
+        yield from find_dataclasses(each)
+
+
+def describe_default(field: dataclasses.Field) -> str:
+    """A field's default as YAML has it; of nested settings what differs from their own defaults."""
+    if field.default is not dataclasses.MISSING:
+        return as_code(field.default)
+    if field.default_factory is dataclasses.MISSING:
+        return "-"
+    value = field.default_factory()
+    if not dataclasses.is_dataclass(value):
+        return as_code(value)
+    required = any(each.default is each.default_factory is dataclasses.MISSING for each in dataclasses.fields(value))
+    own = None if required else type(value)()
+    changed = {name: each for name, each in vars(value).items() if own is None or each != getattr(own, name)}
+    return as_code(changed) if changed else "all defaults"
+
+
+def as_code(value: Any) -> str:
+    """A value as YAML in a code span."""
+    return f"`{as_yaml(value)}`"
+
+
+def as_yaml(value: Any) -> str:
+    """A value as YAML in one line."""
+    if dataclasses.is_dataclass(value):
+        return as_yaml(vars(value))
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {as_yaml(each)}' for name, each in value.items())}}}"
+    if isinstance(value, tuple | list | frozenset):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value) or '""'
+
+
+def as_cell(text: str) -> str:
+    """Prose in a table: one line, code in single backquotes."""
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print_reference()

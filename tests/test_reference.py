@@ -1,0 +1,47 @@
+"""docs/reference.md is what its script prints, and every link of the documentation leads somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "config/README.md", *sorted((TOP / "docs").rglob("*.md"))]
+
+
+def test_the_reference_is_current():
+    command = [sys.executable, "docs/make_reference.py"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TOP).stdout
+    assert page == (TOP / "docs/reference.md").read_text(encoding="utf-8"), f"run {' '.join(command[1:])}"
+
+
+def list_anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_links_lead_to_files_and_headings(page):
+    links = re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8"))
+    for path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or target.suffix != ".md" or anchor in list_anchors(target), f"{path}#{anchor}"
+
+
+def test_every_page_is_in_the_index():
+    index = (TOP / "docs/README.md").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(TOP / "docs")) for page in (TOP / "docs").rglob("*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([^)#]+\.md)", index))
+
+
+def test_pages_that_code_and_configs_name_exist():
+    named = set()
+    for folder in ("muse_pipeline", "config", "profiles", "workflow", "experiments", "benchmarks", "tests"):
+        for path in (TOP / folder).rglob("*"):
+            if path.suffix in {".py", ".yaml", ".smk"}:
+                named |= set(re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
+    assert {name for name in named if not (TOP / name).is_file()} == set()
