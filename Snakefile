@@ -44,7 +44,7 @@ rule all:
         proposed=lambda wildcards: (
             PLAN.every_shard("proposals") if config["keep_stores"] and config["proposals"] else []
         ),
-        regions=[*PLAN.files("regions.json"), REGIONS_WELL] if config["regions"] else [],
+        regions=[*REGION_STATE, *PLAN.files("regions.json"), REGIONS_WELL] if config["regions"] else [],
         pretrained=[PRETRAINED, COMPARED] if PRETRAINING else [],
 
 

@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> None:
     if args.here:
         require_start(provider)
     if args.model.endswith((".yaml", ".yml")):
-        from muse_pipeline.methods.detector.run import describe_config, load_detector_config
+        from muse_pipeline.training.recipe import load_run
 
-        found = describe_config(load_detector_config(Path(args.model), args.data, args.set))
+        recipe, config = load_run(Path(args.model), args.data, args.set, default="detector")
+        found = recipe.describe(config)
     else:
         found = describe_file(args.model, provider)
     found["provider"] = provider
@@ -42,12 +43,14 @@ def run(args: argparse.Namespace) -> None:
 def describe_file(model: str, provider: str) -> dict:
     """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
     from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.inference.card import REGIONS, RegionCard
     from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card
 
     path = find_model(model, provider)
     card = read_card(path)
     return {
         "name": card.name,
+        **({"kind": REGIONS} if isinstance(card, RegionCard) else {}),
         "model": name_model(path),
         "precision": card.precision,
         "mpp": card.mpp,

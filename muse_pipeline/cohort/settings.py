@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, OutputError
 from muse_pipeline.core.types import MODEL_OF_MODE
 
@@ -78,8 +79,13 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         model: as `muse model` describes it.
 
     Raises:
-        ConfigError: it works at another mpp, or the mode has one class and the model several.
+        ConfigError: it maps regions, works at another mpp, or the mode has one class and the model several.
     """
+    if model.get("kind") == "regions":
+        raise ConfigError(
+            f"config: model: '{model['name']}' maps regions and finds no nuclei; give it as `regions` and choose another "
+            "`model`"
+        )
     if abs(model["mpp"] / settings["mpp"] - 1) > 1e-6:
         raise ConfigError(
             f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
@@ -120,6 +126,36 @@ def training_data(settings: Mapping[str, Any]) -> list[str]:
     """Arguments for the folder that the paths of a training run are relative to, where it is not the run's own."""
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
     return [] if data is None else ["--data", data]
+
+
+def region_run(settings: Mapping[str, Any]) -> str | None:
+    """The file of the training run that the config names as its region model, or None."""
+    regions = settings["regions"]
+    return regions if regions and regions.endswith((".yaml", ".yml")) else None
+
+
+def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
+    """What ``slide_labels`` of a region run leaves out, as for ``--set``: the sheet and the results of the workflow."""
+    text = read_text(Path(settings["regions"]))
+    values = parse_yaml(text or "", settings["regions"])
+    if not isinstance(values, dict) or "slide_labels" not in values:
+        return []
+    given = values["slide_labels"] or {}
+    places = {"slides": settings["slides"], "stores": settings["output"]}
+    missing = {name: str(Path(place).resolve()) for name, place in places.items() if name not in given}
+    return list(as_changes({"slide_labels": missing}))
+
+
+def require_region_model(model: Mapping[str, Any]) -> None:
+    """Check that a model, as `muse model` describes it, maps regions.
+
+    Raises:
+        ConfigError: it finds nuclei.
+    """
+    if model.get("kind") != "regions":
+        raise ConfigError(
+            f"config: regions: '{model['name']}' finds nuclei and maps no regions; give a training run of method mil"
+        )
 
 
 def run_file(run: str | Mapping[str, Any], folder: Path) -> str:

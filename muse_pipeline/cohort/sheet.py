@@ -40,6 +40,7 @@ ID_RESERVED = frozenset(
         "benchmarks",
         "training",
         "pretraining",
+        "region_training",
         "qupath",
     }
 )

@@ -209,7 +209,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     classes = [NucleusClass(one["name"], tuple(one["color"])) for one in record["card"]["classes"]]
     areas = read_class_areas(folder / OUTLINES, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
-    tissue = [shapely.multipolygons([a.shape for a in areas if a.class_name == one.name]) for one in classes]
+    tissue = [shapely.MultiPolygon([a.shape for a in areas if a.class_name == one.name]) for one in classes]
     said = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
     return SlideRegions(
         classes=classes,

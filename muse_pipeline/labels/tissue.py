@@ -150,18 +150,29 @@ def read_tissue_images(
     return images
 
 
-def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of the files of a source by their names in it."""
-    found = {}
+def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
+    """The files of a source: the setting that names them, their name in the source, and their path.
+
+    Raises:
+        LabelError: a folder or file is not there.
+    """
     for kind in (*KINDS, "table", "areas", "masks"):
         place = getattr(source, kind)
         if place is None:
             continue
-        checksum = fingerprint_file if kind in ("folders", "images") else sha256_of
+        if not place.exists():
+            raise LabelError(f"{place}: no such file or folder; correct `{kind}` in the config")
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file():
-                found[f"{kind}/{path.relative_to(place.parent).as_posix()}"] = checksum(path)
-    return found
+                yield kind, f"{kind}/{path.relative_to(place.parent).as_posix()}", path
+
+
+def source_checksums(source: TissueSource) -> dict[str, str]:
+    """Checksums of the files of a source by their names in it."""
+    return {
+        name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
+        for kind, name, path in source_files(source)
+    }
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:

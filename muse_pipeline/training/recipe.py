@@ -42,6 +42,17 @@ class Recipe(ABC):
         """
         return values
 
+    def describe(self, config: Any) -> dict[str, Any]:
+        """What the workflow needs of a run that has not begun: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
+
+        Raises:
+            ConfigError: the workflow runs no model that this method trains.
+        """
+        raise ConfigError(
+            f"{config.name}: method '{config.method}' trains neither a model of nuclei nor of regions; train it with "
+            "`muse train`"
+        )
+
 
 RECIPES: Registry[type[Recipe]] = Registry("method", "muse_pipeline.methods", entry="run")
 

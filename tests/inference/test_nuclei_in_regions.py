@@ -1,6 +1,7 @@
 """Nuclei and the regions that they lie in: by a model, by drawn areas, and where the model failed."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import shutil
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from drawn_regions import SLIDE_MPP
-from region_slides import read_polygons
+from region_slides import read_polygons, regions
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.region_maps import MapShard
+from muse_pipeline.nuclei.parquet import read_provenance
 
 COLUMNS = ["region", "region_prob", "border_distance_um"]
 
@@ -105,6 +108,20 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
     assert main(["geojson", str(output), "--info", info, "--output", geojson]) == 0
+
+
+def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, tmp_path):
+    assert regions(drawn_slide, region_model, tmp_path, "--shard", "1-of-1") == 0
+    path = tmp_path / "regions.shards" / "1-of-1.npz"
+    shard = MapShard.load(path)
+    only_stroma = np.where(np.arange(2)[:, None, None] == 0, shard.maps.max(1, keepdims=True), 0).astype(np.uint8)
+    dataclasses.replace(shard, maps=only_stroma).save(path)
+    assert regions(drawn_slide, region_model, tmp_path, "--join", "1") == 0
+    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(tmp_path))
+    table = pandas.read_parquet(output, columns=COLUMNS)
+    assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()
+    mm2 = {one["name"]: one["area_mm2"] for one in read_provenance(output)["regions"]["classes"]}
+    assert mm2["Tumour"] == 0 < mm2["Stroma"]
 
 
 def test_regions_of_another_slide_are_refused(drawn_slide, shards, found, tmp_path, capsys):

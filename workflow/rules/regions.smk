@@ -1,8 +1,76 @@
-"""Tissue regions of every slide, where the config names a region model.
+"""Tissue regions of every slide, where the config names a region model or a run that trains one.
 
 Takes a slide's image; gives <results>/{slide}/regions.json, with regions.geojson, regions.png and regions.zarr beside it.
-A model that fails on a slide costs its regions, not its nuclei: the run goes on and ends with an error.
+A model that fails on a slide, or a training that fails, costs regions and no nuclei: the run goes on and ends with an
+error. A training run gives <results>/region_training/<run>/checkpoint.pt and model.onnx; the images of all slides with a
+label are written first.
 """
+
+REGION_RUN = settings.region_run(config)
+RESOLVED_REGIONS = Path(OUTPUT, "region_model.json")
+REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
+
+
+def plan_region_training():
+    """What `muse model` finds of the run, with the sheet and the results of this run where it names no others."""
+    changes = or_exit(settings.slides_of_region_run, config)
+    found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
+    or_exit(settings.require_region_model, found)
+    return {**found, "changes": changes}
+
+
+if REGION_RUN and workflow.is_main_process:
+    record(RESOLVED_REGIONS, json.dumps(plan_region_training(), indent=1, ensure_ascii=False))
+
+REGION_TRAINING = json.loads(RESOLVED_REGIONS.read_text(encoding="utf-8")) if REGION_RUN else {}
+REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
+REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"]
+REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
+
+
+def files_of_region_run(wildcards):
+    """What the run reads beside slides: labels, pictures and weights."""
+    return without_patterns(REGION_TRAINING.get("inputs", []))
+
+
+rule train_regions:
+    """Train a region model on labels of slides or pictures and export it, or record that this failed."""
+
+    # The model is no output, because a failed training leaves none: slides then have nuclei without regions.
+    input:
+        run=lambda wildcards: REGION_RUN or [],
+        read=files_of_region_run,
+        slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
+    output:
+        state="<results>/region_training/{run}/training.json",
+    log:
+        "<results>/region_training/{run}/logs/train.log",
+    benchmark:
+        "<results>/region_training/{run}/benchmarks/train.tsv"
+    conda:
+        "../../envs/train.yaml"
+    params:
+        changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
+        labels=REGION_LABELS,
+        state=lambda wildcards: state_of_files(files_of_region_run(wildcards)),
+        devices=lambda wildcards, resources, threads: devices_of(resources, threads),
+        folder=subpath(output.state, parent=True),
+    shell:
+        r"""
+        rm -f {params.folder:q}/model.onnx
+        if {{
+                    muse train {input.run:q} {params.devices} \
+                        --start-over \
+                        --threads {threads} \
+                        --output {params.folder:q} {params.changes:q} &&
+                    muse export {params.folder:q}/checkpoint.pt \
+                        --output {params.folder:q}/model.onnx
+                }} 2>&1 | tee {log:q}; then
+            echo '{{"status": "ok"}}' >{output.state:q}
+        else
+            echo '{{"status": "failed"}}' >{output.state:q}
+        fi
+        """
 
 
 rule regions:
@@ -12,7 +80,7 @@ rule regions:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
-        model=without_patterns([config["regions"]] if config["regions"] else []),
+        model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
     output:
         state="<results>/{slide}/regions.json",
     log:
@@ -23,8 +91,8 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        model=config["regions"],
-        state_of_model=state_of_files([config["regions"]] if config["regions"] else []),
+        model=REGION_MODEL,
+        state_of_model=state_of_files([config["regions"]] if config["regions"] and not REGION_RUN else []),
         provider=MODEL["provider"],
         folder=subpath(output.state, parent=True),
     shell:
@@ -39,15 +107,23 @@ rule regions:
 
 
 rule check_regions:
-    """Fail if the region model failed on a slide; everything else is done by then."""
+    """Fail if training or the region model failed on a slide; everything else is done by then."""
+
+    # A training that failed is repeated by the next run.
     input:
         report="<results>/report.html",
         states=of_every_slide("regions.json"),
+        trained=REGION_STATE,
     output:
         touch(REGIONS_WELL),
     log:
         "<results>/logs/regions.log",
     shell:
         r"""
-        if grep -l '"status": "failed"' {input.states:q} >{log:q} 2>&1; then exit 1; fi
+        if grep -l '"status": "failed"' {input.states:q} >{log:q} 2>&1; then
+            for state in {input.trained:q}; do
+                if grep -q '"status": "failed"' "$state"; then rm "$state"; fi
+            done
+            exit 1
+        fi
         """

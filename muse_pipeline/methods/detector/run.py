@@ -65,6 +65,10 @@ class DetectorRecipe(Recipe):
         """Export settings that are not given are those of the detector that the run starts from."""
         return inherit_export(values, folder)
 
+    def describe(self, config: DetectorConfig) -> dict[str, Any]:
+        """See ``describe_config``."""
+        return describe_config(config)
+
     def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
         """The training."""
         return (DetectorStage(config, folder),)

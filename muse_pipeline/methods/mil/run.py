@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from muse_pipeline.data.region_windows import RegionWindows
+from muse_pipeline.inference.card import REGIONS
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.tissue import source_checksums
+from muse_pipeline.labels.tissue import source_checksums, source_files
 from muse_pipeline.methods.mil.attention import slide_stages
+from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
     MilConfig,
     NetworkSettings,
@@ -42,6 +44,31 @@ class MilRecipe(Recipe):
     """Attention over slides where these have the labels; a teacher; rounds of a student."""
 
     Config = MilConfig
+
+    def describe(self, config: MilConfig) -> dict[str, Any]:
+        """The same as of a detector, and the ``slides`` whose images are read, each with its label and patient.
+
+        Raises:
+            CheckpointError: a checkpoint is not there.
+            ConfigError: the network or its windows cannot be trained.
+            LabelError: a file of labels is not there, or labels of slides cannot be used.
+        """
+        require_network(config)
+        labels = config.slide_labels
+        starts = [config.checkpoint, labels and labels.checkpoint]
+        files = [find_checkpoint(start) for start in starts if start]
+        files += [file for source in (*config.sources, *config.validation) for _, _, file in source_files(source)]
+        if labels and labels.table:
+            files.append(labels.table)
+        slides = list_labelled_slides(labels, config.class_names) if labels else []
+        return {
+            "kind": REGIONS,
+            "name": config.name,
+            "mpp": config.mpp,
+            "classes": list(config.class_names),
+            "inputs": list(dict.fromkeys(map(str, files))),
+            "slides": {one.slide_id: [config.class_names[one.label], one.patient] for one in slides},
+        }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
         """Those that the config asks for."""
