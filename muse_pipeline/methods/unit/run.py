@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, che
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import TranslationAlarm, TranslationPictures
 from muse_pipeline.methods.unit.pictures import RendererSettings
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.methods.unit.validation import SnapshotChoice, SnapshotScorer
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
@@ -69,8 +71,9 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """The card's."""
-        return ("name", "licence", "training_data", "limits", "export", "metrics")
+        """The card's; nothing that the choice of the snapshot depends on before it is made."""
+        card = ("name", "licence", "training_data", "limits", "metrics")
+        return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
     def read(self, say: Say) -> UnitData:
         """See ``data.read_unit_data``."""
@@ -100,14 +103,32 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         say(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 
     def monitors(self, data: UnitData, method: UnitTraining) -> Sequence[Monitor]:
-        """An alarm for collapse, and pictures of both cycles."""
-        batch = data.make_batches(self.config, torch.device("cpu"))
+        """An alarm for collapse, pictures of both cycles, and the choice of the snapshot."""
+        config = self.config
+        batch = data.make_batches(config, torch.device("cpu"))
+
+        def keep(step: int, scores: dict[str, float]) -> None:
+            save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
+
         return (
-            TranslationAlarm(self.config.schedule, self.folder),
+            TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
+            SnapshotChoice(SnapshotScorer(method, batch, config.mpp, config.export.threshold), keep),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
+        """The snapshot of the best measure, see ``validation``."""
+        best = load_checkpoint(self.run_folder.best)
+        now = self._describe(data, method, best.meta["step"], best.meta["scores"])
+        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
+
+    def finish(self, data: UnitData, method: UnitTraining, say: Say) -> None:
+        """Print which snapshot leaves the stage."""
+        meta = load_checkpoint(self.result).meta
+        scores = ", ".join(f"{name.removeprefix('validation ')} {value:.2f}" for name, value in meta["scores"].items())
+        say(f"{self.name}: weights of step {meta['step']} ({scores})")
+
+    def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
         """The reader as a detector, and the other networks."""
         config, detector = self.config, method.trained()
         seen = seen_before(self.inputs().checkpoints)
@@ -118,7 +139,8 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
             "images": sorted({*data.names} | seen.images),
             "patients": sorted(patients | seen.patients),
             "learnt_patients": sorted(patients | seen.learnt_patients),
-            "step": config.schedule.steps,
+            "step": step,
+            "scores": scores,
         }
         networks = {
             "generator": method.generator,

@@ -1,0 +1,99 @@
+"""The choice of a snapshot without labels."""
+
+import numpy as np
+import pytest
+import torch
+from test_unit import draw_tissue, train, write_config
+
+from muse_pipeline.methods.unit.data import read_unit_data
+from muse_pipeline.methods.unit.method import UnitTraining
+from muse_pipeline.methods.unit.validation import (
+    MEASURE,
+    RENDERED,
+    STABLE,
+    SnapshotChoice,
+    SnapshotScorer,
+    detection_f1,
+)
+from muse_pipeline.synthesis.folder import write_masks
+from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.recipe import load_run
+
+MPP = 0.5
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    """Of random weights, whose detections the tests replace."""
+    folder = draw_tissue(tmp_path_factory.mktemp("snapshots"))
+    write_masks(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
+    _, config = load_run(write_config(folder, masks=str(folder / "masks")))
+    data = read_unit_data(config, config.masks)
+    method = UnitTraining(config, data.palette)
+    return SnapshotScorer(method, data.make_batches(config, torch.device("cpu")), MPP, 0.5)
+
+
+def test_f1_counts_matches_within_3_um():
+    truth = [np.array([[10.0, 10.0], [30.0, 30.0]])]
+    assert detection_f1([np.array([[15.0, 10.0]])], truth, MPP) == pytest.approx(2 / 3)
+    assert detection_f1([np.array([[17.0, 10.0]])], truth, MPP) == 0
+    assert detection_f1([np.zeros((0, 2))], [np.zeros((0, 2))], MPP) == 0
+
+
+def test_a_reader_that_finds_nothing_scores_0(scorer, monkeypatch):
+    monkeypatch.setattr(scorer, "_positions", lambda pixels, colour: [np.zeros((0, 2))] * len(pixels))
+    assert scorer.score() == {RENDERED: 0, STABLE: 0, MEASURE: 0}
+    assert scorer.method.training
+
+
+def test_nuclei_that_stay_in_place_when_the_picture_is_mirrored_are_not_the_same(scorer, monkeypatch):
+    corner = [np.array([[8.0, 8.0]])]
+    monkeypatch.setattr(scorer, "_positions", lambda pixels, colour: corner * len(pixels))
+    assert scorer.score()[STABLE] == 0
+    centre = [np.array([[32.0, 8.0]])]
+    monkeypatch.setattr(scorer, "_positions", lambda pixels, colour: centre * len(pixels))
+    assert scorer.score()[STABLE] == 1
+
+
+def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
+    calls = []
+
+    def answer(pixels, colour):
+        batch = scorer._batches[len(calls) // 3]
+        calls.append(len(pixels))
+        inside = [xy[((xy >= 0) & (xy < 64)).all(1)].numpy() for xy in batch.xy]
+        return inside if len(calls) % 3 == 2 else [np.zeros((0, 2))] * len(pixels)
+
+    # pictures are mirrored first, rendered tissue is second
+    monkeypatch.setattr(scorer, "_positions", answer)
+    assert scorer.score() == {RENDERED: 1, STABLE: 0, MEASURE: 0}
+
+
+def test_the_best_snapshot_is_kept_and_of_equal_ones_the_later(tmp_path):
+    values, kept = iter([0.2, 0.5, 0.4, 0.5, 0.3]), []
+
+    class Scores:
+        def score(self):
+            return {MEASURE: next(values)}
+
+    choice = SnapshotChoice(Scores(), lambda step, scores: kept.append(step))
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(1, 6):
+        choice.on_validate(step, log)
+    assert kept == [1, 2, 4]
+    assert [row[MEASURE] for row in log.read()] == [0.2, 0.5, 0.4, 0.5, 0.3]
+
+
+def test_the_best_snapshot_leaves_the_run(tmp_path, muse, monkeypatch):
+    values = iter([0.5, 0.9, 0.1, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(SnapshotScorer, "score", lambda self: {MEASURE: next(values)})
+    config = write_config(draw_tissue(tmp_path), schedule={"steps": 3, "validate_every": 1, "learning_rate": 0.001})
+    status, out, errors = train(muse, config, tmp_path / "run")
+    assert status == 0, errors
+    assert "translation: weights of step 2 (measure 0.90)" in out + errors
+    stages = tmp_path / "run" / "stages"
+    first, last = (load_checkpoint(stages / name / "checkpoint.pt").meta for name in ("2-translation", "3-reader"))
+    assert first["step"] == 2 and first["scores"] == {MEASURE: 0.9}
+    assert last["step"] == 1 and last["scores"] == {MEASURE: 0.3}
