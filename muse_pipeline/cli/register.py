@@ -41,31 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Open both, register, write."""
-    from muse_pipeline.core.files import write_json
-    from muse_pipeline.registration.checkerboard import write_checkerboard
-    from muse_pipeline.registration.given import read_given
-    from muse_pipeline.registration.record import (
-        CHECKERBOARD,
-        RESIDUALS,
-        TRANSFORM,
-        describe,
-        summary_text,
-        write_residuals,
-    )
-    from muse_pipeline.registration.register import LIMIT_UM, inspect_partner, open_pair, register_partner
-    from muse_pipeline.slides.base import open_slide
+    """Register, print a summary."""
+    from muse_pipeline.registration.partner import register_files
+    from muse_pipeline.registration.record import summary_text
+    from muse_pipeline.registration.register import LIMIT_UM
     from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.slides.isolation import call_guarded
 
-    info = call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
-    partner_info = call_guarded(inspect_partner, args.partner, args.partner_mpp)
-    start = read_given(args.start, info, partner_info, args.frame) if args.start else None
-    with open_slide(args.slide, info.reader) as slide, open_slide(args.partner, partner_info.reader) as partner:
-        pair = open_pair(slide, info, partner, partner_info, args.threads)
-        found = register_partner(pair, start, args.max_residual or LIMIT_UM)
-        write_checkerboard(args.output / CHECKERBOARD, pair, found)
-    write_residuals(args.output / RESIDUALS, found)
-    content = describe(found)
-    write_json(args.output / TRANSFORM, content)
+    content = register_files(
+        args.slide,
+        call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp),
+        args.partner,
+        args.output,
+        partner_mpp=args.partner_mpp,
+        start=args.start,
+        frame=args.frame,
+        limit_um=args.max_residual or LIMIT_UM,
+        threads=args.threads,
+    )
     print(summary_text(content))

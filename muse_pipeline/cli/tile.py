@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
 from muse_pipeline.cli.output import add_ledger_argument
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,25 +38,10 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.pipeline import tile
 
     if args.transform:
-        _tile_partner(args)
+        from muse_pipeline.registration.partner import tile_partner
+        from muse_pipeline.slides.inspect import read_info
+
+        how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
+        tile_partner(args.slide, args.transform, read_info(args.info), args.tissue, args.output, **how)
     else:
         tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt)
-
-
-def _tile_partner(args: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from muse_pipeline.registration.record import read_registered
-    from muse_pipeline.registration.register import inspect_partner
-    from muse_pipeline.registration.store import write_partner_store
-    from muse_pipeline.slides.base import open_slide
-    from muse_pipeline.slides.inspect import read_info
-    from muse_pipeline.tissue.mask import TissueMask
-
-    info, registered = read_info(args.info), read_registered(args.transform)
-    mpp = tuple(registered.partner["mpp"])
-    partner_info = replace(inspect_partner(args.slide, mpp[0]), mpp=mpp)
-    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
-    with open_slide(args.slide, partner_info.reader) as partner:
-        tissue = TissueMask.load(args.tissue, info)
-        write_partner_store(partner, partner_info, registered, info, tissue, args.output, **how)

@@ -95,6 +95,11 @@ class SlideFiles:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
 
+    @property
+    def partner(self) -> Path:
+        """The folder of the registered partner: its transform, pictures and stores."""
+        return self.folder / "partner"
+
     def ledger(self, step: str) -> Path:
         """How a step ended."""
         return self.folder / f"ledger/{step}.json"

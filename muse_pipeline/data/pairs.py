@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.nucleus_images import NucleusImage
-from muse_pipeline.data.partners import Partner, PlaceVectors
+from muse_pipeline.data.partners import Partner
+from muse_pipeline.data.places import PlaceVectors
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
 
 CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # shares of a view's side

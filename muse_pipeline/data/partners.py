@@ -9,30 +9,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
-from scipy.spatial import cKDTree
 
 from muse_pipeline.core.config import require_one_of, require_positive
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
-from muse_pipeline.core.text import one_line
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
+from muse_pipeline.data.places import PlaceVectors, read_places
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
 KINDS, UNITS = ("store", "images", "nuclei", "vectors"), ("px", "um")
@@ -45,12 +40,14 @@ class PartnerSource:
 
     Attributes:
         store: for a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its tissue
-            label marks where the partner may be used.
+            label marks where the partner may be used. Where the workflow recorded in partner.json that the partner
+            could not be registered, the slide has none.
         images: for a folder of pictures: a folder of pictures with the same names and sizes. Pictures without a file
             have no partner.
         nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
             in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
-        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and place.
+        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and place, or
+            AnnData (.h5ad) with positions in ``obsm['spatial']``.
         columns: of ``vectors`` that are used; all others than x and y when not given.
         unit: of x and y: level-0 "px" or "um".
         radius_um: a position has the vector of the nearest place within this distance, or none.
@@ -197,40 +194,11 @@ class DrawnNuclei(PicturePartner):
         return canvas
 
 
-@dataclass(frozen=True, eq=False)
-class PlaceVectors:
-    """A vector at each of P places of an H&E image.
-
-    Attributes:
-        xy: (P, 2) image px.
-        values: (P, D) float32, mapped from a file.
-        names: of the D columns.
-        radius_px: see ``PartnerSource.radius_um``.
-    """
-
-    xy: np.ndarray
-    values: np.ndarray
-    names: tuple[str, ...]
-    radius_px: float
-
-    @cached_property
-    def _tree(self) -> cKDTree:
-        return cKDTree(self.xy)
-
-    def at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors (M, D) of the places nearest to positions (M, 2), and (M,) bool, where one is near; 0 elsewhere."""
-        distance, nearest = self._tree.query(xy, distance_upper_bound=self.radius_px)
-        known = np.isfinite(distance)
-        found = np.zeros((len(xy), self.values.shape[1]), np.float32)
-        found[known] = self.values[nearest[known]]
-        return found, known
-
-
 Partner = PicturePartner | PlaceVectors
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
-    """The partner of one image; None where a folder has no file for it.
+    """The partner of one image; None where a folder has no file for it, or a slide's partner was not registered.
 
     Args:
         source: see there.
@@ -250,7 +218,9 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pa
     return _open_vectors(source, image, folder)
 
 
-def _open_store(path: Path, image: NucleusSlide) -> PartnerStore:
+def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
+    if failure_of(path):
+        return None
     store = open_store(path)
     if abs(store.mpp / image.mpp - 1) > MPP_TOLERANCE:
         raise MppError(
@@ -267,6 +237,12 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore:
     if not image.store.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
         raise StoreError(f"{path}: covers no tissue of {image.store.path}; check the registration")
     return PartnerStore(store)
+
+
+def failure_of(store: Path) -> str:
+    """Why the workflow did not write the store of a partner; "" where it did."""
+    outcome = read_outcome(store.parent)
+    return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
 
 def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
@@ -350,35 +326,6 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> P
             f"are read as {source.unit}) and `radius_um`"
         )
     return found
-
-
-def read_places(path: Path, columns: Sequence[str] = ()) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Positions (P, 2), names of D columns and values (P, D) float32 of a CSV or Parquet table.
-
-    Raises:
-        NucleiError: it cannot be read, a column is missing or holds no numbers, or a value is not finite.
-    """
-    try:
-        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
-    except (pa.ArrowException, OSError) as error:
-        raise NucleiError(f"{path}: not readable as CSV or Parquet ({one_line(error)[:200]}); correct it") from error
-    names = tuple(columns) or tuple(name for name in table.column_names if name not in ("x", "y"))
-    if missing := [name for name in ("x", "y", *names) if name not in table.column_names]:
-        raise NucleiError(f"{path}: has no column '{missing[0]}'; it has {', '.join(table.column_names[:20])}")
-    if not names or not len(table):
-        raise NucleiError(f"{path}: has {len(table)} rows and {len(names)} columns beside x and y; give at least one")
-    wrong = [n for n in ("x", "y", *names) if not (pa.types.is_floating(t := table[n].type) or pa.types.is_integer(t))]
-    if wrong:
-        raise NucleiError(f"{path}: column '{wrong[0]}' holds no numbers; name the columns to use in `columns`")
-    for name in ("x", "y", *names):
-        n_wrong = len(table) - (pc.sum(pc.fill_null(pc.is_finite(table[name]), False)).as_py() or 0)
-        if n_wrong:
-            raise NucleiError(
-                f"{path}: {n_wrong} of {len(table)} values in column '{name}' are missing or not finite; fill them "
-                "in or remove these rows"
-            )
-    x, y, *values = (table[name].to_numpy() for name in ("x", "y", *names))
-    return np.stack([x, y], 1).astype(float), names, np.stack(values, 1).astype(np.float32)
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:

@@ -15,7 +15,6 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
 from muse_pipeline.registration.transform import Transform
 
-TRANSFORM, RESIDUALS, CHECKERBOARD = "transform.json", "residuals.tsv", "checkerboard.png"
 FORMAT = 1
 DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)"
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")

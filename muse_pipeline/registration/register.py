@@ -147,7 +147,10 @@ def inspect_partner(path: Path, mpp: float | None = None) -> SlideInfo:
     try:
         return inspect_slide(path, path.stem, mpp)
     except MppError as error:
-        raise MppError(f"{error}; for a partner the option is --partner-mpp") from error
+        raise MppError(
+            f"{error}; for a partner the option is --partner-mpp, and in a sheet its column partner_transform "
+            "can be the transform.json of `muse register`"
+        ) from error
 
 
 def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: float) -> TileResiduals:

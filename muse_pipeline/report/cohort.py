@@ -15,6 +15,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
+from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.mpp import DOUBT
@@ -43,6 +44,7 @@ class SlideResult:
         tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
         warnings: sentences of the steps.
+        partner: how the registration of its partner ended (partner.json); None where it has none.
     """
 
     slide_id: str
@@ -58,6 +60,7 @@ class SlideResult:
     tissue_mm2: float | None = None
     summary: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    partner: dict[str, Any] | None = None
 
     @property
     def n_nuclei(self) -> int | None:
@@ -93,6 +96,11 @@ class SlideResult:
     def lacks_regions(self) -> str:
         """Why there are no tissue regions although they were asked for; "" where there are."""
         return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
+
+    @property
+    def lacks_partner(self) -> str:
+        """Why its partner was not registered; "" where it was, or where there is none."""
+        return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
 
     @property
     def model(self) -> dict[str, str] | None:
@@ -159,6 +167,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
         "progress": progress,
         "patient": str(row.get("patient") or ""),
         "split": str(row.get("split") or ""),
+        "partner": read_outcome(folder / "partner") if row.get("partner") else None,
         "info": _read_info(folder) if "inspect" in done else None,
     }
     tissue = _read_tissue(folder) if "tissue" in done else None
@@ -207,6 +216,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
     no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
+    no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     said = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
@@ -214,6 +224,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
         *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
+        *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
         *([said] if unknown else []),
     ]
 

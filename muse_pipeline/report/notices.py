@@ -45,6 +45,8 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
         yield Notice(level, word, f"unlike the model's training pictures: {describe_doubt(slide)}")
     if slide.lacks_regions:
         yield Notice(AMBER, "no regions", f"no tissue regions: {slide.lacks_regions}")
+    if slide.lacks_partner:
+        yield Notice(AMBER, "no partner", f"partner not registered: {slide.lacks_partner}")
     said_of_mpp = doubtful_mpp(slide)
     if slide.size_doubt:
         yield Notice(RED, "doubtful scale", "; ".join(filter(None, [slide.size_doubt, said_of_mpp])))

@@ -20,6 +20,7 @@ from muse_pipeline.core.text import (
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.appearance import NOT_KNOWN
+from muse_pipeline.registration.outcome import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.html import Markup, element, join
@@ -171,6 +172,9 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
         overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
     if slide.regions and (slide.folder / "regions.png").is_file():
         overview.append(album.figure(slide.folder / "regions.png", "Tissue regions", _OVERVIEW_PX, anchor))
+    if slide.partner and not slide.lacks_partner:
+        caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
+        overview.append(album.figure(slide.folder / "partner" / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
         overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
     if slide.summary:
@@ -181,6 +185,13 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
     if slide.n_nuclei and not slide.summary["has_pixels"]:
         rows.append(element("p", "No overlays: the image store was removed before they could be drawn.", class_="note"))
     return join(rows)
+
+
+def _residuals(residuals: dict[str, Any]) -> str:
+    return (
+        f"residual {residuals['median_um']:.1f} µm (95 % below {residuals['p95_um']:.1f}), "
+        f"{residuals['kept']} of {residuals['tiles']} tiles kept"
+    )
 
 
 def _picture_row(figures: list[Markup | None], class_: str) -> Markup:

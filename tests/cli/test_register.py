@@ -58,6 +58,21 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     status, _, error = muse("tile", folder / "ihc.png", *tile, "-o", store)
     assert status == 0, error
     assert open_store(store).tissue[0].any()
+
+    of_workflow = tmp_path / "S1" / "partner"
+    how = [folder / "he.tif", folder / "ihc.png", *tile[:-2], "-o", of_workflow / "image-600nm.zarr"]
+    status, said, error = muse("partner", *how, "--start", tmp_path / "transform.json")
+    assert status == 0 and "tiles" in said, error
+    record = read_json(of_workflow / "partner.json")
+    assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
+    assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
+    assert (of_workflow / "checkerboard.png").is_file()
+    status, _, error = muse("partner", *how)  # nothing states the um per pixel of the picture
+    record = read_json(of_workflow / "partner.json")
+    assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
+    assert sorted(path.name for path in of_workflow.iterdir()) == ["image-600nm.zarr", "partner.json"]
+    assert not any((of_workflow / "image-600nm.zarr").iterdir())
+
     status, _, error = muse("tile", folder / "glass.png", *tile, "-o", tmp_path / "other.zarr")
     assert status == 2 and "run `muse register` for these slides" in error
 

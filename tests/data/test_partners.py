@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from paired import draw_paired_slide
+from scipy import sparse
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.data.augment import Augmentation
@@ -14,9 +15,8 @@ from muse_pipeline.data.partners import (
     PartnerPicture,
     PartnerStore,
     PicturePartner,
-    PlaceVectors,
-    read_places,
 )
+from muse_pipeline.data.places import PlaceVectors, read_places
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
 from muse_pipeline.store.store import open_store
 
@@ -139,3 +139,44 @@ def test_a_table_is_read_by_columns(tmp_path):
     assert read_places(tmp_path / "t.csv", ["a"])[2].tolist() == [[4], [8]]
     with pytest.raises(NucleiError, match="not readable as CSV or Parquet"):
         read_places(tmp_path / "none.csv")
+
+
+def write_h5ad(path, xy, values, names, kind=""):
+    """AnnData as its package writes it: ``X`` dense or sparse, names as an index of ``var``."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(path, "w") as file:
+        file["obsm/spatial"] = xy
+        file["var/gene_id"] = np.array(names, h5py.string_dtype())
+        file["var"].attrs["_index"] = "gene_id"
+        if not kind:
+            file["X"] = values
+            return
+        matrix = {"csr_matrix": sparse.csr_matrix, "csc_matrix": sparse.csc_matrix}[kind](values)
+        for name in ("data", "indices", "indptr"):
+            file[f"X/{name}"] = getattr(matrix, name)
+        file["X"].attrs.update({"encoding-type": kind, "shape": matrix.shape})
+
+
+@pytest.mark.parametrize("kind", ["", "csr_matrix", "csc_matrix"])
+def test_anndata_is_read_as_a_table_is(kind, tmp_path):
+    values = np.array([[1, 0, 2], [0, 0, 3]], np.float32)
+    write_h5ad(tmp_path / "a.h5ad", [[9.5, 8], [7, 6]], values, ["CD3", "KRT8", "ACTB"], kind)
+    xy, names, read = read_places(tmp_path / "a.h5ad")
+    assert xy.tolist() == [[9.5, 8], [7, 6]] and names == ("CD3", "KRT8", "ACTB")
+    np.testing.assert_array_equal(read, values)
+    np.testing.assert_array_equal(read_places(tmp_path / "a.h5ad", ["ACTB", "CD3"])[2], values[:, [2, 0]])
+    with pytest.raises(NucleiError, match="has no column 'CD8'; it has CD3, KRT8, ACTB"):
+        read_places(tmp_path / "a.h5ad", ["CD8"])
+
+
+def test_anndata_that_cannot_be_used_is_rejected(tmp_path):
+    path = tmp_path / "a.h5ad"
+    write_h5ad(path, [[1, 2], [3, 4]], np.array([[1.0], [np.nan]]), ["CD3"])
+    with pytest.raises(NucleiError, match="1 of 2 values in column 'CD3' are missing or not finite"):
+        read_places(path)
+    write_h5ad(path, [[1, 2]], np.ones((2, 1)), ["CD3"])
+    with pytest.raises(NucleiError, match=r"has 1 positions and X is \(2, 1\)"):
+        read_places(path)
+    path.write_bytes(b"no HDF5")
+    with pytest.raises(NucleiError, match="not readable as AnnData with positions in obsm"):
+        read_places(path)

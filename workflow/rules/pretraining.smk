@@ -1,7 +1,8 @@
 """From slides without labels to a backbone, where the config asks for `pretrain`; and whether that helped.
 
-Takes the stores and proposals of the slides that are learnt from; gives <results>/pretraining/<run>/checkpoint.pt and
-compare/compare.html. The run's config with all its slides is <results>/pretraining/<run>/cohort.yaml, the slides that it
+Takes the stores and proposals of the slides that are learnt from, and for TriDeNT their partners, which are registered
+here; gives <results>/{slide}/partner, <results>/pretraining/<run>/checkpoint.pt and compare/compare.html. Of a partner
+that cannot be registered partner.json states why, and its store is an empty folder. The run's config with all its slides is <results>/pretraining/<run>/cohort.yaml, the slides that it
 is compared on are in tissue.yaml, and what the rules must know is <results>/pretraining.json; each is rewritten only when
 its content changes. What a run needs to resume lies undeclared beside its checkpoint.
 """
@@ -61,6 +62,8 @@ PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
 COMPARED = [f"{PRETRAINING_FOLDER}/compare/{name}" for name in ("compare.html", "compare.json")] if PRETRAINING else []
 PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
 PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
+PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
+PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
 LABELS = PRETRAINING["labels"] if PRETRAINING else None
 # Whether pretraining helped is also asked of the slides held back; where there is neither label nor such a slide, of those
 # learnt from.
@@ -82,6 +85,43 @@ def devices_of(resources, threads):
     return ["--accelerator", "cuda", "--devices", n_gpus, "--loaders", threads] if n_gpus else []
 
 
+rule partner:
+    """Register the slide's partner and write it in the slide's frame, or record why that failed."""
+    input:
+        slide=of_slide(PLAN.input),
+        partner=of_slide(PLAN.file, "partner"),
+        start=of_slide(PLAN.file, "partner_transform"),
+        info="<results>/{slide}/slide.json",
+        tissue="<results>/{slide}/tissue.npz",
+    output:
+        record="<results>/{slide}/partner/partner.json",
+        store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
+    log:
+        "<results>/{slide}/logs/partner.log",
+    benchmark:
+        "<results>/{slide}/benchmarks/partner.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    threads: of_slide(PLAN.threads)
+    params:
+        slide=of_slide(PLAN.argument),
+        partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
+        start=of_slide(PLAN.option, "--start", "partner_transform"),
+        states=of_slide(lambda slide: [PLAN.state(slide, name) for name in ("partner", "partner_transform")]),
+        mpp=PRETRAINING["mpp"] if PRETRAINING else None,
+        max_corrupt=config["max_corrupt"],
+    shell:
+        r"""
+        muse partner {params.slide:q} {params.partner:q} {params.start:q} \
+            --info {input.info:q} \
+            --tissue {input.tissue:q} \
+            --mpp {params.mpp} \
+            --threads {threads} \
+            --max-corrupt {params.max_corrupt} \
+            --output {output.store:q} >{log:q} 2>&1
+        """
+
+
 rule pretrain:
     """Train a backbone on nuclei without labels."""
     input:
@@ -89,6 +129,7 @@ rule pretrain:
         stores=of_every_slide(PRETRAIN_STORE, slides=PRETRAIN_SLIDES),
         colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
+        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PAIRED_SLIDES),
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",

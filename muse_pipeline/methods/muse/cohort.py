@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.layout import SlideFiles, store_name
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
@@ -19,8 +19,8 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
-from muse_pipeline.methods.muse.run import load_muse_config
 from muse_pipeline.training.provenance import source_files
+from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import plain_settings
 
 HELD_SPLITS = ("test",)
@@ -52,12 +52,14 @@ class CohortRun:
     Attributes:
         config: of the run; all its paths are absolute.
         slides: ids of the slides that are learnt from.
+        partners: ids of those of them that are paired with a partner.
         held: ids of those that are held back.
         held_sources: the same slides as sources.
     """
 
     config: MuseConfig
     slides: list[str]
+    partners: list[str]
     held: list[str]
     held_sources: tuple[NucleusSource, ...]
 
@@ -70,6 +72,8 @@ class CohortRun:
         fine, coarse = views.mpp
         views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
         settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
+        for source in settings["sources"]:
+            source.pop("partner", None)
         return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
 
     def facts(self) -> dict[str, Any]:
@@ -85,6 +89,7 @@ class CohortRun:
             "mpp": config.views.mpp[0],
             "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
             "slides": self.slides,
+            "partners": self.partners,
             "held": self.held,
             "inputs": [str(file) for file in files_of_pretraining(config)],
         }
@@ -100,7 +105,7 @@ def plan_cohort_run(
     """The run of a config, with the slides of a cohort at the finest mpp of its views as further sources.
 
     Args:
-        path: of a pretraining config, which need not have any `sources`.
+        path: of a config of MUSE or TriDeNT, which need not have any `sources`.
         cohort: the slides.
         data: where the paths of the config's own sources start; its folder when not given.
         judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
@@ -116,10 +121,13 @@ def plan_cohort_run(
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # what is no mapping is refused below
         changes.append(f"sources={json.dumps([*(settings.get('sources') or []), PLACE])}")
-    config = load_muse_config(path, data, changes)
+    recipe, config = load_run(path, data, changes, default="muse")
+    if not isinstance(config, MuseConfig):
+        raise ConfigError(
+            f"{path}: method '{config.method}' does not pretrain on slides; give a config of muse or trident"
+        )
     slides, held_slides = (
-        tuple(_source(row, cohort.results.resolve() / row.slide_id, config.views.mpp[0]) for row in some)
-        for some in (rows, held)
+        tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in some) for some in (rows, held)
     )
     judges = [load_detector_config(*judge) for judge in judged_by]
     config = dataclasses.replace(
@@ -127,8 +135,11 @@ def plan_cohort_run(
         sources=(*config.sources[:-1], *slides),
         held=(*config.held, *(source for judge in judges for source in judge.validation)),
     )
+    (stage,) = recipe.stages(config, cohort.results)
+    stage.check()
     require_apart([_patient(row) for row in rows], config.held)
-    return CohortRun(config, [row.slide_id for row in rows], [row.slide_id for row in held], held_slides)
+    paired = [row.slide_id for row, source in zip(rows, slides, strict=True) if getattr(source, "partner", None)]
+    return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], held_slides)
 
 
 def files_of_pretraining(config: MuseConfig) -> list[Path]:
@@ -191,10 +202,10 @@ def _patient(row: SheetRow) -> str:
     return row.patient or patient_in_name(row.slide_id)
 
 
-def _source(row: SheetRow, folder: Path, mpp: float) -> NucleusSource:
-    return NucleusSource(
-        store=folder / store_name(mpp), proposals=folder / "proposals.parquet", patient_name=row.patient
-    )
+def _source(row: SheetRow, folder: Path, config: MuseConfig) -> NucleusSource:
+    store = store_name(config.views.mpp[0])
+    source = NucleusSource(store=folder / store, proposals=folder / "proposals.parquet", patient_name=row.patient)
+    return config.pair(source, SlideFiles(folder).partner / store if row.partner else None)
 
 
 def _stated(settings: Any) -> dict[str, Any]:

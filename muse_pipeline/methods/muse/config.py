@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -69,6 +70,10 @@ class MuseConfig:
         require_between(self, "", batch=(1, math.inf))
         if not self.sources:
             raise ConfigError("sources: there is none; name tissue with nucleus positions")
+
+    def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
+        """A slide of a cohort as a source; ``partner`` is the store of its partner, which MUSE does not read."""
+        return source
 
     @property
     def middle_mpp(self) -> float:

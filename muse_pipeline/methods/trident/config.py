@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from muse_pipeline.core.config import require_between, require_one_of
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.partners import PairedSource
+from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.detector.config import require_window
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
@@ -107,14 +109,11 @@ class TridentConfig(MuseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_between(self, "", weight=(0, math.inf), batch=(2, math.inf))
-        kinds = {source.partner.is_vectors for source in self.sources if source.partner is not None}
-        if not kinds and self.alignment.branches > 1:
-            raise ConfigError(
-                f"sources: none has a `partner`, which {self.alignment.branches} branches need; add it, or set "
-                "`alignment.branches` to 1"
-            )
-        if len(kinds) > 1:
-            raise ConfigError("sources: some partners are pictures and some vectors; train a run on each kind")
+
+    def pair(self, source: NucleusSource, partner: Path | None) -> PairedSource:
+        """A slide of a cohort as a source, with the store of its partner if it has one."""
+        is_used = partner is not None and self.alignment.branches > 1
+        return PairedSource(**vars(source), partner=PartnerSource(store=partner) if is_used else None)
 
 
 def require_sound_pairs(config: TridentConfig) -> None:
@@ -124,6 +123,14 @@ def require_sound_pairs(config: TridentConfig) -> None:
         ConfigError: a setting is wrong.
     """
     require_sound(config)
+    kinds = {source.partner.is_vectors for source in config.sources if source.partner is not None}
+    if not kinds and config.alignment.branches > 1:
+        raise ConfigError(
+            f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (of a slide in a "
+            "sheet: in its column `partner`), or set `alignment.branches` to 1"
+        )
+    if len(kinds) > 1:
+        raise ConfigError("sources: some partners are pictures and some vectors; train a run on each kind")
     if config.partner_backbone is not None:
         with torch.device("meta"):  # no weights yet
             backbone = BACKBONES[config.partner_backbone]()

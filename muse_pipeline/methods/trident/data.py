@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.partners import Partner, PlaceVectors, open_partner
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.partners import Partner, PartnerSource, failure_of, open_partner
+from muse_pipeline.data.places import PlaceVectors
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.trident.config import TridentConfig
 from muse_pipeline.training.run import Say
@@ -43,6 +45,7 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
         for source, image in zip(wanted, data.images, strict=True)
     ]
     _require_partners(wanted, partners)
+    _report_failures(wanted, say)
     tables = [one for one in partners if isinstance(one, PlaceVectors)]
     if other := next((one for one in tables if one.names != tables[0].names), None):
         only = sorted(set(other.names) ^ set(tables[0].names)) or list(other.names)
@@ -55,11 +58,27 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[Partner | None]) -> None:
-    """Refuse a source whose folder has a file for none of its pictures."""
-    for source in dict.fromkeys(filter(None, sources)):
+    """Reject a source whose folder has a file for none of its pictures, and slides none of which has a partner."""
+    for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
             raise ConfigError(
                 f"{source.place}: has no file for any of {len(of_source)} pictures; partners have the names of their "
                 "pictures"
             )
+    failures = [failure for source in filter(None, sources) if (failure := _failure(source))]
+    if failures and not any(partners):
+        raise ConfigError(
+            f"sources: no slide has a partner that could be registered ({count_noun(len(failures), 'failure')}, first: "
+            f"{failures[0]}); correct the partners, or set `alignment.branches` to 1"
+        )
+
+
+def _report_failures(sources: list[PartnerSource | None], say: Say) -> None:
+    for source in filter(None, sources):
+        if failure := _failure(source):
+            say(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
+
+
+def _failure(source: PartnerSource) -> str:
+    return failure_of(source.store) if source.store else ""

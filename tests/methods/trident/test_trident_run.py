@@ -10,6 +10,7 @@ import pytest
 from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
 from pretraining import draw_slide
 
+from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -103,6 +104,22 @@ def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
     store = str(other / "image-500nm.zarr")
     refused(muse, tmp_path, with_partner(slide, store=store), "is at 0.51 um/px and the H&E store")
     refused(muse, tmp_path, with_partner(slide, store=str(tmp_path / "none.zarr")), "no such store")
+
+
+def test_a_slide_whose_partner_was_not_registered_is_trained_alone(slide, tmp_path, muse):
+    """As the workflow leaves it: an empty folder in place of the store, and the reason beside it."""
+    absent = tmp_path / "S2" / "partner" / "image-500nm.zarr"
+    absent.mkdir(parents=True)
+    write_json(absent.parent / "partner.json", {"status": "failed", "reason": "does not fit"})
+    failed = with_partner({**slide, "weight": 0.5}, store=str(absent))
+    paired = with_partner(slide, store=beside(slide, "partner.zarr"))
+    config = write_paired_config(tmp_path, [paired, failed], schedule={"steps": 2})
+    status, _, errors = train(muse, config, tmp_path / "run")
+    assert status == 0 and "S2: trained without its partner: does not fit" in errors, errors
+    assert "1 of 2 images have partners" in errors
+    refused(
+        muse, tmp_path / "S2", failed, "no slide has a partner that could be registered (1 failure, first: does not"
+    )
 
 
 def test_a_partner_store_that_covers_no_tissue_is_refused(slide, tmp_path, muse):

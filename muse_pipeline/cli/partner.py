@@ -1,0 +1,45 @@
+"""Register a slide's partner and write it as a store in the slide's frame: `register` and `tile --transform` in one.
+
+The job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and is no error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
+    parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the H&E slide")
+    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of the H&E slide")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="see `muse register`")
+    parser.add_argument("--mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the store")
+    add_threads_argument(parser)
+    parser.add_argument(
+        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
+    )
+    add_output_argument(parser, "ZARR", "store in a folder of its own, RESULTS/<slide_id>/partner")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Register, write, record."""
+    from muse_pipeline.registration.outcome import TRANSFORM, record_outcome
+    from muse_pipeline.registration.partner import register_files, tile_partner
+    from muse_pipeline.registration.record import read_registered, summary_text
+    from muse_pipeline.slides.inspect import read_info
+
+    info, folder = read_info(args.info), args.output.parent
+    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
+    with record_outcome(args.partner, args.output, info.slide_id) as facts:
+        is_known = args.start is not None and args.start.suffix.lower() == ".json"
+        partner_mpp = read_registered(args.start).partner["mpp"][0] if is_known else None
+        start = {"start": args.start, "partner_mpp": partner_mpp}
+        content = register_files(args.slide, info, args.partner, folder, **start, threads=args.threads)
+        print(summary_text(content))
+        tile_partner(args.partner, folder / TRANSFORM, info, args.tissue, args.output, **how)
+        facts["residuals"] = content["residuals"]
