@@ -36,6 +36,7 @@ def run_slide(
     *,
     n_shards: int = 1,
     threads: int = 1,
+    viewer: bool = True,
     begin: Begin = str,
 ) -> None:
     """Run all steps of a slide, each with its ledger.
@@ -46,6 +47,7 @@ def run_slide(
         predictor: the model.
         n_shards: pieces that detection is cut into; changes no result.
         threads: threads of the steps that use several; changes no result.
+        viewer: whether to write the page that shows the slide in a browser.
         begin: called with the name of every step before it starts.
 
     Raises:
@@ -63,7 +65,7 @@ def run_slide(
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
     shards, regions = [files.shard(name) for name in shard_names(n_shards)], row.regions and Path(row.regions)
-    make_nuclei(shards, files, regions=regions, threads=threads, begin=begin)
+    make_nuclei(shards, files, viewer=viewer, regions=regions, threads=threads, begin=begin)
 
 
 def make_image(
@@ -99,11 +101,12 @@ def make_nuclei(
     frame: str = "qupath",
     max_features: int | None = None,
     draw: bool = True,
+    viewer: bool = True,
     regions: Path | None = None,
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
-    """Run the steps from a slide's shards to its pictures; without ``draw`` to its GeoJSON."""
+    """Run the steps from a slide's shards to its pictures and its ``viewer``; without ``draw`` to its GeoJSON."""
     _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
         csv_file = files.csv if csv else None
@@ -112,7 +115,7 @@ def make_nuclei(
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads)
     if draw:
         with _step(files, "overlay", begin):
-            overlay(files.folder, threads)
+            overlay(files.folder, threads, viewer)
 
 
 @contextmanager
@@ -332,10 +335,14 @@ def geojson(
     write_geojson(nuclei, read_info(info), output, frame=frame, max_features=max_features, threads=threads)
 
 
-def overlay(folder: Path, threads: int = 1) -> None:
-    """Draw density and outlines of a finished slide and summarise it, for the report."""
+def overlay(folder: Path, threads: int = 1, viewer: bool = True) -> None:
+    """Draw density and outlines of a finished slide, write its ``viewer``, and summarise it for the report."""
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.report.slide_summary import summarise_slide
 
     return_large_arrays()
+    if viewer:
+        from muse_pipeline.viewer.page import write_viewer
+
+        write_viewer(folder, threads)
     summarise_slide(folder, threads)

@@ -28,7 +28,7 @@ LAYERS = (
     {"data"},
     {"evaluation", "proposals"},
     {"demo", "preflight", "training", "report"},
-    {"methods"},
+    {"methods", "viewer"},
     {"export", "probing"},
     {"geodataframe", "pipeline"},
     {"api"},

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frame_argument(parser)
     parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
     parser.add_argument("--no-pictures", action="store_true", help="leave `overlay` out")
+    parser.add_argument("--no-viewer", action="store_true", help="see `muse overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         frame=args.frame,
         max_features=args.max_features,
         draw=not args.no_pictures,
+        viewer=not args.no_viewer,
         regions=args.regions,
         threads=args.threads,
     )

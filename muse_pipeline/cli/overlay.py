@@ -1,4 +1,4 @@
-"""Draw a finished slide: its density, three fields with outlines, and a summary for the report.
+"""Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
 `muse report` draws what is missing; as a step of its own this runs for many slides at once, and before their image
 stores are removed.
@@ -15,6 +15,9 @@ from muse_pipeline.cli.output import add_ledger_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse overlay``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
+    parser.add_argument(
+        "--no-viewer", action="store_true", help="do not write the page for the browser, viewer/index.html"
+    )
     add_ledger_argument(parser)
 
 
@@ -22,4 +25,4 @@ def run(args: argparse.Namespace) -> None:
     """Draw, sum up."""
     from muse_pipeline.pipeline import overlay
 
-    overlay(args.folder)
+    overlay(args.folder, viewer=not args.no_viewer)

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     add_provider_argument(parser)
+    parser.add_argument(
+        "--no-viewer", action="store_true", help="write no viewer/index.html, the slide and its nuclei for the browser"
+    )
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
     parser.add_argument(
         "--threads",
@@ -73,7 +76,9 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
-    failed = run_slides(rows, Plan(args.output, predictor, args.shards, args.threads or count_cores()))
+    failed = run_slides(
+        rows, Plan(args.output, predictor, args.shards, args.threads or count_cores(), not args.no_viewer)
+    )
     if failed:
         names = some_of(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

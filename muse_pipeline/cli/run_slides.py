@@ -34,12 +34,14 @@ class Plan:
         predictor: the model, one session for all slides.
         n_shards: pieces that detection of a slide is cut into, unless its row has a number.
         threads: threads of the steps that use them.
+        viewer: whether every slide gets its page for the browser.
     """
 
     output: Path
     predictor: Predictor
     n_shards: int = 1
     threads: int = 1
+    viewer: bool = True
 
     @property
     def settings(self) -> RunSettings:
@@ -159,7 +161,8 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
         withdraw_results(files.folder)
         with _open_log(log_file) as log, redirect_stdout(log):
             n_shards = plan.shards_of(row)
-            run_slide(row, files, plan.predictor, n_shards=n_shards, threads=plan.threads, begin=begin)
+            how = {"n_shards": n_shards, "threads": plan.threads, "viewer": plan.viewer}
+            run_slide(row, files, plan.predictor, **how, begin=begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
     except Exception as error:  # a defect of ours

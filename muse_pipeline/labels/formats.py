@@ -32,6 +32,7 @@ class Annotations:
         places: (N,) int, the line, feature or instance that each nucleus is.
         unit: what is counted so: "line", "feature" or "instance".
         regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; none: all of it.
+        made_in_viewer: whether they are corrections of nuclei of this very slide, whose empty regions are meant so.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Annotations:
     places: np.ndarray
     unit: str
     regions: np.ndarray
+    made_in_viewer: bool = False
 
     def where(self, index: int) -> str:
         """The place of a nucleus, to begin a sentence with."""

@@ -15,6 +15,7 @@ from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_level0
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame, Slide, SlideInfo
+from muse_pipeline.labels.corrections import read_corrected_result, require_current
 from muse_pipeline.labels.formats import Annotations, read_annotated, read_text
 from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
 from muse_pipeline.labels.regions import RegionWindow, cut_regions
@@ -111,6 +112,9 @@ def _read(
     offset = qupath_offset_px(info.bounds)
     if source.format == "geojson":
         annotations = read_annotated(path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
+        if corrected := read_corrected_result(path):
+            require_current(path, corrected, info, source.results)
+            annotations = replace(annotations, made_in_viewer=True)
     else:
         annotations = read_text(path, source, classes, Frame.LEVEL0, n_rays)
     annotations.require_within(info.size_px, f"slide '{info.slide_id}'")
@@ -184,7 +188,7 @@ def _require_nuclei(
         LabelError: there is one; its corner is named as QuPath shows it.
     """
     for region in shapely.get_parts(area):
-        if source.allow_empty or shapely.intersects_xy(region, *nuclei.xy.T).any():
+        if source.allow_empty or annotations.made_in_viewer or shapely.intersects_xy(region, *nuclei.xy.T).any():
             continue
         raise LabelError(
             f"{annotations.path}: {_where(region, info, mpp)} holds no nucleus; label its nuclei, delete it, or set "
@@ -202,7 +206,8 @@ def _require_tissue(
     Raises:
         LabelError: there is one; its corner is named as QuPath shows it.
     """
-    for region in shapely.get_parts(area) if not tissue.is_empty else ():
+    is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # a marked nucleus may lie beside the tissue
+    for region in shapely.get_parts(area) if is_doubtful else ():
         own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
         if not len(own):
             continue

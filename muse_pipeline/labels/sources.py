@@ -39,6 +39,8 @@ class LabelSource:
         points: for "instances": folder of "x y class" text files with the classes.
         split: text file with the pictures or slides to use, or a value of the sheet's split column; all when not given.
         exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
+        results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are
+            rejected.
         weight: relative frequency at which its pictures are drawn.
         patient: patient in a picture's name: a number of leading characters, or a regular expression whose first group
             (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name.
@@ -59,6 +61,7 @@ class LabelSource:
     points: Path | None = None
     split: Path | None = None
     exclude: tuple[str, ...] = ()
+    results: Path | None = None
     weight: float = 1.0
     patient: str | int | None = None
 

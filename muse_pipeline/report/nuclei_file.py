@@ -1,8 +1,7 @@
-"""What the report reads of ``nuclei.parquet``: positions as a stream, the outlines of one field, a checksum."""
+"""What the report reads of ``nuclei.parquet``: positions as a stream, and the outlines of one field."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +10,6 @@ import pyarrow as pa
 
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_within
-
-
-def footer_checksum(path: Path) -> str:
-    """A cheap checksum of the content: that of the Parquet footer, which holds provenance and every column's ranges."""
-    with path.open("rb") as file:
-        file.seek(-8, 2)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(-8 - length, 2)
-        return hashlib.sha256(file.read()).hexdigest()[:32]
 
 
 def stream_positions(path: Path, *columns: str) -> Iterator[tuple[np.ndarray, ...]]:

@@ -218,7 +218,9 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]
-    return element("p", source, element("br"), "Results ", join(links, " · "), class_="files")
+    page = slide.folder / "viewer/index.html"
+    viewer = element("a", "Open in the browser", href=album.link(page), class_="viewer") if page.is_file() else None
+    return element("p", viewer, source, element("br"), "Results ", join(links, " · "), class_="files")
 
 
 def _steps(slide: SlideResult) -> Markup:

@@ -19,10 +19,10 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.nuclei.parquet import POSITIVE, read_provenance
+from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.report.annotations import count_in_annotations
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
-from muse_pipeline.report.nuclei_file import footer_checksum, stream_positions
+from muse_pipeline.report.nuclei_file import stream_positions
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,

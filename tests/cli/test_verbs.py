@@ -95,6 +95,7 @@ BAD_INPUT = {
     "geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
     "overlay": ["{missing}"],
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
+    "view": ["{missing}"],
     "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
     "probe": ["{missing}"],

@@ -64,6 +64,7 @@ rule nuclei:
         summary=["<results>/{slide}/summary.json"] if DRAWS_AT_ONCE else [],
         density=["<results>/{slide}/density.png"] if DRAWS_AT_ONCE else [],
         overlays=directory("<results>/{slide}/overlays") if DRAWS_AT_ONCE else [],
+        viewer=directory("<results>/{slide}/viewer") if DRAWS_AT_ONCE and config["viewer"] else [],
     log:
         "<results>/{slide}/logs/nuclei.log",
     benchmark:
@@ -77,12 +78,14 @@ rule nuclei:
         frame=config["frame"],
         max_features=option("--max-features", config["max_features"]),
         pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
+        viewer=[] if config["viewer"] else ["--no-viewer"],
         regions=of_slide(PLAN.regions_option),
         regions_state=of_slide(PLAN.state, "regions"),
         made_from=of_slide(PLAN.nuclei_settings),
     shell:
         r"""
-        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.regions:q} \
+        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} \
+            {params.viewer:q} {params.regions:q} \
             --frame {params.frame} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1

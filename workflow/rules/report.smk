@@ -91,6 +91,7 @@ if not DRAWS_AT_ONCE:
             summary="<results>/{slide}/summary.json",
             density="<results>/{slide}/density.png",
             overlays=directory("<results>/{slide}/overlays"),
+            viewer=directory("<results>/{slide}/viewer") if config["viewer"] else [],
         log:
             text="<results>/{slide}/logs/overlay.log",
             ledger="<results>/{slide}/ledger/overlay.json",
@@ -100,9 +101,10 @@ if not DRAWS_AT_ONCE:
             "../../envs/infer.yaml"
         params:
             folder=subpath(output.summary, parent=True),
+            viewer=[] if config["viewer"] else ["--no-viewer"],
         shell:
             r"""
-            muse overlay {params.folder:q} \
+            muse overlay {params.folder:q} {params.viewer:q} \
                 --ledger {log.ledger:q} >{log.text:q} 2>&1
             """
 

@@ -1,0 +1,39 @@
+"""Show results in the browser: a server for this machine alone (127.0.0.1), until it is interrupted.
+
+    muse view results            the report of a run, with the viewer of every slide
+    muse view results/S          the viewer of one slide, written if it is not there yet
+
+The pages also open by double click, without a server.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import zero_or_more
+
+MOST_LISTED = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse view``."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="output folder of a run, or of one slide of it")
+    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any that is free (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the addresses, serve them."""
+    from contextlib import suppress
+
+    from muse_pipeline.viewer.serve import ADDRESS, find_pages, start_server
+
+    pages = find_pages(args.results)
+    with start_server(args.results, args.port) as server:
+        for page in pages[:MOST_LISTED]:
+            print(f"http://{ADDRESS}:{server.server_port}/{page}")
+        if len(pages) > MOST_LISTED:
+            print(f"and {len(pages) - MOST_LISTED} more, which the report links to")
+        print("Ctrl+C ends", flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

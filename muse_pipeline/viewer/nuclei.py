@@ -1,0 +1,240 @@
+"""The nuclei of the viewer: chunks of the slide as script files, and an overview of all of them.
+
+A browser loads scripts from ``file://`` and nothing else, so numbers travel as base64 in a call of ``muse.receive``.
+Columns stand one after the other in a chunk; ``page/nuclei.js`` reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
+from muse_pipeline.nuclei.parquet import POSITIVE, ROW_GROUP, iterate_rows, open_nuclei
+
+CHUNK_UM = 1024.0
+GRID_UM = 64.0
+SCORE_LEVELS = 200  # of a stored score
+SCORE_BINS = 20  # of the overview, and of the slider
+NO_CLASS = 255
+N_SAMPLE = 60_000  # nuclei drawn as dots where the whole slide is seen
+N_GALLERY = 12  # of each kind and class
+_RAY_UM = 0.01  # step of rays on the way to their chunk
+_KNUTH = np.uint64(2654435761)  # of multiplicative hashing: rows in a random order that is always the same
+
+
+@dataclass
+class Batch:
+    """Some nuclei of the table.
+
+    Attributes:
+        row: (n,) number of each in the table.
+        xy: (n, 2) absolute level-0 px.
+        label: (n,) uint8, ``NO_CLASS`` without one.
+        score: (n,) float.
+        sureness: (n,) float, probability of the class; of one class the score.
+        rays: (n, R) um.
+    """
+
+    row: np.ndarray
+    xy: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    sureness: np.ndarray
+    rays: np.ndarray
+
+    @property
+    def score_level(self) -> np.ndarray:
+        """(n,) uint8: the score in ``SCORE_LEVELS``."""
+        return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
+
+    @property
+    def rank(self) -> np.ndarray:
+        """(n,) uint32: a random number that depends on the row alone."""
+        return ((self.row.astype(np.uint64) * _KNUTH) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+
+
+def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
+    """The nuclei of a table; ``by_stain`` labels them negative (0) and positive (1)."""
+    column = POSITIVE if by_stain else "label"
+    with open_nuclei(path) as file:
+        names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
+    probabilities = names if len(names) > 1 and not by_stain else []
+    first = 0
+    for table in iterate_rows(path, ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays"]):
+        label, score = to_numpy(table[column]).astype(int), to_numpy(table["score"]).astype(float)
+        yield Batch(
+            row=np.arange(first, first + len(table)),
+            xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1),
+            label=np.where(label < 0, NO_CLASS, label).astype(np.uint8),
+            score=score,
+            sureness=_sureness(table, probabilities, label) if probabilities else score,
+            rays=lists_to_numpy(table["rays"]),
+        )
+        first += len(table)
+
+
+def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) -> np.ndarray:
+    of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
+    return np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
+
+
+class ChunkWriter:
+    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory holds one batch or one square.
+
+    Args:
+        folder: where ``COLUMN_ROW.js`` go.
+        info: the slide.
+        n_rays: of every nucleus.
+    """
+
+    def __init__(self, folder: Path, info: SlideInfo, n_rays: int):
+        self.folder, self._side_px = folder, CHUNK_UM / np.asarray(info.mpp)
+        shorts = [("x", "<u2"), ("y", "<u2"), ("rays", "<u2", (n_rays,))]
+        self._record = np.dtype([("row", "<u4"), *shorts, ("label", "u1"), ("score", "u1"), ("sureness", "u1")])
+        self._counts: dict[tuple[int, int], int] = {}
+        folder.mkdir(parents=True)
+
+    def add(self, batch: Batch) -> None:
+        """Append nuclei to the files of their squares."""
+        place = batch.xy / self._side_px
+        square = np.floor(place).astype(int)
+        records = np.zeros(len(square), self._record)
+        within = ((place - square) * 65536).astype(np.uint16)
+        records["row"], records["x"], records["y"] = batch.row, within[:, 0], within[:, 1]
+        records["rays"] = np.round(batch.rays / _RAY_UM).clip(0, 65535)
+        records["label"], records["score"] = batch.label, batch.score_level
+        records["sureness"] = np.round(batch.sureness.clip(0, 1) * 255)
+        order = np.lexsort(square.T)
+        ends = np.flatnonzero((np.diff(square[order], axis=0) != 0).any(1)) + 1
+        for members in np.split(order, ends) if len(order) else []:
+            column, row = square[members[0]].tolist()
+            self._counts[column, row] = self._counts.get((column, row), 0) + len(members)
+            with self._waiting(column, row).open("ab") as file:
+                file.write(records[members].tobytes())
+
+    def finish(self) -> dict[str, Any]:
+        """Turn the files into scripts; returns what the page must know of them."""
+        for column, row in self._counts:
+            waiting = self._waiting(column, row)
+            records = np.frombuffer(waiting.read_bytes(), self._record)
+            waiting.unlink()
+            path = self.folder / f"{column}_{row}.js"
+            path.write_text(_script(f"{column}_{row}", *_columns(records)), encoding="ascii")
+        index = [[*square, n] for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])]
+        return {"side_um": CHUNK_UM, "n_rays": self._record["rays"].shape[0], "index": index}
+
+    def _waiting(self, column: int, row: int) -> Path:
+        return self.folder / f"{column}_{row}.records"
+
+
+def _columns(records: np.ndarray) -> tuple[float, bytes]:
+    """The um of a step of the rays, and all columns; rays take a byte each, of the chunk's longest."""
+    longest = max(int(records["rays"].max(initial=0)), 1)
+    rays = np.round(records["rays"] * (255 / longest)).astype(np.uint8)
+    names = ("row", "x", "y", "label", "score", "sureness")
+    return longest * _RAY_UM / 255, b"".join([*(records[name].tobytes() for name in names), rays.tobytes()])
+
+
+def _script(name: str, scale: float, content: bytes) -> str:
+    return f'muse.receive("{name}",{scale:.8g},"{base64.b64encode(content).decode()}");\n'
+
+
+@dataclass
+class Overview:
+    """All nuclei at a glance, gathered batch by batch.
+
+    Attributes:
+        info: the slide.
+        n_classes: known ones.
+        n_nuclei: of the table.
+        histogram: (C + 1, SCORE_BINS) nuclei by class, the last plane those without one, and score.
+    """
+
+    info: SlideInfo
+    n_classes: int
+    n_nuclei: int
+    histogram: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._size_um = np.asarray(self.info.size_px) * self.info.mpp
+        self._columns, self._rows = np.maximum(np.ceil(self._size_um / GRID_UM), 1).astype(int)
+        self.histogram = np.zeros((self.n_classes + 1, SCORE_BINS), int)
+        self._cells: dict[int, np.ndarray] = {}
+        self._sample: list[np.ndarray] = []
+
+    def add(self, batch: Batch) -> None:
+        """Count nuclei, and take some of them into the sample."""
+        plane = np.minimum(batch.label, self.n_classes).astype(int)
+        score = batch.score_level.astype(int) * SCORE_BINS // SCORE_LEVELS
+        kind = plane * SCORE_BINS + score
+        self.histogram += np.bincount(kind, minlength=self.histogram.size).reshape(self.histogram.shape)
+        column, row = (
+            np.floor(batch.xy * self.info.mpp / GRID_UM).astype(int).clip(0, (self._columns - 1, self._rows - 1)).T
+        )
+        cells, inverse = np.unique(row * self._columns + column, return_inverse=True)
+        counts = np.bincount(inverse * self.histogram.size + kind, minlength=len(cells) * self.histogram.size)
+        for cell, new in zip(cells.tolist(), counts.reshape(len(cells), -1), strict=True):
+            known = self._cells.get(cell, 0)
+            self._cells[cell] = np.minimum(known + new, 255).astype(np.uint8)
+        chosen = batch.rank < min(1.0, N_SAMPLE / max(self.n_nuclei, 1)) * 2**32
+        dots = np.zeros(int(chosen.sum()), [("x", "<u2"), ("y", "<u2"), ("label", "u1"), ("score", "u1")])
+        place = (batch.xy[chosen] / self.info.size_px * 65535).clip(0, 65535).round()
+        dots["x"], dots["y"] = place.T
+        dots["label"], dots["score"] = batch.label[chosen], batch.score_level[chosen]
+        self._sample.append(dots)
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Write the grid and the sample as a script; returns what the page must know of them."""
+        cells = np.array(sorted(self._cells), "<u4")
+        counts = np.stack([self._cells[cell] for cell in cells.tolist()]) if len(cells) else np.zeros(0, np.uint8)
+        dots = np.concatenate(self._sample) if self._sample else np.zeros(0, [("x", "<u2")])
+        sample = b"".join(dots[name].tobytes() for name in dots.dtype.names)
+        texts = [base64.b64encode(part).decode() for part in (cells.tobytes(), counts.tobytes(), sample)]
+        path.write_text(f'muse.receiveOverview("{texts[0]}","{texts[1]}","{texts[2]}");\n', encoding="ascii")
+        return {
+            "cell_um": GRID_UM,
+            "columns": int(self._columns),
+            "rows": int(self._rows),
+            "n_cells": len(cells),
+            "n_sample": len(dots),
+            "histogram": self.histogram.tolist(),
+        }
+
+
+class Gallery:
+    """For every class the surest nuclei, the least sure, and some at random."""
+
+    def __init__(self, n_classes: int):
+        self._best: dict[tuple[int, str], np.ndarray] = {}
+        self._labels = range(n_classes)
+
+    def add(self, batch: Batch) -> None:
+        """Keep those that belong to the first of their kind so far."""
+        orders = {"surest": -batch.sureness, "least sure": batch.sureness, "random": batch.rank.astype(float)}
+        for label in self._labels:
+            own = np.flatnonzero(batch.label == label)
+            for kind, order in orders.items():
+                rows = np.column_stack([order[own], batch.row[own], batch.xy[own], batch.sureness[own]])
+                known = self._best.get((label, kind), rows[:0])
+                both = np.concatenate([known, rows])
+                self._best[label, kind] = both[np.lexsort((both[:, 1], both[:, 0]))[:N_GALLERY]]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Class, kind, and of every nucleus its row, position in absolute level-0 px and sureness."""
+        return [
+            {
+                "label": label,
+                "kind": kind,
+                "nuclei": [[int(row), *np.round([x, y, sure], 3).tolist()] for _, row, x, y, sure in found],
+            }
+            for (label, kind), found in self._best.items()
+            if len(found)
+        ]

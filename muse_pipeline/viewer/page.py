@@ -1,0 +1,155 @@
+"""The folder ``viewer`` of a slide: ``index.html``, its scripts, the tiles of the image and the nuclei."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from muse_pipeline import __version__
+from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference import dab
+from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
+from muse_pipeline.qupath.regions import read_class_areas
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.outline import trace_outline
+from muse_pipeline.viewer.nuclei import ChunkWriter, Gallery, Overview, iterate_batches
+from muse_pipeline.viewer.pyramid import write_tiles
+
+FORMAT = 1
+SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
+VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
+# Okabe & Ito, "Color Universal Design", 2008
+COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+TISSUE, ROI = "Tissue", "Region of interest"
+SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
+
+
+def write_viewer(folder: Path, threads: int = 1) -> Path:
+    """Write the viewer of the finished slide in ``folder``; one of the same nuclei is kept.
+
+    Pixels come from the image store. Where it was removed already, nuclei are shown on white.
+
+    Returns:
+        ``index.html``.
+
+    Raises:
+        NucleiError, StoreError: the nuclei or the store cannot be read.
+    """
+    viewer, nuclei = folder / "viewer", folder / "nuclei.parquet"
+    provenance = read_provenance(nuclei)
+    store_path = folder / store_name(provenance["card"]["mpp"])
+    made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
+    known = _read_known(viewer)
+    if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
+        return viewer / "index.html"
+    info = read_info(folder / "slide.json")
+    store = open_store(store_path) if store_path.exists() else None
+    with complete_file(viewer) as partial:
+        partial.mkdir()
+        slide = _describe(info, provenance, made_from["nuclei"])
+        slide["image"] = write_tiles(store, partial / "tiles", threads) if store else None
+        slide |= _write_nuclei(nuclei, info, slide, partial)
+        slide["layers"] = list(_layers(folder, info))
+        _write_page(partial, slide)
+        known = {"made_from": made_from, "has_pixels": store is not None}
+        (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
+    return viewer / "index.html"
+
+
+def _read_known(viewer: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(viewer / "made_from.json")
+    except (OSError, ValueError):
+        return None
+
+
+def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
+    """What the page must know of slide and model."""
+    by_stain = "positive_od" in provenance
+    classes = (
+        [(each.name, each.color) for each in dab.CLASSES]
+        if by_stain
+        else [(each["name"], each["color"]) for each in provenance["card"]["classes"]]
+    )
+    colors = [COLOR_BLIND_SAFE[i % len(COLOR_BLIND_SAFE)] for i in range(len(classes))]
+    return {
+        "slide_id": info.slide_id,
+        "fingerprint": info.fingerprint,
+        "checksum": checksum,
+        "model": provenance["model"]["name"],
+        "version": __version__,
+        "size_px": list(info.size_px),
+        "mpp": list(info.mpp),
+        "offset_px": list(qupath_offset_px(info.bounds)),
+        "by_stain": by_stain,
+        "threshold": provenance["card"]["threshold"],
+        "classes": [
+            {"name": name, "color": list(own), "safe_color": safe}
+            for (name, own), safe in zip(classes, colors, strict=True)
+        ],
+    }
+
+
+def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Path) -> dict[str, Any]:
+    with open_nuclei(path) as file:
+        n_rays, n_nuclei = file.schema_arrow.field("rays").type.list_size, file.metadata.num_rows
+    n_classes = len(slide["classes"])
+    chunks = ChunkWriter(folder / "nuclei", info, n_rays)
+    overview, gallery = Overview(info, n_classes, n_nuclei), Gallery(n_classes)
+    for batch in iterate_batches(path, slide["by_stain"]):
+        for each in (chunks, overview, gallery):
+            each.add(batch)
+    return {
+        "n_nuclei": n_nuclei,
+        "chunks": chunks.finish(),
+        "overview": overview.write(folder / "overview.js"),
+        "gallery": gallery.entries(),
+    }
+
+
+def _layers(folder: Path, info: SlideInfo) -> Iterator[dict[str, Any]]:
+    """Areas that can be drawn over the image: tissue, region of interest, tissue regions by class."""
+    if (folder / "tissue.npz").is_file():
+        tissue = TissueMask.load(folder / "tissue.npz", info)
+        yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)
+        if tissue.roi is not None:
+            yield _layer(ROI, "#000000", tissue.roi, info)
+    if (folder / "regions.geojson").is_file():
+        areas = read_class_areas(folder / "regions.geojson", info)
+        for name in sorted({area.class_name for area in areas}):
+            own = [area for area in areas if area.class_name == name]
+            color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
+            yield _layer(f"Region: {name}", color, shapely.union_all([area.shape for area in own]), info)
+
+
+def _layer(name: str, color: str, shape: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
+    """An area as rings in absolute level-0 px."""
+    simple = shapely.simplify(shape, SIMPLER_UM / max(info.mpp))
+    rings = shapely.get_rings(shapely.get_parts(simple))
+    coordinates = [np.round(shapely.get_coordinates(ring), 1).ravel().tolist() for ring in rings]
+    return {"name": name, "color": color, "rings": coordinates}
+
+
+def _write_page(folder: Path, slide: dict[str, Any]) -> None:
+    own = files("muse_pipeline.viewer")
+    for name in VENDORED:
+        (folder / name).write_bytes(own.joinpath("vendor", name).read_bytes())
+    for name in (*SCRIPTS, "viewer.css"):
+        (folder / name).write_bytes(own.joinpath("page", name).read_bytes())
+    (folder / "slide.js").write_text(f"muse.slide = {json.dumps(slide)};\n", encoding="ascii")
+    page = own.joinpath("page", "index.html").read_text(encoding="utf-8")
+    title = escape(slide["slide_id"], quote=True)
+    (folder / "index.html").write_text(page.replace("<!-- title -->", title), encoding="utf-8")

@@ -1,0 +1,316 @@
+/* The canvas over the image: areas, nuclei as dots, heat map or outlines, and corrections.
+
+   A frame that only pans or zooms copies a buffer that reaches beyond the view. The buffer is drawn anew in slices of a
+   few milliseconds, so that no frame waits for all nuclei. */
+"use strict";
+
+(() => {
+  const MARGIN = 0.2; // of the view, on each side of the buffer
+  const SLICE_MS = 12;
+  const OUTLINES_FROM = 0.55; // screen px per um: a nucleus of 8 um is 4 px wide
+  const HEAT_FROM = 0.1;
+  const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn in their place
+  const HALO = "rgb(255 255 255 / 55%)";
+  const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
+  let canvas, context, front, back, job, heat;
+  let isStale = true;
+  let settle = 0;
+
+  muse.startDrawing = (container) => {
+    canvas = document.createElement("canvas");
+    canvas.id = "overlay";
+    container.append(canvas);
+    context = canvas.getContext("2d");
+    front = newBuffer();
+    back = newBuffer();
+    muse.events.addEventListener("change", () => {
+      heat = undefined;
+      invalidate();
+    });
+    muse.events.addEventListener("chunk", invalidate);
+  };
+
+  const newBuffer = () => ({ canvas: document.createElement("canvas"), view: null });
+
+  function invalidate() {
+    isStale = true;
+    muse.frame();
+  }
+
+  /* Called for every frame of the image. */
+  muse.frame = () => {
+    const view = muse.view();
+    const ratio = window.devicePixelRatio || 1;
+    if (canvas.width !== Math.round(view.width * ratio) || canvas.height !== Math.round(view.height * ratio)) {
+      canvas.width = Math.round(view.width * ratio);
+      canvas.height = Math.round(view.height * ratio);
+    }
+    copy(view, ratio);
+    const isExact = front.view && sameView(front.view, view) && !isStale;
+    if (!isExact && !job) {
+      clearTimeout(settle);
+      if (isStale || !covers(front.view, view)) begin(view, ratio);
+      else settle = setTimeout(() => begin(muse.view(), ratio), 60); // sharp again once it rests
+    }
+  };
+
+  const sameView = (a, b) => a.scale === b.scale && a.left === b.left && a.top === b.top && a.width === b.width && a.height === b.height;
+
+  /* Whether a buffer made for `made` can stand for `view` while it moves. */
+  function covers(made, view) {
+    if (!made || made.mode !== modeAt(view)) return false;
+    const zoom = view.scale / made.scale;
+    const marginX = (made.width * MARGIN) / made.scale;
+    const marginY = (made.height * MARGIN) / made.scale;
+    return (
+      zoom > 0.7 && zoom < 1.8 &&
+      view.left >= made.left - marginX && view.left + view.width / view.scale <= made.left + made.width / made.scale + marginX &&
+      view.top >= made.top - marginY && view.top + view.height / view.scale <= made.top + made.height / made.scale + marginY
+    );
+  }
+
+  function copy(view, ratio) {
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!front.view) return;
+    const zoom = view.scale / front.view.scale;
+    const x = ((front.view.left - view.left) * view.scale - front.view.width * MARGIN * zoom) * ratio;
+    const y = ((front.view.top - view.top) * view.scale - front.view.height * MARGIN * zoom) * ratio;
+    context.globalAlpha = 1;
+    if (zoom === 1 && Number.isInteger(x) && Number.isInteger(y)) context.drawImage(front.canvas, x, y);
+    else context.drawImage(front.canvas, x, y, front.canvas.width * zoom, front.canvas.height * zoom);
+  }
+
+  function begin(view, ratio) {
+    isStale = false;
+    view.mode = modeAt(view);
+    const marginX = Math.round(view.width * MARGIN);
+    const marginY = Math.round(view.height * MARGIN);
+    view.width = Math.max(view.width, 1);
+    back.view = view;
+    back.canvas.width = Math.round((view.width + 2 * view.width * MARGIN) * ratio);
+    back.canvas.height = Math.round((view.height + 2 * view.height * MARGIN) * ratio);
+    const pen = back.canvas.getContext("2d");
+    const scale = view.scale * ratio;
+    const frame = {
+      pen, scale, ratio,
+      x: (um) => (um - view.left) * scale + view.width * MARGIN * ratio,
+      y: (um) => (um - view.top) * scale + view.height * MARGIN * ratio,
+      left: view.left - marginX / view.scale,
+      top: view.top - marginY / view.scale,
+      right: view.left + (view.width + marginX) / view.scale,
+      bottom: view.top + (view.height + marginY) / view.scale,
+    };
+    job = drawAll(frame, view);
+    muse.mode = view.mode;
+    muse.events.dispatchEvent(new Event("view"));
+    proceed();
+  }
+
+  function proceed() {
+    const until = performance.now() + SLICE_MS;
+    while (performance.now() < until) {
+      if (job.next().done) {
+        [front, back] = [back, front];
+        job = null;
+        copy(muse.view(), window.devicePixelRatio || 1);
+        requestAnimationFrame(muse.frame);
+        return;
+      }
+    }
+    requestAnimationFrame(proceed);
+  }
+
+  /* Whether everything that belongs to the view is drawn. */
+  muse.isDrawn = () => {
+    const view = muse.view();
+    return !job && !isStale && front.view && sameView(front.view, view) && !muse.isLoading();
+  };
+
+  function modeAt(view) {
+    const { mode } = muse.shown;
+    if (mode === "auto") return view.scale >= OUTLINES_FROM ? "outlines" : view.scale >= HEAT_FROM ? "heat map" : "dots";
+    if (mode !== "outlines" || chunksInView(view).length <= MOST_IN_VIEW) return mode;
+    return "dots";
+  }
+
+  const chunksInView = (view) =>
+    muse.chunksIn(view.left, view.top, view.left + view.width / view.scale, view.top + view.height / view.scale);
+
+  function* drawAll(frame, view) {
+    drawLayers(frame);
+    yield;
+    if (muse.shown.nuclei) {
+      frame.pen.globalAlpha = muse.shown.opacity;
+      if (view.mode === "heat map") drawHeat(frame);
+      else if (view.mode === "outlines" || chunksInView(view).length <= MOST_IN_VIEW) yield* drawChunks(frame, view);
+      else yield* drawSample(frame);
+      frame.pen.globalAlpha = 1;
+    }
+    if (muse.drawMarks) muse.drawMarks(frame);
+  }
+
+  function drawLayers({ pen, x, y, ratio }) {
+    const { mpp, layers } = muse.slide;
+    for (const layer of layers) {
+      if (!muse.shown.layers.has(layer.name)) continue;
+      pen.beginPath();
+      for (const ring of layer.rings) {
+        for (let k = 0; k < ring.length; k += 2) pen[k ? "lineTo" : "moveTo"](x(ring[k] * mpp[0]), y(ring[k + 1] * mpp[1]));
+        pen.closePath();
+      }
+      pen.strokeStyle = layer.color;
+      pen.lineWidth = 2 * ratio;
+      pen.stroke();
+      if (layer.name.startsWith("Region:")) {
+        pen.fillStyle = layer.color;
+        pen.globalAlpha = 0.15;
+        pen.fill("evenodd");
+        pen.globalAlpha = 1;
+      }
+    }
+  }
+
+  function* drawChunks(frame, view) {
+    const names = muse.chunksIn(frame.left, frame.top, frame.right, frame.bottom);
+    muse.want(names);
+    for (const name of names) {
+      const chunk = muse.chunk(name);
+      if (!chunk) continue;
+      const members = sortByClass(chunk, frame);
+      for (let label = 0; label < members.length; label++) {
+        if (!members[label].length) continue;
+        if (view.mode === "outlines") yield* drawOutlines(frame, chunk, members[label], label);
+        else drawDots(frame, chunk, members[label], label);
+        yield;
+      }
+    }
+  }
+
+  /* Numbers of the nuclei of a chunk that are shown and within the buffer, by class. */
+  function sortByClass(chunk, frame) {
+    const least = leastScore();
+    const { classes } = muse.shown;
+    const members = classes.map(() => []);
+    const reach = 20;
+    for (let i = 0; i < chunk.n; i++) {
+      if (chunk.score[i] < least) continue;
+      const x = chunk.left + chunk.x[i];
+      const y = chunk.top + chunk.y[i];
+      if (x < frame.left - reach || x > frame.right + reach || y < frame.top - reach || y > frame.bottom + reach) continue;
+      const label = muse.classOf(chunk, i);
+      if (label >= 0 && classes[label]) members[label].push(i);
+    }
+    return members;
+  }
+
+  const leastScore = () => muse.shown.bin * 10; // 200 levels of a score, 20 steps of the slider
+
+  function* drawOutlines(frame, chunk, members, label) {
+    const { pen, scale, ratio } = frame;
+    const radius = 4 * scale;
+    const stride = chunk.nRays % 4 ? 1 : radius < 4 * ratio ? chunk.nRays / 8 : radius < 9 * ratio ? chunk.nRays / 16 : 1;
+    const step = Math.max(1, Math.floor(stride));
+    const cos = [];
+    const sin = [];
+    for (let k = 0; k < chunk.nRays; k += step) {
+      cos.push(Math.cos((2 * Math.PI * k) / chunk.nRays) * scale * chunk.rayScale);
+      sin.push(Math.sin((2 * Math.PI * k) / chunk.nRays) * scale * chunk.rayScale);
+    }
+    const width = Math.min(2.2, Math.max(1.2, radius / 7 / ratio)) * ratio;
+    pen.lineJoin = "round";
+    const x0 = frame.x(chunk.left);
+    const y0 = frame.y(chunk.top);
+    for (let first = 0; first < members.length; first += 250) {
+      pen.beginPath();
+      for (const i of members.slice(first, first + 250)) {
+        const x = x0 + chunk.x[i] * scale;
+        const y = y0 + chunk.y[i] * scale;
+        let at = i * chunk.nRays;
+        pen.moveTo(x + chunk.rays[at] * cos[0], y + chunk.rays[at] * sin[0]);
+        for (let k = 1; k < cos.length; k++) {
+          at += step;
+          pen.lineTo(x + chunk.rays[at] * cos[k], y + chunk.rays[at] * sin[k]);
+        }
+        pen.closePath();
+      }
+      if (radius > 5 * ratio) {
+        pen.strokeStyle = HALO; // parts the line from dark chromatin
+        pen.lineWidth = width + 2 * ratio;
+        pen.stroke();
+      }
+      pen.strokeStyle = muse.colorOf(label);
+      pen.lineWidth = width;
+      pen.stroke();
+      yield;
+    }
+  }
+
+  function drawDots({ pen, x, y, scale, ratio }, chunk, members, label) {
+    const side = Math.max(1.5 * ratio, 3 * scale);
+    pen.fillStyle = muse.colorOf(label);
+    const left = x(chunk.left) - side / 2;
+    const top = y(chunk.top) - side / 2;
+    for (const i of members) pen.fillRect(left + chunk.x[i] * scale, top + chunk.y[i] * scale, side, side);
+  }
+
+  function* drawSample({ pen, x, y, scale, ratio }) {
+    const { overview, slide } = muse;
+    const least = leastScore();
+    const size = slide.size_px.map((n, i) => (n * slide.mpp[i]) / 65535);
+    const side = Math.max(1.2 * ratio, 6 * scale);
+    for (let label = 0; label < muse.shown.classes.length; label++) {
+      if (!muse.shown.classes[label]) continue;
+      pen.fillStyle = muse.colorOf(label);
+      for (let i = 0; i < overview.n; i++) {
+        if (Math.min(overview.label[i], slide.classes.length) !== label || overview.score[i] < least) continue;
+        pen.fillRect(x(overview.x[i] * size[0]) - side / 2, y(overview.y[i] * size[1]) - side / 2, side, side);
+        if (i % 4096 === 0) yield;
+      }
+    }
+  }
+
+  function drawHeat({ pen, x, y, scale }) {
+    heat = heat || paintHeat();
+    const { columns, rows, cell_um: side } = muse.slide.overview;
+    pen.imageSmoothingEnabled = true;
+    pen.globalAlpha = 0.75 * muse.shown.opacity;
+    pen.drawImage(heat, x(0), y(0), columns * side * scale, rows * side * scale);
+  }
+
+  /* Density of the shown nuclei, a pixel for each cell; the darkest is the 99th percentile over all nuclei. */
+  function paintHeat() {
+    const { columns, rows, cell_um: side } = muse.slide.overview;
+    const { cells, counts } = muse.overview;
+    const nKinds = (muse.slide.classes.length + 1) * 20;
+    const shown = [];
+    for (let kind = 0; kind < nKinds; kind++) {
+      if (muse.shown.classes[Math.floor(kind / 20)] && kind % 20 >= muse.shown.bin) shown.push(kind);
+    }
+    const all = new Uint32Array(cells.length);
+    const now = new Uint32Array(cells.length);
+    for (let i = 0; i < cells.length; i++) {
+      for (let kind = 0; kind < nKinds; kind++) all[i] += counts[i * nKinds + kind];
+      for (const kind of shown) now[i] += counts[i * nKinds + kind];
+    }
+    const top = Math.max(1, all.slice().sort()[Math.floor(all.length * 0.99)] || 1);
+    muse.densest = top / (side / 1000) ** 2;
+    const picture = document.createElement("canvas");
+    picture.width = columns;
+    picture.height = rows;
+    const pen = picture.getContext("2d");
+    const pixels = pen.createImageData(columns, rows);
+    for (let i = 0; i < cells.length; i++) {
+      const strength = Math.min(1, now[i] / top);
+      pixels.data.set([...rampColor(strength), Math.min(255, strength * 8 * 255)], cells[i] * 4);
+    }
+    pen.putImageData(pixels, 0, 0);
+    return picture;
+  }
+
+  function rampColor(strength) {
+    const place = strength * (RAMP.length - 1);
+    const low = Math.min(Math.floor(place), RAMP.length - 2);
+    return RAMP[low].map((part, i) => Math.round(part + (RAMP[low + 1][i] - part) * (place - low)));
+  }
+})();

@@ -1,0 +1,181 @@
+/* Nuclei in memory. Chunks are scripts that call `muse.receive`; they are loaded when they come into view.
+   Positions are um from the corner of level 0 everywhere but where a name says otherwise. */
+"use strict";
+const muse = {};
+
+(() => {
+  const MOST_CHUNKS = 800; // kept; about 150 kB each
+  const MOST_LOADING = 6;
+  const NO_CLASS = 255;
+  const chunks = new Map(); // by name, the least recently used first
+  const loading = new Set();
+  const needed = new Set(); // by `loadAll`, whatever is in view
+  let wanted = [];
+
+  function decode(text) {
+    const binary = atob(text);
+    const bytes = new Uint8Array(binary.length);
+    for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+    return bytes;
+  }
+
+  /* One chunk as columns; called by its script. */
+  muse.receive = (name, rayScale, text) => {
+    const [column, row] = name.split("_").map(Number);
+    const { side_um: side, n_rays: nRays } = muse.slide.chunks;
+    const { buffer } = decode(text);
+    const n = buffer.byteLength / (11 + nRays);
+    const rows = new Uint32Array(buffer, 0, n);
+    const shortX = new Uint16Array(buffer, 4 * n, n);
+    const shortY = new Uint16Array(buffer, 6 * n, n);
+    const x = new Float32Array(n);
+    const y = new Float32Array(n);
+    for (let i = 0; i < n; i++) {
+      x[i] = ((shortX[i] + 0.5) / 65536) * side;
+      y[i] = ((shortY[i] + 0.5) / 65536) * side;
+    }
+    chunks.set(name, {
+      n, rows, x, y, rayScale, nRays,
+      left: column * side,
+      top: row * side,
+      label: new Uint8Array(buffer, 8 * n, n),
+      score: new Uint8Array(buffer, 9 * n, n),
+      sureness: new Uint8Array(buffer, 10 * n, n),
+      rays: new Uint8Array(buffer, 11 * n, n * nRays),
+    });
+    if (chunks.size > MOST_CHUNKS) chunks.delete(chunks.keys().next().value);
+  };
+
+  /* The grid of counts and a sample of all nuclei. */
+  muse.receiveOverview = (cells, counts, sample) => {
+    const bytes = decode(sample).buffer;
+    const n = muse.slide.overview.n_sample;
+    muse.overview = {
+      cells: new Uint32Array(decode(cells).buffer),
+      counts: decode(counts),
+      n,
+      x: new Uint16Array(bytes, 0, n),
+      y: new Uint16Array(bytes, 2 * n, n),
+      label: new Uint8Array(bytes, 4 * n, n),
+      score: new Uint8Array(bytes, 5 * n, n),
+    };
+  };
+
+  const index = new Map();
+
+  /* Names of the chunks that hold centres in a box, the nearest to its middle first. */
+  muse.chunksIn = (left, top, right, bottom) => {
+    const side = muse.slide.chunks.side_um;
+    if (!index.size) for (const [column, row] of muse.slide.chunks.index) index.set(`${column}_${row}`, [column, row]);
+    const found = [];
+    for (const [name, [column, row]] of index) {
+      const x = column * side;
+      const y = row * side;
+      if (x < right && x + side > left && y < bottom && y + side > top) {
+        found.push([Math.hypot(x + side / 2 - (left + right) / 2, y + side / 2 - (top + bottom) / 2), name]);
+      }
+    }
+    return found.sort((a, b) => a[0] - b[0]).map(([, name]) => name);
+  };
+
+  /* The chunk, or undefined until it is loaded. */
+  muse.chunk = (name) => {
+    const chunk = chunks.get(name);
+    if (chunk) {
+      chunks.delete(name);
+      chunks.set(name, chunk);
+    }
+    return chunk;
+  };
+
+  /* Load the chunks with these names before all others; those of an earlier call that have not begun are dropped. */
+  muse.want = (names) => {
+    wanted = [...new Set([...needed, ...names])].filter((name) => !chunks.has(name) && !loading.has(name));
+    loadNext();
+  };
+
+  function loadNext() {
+    while (wanted.length && loading.size < MOST_LOADING) {
+      const name = wanted.shift();
+      const script = document.createElement("script");
+      loading.add(name);
+      script.src = `nuclei/${name}.js`;
+      script.onload = script.onerror = () => {
+        loading.delete(name);
+        script.remove();
+        muse.events.dispatchEvent(new CustomEvent("chunk", { detail: name }));
+        loadNext();
+      };
+      document.head.append(script);
+    }
+  }
+
+  muse.isLoading = () => loading.size + wanted.length > 0;
+
+  /* All chunks with these names, loaded. */
+  muse.loadAll = (names) =>
+    new Promise((resolve) => {
+      const check = () => {
+        if (!names.every((name) => chunks.has(name))) return;
+        muse.events.removeEventListener("chunk", check);
+        names.forEach((name) => needed.delete(name));
+        resolve(names.map(muse.chunk));
+      };
+      muse.events.addEventListener("chunk", check);
+      names.forEach((name) => needed.add(name));
+      muse.want(wanted);
+      check();
+    });
+
+  muse.events = new EventTarget();
+  muse.changed = () => muse.events.dispatchEvent(new Event("change"));
+
+  /* What is shown. The last class stands for nuclei without one. */
+  muse.shown = { classes: [], bin: 0, mode: "auto", opacity: 1, imageOpacity: 1, nuclei: true, colors: "safe", layers: new Set() };
+
+  /* The class of a nucleus as it is shown, after corrections; -1 for one that is marked as none. */
+  muse.classOf = (chunk, i) => {
+    const mark = muse.marks && muse.marks.size ? muse.marks.get(chunk.rows[i]) : undefined;
+    if (mark) return mark.label;
+    return chunk.label[i] === NO_CLASS ? muse.slide.classes.length : chunk.label[i];
+  };
+
+  muse.colorOf = (label) => {
+    const known = muse.slide.classes[label];
+    if (!known) return "#444444";
+    return muse.shown.colors === "safe" ? known.safe_color : `rgb(${known.color.join(",")})`;
+  };
+
+  muse.nameOf = (label) => (muse.slide.classes[label] ? muse.slide.classes[label].name : "no class");
+
+  /* The outline of a nucleus as [x, y, x, y ...], in um. */
+  muse.outline = (chunk, i) => {
+    const ring = [];
+    for (let k = 0; k < chunk.nRays; k++) {
+      const angle = (2 * Math.PI * k) / chunk.nRays;
+      const ray = chunk.rays[i * chunk.nRays + k] * chunk.rayScale;
+      ring.push(chunk.left + chunk.x[i] + ray * Math.cos(angle), chunk.top + chunk.y[i] + ray * Math.sin(angle));
+    }
+    return ring;
+  };
+
+  /* The nucleus whose outline holds a place, else the nearest within 3 um; null if there is none among loaded chunks. */
+  muse.pick = (x, y) => {
+    const reach = 20;
+    let best = null;
+    for (const name of muse.chunksIn(x - reach, y - reach, x + reach, y + reach)) {
+      const chunk = muse.chunk(name);
+      if (!chunk) continue;
+      for (let i = 0; i < chunk.n; i++) {
+        const dx = x - chunk.left - chunk.x[i];
+        const dy = y - chunk.top - chunk.y[i];
+        const distance = Math.hypot(dx, dy);
+        if (distance > reach || (best && distance >= best.distance)) continue;
+        const turn = (Math.atan2(dy, dx) / (2 * Math.PI) + 1) % 1;
+        const ray = chunk.rays[i * chunk.nRays + (Math.round(turn * chunk.nRays) % chunk.nRays)] * chunk.rayScale;
+        if (distance <= Math.max(ray, 3)) best = { chunk, i, distance, row: chunk.rows[i] };
+      }
+    }
+    return best;
+  };
+})();

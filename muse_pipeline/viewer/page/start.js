@@ -1,0 +1,6 @@
+/* The page begins. */
+"use strict";
+muse.startViewer();
+muse.startControls();
+muse.startTeaching();
+muse.startGallery();

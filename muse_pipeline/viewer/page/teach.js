@@ -1,0 +1,351 @@
+/* Teach: nuclei of another class, missed ones and areas that were checked, kept in this browser, downloaded for QuPath
+   and for `muse finetune`. What was done is a list of steps; everything else follows from it. */
+"use strict";
+
+(() => {
+  const NONE = -1;
+  const GROW_UM = 1.5; // beyond its outline, of the area that a marked nucleus alone tells about
+  const POINT_UM = 5; // half the side of that area around an added nucleus
+  const { el } = muse;
+  let steps = [];
+  let target = 0;
+  let isOn = false;
+  let toggle, targets, summary, rubber, stale;
+
+  muse.marks = new Map(); // by row of the table: {row, x, y, label, ring}
+  let added = [];
+  let areas = [];
+
+  const key = () => `muse ${muse.slide.slide_id} ${muse.slide.checksum}`;
+
+  muse.startTeaching = () => {
+    const { slide } = muse;
+    toggle = el("button", { type: "button", id: "teach", "aria-pressed": "false", click: () => turn(!isOn), title: "Key T" }, "Correct nuclei");
+    targets = el("div", { role: "radiogroup", "aria-label": "Mark as" },
+      ...[...slide.classes.map((each, label) => [label, each.name]), [NONE, "not a nucleus"]].map(([label, name]) => radio(label, name)));
+    summary = el("p", { id: "touched", role: "status" });
+    stale = el("p", { className: "warning", hidden: true });
+    const button = (id, text, click, title = "") => el("button", { type: "button", id, click, title }, text);
+    const tools = el("div", { id: "tools", hidden: true },
+      el("p", { className: "note" }, "Click a nucleus to give it this class; click where one was missed to add it:"),
+      targets,
+      el("p", { className: "note" }, "Every nucleus in an area that is marked as checked is taken to be right. Shift and drag for an area."),
+      el("p", { className: "buttons" }, button("check-view", "This view is checked", checkView, "Key C")));
+    const actions = el("p", { className: "buttons" },
+      button("undo", "Undo", undo, "Key U"),
+      button("download", "Download", download),
+      button("discard", "Discard all", discard));
+    document.getElementById("panel").append(muse.section("Teach", toggle, tools, summary, actions, stale));
+    rubber = el("div", { id: "rubber", hidden: true });
+    document.getElementById("stage").append(rubber);
+    muse.osd.addHandler("canvas-click", click);
+    muse.osd.addHandler("canvas-drag", drag);
+    muse.osd.addHandler("canvas-drag-end", endDrag);
+    addKeys();
+    restore();
+  };
+
+  function radio(label, name) {
+    const change = () => (target = label);
+    const swatch = el("span", { className: "swatch" });
+    swatch.style.background = label === NONE ? "#fff" : muse.colorOf(label);
+    if (label === NONE) swatch.style.border = "2px solid #444";
+    const input = el("input", { type: "radio", name: "target", value: label, checked: label === target, change });
+    return el("label", { className: "class" }, input, swatch, el("bdi", {}, name));
+  }
+
+  function turn(on) {
+    isOn = on;
+    toggle.setAttribute("aria-pressed", String(on));
+    document.getElementById("tools").hidden = !on;
+    document.getElementById("stage").classList.toggle("teaching", on);
+  }
+
+  function addKeys() {
+    const whenOn = (action) => () => isOn && action();
+    muse.keys.set("t", () => turn(!isOn));
+    muse.keys.set("u", undo);
+    muse.keys.set("c", whenOn(checkView));
+    muse.keys.set("m", whenOn(() => mark(...muse.middle())));
+    muse.keyTexts.push(["M", "teach: mark what is in the middle"], ["C", "teach: this view is checked"], ["U", "teach: undo"]);
+  }
+
+  /* Steps */
+
+  function act(step) {
+    steps.push(step);
+    keep();
+    replay();
+  }
+
+  function replay() {
+    muse.marks = new Map();
+    added = [];
+    areas = [];
+    for (const step of steps) {
+      if (step.kind === "mark") muse.marks.set(step.row, step);
+      else if (step.kind === "add") added.push(step);
+      else if (step.kind === "remove") added = added.filter((each) => each.x !== step.x || each.y !== step.y);
+      else areas.push(step.box);
+    }
+    const parts = [
+      `${muse.marks.size} marked`,
+      `${added.length} added`,
+      `${areas.length} ${areas.length === 1 ? "area" : "areas"} checked`,
+    ];
+    summary.textContent = steps.length ? parts.join(", ") : "Nothing corrected yet.";
+    for (const id of ["undo", "download", "discard"]) document.getElementById(id).disabled = !steps.length;
+    muse.changed();
+  }
+
+  function keep() {
+    try {
+      if (steps.length) localStorage.setItem(key(), JSON.stringify(steps));
+      else localStorage.removeItem(key());
+    } catch (error) {
+      muse.tell(`Corrections cannot be kept by this browser (${error.message}); download them before you leave.`);
+    }
+  }
+
+  function restore() {
+    try {
+      steps = JSON.parse(localStorage.getItem(key()) || "[]");
+      const mine = `muse ${muse.slide.slide_id} `;
+      const older = Object.keys(localStorage).filter((name) => name.startsWith(mine) && name !== key());
+      if (older.length) warnOfOlder(older);
+    } catch {
+      steps = [];
+    }
+    replay();
+  }
+
+  function warnOfOlder(names) {
+    const forget = () => {
+      for (const name of names) localStorage.removeItem(name);
+      stale.hidden = true;
+    };
+    stale.hidden = false;
+    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide. They do not fit these nuclei. ",
+      el("button", { type: "button", id: "forget", click: forget }, "Forget them"));
+  }
+
+  function undo() {
+    if (steps.pop()) {
+      keep();
+      replay();
+    }
+  }
+
+  function discard() {
+    if (!window.confirm("Discard all corrections of this slide?")) return;
+    steps = [];
+    keep();
+    replay();
+  }
+
+  /* Marking */
+
+  function click(event) {
+    if (!isOn || !event.quick) return;
+    mark(...muse.toSlide(event.position));
+  }
+
+  function mark(x, y) {
+    const near = added.findIndex((each) => Math.hypot(each.x - x, each.y - y) < 4);
+    const picked = muse.pick(x, y);
+    if (near >= 0 && !picked) {
+      const { x: oldX, y: oldY } = added[near];
+      act({ kind: "remove", x: oldX, y: oldY });
+      if (target !== NONE) act({ kind: "add", x: oldX, y: oldY, label: target });
+    } else if (picked) {
+      const { chunk, i, row } = picked;
+      const ring = muse.outline(chunk, i).map(hundredth);
+      act({ kind: "mark", row, x: hundredth(chunk.left + chunk.x[i]), y: hundredth(chunk.top + chunk.y[i]), label: target, ring });
+    } else if (target === NONE) {
+      muse.tell("There is no nucleus here.");
+    } else {
+      act({ kind: "add", x: hundredth(x), y: hundredth(y), label: target });
+    }
+  }
+
+  const hundredth = (um) => Math.round(um * 100) / 100;
+
+  function check(box) {
+    const { shown } = muse;
+    if (!shown.nuclei || shown.bin > 0 || shown.classes.includes(false)) {
+      muse.tell("Some nuclei are hidden: show all classes and scores before you mark an area as checked.");
+      return;
+    }
+    const size = muse.slide.size_px.map((n, i) => n * muse.slide.mpp[i]);
+    const [left, top] = [Math.max(0, box[0]), Math.max(0, box[1])];
+    const [right, bottom] = [Math.min(size[0], box[2]), Math.min(size[1], box[3])];
+    if (right - left < 5 || bottom - top < 5) return muse.tell("The area is too small, or beside the slide.");
+    act({ kind: "area", box: [left, top, right, bottom].map(hundredth) });
+  }
+
+  function checkView() {
+    const view = muse.view();
+    check([view.left, view.top, view.left + view.width / view.scale, view.top + view.height / view.scale]);
+  }
+
+  let from = null;
+
+  function drag(event) {
+    if (!isOn || !(event.shift || from)) return;
+    event.preventDefaultAction = true;
+    from = from || { x: event.position.x - event.delta.x, y: event.position.y - event.delta.y };
+    const [x, y] = [Math.min(from.x, event.position.x), Math.min(from.y, event.position.y)];
+    const [width, height] = [Math.abs(event.position.x - from.x), Math.abs(event.position.y - from.y)];
+    Object.assign(rubber.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
+    rubber.hidden = false;
+  }
+
+  function endDrag(event) {
+    if (!from) return;
+    const [a, b] = [muse.toSlide(from), muse.toSlide(event.position)];
+    from = null;
+    rubber.hidden = true;
+    event.preventDefaultAction = true;
+    check([Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]);
+  }
+
+  /* Drawing */
+
+  muse.drawMarks = ({ pen, x, y, scale, ratio }) => {
+    const path = (ring) => {
+      pen.beginPath();
+      for (let k = 0; k < ring.length; k += 2) pen.lineTo(x(ring[k]), y(ring[k + 1]));
+      pen.closePath();
+    };
+    const stroke = (color, width) => {
+      pen.strokeStyle = "#fff";
+      pen.lineWidth = (width + 2) * ratio;
+      pen.stroke();
+      pen.strokeStyle = color;
+      pen.lineWidth = width * ratio;
+      pen.stroke();
+    };
+    pen.setLineDash([8 * ratio, 5 * ratio]);
+    for (const box of areas) {
+      path([box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]);
+      stroke("#000", 2);
+    }
+    pen.setLineDash([]);
+    for (const { label, ring, x: centreX, y: centreY } of muse.marks.values()) {
+      path(ring);
+      stroke(label === NONE ? "#444" : muse.colorOf(label), 3);
+      if (label === NONE) cross(pen, x(centreX), y(centreY), 3 * scale);
+      if (label === NONE) stroke("#444", 2);
+    }
+    for (const { label, x: centreX, y: centreY } of added) {
+      pen.beginPath();
+      pen.arc(x(centreX), y(centreY), Math.max(4 * ratio, 3.5 * scale), 0, 2 * Math.PI);
+      stroke(muse.colorOf(label), 3);
+      pen.beginPath();
+      pen.arc(x(centreX), y(centreY), 2 * ratio, 0, 2 * Math.PI);
+      stroke(muse.colorOf(label), 2);
+    }
+  };
+
+  function cross(pen, x, y, reach) {
+    pen.beginPath();
+    for (const [dx, dy] of [[1, 1], [1, -1]]) {
+      pen.moveTo(x - dx * reach, y - dy * reach);
+      pen.lineTo(x + dx * reach, y + dy * reach);
+    }
+  }
+
+  /* GeoJSON */
+
+  async function download() {
+    const text = JSON.stringify(await muse.corrections());
+    const address = URL.createObjectURL(new Blob([text], { type: "application/geo+json" }));
+    el("a", { href: address, download: `${muse.slide.slide_id}.geojson` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
+  /* Corrections as QuPath exports them: regions that were checked, and every nucleus in them. */
+  muse.corrections = async () => {
+    const rings = regionRings();
+    const features = rings.map(regionFeature);
+    const seen = new Set();
+    for (const ring of rings) {
+      const box = bounds(ring);
+      for (const chunk of await muse.loadAll(muse.chunksIn(...box))) {
+        for (let i = 0; i < chunk.n; i++) {
+          const [x, y] = [chunk.left + chunk.x[i], chunk.top + chunk.y[i]];
+          const isOutside = x < box[0] || y < box[1] || x > box[2] || y > box[3];
+          if (isOutside || seen.has(chunk.rows[i]) || !isInside(ring, x, y)) continue;
+          seen.add(chunk.rows[i]);
+          const label = muse.classOf(chunk, i);
+          if (label !== NONE) features.push(nucleusFeature(muse.outline(chunk, i), label));
+        }
+      }
+    }
+    features.push(...added.map(({ x, y, label }) => ({
+      type: "Feature",
+      geometry: { type: "Point", coordinates: qupathPosition(x, y) },
+      properties: { objectType: "annotation", ...classification(label) },
+    })));
+    return { type: "FeatureCollection", features };
+  };
+
+  /* The areas, and around every mark and added nucleus outside of them one of its own. */
+  function regionRings() {
+    const boxes = areas.map(([left, top, right, bottom]) => [left, top, right, top, right, bottom, left, bottom]);
+    const isCovered = ({ x, y }) => boxes.some((ring) => isInside(ring, x, y));
+    const marked = [...muse.marks.values()].filter((each) => !isCovered(each)).map(({ ring, x, y }) => grow(ring, x, y));
+    const points = added.filter((each) => !isCovered(each)).map(({ x, y }) =>
+      [[-1, -1], [1, -1], [1, 1], [-1, 1]].flatMap(([dx, dy]) => [x + dx * POINT_UM, y + dy * POINT_UM]));
+    return [...boxes, ...marked, ...points];
+  }
+
+  function grow(ring, x, y) {
+    const grown = [];
+    for (let k = 0; k < ring.length; k += 2) {
+      const angle = (2 * Math.PI * k) / ring.length;
+      grown.push(ring[k] + GROW_UM * Math.cos(angle), ring[k + 1] + GROW_UM * Math.sin(angle));
+    }
+    return grown;
+  }
+
+  const bounds = (ring) => {
+    const [xs, ys] = [ring.filter((_, k) => k % 2 === 0), ring.filter((_, k) => k % 2 === 1)];
+    return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+  };
+
+  function isInside(ring, x, y) {
+    let inside = false;
+    for (let k = 0, last = ring.length - 2; k < ring.length; last = k, k += 2) {
+      const crosses = ring[k + 1] > y !== ring[last + 1] > y;
+      if (crosses && x < ((ring[last] - ring[k]) * (y - ring[k + 1])) / (ring[last + 1] - ring[k + 1]) + ring[k]) inside = !inside;
+    }
+    return inside;
+  }
+
+  const qupathPosition = (x, y) => muse.toQuPath(x, y).map((each) => Math.round(each * 100) / 100);
+
+  function polygon(ring) {
+    const positions = [];
+    for (let k = 0; k < ring.length; k += 2) positions.push(qupathPosition(ring[k], ring[k + 1]));
+    return { type: "Polygon", coordinates: [[...positions, positions[0]]] };
+  }
+
+  /* A region names the result that it was drawn on; QuPath keeps metadata when it exports the region again. */
+  function regionFeature(ring) {
+    const metadata = { "muse slide": muse.slide.fingerprint, "muse nuclei": muse.slide.checksum };
+    const properties = { objectType: "annotation", classification: { name: "Region*", color: [180, 180, 180] }, metadata };
+    return { type: "Feature", geometry: polygon(ring), properties };
+  }
+
+  const nucleusFeature = (ring, label) => ({
+    type: "Feature",
+    geometry: polygon(ring),
+    properties: { objectType: "detection", ...classification(label) },
+  });
+
+  function classification(label) {
+    const known = muse.slide.classes[label];
+    return known ? { classification: { name: known.name, color: known.color } } : {};
+  }
+})();

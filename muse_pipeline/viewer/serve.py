@@ -1,0 +1,63 @@
+"""A server of results for the browsers of this machine alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from muse_pipeline.core.errors import NucleiError, OutputError
+from muse_pipeline.viewer.page import write_viewer
+
+ADDRESS = "127.0.0.1"
+
+
+class ResultsHandler(SimpleHTTPRequestHandler):
+    """Answers requests for files of one folder, if they were meant for this machine."""
+
+    def do_GET(self) -> None:
+        """Send a file; a page elsewhere whose name leads here (DNS rebinding) gets nothing."""
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if host not in {ADDRESS, "localhost"}:
+            self.send_error(HTTPStatus.FORBIDDEN, "this server is for this machine alone")
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
+    def end_headers(self) -> None:
+        """Results may be made anew while they are looked at."""
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Print no line per tile."""
+
+
+def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
+    """A server of ``folder`` on 127.0.0.1, at any free port for 0; ``serve_forever`` runs it.
+
+    Raises:
+        OutputError: the port is taken.
+    """
+    try:
+        return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
+    except (OSError, OverflowError) as error:
+        raise OutputError(f"port {port} cannot be used ({error}); give another --port") from error
+
+
+def find_pages(results: Path) -> list[str]:
+    """The pages of a folder, relative to it: report and viewers; of one slide its viewer, made if absent.
+
+    Raises:
+        NucleiError: there are none.
+    """
+    if (results / "nuclei.parquet").is_file():
+        return [write_viewer(results).relative_to(results).as_posix()]
+    report = [results / "report.html"] if (results / "report.html").is_file() else []
+    pages = [*report, *sorted(results.glob("*/viewer/index.html"))]
+    if not pages:
+        raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
+    return [quote(page.relative_to(results).as_posix()) for page in pages]

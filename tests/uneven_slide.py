@@ -1,0 +1,58 @@
+"""A finished slide whose nuclei differ in outline, score and probability, and what its viewer holds."""
+
+import json
+
+import numpy as np
+from finished_slide import CLASSES, MPP, draw_tissue, provenance, write_slide
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.slides.inspect import read_info
+
+HOSTILE = "<script>alert(1)<\u2215script>\"'&amp; 肿瘤"
+
+
+def draw_nuclei(xy, label, seed=0) -> Nuclei:
+    """Nuclei of uneven outlines, scores and probabilities at positions in level-0 px."""
+    random = np.random.default_rng(seed)
+    angles = 2 * np.pi * np.arange(32) / 32
+    waves = (
+        1 + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(xy), 1))) + random.uniform(-0.05, 0.05, (len(xy), 32))
+    )
+    sure = random.uniform(0.4, 0.99, len(xy))
+    prob = np.repeat((1 - sure)[:, None] / (len(CLASSES) - 1), len(CLASSES), 1)
+    prob[np.arange(len(xy)), label] = sure
+    rays = np.array([3.0, 5.0, 4.0])[label][:, None] * waves
+    return Nuclei(
+        np.asarray(xy, float),
+        Frame.LEVEL0,
+        rays=rays.astype(np.float32),
+        label=label.astype(np.int32),
+        score=random.uniform(0.3, 1, len(xy)).astype(np.float32),
+        prob=prob.astype(np.float32),
+    )
+
+
+def write_nuclei(folder, nuclei: Nuclei) -> None:
+    info = read_info(folder / "slide.json")
+    rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32) as writer:
+        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
+
+
+def write_uneven_slide(results, slide_id: str, seed=0):
+    """A finished slide at 0.25 um/px whose nuclei differ."""
+    pixels, xy, label = draw_tissue(seed=seed)
+    folder = write_slide(results, slide_id, (pixels, xy, label))
+    info = read_info(folder / "slide.json")
+    write_nuclei(folder, draw_nuclei(xy * MPP / info.mpp[0], label, seed))
+    return folder
+
+
+def read_slide(viewer) -> dict:
+    """What the page knows of its slide."""
+    text = (viewer / "slide.js").read_text(encoding="ascii")
+    return json.loads(text.removeprefix("muse.slide = ").removesuffix(";\n"))

@@ -1,0 +1,39 @@
+import pytest
+from browsers import launched_chromium
+from uneven_slide import write_uneven_slide
+from viewer_tab import Tab
+
+from muse_pipeline.viewer.page import write_viewer
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Results of one slide; copy them before changing anything."""
+    return write_uneven_slide(tmp_path_factory.mktemp("results"), "one")
+
+
+@pytest.fixture(scope="session")
+def viewer(finished):
+    """Its viewer."""
+    return write_viewer(finished, threads=2).parent
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with launched_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_tab(chromium):
+    """Open pages that are closed after the test; nothing may have gone wrong in them."""
+    tabs = []
+
+    def open_one(viewer, *args, **kwargs):
+        tabs.append(Tab(chromium, viewer, *args, **kwargs))
+        return tabs[-1]
+
+    yield open_one
+    for tab in tabs:
+        tab.context.close()
+        assert tab.errors == []

@@ -1,0 +1,223 @@
+import base64
+import re
+import shutil
+import threading
+import tracemalloc
+import urllib.error
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from finished_slide import CLASSES
+from PIL import Image
+from uneven_slide import HOSTILE, draw_nuclei, read_slide, write_nuclei, write_uneven_slide
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import NucleiError
+from muse_pipeline.nuclei.parquet import read_nuclei
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.store.store import open_store
+from muse_pipeline.viewer.nuclei import ChunkWriter, iterate_batches
+from muse_pipeline.viewer.page import write_viewer
+from muse_pipeline.viewer.pyramid import TILE_PX, count_levels
+from muse_pipeline.viewer.serve import find_pages, start_server
+
+
+@pytest.fixture
+def folder(finished, viewer, tmp_path):
+    """A slide with its viewer that a test may change."""
+    return shutil.copytree(finished, tmp_path / "one")
+
+
+def read_chunks(viewer) -> np.ndarray:
+    """Nuclei of all chunks by their row in the table, x and y in um."""
+    slide = read_slide(viewer)
+    n_rays, side = slide["chunks"]["n_rays"], slide["chunks"]["side_um"]
+    kind = [
+        ("row", int),
+        ("xy", float, 2),
+        ("label", int),
+        ("score", float),
+        ("sureness", float),
+        ("rays", float, n_rays),
+    ]
+    found = []
+    for path in (viewer / "nuclei").iterdir():
+        corner = np.array(path.stem.split("_"), float)
+        name, scale, text = re.fullmatch(r'muse\.receive\("(.+)",(.+),"(.+)"\);\n', path.read_text()).groups()
+        assert name == path.stem
+        content = base64.b64decode(text)
+        n = len(content) // (11 + n_rays)
+        nuclei = np.zeros(n, kind)
+        place = np.frombuffer(content, "<u2", 2 * n, 4 * n).reshape(2, n).T
+        label, score, sureness = np.frombuffer(content, np.uint8, 3 * n, 8 * n).reshape(3, n)
+        nuclei["row"] = np.frombuffer(content, "<u4", n)
+        nuclei["xy"] = (corner + (place + 0.5) / 65536) * side
+        nuclei["label"], nuclei["score"], nuclei["sureness"] = label, score / 200, sureness / 255
+        nuclei["rays"] = np.frombuffer(content, np.uint8, n * n_rays, 11 * n).reshape(n, n_rays) * float(scale)
+        found.append(nuclei)
+    return np.sort(np.concatenate(found), order="row")
+
+
+def test_chunks_hold_every_nucleus_as_the_table_has_it(finished, viewer):
+    shown, nuclei, info = (
+        read_chunks(viewer),
+        read_nuclei(finished / "nuclei.parquet"),
+        read_info(finished / "slide.json"),
+    )
+    assert (shown["row"] == np.arange(len(nuclei))).all()
+    assert np.allclose(shown["xy"], nuclei.xy * info.mpp, atol=0.02)
+    assert np.allclose(shown["rays"], nuclei.rays, atol=0.03)
+    assert (shown["label"] == nuclei.label).all()
+    assert np.allclose(shown["score"], nuclei.score, atol=1 / 200)
+    assert np.allclose(shown["sureness"], nuclei.prob.max(1), atol=1 / 255)
+    assert sum(n for *_, n in read_slide(viewer)["chunks"]["index"]) == len(nuclei)
+
+
+def test_nuclei_of_many_squares_and_batches_are_sorted_into_theirs(finished, tmp_path):
+    info = replace(read_info(finished / "slide.json"), size_px=(40_000, 30_000))
+    batches = list(iterate_batches(finished / "nuclei.parquet", by_stain=False))
+    writer = ChunkWriter(tmp_path / "nuclei", info, 32)
+    for shift in (0, 9000, 0):
+        for batch in batches:
+            writer.add(replace(batch, xy=batch.xy + shift))
+    index = {(column, row): n for column, row, n in writer.finish()["index"]}
+    assert index == {(0, 0): 2 * len(batches[0].row), (2, 2): len(batches[0].row)}
+    assert sorted(path.name for path in (tmp_path / "nuclei").iterdir()) == ["0_0.js", "2_2.js"]
+
+
+def test_memory_does_not_grow_with_the_nuclei(finished, tmp_path):
+    info = replace(read_info(finished / "slide.json"), size_px=(400_000, 400_000))
+    (batch,) = iterate_batches(finished / "nuclei.parquet", by_stain=False)
+
+    def peak(n_batches: int) -> int:
+        writer = ChunkWriter(tmp_path / str(n_batches), info, 32)
+        tracemalloc.start()
+        for number in range(n_batches):
+            writer.add(replace(batch, xy=batch.xy + 4096 * np.array([number % 20, number // 20])))
+        writer.finish()
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return largest
+
+    assert peak(200) < 1.2 * peak(20)
+
+
+def test_the_overview_counts_every_nucleus(finished, viewer):
+    overview, nuclei = read_slide(viewer)["overview"], read_nuclei(finished / "nuclei.parquet")
+    bins = (np.floor(nuclei.score * 200 + 1e-4) // 10).astype(int).clip(0, 19)
+    expected = np.zeros((len(CLASSES) + 1, 20), int)
+    np.add.at(expected, (nuclei.label, bins), 1)
+    assert overview["histogram"] == expected.tolist()
+    cells, counts, sample = re.findall('"(.*?)"', (viewer / "overview.js").read_text())
+    assert np.frombuffer(base64.b64decode(counts), np.uint8).sum() == len(nuclei)
+    assert len(base64.b64decode(cells)) == 4 * overview["n_cells"]
+    assert overview["n_sample"] == len(nuclei) == len(base64.b64decode(sample)) / 6
+
+
+def test_the_gallery_has_the_surest_and_the_least_sure_of_a_class(finished, viewer):
+    nuclei = read_nuclei(finished / "nuclei.parquet")
+    for entry in read_slide(viewer)["gallery"]:
+        own = np.flatnonzero(nuclei.label == entry["label"])
+        sure = nuclei.prob.max(1)[own]
+        rows = {row for row, *_ in entry["nuclei"]}
+        assert len(rows) == 12
+        assert rows <= set(own.tolist())
+        if entry["kind"] != "random":
+            best = own[np.argsort(sure if entry["kind"] == "least sure" else -sure)[:12]]
+            assert rows == set(best.tolist())
+
+
+def test_tiles_show_the_store(finished, viewer):
+    store, image = open_store(finished / "image-500nm.zarr"), read_slide(viewer)["image"]
+    assert image["size_px"] == list(store.size_px)
+    assert image["tiles"] == [["0_0", "1_0"], ["0_0"]]
+    for level, names in enumerate(image["tiles"]):
+        for name in names:
+            column, row = map(int, name.split("_"))
+            with Image.open(viewer / f"tiles/{level}/{name}.jpg") as picture:
+                shown = np.asarray(picture).astype(int)
+            expected = store.at(store.mpp * 2**level).read((column * TILE_PX, row * TILE_PX), shown.shape[1::-1])
+            assert abs(shown - expected).mean() < 3
+
+
+@pytest.mark.parametrize(("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)])
+def test_levels_end_with_a_single_tile(size_px, n_levels):
+    assert count_levels(size_px) == n_levels
+
+
+def test_a_viewer_of_the_same_nuclei_is_kept_and_one_of_others_is_not(folder):
+    page = folder / "viewer/index.html"
+    before = page.stat().st_ino
+    write_viewer(folder)
+    shutil.rmtree(folder / "image-500nm.zarr")
+    write_viewer(folder)
+    assert page.stat().st_ino == before  # and its pixels, though the store is gone
+    nuclei = read_nuclei(folder / "nuclei.parquet")
+    write_nuclei(folder, draw_nuclei(nuclei.xy[:7], nuclei.label[:7]))
+    write_viewer(folder)
+    slide = read_slide(folder / "viewer")
+    assert (slide["n_nuclei"], slide["image"]) == (7, None)
+
+
+def test_a_slide_without_nuclei_has_a_page(folder):
+    write_nuclei(folder, draw_nuclei(np.zeros((0, 2)), np.zeros(0, int)))
+    write_viewer(folder)
+    slide = read_slide(folder / "viewer")
+    assert (slide["n_nuclei"], slide["chunks"]["index"], slide["gallery"]) == (0, [], [])
+
+
+def test_a_hostile_name_stays_text(tmp_path):
+    viewer = write_viewer(write_uneven_slide(tmp_path, HOSTILE)).parent
+    assert read_slide(viewer)["slide_id"] == HOSTILE
+    page = (viewer / "index.html").read_text(encoding="utf-8")
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+
+
+def test_the_same_slide_gives_the_same_files(finished, viewer, folder):
+    shutil.rmtree(folder / "viewer")
+    write_viewer(folder, threads=1)
+    names = sorted(path.relative_to(viewer) for path in viewer.rglob("*") if path.is_file())
+    assert names == sorted(
+        path.relative_to(folder / "viewer") for path in (folder / "viewer").rglob("*") if path.is_file()
+    )
+    assert all((viewer / name).read_bytes() == (folder / "viewer" / name).read_bytes() for name in names)
+
+
+def test_no_file_names_another_machine(viewer):
+    own = [
+        path
+        for path in viewer.iterdir()
+        if path.suffix in {".js", ".html", ".css"} and "openseadragon" not in path.name
+    ]
+    assert len(own) > 8
+    assert not [path.name for path in own if re.search(r"https?:|\bfetch\(|XMLHttpRequest", path.read_text())]
+
+
+def test_overlay_leaves_the_viewer_out_when_asked(folder):
+    shutil.rmtree(folder / "viewer")
+    assert main(["overlay", str(folder), "--no-viewer"]) == 0
+    assert not (folder / "viewer").exists()
+    assert main(["overlay", str(folder)]) == 0
+    assert (folder / "viewer/index.html").is_file()
+
+
+def test_the_server_answers_this_machine_alone(folder):
+    assert find_pages(folder) == ["viewer/index.html"]
+    assert find_pages(folder.parent) == ["one/viewer/index.html"]
+    with start_server(folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/viewer/index.html"
+        assert server.server_address[0] == "127.0.0.1"
+        assert b"openseadragon" in urllib.request.urlopen(address).read()
+        foreign = urllib.request.Request(address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(foreign)
+        server.shutdown()
+
+
+def test_a_folder_without_results_is_one_sentence(tmp_path):
+    with pytest.raises(NucleiError, match=r"has no report\.html and no slide with nuclei"):
+        find_pages(tmp_path)

@@ -1,0 +1,61 @@
+"""A page of the viewer in Chromium, and what its tests ask of it."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+READY = "typeof muse === 'object' && muse.isReady && muse.isReady()"
+ON_SCREEN = """([x, y]) => {
+  const [um, view] = [muse.fromQuPath(x, y), muse.view()];
+  return [(um[0] - view.left) * view.scale, (um[1] - view.top) * view.scale];
+}"""
+LEVEL0_UM = 0.25  # um per screen px at which a screen px is one of level 0
+CENTRE = (1536, 1024)  # of the slide, in QuPath px
+
+
+class Tab:
+    """A page of the viewer, with all that it asks for and all that goes wrong in it."""
+
+    def __init__(self, browser, viewer, place="", width=1400):
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        self.page = self.context.new_page()
+        self.requests, self.errors = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        for event in ("pageerror", "requestfailed", "dialog"):
+            self.page.on(event, lambda what: self.errors.append(str(what)))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.goto((viewer / "index.html").as_uri() + place)
+        self.wait()
+
+    def wait(self):
+        self.page.wait_for_function(READY, timeout=30_000)
+
+    def pixels(self):
+        """(h, w, 3) int of the stage."""
+        self.wait()
+        picture = Image.open(io.BytesIO(self.page.locator("#stage").screenshot()))
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+    def set(self, selector, value):
+        """Give a control a value as a hand does."""
+        change = """(node, value) => {
+          node.value = value;
+          for (const event of ["input", "change"]) node.dispatchEvent(new Event(event));
+        }"""
+        self.page.eval_on_selector(selector, change, value)
+
+    def nuclei_alone(self):
+        """Take away the image and all that lies over it."""
+        self.set("#image-opacity", 0)
+        self.page.add_style_tag(content="#place, #image .navigator { opacity: 0 !important }")
+        return self
+
+
+def place(xy=CENTRE, um_per_px=LEVEL0_UM):
+    return f"#at={xy[0]},{xy[1]},{um_per_px}"
+
+
+def is_color(pixels, color, tolerance=40):
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return (abs(pixels - wanted) < tolerance).all(-1)
