@@ -114,7 +114,7 @@ def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, m
     folder, _ = first_run
     status, _, errors = muse("run", slides / f"{IDS[0]}.tif", slides / "broken.svs", "-o", tmp_path, "--shards", 3)
     assert (status, "1 of 2 slides failed (broken)" in errors) == (2, True)
-    for name in ("nuclei.geojson.gz", "nuclei.parquet", "tissue.npz", "colour.json", "summary.json"):
+    for name in ("nuclei.geojson.gz", "nuclei.parquet", "tissue.npz", "colour.json", "summary.json", "viewer/slide.js"):
         ours, theirs = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
         assert ours.read_bytes() == theirs.read_bytes(), name
     assert "broken.svs: is not a slide" in (tmp_path / "report.html").read_text(encoding="utf-8")

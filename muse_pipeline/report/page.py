@@ -25,6 +25,7 @@ from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
+from muse_pipeline.report.suggested import suggested_fields
 from muse_pipeline.report.tables import slide_table, write_roi_table, write_table
 
 
@@ -86,6 +87,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield element("h2", "Slide by slide")
     for anchor, slide in anchored:
         yield slide_card(slide, anchor, album)
+    yield from suggested_fields(album, slides)
     if pretraining:
         yield element("h2", "Pretraining")
         yield pretraining_facts(pretraining, album)

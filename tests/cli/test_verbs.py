@@ -96,6 +96,7 @@ BAD_INPUT = {
     "overlay": ["{missing}"],
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
     "view": ["{missing}"],
+    "suggest": ["{missing}", "--output", "{out}"],
     "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
     "probe": ["{missing}"],
