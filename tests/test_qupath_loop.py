@@ -66,6 +66,13 @@ def write_points(path: Path, xy: np.ndarray, label: np.ndarray) -> None:
     path.write_text("\n".join(["x,y,class", *lines]) + "\n")
 
 
+def write_config(name: str, steps: int, seed: int, **settings: object) -> None:
+    """The training run ``name``.yaml."""
+    schedule = {"steps": steps, "learning_rate": 0.005}
+    config = {"name": name, **CONFIG, "schedule": schedule, "seed": seed, **settings}
+    Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+
+
 def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np.ndarray:
     """As a user does.
 
@@ -73,9 +80,7 @@ def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np
         (3, 3) counts away from the region: true lymphocytes, true tumour nuclei and neither; found as lymphocytes, as
         tumour nuclei and not at all.
     """
-    schedule = {"steps": steps, "learning_rate": 0.005}
-    config = {"name": name, **CONFIG, "schedule": schedule, "seed": seed, **settings}
-    Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    write_config(name, steps, seed, **settings)
     muse(f"finetune {name}.yaml --output {name} --accelerator cpu")
     muse(f"export {name}/checkpoint.pt --output {name}.onnx")
     muse(f"run S.scn --mpp {SLIDE_MPP} --model {name}.onnx --output {name}/found")

@@ -21,7 +21,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Shows the slides, in the table and below it, whose names hold the text and that are of the kind chosen.
+// Shows the slides, in the table and below it, whose names contain the text, that are of the kind chosen, and whose value in
+// the column chosen lies between two numbers.
 for (const scroll of document.querySelectorAll(".slides")) {
   const rows = [...scroll.querySelector("table").tBodies[0].rows];
   const kinds = {
@@ -41,6 +42,20 @@ for (const scroll of document.querySelectorAll(".slides")) {
   text.type = "search";
   text.placeholder = text.ariaLabel = "Filter by name";
   kind.ariaLabel = "Filter by kind";
+  const column = document.createElement("select");
+  const [from, to] = ["from", "to"].map((word) => {
+    const input = document.createElement("input");
+    Object.assign(input, { type: "number", step: "any", placeholder: word, ariaLabel: `Column ${word}`, className: "bound" });
+    return input;
+  });
+  column.ariaLabel = "Column to filter by";
+  for (const heading of scroll.querySelectorAll("thead th.number")) column.add(new Option(heading.textContent, heading.cellIndex));
+  const isBetween = (row) => {
+    if (from.value === "" && to.value === "") return true;
+    const { value } = row.cells[column.value].dataset;
+    const number = value === undefined || Number(value) < 0 ? NaN : Number(value);
+    return number >= (from.value === "" ? -Infinity : Number(from.value)) && number <= (to.value === "" ? Infinity : Number(to.value));
+  };
   for (const [name, holds] of Object.entries(kinds)) {
     if (rows.some(holds)) kind.add(new Option(name));
   }
@@ -48,7 +63,8 @@ for (const scroll of document.querySelectorAll(".slides")) {
     const wanted = text.value.trim().toLowerCase();
     let n = 0;
     for (const row of rows) {
-      row.hidden = !(kinds[kind.value](row) && row.cells[0].textContent.toLowerCase().includes(wanted));
+      const isNamed = row.cells[0].textContent.toLowerCase().includes(wanted);
+      row.hidden = !(kinds[kind.value](row) && isNamed && isBetween(row));
       document.getElementById(row.dataset.slide).hidden = row.hidden;
       n += !row.hidden;
     }
@@ -56,7 +72,7 @@ for (const scroll of document.querySelectorAll(".slides")) {
   };
   bar.addEventListener("input", filter);
   bar.addEventListener("submit", (event) => event.preventDefault());
-  bar.append(text, kind, shown);
+  bar.append(text, kind, column, from, to, shown);
   scroll.before(bar);
   filter();
 }

@@ -83,7 +83,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
         yield from _class_bars(by_model(counted(slides)))
         yield element("p", element("a", "What the classes mean", href="#model"), class_="note")
     yield element("h2", "All slides")
-    yield slide_table(anchored)
+    yield slide_table(anchored, album)
     yield element("h2", "Slide by slide")
     for anchor, slide in anchored:
         yield slide_card(slide, anchor, album)

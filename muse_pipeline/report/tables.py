@@ -13,23 +13,24 @@ from muse_pipeline.core.text import area_text, count_text, density_text, one_lin
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.html import Markup, element
 from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
 
 
-def slide_table(slides: Sequence[tuple[str, SlideResult]]) -> Markup:
+def slide_table(slides: Sequence[tuple[str, SlideResult]], album: Album) -> Markup:
     """The table of (anchor, slide) in the order given; a script in the page filters its rows and sorts them."""
     names = class_names(slide for _, slide in slides if slide.positive is None)
     with_positive = any(slide.positive for _, slide in slides)
     labels = ["Slide", "Status", "Tissue mm²", "Nuclei", "Nuclei/mm²", *names]
     labels += [*(["Positive"] if with_positive else []), "Time"]
     head = [element("th", label, scope="col", class_=None if i < 2 else "number") for i, label in enumerate(labels)]
-    rows = [_html_row(anchor, slide, names, with_positive) for anchor, slide in slides]
+    rows = [_html_row(anchor, slide, album, names, with_positive) for anchor, slide in slides]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows), class_="sortable")
     return element("div", table, class_="scroll slides")
 
 
-def _html_row(anchor: str, slide: SlideResult, names: Sequence[str], with_positive: bool) -> Markup:
+def _html_row(anchor: str, slide: SlideResult, album: Album, names: Sequence[str], with_positive: bool) -> Markup:
     n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
     has_classes = slide.summary and slide.positive is None  # the model's are not for immunohistochemistry
     counts = {each["name"]: each["n_nuclei"] for each in slide.summary["classes"]} if has_classes else {}
@@ -37,7 +38,7 @@ def _html_row(anchor: str, slide: SlideResult, names: Sequence[str], with_positi
     positive = share_cell(slide.positive["n_positive"] if slide.positive else None, n or 0, None)
     return element(
         "tr",
-        element("th", element("span", _thumbnail(slide), link, class_="named"), scope="row"),
+        element("th", element("span", _thumbnail(slide, album), link, class_="named"), scope="row"),
         element("td", pills(slide), data_value=rank(slide)),
         _number(area_text(tissue_mm2), tissue_mm2),
         _number(count_text(n), n),
@@ -51,9 +52,12 @@ def _html_row(anchor: str, slide: SlideResult, names: Sequence[str], with_positi
     )
 
 
-def _thumbnail(slide: SlideResult) -> Markup:
-    """A small picture of the slide; an empty place where there is none."""
-    source = slide.summary["thumbnail"] if slide.summary else None
+def _thumbnail(slide: SlideResult, album: Album) -> Markup:
+    """A small picture of the slide that leads to its viewer, if there is one; an empty place where there is none."""
+    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.folder / "viewer/index.html"
+    if source and viewer.is_file():
+        picture = element("img", src=source, alt="Open in the browser", loading="lazy")
+        return element("a", picture, href=album.link(viewer), class_="thumbnail")
     return element("span", element("img", src=source, alt="", loading="lazy") if source else None, class_="thumbnail")
 
 

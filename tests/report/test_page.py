@@ -189,6 +189,26 @@ def test_the_filter_shows_rows_and_cards_of_a_name_and_a_kind(page_path, tmp_pat
     assert said == f"{len(numbers)} of 4 shown"
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")
+@pytest.mark.parametrize(("least", "most", "n"), [("", "", 4), ("1", "", 2), ("", "1", 0), ("1000000", "", 0)])
+def test_the_filter_shows_slides_with_a_value_between_two_numbers(page_path, tmp_path, least, most, n):
+    page_text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_path.read_text(encoding="utf-8"))
+    script = USE_FILTER.replace("TEXT", '""').replace("KIND", '"all slides"')
+    choose = f"""const [column, from, to] = [...form.querySelectorAll("select, input")].slice(2);
+    column.value = [...column.options].find((each) => each.text === "Nuclei").value;
+    [from.value, to.value] = ["{least}", "{most}"];
+    form.dispatchEvent"""
+    (tmp_path / "free.html").write_text(
+        page_text.replace("</body>", script.replace("form.dispatchEvent", choose)), encoding="utf-8"
+    )
+    flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    command = [CHROMIUM, *flags.split(), (tmp_path / "free.html").as_uri()]
+    dump = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
+    rows, cards, said = json.loads(re.search("<title>(.*?)</title>", dump)[1])
+    assert len(rows) == len(cards) == n
+    assert said == f"{n} of 4 shown"
+
+
 def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, tmp_path):
     results, sheet = cohort
     status, out, _ = muse(

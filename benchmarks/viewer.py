@@ -1,0 +1,165 @@
+"""What the viewer of a large slide costs: seconds, memory and bytes per mm2, and the time of a frame in Chromium.
+
+    python benchmarks/draw_slides.py big --areas-mm2 4 --repeat-px 48000
+    muse inspect, tissue and tile big/4mm2-repeated/demo.svs into big/results/demo      (as `muse run` does)
+    python benchmarks/viewer.py big/results/demo --nuclei 1000000 --output benchmarks/viewer.json
+    python benchmarks/viewer.py --table                    # the table of docs/results.md
+
+The table of nuclei is drawn: so many nuclei with uneven outlines, at random places of the tissue. Seconds are the
+processor's, so that what else the machine is doing hardly matters; frames are the browser's own, of a view that pans
+and zooms for three seconds, and do depend on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.viewer.page import write_viewer
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TOP / "tests"))
+
+BATCH = 50_000
+ZOOMS = (16.0, 8.0, 2.0, 1.0, 0.25)  # um per screen px
+MEASURED = TOP / "benchmarks/viewer.json"
+# Pans and zooms a little; the time from one frame to the next, in ms.
+WATCH = """async (umPerPx) => {
+  const [width, height] = muse.slide.size_px.map((n, i) => n * muse.slide.mpp[i]);
+  muse.goTo(width / 2, height / 2, umPerPx);
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  const times = [];
+  const began = performance.now();
+  let last = began;
+  return new Promise((resolve) => {
+    const step = (now) => {
+      times.push(now - last);
+      last = now;
+      const turn = (now - began) / 1000;
+      const shift = new OpenSeadragon.Point(Math.cos(2 * turn) * 12, Math.sin(2 * turn) * 12);
+      muse.osd.viewport.panBy(muse.osd.viewport.deltaPointsFromPixels(shift), true);
+      muse.osd.viewport.zoomBy(1 + 0.02 * Math.sin(3 * turn), null, true);
+      if (turn < 3) requestAnimationFrame(step);
+      else resolve(times.slice(1));
+    };
+    requestAnimationFrame(step);
+  });
+}"""
+
+
+def main() -> None:
+    """Measure, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="results of a slide: slide.json, tissue.npz and its store")
+    parser.add_argument("--nuclei", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=MEASURED)
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table(read_json(MEASURED)))
+        return
+    draw_nuclei(args.folder, args.nuclei)
+    found = measure_making(args.folder, args.threads) | measure_frames(args.folder / "viewer")
+    write_json(args.output, {"nuclei": args.nuclei, **found})
+    print(render_table(read_json(args.output)))
+
+
+def draw_nuclei(folder: Path, n_nuclei: int) -> None:
+    """Write a table of nuclei at random places of the tissue, from top to bottom."""
+    from finished_slide import CLASSES, provenance
+
+    from muse_pipeline.core.types import Frame
+    from muse_pipeline.nuclei.parquet import NucleiWriter
+    from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+    from muse_pipeline.nuclei.shape import measure_shapes
+    from muse_pipeline.nuclei.table import Nuclei
+
+    info, tissue = read_info(folder / "slide.json"), TissueMask.load(folder / "tissue.npz")
+    random = np.random.default_rng(0)
+    rows, columns = np.nonzero(tissue.mask)
+    chosen = np.sort(random.integers(len(rows), size=n_nuclei))
+    angles = 2 * np.pi * np.arange(32) / 32
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32) as writer:
+        for first in range(0, n_nuclei, BATCH):
+            own = chosen[first : first + BATCH]
+            cell = np.column_stack([columns[own], rows[own]])
+            label = random.integers(len(CLASSES), size=len(own)).astype(np.int32)
+            waves = 1 + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(own), 1)))
+            prob = random.dirichlet(np.ones(len(CLASSES)), len(own)).astype(np.float32)
+            nuclei = Nuclei(
+                (cell + random.random(cell.shape)) * tissue.mask_mpp / info.mpp,
+                Frame.LEVEL0,
+                rays=(random.uniform(2.5, 5, (len(own), 1)) * waves).astype(np.float32),
+                label=label,
+                score=random.uniform(0.4, 1, len(own)).astype(np.float32),
+                prob=prob,
+            )
+            rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
+            writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
+
+
+def measure_making(folder: Path, threads: int) -> dict[str, float]:
+    """Processor seconds and bytes per mm2 of tissue, and peak memory, of making the page."""
+    shutil.rmtree(folder / "viewer", ignore_errors=True)
+    area_mm2 = TissueMask.load(folder / "tissue.npz").area_mm2
+    wall, cpu = time.monotonic(), time.process_time()
+    write_viewer(folder, threads)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    files = [path for path in (folder / "viewer").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    return {
+        "tissue_mm2": round(area_mm2, 1),
+        "cpu_seconds_per_mm2": round(cpu / area_mm2, 4),
+        "wall_seconds_per_mm2": round(wall / area_mm2, 4),
+        "mb_per_mm2": round(size / 1e6 / area_mm2, 3),
+        "files": len(files),
+        "peak_mib": peak_memory_mib(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def measure_frames(viewer: Path) -> dict[str, object]:
+    """Seconds until the page can be used, and milliseconds of frames at every zoom."""
+    from browsers import launched_chromium
+    from viewer_tab import Tab
+
+    with launched_chromium() as browser:
+        started = time.monotonic()
+        tab = Tab(browser, viewer)
+        usable = time.monotonic() - started
+        frames = {}
+        for zoom in ZOOMS:
+            times = np.array(tab.page.evaluate(WATCH, zoom))
+            frames[f"{zoom:g}"] = [round(float(np.percentile(times, p)), 1) for p in (50, 95)]
+    return {"usable_seconds": round(usable, 2), "frames_ms": frames}
+
+
+def render_table(found: dict) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| nuclei, tissue | {found['nuclei']:,}, {found['tissue_mm2']:g} mm2 |",
+        f"| made in | {found['cpu_seconds_per_mm2']:.3f} processor seconds per mm2 |",
+        f"| peak memory | {found['peak_mib']:,} MiB |",
+        f"| size | {found['mb_per_mm2']:.2f} MB per mm2, {found['files']:,} files |",
+        f"| usable after | {found['usable_seconds']:.1f} s |",
+    ]
+    for zoom, (median, high) in found["frames_ms"].items():
+        lines.append(f"| a frame at {zoom} um/px | median {median:.0f} ms, 95th percentile {high:.0f} ms |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
