@@ -1,12 +1,17 @@
-"""Chromium for the tests: as root, Debian's package is installed where it is missing."""
+"""Chromium and Firefox for the tests: as root, Debian's packages are installed where they are missing."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +49,65 @@ def launched_chromium() -> Iterator:
         browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root has no sandbox
         yield browser
         browser.close()
+
+
+class Firefox:
+    """A headless Firefox, driven by its Marionette: JSON over a socket, each message after its length."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (folder / "user.js").write_text(f'user_pref("marionette.port", {port});\n')
+        command = ["firefox-esr", "--headless", "--no-remote", "--marionette", "--profile", str(folder)]
+        environment = {**os.environ, "HOME": str(folder)}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen([*command, "--width", "1400", "--height", "900"], env=environment, **quiet)
+        self._socket = _connect(port)
+        self._receive()
+        self.call("WebDriver:NewSession")
+
+    def call(self, name: str, **parameters):
+        """The result of a command of WebDriver."""
+        text = json.dumps([0, 1, name, parameters]).encode()
+        self._socket.sendall(f"{len(text)}:".encode() + text)
+        _, _, error, result = self._receive()
+        assert error is None, error
+        return result
+
+    def close(self) -> None:
+        """End the browser."""
+        self._socket.close()
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+    def _receive(self):
+        length = b""
+        while not length.endswith(b":"):
+            length += self._socket.recv(1)
+        text = b""
+        while len(text) < int(length[:-1]):
+            text += self._socket.recv(1 << 20)
+        return json.loads(text)
+
+
+def _connect(port: int) -> socket.socket:
+    for _ in range(600):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=120)
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise TimeoutError("Firefox did not start")
+
+
+@contextmanager
+def launched_firefox() -> Iterator[Firefox]:
+    """A headless Firefox."""
+    if shutil.which("firefox-esr") is None:
+        _install("firefox-esr")
+    with tempfile.TemporaryDirectory() as folder:
+        browser = Firefox(Path(folder))
+        try:
+            yield browser
+        finally:
+            browser.close()

@@ -29,7 +29,12 @@ class Tab:
         self.wait()
 
     def wait(self):
-        self.page.wait_for_function(READY, timeout=30_000)
+        """Wait until all of the view is drawn; Playwright's own way to wait is against the page's policy."""
+        for _ in range(1200):
+            if self.page.evaluate(READY):
+                return
+            self.page.wait_for_timeout(50)
+        raise TimeoutError("the view is not drawn after a minute")
 
     def pixels(self):
         """(h, w, 3) int of the stage."""

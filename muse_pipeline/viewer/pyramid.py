@@ -15,7 +15,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.store.store import BACKGROUND, Store
 
 TILE_PX = 1024
-QUALITY = 80
+QUALITY = 75
 
 
 @dataclass(frozen=True)

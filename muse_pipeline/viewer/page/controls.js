@@ -75,7 +75,7 @@
         muse.changed();
       },
     });
-    return el("label", { className: "row" }, "Score from", slider, sliderText);
+    return el("label", { className: "row" }, "Score ≥", slider, sliderText);
   }
 
   function modeRow() {
