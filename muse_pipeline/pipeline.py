@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.appearance import Verdict
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.slides.remote import SlideUrl
@@ -34,6 +35,7 @@ def run_slide(
     files: SlideFiles,
     predictor: Predictor,
     *,
+    features: str = "basic",
     n_shards: int = 1,
     threads: int = 1,
     viewer: bool = True,
@@ -45,6 +47,7 @@ def run_slide(
         row: the slide.
         files: its results.
         predictor: the model.
+        features: set of features to measure of every nucleus.
         n_shards: pieces that detection is cut into; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.
@@ -65,7 +68,8 @@ def run_slide(
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
     shards, regions = [files.shard(name) for name in shard_names(n_shards)], row.regions and Path(row.regions)
-    make_nuclei(shards, files, viewer=viewer, regions=regions, threads=threads, begin=begin)
+    pixels = {"features": features, "store": files.store(mpp)}
+    make_nuclei(shards, files, viewer=viewer, regions=regions, **pixels, threads=threads, begin=begin)
 
 
 def make_image(
@@ -102,7 +106,10 @@ def make_nuclei(
     max_features: int | None = None,
     draw: bool = True,
     viewer: bool = True,
+    measurements: Sequence[str] = (),
     regions: Path | None = None,
+    features: str = "none",
+    store: Path | None = None,
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
@@ -110,9 +117,10 @@ def make_nuclei(
     _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
         csv_file = files.csv if csv else None
-        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions))
+        pixels = {"features": features, "store": store, "colour": files.colour}
+        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
     with _step(files, "geojson", begin):
-        geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads)
+        geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)
     if draw:
         with _step(files, "overlay", begin):
             overlay(files.folder, threads, viewer)
@@ -280,6 +288,9 @@ def stitch(
     csv: Path | None = None,
     threads: int = 1,
     regions: Path | None = None,
+    features: str = "none",
+    store: Path | None = None,
+    colour: Path | None = None,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -291,6 +302,9 @@ def stitch(
         csv: the table once more, as CSV.
         threads: threads that draw outlines.
         regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
+        features: set of features to measure; all but "none" need ``store`` and ``colour``.
+        store: the image that the nuclei were found in.
+        colour: the stains of the slide.
     """
     import pyarrow as pa
 
@@ -306,18 +320,36 @@ def stitch(
     known = read_info(info)
     kept = TissueMask.load(mask, known).kept  # and not the mask, which takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
-    provenance = stitch_shards(list(shards), known, kept, output, threads, areas)
+    settings = None if features == "none" else _feature_settings(features, store, colour)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
         write_csv(output, csv)
     doubt = provenance.get("nuclear_size", {}).get("doubt")
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
-    return [warning for warning in (doubt, failed) if warning]
+    n_without = provenance.get("features", {}).get("n_without_pixels")
+    unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
+    return [warning for warning in (doubt, failed, unmeasured) if warning]
+
+
+def _feature_settings(chosen: str, store: Path, colour: Path) -> FeatureSettings:
+    from muse_pipeline.features.measure import FeatureSettings
+    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.store.store import open_store
+
+    image = open_store(store)
+    return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
 
 
 def geojson(
-    nuclei: Path, info: Path, output: Path, frame: str = "qupath", max_features: int | None = None, threads: int = 1
+    nuclei: Path,
+    info: Path,
+    output: Path,
+    frame: str = "qupath",
+    max_features: int | None = None,
+    threads: int = 1,
+    measurements: Sequence[str] = (),
 ) -> None:
     """Write a table of nuclei as GeoJSON for QuPath, with its provenance beside it.
 
@@ -328,11 +360,13 @@ def geojson(
         frame: "qupath" or "openslide", where coordinates start.
         max_features: also write parts of at most so many nuclei.
         threads: threads that write.
+        measurements: further columns of numbers that nuclei have in QuPath.
     """
     from muse_pipeline.qupath.write import write_geojson
     from muse_pipeline.slides.inspect import read_info
 
-    write_geojson(nuclei, read_info(info), output, frame=frame, max_features=max_features, threads=threads)
+    how = {"frame": frame, "max_features": max_features, "threads": threads, "measurements": measurements}
+    write_geojson(nuclei, read_info(info), output, **how)
 
 
 def overlay(folder: Path, threads: int = 1, viewer: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/viewer.md: a finished slide in the viewer, looked at and corrected.
+"""Take the pictures of docs/guide/viewer.md: a finished slide in the viewer, looked at and corrected.
 
 muse run CMU-1-Small-Region.svs -o results
 python docs/images/draw_viewer.py results/CMU-1-Small-Region/viewer --at 1250,1180,0.35 docs/images/viewer.jpg

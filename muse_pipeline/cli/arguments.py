@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.types import ACCELERATORS, GEOJSON_FRAMES
+from muse_pipeline.core.types import ACCELERATORS, FEATURE_SETS, GEOJSON_FRAMES
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
@@ -64,6 +64,17 @@ def add_output_argument(
 def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor threads") -> None:
     """How much is done at a time."""
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
+
+
+def add_features_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which features of nuclei are measured, and in which image."""
+    parser.add_argument(
+        "--features",
+        choices=FEATURE_SETS,
+        default="none",
+        help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
+    )
+    parser.add_argument("--store", type=Path, metavar="STORE", help="image of the nuclei; needed by --features")
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_frame_argument
+from muse_pipeline.core.types import FEATURE_SETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slides", type=Path, required=True, metavar="JSON", help="resolved sheet of these slides")
     parser.add_argument("--model", type=Path, required=True, metavar="JSON", help="of `muse model --resolved`")
     add_frame_argument(parser)
+    parser.add_argument("--features", choices=FEATURE_SETS, default="basic", help="features of the nuclei")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     try:
         rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
-        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame)
+        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame, args.features)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{args.slides} or {args.model}: cannot be read ({error}); give those of a run") from error
     for line in describe_changes(

@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the same slide")
     add_frame_argument(parser)
     parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
+    parser.add_argument(
+        "--measurements", nargs="*", default=[], metavar="COLUMN", help="further columns of the table, as h_mean"
+    )
     add_threads_argument(parser)
     add_output_argument(parser, "FILE", "nuclei.geojson.gz")
     add_ledger_argument(parser)
@@ -24,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     """Write the files."""
     from muse_pipeline.pipeline import geojson
 
-    geojson(args.nuclei, args.info, args.output, args.frame, args.max_features, args.threads)
+    geojson(args.nuclei, args.info, args.output, args.frame, args.max_features, args.threads, args.measurements)

@@ -27,7 +27,13 @@ GROUPS = {
     "to judge results and models": "evaluate probe compare card proposer",
     "tools": "check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = ("image", "nuclei", "partner", "model", "changes")  # its jobs and plans; not in the list of `muse --help`
+OF_THE_WORKFLOW = (
+    "image",
+    "nuclei",
+    "partner",
+    "model",
+    "changes",
+)  # its jobs and plans; not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`

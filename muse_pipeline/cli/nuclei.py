@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_frame_argument, add_output_argument, add_threads_argument, at_least_one
+from muse_pipeline.cli.arguments import (
+    add_features_arguments,
+    add_frame_argument,
+    add_output_argument,
+    add_threads_argument,
+    at_least_one,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="leave `overlay` out")
     parser.add_argument("--no-viewer", action="store_true", help="see `muse overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
+    add_features_arguments(parser)
+    parser.add_argument("--measurements", nargs="*", default=[], metavar="COLUMN", help="see `muse geojson`")
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
 
@@ -37,6 +45,9 @@ def run(args: argparse.Namespace) -> None:
         max_features=args.max_features,
         draw=not args.no_pictures,
         viewer=not args.no_viewer,
+        measurements=args.measurements,
         regions=args.regions,
+        features=args.features,
+        store=args.store,
         threads=args.threads,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
 from muse_pipeline.core.text import some_of
+from muse_pipeline.core.types import FEATURE_SETS
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_provider_argument(parser)
     parser.add_argument(
         "--no-viewer", action="store_true", help="write no viewer/index.html, the slide and its nuclei for the browser"
+    )
+    parser.add_argument(
+        "--features",
+        choices=FEATURE_SETS,
+        default="basic",
+        help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
     )
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
     parser.add_argument(
@@ -76,9 +83,9 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
-    failed = run_slides(
-        rows, Plan(args.output, predictor, args.shards, args.threads or count_cores(), not args.no_viewer)
-    )
+    threads = args.threads or count_cores()
+    plan = Plan(args.output, predictor, args.features, args.shards, threads, viewer=not args.no_viewer)
+    failed = run_slides(rows, plan)
     if failed:
         names = some_of(failed)
         raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")

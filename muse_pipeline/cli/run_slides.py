@@ -32,6 +32,7 @@ class Plan:
     Attributes:
         output: folder of the results, laid out as the workflow's.
         predictor: the model, one session for all slides.
+        features: set of features that are measured of every nucleus.
         n_shards: pieces that detection of a slide is cut into, unless its row has a number.
         threads: threads of the steps that use them.
         viewer: whether every slide gets its page for the browser.
@@ -39,6 +40,7 @@ class Plan:
 
     output: Path
     predictor: Predictor
+    features: str = "basic"
     n_shards: int = 1
     threads: int = 1
     viewer: bool = True
@@ -46,7 +48,8 @@ class Plan:
     @property
     def settings(self) -> RunSettings:
         """What the results record of it."""
-        return RunSettings(self.predictor.card.name, self.predictor.sha256, self.predictor.provider)
+        model = self.predictor.card.name, self.predictor.sha256, self.predictor.provider
+        return RunSettings(*model, features=self.features)
 
     def shards_of(self, row: SheetRow) -> int:
         """Pieces that detection of the slide is cut into."""
@@ -160,8 +163,12 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
     try:
         withdraw_results(files.folder)
         with _open_log(log_file) as log, redirect_stdout(log):
-            n_shards = plan.shards_of(row)
-            how = {"n_shards": n_shards, "threads": plan.threads, "viewer": plan.viewer}
+            how = {
+                "features": plan.features,
+                "n_shards": plan.shards_of(row),
+                "threads": plan.threads,
+                "viewer": plan.viewer,
+            }
             run_slide(row, files, plan.predictor, **how, begin=begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"

@@ -1,7 +1,8 @@
 """Join the shards of a slide into one table of nuclei.
 
 Resolves the seams between windows, keeps what lies in tissue (and in the ROI, if there is one), draws the outlines and
-measures them. With --regions every nucleus also has its tissue region and its distance to the border.
+measures them. With --regions every nucleus also has its tissue region and its distance to the border, with --features
+numbers of its shape, stains, texture and neighbours.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import add_features_arguments, add_output_argument, add_threads_argument
 from muse_pipeline.cli.output import add_ledger_argument
 
 
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder of `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
+    add_features_arguments(parser)
+    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed by --features")
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
@@ -32,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
+    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.pipeline import stitch
 
-    args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.csv, args.threads, args.regions)
+    if args.features != "none" and not (args.store and args.colour):
+        raise ConfigError(f"--features {args.features} is measured in pixels; give --store and --colour too")
+    pixels = {"features": args.features, "store": args.store, "colour": args.colour}
+    results = args.info, args.tissue, args.output, args.csv, args.threads, args.regions
+    args.warnings += stitch(args.shards, *results, **pixels)

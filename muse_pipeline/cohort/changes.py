@@ -27,12 +27,14 @@ class RunSettings:
         model_sha256: checksum of its file; None if it is still to be trained.
         provider: what runs the model.
         frame: pixel frame of the GeoJSON.
+        features: set of features of the nuclei.
     """
 
     model: str
     model_sha256: str | None
     provider: str
     frame: str = "qupath"
+    features: str = "basic"
 
 
 def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | None:
@@ -102,6 +104,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         ),
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),
+        "features": (provenance.get("features", {}).get("set", "none"), run.features),
         "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
     }
 

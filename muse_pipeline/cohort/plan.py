@@ -117,6 +117,11 @@ class Plan:
         mapped = self.folder(slide) if self.config.get("regions") else None
         return option("--regions", self.row(slide).get("regions") or mapped)
 
+    def features_option(self, slide: str) -> list[Any]:
+        """The features of the config, and the image that they are measured in, as options of the same step."""
+        chosen = self.config.get("features", "none")
+        return [] if chosen == "none" else ["--features", chosen, "--store", f"{self.folder(slide)}/{self.store}"]
+
     def threads(self, slide: str) -> int:
         """Threads of a job of the slide; starting several takes longer than reading a small file with one."""
         path = Path(self.row(slide)["path"])

@@ -23,12 +23,13 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.seams import SeamResolver
+from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
@@ -104,10 +105,12 @@ class SizeSample:
 
 
 if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
+    from muse_pipeline.features.measure import FeatureMeter, FeatureSettings
     from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
+OF_EVERY_PIXEL = "h_mean"  # a feature of all nuclei that hold a pixel
 PIECE = 2048  # nuclei whose outlines a thread holds at once
 AHEAD = ROW_GROUP // PIECE  # so that the threads do not wait for a row group to be written
 
@@ -119,6 +122,7 @@ def stitch_shards(
     output: Path,
     threads: int = 1,
     regions: SlideRegions | FailedRegions | None = None,
+    features: FeatureSettings | None = None,
 ) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
@@ -129,6 +133,7 @@ def stitch_shards(
         output: the table.
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
         regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
+        features: what else to measure of every nucleus; None for no more than the outline.
 
     Returns:
         The provenance that is written into the table.
@@ -157,10 +162,15 @@ def stitch_shards(
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
     if clusters:
         said["morphology"] = clusters.describe()
+    meter = None if features is None else features.meter(info, kept, names)
+    if meter:
+        said["features"] = {**meter.describe(), "n_without_pixels": 0}
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
-    region_names = None if regions is None else [one.name for one in regions.classes]
-    with NucleiWriter(output, names, said, *columns, regions=region_names) as writer:
-        size = write_nuclei(writer, nuclei_in_tissue(), clusters, regions, info, threads)
+    more = {"regions": None if regions is None else [one.name for one in regions.classes]}
+    more["features"] = meter.names if meter else ()
+    around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
+    with NucleiWriter(output, names, said, *columns, **more) as writer:
+        size = write_nuclei(writer, around, Measures(clusters, regions, meter), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
@@ -168,30 +178,63 @@ def stitch_shards(
     return writer.provenance
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What columns nuclei have beside their outlines; None: not these."""
+
+    clusters: MorphologyClusters | None
+    regions: SlideRegions | FailedRegions | None
+    meter: FeatureMeter | None
+
+    def columns(
+        self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The columns of nuclei (frame: level0) with other nuclei around, of their ``rings`` and these' ``shapes``."""
+        columns = dict(shapes)
+        if self.clusters:
+            columns[CLUSTER] = self.clusters.assign(shapes)
+        if self.regions is not None:
+            found = self.regions.columns(nuclei.xy)
+            columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
+        if self.meter:
+            columns |= self.meter.measure(nuclei, others, rings, shapes)
+        return columns
+
+
+def surrounded(
+    parts: Iterator[Nuclei], meter: FeatureMeter | None, grid: WindowGrid, mpp: float
+) -> Iterator[tuple[Nuclei, Nuclei | None]]:
+    """Each part (frame: level0) with the nuclei around it that its features depend on."""
+    if meter is None:
+        return ((part, None) for part in parts)
+    row_um = grid.core_px * mpp + 2 * SLACK_UM
+    reach, back = meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1]
+    return with_surroundings((part for part in parts if len(part)), reach, back)
+
+
 def write_nuclei(
     writer: NucleiWriter,
-    parts: Iterator[Nuclei],
-    clusters: MorphologyClusters | None,
-    regions: SlideRegions | FailedRegions | None,
+    parts: Iterator[tuple[Nuclei, Nuclei | None]],
+    measures: Measures,
     info: SlideInfo,
     threads: int,
 ) -> NuclearSize:
     """Draw and measure the outlines of nuclei (frame: level0), write them, and give their size over all."""
 
-    def draw(level0: Nuclei) -> tuple[Rows, int, np.ndarray, np.ndarray]:
+    def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, np.ndarray]:
+        level0, others = part
         rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
         polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
         shapes = measure_shapes(rings, info.mpp)
-        columns = shapes | ({CLUSTER: clusters.assign(shapes)} if clusters else {})
-        if regions is not None:
-            found = regions.columns(level0.xy)
-            columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
-        return writer.to_rows(level0, polygons, columns), n_repaired, shapes["area_um2"], level0.prob
+        rows = writer.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
+        return rows, n_repaired, shapes["area_um2"], level0.prob
 
     sizes = SizeSample()
     writer.provenance["n_repaired_outlines"] = 0
     for rows, n_repaired, area_um2, prob in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
+        if measures.meter:
+            writer.provenance["features"]["n_without_pixels"] += rows.table[OF_EVERY_PIXEL].null_count
         sizes.add(area_um2, prob)
         writer.provenance["n_repaired_outlines"] += n_repaired
     return sizes.measure()

@@ -64,6 +64,7 @@ class NucleiWriter:
         positive_od: whether there are columns ``dab_od`` and ``positive``, and from which ``dab_od`` a nucleus is.
         regions: names of the classes of tissue regions; None without the columns ``region``, ``region_prob`` and
             ``border_distance_um``.
+        features: names of further columns of numbers.
 
     Attributes:
         provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` are added, with
@@ -80,13 +81,14 @@ class NucleiWriter:
         clusters: bool = False,
         positive_od: float | None = None,
         regions: Sequence[str] | None = None,
+        features: Sequence[str] = (),
     ):
-        self.regions = regions
+        self.regions, self.features = regions, tuple(features)
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         self.positive_od = positive_od
         # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
         optional = clusters, positive_od is not None, regions is not None
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional, self.features)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
@@ -111,7 +113,7 @@ class NucleiWriter:
 
         A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
         region's class (-1 for none), its probability and the distance to the border (NaN where not known) by the names
-        of these columns.
+        of these columns, and one with features these by their names.
         """
         nuclei.require(Frame.LEVEL0)
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -168,6 +170,7 @@ class NucleiWriter:
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
             *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
             *(self._region_columns(shapes) if self.regions is not None else []),
+            *(_or_null(shapes[name]) for name in self.features),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -179,11 +182,16 @@ class NucleiWriter:
 
     def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
         region, names = values[REGION], bytes_to_arrow([name.encode() for name in self.regions], pa.string())
-        numbers = [np.asarray(values[name], np.float32) for name in (REGION_PROB, BORDER)]
         return [
             pa.DictionaryArray.from_arrays(to_arrow(region, valid=region != _NO_CLASS), names),
-            *(to_arrow(column, valid=np.isfinite(column)) for column in numbers),
+            *(_or_null(values[name]) for name in (REGION_PROB, BORDER)),
         ]
+
+
+def _or_null(values: np.ndarray) -> pa.Array:
+    """Numbers (N,) as float32; null where they are not finite."""
+    column = np.asarray(values, np.float32)
+    return to_arrow(column, valid=np.isfinite(column))
 
 
 def nuclei_schema(
@@ -193,8 +201,9 @@ def nuclei_schema(
     clusters: bool = False,
     dab: bool = False,
     regions: bool = False,
+    features: Sequence[str] = (),
 ) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB and regions only those asked for."""
+    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB, regions and features only those asked for."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -207,6 +216,7 @@ def nuclei_schema(
             *([(CLUSTER, pa.int32())] if clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
             *([(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())] if regions else []),
+            *((name, pa.float32()) for name in features),
             ("rays", pa.list_(pa.float32(), n_rays)),
             *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
             ("geometry", pa.binary()),
@@ -367,8 +377,8 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
     """The nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:
-        unused = {"class", "geometry", CLUSTER, POSITIVE, REGION, REGION_PROB, BORDER, *SHAPE_COLUMNS}
-        columns = [name for name in file.schema_arrow.names if name not in unused]
+        used = {"x", "y", "label", "score", "rays", "embedding", DAB_OD}
+        columns = [name for name in file.schema_arrow.names if name in used or name.startswith("prob_")]
     for table in iterate_rows(path, batch_size, columns):
         yield _to_nuclei(table)
 

@@ -28,7 +28,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
     """
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: no digits lost
     edges = _following(x) - x, _following(y) - y
-    area, moments = _area_and_moments(x, y)
+    area, moments = area_and_moments(x, y)
     large, small = _principal_moments(moments)
     values = (
         area,
@@ -52,7 +52,7 @@ def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray
     return hull_area
 
 
-def _area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Areas (N,) and central second moments (N, 3) as xx, yy, xy, per area."""
     next_x, next_y = _following(x), _following(y)
     cross = x * next_y - next_x * y

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def write_geojson(
     frame: str = "qupath",
     max_features: int | None = None,
     threads: int = 1,
+    measurements: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json`` beside them.
 
@@ -45,22 +47,23 @@ def write_geojson(
         max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
             so many each.
         threads: that render and compress; the bytes do not depend on them.
+        measurements: further columns of numbers that nuclei have in QuPath.
 
     Returns:
         The sidecar's content.
 
     Raises:
-        GeoJSONError: the output's name or an option cannot be used.
+        GeoJSONError: the output's name or an option cannot be used, or there is no such column.
         NucleiError: the table is not one of ours, or of another slide.
     """
     output = Path(output)
     provenance = read_provenance(nuclei_path)
     _check_slide(nuclei_path, provenance, info)
     offset_px = qupath_offset_px(info.bounds, frame)
-    run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
-    renderer = FeatureRenderer(provenance["card"]["classes"], run, offset_px)
+    renderer = FeatureRenderer(provenance["card"]["classes"], run_name(provenance), offset_px)
     with open_nuclei(nuclei_path) as file:
         columns = [*COLUMNS, *(name for name in OPTIONAL if name in file.schema_arrow.names)]
+        columns += [name for name in _numbers(file.schema_arrow, measurements) if name not in columns]
     parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
     sidecar = {
         "slide_id": info.slide_id,
@@ -75,6 +78,17 @@ def write_geojson(
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
+
+
+def _numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
+    """The names, if they are columns of floating-point numbers."""
+    known = [field.name for field in schema if pa.types.is_floating(field.type)]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"its columns of numbers are {', '.join(known)}"
+            raise GeoJSONError(f"measurements: the table of nuclei has no column '{name}' of numbers; {hint}")
+    return list(dict.fromkeys(names))
 
 
 def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
@@ -205,6 +219,7 @@ OPTIONAL = {  # of tables that have the column
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
 }
+CHOSEN_DIGITS = 4  # of columns that a user chose
 _CENTROID_DIGITS = 12
 _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
 
@@ -264,6 +279,17 @@ class FeatureRenderer:
         return text.view(np.uint8).reshape(len(label), -1)
 
 
+def run_name(provenance: Mapping[str, Any]) -> str:
+    """The slide and the model of a table."""
+    return f"{provenance['slide_id']}|{provenance['model']['sha256']}"
+
+
+def nucleus_ids(provenance: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The ids (N,) S36 that nuclei at these positions, in level-0 px, have in QuPath."""
+    namespace = uuid.uuid5(NAMESPACE, run_name(provenance))
+    return uuid5(namespace, _centroid_names(x, y)).view("S36").ravel()
+
+
 def _classification(entry: Mapping[str, Any]) -> bytes:
     value = {"name": entry["name"], "color": list(entry["color"])}
     return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
@@ -284,7 +310,9 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """Name in QuPath, column and digits after the point of what a table with these columns gives."""
-    return (*MEASUREMENTS, *(said for name, said in OPTIONAL.items() if name in columns))
+    own = {*COLUMNS, *OPTIONAL}
+    chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
+    return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 
 
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:

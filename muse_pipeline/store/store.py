@@ -6,7 +6,7 @@ white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/guide/store.md`` says wh
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ class Store:
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
         self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px)
+        self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
         self.size_px = (-(-int(image.shape[2]) // reduction), -(-int(image.shape[1]) // reduction))
@@ -143,6 +144,10 @@ class Store:
             )
         reduction = self._reduction * round(ratio)
         return Store(self.path, self._image, self._tissue, self.attributes, reduction)
+
+    def keep_chunks(self, n: int) -> None:
+        """Keep the last ``n`` decoded chunks, of 0.8 MB each, for a reader whose boxes overlap."""
+        self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
@@ -176,7 +181,7 @@ class Store:
     def _copy_chunk(self, row: int, column: int, box: tuple[int, int, int, int], result: np.ndarray, xy) -> None:
         """Copy what lies in ``box`` = (left, top, right, bottom) of a chunk to ``result``, whose corner is ``xy``."""
         try:
-            planes = self._shards.read_chunk(row, column)
+            planes = self._read_chunk(row, column)
         except (ValueError, OSError, RuntimeError) as error:
             where = f"chunk ({row}, {column})"
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error

@@ -48,6 +48,7 @@ def test_the_same_settings_change_nothing(finished):
         ("model_sha256", "0" * 64, f"model compact ({MODEL[:8]}) -> compact (00000000)"),
         ("provider", "openvino", "provider cpu -> openvino"),
         ("frame", "openslide", "frame qupath -> openslide"),
+        ("features", "all", "features basic -> all"),
     ],
 )
 def test_a_setting_of_the_run_is_named(finished, name, value, change):

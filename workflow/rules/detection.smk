@@ -55,7 +55,8 @@ rule nuclei:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
         regions=of_slide(PLAN.regions),
-        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE else [],
+        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or config["features"] != "none" else [],
+        colour="<results>/{slide}/colour.json" if config["features"] != "none" else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
         geojson="<results>/{slide}/nuclei.geojson.gz",
@@ -80,12 +81,14 @@ rule nuclei:
         pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
         viewer=[] if config["viewer"] else ["--no-viewer"],
         regions=of_slide(PLAN.regions_option),
+        features=of_slide(PLAN.features_option),
+        measurements=["--measurements", *config["measurements"]] if config["measurements"] else [],
         regions_state=of_slide(PLAN.state, "regions"),
         made_from=of_slide(PLAN.nuclei_settings),
     shell:
         r"""
-        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} \
-            {params.viewer:q} {params.regions:q} \
+        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.viewer:q} \
+            {params.regions:q} {params.features:q} {params.measurements:q} \
             --frame {params.frame} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1

@@ -1,0 +1,1 @@
+"""Numbers per nucleus: shape, stains, texture and neighbours."""

@@ -1,0 +1,108 @@
+"""The features by name: what each measures, in which unit, and which of them a run computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GROUPS_OF_SET = {"none": (), "basic": ("shape", "h", "e"), "all": ("shape", "h", "e", "texture", "neighbours")}
+RADII_UM = (25, 50, 100)
+MIX_UM = 50  # radius of the class mix
+EDGE_UM = 1000  # larger distances to the edge of the tissue are written as this
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number per nucleus.
+
+    Attributes:
+        name: the column, ``<group>_<name>``.
+        unit: "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
+        text: what is measured.
+    """
+
+    name: str
+    unit: str
+    text: str
+
+    @property
+    def group(self) -> str:
+        """The part of the name before the first underscore; "shape" for ``FIRST_COLUMNS``."""
+        group = self.name.partition("_")[0]
+        return group if group in GROUPS_OF_SET["all"] else "shape"
+
+
+FIRST_COLUMNS = (  # of every table, measured on the polygon: of the group *shape* too
+    Feature("area_um2", "um2", "area"),
+    Feature("perimeter_um", "um", "perimeter"),
+    Feature("solidity", "1", "area over the area of the convex hull"),
+    Feature("eccentricity", "1", "eccentricity of the ellipse of equal second moments"),
+    Feature("major_axis_um", "um", "major axis of that ellipse"),
+    Feature("minor_axis_um", "um", "minor axis of that ellipse"),
+)
+SHAPE = (
+    Feature("shape_equivalent_diameter_um", "um", "diameter of the circle of the same area"),
+    Feature("shape_feret_um", "um", "largest distance between two points of the outline"),
+    Feature("shape_orientation", "rad", "angle from the downward axis to the major axis, as in scikit-image"),
+    Feature("shape_circularity", "1", "4 pi area / perimeter^2"),
+    Feature("shape_extent", "1", "area over the area of the upright box around the outline"),
+)
+
+
+def _densities(stain: str, noun: str) -> tuple[Feature, ...]:
+    texts = {
+        "mean": "mean over the nucleus",
+        "sd": "standard deviation over the nucleus",
+        "p10": "10th percentile over the nucleus",
+        "p50": "median over the nucleus",
+        "p90": "90th percentile over the nucleus",
+        "rim_mean": "mean over the outer 1 um of the nucleus",
+        "ring_mean": "mean over the 2 um around the nucleus that lie in no other nucleus",
+    }
+    return tuple(Feature(f"{stain}_{name}", "OD", f"{noun}: {text}") for name, text in texts.items())
+
+
+TEXTURE = (
+    Feature("texture_gradient_mean", "OD/um", "mean magnitude of the gradient of haematoxylin"),
+    Feature("texture_gradient_sd", "OD/um", "its standard deviation"),
+    Feature("texture_entropy", "bit", "entropy of the histogram of haematoxylin in steps of 0.05"),
+    Feature("texture_contrast", "1", "Haralick's contrast of haematoxylin in steps of 0.05"),
+    Feature("texture_correlation", "1", "Haralick's correlation"),
+    Feature("texture_homogeneity", "1", "Haralick's inverse difference moment"),
+    Feature("texture_asm", "1", "Haralick's angular second moment"),
+    Feature("texture_clumped_fraction", "1", "share of the haematoxylin in pixels above mean + sd"),
+)
+
+
+def _neighbours(classes: Sequence[str]) -> tuple[Feature, ...]:
+    counts = (
+        Feature(f"neighbours_within_{radius}um", "count", f"other nuclei within {radius} um") for radius in RADII_UM
+    )
+    mix = (
+        Feature(f"neighbours_fraction_{name}", "1", f"share of {name} among the nuclei within {MIX_UM} um")
+        for name in classes
+    )
+    same = Feature("neighbours_same_class_fraction", "1", f"share of its own class among those within {MIX_UM} um")
+    return (
+        Feature("neighbours_nearest_um", "um", f"distance to the nearest other nucleus within {RADII_UM[-1]} um"),
+        *counts,
+        *([*mix, same] if len(classes) > 1 else []),
+        Feature("neighbours_tissue_edge_um", "um", f"distance to the edge of the tissue, at most {EDGE_UM:,}"),
+    )
+
+
+def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
+    """The features of a set, in the order of their columns.
+
+    Args:
+        chosen: "none", "basic" or "all".
+        classes: names of the classes of nuclei.
+    """
+    by_group = {
+        "shape": SHAPE,
+        "h": _densities("h", "haematoxylin"),
+        "e": _densities("e", "eosin"),
+        "texture": TEXTURE,
+        "neighbours": _neighbours(classes),
+    }
+    return tuple(feature for group in GROUPS_OF_SET[chosen] for feature in by_group[group])

@@ -1,0 +1,128 @@
+"""The columns of features in a slide's table: of any cut, for QuPath, and what is wrong with what is asked for."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from scipy.spatial import cKDTree
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.features.catalogue import features_of
+from muse_pipeline.features.neighbours import with_surroundings
+from muse_pipeline.nuclei.parquet import iterate_nuclei, nuclei_schema, read_provenance
+from muse_pipeline.nuclei.table import Nuclei
+
+CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
+
+
+@pytest.fixture(scope="session")
+def names():
+    return [feature.name for feature in features_of("all", CLASSES)]
+
+
+def test_the_same_bytes_in_any_number_of_shards_and_threads(tiled_slide, shard, stitch, table_file, tmp_path):
+    shards = tiled_slide.detect(tmp_path / "shards", n_shards=3)
+    again = stitch(tmp_path / "nuclei.parquet", shards, "--features", "all", "--threads", "3")
+    assert again.read_bytes() == table_file.read_bytes()
+
+
+def test_a_set_adds_its_columns_and_changes_no_other(shard, stitch, table, names, tmp_path):
+    plain = pandas.read_parquet(stitch(tmp_path / "none.parquet", [shard]))
+    basic = pandas.read_parquet(stitch(tmp_path / "basic.parquet", [shard], "--features", "basic"))
+    in_basic = [name for name in names if name.split("_")[0] in {"shape", "h", "e"}]
+    assert [name for name in basic.columns if name not in plain.columns] == in_basic
+    pandas.testing.assert_frame_equal(basic, table[basic.columns])
+    pandas.testing.assert_frame_equal(plain, table[plain.columns])
+    assert list(plain.columns) == nuclei_schema(CLASSES, 32).names
+
+
+def test_nuclei_have_more_haematoxylin_than_what_is_around_them(table):
+    assert len(table) > 1000
+    assert (table["h_mean"] > table["h_ring_mean"]).mean() > 0.95
+    assert (table["h_mean"] > table["e_mean"]).mean() > 0.9
+    assert table["h_p10"].le(table["h_p50"]).all() and table["h_p50"].le(table["h_p90"]).all()
+
+
+def test_neighbours_are_those_of_one_tree_over_the_slide(table, tiled_slide):
+    um = table[["x", "y"]].to_numpy() * tiled_slide.info.mpp
+    tree = cKDTree(um)
+    nearest = tree.query(um, 2)[0][:, 1]
+    np.testing.assert_allclose(
+        table["neighbours_nearest_um"].fillna(np.inf), np.where(nearest < 100, nearest, np.inf), rtol=1e-6
+    )
+    for radius in (25, 50, 100):
+        expected = tree.query_ball_point(um, radius, return_length=True) - 1
+        assert (table[f"neighbours_within_{radius}um"] == expected).all()
+    label = table["label"].to_numpy()
+    for index, around in enumerate(tree.query_ball_point(um, 50)):
+        around.remove(index)
+        row = table.iloc[index]
+        if not around:
+            assert np.isnan(row["neighbours_same_class_fraction"])
+            continue
+        assert row["neighbours_same_class_fraction"] == pytest.approx((label[around] == label[index]).mean())
+        for number, name in enumerate(CLASSES):
+            assert row[f"neighbours_fraction_{name}"] == pytest.approx((label[around] == number).mean())
+
+
+def test_the_edge_of_the_tissue_is_as_far_as_the_mask_says(table, tiled_slide):
+    kept, mpp = tiled_slide.tissue.dilated, tiled_slide.tissue.mask_mpp
+    row, column = np.nonzero(~np.pad(kept, 1))
+    glass_um = np.stack([column - 0.5, row - 0.5], 1) * mpp
+    um = table[["x", "y"]].to_numpy() * tiled_slide.info.mpp
+    nearest = np.minimum(cKDTree(glass_um).query(um)[0], 1000)
+    np.testing.assert_allclose(table["neighbours_tissue_edge_um"], nearest, atol=mpp.max())
+
+
+def test_surroundings_hold_all_that_is_near_and_no_more_than_is_needed(table_file, tiled_slide):
+    whole = Nuclei.concatenate(list(iterate_nuclei(table_file)))
+    reach, back = np.array([100.0, 140.0]), 2000.0
+    parts = [whole[start : start + 100] for start in range(0, len(whole), 100)]
+    n_before = 0
+    for nuclei, others in with_surroundings(iter(parts), reach, back):
+        low, high = nuclei.xy.min(0) - reach, nuclei.xy.max(0) + reach
+        inside = ((whole.xy >= low) & (whole.xy <= high)).all(1)
+        inside[n_before : n_before + len(nuclei)] = False
+        n_before += len(nuclei)
+        assert {tuple(xy) for xy in others.xy} == {tuple(xy) for xy in whole.xy[inside]}
+    assert n_before == len(whole)
+
+
+def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
+    said = read_provenance(table_file)["features"]
+    fit = json.loads((tiled_slide.folder / "colour.json").read_text())["macenko"]
+    assert said["set"] == "all" and said["mpp"] == 0.5 and said["n_without_pixels"] == 0
+    assert said["stains"]["source"] == "slide"
+    np.testing.assert_allclose(said["stains"]["vectors"], fit["stains"])
+
+
+def test_chosen_columns_are_measurements_in_qupath(table_file, table, tiled_slide, tmp_path, capsys):
+    output = tmp_path / "nuclei.geojson.gz"
+    words = ["geojson", str(table_file), "--info", str(tiled_slide.folder / "slide.json"), "--output", str(output)]
+    assert main([*words, "--measurements", "h_mean", "texture_correlation"]) == 0
+    features = json.loads(gzip.decompress(output.read_bytes()))["features"]
+    for feature, value in zip(features[:50], table["h_mean"], strict=False):
+        assert feature["properties"]["measurements"]["h_mean"] == pytest.approx(value, abs=1e-4)
+    assert "h_mean" in json.loads((tmp_path / "nuclei.provenance.json").read_text())["measurements"]
+    assert main([*words, "--measurements", "h_maen"]) == 2
+    assert "no column 'h_maen' of numbers; did you mean 'h_mean'?" in capsys.readouterr().err
+
+
+def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):
+    folder, output = tiled_slide.folder, tmp_path / "nuclei.parquet"
+    words = ["stitch", shard, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", output]
+    words = [*map(str, words), "--features", "basic"]
+    assert main(words) == 2
+    assert "--features basic is measured in pixels; give --store and --colour too" in capsys.readouterr().err
+    assert main([*words, "--store", str(tmp_path / "gone.zarr"), "--colour", str(folder / "colour.json")]) == 2
+    assert "gone.zarr: no such store; run `muse tile` first" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_every_feature_is_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs/guide/features.md").read_text(encoding="utf-8")
+    for feature in features_of("all", ("<class>",)):
+        assert f"`{feature.name}`" in page, feature.name
