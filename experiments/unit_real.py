@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
-from muse_pipeline.evaluation.detection import RADIUS_UM
+from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.evaluation.outlines import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.model import find_model
@@ -36,7 +36,6 @@ from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
-from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin

@@ -129,8 +129,8 @@ def find_nuclei(
 
     Returns:
         A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
-        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS); docs/guide/outputs.md
-        has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
+        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS);
+        docs/guide/outputs.md has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
 
     Raises:
         ArgumentError: the image, the box, the tissue or the number of threads cannot be used.

@@ -33,7 +33,7 @@ OF_THE_WORKFLOW = (
     "partner",
     "model",
     "changes",
-)  # its jobs and plans; not in the list of `muse --help`
+)  # not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`

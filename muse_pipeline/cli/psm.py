@@ -1,7 +1,8 @@
 """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
 
 Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages stay, and the
-same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See docs/guide/label-free.md.
+same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See
+docs/guide/label-free.md.
 """
 
 import argparse

@@ -83,8 +83,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
     """
     if model.get("kind") == "regions":
         raise ConfigError(
-            f"config: model: '{model['name']}' maps regions and finds no nuclei; give it as `regions` and choose another "
-            "`model`"
+            f"config: model: '{model['name']}' maps regions and finds no nuclei; give it as `regions` and choose "
+            "another `model`"
         )
     if abs(model["mpp"] / settings["mpp"] - 1) > 1e-6:
         raise ConfigError(

@@ -2,8 +2,8 @@
 
 Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide beyond it
 by more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
-another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/guide/confidence.md says how often
-pictures of a site that the reference has not seen are flagged, and what is not noticed.
+another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/guide/confidence.md says how
+often pictures of a site that the reference has not seen are flagged, and what is not noticed.
 """
 
 from __future__ import annotations

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.evaluation.detection import RADIUS_UM
+from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import GAUGE_JITTER, UnitTraining, jitter_colour
 from muse_pipeline.models.detector import DetectionGraph
-from muse_pipeline.nuclei.matching import match_points
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import Monitor
 
