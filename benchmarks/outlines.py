@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from outline_scores import OutlineScores, score_outlines
 
+from muse_pipeline.evaluation.detection import RADIUS_UM
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.picture import detect_image

@@ -27,7 +27,7 @@ CROP = 1100, 900, 1300, 1000  # x, y, width, height: tissue on both sides of sea
 
 def run(slide: Path, output: Path, *arguments: object) -> Path:
     """`muse run`; the slide's folder."""
-    assert main(["run", str(slide), "-o", str(output), *map(str, arguments)]) == 0
+    assert main(["run", str(slide), "--features", "none", "-o", str(output), *map(str, arguments)]) == 0
     return output / slide.stem
 
 
