@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.evaluation.outlines import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from proposal_controls import Fit, make_controls  # noqa: E402
 from muse_pipeline.core.files import write_json  # noqa: E402
 from muse_pipeline.data.unlabelled import UnlabelledSource  # noqa: E402
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points  # noqa: E402
-from muse_pipeline.evaluation.outlines import (  # noqa: E402
+from muse_pipeline.evaluation.overlaps import (  # noqa: E402
     jaccard_areas,
     jaccard_ratio,
     overlap_labels,

@@ -128,6 +128,7 @@ def test_copies_go_and_nothing_tells_a_secret(first_run):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     folder, _ = first_run
     write_sheet(folder / "slides.tsv", rows(host))
@@ -143,6 +144,7 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # a new copy makes all that is read anew
 
 
+@pytest.mark.slow
 def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
     write_sheet(tmp_path / "slides.tsv", rows(host)[1:])
     write_config(tmp_path, keep_stores=False)

@@ -76,7 +76,7 @@ def test_every_end_is_in_table_page_and_exit_status(first_run):
     assert all(ends[name]["reason"] in page for name in ENDS)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--retries", "2")], ids=" ".join)
+@pytest.mark.parametrize("arguments", [(), pytest.param(("--retries", "2"), marks=pytest.mark.slow)], ids=" ".join)
 def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, arguments):
     folder, _ = first_run
     others = identities(folder, ENDS.keys() - {"broken"})
@@ -120,22 +120,32 @@ def is_empty(ledger: Path) -> bool:
     return ledger.is_file() and ledger.stat().st_size == 0
 
 
-def test_a_killed_step_is_a_failure_unless_a_retry_mends_it(tmp_path):
+@pytest.fixture
+def one_slide(tmp_path) -> Path:
     draw_stained_slide(tmp_path / "s.tif", size_px=640, n_nuclei=100)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "s.tif"}])
     write_config(tmp_path)
-    status, said = kill_first("image", "tissue", tmp_path)
+    return tmp_path
+
+
+def test_a_killed_step_is_a_failure_unless_a_retry_mends_it(one_slide):
+    status, said = kill_first("image", "tissue", one_slide)
     assert status == 1, said
-    end = read_ends(tmp_path)["s"]
+    end = read_ends(one_slide)["s"]
     assert (end["status"], end["step"]) == ("failed", "tissue")
     assert "was killed (out of memory or time?)" in end["reason"]
-    status, said = kill_first("detect", "detect-1-of-1", tmp_path, "--retries", "1")
+    status, said = kill_first("detect", "detect-1-of-1", one_slide, "--retries", "1")
     assert status == 0, said
-    assert statuses(tmp_path) == {"s": "ok"}
-    (tmp_path / "results/s/nuclei.parquet").unlink()
-    assert kill_first("nuclei", "stitch", tmp_path)[0] == 1
+    assert statuses(one_slide) == {"s": "ok"}
+
+
+@pytest.mark.slow
+def test_the_page_about_failures_does_not_pass_for_the_report(one_slide):
+    assert run_snakemake(one_slide).returncode == 0
+    (one_slide / "results/s/nuclei.parquet").unlink()
+    assert kill_first("nuclei", "stitch", one_slide)[0] == 1
     made_again = [f"results/s/{name}" for name in ("nuclei.geojson.gz", "summary.json")]
-    assert run_snakemake(tmp_path, "--", *made_again).returncode == 0  # the same bytes as when all was well
-    assert statuses(tmp_path)["s"] == "failed"
-    assert run_snakemake(tmp_path).returncode == 0
-    assert statuses(tmp_path) == {"s": "ok"}  # the page about failures did not pass for the report
+    assert run_snakemake(one_slide, "--", *made_again).returncode == 0  # the same bytes as when all was well
+    assert statuses(one_slide)["s"] == "failed"
+    assert run_snakemake(one_slide).returncode == 0
+    assert statuses(one_slide) == {"s": "ok"}

@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
-from muse_pipeline.evaluation.outlines import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
+from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.pairing import SlidePair
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.truth import Truth, read_region, read_truth

@@ -12,7 +12,7 @@ from muse_pipeline.cohort.patients import match_patient
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.evaluation.outlines import MIN_IOU, PanopticCounts, jaccard_ratio
+from muse_pipeline.evaluation.overlaps import MIN_IOU, PanopticCounts, jaccard_ratio
 from muse_pipeline.evaluation.pairing import Pairing
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import Rules, SlideScore

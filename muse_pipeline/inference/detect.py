@@ -110,9 +110,7 @@ def walk_shard(
     card = finder.card
     _require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
-    batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
-    if within is not None:
-        batches = [windows for windows in batches if grid.touches(windows, *within).any()]
+    batches = _find_batches(store, grid, card.batch, shard, within)
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full: list[int] = []
     guarded: dict[str, list[int]] = defaultdict(list)
@@ -137,6 +135,14 @@ def walk_shard(
         }
         writer.finish(facts)
     return facts
+
+
+def _find_batches(
+    store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
+) -> list[np.ndarray]:
+    """Window numbers of the batches of a shard, see ``walk_shard``."""
+    batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
+    return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
 
 def _run_batch(

@@ -104,35 +104,51 @@ def compare_on_labels(
         features = ProbedFeatures.read(network, train, judged, data.splits, len(data.classes), device)
         sides.append({(key, draw): one for draw in drawn for key, one in _predict(features, draw, settings, say)})
         looked_up.append(features.query)
-    true, reported = features.true, features.reported
-    patient = judged.patient[reported]
-
-    def confusion(side: dict, key: str, of: Sequence[LabelDraw]) -> np.ndarray:
-        """(N, C, C) of each patient, all draws added up."""
-        predicted = [side[key, draw][reported] for draw in of]
-        return sum(confusion_by_patient(true[reported], one, patient, len(data.classes))[1] for one in predicted)
-
-    rows = []
-    for key in dict.fromkeys(key for key, _ in sides[0]):
-        for share in dict.fromkeys(draw.share for draw in drawn):
-            of = [draw for draw in drawn if draw.share == share]
-            counts = [confusion(side, key, of) for side in sides]
-            scores = {
-                name: compare_scores(*counts, np.unique(patient), score, settings.repeats)
-                for name, score in MEASURES.items()
-            }
-            n_patients = len(of[0].patients)
-            rows.append({"protocol": key, "share": share, "n_patients": n_patients, "n_draws": len(of), **scores})
+    reported = features.reported
+    truth = _Truth(features.true[reported], judged.patient[reported], reported, len(data.classes))
     return {
         "window_px": settings.window_px,
         "mpp": mpp,
         "classes": list(data.classes),
         "splits": data.describe(),
         "seed": SEED,
-        "rows": rows,
-        "notes": [*data.notes, _by_chance(true[reported], data.classes), *_missing_classes(data, drawn)],
+        "rows": _compare_sides(sides, drawn, truth, settings),
+        "notes": [*data.notes, _by_chance(truth.label, data.classes), *_missing_classes(data, drawn)],
         "picture": _draw(judged, features, looked_up, classes, mpp, output / "neighbours.png"),
     }
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """The classes (N,) of the nuclei that are reported on, their patients, which they are, and how many classes."""
+
+    label: np.ndarray
+    patient: np.ndarray
+    reported: np.ndarray
+    n_classes: int
+
+    def confusion(self, side: dict, key: str, draws: Sequence[LabelDraw]) -> np.ndarray:
+        """(patients, C, C) by one protocol, all draws added up."""
+        predicted = [side[key, draw][self.reported] for draw in draws]
+        return sum(confusion_by_patient(self.label, one, self.patient, self.n_classes)[1] for one in predicted)
+
+
+def _compare_sides(
+    sides: Sequence[dict], drawn: Sequence[LabelDraw], truth: _Truth, settings: ProbeSettings
+) -> list[dict[str, Any]]:
+    """A row of scores for every protocol and share of the patients."""
+    rows = []
+    for key in dict.fromkeys(key for key, _ in sides[0]):
+        for share in dict.fromkeys(draw.share for draw in drawn):
+            of = [draw for draw in drawn if draw.share == share]
+            counts = [truth.confusion(side, key, of) for side in sides]
+            scores = {
+                name: compare_scores(*counts, np.unique(truth.patient), score, settings.repeats)
+                for name, score in MEASURES.items()
+            }
+            n_patients = len(of[0].patients)
+            rows.append({"protocol": key, "share": share, "n_patients": n_patients, "n_draws": len(of), **scores})
+    return rows
 
 
 def _predict(

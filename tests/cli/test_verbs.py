@@ -107,6 +107,7 @@ BAD_INPUT = {
 }
 JOINED = {"image", "nuclei", "partner"}  # other verbs in one process
 JUDGES = {"check-geojson", "doctor"}  # what they find is their output, not their error
+JOBS = {"image", "nuclei"}  # several of these verbs in one process
 
 
 def test_bad_input_is_given_to_every_verb():

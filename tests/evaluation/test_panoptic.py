@@ -7,7 +7,7 @@ import pytest
 import shapely
 from scipy.optimize import linear_sum_assignment
 
-from muse_pipeline.evaluation.outlines import (
+from muse_pipeline.evaluation.overlaps import (
     PanopticCounts,
     count_panoptic,
     jaccard_areas,
