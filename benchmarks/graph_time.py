@@ -59,9 +59,9 @@ def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]
     windows = []
     for first in range(0, n * ACROSS**2, ACROSS**2):
         window = np.full((side_px, side_px, 3), 255, np.uint8)
-        for place, path in enumerate(pictures[first : first + ACROSS**2]):
+        for location, path in enumerate(pictures[first : first + ACROSS**2]):
             pixels = cv2.imread(str(path))[:part, :part, ::-1]
-            row, column = (part * at for at in divmod(place, ACROSS))
+            row, column = (part * at for at in divmod(location, ACROSS))
             window[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
         windows.append(np.ascontiguousarray(window.transpose(2, 0, 1)[None]))
     return windows

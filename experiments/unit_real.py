@@ -24,7 +24,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
-from muse_pipeline.evaluation.outlines import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture

@@ -66,10 +66,10 @@ class Tissue(TissueMask):
         return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """The tissue's outline: a row per piece, ``geometry`` in absolute level-0 px without a CRS, ``area_mm2``."""
-        pieces = shapely.get_parts(trace_outline(self, self.info))
-        area_mm2 = shapely.area(pieces) * np.prod(self.info.mpp) / 1e6
-        outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=pieces)
+        """The tissue's outline: a row per polygon, ``geometry`` in absolute level-0 px without a CRS, ``area_mm2``."""
+        parts = shapely.get_parts(trace_outline(self, self.info))
+        area_mm2 = shapely.area(parts) * np.prod(self.info.mpp) / 1e6
+        outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=parts)
         outline.attrs = {"slide_id": self.info.slide_id, "mpp": list(self.info.mpp)}
         return outline
 

@@ -162,15 +162,15 @@ def inspect(
     Args:
         slide: a slide, an image or a folder of ``fetch``.
         slide_id: its name in the cohort.
-        mpp: um per level-0 pixel; overrides what the file says.
+        mpp: um per level-0 pixel; overrides that of the file.
         source: the URL that a fetched slide must come from.
         output: slide.json.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
-    from muse_pipeline.slides.isolation import call_guarded
+    from muse_pipeline.slides.isolation import call_isolated
 
-    info = call_guarded(inspect_slide, slide, slide_id, mpp, source)
+    info = call_isolated(inspect_slide, slide, slide_id, mpp, source)
     if output:
         write_json(output, info.to_dict())
     print(info_text(info))
@@ -239,11 +239,11 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
 
-    piece, image = Shard.parse(shard), open_store(store)
+    part, image = Shard.parse(shard), open_store(store)
     stained = read_colour(colour, image.fingerprint)
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
     with say_how_busy("finding nuclei", threads), show_progress("windows") as progress:
-        verdict = detect_in(image, predictor, stained, piece, output, threads, progress)
+        verdict = detect_in(image, predictor, stained, part, output, threads, progress)
     return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]
 
 

@@ -40,8 +40,8 @@ def draw_tissue(size_px=(1536, 1024), n_nuclei=900, seed=0) -> tuple[np.ndarray,
     crowded = random.random(len(xy)) < 0.15 + 0.85 * (xy[:, 0] / size_px[0]) ** 2
     xy = xy[inside & crowded][:n_nuclei]
     label = np.where(random.random(len(xy)) < xy[:, 1] / size_px[1], 1, random.choice([0, 2], len(xy))).astype(np.int32)
-    for place, i in zip(xy, label, strict=True):
-        middle = np.round((place - 0.5) * 16).astype(int).tolist()
+    for location, i in zip(xy, label, strict=True):
+        middle = np.round((location - 0.5) * 16).astype(int).tolist()
         cv2.circle(pixels, middle, round(RADIUS_UM[i] / MPP * 16), PURPLE, -1, cv2.LINE_AA, shift=4)
     return pixels, xy, label
 
@@ -117,11 +117,11 @@ def write_nuclei(
         dab_od=None if positive is None else np.where(positive, 0.7, 0.05)[:, None],
     )
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    said = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
-    said["nuclear_size"] = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
+    output = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
+    output["nuclear_size"] = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
     positive_od = None if positive is None else POSITIVE_OD
-    said |= {} if positive is None else {"positive_od": positive_od}
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), said, n_rays=32, positive_od=positive_od) as writer:
+    output |= {} if positive is None else {"positive_od": positive_od}
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), output, n_rays=32, positive_od=positive_od) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 

@@ -64,7 +64,7 @@ def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16) 
 def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
     """A table of nuclei of one class at (N, 2) level-0 px."""
     n = len(xy)
-    said = {
+    output = {
         "slide_id": slide_id,
         "fingerprint": fingerprint,
         "model": {"name": "drawn", "sha256": "ab" * 32},
@@ -79,6 +79,6 @@ def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprin
         prob=np.ones((n, 1)),
     )
     rings = rays_to_rings(np.nan_to_num(nuclei.xy), nuclei.rays, (MPP, MPP))
-    with NucleiWriter(path, ["Nucleus"], said, n_rays=8) as writer:
+    with NucleiWriter(path, ["Nucleus"], output, n_rays=8) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, (MPP, MPP)))
     return path

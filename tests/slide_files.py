@@ -66,8 +66,8 @@ def write_leica(
     """A slide whose scanner states bounds, as Leica's do: ``image`` lies at ``corner_px`` of a larger glass."""
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
-    places = {"glass": glass, "tissue": size, "corner": corner_px}
-    places_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in places.items()}
+    positions = {"glass": glass, "tissue": size, "corner": corner_px}
+    places_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()}
     levels = "".join(
         f'<dimension sizeX="{size[0] // factor}" sizeY="{size[1] // factor}" ifd="{i}" r="{i}"/>'
         for i, factor in enumerate((1, *factors))

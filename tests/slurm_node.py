@@ -149,17 +149,17 @@ class SlurmNode:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        place = f"{self.folder}/munge"
-        files = [f"--socket={place}.socket", f"--key-file={key}", f"--log-file={place}.log"]
-        state = [f"--pid-file={place}.pid", f"--seed-file={place}.seed"]
+        location = f"{self.folder}/munge"
+        files = [f"--socket={location}.socket", f"--key-file={key}", f"--log-file={location}.log"]
+        state = [f"--pid-file={location}.pid", f"--seed-file={location}.seed"]
         self._daemon("munged", "--foreground", "--force", *files, *state)
-        self._wait(Path(f"{place}.socket").is_socket, "munge did not start")
+        self._wait(Path(f"{location}.socket").is_socket, "munge did not start")
 
     def _daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out").open("w", encoding="utf-8") as said:
+        with (self.folder / f"{command[0]}.out").open("w", encoding="utf-8") as output:
             # A session of its own: a Ctrl-C in pytest must not end it before its jobs.
             process = subprocess.Popen(
-                command, env=self.environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         self.processes.append(process)
 
@@ -168,8 +168,8 @@ class SlurmNode:
         while not ready():
             dead = [process.args[0] for process in self.processes if process.poll() is not None]
             if dead or time.monotonic() > deadline:
-                said = "; ".join((self.folder / f"{name}.out").read_text("utf-8", "replace").strip() for name in dead)
-                raise NoSlurmError(f"{complaint} in {self.folder}{f': {said[-300:]}' if said else ''}")
+                output = "; ".join((self.folder / f"{name}.out").read_text("utf-8", "replace").strip() for name in dead)
+                raise NoSlurmError(f"{complaint} in {self.folder}{f': {output[-300:]}' if output else ''}")
             time.sleep(0.2)
 
 

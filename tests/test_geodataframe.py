@@ -75,7 +75,7 @@ def test_an_embedding_is_an_array_each(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.stack(found.embedding), embedding)
 
 
-def test_what_is_no_table_of_nuclei_is_refused(tmp_path, nuclei):
+def test_what_is_no_table_of_nuclei_is_rejected(tmp_path, nuclei):
     nuclei.to_parquet(tmp_path / "own.parquet")
     assert geopandas.read_parquet(tmp_path / "own.parquet").attrs == nuclei.attrs
     for name, message in (("none.parquet", "no such file"), ("own.parquet", "has no 'muse' metadata")):
@@ -134,7 +134,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("message", DAMAGE)
-def test_what_cannot_be_written_is_refused(nuclei, tmp_path, message):
+def test_what_cannot_be_written_is_rejected(nuclei, tmp_path, message):
     with pytest.raises(ArgumentError, match=message):
         write_geojson(DAMAGE[message](nuclei), tmp_path / "nuclei.geojson")
     assert not (tmp_path / "nuclei.geojson").exists()

@@ -47,9 +47,12 @@ def test_a_training_run_that_fails_is_what_is_said(cohort):
         labels.write_text("no point\n")
     run = run_snakemake(cohort)
     log = "results/training/tiny/logs/finetune.log"
-    said = (cohort / log).read_text().splitlines()[-1]
-    assert said.startswith("muse finetune: ") and run.returncode == 1
-    end = [f"The model was not made; last in {log}: {said}", "So no slide has its nuclei. Report: results/report.html"]
+    output = (cohort / log).read_text().splitlines()[-1]
+    assert output.startswith("muse finetune: ") and run.returncode == 1
+    end = [
+        f"The model was not made; last in {log}: {output}",
+        "So no slide has its nuclei. Report: results/report.html",
+    ]
     assert run.stdout.splitlines()[-2:] == end
     (_, slide) = (cohort / "results/cohort.tsv").read_text().splitlines()
     assert f"the model was not made; last in {log}: " in slide

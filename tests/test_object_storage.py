@@ -89,7 +89,7 @@ def first_run(tmp_path_factory, bucket, host):
     folder = tmp_path_factory.mktemp("cohort")
     missing = [
         {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},
-        {"slide_id": "refused", "path": f"{host}/no.tif?sig={SECRET}"},
+        {"slide_id": "rejected", "path": f"{host}/no.tif?sig={SECRET}"},
         {"slide_id": "broken", "path": f"{host}/broken.svs"},
     ]
     write_sheet(folder / "slides.tsv", [*rows(host), *missing])
@@ -103,10 +103,12 @@ def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
     with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
     assert [(slides[name]["status"], slides[name]["step"]) for name in ("S 1", "T")] == [("ok", "")] * 2, run.stdout
-    assert [(slides[name]["status"], slides[name]["step"]) for name in ("gone", "refused")] == [("failed", "fetch")] * 2
+    assert [(slides[name]["status"], slides[name]["step"]) for name in ("gone", "rejected")] == [
+        ("failed", "fetch")
+    ] * 2
     assert (slides["broken"]["status"], slides["broken"]["step"]) == ("failed", "inspect")
     assert "s3://slides/nowhere.tif: cannot be fetched: there is no such file" in slides["gone"]["reason"]
-    assert f"{host}/no.tif: cannot be fetched: access is refused (HTTP 403)" in slides["refused"]["reason"]
+    assert f"{host}/no.tif: cannot be fetched: access is denied (HTTP 403)" in slides["rejected"]["reason"]
     assert slides["S 1"]["path"] == f"{host}/x/S%201.tif"
 
 

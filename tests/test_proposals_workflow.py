@@ -73,8 +73,8 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
         assert len(features) == len(read_nuclei(slide / f"{name}.parquet")) > 100
         assert {each["properties"]["classification"]["name"] for each in features} == {"Nucleus"}
     assert read_provenance(slide / "nuclei.parquet")["card"]["name"] == "label_free"
-    said = read_provenance(slide / "proposals.parquet")["proposer"]
-    assert (said["method"], said["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
+    output = read_provenance(slide / "proposals.parquet")["proposer"]
+    assert (output["method"], output["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
     assert read_json(slide / "summary.json")["proposals"]["method"] == "haematoxylin"
     assert (slide / "overlays" / "proposals.png").is_file()
     write_config(tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2)

@@ -113,12 +113,12 @@ def test_every_export_as_a_region_of_interest(qupath_reference, version):
     paths = sorted((qupath_reference / "exports" / version).iterdir())
     assert {path.name for path in paths} == AREAS.keys()
     for path in paths:
-        (found, said), expected = read_quietly(read_areas, path), AREAS[path.name]
+        (found, output), expected = read_quietly(read_areas, path), AREAS[path.name]
         if isinstance(expected, str):
             assert isinstance(found, str) and re.search(expected, found), (path, found)
         else:
             assert found.area == pytest.approx(expected, abs=1), path
-        assert said == ([AREA_WARNINGS[path.name]] if path.name in AREA_WARNINGS else []), path
+        assert output == ([AREA_WARNINGS[path.name]] if path.name in AREA_WARNINGS else []), path
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -126,12 +126,12 @@ def test_every_export_as_labels(qupath_reference, version):
     paths = sorted((qupath_reference / "exports" / version).iterdir())
     assert {path.name for path in paths} == LABELS.keys()
     for path in paths:
-        found, said = read_quietly(read_annotated, path, SOURCE, ("Dark",), Frame.LEVEL0, (0.25, 0.25), 8)
+        found, output = read_quietly(read_annotated, path, SOURCE, ("Dark",), Frame.LEVEL0, (0.25, 0.25), 8)
         if isinstance(LABELS[path.name], str):
             assert isinstance(found, str) and re.search(LABELS[path.name], found), (path, found)
         else:
             assert (len(found.nuclei), len(found.regions)) == LABELS[path.name], (path, found)
-        assert said == ([LABEL_WARNINGS[path.name]] if path.name in LABEL_WARNINGS else []), path
+        assert output == ([LABEL_WARNINGS[path.name]] if path.name in LABEL_WARNINGS else []), path
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -90,7 +90,7 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
 
 
 def test_a_slide_that_is_mended_costs_no_other_slide_anything(first_run, tmp_path):
-    folder = shutil.copytree(first_run[0], tmp_path / "mended")
+    folder = shutil.copytree(first_run[0], tmp_path / "repaired")
     others = identities(folder, ENDS.keys() - {"broken"})
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)
     run = run_snakemake(folder)
@@ -105,14 +105,14 @@ def test_a_slide_that_is_mended_costs_no_other_slide_anything(first_run, tmp_pat
 def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:
     """Run the workflow, kill -9 the first process of a ``job`` once a ``step`` has begun; exit status and output."""
     ledger = folder / f"results/s/ledger/{step}.json"
-    said = folder / "said.txt"
-    with said.open("w") as file:
+    printed = folder / "said.txt"
+    with printed.open("w") as file:
         process = subprocess.Popen(snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
         while not (victims := [each for each in find_steps(process) if verb(each) == job and is_empty(ledger)]):
-            assert process.poll() is None, said.read_text()
+            assert process.poll() is None, printed.read_text()
             time.sleep(0.005)
         victims[0].kill()
-        return process.wait(), said.read_text()
+        return process.wait(), printed.read_text()
 
 
 def is_empty(ledger: Path) -> bool:

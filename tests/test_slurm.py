@@ -77,9 +77,9 @@ def slurm_kills(config: pytest.Config) -> int:
 
 def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
     command = snakemake_command("--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16)
-    with (folder / "said.txt").open("w", encoding="utf-8") as said:
+    with (folder / "said.txt").open("w", encoding="utf-8") as output:
         return subprocess.Popen(
-            command, cwd=folder, env=slurm.environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=slurm.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
@@ -114,8 +114,8 @@ def job_of(slide: str, folder: Path) -> str | None:
 
 def submitted(folder: Path) -> list[str]:
     """Ids of the Slurm jobs of a run."""
-    said = (folder / "said.txt").read_text("utf-8")
-    return [line.split("SLURM jobid ")[1].split()[0] for line in said.splitlines() if "with SLURM jobid" in line]
+    output = (folder / "said.txt").read_text("utf-8")
+    return [line.split("SLURM jobid ")[1].split()[0] for line in output.splitlines() if "with SLURM jobid" in line]
 
 
 def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(killed, cohort, tmp_path, muse):

@@ -39,7 +39,7 @@ def test_a_step_starts_no_threads_to_multiply_matrices(tmp_path):
         "import os, sys; from muse_pipeline.cli.main import main; main(sys.argv[1:])\n"
         "print('numpy' in sys.modules, len(os.listdir('/proc/self/task')))"
     )
-    surroundings = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     command = [sys.executable, "-c", program, *arguments]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
-    assert said == "True 1\n"
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert printed == "True 1\n"

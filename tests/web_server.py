@@ -23,7 +23,7 @@ class Served:
         n_cuts: how many answers break off.
         grows: bytes that are added after every answer.
         says_size: whether its size is stated.
-        secret: what the query must be, else access is refused.
+        secret: what the query must be, else access is denied.
         asked: every request so far, as its method and range.
     """
 

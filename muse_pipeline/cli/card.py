@@ -1,10 +1,10 @@
-"""Say what a model says of itself, or write into its card what was found out after its export.
+"""Show or edit a model card.
 
     muse card compact                                      its classes, data, figures and limits; --json: all of it
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Learnt from breast alone." -o compact.onnx
 
-The graph stays as it is. A model that `muse finetune` trained knows how its training pictures look already.
+The graph stays as it is. `muse export` already adds the appearance of the training pictures of a run to the card.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, write, say."""
+    """Measure, write, print."""
     from dataclasses import asdict
 
     from muse_pipeline.core.errors import ConfigError
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
-                f"--output {args.output}: say what its card shall hold, with --pictures, --temperature or --limits"
+                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature or --limits"
             )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _text(card: ModelCard) -> str:
-    """Terms on the left, what the card says of them on the right, as wide as the terminal."""
+    """Terms of the card on the left, values on the right, as wide as the terminal."""
     from dataclasses import asdict
     from textwrap import TextWrapper
 
@@ -78,8 +78,8 @@ def _text(card: ModelCard) -> str:
 
     wrapper = TextWrapper(text_columns(), subsequent_indent=" " * 22, break_long_words=False)
     lines = [card.name]
-    for term, said in card_facts(asdict(card)).items():
-        for number, line in enumerate([said] if isinstance(said, str) else said):
+    for term, value in card_facts(asdict(card)).items():
+        for number, line in enumerate([value] if isinstance(value, str) else value):
             wrapper.initial_indent = f"  {'' if number else term:20}"
             lines += wrapper.wrap(line)
     return "\n".join(lines)

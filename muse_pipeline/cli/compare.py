@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{side}", type=Path, required=True, metavar="CHECKPOINT", help="ours or the authors', or 'untrained'"
         )
     add_output_argument(parser, "FOLDER", "what the page goes into")
-    parser.add_argument("--backbone", help="registered name, for what is untrained and where a checkpoint says none")
+    parser.add_argument("--backbone", help="registered name, for a random network or a checkpoint without one")
     parser.add_argument("--test", type=Path, metavar="YAML", help="a config whose sources are reported on")
     parser.add_argument(
         "--unlabelled", type=Path, metavar="YAML", help="tissue to compare on beside the config's labels"
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-shared-patients",
         action="store_true",
-        help="patients may be on both sides, or reported though a network has seen them: say so",
+        help="allow patients on both sides, or in the training of a network; the output states it",
     )
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
     labelled, unlabelled, test = None, args.unlabelled, ()
     if is_tissue_config(args.config):
-        _refuse_what_needs_labels(args)
+        _reject_what_needs_labels(args)
         unlabelled = args.config
     else:
         labelled = load_detector_config(args.config, args.data, args.set)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     show_result(render_comparison(result), result, args.json)
 
 
-def _refuse_what_needs_labels(args: argparse.Namespace) -> None:
+def _reject_what_needs_labels(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ConfigError
 
     given = {"--test": args.test, "--unlabelled": args.unlabelled, "--finetune": args.finetune, "--set": args.set}

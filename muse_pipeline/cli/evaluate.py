@@ -74,7 +74,7 @@ def _draw(summary: dict, output: Path) -> None:
 
     calibration = summary["calibration"]
     if calibration is None:
-        raise ConfigError("--reliability: no matched nucleus has a true class, or the model tells none apart; leave it")
+        raise ConfigError("--reliability: no matched nucleus has a true class, or the model has one class; leave it")
     draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
@@ -96,7 +96,7 @@ def _pair(args: argparse.Namespace):
     for option in ("sheet", "patient"):
         if getattr(args, option) is not None:
             raise ConfigError(
-                f"--{option} tells slides of a folder apart, and {args.nuclei} is one table; leave it out"
+                f"--{option} distinguishes slides of a folder, and {args.nuclei} is one table; leave it out"
             )
     if args.truth is None:
         raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")

@@ -1,6 +1,6 @@
 """Copy a slide from where its URL leads, for the steps that read it.
 
-muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or what else fsspec knows
+muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other protocols of fsspec
 muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of a sheet
 
 Writes a folder with the slide in it, which `muse inspect`, `tissue` and `tile` take for the slide. What a URL needs to

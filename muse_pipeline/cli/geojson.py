@@ -1,4 +1,4 @@
-"""Write a slide's nuclei as GeoJSON for QuPath, with a sidecar that says where they came from."""
+"""Write a slide's nuclei as GeoJSON for QuPath, with a sidecar about their provenance."""
 
 from __future__ import annotations
 

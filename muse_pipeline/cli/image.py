@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="its name in the cohort")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the file says")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
     parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")

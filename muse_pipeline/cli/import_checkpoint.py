@@ -1,6 +1,6 @@
 """Take over a released MUSE checkpoint as one of ours: a backbone to fine-tune from or to probe.
 
-The backbone is told from the file: names and shapes say which network it is, the end of the file's name (224 or 512) or
+The backbone is recognised by names and shapes of its tensors, the end of the file's name (224 or 512) or
 its table of positions which window it was trained with.
 """
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse import-checkpoint``."""
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
     add_output_argument(parser, "FILE", "checkpoint.pt to write")
-    parser.add_argument("--backbone", metavar="NAME", help="which one it is, where the file does not tell")
+    parser.add_argument("--backbone", metavar="NAME", help="registered name, if the file does not identify it")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",

@@ -1,7 +1,7 @@
 """Show what a slide is: size, mpp and where it came from, levels, bounds, fingerprint, warnings.
 
 With --output it also writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp.
-The slide is opened in a process of its own: one that crashes or hangs its reader is refused here, before any other step
+The slide is opened in a separate process: one that crashes or hangs its reader is rejected here, before any other step
 reads it.
 """
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
     )
     parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the file says")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
     parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
     add_output_argument(parser, "JSON", "also write slide.json here", required=False)
     add_ledger_argument(parser)

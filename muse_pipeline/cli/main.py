@@ -47,34 +47,35 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Refuse what a verb does not know, its options before others are found lacking: one may be that, misspelt."""
-        if self._subparsers is not None:  # it has verbs, which know their words
+        """Reject unknown options before missing ones, since the missing one may be misspelt."""
+        if self._subparsers is not None:  # the sub-parsers do it
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
             if name.startswith("--") and not any(known.startswith(name) for known in self.options()):
-                self.refuse(name, self.options())
+                self.reject(name, self.options())
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.refuse(unknown[0].partition("=")[0], self.options())
+            self.reject(unknown[0].partition("=")[0], self.options())
         return namespace, unknown
 
     def options(self) -> list[str]:
         """Every option's names."""
         return [name for action in self._actions for name in action.option_strings]
 
-    def refuse(self, word: str, known: Iterable[str]) -> NoReturn:
-        """Say that nothing is called ``word``, and what is called nearly so."""
-        from difflib import get_close_matches
 
-        if near := get_close_matches(word, known):
-            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
-            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
-        self.error(f"there is no '{word}'")
+def reject(self, word: str, known: Iterable[str]) -> NoReturn:
+    """Say that nothing is called ``word``, and what is called nearly so."""
+    from difflib import get_close_matches
+
+    if near := get_close_matches(word, known):
+        nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
+        self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
+    self.error(f"there is no '{word}'")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; the exit status is 0, or 2 for a mistake that the user can mend."""
+    """Run one verb; the exit status is 0, or 2 for a mistake that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return run_verb(arguments)
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read, as `head` does, has enough
+    except BrokenPipeError:  # the reader, as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to flush
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_verb(arguments: list[str]) -> int:
     """Parse and run one verb, its ledger included; errors come out as exceptions.
 
-    A verb appends to ``args.warnings`` what its ledger is to say beside how it ended.
+    A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
     if hasattr(args, "ledger") or args.verb in {
@@ -111,7 +112,7 @@ def run_verb(arguments: list[str]) -> int:
                 raise
             raise MissingPackageError(
                 f"needs the package '{error.name}', which is not installed; install the extra `train` "
-                "(docs/guide/own-model.md says how)"
+                "(see docs/guide/own-model.md)"
             ) from error
 
 
@@ -119,12 +120,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """What the words mean; ends the process with one sentence where they mean nothing."""
     parser = build_parser(arguments)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
-        parser.refuse(arguments[0], VERBS)
+        parser.reject(arguments[0], VERBS)
     return parser.parse_args(arguments)
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
-    """Refuse to write a file over one that is read, or over another that is written.
+    """Reject to write a file over one that is read, or over another that is written.
 
     Raises:
         OutputError: two of the arguments mean one file.
@@ -169,9 +170,9 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 
 def _list_verbs(summaries: dict[str, str]) -> str:
-    """What ``muse`` is and can do, group by group; argparse itself knows one list only."""
+    """Description of ``muse`` and its verbs, by group; argparse supports one list only."""
     wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
-    lines = ["From H&E whole-slide images to nuclei in QuPath; `muse VERB --help` says more."]
+    lines = ["From H&E whole-slide images to nuclei in QuPath; `muse VERB --help` has details."]
     for group, verbs in GROUPS.items():
         lines += ["", f"{group}:"]
         for verb in verbs.split():

@@ -1,6 +1,6 @@
 """Say what a model is: a built-in one by its name, an .onnx file, or a training run that is yet to make one.
 
-Prints the model's name, mpp and classes; `--resolved` writes what the workflow must know before it starts: the file and
+Prints the model's name, mpp and classes; `--resolved` writes what the workflow needs before it starts: the file and
 its checksum, or all files that the training run reads, and the provider, which `auto` chooses here once for all.
 """
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse model``."""
     parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
     add_provider_argument(parser)
-    parser.add_argument("--here", action="store_true", help="refuse a provider that does not start on this machine")
+    parser.add_argument("--here", action="store_true", help="fail if the provider does not start on this machine")
     add_config_arguments(parser, "schedule.steps=100")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_file(model: str, provider: str) -> dict:
-    """What there is to know of a built-in model or an .onnx file; ``model`` names it on every machine."""
+    """Facts about a built-in model or an .onnx file; ``model`` is its name on every machine."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.inference.card import REGIONS, RegionCard
     from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card

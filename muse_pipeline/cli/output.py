@@ -43,7 +43,7 @@ STANDARD_OUTPUT = Path("-")
 
 
 def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Give a verb its ``--json``; ``what`` says what it holds."""
+    """Add ``--json`` to a verb; ``what`` describes the content."""
     parser.add_argument(
         "--json",
         nargs="?",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tissue", type=Path, metavar="YAML", help="also write what `muse compare` needs to compare without labels"
     )
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow must know")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow needs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
-    config, facts = planned.config, planned.facts()  # what is wrong is said before anything is written
+    config, facts = planned.config, planned.facts()  # errors come before anything is written
     write_settings(args.output, settings_of(config))
     if args.tissue:
         write_settings(args.tissue, planned.tissue_settings())
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_settings(path: Path, settings: dict) -> None:
-    """Write YAML; a file that says the same already keeps its time."""
+    """Write YAML; a file with the same content keeps its time."""
     import yaml
 
     from muse_pipeline.core.files import complete_file

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="(default: %(default)g; for ResNet-50 the authors take 4e-5)",
     )
     parser.add_argument(
-        "--allow-shared-patients", action="store_true", help="official splits may have patients on both sides: say so"
+        "--allow-shared-patients", action="store_true", help="allow patients on both sides, as in official splits"
     )
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"

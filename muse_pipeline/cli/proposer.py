@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> None:
         own, by_dab = read_settings(args.method, parse_yaml(args.settings, "--settings"))
         settings = {**asdict(own), **({"classes": "dab"} if by_dab else {})}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        said = ", ".join(f"{name} {value}" for name, value in settings.items())
+        text = ", ".join(f"{name} {value}" for name, value in settings.items())
     except ModuleNotFoundError as error:  # the jobs of a workflow may have an environment of their own
-        settings, said = None, f"not checked, as the package '{error.name}' is not installed here"
+        settings, text = None, f"not checked, as the package '{error.name}' is not installed here"
     if args.resolved:
         write_json(args.resolved, {"method": args.method, "settings": settings})
-    print(f"{args.method}: {said}")
+    print(f"{args.method}: {text}")

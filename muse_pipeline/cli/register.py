@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.registration.record import summary_text
     from muse_pipeline.registration.register import LIMIT_UM
     from muse_pipeline.slides.inspect import inspect_slide
-    from muse_pipeline.slides.isolation import call_guarded
+    from muse_pipeline.slides.isolation import call_isolated
 
     content = register_files(
         args.slide,
-        call_guarded(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp),
+        call_isolated(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp),
         args.partner,
         args.output,
         partner_mpp=args.partner_mpp,

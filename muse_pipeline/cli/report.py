@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
     parser.add_argument(
-        "--no-model", default="", metavar="WHY", help="said of slides that were not detected as there is no model"
+        "--no-model", default="", metavar="WHY", help="reason why there is no model, for slides without detection"
     )
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
     parser.add_argument("--table", type=Path, metavar="TSV", help="the table (default: RESULTS/cohort.tsv)")

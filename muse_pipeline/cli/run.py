@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
     )
     add_output_argument(parser, "OUT", "folder of the results")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides what the files say")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the files")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument(
         "--mode",
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.predictor import Predictor
     from muse_pipeline.slides.signature import require_file
 
-    for place in args.slides:
-        if isinstance(place, Path) and not (place.is_file() or place.is_dir()):
-            require_file(place)
+    for location in args.slides:
+        if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
+            require_file(location)
     rows = find_rows(args.slides, args.mpp, args.roi)
     if args.roi is not None:
         _require_areas(args.roi, rows)
@@ -92,13 +92,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_areas(path: Path, rows: list[SheetRow]) -> None:
-    """Refuse what is no region of interest of any slide before results of an earlier run are withdrawn."""
+    """Reject what is no region of interest of any slide before results of an earlier run are withdrawn."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
     from muse_pipeline.qupath.regions import read_areas, read_roi
     from muse_pipeline.slides.inspect import inspect_slide
-    from muse_pipeline.slides.isolation import call_guarded
+    from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.slides.remote import is_url
 
     with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns, slide by slide
@@ -109,7 +109,7 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
         for row in rows:
             try:
                 if not is_url(row.path):
-                    read_roi(path, call_guarded(inspect_slide, Path(row.path), row.slide_id, row.mpp))
+                    read_roi(path, call_isolated(inspect_slide, Path(row.path), row.slide_id, row.mpp))
                 return
             except GeoJSONError as error:
                 beside = error
@@ -119,13 +119,15 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
 
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
-    """Refuse to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
+    """Reject to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
     from muse_pipeline.cohort.layout import replaced_results
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.slides.remote import is_url
 
     homes = {(output / row.slide_id).resolve() for row in rows}
-    read = sorted({place for row in rows for place in (row.path, row.roi, row.regions) if place and not is_url(place)})
+    read = sorted(
+        {location for row in rows for location in (row.path, row.roi, row.regions) if location and not is_url(location)}
+    )
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
             raise ConfigError(f"{path}: its own pixels lie where its results would; give another --output")

@@ -135,7 +135,7 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
         return
     try:
         is_other = fingerprint_file(now) != read_info(folder / "slide.json").fingerprint
-    except (OSError, SlideError):  # said of it when its turn comes
+    except (OSError, SlideError):  # reported when it is run
         return
     if is_other:
         raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")

@@ -1,6 +1,6 @@
 """Find a slide's tissue, its outline for QuPath and its stains.
 
-A slide without tissue is finished, not failed: the mask is empty and the warnings say so.
+A slide without tissue is finished, not failed: the mask is empty, with a warning.
 """
 
 from __future__ import annotations

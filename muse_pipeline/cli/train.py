@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
     parser.add_argument(
         "--start-over",
         action="store_true",
-        help="discard what the folder contains of a run of other settings, data or weights, instead of refusing it",
+        help="discard what the folder contains of a run of other settings, data or weights, instead of rejecting it",
     )
     add_config_arguments(parser, example)
 

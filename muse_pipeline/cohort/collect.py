@@ -32,33 +32,37 @@ PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
 
 
-def find_rows(places: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
     """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
 
     Args:
-        places: paths or URLs.
-        mpp: of the slides that no sheet names; see ``SheetRow``.
-        roi: of the slides that are named themselves.
+        paths: paths or URLs.
+        mpp: um per pixel of slides that are not in a sheet; see ``SheetRow``.
+        roi: GeoJSON of slides that are given themselves.
 
     Raises:
         ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
         SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
-    is_folder = {place: not is_url(str(place)) and Path(place).is_dir() for place in places}
-    is_table = {place: not (is_url(str(place)) or is_folder[place]) and is_sheet(Path(place)) for place in places}
-    named = iter(name_slides([place for place in places if not (is_folder[place] or is_table[place])], mpp, roi))
+    is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
+    is_table = {
+        location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location)) for location in paths
+    }
+    named = iter(
+        name_slides([location for location in paths if not (is_folder[location] or is_table[location])], mpp, roi)
+    )
     rows: list[SheetRow] = []
-    for place in places:
-        if is_table[place]:
+    for location in paths:
+        if is_table[location]:
             if mpp is not None or roi is not None:
-                raise ConfigError(f"--mpp and --roi go with slides; {place} is a sheet and has columns for them")
-            rows += read_sheet(place)
-        elif is_folder[place]:
+                raise ConfigError(f"--mpp and --roi go with slides; {location} is a sheet and has columns for them")
+            rows += read_sheet(location)
+        elif is_folder[location]:
             if roi is not None:
                 raise ConfigError(
                     "--roi goes with slides; write a sheet of the folder (`muse sheet`), with a column roi"
                 )
-            rows += collect_slides(place, mpp)
+            rows += collect_slides(location, mpp)
         else:
             rows.append(next(named))
     return _each_once(rows)
@@ -70,7 +74,7 @@ def _each_once(rows: Iterable[SheetRow]) -> list[SheetRow]:
         other = found.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
             raise SheetError(
-                f"slide_id '{row.slide_id}' stands for {other.path} and {row.path}; name them apart in a sheet "
+                f"slide_id '{row.slide_id}' is that of {other.path} and {row.path}; give each its own in a sheet "
                 "(`muse sheet` writes one of a folder)"
             )
     return list(found.values())
@@ -79,11 +83,11 @@ def _each_once(rows: Iterable[SheetRow]) -> list[SheetRow]:
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
     """Every slide under ``folder``, in the order of its path.
 
-    Hidden folders and result folders (which hold a slide.json) are passed over. A DICOM series is one row. Pictures
+    Hidden folders and result folders (those with a slide.json) are skipped. A DICOM series is one row. Pictures
     without an mpp of their own, PNG and JPEG, are taken only when ``mpp`` is given.
 
     Raises:
-        SheetError: the folder is missing or holds no slide, or a path is no text.
+        SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
     """
     folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
     if not folder.is_dir():
@@ -104,11 +108,11 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
     Raises:
         SheetError: a URL is no slide's, or a path is no text.
     """
-    places = [_parse_place(file) for file in files]
-    _require_unicode(place for place in places if isinstance(place, Path))
-    home = os.path.commonpath([place.parent for place in places if isinstance(place, Path)] or ["/"])
-    names = _unique_names([_place_within(home, place) for place in places])
-    paths = [str(place) if isinstance(place, Path) else place for place in places]
+    positions = [_parse_place(file) for file in files]
+    _require_unicode(location for location in positions if isinstance(location, Path))
+    home = os.path.commonpath([location.parent for location in positions if isinstance(location, Path)] or ["/"])
+    names = _unique_names([_place_within(home, location) for location in positions])
+    paths = [str(location) if isinstance(location, Path) else location for location in positions]
     where = str(roi.absolute()) if roi else None
     return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
 
@@ -117,12 +121,12 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write the columns that are in use; paths under the sheet's own folder become relative to it.
 
     Raises:
-        SheetError: a sheet with rows is there already; somebody may have edited it.
+        SheetError: a sheet with rows, which may have been edited, exists already.
     """
     path = Path(path)
     rows = list(rows)
     if path.is_file() and len(path.read_bytes().strip().splitlines()) > 1:
-        raise SheetError(f"{path}: is there already and has rows; choose another name or delete the old sheet")
+        raise SheetError(f"{path}: exists already and has rows; choose another name or delete the old sheet")
     columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
     home = path.parent.resolve()
     with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
@@ -149,16 +153,16 @@ def _parse_place(file: Path | str) -> Path | SlideUrl:
     return url
 
 
-def _place_within(home: str, place: Path | SlideUrl) -> Path:
-    """A relative path that tells slides apart: of a URL, its host, folders and file."""
-    if isinstance(place, Path):
-        return place.relative_to(home)
-    parts = urlsplit(place)
-    return Path(parts.netloc, parts.path.strip("/")).with_name(place.file_name)
+def _place_within(home: str, location: Path | SlideUrl) -> Path:
+    """A relative path that distinguishes slides: of a URL, its host, folders and file."""
+    if isinstance(location, Path):
+        return location.relative_to(home)
+    parts = urlsplit(location)
+    return Path(parts.netloc, parts.path.strip("/")).with_name(location.file_name)
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Files below ``folder``, also behind links; a folder that several links lead to, or back to, is entered once."""
+    """Files below ``folder``, also behind links; a folder with several links to it is entered once."""
     found: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -174,7 +178,7 @@ def _walk(folder: Path) -> list[Path]:
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
     """OpenSlide finds a DICOM series from any of its files; the largest holds level 0.
 
-    A link that leads nowhere is kept: it is for the check of the sheet to name it.
+    A link that leads nowhere is kept, and reported by the check of the sheet.
     """
     series, alone = defaultdict(list), []
     for path in files:
@@ -193,7 +197,7 @@ def _series_uid(path: Path) -> bytes | Path:
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """A slide_id each: the file's name where that is unique, else with its folders, then its suffix, then a number."""
+    """Unique slide_ids: the file's name, if necessary with its folders, its suffix, and a number."""
     ways: tuple[Callable[[Path], str], ...] = (
         _stem,
         lambda path: "_".join([*path.parts[:-1], _stem(path)]),
@@ -214,7 +218,7 @@ def _stem(path: Path) -> str:
 
 
 def _safe_name(text: str) -> str:
-    """``text`` as a legal slide_id: what is forbidden becomes an underscore."""
+    """``text`` as a valid slide_id: forbidden characters become underscores."""
     text = unicodedata.normalize("NFC", text)
     text = "".join("_" if char in ID_FORBIDDEN or not char.isprintable() else char for char in text)
     while len(text.encode()) > ID_MAX_BYTES - 5:  # leaves room for a number

@@ -49,7 +49,7 @@ class SlideFiles:
 
     @property
     def info(self) -> Path:
-        """What the slide is."""
+        """Header of the slide."""
         return self.folder / "slide.json"
 
     @property
@@ -69,7 +69,7 @@ class SlideFiles:
 
     @property
     def colour(self) -> Path:
-        """How the slide is stained."""
+        """Stains of the slide."""
         return self.folder / "colour.json"
 
     def store(self, mpp: float) -> Path:
@@ -87,7 +87,7 @@ class SlideFiles:
 
     @property
     def csv(self) -> Path:
-        """The same as CSV."""
+        """The table as CSV."""
         return self.folder / "nuclei.csv.gz"
 
     @property
@@ -101,11 +101,11 @@ class SlideFiles:
         return self.folder / "partner"
 
     def ledger(self, step: str) -> Path:
-        """How a step ended."""
+        """Ledger of a step."""
         return self.folder / f"ledger/{step}.json"
 
     def log(self, name: str) -> Path:
-        """What steps print."""
+        """Log of the steps."""
         return self.folder / f"logs/{name}.log"
 
 

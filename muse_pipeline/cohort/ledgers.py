@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, read_json, write_json
 from muse_pipeline.core.text import one_line
 
-# No gap where they never ran: not asked for, or the report does their work.
+# Steps that are optional, or whose work the report does: no gap if they never ran.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log, run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
@@ -32,8 +32,8 @@ class StepRecord:
         status: "ok", "failed" or "missing".
         reason: one sentence if it did not end well.
         seconds: time it took, summed over shards; None where nothing was recorded.
-        peak_memory_mib: its largest memory, over shards.
-        warnings: sentences that it left, each once.
+        peak_memory_mib: largest memory, over shards.
+        warnings: its warnings, each once.
     """
 
     step: str
@@ -47,7 +47,7 @@ class StepRecord:
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
     """The records of all ``STEPS`` of the slide whose results lie in ``folder``, in their order.
 
-    A step without a record says why: an earlier one failed, there was ``no_model``, or it was never started or killed
+    A missing record has a reason: an earlier step failed, there was ``no_model``, or it was never started or killed
     from outside.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
@@ -64,7 +64,7 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """The step that explains why a slide is not finished: a recorded failure before a missing step.
 
-    Never ``overlay``, whose pictures the report draws where they lack, nor ``regions``, without which nuclei do.
+    Never ``overlay``, whose pictures the report draws if missing, nor ``regions``, which nuclei do not need.
     """
     broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
@@ -74,7 +74,7 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
     for path in sorted(ledger.glob("*.json")):
         shard = re.search(r"of-(\d+)\.json$", path.name)
         if shard and n_shards and int(shard[1]) != n_shards:
-            continue  # left behind by a run that cut the slide otherwise
+            continue  # left from a run with another number of shards
         try:
             yield dict(read_json(path))
         except (OSError, ValueError, TypeError):
@@ -86,7 +86,7 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
 
 
 def _has_content(path: Path) -> bool:
-    """Whether a step wrote its entry: of one that was killed, Snakemake leaves an empty file."""
+    """Whether a step wrote its entry; Snakemake leaves an empty file for a killed one."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -125,7 +125,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     Args:
         path: of the entry; None to write none.
         step: its name.
-        folders: where the block writes; of a full disk the one that it is on is named.
+        folders: where the block writes, to find a full disk.
 
     Raises:
         OutputError: a disk is full.
@@ -185,9 +185,9 @@ def _forget_peak_memory() -> None:
 def _show_left_out(step: str, noted: list[str]) -> Iterator[None]:
     """Print each ``LeftOutWarning`` once, as one line, and append it to ``noted``."""
 
-    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *location: object) -> None:
         if not issubclass(category, LeftOutWarning):
-            show_others(message, category, *place)
+            show_others(message, category, *location)
         elif (text := str(message)) not in noted:
             noted.append(text)
             print(f"muse {step}: {text}", file=sys.stderr)

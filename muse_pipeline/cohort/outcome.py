@@ -1,4 +1,4 @@
-"""How the jobs of a workflow ended, by the ledgers of their steps, and what must not stay of slides that failed."""
+"""How the jobs of a workflow ended, by the ledgers of their steps, and which results of failed slides are removed."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def failed_steps(folder: Path) -> set[str]:
 
 
 def withdraw_failed(folder: Path, store: str) -> None:
-    """Remove what an earlier run found in a slide that has failed: nuclei, proposals or both, by the failed steps.
+    """Remove results of an earlier run of a slide that has failed: nuclei, proposals or both, by the failed steps.
 
-    Nothing of a failed slide may be taken for a result; and while its old nuclei are there, Snakemake would call it
-    done. The copy of a slide goes too, as the slide may be mended where it came from.
+    No file of a failed slide may pass for a result, and Snakemake would consider the slide done. The copy of a slide is
+    removed too, since the original may be corrected.
 
     Args:
         folder: of the slide.
@@ -69,15 +69,15 @@ def withdraw_failed(folder: Path, store: str) -> None:
 
 
 def forget_unasked_steps(folder: Path, stores: Collection[Path], is_remote: bool, has_proposals: bool) -> None:
-    """Remove the ledgers of steps that are not asked for any more: failures in them would stay in the report.
+    """Remove the ledgers of steps that are not requested any more: their failures would stay in the report.
 
-    Proposals that were found stay: a run that does not ask for them is no reason to lose them.
+    Proposals stay, also if a run does not request them.
 
     Args:
         folder: of the slide.
-        stores: those that are asked for.
+        stores: those that are requested.
         is_remote: whether the slide is fetched.
-        has_proposals: whether proposals are asked for.
+        has_proposals: whether proposals are requested.
     """
     if not is_remote:
         (folder / "ledger/fetch.json").unlink(missing_ok=True)

@@ -10,14 +10,14 @@ from muse_pipeline.core.errors import ConfigError, LabelError
 _TCGA_PATIENT = r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"
 
 
-def patient_in_name(name: str, rule: str | int | None = None, place: Path | None = None) -> str:
+def patient_in_name(name: str, rule: str | int | None = None, folder: Path | None = None) -> str:
     """The patient of the picture or slide ``name`` (without suffix).
 
     Args:
-        name: of it.
+        name: name of the picture or slide.
         rule: a number of leading characters, or a regular expression; by default the first 12 characters of TCGA names,
             else the whole name.
-        place: where it is, for the message.
+        folder: its folder, for the message.
 
     Raises:
         LabelError: the rule does not suit the name.
@@ -28,26 +28,26 @@ def patient_in_name(name: str, rule: str | int | None = None, place: Path | None
         return find_in_name(name, _TCGA_PATIENT) or name
     found = find_in_name(name, rule)
     if found is None:
-        raise LabelError(f"{place}: '{name}' does not match the patient rule '{rule}'; correct either")
+        raise LabelError(f"{folder}: '{name}' does not match the patient rule '{rule}'; correct either")
     return found
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
-    """What a regular expression finds in a name: its first group if it has one, else the whole match; None: nothing."""
+    """Match of a regular expression in a name: its first group if it has one, else the whole match; None if none."""
     found = re.search(pattern, name)
     return None if found is None else found[1 if found.re.groups else 0]
 
 
-def require_patient_rule(rule: str | int | None, place: Path) -> None:
-    """Whether names at ``place`` can tell a patient so, see ``patient_in_name``.
+def require_patient_rule(rule: str | int | None, folder: Path) -> None:
+    """Check the patient rule of names at ``folder``, see ``patient_in_name``.
 
     Raises:
-        LabelError: it is no rule.
+        LabelError: the rule is invalid.
     """
     if isinstance(rule, int) and rule < 1:
-        raise LabelError(f"{place}: patient {rule} is no number of leading characters; give 1 or more")
+        raise LabelError(f"{folder}: patient {rule} is not a number of leading characters; give 1 or more")
     if isinstance(rule, str) and not _is_pattern(rule):
-        raise LabelError(f"{place}: patient '{rule}' is not a regular expression; correct it")
+        raise LabelError(f"{folder}: patient '{rule}' is not a regular expression; correct it")
 
 
 def _is_pattern(text: str) -> bool:
@@ -59,10 +59,10 @@ def _is_pattern(text: str) -> bool:
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
-    """The patient of each slide, and in words what that is: by expression, else by the sheet, else the slide itself.
+    """Patient of each slide, and its source in words: the expression, else the sheet, else the slide itself.
 
     Raises:
-        ConfigError: the expression is none, or finds nothing in a name.
+        ConfigError: the expression is invalid, or does not match a name.
     """
     if pattern is not None:
         return {
@@ -72,20 +72,20 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     if not any(patients.values()):
         return {name: name for name in names}, "each slide its own, as no patients are known"
     nameless = sum(not patient for patient in patients.values())
-    own = f", and {nameless} of {len(names)} slides, which it gives none, each its own" if nameless else ""
-    return {name: patient or name for name, patient in patients.items()}, f"as the sheet says{own}"
+    own = f", and {nameless} of {len(names)} slides, for which it has none, each its own" if nameless else ""
+    return {name: patient or name for name, patient in patients.items()}, f"as in the sheet{own}"
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """What ``pattern``, given by ``option``, finds in a name: its first group if it has one.
+    """Match of ``pattern``, the value of ``option``, in a name: its first group if it has one.
 
     Raises:
-        ConfigError: it is no regular expression, or finds nothing.
+        ConfigError: the expression is invalid or does not match.
     """
     try:
         found = find_in_name(name, pattern)
     except re.error as error:
-        raise ConfigError(f"{option} '{pattern}': is no regular expression ({error}); correct it") from error
+        raise ConfigError(f"{option} '{pattern}': is not a regular expression ({error}); correct it") from error
     if found is None:
-        raise ConfigError(f"{option} '{pattern}': finds nothing in '{name}'; change it so that it fits every name")
+        raise ConfigError(f"{option} '{pattern}': does not match '{name}'; change it so that it matches every name")
     return found

@@ -19,7 +19,7 @@ from muse_pipeline.cohort.layout import shard_names, store_name
 from muse_pipeline.core.errors import SheetError
 
 SMALL_BYTES = 8 << 20
-PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose named file does not hold all pixels
+PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
 THREADS = 4
 
 
@@ -52,14 +52,14 @@ class Plan:
         return store_name(self.config["mpp"])
 
     def folder(self, slide: str) -> str:
-        """Where the slide's results lie."""
+        """Folder of the slide's results."""
         return f"{self.config['output']}/{slide}"
 
     def row(self, slide: str) -> Mapping[str, Any]:
         """The slide's row of the sheet.
 
         Raises:
-            SheetError: there is none.
+            SheetError: there is no such row.
         """
         if slide not in self.rows:
             raise SheetError(f"{slide}: no such slide in {self.config['slides']}")
@@ -70,7 +70,7 @@ class Plan:
         return option(flag, self.row(slide).get(column))
 
     def is_remote(self, slide: str) -> bool:
-        """Whether a slide of the sheet lies at a URL."""
+        """Whether a slide of the sheet is at a URL."""
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
@@ -79,7 +79,7 @@ class Plan:
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """The same, with the URL of a fetched slide: a row with another URL makes the slide new."""
+        """The same with the URL of a fetched slide: another URL in the row reruns the slide."""
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
@@ -90,8 +90,8 @@ class Plan:
     def file(self, slide: str, column: str) -> list[str]:
         """The file in the slide's cell in ``column`` as an input, if there is one.
 
-        Two kinds enter as a parameter only: a name that Snakemake takes for a pattern, and a file dated in the future,
-        than which no result could be younger.
+        Two kinds are parameters only: names that Snakemake takes for patterns, and files dated in the future, since no
+        result could be younger.
         """
         path = self.row(slide).get(column)
         return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
@@ -113,7 +113,7 @@ class Plan:
         return [f"{self.folder(slide)}/regions.json"]
 
     def regions_option(self, slide: str) -> list[Any]:
-        """The same as an option of the step that joins shards."""
+        """The same as an option of `stitch`."""
         mapped = self.folder(slide) if self.config.get("regions") else None
         return option("--regions", self.row(slide).get("regions") or mapped)
 
@@ -141,15 +141,16 @@ class Plan:
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
 
     def image_settings(self, slide: str) -> list[Any]:
-        """All settings that the image of a slide, and the way in which it is cut, depend on."""
+        """All settings that the image and the windows of a slide depend on."""
         cells = [self.row(slide).get(column) for column in ("path", "mpp", "roi", "shards")]
         return [*cells, *(self.config[name] for name in ("mpp", "max_corrupt"))]
 
     def nuclei_settings(self, slide: str) -> list[Any]:
         """All settings that a slide's nuclei depend on.
 
-        A run with other settings that is killed leaves old nuclei beside missing shards. Snakemake does not bring back
-        the inputs of a file that is up to date; a parameter that differs tells that it is not.
+        A killed run with other settings leaves old nuclei beside missing shards. Snakemake does not recreate the inputs
+        of a
+        file that is up to date; a changed parameter marks it as out of date.
         """
         model = [json.dumps(self.config["model"])] if self.is_trained else [self.model["model"], self.model["sha256"]]
         run = {**self.pretraining, "compare": None}
@@ -170,13 +171,13 @@ def without_patterns(paths: Iterable[str]) -> list[str]:
 def state_of_files(paths: Iterable[str | Path]) -> str:
     """A checksum of sizes and times of the files that exist.
 
-    An input that is replaced by a copy with an older date, as `cp -p` and `rsync -a` give it, is another file too, and
-    Snakemake looks for younger ones alone.
+    An input that is replaced by a copy with an older date, as by `cp -p` and `rsync -a`, has changed too, but Snakemake
+    only checks for younger ones.
     """
     found = [path.stat() for path in map(Path, paths) if path.is_file()]
     return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()
 
 
 def _is_dated_ahead(path: str) -> bool:
-    """Whether the clock that wrote a file was ahead of ours."""
+    """Whether the clock that dated a file was ahead of this one."""
     return Path(path).exists() and Path(path).stat().st_mtime > time.time()

@@ -21,7 +21,7 @@ PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
 
 
 def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with everything filled in that follows from other settings.
+    """The config, completed with everything that follows from other settings.
 
     Args:
         config: valid by the schema, with its defaults.
@@ -30,7 +30,7 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the output folder has a name that Snakemake takes for a pattern.
     """
     settings = at_home(dict(config))
-    for name in ("shards", "max_features"):  # to the schema 1.0e+5 is a whole number, to a command line it is none
+    for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
         if settings[name] is not None:
             settings[name] = int(settings[name])
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
@@ -54,7 +54,7 @@ def at_home(value: Any) -> Any:
 
 
 def explain_schema_error(wrong: Any) -> str:
-    """One sentence on a ``jsonschema.ValidationError``; of an unknown setting the nearest known one is named."""
+    """Message of a ``jsonschema.ValidationError``, with the nearest known name of an unknown setting."""
     setting = ".".join(map(str, wrong.absolute_path))
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
 
@@ -93,7 +93,7 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
     if settings["mode"] == "label-free" and len(model["classes"]) > 1:
         raise ConfigError(
-            f"config: mode label-free has nuclei of one class, and model '{model['name']}' has "
+            f"config: mode label-free is for models of one class, and model '{model['name']}' has "
             f"{', '.join(model['classes'])}; leave one of the two settings out"
         )
 
@@ -102,7 +102,7 @@ def name_stores(mpps: Iterable[float]) -> dict[str, float]:
     """Name of a store -> its mpp.
 
     Raises:
-        ConfigError: two that are nearly the same would lie in one store.
+        ConfigError: two of them would have the same store.
     """
     named: dict[str, float] = {}
     for mpp in mpps:
@@ -171,21 +171,26 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
     run = dict(run)
     if "checkpoint" in run:
         run["checkpoint"] = _from_here(run["checkpoint"])
-    if isinstance(taught := run.get("distillation"), dict) and isinstance(taught.get("teachers"), list):
-        run["distillation"] = {**taught, "teachers": [_from_here(one) for one in taught["teachers"]]}
+    if isinstance(settings_of_teachers := run.get("distillation"), dict) and isinstance(
+        settings_of_teachers.get("teachers"), list
+    ):
+        run["distillation"] = {
+            **settings_of_teachers,
+            "teachers": [_from_here(one) for one in settings_of_teachers["teachers"]],
+        }
     path = folder / f"{slug(run['name'])}.yaml"
     write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
     return str(path)
 
 
 def _from_here(checkpoint: Any) -> Any:
-    """The absolute path of a checkpoint; names of built-in models, and what is no path, stay."""
+    """Absolute path of a checkpoint; names of built-in models and other values stay."""
     has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
     return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
 
 
 def slug(name: str) -> str:
-    """``name`` as a folder may be called."""
+    """``name`` as the name of a folder."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
@@ -199,27 +204,27 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def read_text(path: Path) -> str | None:
-    """The content of a file; None where there is none."""
+    """Content of a file; None if it does not exist."""
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def is_locked() -> bool:
-    """Whether a run of Snakemake is under way in the working directory, or was killed."""
+    """Whether Snakemake is running in the working directory, or was killed there."""
     return any(Path(".snakemake/locks").glob("*.lock"))
 
 
 def write_if_changed(path: Path, text: str, is_unlocking: bool = False) -> None:
     """Write a file of the plan, and keep its time when its content stays, so that nothing reruns for it.
 
-    The jobs of a run under way read it when they begin, hours after they were planned, so it is then not replaced.
+    Jobs of a run in progress read it when they start, hours after they were planned, so it is not replaced then.
 
     Args:
         path: the file.
         text: its content.
-        is_unlocking: whether the lock is being lifted; then a file that is there stays.
+        is_unlocking: whether Snakemake's lock is being removed; an existing file stays then.
 
     Raises:
-        ConfigError: a run under way reads another content.
+        ConfigError: a run in progress reads another content.
         OutputError: the file cannot be written.
     """
     try:

@@ -22,10 +22,10 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = ("slide_id", "path")
 _UTF16 = ("utf-16-le", "utf-16-be")
 
-# A slide_id names a folder, fills a Snakemake wildcard and stands in shell commands.
+# A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
 ID_MAX_BYTES = 120
 ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
-# What stands beside the folders of the slides.
+# Names that stand beside the folders of the slides.
 ID_RESERVED = frozenset(
     {
         "cohort.tsv",
@@ -52,13 +52,13 @@ class SheetRow:
     """A slide of the cohort.
 
     Attributes:
-        slide_id: its name, unique in the sheet also where a file system does not tell A from a.
+        slide_id: name, unique in the sheet also on file systems that ignore case.
         path: absolute path of the slide, or its URL (a ``SlideUrl``).
         mpp: um per level-0 pixel, overriding the file; or None.
         patient: the case that it belongs to.
         roi: absolute path of a GeoJSON that limits the analysis; or None.
-        split: train, val or whatever the user calls it.
-        shards: into how many jobs its detection is cut; or None for the config's number.
+        split: train, val or any other name.
+        shards: number of jobs of its detection; None for the config's.
         regions: absolute path of a GeoJSON of tissue areas with classes; or None.
         partner: absolute path of a second picture of the same tissue; or None.
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
@@ -96,10 +96,10 @@ def is_sheet(path: Path) -> bool:
 
 
 def require_utf8(path: Path) -> None:
-    """Refuse text of two bytes per character, as Excel and PowerShell may write it.
+    """Reject text of two bytes per character, as Excel and PowerShell may write it.
 
     Raises:
-        SheetError: the file looks like that.
+        SheetError: the file seems to be such text.
     """
     line = _first_line(path)
     if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) or any(REQUIRED[0].encode(encoding) in line for encoding in _UTF16):
@@ -107,10 +107,10 @@ def require_utf8(path: Path) -> None:
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
-    """Read and check a sheet; relative paths in it start at its own folder.
+    """Read and check a sheet; relative paths in it are relative to its folder.
 
     Raises:
-        SheetError: with everything that is wrong, each with its row as a spreadsheet counts it (the header is row 1).
+        SheetError: with all problems, each with its row as a spreadsheet counts it (the header is row 1).
     """
     path = Path(path)
     header, records = read_table(path)
@@ -137,10 +137,10 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
 
 
 def read_row(path: Path | str, slide_id: str) -> SheetRow:
-    """One row of a sheet, whatever the others say: no file but the sheet is looked at for them.
+    """One row of a sheet; files in other rows are not checked.
 
     Raises:
-        SheetError: there is no such row, or something is wrong with it.
+        SheetError: the row is missing or invalid.
     """
     path = Path(path)
     header, records = read_table(path)
@@ -154,16 +154,16 @@ def read_row(path: Path | str, slide_id: str) -> SheetRow:
 
 
 def id_problem(slide_id: str) -> str | None:
-    """What keeps a name from being a slide_id; None if nothing does."""
+    """Why a name cannot be a slide_id; None if it can."""
     forbidden = sorted(ID_FORBIDDEN.intersection(slide_id))
     checks = (
         (not slide_id, "is empty"),
         (not slide_id.isprintable(), "has characters that cannot be printed"),
-        (forbidden, f"has {' '.join(forbidden)} in it, which folders and shells do not take"),
+        (forbidden, f"contains {' '.join(forbidden)}, which is not allowed in folders and shells"),
         (slide_id.startswith(("-", ".", " ")), "begins with a dash, a dot or a space"),
         (slide_id.endswith((".", " ")), "ends with a dot or a space"),
         (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
-        (slide_id.casefold() in ID_RESERVED, "is taken by a file among the results"),
+        (slide_id.casefold() in ID_RESERVED, "is the name of a file among the results"),
     )
     shown = repr(_show(slide_id))
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
@@ -207,7 +207,7 @@ def _header_problems(header: list[str]) -> Iterator[str]:
 
 
 def _first_line(path: Path) -> bytes:
-    """At most 1,000 bytes; none where the file cannot be read, which whoever reads it on will say."""
+    """At most 1,000 bytes; none if the file cannot be read, which a later reader reports."""
     with suppress(OSError), path.open("rb") as file:
         return file.readline(1000)
     return b""
@@ -247,13 +247,13 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
 
 def _absolute(cell: str, folder: Path) -> Path:
     """Links are kept as they are: a MIRAX slide needs the folder beside its link."""
-    with suppress(RuntimeError):  # the home of a user whom nobody knows
+    with suppress(RuntimeError):  # the home of an unknown user
         return (folder / Path(cell).expanduser()).absolute()
     return (folder / cell).absolute()
 
 
 def _place_problem(cell: str, column: str, folder: Path) -> str | None:
-    """Why nothing can be read at ``cell``; None if it can, or if its server would have to be asked."""
+    """Why ``cell`` cannot be read; None if it can, or if its server would have to be asked."""
     if not is_url(cell):
         return _file_problem(_absolute(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
@@ -265,12 +265,12 @@ def _file_problem(path: Path) -> str | None:
         if path.is_file():
             return None
         return f"is a folder, not a file ({path})" if path.is_dir() else f"no such file ({path})"
-    except OSError as error:  # a name that no file system takes
+    except OSError as error:  # a name that the file system rejects
         return f"no such file ({error.strerror})"
 
 
 def _show(cell: str) -> str:
-    """A cell as a message has it: short, and a URL without credentials, in whichever column it has ended up."""
+    """A cell for a message: short, and without the credentials of a URL in any column."""
     text = SlideUrl(cell) if is_url(cell) else cell
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -285,7 +285,7 @@ def _parse_shards(cell: str) -> int | None:
 
 
 def folder_key(slide_id: str) -> str:
-    """The same for names that some file system takes for one folder."""
+    """A key that is equal for names that some file system takes for one folder."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
 

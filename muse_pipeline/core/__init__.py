@@ -1,1 +1,1 @@
-"""What every part shares: types, coordinates, errors, files, configs, plug-ins, the environment."""
+"""Shared by all packages: types, coordinates, errors, files, configs, plug-ins, the environment."""

@@ -1,4 +1,4 @@
-"""YAML settings to frozen dataclasses; an unknown key names the nearest known one."""
+"""YAML settings to frozen dataclasses; an error about an unknown key suggests the nearest known one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3, without a point, for text
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3, without a point, as text
 WEIGHTS = "weights"
-Weights = Annotated[Path, WEIGHTS]  # a checkpoint, whose path starts at the config's folder, or a built-in model's name
+Weights = Annotated[Path, WEIGHTS]  # a checkpoint, relative to the config's folder, or a built-in model's name
 WORDS = {
     str: "text",
     int: "a whole number",
@@ -34,9 +34,10 @@ def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) ->
     """Read ``path`` (YAML) into the frozen dataclass ``kind``.
 
     Args:
-        path: of the file.
-        kind: what its settings are.
-        changes: ``key=value`` that replace what the file says; ``a.b`` is setting b of a, ``a.0`` the first of a list.
+        path: YAML file.
+        kind: dataclass of the settings.
+        changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the first item of a
+            list.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type.
@@ -45,7 +46,7 @@ def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) ->
 
 
 def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
-    """What a YAML file says once ``changes`` are made, as ``load_config`` takes them; not looked at any further.
+    """Content of a YAML file after ``changes`` as in ``load_config``; not validated.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a change cannot be made.
@@ -54,28 +55,28 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         values = parse_yaml(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    for change in changes if isinstance(values, dict) else ():  # what is no mapping is refused below
+    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects what is not a mapping
         _apply(change, values)
     return values
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:
-    """What YAML ``text`` says, an empty mapping where it says nothing; ``where`` begins the error sentence.
+    """Parse YAML ``text``; an empty document is an empty mapping. ``where`` is the prefix of the error message.
 
     Raises:
-        ConfigError: it is no YAML.
+        ConfigError: the text is not YAML.
     """
     import yaml
 
     try:
-        # The same safe loader in C, where PyYAML has it: five times as fast, and a config may name 10,000 slides.
+        # The same safe loader in C, if PyYAML has it: five times as fast, and a config may list 10,000 slides.
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: not readable as YAML ({one_line(error)}); correct it") from error
 
 
 def _apply(change: str, values: Any) -> None:
-    """Make one ``a.b=value`` in nested dictionaries and lists; what is no setting is found when they are parsed."""
+    """Make one ``a.b=value`` in nested dictionaries and lists; unknown settings are found when they are parsed."""
     import yaml
 
     key, equals, text = change.partition("=")
@@ -93,7 +94,7 @@ def _apply(change: str, values: Any) -> None:
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
-    """Turn a nested dictionary into ``kind``; ``where`` begins every error sentence."""
+    """Turn a nested dictionary into ``kind``; ``where`` is the prefix of error messages."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
@@ -118,12 +119,12 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
 
 
 def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
-    """A dataclass of settings whose paths, also those of settings within it, are absolute.
+    """Copy of a dataclass of settings, nested ones included, with absolute paths.
 
     Args:
-        settings: as parsed.
-        data: where paths start.
-        weights: makes an absolute path of one that is annotated as ``Weights``.
+        settings: parsed settings.
+        data: folder that paths are relative to.
+        weights: makes paths annotated as ``Weights`` absolute.
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
 
@@ -143,15 +144,15 @@ def _is_weights(hint: Any) -> bool:
 
 
 def require_between(settings: Any, where: str, **limits: tuple[float, float]) -> None:
-    """Refuse numbers that nothing can be done with; settings that are None are not given.
+    """Reject numbers outside their limits; settings that are None are skipped.
 
     Args:
-        settings: a dataclass of them.
-        where: name of the section, to begin the sentence with; "" at the top.
-        limits: least and most value of settings by their names; where the most is infinite, any finite number will do.
+        settings: dataclass.
+        where: section of the settings, as prefix of the message; "" at the top.
+        limits: (lowest, highest) value by setting; an infinite limit allows any finite number.
 
     Raises:
-        ConfigError: a number lies outside its limits, or is none.
+        ConfigError: a number is outside its limits or not a number.
     """
     for name, (least, most) in limits.items():
         if (value := getattr(settings, name)) is not None:
@@ -159,10 +160,10 @@ def require_between(settings: Any, where: str, **limits: tuple[float, float]) ->
 
 
 def require_number(value: float, name: str, where: str, least: float, most: float) -> None:
-    """Refuse one number called ``name``; see ``require_between``.
+    """Reject a number called ``name`` outside its limits; see ``require_between``.
 
     Raises:
-        ConfigError: it lies outside its limits, or is none.
+        ConfigError: the number is outside its limits or not a number.
     """
     if math.isfinite(value) and least <= value <= most:
         return
@@ -173,27 +174,27 @@ def require_number(value: float, name: str, where: str, least: float, most: floa
 
 
 def require_positive(settings: Any, where: str, *names: str) -> None:
-    """Refuse numbers that must be more than 0, and finite; see ``require_between``.
+    """Reject numbers that are not finite and above 0; see ``require_between``.
 
     Raises:
-        ConfigError: one is 0 or less, or is none.
+        ConfigError: a number is 0 or less, or not a number.
     """
     for name in names:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{_section(where)}{name} is {value}; give a number of more than 0")
+            raise ConfigError(f"{_section(where)}{name} is {value}; give a number above 0")
 
 
 def require_one_of(settings: Any, where: str, /, **choices: Collection[str]) -> None:
-    """Refuse words that mean nothing; settings that are None are not given.
+    """Reject unknown values of settings with fixed choices; settings that are None are skipped.
 
     Args:
-        settings: what has them as attributes.
+        settings: object with the settings as attributes.
         where: see ``require_between``.
-        choices: known words of settings by their names.
+        choices: allowed values by setting.
 
     Raises:
-        ConfigError: a word is none of them; they are named.
+        ConfigError: a value is not among the choices.
     """
     for name, known in choices.items():
         value = getattr(settings, name)

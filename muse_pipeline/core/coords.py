@@ -2,11 +2,10 @@
 
 Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, arrays
 ``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice
-of a store, one mpp in both directions) and **window** (a crop of work). No half-pixel shift happens anywhere but in the
-functions of this module that are named for one.
+of a store, one mpp in both directions) and **window** (a crop of work). Half-pixel shifts happen only in the
+functions of this module that are named for them.
 
-GeoJSON alone counts level-0 pixels from elsewhere: ``qupath_offset_px`` says from where. What writes it subtracts that,
-what reads it adds that.
+GeoJSON counts level-0 pixels from another origin, ``qupath_offset_px``: writers subtract it, readers add it.
 """
 
 from __future__ import annotations
@@ -16,54 +15,54 @@ import numpy as np
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.types import GEOJSON_FRAMES, Bounds
 
-CELL_PX = 4  # window pixels that a cell of a network's dense maps is wide and high
+CELL_PX = 4  # side of a cell of a network's dense maps, in window pixels
 
 
 def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
-    """Positions (..., 2) in level-0 pixels, in pixels of the store at ``work_mpp``."""
+    """Positions (..., 2) from level-0 pixels to pixels of the store at ``work_mpp``."""
     return np.asarray(xy, float) * (np.asarray(slide_mpp, float) / work_mpp)
 
 
 def work_to_level0(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
-    """Positions (..., 2) in pixels of the store at ``work_mpp``, in level-0 pixels."""
+    """Positions (..., 2) from pixels of the store at ``work_mpp`` to level-0 pixels."""
     return np.asarray(xy, float) * (work_mpp / np.asarray(slide_mpp, float))
 
 
 def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) in a window whose top left corner lies at ``origin_xy`` of work."""
+    """Positions (..., 2) relative to a window whose top left corner is at ``origin_xy`` of work."""
     return np.asarray(xy, float) + origin_xy
 
 
 def work_size_px(size_px: tuple[int, int], slide_mpp: tuple[float, float], work_mpp: float) -> tuple[int, int]:
-    """(width, height) of the work lattice that covers a slide of ``size_px`` whole; its last pixel may be partial."""
+    """(width, height) of the work lattice that covers a slide of ``size_px``; its last pixel may be partial."""
     width, height = np.ceil(level0_to_work(np.array(size_px), slide_mpp, work_mpp) - 1e-6).astype(int)
     return int(width), int(height)
 
 
 def row_column_index_to_xy(row_column: np.ndarray) -> np.ndarray:
-    """Pixel indices (N, 2) as (row, column), the way many label files count, as (x, y) positions of pixel centres."""
+    """Pixel indices (N, 2) as (row, column), as in many label files, to (x, y) positions of pixel centres."""
     return np.asarray(row_column, float)[..., ::-1] + 0.5
 
 
 def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
-    """Pixel indices (N, 2) as (x, y) as positions of pixel centres."""
+    """Pixel indices (N, 2) as (x, y) to positions of pixel centres."""
     return np.asarray(xy, float) + 0.5
 
 
 def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) as fractional pixel indices (x, y), the way drawing libraries count."""
+    """Positions (..., 2) to fractional pixel indices (x, y), as drawing libraries count."""
     return np.asarray(xy, float) - 0.5
 
 
 def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int, int]:
-    """(x, y) in absolute level-0 pixels of what GeoJSON in ``frame`` calls (0, 0).
+    """(x, y) of the origin of GeoJSON in ``frame``, in absolute level-0 pixels.
 
     Args:
-        bounds: what the slide's scanner declares.
+        bounds: rectangle declared by the scanner.
         frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
 
     Raises:
-        GeoJSONError: there is no such frame.
+        GeoJSONError: the frame is unknown.
     """
     if frame not in GEOJSON_FRAMES:
         raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(GEOJSON_FRAMES)}")

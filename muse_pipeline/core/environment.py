@@ -1,4 +1,4 @@
-"""What is installed and usable on this machine; nothing is loaded that is not asked about, and nothing is changed."""
+"""What is installed and usable on this machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Finding:
     """One thing that the pipeline may use.
 
     Attributes:
-        topic: what it is.
+        topic: name of it.
         usable: whether it can be used here.
-        found: versions and amounts, or what is missing and how to get it.
+        found: versions and amounts, or what is missing and how to install it.
     """
 
     topic: str
@@ -56,15 +56,15 @@ def examine_surroundings() -> list[Finding]:
 
 
 def find_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions by name, of those distributions that are installed."""
+    """Versions by name, of installed distributions."""
     return {name: version for name in names if (version := _version(name))}
 
 
 def count_cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of a container as seen from inside (cgroup)."""
+    """Cores that this process may use: its affinity and the quota of its container (cgroup)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read_text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000", or "max 100000"
-    if not quota:  # version 1, where no quota is -1
+    if not quota:  # version 1, in which no quota is -1
         quota = [_read_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us").strip() for what in ("quota", "period")]
     if len(quota) == 2 and all(map(str.isdigit, quota)):
         allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))
@@ -72,13 +72,13 @@ def count_cores() -> int:
 
 
 def has_vnni() -> bool:
-    """Whether the processor says that it adds up products of bytes at once and exactly (x86: VNNI)."""
+    """Whether the processor has exact 8-bit dot products (x86: VNNI)."""
     flags = _read_text("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
 
 def peak_memory_mib() -> int:
-    """The largest resident memory of this process so far (Linux: since it was told to forget)."""
+    """Largest resident memory of this process so far (Linux: since its last reset)."""
     import resource
     import sys
 
@@ -87,7 +87,7 @@ def peak_memory_mib() -> int:
 
 
 def own_processor_seconds() -> float:
-    """What this process has used of the processor since it began, all its threads together."""
+    """Processor time of this process so far, all threads together."""
     import time
 
     return time.process_time()
@@ -102,7 +102,7 @@ def _find_openslide() -> Finding:
     topic = "reader openslide"
     try:
         import openslide
-    except (ImportError, OSError) as error:  # the wheel is there and the library is not, or the other way round
+    except (ImportError, OSError) as error:  # wheel without library, or the other way round
         return Finding(topic, False, f"cannot be loaded ({error}); pip install openslide-python openslide-bin")
     return Finding(topic, True, f"openslide-python {openslide.__version__}, library {openslide.__library_version__}")
 

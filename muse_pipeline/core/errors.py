@@ -1,12 +1,12 @@
-"""What can go wrong through no fault of the code, each with one sentence for its reader.
+"""Errors that the user can fix, each with one clear message.
 
-Every message says what was found, where, and what to do. The command line prints it as it is and exits with status 2;
-any other exception keeps its traceback, because it is a defect of ours.
+A message contains what was found, where, and what to do. The command line prints it and exits with status 2; any other
+exception is a bug and keeps its traceback.
 """
 
 
 class MuseError(Exception):
-    """A mistake in the input or the surroundings that the user can mend."""
+    """A mistake in the input or the environment that the user can fix."""
 
 
 class SlideError(MuseError, OSError):
@@ -14,15 +14,15 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide does not end; no ``SlideError``, for those may pass as damage to one region."""
+    """Reading a slide does not end. Not a ``SlideError``, which may stand for damage to a single region."""
 
 
 class MppError(MuseError, ValueError):
-    """The size of a pixel is missing, implausible or does not suit what was asked for."""
+    """The size of a pixel is missing, implausible or unsuitable."""
 
 
 class SheetError(MuseError, ValueError):
-    """The sheet of slides breaks its rules; every broken row is named."""
+    """The sheet of slides breaks its rules; all broken rows are listed."""
 
 
 class ConfigError(MuseError, ValueError):
@@ -30,7 +30,7 @@ class ConfigError(MuseError, ValueError):
 
 
 class StoreError(MuseError, OSError):
-    """An image store is missing, incomplete or not ours."""
+    """An image store is missing, incomplete or not from this package."""
 
 
 class ModelError(MuseError, ValueError):
@@ -38,7 +38,7 @@ class ModelError(MuseError, ValueError):
 
 
 class ProviderError(MuseError, RuntimeError):
-    """A runtime provider was asked for and is not there; nothing falls back in silence."""
+    """A runtime provider was requested and is not available; there is no silent fallback."""
 
 
 class MissingPackageError(MuseError, ImportError):
@@ -54,7 +54,7 @@ class RegistrationError(MuseError, ValueError):
 
 
 class LabelError(MuseError, ValueError):
-    """A label file cannot be read or names a class that nobody declared."""
+    """A label file cannot be read or has an undeclared class."""
 
 
 class GeoJSONError(MuseError, ValueError):
@@ -62,7 +62,7 @@ class GeoJSONError(MuseError, ValueError):
 
 
 class OutputError(MuseError, OSError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested path."""
 
 
 class CheckpointError(MuseError, ValueError):
@@ -70,7 +70,7 @@ class CheckpointError(MuseError, ValueError):
 
 
 class NucleiError(MuseError, ValueError):
-    """A table of nuclei is missing, incomplete or not ours."""
+    """A table of nuclei is missing, incomplete or not from this package."""
 
 
 class ArgumentError(MuseError, ValueError):
@@ -82,7 +82,7 @@ class DivergedError(MuseError, ArithmeticError):
 
 
 class CollapsedError(MuseError, ArithmeticError):
-    """Self-supervised training says the same of everything."""
+    """Self-supervised training collapsed: the network gives the same output for every input."""
 
 
 class MuseWarning(UserWarning):

@@ -22,15 +22,16 @@ from typing import Any, BinaryIO
 from muse_pipeline.core.errors import GeoJSONError, MuseError, OutputError
 
 DAY_S = 86_400
-_REPLACED = "replaced."  # an older folder whose place the new one takes
+_REPLACED = "replaced."  # prefix of an older folder that is being replaced
 
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Give a temporary neighbour to write to; rename it to ``path`` when the block ends well, else remove it.
+    """Give a temporary neighbour to write to; rename it to ``path`` if the block succeeds, else remove it.
 
-    Works for files and for folders (an existing folder of that name is replaced, but never by a file). What a killed
-    process has left of the same file goes first.
+    Works for files and folders (an existing folder of that name is replaced by a folder, but never by a file).
+    Temporary
+    files that killed processes left for the same path are removed first.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
@@ -51,7 +52,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         raise
     except PermissionError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
-    except (OSError, RuntimeError) as error:  # the latter is what torch raises
+    except (OSError, RuntimeError) as error:  # the latter is raised by torch
         if disk := find_full_disk(error, [path.parent]):
             remove(partial)
             raise OutputError(f"{path}: cannot be written {disk}") from error
@@ -59,7 +60,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
             raise
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
     finally:
-        with suppress(OSError):  # where nothing can be removed, nothing was written
+        with suppress(OSError):  # if nothing can be removed, nothing was written
             remove(partial)
 
 
@@ -68,12 +69,12 @@ _NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG
 
 
 def _is_of_the_place(error: OSError | RuntimeError, names: set[str]) -> bool:
-    """Whether an error tells of where something was written, and not of what was read meanwhile."""
+    """Whether an error is about the path that is written, and not about one that is read meanwhile."""
     return isinstance(error, OSError) and (error.errno in _NO_PLACE or error.filename in names)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
-    """What killed processes left of ``path``: here, those that are gone; of other machines, what is a day old."""
+    """Temporary files for ``path`` of killed processes: on this machine of dead ones, of other machines a day old."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
         if host.removeprefix(_REPLACED) == platform.node() and pid.isdigit():
@@ -84,45 +85,45 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 
 def _is_at_work(pid: int) -> bool:
-    """Whether a process lives; one that was killed and that nobody has buried yet does not."""
+    """True if the process is running (zombies excluded)."""
     import psutil
 
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # somebody else's
+    except psutil.AccessDenied:  # another user's
         return True
 
 
 def _make_way(path: Path, partial: Path, replaced: Path) -> None:
-    """Move an older folder aside: removed in its place it would be there in part for a while, or for good if killed."""
+    """Move an older folder aside: removing it in place would leave it incomplete for a while, or for good if killed."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OutputError(f"{path}: is a device or a pipe, not the name of a file; give one")
+        raise OutputError(f"{path}: is a device or a pipe; give the name of a file")
     if not path.is_dir() or path.is_symlink():
         return
     if not partial.is_dir():
-        raise OutputError(f"{path}: is a folder, not the name of a file; add a name to it")
+        raise OutputError(f"{path}: is a folder; add the name of a file")
     remove(replaced)
     path.rename(replaced)
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Spare a folder of somebody's own, which ``complete_file`` would replace with all that lies in it.
+    """Reject to replace a folder that this package did not create.
 
     Args:
-        path: of the folder; there or not.
-        is_ours: it may be replaced, whatever it holds.
+        path: folder, which need not exist.
+        is_ours: the folder may be replaced.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder contains something else.
     """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
-        raise OutputError(f"{path}: is a folder with something else in it; name a new one")
+        raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder if it is there."""
+    """Delete a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -131,10 +132,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file, which may be in gzip or the only GeoJSON file of a zip, whatever its name.
+    """Open the text of a GeoJSON file: plain, gzip, or a zip with one GeoJSON file, whatever its name.
 
     Raises:
-        GeoJSONError: there is no such file, its compression is damaged, or the zip holds none or several.
+        GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
     """
     try:
         with Path(path).open("rb") as file:
@@ -162,7 +163,7 @@ def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
     """Open a file in a zip.
 
     Raises:
-        zipfile.BadZipFile: it is damaged, compressed by an unknown method, or needs a password.
+        zipfile.BadZipFile: the zip is damaged, compressed by an unknown method, or needs a password.
     """
     try:
         return archive.open(name)
@@ -171,7 +172,7 @@ def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
 
 
 def list_geojson(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the GeoJSON files in a zip; what macOS adds to a zip is none."""
+    """Names of the GeoJSON files in a zip, without those that macOS adds."""
     names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
     return [name for name in names if not name.startswith("__MACOSX/")]
 
@@ -180,7 +181,7 @@ def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
     names = list_geojson(archive)
     if len(names) != 1:
         found = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
-        raise GeoJSONError(f"{path}: the zip holds {found}, where one is expected; unpack it and give that file")
+        raise GeoJSONError(f"{path}: the zip contains {found}, expected one; unpack it and give that file")
     return names[0]
 
 
@@ -204,15 +205,15 @@ def write_json(path: Path | str, values: Any) -> None:
 
 
 def json_text(values: Any) -> str:
-    """As ``write_json`` writes them."""
+    """JSON text as ``write_json`` writes it."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file that one of our steps wrote.
+    """Read a JSON file that a step of this package wrote.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no JSON that anybody would write.
+        OSError, ValueError: the file cannot be read or is not valid JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -222,25 +223,25 @@ def read_json(path: Path | str) -> Any:
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 PROBE_BYTES = 1 << 16
-PLENTY_BYTES = 1 << 30  # free: more than was removed of what a step had begun
+PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
 
 
 @dataclass(frozen=True)
 class FullDisk:
-    """What stopped a write, in words for the end of a sentence.
+    """Why a write failed, as the end of a message.
 
     Attributes:
-        folder: lies on the disk; None where none of those that were asked is full.
-        number: ENOSPC, or EDQUOT where it is one user's share of it that is used up.
+        folder: folder on the full disk; None if no disk that was checked is full.
+        number: ENOSPC, or EDQUOT if the user's quota is exceeded.
     """
 
     folder: Path | None
     number: int
 
     def __str__(self) -> str:
-        """What is free is what is free now: to be asked after what was begun is removed."""
+        """Free space at this moment: call it after the unfinished output is removed."""
         reason = os.strerror(self.number)
-        return f"({reason}): {self._where()}; make room and run the same command again, what is finished stays"
+        return f"({reason}): {self._where()}; make room and run the same command again (finished results are kept)"
 
     def _where(self) -> str:
         if self.folder is None:
@@ -248,40 +249,41 @@ class FullDisk:
         disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
         if self.number == errno.ENOSPC:
             return f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
-        return f"your share of {disk} is used up, in bytes or in files"
+            return f"your quota on {disk} is exceeded, in bytes or in files"
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> FullDisk | None:
-    """The full disk that ``error`` came of, or None if it came of something else.
+    """The full disk that caused ``error``, or None if the cause was another.
 
-    A write that fails names no disk, and torch and tifffile do not even say why theirs failed. So the disks are asked,
-    which has to be before what was begun is removed.
+    A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. So the disks
+    are
+    probed, before the unfinished output is removed.
 
     Args:
-        error: what went wrong.
-        folders: where something was written, one or more, the likeliest first; that of temporary files is asked too if
-            the error speaks of a full disk.
+        error: the exception.
+        folders: one or more folders that were written to, the likeliest first; that of temporary files is probed too if
+            the error is about a full disk.
     """
-    said = getattr(error, "errno", None)
-    if said not in {None, *FULL} or isinstance(error, (RecursionError, NotImplementedError)):
+    code = getattr(error, "errno", None)
+    if code not in {None, *FULL} or isinstance(error, (RecursionError, NotImplementedError)):
         return None
-    asked = [_nearest(folder) for folder in (*folders, *(_temporary_folder() if said else []))]
-    refused = (FullDisk(folder, number) for folder in asked if (number := _refusal(folder)))
-    if (full := next(refused, None)) or said is None:
+    asked = [_nearest(folder) for folder in (*folders, *(_temporary_folder() if code else []))]
+    unwritable = (FullDisk(folder, number) for folder in asked if (number := _refusal(folder)))
+    if (full := next(unwritable, None)) or code is None:
         return full
-    fullest = min(asked, key=_free_bytes)  # what filled it was removed already
-    is_another = said == errno.ENOSPC and _free_bytes(fullest) > PLENTY_BYTES  # a log's
-    return FullDisk(None if is_another else fullest, said)
+    fullest = min(asked, key=_free_bytes)  # the file that filled it may be removed already
+    is_another = code == errno.ENOSPC and _free_bytes(fullest) > PLENTY_BYTES  # that of a log
+    return FullDisk(None if is_another else fullest, code)
 
 
 def _temporary_folder() -> list[Path]:
-    with suppress(FileNotFoundError):  # every disk that it could lie on is full
+    with suppress(FileNotFoundError):  # every candidate disk is full
         return [Path(tempfile.gettempdir())]
     return []
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first above it that is there."""
+    """The folder, or its nearest existing parent."""
     folder = folder.resolve()
     return next(each for each in (folder, *folder.parents) if each.is_dir())
 
@@ -291,7 +293,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _refusal(folder: Path) -> int | None:
-    """The error number of a disk that does not take a few bytes more."""
+    """Error number of a disk that does not accept a few more bytes."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(PROBE_BYTES))

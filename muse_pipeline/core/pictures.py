@@ -1,4 +1,4 @@
-"""Pictures as files: which of a folder's they are, their pixels, and PNG written so that a full disk is noticed."""
+"""Picture files: those in a folder, their pixels, and PNG that notices a full disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder, by name; none where there is no such folder."""
+    """Pictures in a folder, sorted by name; empty if the folder does not exist."""
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
@@ -21,11 +21,11 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
     """(h, w, 3) uint8 of a plain picture.
 
     Args:
-        path: of it.
-        remedy: what to do where it is damaged, to end the sentence with.
+        path: picture file.
+        remedy: what to do about a damaged file, as the end of the message.
 
     Raises:
-        LabelError: it is missing or damaged.
+        LabelError: the file is missing or damaged.
     """
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
@@ -37,7 +37,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16.
 
     Raises:
-        OSError: it cannot be written, of which ``cv2.imwrite`` says nothing.
+        OSError: the file cannot be written, which ``cv2.imwrite`` does not report.
     """
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

@@ -18,9 +18,9 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1) -> Iterator[R]:
-    """``map`` on ``threads`` threads, results in order, never more than ``threads`` + ``ahead`` items under way.
+    """``map`` on ``threads`` threads, results in order, at most ``threads`` + ``ahead`` items in progress.
 
-    More than one ahead keeps the threads at work where what is done with a result takes as long as several items.
+    More than one ahead keeps the threads busy when using a result takes as long as several items.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque = deque()
@@ -37,10 +37,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
 
 
 def return_large_arrays() -> None:
-    """Let large arrays go back to the system when they are freed, for the rest of this process.
+    """Return large arrays to the system when they are freed, for the rest of this process.
 
-    Left alone, glibc learns to keep arrays of up to 32 MB for the next ones; a step that frees a few masks of a slide
-    then holds them all until it ends. Does nothing where the C library is another.
+    By default glibc keeps freed arrays of up to 32 MB for later use; a step that frees a few masks of a slide would
+    hold
+    all of them until it ends. No effect with other C libraries.
     """
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Plug-ins by name: a new reader, backbone, method or metric is one new file beside its siblings."""
+"""Plug-ins by name: a new reader, backbone, method or metric is one new file beside the others."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of plug-in.
+    """Plug-ins of one kind, by name.
 
-    The modules of ``package`` are imported at the first look-up, not before. One that is called as its plug-in is
-    imported alone, so that a plug-in does not need the packages of its siblings; one whose packages are not installed
-    is missed only by who asks for it.
+    The modules of ``package`` are imported at the first look-up. A module with the name of a plug-in is imported alone,
+    so
+    that a plug-in does not need the packages of the others; one whose packages are missing fails only when it is
+    requested.
 
     Args:
-        kind: for messages.
-        package: of the modules.
-        entry: module that registers the plug-in, where plug-ins are packages.
+        kind: noun for messages.
+        package: package of the modules.
+        entry: module that registers the plug-in, if plug-ins are packages.
     """
 
     def __init__(self, kind: str, package: str, entry: str = ""):
@@ -33,7 +34,7 @@ class Registry(Generic[T]):
         self._lacking: dict[str, ModuleNotFoundError] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a class or function under ``name``."""
+        """Decorator that registers a class or function under ``name``."""
 
         def enter(entry: T) -> T:
             self._entries[name] = entry
@@ -47,10 +48,10 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> T:
-        """The entry called ``name``.
+        """The plug-in called ``name``.
 
         Raises:
-            ConfigError: there is none; the nearest names are given.
+            ConfigError: there is none; the message suggests the nearest names.
             ModuleNotFoundError: it needs a package that is not installed.
         """
         if name not in self._entries and name.isidentifier():
@@ -77,5 +78,5 @@ class Registry(Generic[T]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (f"{self.package}.{module}", name):  # else there is no such module
+            if error.name not in (f"{self.package}.{module}", name):  # else the module does not exist
                 self._lacking[module] = error

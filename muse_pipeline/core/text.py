@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def one_line(said: object) -> str:
-    """What an error or a text says, without line breaks."""
-    return " ".join(str(said).split())
+def one_line(value: object) -> str:
+    """Text of an error or other value without line breaks."""
+    return " ".join(str(value).split())
 
 
 def count_noun(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: "1 slide", "1,200 slides"; ``many`` is the plural where it is not formed with s."""
+    """A number with its noun: "1 slide", "1,200 slides"; ``many`` is an irregular plural."""
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def some_of(names: Sequence[str], n: int = 5) -> str:
-    """The first ``n`` names, and how many more there are."""
+    """The first ``n`` names, and the number of others."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def count_text(n: int | None) -> str:
-    """12,345, or a dash."""
+    """12,345, or a dash for None."""
     return "–" if n is None else f"{n:,}"
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2, with the digits that it deserves."""
+    """An area in mm2, with two significant digits or more."""
     return "–" if mm2 is None else f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}"
 
 
 def percent_text(n: int, total: int) -> str:
-    """A part of a whole in percent, with a digit after the point where that is less than 10."""
+    """A fraction in percent, with a decimal below 10 %."""
     percent = 100 * n / total
     return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 

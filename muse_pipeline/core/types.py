@@ -1,4 +1,4 @@
-"""The nouns that every part shares: frames and slides."""
+"""Types that all packages share: frames and slides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-i
 
 
 class Frame(StrEnum):
-    """In which pixels a position is given (see ``coords``)."""
+    """Frame of a position (see ``coords``)."""
 
     LEVEL0 = "level0"
     WORK = "work"
@@ -28,7 +28,7 @@ class Frame(StrEnum):
 
 @dataclass(frozen=True)
 class Bounds:
-    """The non-empty rectangle that a scanner declares, in absolute level-0 pixels."""
+    """Non-empty rectangle declared by the scanner, in absolute level-0 pixels."""
 
     x: int
     y: int
@@ -38,16 +38,16 @@ class Bounds:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What is known of a slide before any tissue is read: the content of ``slide.json``.
+    """Header of a slide: the content of ``slide.json``.
 
     Attributes:
         slide_id: name of the slide in the sheet, unique in its cohort.
-        path: where the file was found.
+        path: slide file.
         reader: name of the reader that opens it.
-        vendor: maker of the scanner as far as the reader knows, else "unknown".
+        vendor: maker of the scanner if the reader knows it, else "unknown".
         size_px: (width, height) of level 0.
         mpp: (x, y) size of a level-0 pixel in um.
-        mpp_source: where the mpp came from, in words.
+        mpp_source: source of the mpp, in words.
         level_sizes_px: (width, height) of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
         bounds: the scanner's non-empty rectangle, or None.
@@ -74,7 +74,7 @@ class SlideInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideInfo:
-        """The inverse of ``to_dict``."""
+        """Inverse of ``to_dict``."""
         bounds = values.get("bounds")
         return cls(
             **{
@@ -90,7 +90,7 @@ class SlideInfo:
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds, else level 0."""
+        """Left, top, right and bottom of what QuPath shows, in level-0 pixels: the scanner's bounds, else level 0."""
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height

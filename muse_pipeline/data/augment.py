@@ -78,7 +78,7 @@ class LabelledBatch(NamedTuple):
         label: (B, M) class index, -1 unknown.
         rays: (B, M, R) um, NaN unknown.
         region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region; 0
-            where nobody annotated, less in other regions; None: every window is annotated everywhere.
+            outside of annotations, less in other regions; None: every window is annotated everywhere.
         weak: for a teacher, where the method has one.
     """
 

@@ -304,9 +304,9 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> PlaceVectors:
     path = source.vectors
-    places, names, values = read_places(path, source.columns)
+    locations, names, values = read_places(path, source.columns)
     to_level0 = np.asarray(image.store.slide_mpp) if source.unit == "um" else 1.0
-    xy = level0_to_work(places / to_level0, image.store.slide_mpp, image.mpp)
+    xy = level0_to_work(locations / to_level0, image.store.slide_mpp, image.mpp)
     n_inside = int(((xy >= 0) & (xy < image.size_px)).all(1).sum())
     if not n_inside:
         other = UNITS[1 - UNITS.index(source.unit)]

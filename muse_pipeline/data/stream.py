@@ -10,7 +10,7 @@ from typing import Any, Self
 class Prefetched:
     """The same batches as those of ``batches``, sooner: what is drawn depends on a number alone.
 
-    At the end of a ``with`` block batches that nobody will ask for are given up.
+    The end of a ``with`` block cancels batches that were read ahead.
 
     Args:
         batches: number -> batch, called from several threads.

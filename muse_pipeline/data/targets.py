@@ -11,18 +11,18 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-REACH_CELLS = 1.0  # a cell speaks for the nearest nucleus if that lies no further than this
-BUMP_SIGMAS = 5.0  # a bump ends there, or a little further out: it has 4e-6 of its height left
+REACH_CELLS = 1.0  # a cell is a target for the nearest nucleus if that is no further away
+REACH_SIGMAS = 5.0  # distance at which a Gaussian is cut off; its value there is 4e-6
 
 
 class DenseTargets(NamedTuple):
-    """What each of the (h, w) cells should say.
+    """Targets of each of the (h, w) cells.
 
     Attributes:
-        centre: (B, 1, h, w) bumps, exactly 1 in the cell that holds a centre.
-        weight: (B, 1, h, w) how much the cell speaks for its nucleus: the bump within reach of a centre, 0 elsewhere.
-        offset: (B, 2, h, w) to the nearest centre, in cells; any number where no bump reaches.
-        nucleus: (B, h, w) which of the M nuclei is nearest, -1 where no bump reaches.
+        centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
+        weight: (B, 1, h, w) weight of the other targets: the Gaussian within reach of a centre, 0 elsewhere.
+        offset: (B, 2, h, w) to the nearest centre, in cells; arbitrary beyond the Gaussians.
+        nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
     """
 
     centre: Tensor
@@ -38,25 +38,25 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
         xy: (B, M, 2) window px of the nuclei.
         cells: rows and columns of the map.
         cell_px: pixels per cell.
-        sigma_px: width of a bump.
+        sigma_px: standard deviation of the Gaussians.
     """
-    nucleus = _nearest(xy, cells, cell_px, math.ceil(BUMP_SIGMAS * sigma_px / cell_px))  # (B, h * w)
+    nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
-    bump = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
-    bump = torch.where(holds, torch.ones_like(bump), bump.clamp(max=0.999)) * (nucleus >= 0)
+    gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
+    gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (nucleus >= 0)
     near = (distance <= REACH_CELLS) | holds
-    centre, weight, nucleus = (values.unflatten(1, cells) for values in (bump, bump * near, nucleus))
+    centre, weight, nucleus = (values.unflatten(1, cells) for values in (gaussian, gaussian * near, nucleus))
     return DenseTargets(centre[:, None], weight[:, None], offset.transpose(1, 2).unflatten(2, cells), nucleus)
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
-    """(B, h * w): the nearest of the nuclei that lie within ``reach`` cells, the first of equals, -1 for none.
+    """(B, h * w): the nearest nucleus within ``reach`` cells, the first of equals, -1 for none.
 
-    Each nucleus asks the few cells around it. Every cell asking every nucleus took a fifth of a training step.
+    Each nucleus is compared with the few cells around it; comparing all pairs took a fifth of a training step.
     """
     n_cells, columns = cells[0] * cells[1], cells[1]
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)

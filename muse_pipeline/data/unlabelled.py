@@ -59,7 +59,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
     if source.store is not None:
         store = open_store(source.store)
         if abs(store.mpp / mpp - 1) > 1e-3:
-            raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config says {mpp:g}; correct `mpp`")
+            raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config has {mpp:g}; correct `mpp`")
         return [store]
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
@@ -136,7 +136,7 @@ class WindowSampler:
     def __init__(self, images: Sequence[Image], window_px: int):
         self.images, self.window_px = images, window_px
         self._places = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
-        area = np.array([len(places) * side**2 for places, _, side in self._places], float)
+        area = np.array([len(positions) * side**2 for positions, _, side in self._places], float)
         if not area.sum():
             raise StoreError("no image has tissue to draw windows from; name slides or pictures that hold some")
         self._share = area / area.sum()
@@ -147,8 +147,8 @@ class WindowSampler:
         return np.stack([self._cut(int(index), generator) for index in chosen])
 
     def _cut(self, index: int, generator: np.random.Generator) -> np.ndarray:
-        image, (places, columns, side) = self.images[index], self._places[index]
-        row, column = divmod(int(places[generator.integers(len(places))]), columns)
+        image, (positions, columns, side) = self.images[index], self._places[index]
+        row, column = divmod(int(positions[generator.integers(len(positions))]), columns)
         centre = (np.array([column, row]) + generator.random(2)) * side
         last = np.maximum(np.array(image.size_px) - self.window_px, 0)
         x, y = np.floor(centre - self.window_px / 2).clip(0, last).astype(int).tolist()
@@ -185,7 +185,7 @@ class Piece:
     """One of them.
 
     Attributes:
-        name: of its files, without suffix; no two pieces of a run share one.
+        name: of its files, without suffix; unique in a run.
         pixels: (h, w, 3) uint8.
     """
 
@@ -194,7 +194,7 @@ class Piece:
 
 
 def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece]:
-    """The pieces of one image.
+    """Windows of one image.
 
     Args:
         image: a picture or a store.
@@ -211,9 +211,9 @@ def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece
     size = columns * side_px / pixel_px, rows * side_px / pixel_px
     inside = mask[: round(size[1]), : round(size[0])].astype(np.float32)
     share = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
-    places = np.argwhere(share >= MIN_TISSUE)
-    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+    positions = np.argwhere(share >= MIN_TISSUE)
+    chosen = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
     return [
         Piece(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
-        for y, x in (places[chosen] * side_px).tolist()
+        for y, x in (positions[chosen] * side_px).tolist()
     ]

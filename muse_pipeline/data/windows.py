@@ -98,7 +98,7 @@ class LabelledWindows:
 def _depth(image: LabelledImage) -> np.ndarray:
     """(h, w) int16: px inwards from the border of the region, at least 1 inside; not from that of the picture.
 
-    0 where nobody annotated, -1 in other regions, whose nuclei this image does not have.
+    0 outside of annotations, -1 in other regions, whose nuclei this image does not have.
     """
     if image.region is None or image.region.all():
         return np.full(image.pixels.shape[:2], DEEP, np.int16)
@@ -224,8 +224,8 @@ class NucleiStack:
         Returns:
             xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R).
         """
-        window, place = _number(self.n[chosen])
-        row = self.first[chosen][window] + place
+        window, location = _number(self.n[chosen])
+        row = self.first[chosen][window] + location
         moved = torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
         inside = ((moved > -NEAR_PX) & (moved < size_px + NEAR_PX)).all(1)
         row, n_inside = row[inside], torch.bincount(window[inside], minlength=len(chosen))

@@ -17,7 +17,7 @@ N_ANGLES = 1024
 
 @dataclass(frozen=True)
 class Island:
-    """One piece of tissue: an outline through which the periodic field shows.
+    """One section of tissue: an outline that masks the periodic field.
 
     Attributes:
         centre_um: on the glass.
@@ -50,9 +50,9 @@ class Island:
         return self.extent_um(window)[1] > 0
 
     def _inside_smooth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        place = np.arctan2(y, x) * np.float32(N_ANGLES / (2 * np.pi))
-        low = np.floor(place)
-        part, low = place - low, low.astype(np.int32)
+        location = np.arctan2(y, x) * np.float32(N_ANGLES / (2 * np.pi))
+        low = np.floor(location)
+        part, low = location - low, low.astype(np.int32)
         radius = self.radius_um[low % N_ANGLES] * (1 - part) + self.radius_um[(low + 1) % N_ANGLES] * part
         return radius - np.hypot(x, y)
 

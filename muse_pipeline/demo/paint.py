@@ -100,7 +100,7 @@ CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # within the cells 
 
 
 def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
-    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted piece by piece."""
+    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted block by block."""
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
     side = max(1, PIECE_PX // times)
@@ -109,12 +109,12 @@ def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
         for left in range(0, width, side):
             size = min(side, width - left), min(side, height - top)
             corner = window.x_um + left * window.mpp, window.y_um + top * window.mpp
-            piece = _paint_piece(tissue, Window(*corner, window.mpp, size), times)
-            pixels[top : top + size[1], left : left + size[0]] = piece
+            block = _paint_block(tissue, Window(*corner, window.mpp, size), times)
+            pixels[top : top + size[1], left : left + size[0]] = block
     return pixels
 
 
-def _paint_piece(tissue: Tissue, window: Window, times: int) -> np.ndarray:
+def _paint_block(tissue: Tissue, window: Window, times: int) -> np.ndarray:
     fine = Window(window.x_um, window.y_um, window.mpp / times, (window.size[0] * times, window.size[1] * times))
     density = np.zeros((*fine.size[::-1], 3), np.float32)
     for island in tissue.layout.islands:
@@ -153,8 +153,10 @@ def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Wind
     cells = cells_in(tissue, island, window, CELL_REACH_UM)
     rows, columns = stain.shape[:2]
     strength = np.where(cells.kind == RED_CELL, 1, cells.strength) * DENSITY_STEP
-    places = zip(cells.stamp, *cells.xy_um.T, cells.angle, cells.mirror, cells.scale, strength, cells.kind, strict=True)
-    for stamp, x, y, angle, mirror, scale, amount, kind in places:
+    positions = zip(
+        cells.stamp, *cells.xy_um.T, cells.angle, cells.mirror, cells.scale, strength, cells.kind, strict=True
+    )
+    for stamp, x, y, angle, mirror, scale, amount, kind in positions:
         (row, column), pressed = tissue.stamps.press(stamp, x, y, angle, mirror, scale, window)
         top, left = max(row, 0), max(column, 0)
         pressed = pressed[top - row : max(rows - row, 0), left - column : max(columns - column, 0)]

@@ -73,9 +73,9 @@ class Stamps:
     ) -> np.ndarray:
         """Outlines of turned, mirrored and scaled stamps: (N, n_rays) um at angles 2 pi k / n_rays."""
         seen = np.arange(n_rays) * (2 * np.pi / n_rays)
-        place = np.mod(mirror[:, None] * (seen - angle[:, None]) * (STAMP_RAYS / (2 * np.pi)), STAMP_RAYS)
-        before = place.astype(int) % STAMP_RAYS
-        part = place - np.floor(place)
+        where = np.mod(mirror[:, None] * (seen - angle[:, None]) * (STAMP_RAYS / (2 * np.pi)), STAMP_RAYS)
+        before = where.astype(int) % STAMP_RAYS
+        part = where - np.floor(where)
         radius = self.radius_um[stamp]
         left = np.take_along_axis(radius, before, 1)
         right = np.take_along_axis(radius, (before + 1) % STAMP_RAYS, 1)

@@ -66,7 +66,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Texture:
-    """A periodic picture that can be looked at anywhere, at any pixel size.
+    """A periodic picture that can be sampled anywhere, at any pixel size.
 
     Attributes:
         values: (n, n) or (n, n, up to 4) float32.

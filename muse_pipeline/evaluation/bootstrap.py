@@ -32,7 +32,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
 
 
 def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
-    """The middle 95 % of ``draws`` (repeats,), NaN left out; None for a single group, which says nothing of others."""
+    """The middle 95 % of ``draws`` (repeats,), NaN left out; None for a single group."""
     finite = draws[np.isfinite(draws)]
     if len(set(groups)) < 2 or not len(finite):
         return None

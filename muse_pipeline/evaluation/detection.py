@@ -114,7 +114,7 @@ def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """Who took whom on one slide.
+    """Matched nuclei of one slide.
 
     Attributes:
         predicted_label: (P,) class index, -1 unknown.
@@ -192,9 +192,9 @@ def match_nuclei(
     taken = np.full((n_classes + 1, len(predicted)), -1)
     for index, row in enumerate(taken):
         mine = np.flatnonzero(predicted.label == index - 1) if index else np.arange(len(predicted))
-        theirs = np.flatnonzero(true.label == index - 1) if index else np.arange(len(true))
-        chosen = match_points(predicted.xy[mine] * mpp, predicted.score[mine], true.xy[theirs] * mpp, radius_um)
-        row[mine[chosen >= 0]] = theirs[chosen[chosen >= 0]]
+        of_class = np.flatnonzero(true.label == index - 1) if index else np.arange(len(true))
+        chosen = match_points(predicted.xy[mine] * mpp, predicted.score[mine], true.xy[of_class] * mpp, radius_um)
+        row[mine[chosen >= 0]] = of_class[chosen[chosen >= 0]]
     judged = np.ones(len(predicted), bool) if judged is None else judged
     return Matches(predicted.label, true.label, taken, judged)
 

@@ -178,7 +178,7 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
     """The two areas whose ratio is the AJI: what is shared, and what is covered in all; they add up over slides.
 
-    Each true nucleus takes the found one of largest IoU; found ones that nobody took count in full against, if they are
+    Each true nucleus takes the found one of largest IoU; unmatched found ones count in full against, if they are
     ``judged`` (P,), see ``detection.Matches``.
     """
     order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays

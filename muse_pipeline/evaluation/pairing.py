@@ -22,8 +22,8 @@ class SlidePair:
         slide_id: its name.
         nuclei: its table of found nuclei.
         truth: its true nuclei.
-        region: where they are complete, if a file of its own says so.
-        patient: whom it is drawn with in the bootstrap.
+        region: where they are complete, if there is a separate file.
+        patient: group of the bootstrap.
     """
 
     slide_id: str
@@ -68,7 +68,7 @@ def pair_folder(
     region: Path | None = None,
     patient: str | None = None,
 ) -> Pairing:
-    """Pair every slide of a results folder with its truth, by name or as a sheet says.
+    """Pair every slide of a results folder with its truth, by name or by a sheet.
 
     Args:
         results: ``<slide>/nuclei.parquet`` below it.
@@ -107,7 +107,7 @@ def pair_folder(
 
 
 def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
-    """Rows by slide; the workflow's own sheet will do, columns that are not needed are not looked at.
+    """Rows by slide; the workflow's own sheet will do, other columns are ignored.
 
     Raises:
         SheetError: it cannot be read, has no column ``slide_id`` or names a slide twice.

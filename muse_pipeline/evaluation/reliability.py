@@ -1,4 +1,4 @@
-"""Whether class probabilities mean what they say: of nuclei given 0.8, are 80 in 100 of that class?
+"""Reliability of class probabilities: of nuclei given 0.8, are 80 in 100 of that class?
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the likeliest class,
 and temperature scaling. Counted over found nuclei that match a true one of known class; what is spurious has no class.
@@ -96,7 +96,7 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
 def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
     """Draw a panel per entry of ``panels``, each as ``CalibrationCounts.describe`` gives it, as PNG.
 
-    The area of a dot is its share of the nuclei; on the diagonal probabilities mean what they say.
+    The area of a dot is its share of the nuclei; on the diagonal probabilities are calibrated.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's

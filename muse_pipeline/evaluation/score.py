@@ -50,11 +50,11 @@ class SlideScore:
         model: name of the model that found the nuclei.
         classes: its class names.
         mpp: (x, y) um per level-0 pixel.
-        threshold: the model's own score cut, if its card says.
+        threshold: score threshold of the model, if its card has one.
         n_found: nuclei in the table at the score cut.
         n_true: true nuclei that count.
         n_unknown: of these, how many have no class.
-        matches: who took whom.
+        matches: matched nuclei.
         calibration: found nuclei of known true class by their class probability, or None where there is one class only.
         panoptic: sums of PQ, or None where the truth has no outlines.
         jaccard: (2,) areas of AJI, or None likewise.
@@ -159,7 +159,7 @@ def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, 
     try:
         size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
-        raise NucleiError(f"{info}: does not say how large the slide is; make it again with `muse inspect`") from error
+        raise NucleiError(f"{info}: has no size of the slide; write it again with `muse inspect`") from error
     bounds = provenance.get("bounds") and Bounds(**provenance["bounds"])
     return tuple(provenance["slide_mpp"]), size_px, qupath_offset_px(bounds, frame)
 
@@ -190,7 +190,7 @@ def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:
 
 
 def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:
-    """Counts over the pairs of detection; None where the model tells no classes apart."""
+    """Counts over the pairs of detection; None for a model of one class."""
     if found.prob.shape[1] < 2:
         return None
     taken = matches.taken[0]

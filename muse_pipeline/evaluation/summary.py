@@ -21,7 +21,7 @@ from muse_pipeline.evaluation.score import Rules, SlideScore
 def summarise(
     scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
 ) -> dict[str, Any]:
-    """All that ``muse evaluate`` says.
+    """Result of ``muse evaluate``.
 
     Args:
         scores: of the slides.
@@ -80,7 +80,7 @@ def summarise(
 
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
-    """Detection, and unless no true nucleus has a class, the classes, their mean and who was taken for whom."""
+    """Detection, and unless no true nucleus has a class, the classes, their mean and the confusion matrix."""
     classes = scores[0].classes
     by_slide = np.stack([score.matches.counts.values for score in scores])
     total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
@@ -115,7 +115,7 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
 
 
 def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -> dict[str, Any] | None:
-    """Whether class probabilities mean what they say, over all slides and by site; None without classes or pairs."""
+    """Reliability of class probabilities, over all slides and by site; None without classes or pairs."""
     counted = [score for score in scores if score.calibration is not None and score.calibration.n]
     if not counted:
         return None

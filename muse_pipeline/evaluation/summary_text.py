@@ -190,7 +190,7 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
-    """What speaks against the truth rather than the model: positions that mean something else, parts left out."""
+    """Doubts about the truth rather than the model: ambiguous positions, parts left out."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and 2 * in_tissue < n_true

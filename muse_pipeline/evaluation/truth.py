@@ -58,7 +58,7 @@ def read_truth(
     offset_px: tuple[int, int] = (0, 0),
     size_px: tuple[int, int] | None = None,
 ) -> Truth:
-    """Read whatever the suffix says: a table of points, GeoJSON, or a label image of the whole slide at level 0.
+    """Read by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
     A model of one class finds nuclei of every kind, so every class of the truth is that one to it.
 

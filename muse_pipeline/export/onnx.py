@@ -102,7 +102,7 @@ def trace_windows(
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """The exporter speaks of packages that nobody needs here and of changes to come in torch: nothing to act on."""
+    """Silence the exporter's warnings about optional packages and future changes of torch."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     registration.addFilter(_is_error)
     try:

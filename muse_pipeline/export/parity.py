@@ -1,4 +1,4 @@
-"""Does the exported graph find the same nuclei as the network it was made from, and say the same of them?"""
+"""Whether the exported graph finds the same nuclei, classes and outlines as the network it was made from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
 SAME_PX = 1.0  # reports of one nucleus are nearer than this, and nearest to each other
-TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one speaks
+TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one is the peak
 MAX_TIED = 0.02  # share of nuclei for which that may be so; more than that is another network
 # Not the identity, and no two rows or columns alike: a graph that lost or transposed its map finds other nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
@@ -51,10 +51,10 @@ class Tolerance:
     embedding: float
 
 
-# Half precision rounds to three digits: of two cells that are equally good, the other may speak for the nucleus.
+# Half precision rounds to three digits: of two cells that are equally good, the other may be the peak.
 # In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities
 # of one in two thousand move by as much as a quarter.
-# In full precision embeddings tell of mistakes that nuclei hardly show: GELU by tanh moves them by 1e-3 deviations.
+# In full precision embeddings reveal mistakes that nuclei hardly show: GELU by tanh moves them by 1e-3 deviations.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),
@@ -208,7 +208,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Both without the nuclei for which neighbouring cells of the same score speak, one here and the other there."""
+    """Both without nuclei whose peak is one of two cells of the same score, one here and the other there."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]

@@ -61,7 +61,7 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a slide.
+    """Result of the check of a slide's appearance.
 
     Attributes:
         verdict: "ok", "flagged", "other stain" or "not known".
@@ -81,7 +81,7 @@ class Verdict:
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
 
     def sentences(self) -> list[str]:
-        """What a ledger says of it: nothing but a doubt is worth a warning."""
+        """Warnings for the ledger: the reasons of a flagged slide, else none."""
         return list(self.reasons) if self.verdict in DOUBTFUL else []
 
 
@@ -120,7 +120,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     if colour.dark_background:
         return Verdict(OTHER_STAIN, (DARK,))
     if reference is None:
-        return Verdict(NOT_KNOWN, ("the model's card does not say how its training pictures looked",))
+        return Verdict(NOT_KNOWN, ("the model's card has no appearance of its training pictures",))
     if colour.appearance is None:
         return Verdict(NOT_KNOWN, ("colour.json is of a version that did not measure how the slide looks",))
     measured = colour.appearance
@@ -134,7 +134,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
 def _reasons(reference: AppearanceReference, measured: dict[str, float]) -> Iterator[str]:
     stains = list(_deviations(STAINS, reference, measured))
     if "haematoxylin red" in reference.ranges and "haematoxylin red" not in measured:
-        stains.append("not told apart as haematoxylin and eosin")
+        stains.append("not recognised as haematoxylin and eosin")
     if stains:
         yield f"stains unlike those of training: {', '.join(stains)}"
     yield from _deviations(FOCUS, reference, measured)

@@ -1,4 +1,4 @@
-"""The model card: everything that a model file must say about itself, carried in the ONNX metadata."""
+"""The model card: description of a model, stored in the ONNX metadata."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ColourReference:
 
 @dataclass(frozen=True)
 class AppearanceReference:
-    """How the pictures looked that a model was trained on (see ``inference.appearance``).
+    """Appearance of the pictures that a model was trained on (see ``inference.appearance``).
 
     Attributes:
         n_pictures: how many were measured.
@@ -86,7 +86,7 @@ class ModelCard:
         n_rays: rays per outline.
         readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
         colour: how the ``colour`` input is fitted.
-        appearance: how the training pictures looked; None where nobody measured it.
+        appearance: of the training pictures; None if not measured.
         temperature: what the logits of the graph's class probabilities are divided by before they are written; 1
             leaves them as they are.
         precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
@@ -173,7 +173,7 @@ class RegionCard:
         source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
         limits: what the model is not for, in words.
-        kind: "regions", by which the card is told from that of a detector.
+        kind: "regions"; the card of a detector has none.
     """
 
     name: str

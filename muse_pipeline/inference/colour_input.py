@@ -15,7 +15,7 @@ from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
-    """What a ``colour.json`` says, of the slide with this ``fingerprint`` if one is given.
+    """Read a ``colour.json``, of the slide with this ``fingerprint`` if one is given.
 
     Raises:
         StoreError: the file is missing, was not written by ``muse tissue``, or is of another slide.
@@ -62,13 +62,13 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
         fit: of a slide or picture.
 
     Raises:
-        ModelError: the card names a method that this version does not know.
+        ModelError: the method of the card is unknown to this version.
     """
     if reference.method == "identity":
         return IDENTITY.copy()
     if reference.method != "macenko":
         raise ModelError(
-            f"the model's card asks for colour method '{reference.method}', which this version does not know; update"
+            f"the model's card asks for colour method '{reference.method}', which is unknown to this version; update"
         )
     if fit is None:
         return IDENTITY.copy()

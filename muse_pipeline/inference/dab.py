@@ -64,7 +64,7 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
         return np.zeros(0)
     reach_px = nuclei.rays[..., None] * np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) / mpp
     xy = nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]  # (N, R, rings, 2)
-    places = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
-    found = cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    positions = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
+    found = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     sector = np.square(nuclei.rays, dtype=float)  # twice its area, but for a factor
     return (found.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(-1) / sector.sum(-1)

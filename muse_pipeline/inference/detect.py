@@ -31,18 +31,18 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 
 
-class NucleusFinder(Protocol):
+class Detector(Protocol):
     """What finds nuclei in windows; called from several threads at once.
 
     Attributes:
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
-        each_once: it may outline one nucleus twice, which is then reported once (``nuclei.nms``).
+        suppress_overlaps: it may outline one nucleus twice, which is then reported once (``nuclei.nms``).
         trim: it takes windows of any size, and is given of each only what holds tissue.
         measures_dab: its nuclei have ``dab_od``.
     """
 
     card: ModelCard
-    each_once: bool = False
+    suppress_overlaps: bool = False
     trim: bool = False
     measures_dab: bool = False
 
@@ -59,7 +59,7 @@ class NucleusFinder(Protocol):
         """
 
     def facts(self) -> dict[str, Any]:
-        """What every shard of a slide says alike of the finder: checksum, provider, colour, versions."""
+        """Facts that are equal in all shards of a slide: checksum, provider, colour, versions."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Guard:
     """Where nothing is to be sought on a slide.
 
     Attributes:
-        judge: says why nothing is to be found in a window (S, S, 3), or "".
+        judge: reason to skip a window (S, S, 3), or "".
         remarks: warnings about the slide.
     """
 
@@ -75,9 +75,9 @@ class Guard:
     remarks: tuple[str, ...] = ()
 
 
-def walk_shard(
+def find_in_shard(
     store: Store,
-    finder: NucleusFinder,
+    finder: Detector,
     shard: Shard,
     output: Path,
     *,
@@ -140,27 +140,27 @@ def walk_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Window numbers of the batches of a shard, see ``walk_shard``."""
+    """Window numbers of the batches of a shard, see ``detect_shard``."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
 
 def _run_batch(
-    windows: np.ndarray, store: Store, finder: NucleusFinder, grid: WindowGrid, guard: Guard | None
+    windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
 ) -> list[tuple[int, Nuclei, bool, str]]:
     """Of each window its reports, whether it was full, and why nothing was sought in it."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
     are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
-    if finder.each_once:
+    if finder.suppress_overlaps:
         found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
     reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
     return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
 
 def _find_nuclei(
-    store: Store, finder: NucleusFinder, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
+    store: Store, finder: Detector, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
 ) -> tuple[list[Nuclei], list[str]]:
     """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and why none were sought or ""."""
     card = finder.card
@@ -181,7 +181,7 @@ def no_nuclei(card: ModelCard) -> Nuclei:
 
 
 def _require_mpp(store: Store, card: ModelCard) -> None:
-    """Refuse a store that is not at the model's mpp.
+    """Reject a store that is not at the model's mpp.
 
     Raises:
         ModelError: it is not.
@@ -193,8 +193,8 @@ def _require_mpp(store: Store, card: ModelCard) -> None:
         )
 
 
-def _common_facts(store: Store, grid: WindowGrid, finder: NucleusFinder, guard: Guard | None) -> dict[str, Any]:
-    """What every shard of a slide must say alike, of image, finder and guard, before they may be stitched."""
+def _common_facts(store: Store, grid: WindowGrid, finder: Detector, guard: Guard | None) -> dict[str, Any]:
+    """Facts about image, finder and guard that must be equal in all shards of a slide."""
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
@@ -213,7 +213,7 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 
 
 @dataclass(frozen=True)
-class ModelFinder(NucleusFinder):
+class ModelFinder(Detector):
     """A model on one slide, as the walk calls it.
 
     Attributes:
@@ -222,7 +222,7 @@ class ModelFinder(NucleusFinder):
         appearance: whether the slide looks like the model's training pictures, if that was judged.
     """
 
-    each_once = True
+    suppress_overlaps = True
 
     predictor: Predictor
     colour: np.ndarray
@@ -291,10 +291,10 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
         grid.part(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
         for i in range(len(windows))
     ]
-    places = [
+    positions = [
         (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
     ]
-    return np.array(places, int).reshape(-1, 4)
+    return np.array(positions, int).reshape(-1, 4)
 
 
 def detect_shard(
@@ -310,7 +310,7 @@ def detect_shard(
     appearance: Verdict | None = None,
     within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.walk_shard``.
+    """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.find_in_shard``.
 
     On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
     brown of every nucleus is measured (``inference.dab``).
@@ -320,4 +320,4 @@ def detect_shard(
     """
     finder = ModelFinder(predictor, colour, appearance)
     how = {"threads": threads, "progress": progress, "offset_px": offset_px, "within": within}
-    return walk_shard(store, finder, shard, output, **how)
+    return find_in_shard(store, finder, shard, output, **how)

@@ -22,7 +22,7 @@ NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it",
 def find_model(model: str, provider: str = "cpu") -> Path:
     """The file of a built-in model's name or of a path.
 
-    A built-in model that is there in fp32 and in int8 is chosen as ``faster_precision`` says; with its precision, as in
+    A built-in model that is there in fp32 and in int8 is chosen by ``faster_precision``; with its precision, as in
     ``compact-fp32``, a name means the same file everywhere.
 
     Raises:
@@ -76,7 +76,7 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
         return []
     where = " (compact-fp32)" if isinstance(card, ModelCard) else ""
     return [
-        f"model '{card.name}' is in int8, and this processor does not say that it has VNNI: sums may overflow, and "
+        f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
         f"results differ from those elsewhere; choose the model in fp32{where}"
     ]
 
@@ -120,7 +120,7 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: what it says of itself is no text; copy it again, or export it anew") from error
+        raise ModelError(f"{path}: its metadata are not text; copy it again, or export it anew") from error
     if METADATA_KEY not in metadata:
         raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
     return metadata[METADATA_KEY]

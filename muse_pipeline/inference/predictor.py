@@ -106,7 +106,7 @@ class GraphRunner:
             )
             if not fits:
                 raise ModelError(
-                    f"{self.path}: its card says that '{port.name}' is {tuple(expected)}, while the graph has "
+                    f"{self.path}: its card states '{port.name}' as {tuple(expected)}, while the graph has "
                     f"{tuple(sizes)}; export it with `muse export`"
                 )
 

@@ -54,7 +54,7 @@ class SlideRegions:
         border: lines in level-0 px.
         outside: all tissue that is not inside, in level-0 px.
         info: the slide.
-        record: what the table of nuclei says of where the regions are from.
+        record: origin of the regions, for the table of nuclei.
         prob: what gives (n,) probabilities times 255 of classes (n,) at positions (n, 2), or None.
     """
 
@@ -91,8 +91,8 @@ class SlideRegions:
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
-        for place in np.flatnonzero(near)[::-1]:  # smaller ones come last
-            region[shapely.contains_xy(self._shapes[place], xy)] = self._label[place]
+        for location in np.flatnonzero(near)[::-1]:  # smaller ones come last
+            region[shapely.contains_xy(self._shapes[location], xy)] = self._label[location]
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
             prob[known] = self._prob.at(xy[known], region[known])
@@ -210,7 +210,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     areas = read_class_areas(folder / OUTLINES, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
     tissue = [shapely.MultiPolygon([a.shape for a in areas if a.class_name == one.name]) for one in classes]
-    said = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
+    entry = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
     return SlideRegions(
         classes=classes,
         areas=areas,
@@ -219,7 +219,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
         border=shared_lines(shapes),
         outside=tissue[0],
         info=info,
-        record=said,
+        record=entry,
         prob=ProbabilityMap(folder / MAP, info.mpp),
     )
 
@@ -234,7 +234,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         of_class[area.class_name].append((area.shape & tissue) - taken)
         taken |= area.shape
     lines = shapely.union_all([shapely.boundary(area.shape) for area in drawn])
-    said = {"source": "drawn", "file": {"name": path.name, "sha256": sha256_of(path)}, "status": OK, "reason": ""}
+    entry = {"source": "drawn", "file": {"name": path.name, "sha256": sha256_of(path)}, "status": OK, "reason": ""}
     return SlideRegions(
         classes=classes,
         areas=drawn,
@@ -243,7 +243,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, taken),
         info=info,
-        record=said,
+        record=entry,
     )
 
 

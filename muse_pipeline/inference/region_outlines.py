@@ -63,7 +63,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
     """Give islands of fewer than ``min_cells`` to the class that most of their border touches, in place.
 
-    The smallest go first. One that touches no other class, as a small piece of tissue on glass, stays.
+    The smallest go first. One that touches no other class, as a small island of tissue, stays.
 
     Args:
         label: (H, W) uint8, 0 for no tissue.
@@ -135,8 +135,8 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
             steps.append(step)
             step = following[step]
         if steps:
-            places = np.append(corners[steps], corners[steps[-1] ^ 1])
-            arcs.append(np.stack([places % width, places // width], 1).astype(float))
+            positions = np.append(corners[steps], corners[steps[-1] ^ 1])
+            arcs.append(np.stack([positions % width, positions // width], 1).astype(float))
     return arcs
 
 

@@ -145,12 +145,12 @@ def stitch_shards(
     require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
-    names, said = [one.name for one in card.classes], provenance(shards, card, info)
-    said["tissue_sha256"] = kept.tissue_sha256
+    names, described = [one.name for one in card.classes], provenance(shards, card, info)
+    described["tissue_sha256"] = kept.tissue_sha256
     if kept.roi_file is not None:
-        said["roi"] = kept.roi_file
+        described["roi"] = kept.roi_file
     if regions is not None:
-        said["regions"] = regions.describe()
+        described["regions"] = regions.describe()
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
@@ -158,18 +158,18 @@ def stitch_shards(
             on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
             yield _clip(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
-    # Where a model tells no classes apart, a user may, by size and form: a first look fits the clusters to the slide.
+    # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
     if clusters:
-        said["morphology"] = clusters.describe()
+        described["morphology"] = clusters.describe()
     meter = None if features is None else features.meter(info, kept, names)
     if meter:
-        said["features"] = {**meter.describe(), "n_without_pixels": 0}
+        described["features"] = {**meter.describe(), "n_without_pixels": 0}
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
     more = {"regions": None if regions is None else [one.name for one in regions.classes]}
     more["features"] = meter.names if meter else ()
     around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
-    with NucleiWriter(output, names, said, *columns, **more) as writer:
+    with NucleiWriter(output, names, described, *columns, **more) as writer:
         size = write_nuclei(writer, around, Measures(clusters, regions, meter), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
@@ -258,14 +258,14 @@ def fit_clusters(parts: Iterator[Nuclei], info: SlideInfo) -> MorphologyClusters
 
 @dataclass(frozen=True)
 class ShardSet:
-    """All shards of one slide, in order, with what they say."""
+    """All shards of one slide, in order, with their facts."""
 
     paths: list[Path]
     facts: list[dict[str, Any]]
 
     @property
     def common(self) -> dict[str, Any]:
-        """What every shard says alike."""
+        """Facts that are equal in all shards."""
         return self.facts[0]["common"]
 
     @property

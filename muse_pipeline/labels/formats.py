@@ -1,4 +1,4 @@
-"""What one label file says, whatever its format: nuclei, each with its place in the file, and regions."""
+"""Content of a label file of any format: nuclei, each with its position in the file, and regions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Annotations:
         return f"{self.path}, {self.unit} {self.places[index]}"
 
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
-        """Refuse nuclei outside a picture or slide of ``size_px`` = (width, height).
+        """Reject nuclei outside a picture or slide of ``size_px`` = (width, height).
 
         Raises:
             LabelError: there is one; its place is named.
@@ -61,14 +61,14 @@ class Annotations:
             )
 
     def require_regions(self, source: LabelSource, what: str) -> None:
-        """Refuse a file that was to say what of a picture or slide was annotated, and does not.
+        """Reject a file without the annotated region that a picture or slide needs.
 
         Raises:
             LabelError: it holds no region.
         """
         if not len(self.regions):
             raise LabelError(
-                f"{self.path}: no annotation '{source.region_class}' says what of {what} was annotated; draw one "
+                f"{self.path}: no annotation '{source.region_class}' bounds what was annotated in {what}; draw one "
                 "around it"
             )
 
@@ -76,7 +76,7 @@ class Annotations:
         """(N,) bool: which nuclei lie in a region; where there is no region, all.
 
         Raises:
-            LabelError: one lies outside and the source does not say to leave such nuclei out.
+            LabelError: one is outside and the source does not leave such nuclei out.
         """
         if not len(self.regions):
             return np.ones(len(self.nuclei), bool)

@@ -91,7 +91,9 @@ WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much o
 LEAST_UM = 1.0
 CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
 LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
-OUTWARD_UM = 0.125  # people draw nuclei so far outside of the steepest place: areas are then 1.01 and 0.99 of theirs
+OUTWARD_UM = (
+    0.125  # people draw nuclei so far outside of the steepest place: areas are then 1.01 and 0.99 of drawn ones
+)
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
 TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there

@@ -41,7 +41,7 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: of the picture; for a piece of a slide the slide's id and where its region begins, in level-0 px.
+        name: of the picture; for a region of a slide the slide's id and the corner of the region, in level-0 px.
         pixels: (h, w, 3) uint8.
         nuclei: those inside the region, with rays in um, NaN where an outline is unknown.
         stain: fitted on the picture, or on the tissue of its slide; None where that failed.
@@ -103,7 +103,7 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-MPP_TOLERANCE = 0.05  # shares of what the file says
+MPP_TOLERANCE = 0.05  # relative difference from the file's
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
@@ -151,7 +151,7 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
 
 
 def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
-    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with what the file says.
+    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with that of the file.
 
     Args:
         path: the picture.
@@ -159,7 +159,7 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         setting: by which.
 
     Raises:
-        LabelError: the picture cannot be decoded, its pixels are not square, nobody states its mpp, two do and
+        LabelError: the picture cannot be decoded, its pixels are not square, its mpp is unknown, two do and
             disagree, or no picture of nuclei has it.
     """
     try:
@@ -174,13 +174,13 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
             "labelled picture needs square ones; resample it and its labels, or label it as a slide"
         )
     if mpp is None and known is None:
-        raise LabelError(f"{path}: does not say how large a pixel is; give `mpp`, um per pixel, with its source")
+        raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
     low, high = PLAUSIBLE_RANGE_UM
     found = float(known.mpp[0] if mpp is None else mpp)
     if not low <= found <= high:
-        wrong = f"`{setting}` of this source" if known is None else f"what the file says ({known.source})"
+        wrong = f"`{setting}` of this source" if known is None else f"that of the file ({known.source})"
         raise LabelError(f"{path}: has {found:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {wrong}")
     return pixels, found
 
@@ -188,7 +188,7 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
 def require_agreement(
     path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
 ) -> None:
-    """Refuse an mpp, stated by a ``setting`` of the source, more than 5 % from what the file says.
+    """Reject an mpp, stated by a ``setting`` of the source, more than 5 % from that of the file.
 
     Raises:
         LabelError: it is; both are named.

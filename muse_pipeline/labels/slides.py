@@ -1,4 +1,4 @@
-"""Labelled slides: regions that somebody annotated, each with context around it, read once and at the model's mpp."""
+"""Labelled slides: annotated regions, each with context around it, read once and at the model's mpp."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
         chosen = [row for row in rows if row.split == source.split.name]
         if not chosen:
             known = ", ".join(sorted({row.split for row in rows if row.split}))
-            raise LabelError(f"{source.slides}: no slide has the split '{source.split.name}'; it knows {known}")
+            raise LabelError(f"{source.slides}: no slide has the split '{source.split.name}'; known: {known}")
     elif source.split is not None:
         by_name = {name: row for row in rows for name in (row.slide_id, Path(row.path).name)}
         names = read_split(source)
@@ -107,7 +107,7 @@ def _read(
     """The labels of one slide, absolute level-0 px; GeoJSON is in QuPath's frame, text counts level-0 px.
 
     Raises:
-        LabelError: no region says what was annotated, among others.
+        LabelError: there is no annotated region, among others.
     """
     offset = qupath_offset_px(info.bounds)
     if source.format == "geojson":
@@ -182,7 +182,7 @@ def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseG
 def _require_nuclei(
     area: BaseGeometry, nuclei: Nuclei, annotations: Annotations, source: LabelSource, info: SlideInfo, mpp: float
 ) -> None:
-    """Refuse a region without a nucleus, unless that is declared to be meant.
+    """Reject a region without a nucleus, unless that is declared to be meant.
 
     Raises:
         LabelError: there is one; its corner is named as QuPath shows it.
@@ -199,9 +199,9 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Refuse a region with nuclei that lies on glass, as positions of another frame do.
+    """Reject a region with nuclei that lies on glass, as positions of another frame do.
 
-    Where a slide has no tissue at all, as under fluorescence, nothing can be told.
+    Where a slide has no tissue at all, as under fluorescence, nothing can be checked.
 
     Raises:
         LabelError: there is one; its corner is named as QuPath shows it.

@@ -108,12 +108,12 @@ def check_source(source: LabelSource) -> None:
         ),
         (
             source.diameter_um is not None and (source.format != "instances" or source.mpp is not None),
-            f"{source.place}: diameter_um takes the place of mpp where label masks tell how large nuclei are; give one "
+            f"{source.place}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
             "of both, and diameter_um with instances only",
         ),
         (
             not 0 < source.weight < float("inf"),
-            f"{source.place}: weight {source.weight} cannot be drawn by; give a positive number",
+            f"{source.place}: weight must be > 0 (got {source.weight})",
         ),
         (
             source.outside not in {"refuse", "leave out"},

@@ -88,7 +88,7 @@ def check_leaks(
     second: Sequence[LabelledImage],
     names: tuple[str, str] = ("training", "validation"),
 ) -> None:
-    """Refuse patients with pictures in both of two splits, which ``names`` calls so.
+    """Reject patients with pictures in both of two splits, which ``names`` calls so.
 
     Raises:
         LabelError: there are some; they are named.

@@ -242,7 +242,7 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], plac
 
 
 def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
-    """Refuse the same picture under two labels, whatever its names.
+    """Reject the same picture under two labels, whatever its names.
 
     Raises:
         LabelError: there is one.
@@ -328,7 +328,7 @@ MOST_OVERLAP = 0.05  # share of the smaller area; hand-drawn neighbours overlap 
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
-    """Refuse areas of two classes that overlap by more than a hand-drawn border.
+    """Reject areas of two classes that overlap by more than a hand-drawn border.
 
     Raises:
         LabelError: there are some.
@@ -344,7 +344,7 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
 
 
 def require_disjoint_patients(training: Sequence[TissueImage], validation: Sequence[TissueImage]) -> None:
-    """Refuse patients with images in training and in validation.
+    """Reject patients with images in training and in validation.
 
     Raises:
         LabelError: there are some; they are named.
@@ -358,7 +358,7 @@ def require_disjoint_patients(training: Sequence[TissueImage], validation: Seque
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
-    """Refuse images of which no one has a class.
+    """Reject images of which no one has a class.
 
     Raises:
         LabelError: a class is missing; it and the ``split`` are named.

@@ -12,6 +12,6 @@ def koleo(vectors: Tensor) -> Tensor:
     if len(vectors) < 2:
         return vectors.sum() * 0
     unit = functional.normalize(vectors.float(), dim=-1)
-    with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):  # the nearest is told by the last bits
+    with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):  # the nearest depends on the last bits
         nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
     return -torch.log((unit - unit[nearest]).norm(dim=-1) + 1e-8).mean()

@@ -73,8 +73,8 @@ class DenseHead(NucleusHead):
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """The other channels of the last convolution, as one matrix product."""
-        said = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
-        label, rays = said.split(self.sizes, 2)
+        output = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
+        label, rays = output.split(self.sizes, 2)
         return label, to_rays(rays)
 
 

@@ -78,12 +78,12 @@ class DetectionGraph(nn.Module):
             With ``embed`` also embedding (B, K, D), the dense map read where the nucleus lies.
         """
         dense = self.detector.features(pixels, colour)
-        score, located, said = self.detector.propose(dense)
+        score, located, described = self.detector.propose(dense)
         n_cells = score.shape[-2] * score.shape[-1]
         score = score.flatten(1)
         score = torch.where(score >= self.threshold, score, torch.zeros_like(score))
         score, cell = score.topk(min(self.capacity, n_cells), dim=1)  # (B, K)
         xy = self.detector.head.locate(located, cell) * CELL_PX
-        label, rays = self.detector.head.describe(pick(said, cell, n_cells))
+        label, rays = self.detector.head.describe(pick(described, cell, n_cells))
         found = (xy, score, label.softmax(2), rays)
         return (*found, read_at(dense, xy, self.detector.backbone.lattice)) if self.embed else found

@@ -15,13 +15,13 @@ MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # what ``to_rays`` makes a ray of `
 LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer than 40 um
 
 
-def to_rays(said: Tensor) -> Tensor:
+def to_rays(raw: Tensor) -> Tensor:
     """Rays in um from what the last layer of a head says of them, which is their inverse square.
 
     For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features.
     The same wave in the rays themselves is a dumb-bell, and so do slender nuclei come out of heads that say rays.
     """
-    inverse_square = softplus(STEEPNESS * said)
+    inverse_square = softplus(STEEPNESS * raw)
     return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
 
 
@@ -72,8 +72,8 @@ class NucleusHead(nn.Module):
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Where the nuclei lie (B, K, 2), (x, y) in cells, for which the cells of these numbers (B, K) speak."""
-        places = own_places(located[:, 1:])
-        return pick(as_rows(places), cell, places.shape[-2] * places.shape[-1])
+        positions = own_places(located[:, 1:])
+        return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
         """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""

@@ -74,7 +74,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Any], path: Path) -> None:
-    """Refuse what is no tensor of finite numbers.
+    """Reject what is no tensor of finite numbers.
 
     Raises:
         CheckpointError: the first such entry is named.

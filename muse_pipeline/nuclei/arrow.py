@@ -60,11 +60,11 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
     ends = np.cumsum([0, *(_WKB_HEADER + _WKB_VERTEX * n_vertices)], dtype=np.int32)
     content = np.empty(ends[-1], np.uint8)
     for n in np.unique(n_vertices).tolist():
-        places = np.flatnonzero(n_vertices == n)
-        rows = np.empty((len(places), _WKB_HEADER + _WKB_VERTEX * n), np.uint8)
+        positions = np.flatnonzero(n_vertices == n)
+        rows = np.empty((len(positions), _WKB_HEADER + _WKB_VERTEX * n), np.uint8)
         rows[:, :_WKB_HEADER] = np.frombuffer(_WKB_START + n.to_bytes(4, "little"), np.uint8)
-        rows[:, _WKB_HEADER:] = xy[begins[places, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
-        np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[ends[places]] = rows
+        rows[:, _WKB_HEADER:] = xy[begins[positions, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
+        np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[ends[positions]] = rows
     return pa.Array.from_buffers(pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(content)])
 
 
@@ -82,15 +82,15 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
     ends = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
     text, sizes = np.frombuffer(text, np.uint8), np.diff(ends)
     for size in np.unique(sizes).tolist():
-        places = np.flatnonzero(sizes == size)
+        positions = np.flatnonzero(sizes == size)
         n_vertices, rest = divmod(size - _WKB_HEADER, _WKB_VERTEX)
         _require(not rest and n_vertices > 3, f"{size} bytes")
-        rows = np.lib.stride_tricks.sliding_window_view(text, size)[ends[places]]
+        rows = np.lib.stride_tricks.sliding_window_view(text, size)[ends[positions]]
         start = _WKB_START + n_vertices.to_bytes(4, "little")
         _require((rows[:, :_WKB_HEADER] == np.frombuffer(start, np.uint8)).all(), "no polygon of one ring")
         rings = rows[:, _WKB_HEADER:].copy().view("<f8").reshape(len(rows), n_vertices, 2)
         _require(np.isfinite(rings).all() and (rings[:, 0] == rings[:, -1]).all(), "not closed")
-        yield places, rings
+        yield positions, rings
 
 
 def _require(is_sound: bool, why: str) -> None:

@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 
 _STEP_PX = 0.5
-_STRIP_PX = 1 << 24  # pixels that are looked at in one piece
+_STRIP_PX = 1 << 24  # pixels that are processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
@@ -162,7 +162,7 @@ def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
 
 MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers have 32 bits
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs gives way to our own limit, which is a sentence
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
 def read_label_image(path: Path) -> np.ndarray:
@@ -173,7 +173,7 @@ def read_label_image(path: Path) -> np.ndarray:
     """
     mask = read_mask(path)
     if mask.dtype == bool:
-        raise LabelError(f"{path}: has one bit a pixel, which tells no nuclei apart; give each nucleus its own number")
+        raise LabelError(f"{path}: has one bit per pixel; give each nucleus its own number")
     if mask.min(initial=0) < 0:
         raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
     return mask

@@ -33,8 +33,8 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     return pairs[((xy[pairs[:, 0]] - xy[pairs[:, 1]]) ** 2).sum(axis=1) <= radius**2]
 
 
-SAME_SHARE = 0.4  # of the smaller outline; docs/results.md says how it was chosen
-SANE_UM = 0.01, 1000.0  # a model may say 0, less than nothing or no number, of which GEOS makes no polygon
+SAME_SHARE = 0.4  # of the smaller outline; see docs/results.md
+SANE_UM = 0.01, 1000.0  # rays may be 0, negative or NaN, of which GEOS makes no polygon
 
 
 def drop_doubles(nuclei: Nuclei, mpp: float) -> Nuclei:

@@ -38,7 +38,7 @@ _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
 @dataclass(frozen=True)
 class Rows:
-    """Nuclei as they stand in the table.
+    """Nuclei as rows of the table.
 
     Attributes:
         table: a row each.
@@ -86,7 +86,7 @@ class NucleiWriter:
         self.regions, self.features = regions, tuple(features)
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         self.positive_od = positive_od
-        # The schema says what is known now, for readers that look no further; the file's own metadata says it all.
+        # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
         optional = clusters, positive_od is not None, regions is not None
         self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional, self.features)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
@@ -257,7 +257,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:
-    """What a table says of its making: slide, model, card, settings, versions and counts.
+    """Provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
         NucleiError: it is not one of our tables, or of another version.
@@ -274,7 +274,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 
 
 def _is_sound(provenance: dict[str, Any]) -> bool:
-    """Whether what readers take for granted of a model and its classes is of the right kind."""
+    """Whether the metadata that readers rely on have the right types."""
     classes = provenance["card"]["classes"]
     colours = [part for each in classes for part in each["color"]]
     return (
@@ -337,7 +337,7 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
 
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
-    """Whether the positions of a row group may lie in the rectangle, as far as its statistics say."""
+    """Whether positions of a row group may be in the rectangle, by its statistics."""
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     known = [columns[name].statistics for name in ("x", "y")]
     return all(
@@ -347,7 +347,7 @@ def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarra
 
 
 def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; what Arrow raises on foreign bytes becomes one sentence."""
+    """The same batches; errors of Arrow on damaged files become one message."""
     while True:
         try:
             batch = next(batches, None)

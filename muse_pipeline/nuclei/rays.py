@@ -1,7 +1,7 @@
 """Star-convex outlines: rays to rings to polygons, and back from polygons.
 
 Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
-rays, not closed. QuPath snaps what it reads to a grid of 0.01 px and refuses a file with one polygon that does not
+rays, not closed. QuPath snaps what it reads to a grid of 0.01 px and rejects a file with one polygon that does not
 survive it, so polygons are judged as they will be written: after rounding, and after that grid.
 """
 

@@ -1,4 +1,4 @@
-"""The one nucleus type: proposals, predictions and ground truth alike."""
+"""The nucleus type of proposals, predictions and ground truth."""
 
 from __future__ import annotations
 

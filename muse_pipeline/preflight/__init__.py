@@ -1,1 +1,1 @@
-"""Before the run: can every slide be read, what mix of scanners is it, and what will it cost here?"""
+"""Before the run: which slides can be read, which scanners they are from, and what the run costs."""

@@ -1,6 +1,6 @@
-"""From looks at slides to the cohort: who is there twice, what mix it is, and what the run will take.
+"""From checks of slides to the cohort: duplicates, scanners, and the cost of the run.
 
-Everything is measured in the looks but two figures for the writing of results, which grow with the nuclei and hardly
+All costs are measured by the checks except those of writing results, which grow with the nuclei and hardly
 differ between machines (docs/results.md, "Writers").
 """
 
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.preflight.look import Look
+from muse_pipeline.preflight.check import SlideCheck
 from muse_pipeline.slides.remote import SlideUrl
 
 N_STEPS = 7  # of a slide, each a process: inspect, tissue, tile, detect, stitch, geojson, overlay
@@ -21,71 +21,72 @@ RESULT_BYTES_PER_NUCLEUS, SHARD_BYTES_PER_NUCLEUS = 576, 190
 PICTURE_BYTES = 2_000_000  # of a slide: tissue.png, density.png, overlays, and its JSON files
 
 
-def sum_up(looks: Sequence[Look], threads: int, start_seconds: float) -> dict[str, Any]:
+def sum_up(checks: Sequence[SlideCheck], threads: int, start_seconds: float) -> dict[str, Any]:
     """The cohort in one JSON-ready dictionary.
 
     Args:
-        looks: one per slide.
-        threads: how many threads the run will have.
-        start_seconds: of the processor that a step takes before it begins.
+        checks: one per slide.
+        threads: threads of the run.
+        start_seconds: processor time that a step takes to start.
     """
-    runnable = [look for look in looks if not look.problem]
-    elsewhere = [look for look in runnable if look.fetch_bytes is not None]
+    runnable = [check for check in checks if not check.problem]
+    elsewhere = [check for check in runnable if check.fetch_bytes is not None]
     return {
-        "n_slides": len(looks),
-        "n_problems": len(looks) - len(runnable),
-        "duplicates": find_duplicates(looks),
-        "scanners": count_scanners(looks),
-        "elsewhere": {"slides": len(elsewhere), "fetch_bytes": sum(look.fetch_bytes for look in elsewhere)},
-        "price": price_run([look for look in runnable if look.fetch_bytes is None], threads, start_seconds),
-        "slides": [asdict(look) for look in looks],
+        "n_slides": len(checks),
+        "n_problems": len(checks) - len(runnable),
+        "duplicates": find_duplicates(checks),
+        "scanners": count_scanners(checks),
+        "elsewhere": {"slides": len(elsewhere), "fetch_bytes": sum(check.fetch_bytes for check in elsewhere)},
+        "estimate": estimate_run([check for check in runnable if check.fetch_bytes is None], threads, start_seconds),
+        "slides": [asdict(check) for check in checks],
     }
 
 
-def find_duplicates(looks: Sequence[Look]) -> list[list[str]]:
-    """Names of slides with the same content, group by group; of those at URLs, with the same file name and size."""
-    here = {(Path(look.path).name, look.file_bytes): look.fingerprint for look in looks if look.fingerprint}
+def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
+    """Names of slides with the same content; at URLs, with the same file name and size."""
+    here = {(Path(check.path).name, check.file_bytes): check.fingerprint for check in checks if check.fingerprint}
     same = defaultdict(list)
-    for look in looks:
-        if look.fetch_bytes is not None:
-            file = SlideUrl(look.path).file_name, look.fetch_bytes
-            same[here.get(file, file)].append(look.slide_id)
-        elif look.fingerprint:
-            same[look.fingerprint].append(look.slide_id)
+    for check in checks:
+        if check.fetch_bytes is not None:
+            file = SlideUrl(check.path).file_name, check.fetch_bytes
+            same[here.get(file, file)].append(check.slide_id)
+        elif check.fingerprint:
+            same[check.fingerprint].append(check.slide_id)
     return [names for names in same.values() if len(names) > 1]
 
 
-def count_scanners(looks: Sequence[Look]) -> list[dict[str, Any]]:
-    """How many slides are of which vendor and mpp (to 0.001 um), the most common first."""
-    kinds = Counter((look.vendor, *(round(side, 3) for side in look.mpp)) for look in looks if look.mpp)
+def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
+    """Number of slides per vendor and mpp (to 0.001 um), the most common first."""
+    kinds = Counter((check.vendor, *(round(side, 3) for side in check.mpp)) for check in checks if check.mpp)
     return [{"vendor": vendor, "mpp": [x, y], "slides": n} for (vendor, x, y), n in kinds.most_common()]
 
 
-def price_run(looks: Sequence[Look], threads: int, start_seconds: float) -> dict[str, Any]:
-    """What the slides that can run will take.
+def estimate_run(checks: Sequence[SlideCheck], threads: int, start_seconds: float) -> dict[str, Any]:
+    """Cost of the slides that can run.
 
-    ``processor_hours`` is on one thread; ``hours`` is that shared evenly by all, which many slides or shards achieve.
+    ``processor_hours`` is for one thread; ``hours`` divides it evenly, which many slides or shards achieve.
     """
-    nuclei = [look.n_windows * look.nuclei_per_window for look in looks]
-    reading = sum(look.tissue_seconds + look.n_chunks * look.chunk_seconds for look in looks)
-    model = sum(look.n_windows * look.window_seconds for look in looks)
-    rest = len(looks) * N_STEPS * start_seconds + sum(nuclei) * SECONDS_PER_NUCLEUS
+    nuclei = [check.n_windows * check.nuclei_per_window for check in checks]
+    reading = sum(check.tissue_seconds + check.n_chunks * check.chunk_seconds for check in checks)
+    model = sum(check.n_windows * check.window_seconds for check in checks)
+    rest = len(checks) * N_STEPS * start_seconds + sum(nuclei) * SECONDS_PER_NUCLEUS
     hours = (reading + model + rest) / 3600
     stores = [
-        look.n_chunks * look.chunk_bytes + SHARD_BYTES_PER_NUCLEUS * n for look, n in zip(looks, nuclei, strict=True)
+        check.n_chunks * check.chunk_bytes + SHARD_BYTES_PER_NUCLEUS * n
+        for check, n in zip(checks, nuclei, strict=True)
     ]
     return {
-        "slides": len(looks),
-        "tissue_mm2": sum(look.tissue_mm2 for look in looks),
+        "slides": len(checks),
+        "tissue_mm2": sum(check.tissue_mm2 for check in checks),
         "nuclei": round(sum(nuclei)),
         "threads": threads,
         "hours": hours / threads,
         "processor_hours": hours,
         "processor_hours_by_part": {"reading": reading / 3600, "model": model / 3600, "the rest": rest / 3600},
-        "peak_memory_mib": max((look.peak_memory_mib for look in looks), default=0),
+        "peak_memory_mib": max((check.peak_memory_mib for check in checks), default=0),
         "scratch_bytes": round(sum(stores)),
         "largest_scratch_bytes": round(max(stores, default=0)),
-        "result_bytes": round(RESULT_BYTES_PER_NUCLEUS * sum(nuclei) + PICTURE_BYTES * len(looks)),
+        "result_bytes": round(RESULT_BYTES_PER_NUCLEUS * sum(nuclei) + PICTURE_BYTES * len(checks)),
     }
 
 
@@ -93,14 +94,14 @@ MAX_ROWS = 40  # of the table of slides: longer ones are for the JSON file
 
 
 def render_preflight(cohort: dict[str, Any]) -> str:
-    """What ``price.sum_up`` says, worst first."""
+    """``sum_up`` as text, worst first."""
     parts = [
         _problems(cohort),
         _remarks(cohort),
         _slides(cohort),
         _scanners(cohort),
         _elsewhere(cohort),
-        _price(cohort["price"]),
+        _estimate(cohort["estimate"]),
     ]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
 
@@ -143,20 +144,21 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
 def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
     if n_slides := cohort["elsewhere"]["slides"]:
         size = _size(cohort["elsewhere"]["fetch_bytes"])
-        yield f"at URLs  {n_slides} of them, all there, {size} to fetch; not looked into, and not in what follows"
+        yield f"at URLs  {n_slides} of them, all found, {size} to fetch; not opened, and not in what follows"
 
 
-def _price(price: dict[str, Any]) -> Iterator[str]:
-    parts = ", ".join(f"{name} {_duration(hours)}" for name, hours in price["processor_hours_by_part"].items())
-    yield f"{price['slides']} can run: {price['tissue_mm2']:,.1f} mm2 of tissue, about {price['nuclei']:,} nuclei"
-    yield f"time     about {_duration(price['hours'])} on {price['threads']} threads (of one thread: {parts})"
-    yield f"memory   {price['peak_memory_mib']:,} MiB at most, measured with one thread"
+def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
+    parts = ", ".join(f"{name} {_duration(hours)}" for name, hours in estimate["processor_hours_by_part"].items())
+    tissue, nuclei = estimate["tissue_mm2"], estimate["nuclei"]
+    yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {nuclei:,} nuclei"
+    yield f"time     about {_duration(estimate['hours'])} on {estimate['threads']} threads (of one thread: {parts})"
+    yield f"memory   {estimate['peak_memory_mib']:,} MiB at most, measured with one thread"
     yield (
-        f"scratch  {_size(price['scratch_bytes'])} for images and shards; with keep_stores: false, "
-        f"{_size(price['largest_scratch_bytes'])} at most for a slide at a time"
+        f"scratch  {_size(estimate['scratch_bytes'])} for images and shards; with keep_stores: false, "
+        f"{_size(estimate['largest_scratch_bytes'])} at most for a slide at a time"
     )
-    yield f"results  {_size(price['result_bytes'])}"
-    yield "not in it: proposals, further images (extra_mpps) and training, where the config asks for them"
+    yield f"results  {_size(estimate['result_bytes'])}"
+    yield "not included: proposals, further images (extra_mpps) and training, if the config asks for them"
 
 
 def _duration(hours: float) -> str:

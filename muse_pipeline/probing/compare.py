@@ -130,14 +130,14 @@ class Comparison:
 def open_networks(
     before: Path | None, after: Path | None, named: str | None, default: str | None, trust_pickle: bool = False
 ) -> tuple[ProbedNetwork, ProbedNetwork]:
-    """Both networks, each of the kind that its checkpoint says; random weights see colours as the other network does.
+    """Both networks, each of the backbone in its checkpoint; random weights see colours as the other network does.
 
     Args:
         before: checkpoint; None: random weights.
         after: checkpoint; None: random weights.
-        named: backbone of a checkpoint that does not say its own, and of random weights; these are otherwise of the
+        named: backbone of a checkpoint without a name, and of random weights; these are otherwise of the
             other checkpoint's kind.
-        default: where nobody says; None: that is refused.
+        default: used if there is no name; None: an error.
         trust_pickle: see ``start.load_backbone``.
 
     Raises:
@@ -150,7 +150,7 @@ def open_networks(
     own = [None if path is None else backbone_name(path, trust_pickle) for path in paths]
     names = [own[side] or named or (own[1 - side] if path is None else None) for side, path in enumerate(paths)]
     if not all(name or default for name in names):
-        raise ConfigError("no checkpoint says which backbone it holds; name it with --backbone")
+        raise ConfigError("no checkpoint has the name of its backbone; give it with --backbone")
     networks = [open_network(name or default, path, trust_pickle) for name, path in zip(names, paths, strict=True)]
     one, other = (
         dataclasses.replace(network, reference=networks[1 - side].reference) if paths[side] is None else network
@@ -160,13 +160,13 @@ def open_networks(
 
 
 def _answer_by_labels(labels: dict[str, Any]) -> dict[str, str]:
-    """By nearest neighbours from all labels, which trains nothing: fixed before anything is looked at."""
+    """By nearest neighbours from all labels, without training; fixed in advance."""
     row = next(row for row in labels["rows"] if row["protocol"] == NAMES[KNN] and row["share"] == 1)
     return _answer("With labels", "of nuclei get the right class from their nearest neighbours", row["accuracy"])
 
 
 def _answer_by_tissue(tissue: dict[str, Any]) -> dict[str, str]:
-    """By retrieval across mpps: fixed before anything is looked at."""
+    """By retrieval across mpps; fixed in advance."""
     row = next(row for row in tissue["rows"] if row["measure"] == RETRIEVAL)
     what = f"of nuclei at {tissue['mpps'][0]:g} um/px are found again at {tissue['mpps'][1]:g} um/px"
     return _answer("Without labels", what, row["score"])

@@ -94,7 +94,7 @@ def compare_on_labels(
         draws: of patients, for shares below 1.
         device: of the networks.
         output: folder for the picture.
-        say: called with sentences on progress.
+        say: called with lines on progress.
     """
     drawn = draw_patients([one.patient for one in data.training if (one.nuclei.label >= 0).any()], draws)
     sides, looked_up = [], []
@@ -170,7 +170,7 @@ def _by_chance(true: np.ndarray, classes: Sequence[str]) -> str:
     counts = np.bincount(true, minlength=len(classes))
     share, balanced = 100 * counts.max() / max(1, counts.sum()), 100 / max(1, np.count_nonzero(counts))
     return (
-        f"{classes[counts.argmax()]}, the commonest class, said of every nucleus would be right for {share:.1f} % "
+        f"{classes[counts.argmax()]}, the commonest class for every nucleus would be right for {share:.1f} % "
         f"(balanced: {balanced:.1f} %)"
     )
 

@@ -1,4 +1,4 @@
-"""Two networks on nuclei without labels: whether they know a nucleus again at another mpp, turned or stained anew."""
+"""Compare two networks without labels: is a nucleus recognised at another mpp, rotated, or with another stain?"""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from muse_pipeline.probing.features import Look, choose_nuclei, nucleus_features
 from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours, recognised, stability
 from muse_pipeline.probing.network import SEED, ProbedNetwork
 
-MOST_NUCLEI = 1000  # of an image, that a nucleus is looked for among
-MOST_VARIED = 250  # of them, that are looked at turned and stained anew
+MOST_NUCLEI = 1000  # of an image, candidates of the retrieval
+MOST_VARIED = 250  # of them, rotated and restained
 MOST_IMAGES = 40
 VARIATIONS = (  # of the finer look
     {"mirror": True},
@@ -70,7 +70,7 @@ def compare_on_tissue(
         repeats: draws of the bootstrap.
         device: for the networks.
         output: folder for the picture.
-        say: called with sentences on progress.
+        say: called with lines on progress.
     """
     chosen = choose_images(images)
     field_px = window_px * mpps[1] / 2
@@ -102,7 +102,7 @@ def compare_on_tissue(
         "chance": float(np.mean(np.concatenate([np.full(len(xy), 100 / len(xy)) for xy in nuclei]))),
         "seed": SEED,
         "rows": rows,
-        "notes": [f"{left_out} of {len(images)} images were not looked at: {MOST_IMAGES} by lot do"]
+        "notes": [f"{left_out} of {len(images)} images were not used: {MOST_IMAGES} random ones are enough"]
         if left_out
         else [],
         "picture": _draw(chosen, nuclei, [side["features"] for side in sides], output / "neighbours_unlabelled.png"),
@@ -182,7 +182,7 @@ class TissueConfig:
             raise ConfigError("sources: there is none; name tissue with nucleus positions")
         fine, coarse = self.views.mpp
         if not fine < coarse:
-            raise ConfigError(f"views: mpp is [{fine:g}, {coarse:g}]; nuclei are looked at at two, as in [0.25, 0.5]")
+            raise ConfigError(f"views: mpp is [{fine:g}, {coarse:g}]; give two scales, as in [0.25, 0.5]")
 
 
 def load_tissue_config(path: Path, data: Path | None = None) -> TissueConfig:

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 
 @dataclass(frozen=True)
 class Look:
-    """How nuclei are looked at.
+    """How nuclei are read.
 
     Attributes:
         mpp: um per pixel.

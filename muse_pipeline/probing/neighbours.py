@@ -24,7 +24,7 @@ def find_similar(features: Tensor, patient: Sequence[str], queries: Sequence[int
     Args:
         features: (P, D), of any length.
         patient: (P,) whose nucleus it is.
-        queries: (Q,) which of them are looked up.
+        queries: (Q,) indices of the queries.
         k: no more than the nuclei of other patients.
 
     Returns:
@@ -68,7 +68,7 @@ def stability(one: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray, np.nd
         other: (n, D) of the same nuclei in another.
 
     Returns:
-        (n,) percent, where chance is 50 and a network that says the same of everything gets that; (n,) cosine with
+        (n,) percent, where chance, and a network with constant output, has 50; (n,) cosine with
         itself; (n,) mean cosine with the others.
     """
     similarity = cosines(one, other)
@@ -89,12 +89,12 @@ _PLAIN = (205, 203, 198)
 
 @dataclass(frozen=True, eq=False)
 class NucleusGallery:
-    """P nuclei that are looked at.
+    """P nuclei of the comparison.
 
     Attributes:
         patient: (P,) whose each is.
         crop: the pixels (s, s, 3) uint8 around one of them, by its number.
-        queries: of them that may be looked up.
+        queries: of them as queries.
         label: (P,) class index; None where none is known.
         classes: names of the classes.
         colors: RGB of the classes.

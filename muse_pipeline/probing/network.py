@@ -1,4 +1,4 @@
-"""A backbone that is looked at, not trained further: its weights, how it sees colour, and whom it has seen before."""
+"""A backbone under evaluation: its weights, colour map and training patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from muse_pipeline.training.import_checkpoint import recognise_backbone
 from muse_pipeline.training.start import load_backbone
 
 SEED = 2025  # the authors'
-NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # every run's are called so: its folder tells it from others
+NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # names in every run folder: the folder's name is used instead
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class ProbedNetwork:
         backbone: with its weights, on the CPU.
         reference: what slides' colours are taken to, as it was trained.
         weights: where they are from, in words.
-        patients: that it was trained on, as far as its checkpoint says.
+        patients: that it was trained on, if its checkpoint has them.
         images: names of pictures that it was trained on, likewise.
     """
 
@@ -59,7 +59,7 @@ class ProbedNetwork:
             return [f"patients that {self.weights} was trained on and that are reported: {', '.join(seen)}"]
         raise LabelError(
             f"{self.weights} was trained on patients that are reported: {some_of(seen)}; report on others "
-            "(`exclude`, --test), or give --allow-shared-patients, and the output says so"
+            "(`exclude`, --test), or give --allow-shared-patients, which the output states"
         )
 
 
@@ -83,9 +83,9 @@ def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False)
 
 
 def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
-    """The backbone that a checkpoint holds, as it says itself; None where one of ours does not say.
+    """Name of the backbone in a checkpoint; None if a checkpoint of this package has none.
 
-    Files of the authors are told by names, shapes and the file's name.
+    Released files are recognised by names, shapes and the file's name.
 
     Raises:
         CheckpointError: it cannot be read, or is of no known network.

@@ -1,4 +1,4 @@
-"""What a backbone knows of classes at given points: kNN, linear and fine-tuned accuracy by MUSE's protocols."""
+"""Classes in the features of a backbone: kNN, linear and fine-tuned accuracy by the protocols of MUSE."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ProbeData:
         validation: chooses; without a test its patients are halved, and each half reports what the other chose.
         test: is reported, where there is one.
         classes: names of the C classes.
-        notes: what a reader of the figures must know, in sentences.
+        notes: remarks on the figures, in sentences.
     """
 
     training: list[LabelledImage]
@@ -201,7 +201,7 @@ def read_probe_data(
     if reflected := max(largest_reflection(cut_point_windows(of, window_px)) for of in images.values()):
         notes.append(f"pictures are smaller than a window: up to {reflected} px a side are added by reflection")
     data = ProbeData(**images, classes=classes, notes=notes)
-    data.splits  # noqa: B018 - whether it can be split is said before any network is read
+    data.splits  # noqa: B018 - fails early if it cannot be split
     return data
 
 

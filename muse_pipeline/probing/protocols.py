@@ -22,7 +22,7 @@ KNN, BEST_KNN, LINEAR, FINETUNE = "kNN, k by validation", "kNN, best k on the te
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a protocol says of P judged nuclei.
+    """Predictions of a protocol for P nuclei.
 
     Attributes:
         predicted: (P,) class index, -1 where nothing is reported.

@@ -13,7 +13,7 @@ import torch
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -42,7 +42,7 @@ class ActivationFinderSettings:
 
 @PROPOSERS.register("activation")
 @dataclass(frozen=True, eq=False)
-class ActivationFinder(NucleusFinder):
+class ActivationFinder(Detector):
     """Finds the nuclei of one slide's windows.
 
     Attributes:

@@ -292,7 +292,7 @@ class PseudoMask(NamedTuple):
     """What is taken for nuclei in a picture.
 
     Attributes:
-        mask: (h, w) bool; empty where a guard refused it.
+        mask: (h, w) bool; empty if a check rejected it.
         reason: why, in words; empty where none did.
     """
 
@@ -343,15 +343,15 @@ class PseudoMasker:
         return self.explain(pixels).mask
 
     def explain(self, pixels: np.ndarray) -> PseudoMask:
-        """The mask, and why there is none where a guard refused it."""
+        """The mask, and why there is none if a check rejected it."""
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
         mask = clean(mask, self.mpp, self.settings)
-        reason = self._refuse(mask, densities[..., 0])
+        reason = self._reject(mask, densities[..., 0])
         return PseudoMask(np.zeros_like(mask) if reason else mask, reason)
 
-    def _refuse(self, mask: np.ndarray, density: np.ndarray) -> str:
+    def _reject(self, mask: np.ndarray, density: np.ndarray) -> str:
         if not mask.any():
             return ""
         if (mean := density[mask].mean()) < self.settings.min_density:
@@ -392,7 +392,7 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """(h, w) bool without holes and objects that are smaller than the settings say; neighbours share an edge."""
+    """(h, w) bool without holes and objects below the sizes of the settings; neighbours share an edge."""
     filled = mask | _smaller(~mask, settings.max_hole_um2 / mpp**2)
     return filled & ~_smaller(filled, settings.min_area_um2 / mpp**2)
 

@@ -24,7 +24,7 @@ import numpy as np
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.background import coarsen, find_ink
@@ -44,7 +44,7 @@ MAX_PER_MM2 = 30_000  # more than the densest lymph node holds
 
 @dataclass(frozen=True, eq=False)
 class SlideSample:
-    """What a proposer may look at before the walk.
+    """Sample of a slide that a proposer is fitted to.
 
     Attributes:
         mpp: um per pixel of ``pictures`` and of the windows to come.
@@ -65,7 +65,7 @@ class Proposer(Protocol):
     Settings: type
 
     @classmethod
-    def fit(cls, sample: SlideSample, settings: Any) -> NucleusFinder:
+    def fit(cls, sample: SlideSample, settings: Any) -> Detector:
         """The finder for the slide that ``sample`` was drawn from."""
 
 
@@ -118,7 +118,7 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
 
 
 def proposer_sha256(proposer: dict[str, Any]) -> str:
-    """SHA-256 (hex) of what a proposer says of itself."""
+    """SHA-256 (hex) of the description of a proposer."""
     return hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import ABSOLUTE, BLUE, CLASSES, density_to_pixels, mean_within, split_stains
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.base import (
     SlideSample,
@@ -107,7 +107,7 @@ class DabCut:
         return cls(ABSOLUTE, "absolute", _means(dab, ABSOLUTE), len(dab))
 
     def remarks(self) -> list[str]:
-        """A sentence where the slide itself did not say."""
+        """A warning if the threshold is not the slide's own."""
         if self.rule == "2-means":
             return []
         return [
@@ -117,8 +117,8 @@ class DabCut:
 
 
 @dataclass(frozen=True, eq=False)
-class DabFinder(NucleusFinder):
-    """Finds blue and brown nuclei and tells them apart.
+class DabFinder(Detector):
+    """Finds and distinguishes blue and brown nuclei.
 
     Attributes:
         finder: a proposer's, fitted to the painted slide.
@@ -127,13 +127,13 @@ class DabFinder(NucleusFinder):
         cut: where Positive begins.
     """
 
-    finder: NucleusFinder
+    finder: Detector
     method: str
     paint: BluePaint
     cut: DabCut
 
     @classmethod
-    def fit(cls, sample: SlideSample, method: str, fit: Callable[[SlideSample], NucleusFinder]) -> DabFinder:
+    def fit(cls, sample: SlideSample, method: str, fit: Callable[[SlideSample], Detector]) -> DabFinder:
         """Fit paint, proposer and cut, in this order, to the same crops.
 
         Args:
@@ -159,7 +159,7 @@ class DabFinder(NucleusFinder):
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``, as the proposer orders and scores them."""
         nuclei, dab = self.measure(pixels)
         positive = dab > self.cut.threshold
-        prob = np.stack([~positive, positive], -1).astype(np.float32)  # a colour does not say how sure it is
+        prob = np.stack([~positive, positive], -1).astype(np.float32)  # colour has no probability
         return replace(nuclei, label=positive.astype(np.int32), prob=prob)
 
     def measure(self, pixels: np.ndarray) -> tuple[Nuclei, np.ndarray]:
@@ -170,16 +170,16 @@ class DabFinder(NucleusFinder):
         return replace(nuclei, xy=nuclei.xy * shrink_factor(self.paint.mpp)), means
 
     def judge_window(self, pixels: np.ndarray) -> str:
-        """Why nothing is to be found in ``pixels``, or ""; brown is no reason, and ink is not told from it."""
+        """Reason to skip ``pixels``, or ""; brown is none, nor is ink, which cannot be distinguished from it."""
         return judge_window(self.paint(pixels)[0], self.paint.work_mpp)
 
     def facts(self) -> dict[str, Any]:
         """The proposer's, with the cut, and the checksum of both."""
-        said = self.finder.facts()
+        inner = self.finder.facts()
         cut = {"threshold": self.cut.threshold, "rule": self.cut.rule, "n_nuclei": self.cut.n_nuclei}
         classes = {"by": "dab", **cut, "means": list(self.cut.means), "most": self.paint.most}
-        proposer = {**said["proposer"], "classes": classes}
-        return {**said, "model_sha256": proposer_sha256(proposer), "proposer": proposer}
+        proposer = {**inner["proposer"], "classes": classes}
+        return {**inner, "model_sha256": proposer_sha256(proposer), "proposer": proposer}
 
 
 def _means(dab: np.ndarray, cut: float) -> tuple[float | None, float | None]:

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.config import require_between, require_number
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -141,11 +141,11 @@ def _smooth_around(rays: np.ndarray) -> np.ndarray:
 
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
-CORE_UM = 1.5  # sigma of the mean density that says whether a peak is stained at all
+CORE_UM = 1.5  # sigma of the mean density that a stained peak must reach
 EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pixel
 CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
 MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
-MIN_VALUES = 20  # fewer peaks or pixels say nothing of a slide
+MIN_VALUES = 20  # fewest peaks or pixels for a threshold
 NOISE = 0.01  # answers of a camera's noise on glass; below it there is no peak
 MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than its surroundings
 
@@ -158,7 +158,7 @@ class HaematoxylinSettings:
         radii_um: radii of the nuclei that are sought.
         min_distance_um: of two peaks that are nearer, the stronger stays.
         strictness: share of the slide's own threshold that a peak must reach; higher finds fewer and surer nuclei.
-        max_radius_um: no outline reaches farther; the surroundings of a nucleus are measured within it.
+        max_radius_um: no outline reaches farther; the background of a nucleus is measured within it.
     """
 
     radii_um: tuple[float, ...] = (3.0, 4.0, 5.0)
@@ -176,7 +176,7 @@ class HaematoxylinSettings:
 
 @PROPOSERS.register("haematoxylin")
 @dataclass(frozen=True, eq=False)
-class HaematoxylinFinder(NucleusFinder):
+class HaematoxylinFinder(Detector):
     """Finds the nuclei of one slide's windows.
 
     Attributes:

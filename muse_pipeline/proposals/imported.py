@@ -20,7 +20,7 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
@@ -66,7 +66,7 @@ class ImportSettings:
 
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
-class ImportedNuclei(NucleusFinder):
+class ImportedNuclei(Detector):
     """Gives each window what a file has in it.
 
     Attributes:

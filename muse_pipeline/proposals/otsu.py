@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from muse_pipeline.core.config import require_between
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.detect import NucleusFinder
+from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -22,7 +22,7 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
 MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker
-MIN_CONTRAST = 0.2  # to what lies around; pieces of plain stroma have less than 0.15, nuclei 0.35 and more
+MIN_CONTRAST = 0.2  # to the tissue around; components of plain stroma have less than 0.15, nuclei 0.35 and more
 AROUND_UM = 5.0  # sigma of what lies around
 
 
@@ -32,7 +32,7 @@ class OtsuSettings:
 
     Attributes:
         strictness: multiplies the slide's threshold; higher finds fewer and surer nuclei.
-        max_nucleus_um2: larger pieces are left out: folds, dirt, smears.
+        max_nucleus_um2: larger components are left out: folds, dirt, smears.
     """
 
     strictness: float = 1.0
@@ -44,7 +44,7 @@ class OtsuSettings:
 
 @PROPOSERS.register("otsu")
 @dataclass(frozen=True, eq=False)
-class OtsuFinder(NucleusFinder):
+class OtsuFinder(Detector):
     """Finds the nuclei of one slide's windows.
 
     Attributes:

@@ -162,7 +162,7 @@ def keep_connected(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     for number, box in enumerate(ndimage.find_objects(instances), 1):
         if box is None:
             continue
-        pieces, _ = ndimage.label(instances[box] == number)
-        own = pieces[seeds[box] == number]
-        kept[box][(pieces == own[0]) & (pieces > 0)] = number
+        components, _ = ndimage.label(instances[box] == number)
+        own = components[seeds[box] == number]
+        kept[box][(components == own[0]) & (components > 0)] = number
     return kept

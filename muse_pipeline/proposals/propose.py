@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.detect import Guard, walk_shard
+from muse_pipeline.inference.detect import Guard, find_in_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import judge_slide, judge_window, name_guarded, sample_slide
 from muse_pipeline.proposals.dab import DabFinder
@@ -61,9 +61,9 @@ def propose_shard(
         guard = Guard(finder.judge_window, tuple(remarks))
     else:
         finder = proposer.fit(sample, chosen)
-        guarded = getattr(proposer, "GUARDED", True)  # what others found is theirs to answer for
+        guarded = getattr(proposer, "GUARDED", True)  # not imported detections
         guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if guarded else None
-    facts = walk_shard(store, finder, shard, output, threads=threads, progress=progress, guard=guard)
+    facts = find_in_shard(store, finder, shard, output, threads=threads, progress=progress, guard=guard)
     warnings = list(guard.remarks) if guard else []
     warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:

@@ -1,4 +1,4 @@
-"""Would QuPath import a GeoJSON file, and as what? Judged without QuPath, for files of any origin."""
+"""Whether and how QuPath imports a GeoJSON file, judged without QuPath, for files of any origin."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class Verdict:
         """Whether every version imports everything as it is meant."""
         return not self.first
 
-    def refused_by(self) -> dict[str, Fault]:
-        """Versions that refuse the whole file, each with what it stumbles over first."""
+    def rejected_by(self) -> dict[str, Fault]:
+        """Versions that reject the whole file, each with the first fault."""
         faults = sorted(self.first, key=self.first.get)
-        return {version: fault for version in VERSIONS for fault in reversed(faults) if version in fault.refused_by}
+        return {version: fault for version in VERSIONS for fault in reversed(faults) if version in fault.rejected_by}
 
     def add(self, fault: Fault, number: int, n: int = 1) -> None:
         """Note a fault of feature ``number``."""
@@ -77,15 +77,15 @@ class Verdict:
         self.n_faulty[fault] += n
 
     def __str__(self) -> str:
-        refused = self.refused_by()
-        accepted = [version for version in VERSIONS if version not in refused]
+        rejected = self.rejected_by()
+        accepted = [version for version in VERSIONS if version not in rejected]
         outcomes = []
-        for fault in dict.fromkeys(refused.values()):
-            versions = [version for version, first in refused.items() if first == fault]
-            outcomes.append(f"{_name_versions(versions)} refuses the whole file ({self._describe(fault)})")
+        for fault in dict.fromkeys(rejected.values()):
+            versions = [version for version, first in rejected.items() if first == fault]
+            outcomes.append(f"{_name_versions(versions)} rejects the whole file ({self._describe(fault)})")
         if accepted:
             outcomes.append(f"{_name_versions(accepted)} imports {self._count_objects()}")
-        damages = [self._describe(fault) for fault in self.first if not fault.refused_by]
+        damages = [self._describe(fault) for fault in self.first if not fault.rejected_by]
         mark = "good" if self.is_good else "bad"
         return "\n  ".join([f"{self.path}: {mark}: {'; '.join(outcomes)}", *damages])
 
@@ -132,7 +132,7 @@ def check_geojson(path: Path | str) -> Verdict:
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
-    """Judge the files in a zip; one that QuPath refuses costs its own objects only, without a message."""
+    """Judge the files in a zip; one that QuPath rejects costs only its own objects, without a message."""
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:
@@ -142,16 +142,16 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
             with open_member(archive, name) as file:
                 _check_text(file, inner)
             for fault, number in inner.first.items():
-                lost = f"; {_name_versions(fault.refused_by)} leaves this file out" if fault.refused_by else ""
+                lost = f"; {_name_versions(fault.rejected_by)} leaves this file out" if fault.rejected_by else ""
                 verdict.add(Fault(f"{name}: {fault.reason}{lost}"), number, inner.n_faulty[fault])
-            if not inner.refused_by():
+            if not inner.rejected_by():
                 verdict.n_by_type += inner.n_by_type
 
 
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
     items = iterate_items(file, verdict.path, loads_lenient)
-    members = (member for item, place in items for member in _members(item, place))
+    members = (member for item, location in items for member in _members(item, location))
     n = 0
     try:
         while batch := list(islice(members, _BATCH)):
@@ -167,18 +167,18 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     _judge_duplicates(seen_ids, verdict)
 
 
-def _members(item: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """What QuPath looks at in an item of a document: features, bare geometries, and what it skips.
+def _members(item: Any, location: str) -> Iterator[tuple[str, Any]]:
+    """Items of a document as QuPath sees them: features, bare geometries, and what it skips.
 
-    Within a FeatureCollection everything is taken for a feature; elsewhere the type decides.
+    Within a FeatureCollection every item is a feature; elsewhere the type decides.
     """
-    if place == COLLECTION:
+    if location == COLLECTION:
         yield "feature", item
     elif isinstance(item, list):
         for each in item:
             yield from _members(each, LIST)
     elif not isinstance(item, dict) or "type" not in item:
-        yield _SKIPPED[place], None
+        yield _SKIPPED[location], None
     elif item["type"] == COLLECTION and isinstance(item.get("features"), list):
         for each in item["features"]:
             yield "feature", each
@@ -187,7 +187,7 @@ def _members(item: Any, place: str) -> Iterator[tuple[str, Any]]:
     elif is_geometry(item):
         yield "geometry", {"geometry": item}
     else:
-        yield "untyped" if item["type"] is None else _SKIPPED[place], None
+        yield "untyped" if item["type"] is None else _SKIPPED[location], None
 
 
 _SKIPPED = {LIST: "skipped", ALONE: "no features"}
@@ -246,14 +246,14 @@ def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
         if fault:
             yield fault, index
     shapes = shapely.from_geojson(np.array(list(map(_to_plain_text, geometries)), object), on_invalid="ignore")
-    for place in np.flatnonzero(shapely.is_missing(shapes)):
+    for location in np.flatnonzero(shapely.is_missing(shapes)):
         try:
-            shapes[place] = build_as_jts(geometries[place])
+            shapes[location] = build_as_jts(geometries[location])
         except ValueError as error:
-            yield Fault(str(error), VERSIONS), indices[place]
-            shapes[place] = _NOT_BUILT
-    for fault, place in _judge_built(shapes):
-        yield fault, indices[place]
+            yield Fault(str(error), VERSIONS), indices[location]
+            shapes[location] = _NOT_BUILT
+    for fault, location in _judge_built(shapes):
+        yield fault, indices[location]
 
 
 def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
@@ -282,4 +282,4 @@ def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
 
 
 _COLLAPSED = Fault(f"is empty, or nothing is left of it on QuPath's grid of {QUPATH_GRID_PX} px")
-_NOT_BUILT = shapely.Point(0, 0)  # in the place of what is refused anyway
+_NOT_BUILT = shapely.Point(0, 0)  # placeholder of what is rejected anyway

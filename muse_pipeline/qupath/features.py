@@ -38,8 +38,10 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
             of the feature where reading ended.
     """
     with open_geojson(path) as file:
-        for item, place in iterate_items(file, path):
-            if place == ALONE and not (is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")):
+        for item, location in iterate_items(file, path):
+            if location == ALONE and not (
+                is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")
+            ):
                 raise GeoJSONError(
                     f"{path}: neither a FeatureCollection nor a list of features, a Feature or a geometry"
                 )
@@ -109,7 +111,7 @@ def _is_object(text: bytes) -> bool:
 def _iterate_lines(
     file: BinaryIO, head: bytes, path: Path | str, parse: Callable[[bytes], Any]
 ) -> Iterator[tuple[Any, str]]:
-    place = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
+    location = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
     number, comma = 0, True
     for line in file:
         text = line.strip()
@@ -133,7 +135,7 @@ def _iterate_lines(
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
             yield from _split(rest)
             return
-        yield feature, place
+        yield feature, location
     raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
 
 
@@ -184,7 +186,7 @@ def loads_lenient(text: bytes) -> Any:
     """Parse a document; an empty one is None.
 
     Raises:
-        ValueError: Gson refuses it.
+        ValueError: Gson rejects it.
     """
     try:
         return orjson.loads(text)

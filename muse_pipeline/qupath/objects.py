@@ -34,18 +34,18 @@ _WITH_DERIVED = {REGION, *IGNORED}  # words that stand for "Ignore*: Positive" a
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """The properties of a feature; none where they are no object."""
+    """The properties of a feature; empty if they are not an object."""
     properties = feature.get("properties")
     return properties if isinstance(properties, dict) else {}
 
 
 def type_of_word(word: Any) -> str | None:
-    """The object type that a word in a file stands for; None for a word unknown to QuPath."""
+    """Object type for a word in a file; None for a word unknown to QuPath."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """What QuPath makes of the feature: one of ``OBJECT_TYPES``, by default an annotation."""
+    """Type that QuPath gives the feature: one of ``OBJECT_TYPES``, by default an annotation."""
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:
@@ -112,7 +112,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
     """A shape as a GeoJSON geometry; a multipolygon of one part as a polygon.
 
-    QuPath 0.4 and 0.5 refuse a whole file for one multipolygon of one part.
+    QuPath 0.4 and 0.5 reject a whole file for one multipolygon of one part.
     """
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
         shape = shape.geoms[0]

@@ -62,13 +62,13 @@ class NucleusParts:
         xy[~drawn] = shapely.get_coordinates(self.geometry[~drawn])
         return xy, rays
 
-    def refuse(self, wrong: np.ndarray, what: str) -> None:
-        """Say ``what`` of the first part that is ``wrong`` (P,).
+    def reject(self, wrong: np.ndarray, what: str) -> None:
+        """Raise ``what`` about the first part that is ``wrong`` (P,).
 
         Raises:
-            LabelError: there is one; its number is named.
+            LabelError: there is one; the message has its number.
         """
-        refuse_objects(wrong, self.number, self.path, what)
+        reject_objects(wrong, self.number, self.path, what)
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
@@ -90,7 +90,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
     broken = ~shapely.is_valid(parts)
     parts[broken] = largest_parts(shapely.make_valid(parts[broken]))
     found = NucleusParts(path, parts, owner, number[owner])
-    found.refuse(
+    found.reject(
         found.is_polygon & (shapely.area(parts) == 0), "is a polygon without an area; delete it or draw it again"
     )
     return found
@@ -105,8 +105,8 @@ def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parts, owner
 
 
-def refuse_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
-    """Say ``what`` of the first object that is ``wrong`` (N,).
+def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
+    """Raise ``what`` about the first object that is ``wrong`` (N,).
 
     Raises:
         LabelError: there is one.
@@ -120,7 +120,7 @@ _BATCH = 8_192
 
 @dataclass
 class GeoJSONObjects:
-    """What a GeoJSON file holds.
+    """Content of a GeoJSON file.
 
     Attributes:
         path: the file.
@@ -183,7 +183,7 @@ class GeoJSONObjects:
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
-    """Read what QuPath, a peer or we ourselves wrote; of a cell the nucleus.
+    """Read GeoJSON of QuPath, other tools or this package; of a cell the nucleus.
 
     Lines, TMA cores, empty objects and those on further planes of a stack are left out with a warning.
 

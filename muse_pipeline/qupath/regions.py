@@ -61,18 +61,18 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
 def require_nucleus_size(
     parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
 ) -> None:
-    """Refuse outlines that are larger than any nucleus, and so were meant to bound tissue.
+    """Reject outlines that are larger than any nucleus, and so were meant as areas.
 
     Args:
         parts: in pixels of ``mpp`` = (x, y) um.
         mpp: see there.
-        region_class: what areas are called that bound what was annotated.
-        otherwise: what to do with one that bounds something else.
+        region_class: class of areas that were annotated completely.
+        otherwise: what to do with an outline of another area.
 
     Raises:
         LabelError: there is one.
     """
-    parts.refuse(
+    parts.reject(
         shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
         f"covers more than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; give it the class '{region_class}' if it "
         f"bounds what was annotated, else {otherwise}",
@@ -80,7 +80,7 @@ def require_nucleus_size(
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
-    """The polygons within geometries (N,), crossing lines mended, as one polygon or multipolygon; None without any."""
+    """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None without any."""
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
@@ -108,7 +108,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
 
 
 def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
-    """What results say of the region that they are restricted to: its file's name and SHA-256, its mm2 on the slide."""
+    """Description of the region of interest for results: its file's name and SHA-256, its mm2 on the slide."""
     on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
     area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
     return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
@@ -194,7 +194,7 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 
 
 def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
-    """The shape of an annotation; None where there is none, and of other objects, whose shapes are not looked at."""
+    """The shape of an annotation; None without one, and for other objects, whose shapes are not parsed."""
     wanted = object_type not in _NO_AREAS and feature["geometry"]
     return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
 

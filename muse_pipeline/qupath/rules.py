@@ -1,4 +1,4 @@
-"""What QuPath's parser makes of one feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
+"""Rules of QuPath's parser for one feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
 
 Read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and compared with what their importers do with some 140 small files. "Has"
 means that the key is there: a null is a value, which most keys do not take.
@@ -32,11 +32,11 @@ class Fault:
 
     Attributes:
         reason: one clause, the same for all features that share it.
-        refused_by: versions that refuse the whole file for it; none if the objects are only damaged.
+        rejected_by: versions that reject the whole file for it; none if the objects are only damaged.
     """
 
     reason: str
-    refused_by: tuple[str, ...] = ()
+    rejected_by: tuple[str, ...] = ()
 
 
 def judge_feature(feature: Any) -> Iterator[Fault]:
@@ -219,7 +219,7 @@ def build_as_jts(geometry: dict[str, Any]) -> BaseGeometry:
     """Build a geometry of known type as JTS does, which takes numbers in quotes and rings of three positions.
 
     Raises:
-        ValueError: JTS refuses it; with the reason.
+        ValueError: JTS rejects it; with the reason.
     """
     kind = geometry["type"]
     if kind == "GeometryCollection":
@@ -260,7 +260,7 @@ def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
 
 
 def to_double(value: Any) -> float | None:
-    """The number that Gson's ``getAsDouble`` gives, also for one in quotes; None if it refuses the value."""
+    """The number that Gson's ``getAsDouble`` gives, also for one in quotes; None if it rejects the value."""
     if isinstance(value, str):
         return float(value.strip().rstrip("fFdD")) if _JAVA_DOUBLE.fullmatch(value) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -241,10 +241,10 @@ class FeatureRenderer:
     def render(self, table: pa.Table) -> bytes:
         """The features of one batch, one or more, in its order."""
         ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
-        pieces = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
-        return b"".join([self._render_piece(table[piece], ids[piece]) for piece in pieces])[len(SEPARATOR) :]
+        batches = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
+        return b"".join([self._render_batch(table[batch], ids[batch]) for batch in batches])[len(SEPARATOR) :]
 
-    def _render_piece(self, table: pa.Table, ids: np.ndarray) -> bytes:
+    def _render_batch(self, table: pa.Table, ids: np.ndarray) -> bytes:
         n = len(table)
         matrix = np.concatenate(
             [
@@ -264,13 +264,15 @@ class FeatureRenderer:
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
         texts = []
-        for places, rings in wkb_to_rings(geometry):
+        for locations, rings in wkb_to_rings(geometry):
             n, n_vertices, _ = rings.shape
             is_last = np.tile(np.arange(n_vertices) == n_vertices - 1, n)
-            texts.append((places, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1)))
+            texts.append(
+                (locations, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1))
+            )
         matrix = np.zeros((len(geometry), max(text.shape[1] for _, text in texts)), np.uint8)
-        for places, text in texts:
-            matrix[places, : text.shape[1]] = text
+        for locations, text in texts:
+            matrix[locations, : text.shape[1]] = text
         return matrix
 
     def _render_classifications(self, label: np.ndarray) -> np.ndarray:
@@ -296,12 +298,12 @@ def _classification(entry: Mapping[str, Any]) -> bytes:
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch are told apart by a running number."""
+    """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch get a running number."""
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
-    place = hundredths[0] << 32 | hundredths[1]
-    order = np.argsort(place, kind="stable")
-    rank = np.arange(len(place))
-    begins = np.diff(place[order], prepend=-1) != 0
+    location = hundredths[0] << 32 | hundredths[1]
+    order = np.argsort(location, kind="stable")
+    rank = np.arange(len(location))
+    begins = np.diff(location[order], prepend=-1) != 0
     repeat = np.empty_like(rank)  # stitch leaves no two nuclei in one place: zeros
     repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
     columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]

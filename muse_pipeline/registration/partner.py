@@ -15,7 +15,7 @@ from muse_pipeline.registration.record import describe, read_registered, write_r
 from muse_pipeline.registration.register import LIMIT_UM, inspect_partner, open_pair, register_partner
 from muse_pipeline.registration.store import write_partner_store
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.isolation import call_guarded
+from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -52,7 +52,7 @@ def register_files(
         RegistrationError: the partner does not fit, or ``start`` cannot be read.
         SlideError: the partner cannot be read.
     """
-    partner_info = call_guarded(inspect_partner, partner, partner_mpp)
+    partner_info = call_isolated(inspect_partner, partner, partner_mpp)
     given = read_given(start, info, partner_info, frame) if start else None
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
         pair = open_pair(opened, info, opened_partner, partner_info, threads)

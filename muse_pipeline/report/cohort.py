@@ -31,15 +31,15 @@ class SlideResult:
 
     Attributes:
         slide_id: its name in the sheet.
-        path: its file, as the sheet says.
+        path: its file, from the sheet.
         folder: where its results lie.
         status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with gaps that
-            ``reason`` names); "failed" (``step`` and ``reason`` say where and why).
+            in ``reason``); "failed" (with ``step`` and ``reason``).
         step: the step that failed, else "".
         reason: one sentence, "" if all is well.
         progress: one record per step.
         patient: whose slide it is, and
-        split: its part of the cohort, as the sheet says; "" where it does not.
+        split: its part of the cohort, from the sheet; "" without one.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
         tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
@@ -156,7 +156,7 @@ def gather_cohort(results: Path, rows: Iterable[dict[str, Any]], no_model: str =
 
 
 def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> SlideResult:
-    """Say what became of the slide of one ``row``; it is "ok" only if nothing speaks against it."""
+    """How the slide of one ``row`` ended; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
     done = {record.step for record in progress if record.status == "ok"}
@@ -214,18 +214,20 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     """Lines about slides whose results are not to be trusted without a look, none where there are none."""
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
-    of_mpp = [f"  {slide.slide_id}: {said}" for slide in slides if (said := doubtful_mpp(slide))]
+    of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]
     no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
     no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
-    said = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
+    unmeasured = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
         *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
-        *_listed("whose mpp is not what the file says; if it is wrong, so are sizes and densities", of_mpp, n_shown),
+        *_listed(
+            "whose mpp differs from that of the file; if it is wrong, so are sizes and densities", of_mpp, n_shown
+        ),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
-        *([said] if unknown else []),
+        *([unmeasured] if unknown else []),
     ]
 
 
@@ -237,10 +239,10 @@ def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
 
 
 def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """The verdict and its reasons as a slide's provenance has them; "not known" where it does not say."""
-    said = summary["provenance"].get("appearance")
-    is_verdict = isinstance(said, dict) and {"verdict", "reasons"} <= said.keys()
-    return said if is_verdict else Verdict(NOT_KNOWN).to_dict()
+    """The verdict and its reasons as a slide's provenance has them; "not known" without them."""
+    recorded = summary["provenance"].get("appearance")
+    is_verdict = isinstance(recorded, dict) and {"verdict", "reasons"} <= recorded.keys()
+    return recorded if is_verdict else Verdict(NOT_KNOWN).to_dict()
 
 
 def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:
@@ -259,7 +261,7 @@ def describe_doubt(slide: SlideResult) -> str:
 
 
 def doubtful_mpp(slide: SlideResult) -> str:
-    """What is said of a finished slide's mpp that its file contradicts or does not state, or ""."""
+    """Warning about a finished slide's mpp that its file contradicts or does not state, or ""."""
     warnings = slide.info.warnings if slide.info and slide.summary else ()
     return next((warning for warning in warnings if warning.startswith(DOUBT)), "")
 
@@ -279,7 +281,7 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """The model of slides of one model, told from others of its name, and how many they are."""
+    """The model of slides of one model, distinguished from others of its name, and how many they are."""
     model = slides[0].model
     return f"{model['name']} ({model['sha256'][:8]}), {count_noun(len(slides), 'slide')}"
 
@@ -329,12 +331,12 @@ def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, A
     """Why results that look finished belong to something else, "" if they do not."""
     if info is None:
         return _missing("slide.json")
-    said = summary["provenance"]
-    if said["fingerprint"] != info.fingerprint:
+    made_from = summary["provenance"]
+    if made_from["fingerprint"] != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
-    if said.get("slide_mpp", list(info.mpp)) != list(info.mpp):
+    if made_from.get("slide_mpp", list(info.mpp)) != list(info.mpp):
         return "its nuclei were found when the slide was taken to have another mpp; run the workflow again"
-    if said.get("tissue_sha256") not in {None, tissue.sha256}:
+    if made_from.get("tissue_sha256") not in {None, tissue.sha256}:
         return "its nuclei were found in another tissue or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
         return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
@@ -348,9 +350,9 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
         "region": (summary["corrupt_level0"], "could not be decoded"),
     }
     return "; ".join(
-        f"{count_noun(len(places), noun)} {what}, {_name_places(places, qupath_offset_px(info.bounds))}"
-        for noun, (places, what) in lacking.items()
-        if places
+        f"{count_noun(len(positions), noun)} {what}, {_name_places(positions, qupath_offset_px(info.bounds))}"
+        for noun, (positions, what) in lacking.items()
+        if positions
     )
 
 

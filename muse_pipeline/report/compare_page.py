@@ -129,7 +129,7 @@ def _measured_without_labels(tissue: dict[str, Any]) -> str:
         f"{count_noun(tissue['n_patients'], 'patient')}. First line: "
         f"each nucleus is looked for by cosine among up to 1,000 of its image, from {fine:g} to {coarse:g} µm/px and "
         f"back; by chance {tissue['chance']:.1f} %. Second: how often a nucleus mirrored, turned or stained anew is "
-        "nearer to itself than another nucleus is; by chance, and for a network that says the same of all, 50 %. "
+        "nearer to itself than another nucleus is; by chance, and for a network with constant output, 50 %. "
         "Third: the same between the two scales. "
         f"Mean cosine with itself and with others: {cosines}. {_FIRST}"
     )

@@ -12,7 +12,7 @@ from muse_pipeline import __version__
 
 
 class Markup(str):
-    """A piece of finished HTML; every other string is text."""
+    """Finished HTML; every other string is text."""
 
     __slots__ = ()
 
@@ -30,9 +30,9 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
     return Markup(opening if tag in _VOID else f"{opening}{text}</{tag}>")
 
 
-def join(pieces: list[Markup], between: str = "") -> Markup:
+def join(parts: list[Markup], between: str = "") -> Markup:
     """Pieces one after the other."""
-    return Markup(between.join(pieces))
+    return Markup(between.join(parts))
 
 
 _VOID = {"img", "br", "meta"}

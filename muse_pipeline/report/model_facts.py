@@ -1,4 +1,4 @@
-"""What a model's card says, in people's words: the same on a page and on a terminal."""
+"""Facts of a model's card in plain words, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muse_pipeline.report.slide_card import definitions, swatch
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """Term -> what the card says of it, line by line where that is a list; what it does not say is left out.
+    """Term -> value in the card, line by line for a list; missing values are left out.
 
     Args:
         card: as JSON has it.
@@ -31,7 +31,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Licence": card.get("licence"),
         "Made from": [f"{name.replace('_', ' ')}: {text}" for name, text in sorted((card.get("source") or {}).items())],
     }
-    return {term: said for term, said in facts.items() if said}
+    return {term: content for term, content in facts.items() if content}
 
 
 def _window(card: Mapping[str, Any]) -> str | None:
@@ -58,7 +58,9 @@ def model_facts(provenances: Iterable[dict[str, Any]]) -> Markup:
 
 def _describe(provenance: dict[str, Any]) -> Markup:
     card, model = provenance["card"], provenance["model"]
-    facts = {term: _lines(said) if isinstance(said, list) else said for term, said in card_facts(card).items()}
+    facts = {
+        term: _lines(content) if isinstance(content, list) else content for term, content in card_facts(card).items()
+    }
     pairs: dict[str, object] = {
         **facts,
         "Classes": _classes(card.get("classes", [])),
@@ -71,8 +73,8 @@ def _classes(classes: list[dict[str, Any]]) -> Markup:
     return element("ul", *(element("li", swatch(each["color"]), each["name"]) for each in classes), class_="legend")
 
 
-def _lines(said: list[str]) -> Markup:
-    return element("ul", *(element("li", line) for line in said))
+def _lines(content: list[str]) -> Markup:
+    return element("ul", *(element("li", line) for line in content))
 
 
 PAGES = {  # file of the run's folder -> what it is called
@@ -84,11 +86,11 @@ PAGES = {  # file of the run's folder -> what it is called
 
 
 def pretraining_facts(folder: Path, album: Album) -> Markup:
-    """The answers of the comparison and the way to it; a run or a comparison that did not end says so.
+    """The answers of the comparison and the way to it; unfinished runs and comparisons are marked.
 
     Args:
         folder: of the pretraining run, as the workflow has it.
-        album: of the page, which knows the way to files.
+        album: of the page, for links to files.
     """
     files = [(folder / name, words) for name, words in PAGES.items()]
     links = [element("a", words, href=album.link(file)) for file, words in files if file.is_file()]
@@ -123,6 +125,6 @@ def _is_newer(file: Path, than: Path) -> bool:
 
 def _unfinished(what: str, log: Path, album: Album) -> Markup:
     if not log.is_file():
-        why = "slides that it learns from failed, or it was not reached; mend them, or name them in `pretrain.exclude`"
+        why = "slides of its training failed, or it was not reached; fix them, or list them in `pretrain.exclude`"
         return element("p", f"{what}: {why}.", class_="reason failed")
     return element("p", f"{what}: see ", element("a", "its log", href=album.link(log)), ".", class_="reason failed")

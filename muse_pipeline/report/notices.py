@@ -1,4 +1,4 @@
-"""What a reader must know of a slide before using its numbers."""
+"""Warnings about a slide for the reader of its numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEVELS = RED, AMBER = "red", "amber"  # there are no numbers, or they are wrong;
 
 
 class Notice(NamedTuple):
-    """One thing to know.
+    """One warning.
 
     Attributes:
         level: ``RED`` or ``AMBER``.

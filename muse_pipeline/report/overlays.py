@@ -84,7 +84,7 @@ def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
-    """Write swatches and texts from ``left``; what would pass ``right`` is left out and said so."""
+    """Write swatches and texts from ``left``; what would pass ``right`` is left out, with a note."""
     for i, entry in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
@@ -111,7 +111,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _printable(text: str) -> str:
-    return text.encode("ascii", "replace").decode()  # the font that travels with Pillow knows no more
+    return text.encode("ascii", "replace").decode()  # Pillow's font has no other characters
 
 
 def _length_text(um: float) -> str:
@@ -231,7 +231,7 @@ def draw_field(
         field: where.
         classes: by the values of ``column``.
         path: of the PNG.
-        column: of the table, that tells the classes apart.
+        column: of the table, with the classes.
         caption: what the field shows, by default why it was chosen.
 
     Returns:
@@ -323,8 +323,8 @@ def describe_proposals(path: Path | None) -> dict[str, Any] | None:
     """Method and number of proposals, if there are any."""
     if path is None:
         return None
-    said = read_provenance(path)
-    return {"method": said["proposer"]["method"], "n_nuclei": said["n_nuclei"]}
+    facts = read_provenance(path)
+    return {"method": facts["proposer"]["method"], "n_nuclei": facts["n_nuclei"]}
 
 
 def draw_proposals(

@@ -97,7 +97,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
 
 
 def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
-    """Slides without numbers or with wrong ones, then those whose numbers are to be looked at, each with the reason."""
+    """Slides without numbers or with wrong ones, then those to check, each with the reason."""
     entries: dict[str, list[Markup]] = {RED: [], AMBER: []}
     for anchor, slide in anchored:
         for level, _, sentence in find_notices(slide):
@@ -114,7 +114,7 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
 
 
 def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
-    """A bar per model, named where there are several: what one calls a class says nothing of another's."""
+    """A bar per model, named where there are several: classes of different models are not comparable."""
     for slides in models:
         if len(models) > 1:
             yield element("p", element("bdi", describe_model(slides)), class_="note")

@@ -36,12 +36,12 @@ def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[Nu
     for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER]):
         label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
         region = pc.fill_null(pc.index_in(table[REGION].cast(pa.string()), pa.array(names)), -1).to_numpy()
-        for place in range(len(names)):
-            n_in_region[place] += _count(label[region == place], classes)
-        for place, (side, band) in enumerate(bands):
+        for where in range(len(names)):
+            n_in_region[where] += _count(label[region == where], classes)
+        for where, (side, band) in enumerate(bands):
             depth = -border if side == "inside" else border
             is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band["um"])
-            n_in_band[place] += _count(label[is_there], classes)
+            n_in_band[where] += _count(label[is_there], classes)
     return {
         **regions,
         "classes": [{**one, **_nuclei(n, classes)} for one, n in zip(regions["classes"], n_in_region, strict=True)],

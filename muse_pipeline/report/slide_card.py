@@ -57,7 +57,7 @@ def status_pill(status: str) -> Markup:
 
 
 def pills(slide: SlideResult) -> Markup:
-    """The status, and what there is to know of the slide before its numbers are used."""
+    """The status and the warnings of a slide."""
     found = [status_pill(slide.status)]
     found += [element("span", word, class_=f"pill {level}") for level, word, _ in find_notices(slide) if word]
     if slide.appearance == NOT_KNOWN:
@@ -247,7 +247,7 @@ def _provenance(provenance: dict[str, Any]) -> Markup:
 
 
 def _said(value: Any) -> Markup:
-    """A value of JSON: a dictionary as terms with theirs, a list of lists line by line, the rest as text."""
+    """A value of JSON: a dictionary as terms with values, a list of lists line by line, the rest as text."""
     if value and isinstance(value, dict):
         return definitions({key: _said(value[key]) for key in sorted(value)}, "provenance")
     if isinstance(value, list) and any(isinstance(each, list | dict) for each in value):

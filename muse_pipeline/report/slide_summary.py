@@ -154,7 +154,7 @@ def _count_positive(provenance: dict[str, Any]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the outlines of the overlays tell apart.
+    """Classes that the outlines of the overlays distinguish.
 
     Attributes:
         column: of the table.

@@ -1,1 +1,1 @@
-"""Slides: readers, one file each, and what is known of a slide before any tissue is read."""
+"""Slides: readers, one file each, and the header of a slide."""

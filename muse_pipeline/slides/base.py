@@ -1,7 +1,7 @@
-"""What every slide reader shares: the registry, what a reader reports, and how a slide is opened.
+"""Base of slide readers: registry, properties, and how a slide is opened.
 
-A reader is one file beside this one: a class registered by name that derives from ``SlideReader``. ``open_slide`` asks
-the readers in the order of their ``priority`` and takes the first that is made for the file.
+A reader is one file in this folder: a class registered by name that derives from ``SlideReader``. ``open_slide`` tries
+the readers in the order of their ``priority`` and takes the first that accepts the file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.s
 
 
 class UnsuitedError(SlideError):
-    """This reader is not made for this file; another one may be."""
+    """The reader does not read this kind of file; another one may."""
 
 
 @dataclass(frozen=True)
 class SlideProperties:
-    """What a reader knows of a slide.
+    """Properties of a slide as its reader reports them.
 
     Attributes:
-        vendor: maker of the scanner or kind of file, in the reader's words.
+        vendor: maker of the scanner or kind of file, as the reader names it.
         level_sizes_px: (width, height) of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
-        mpp_candidates: what the file says of the size of a level-0 pixel, the most trusted first.
+        mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
         bounds: the scanner's non-empty rectangle in absolute level-0 pixels, or None.
     """
 
@@ -59,11 +59,11 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
-    _hangs = False  # once a read has been given up, no other is begun
+    _hangs = False  # after a read has timed out, no other is started
 
     @abstractmethod
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels whose corner is pixel ``xy_px`` = (x, y) of ``level`` itself.
+        """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px`` = (x, y).
 
         Returns:
             (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
@@ -75,14 +75,14 @@ class SlideReader(ABC):
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).
 
-        Every reader rounds in this one way, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
+        Every reader rounds like this, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
 
         Returns:
             (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
-            HangingReadError: reading them does not end.
+            HangingReadError: the read timed out.
         """
         if self._hangs:
             raise HangingReadError(f"{self.path}: is not read any more, for its reader hangs")
@@ -103,17 +103,17 @@ class SlideReader(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._hangs:  # what hangs still uses the file
+        if not self._hangs:  # a hanging read still uses the file
             self.close()
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide, or a folder of `muse fetch`, with the first reader that is made for it, or with ``reader`` alone.
+    """Open a slide, or a folder of `muse fetch`, with the first reader that accepts it, or with ``reader`` only.
 
     Raises:
         SlideError: the file is missing, empty, truncated, a folder or not a slide.
-        HangingReadError: opening it does not end.
-        ConfigError: there is no reader of that name.
+        HangingReadError: opening the file timed out.
+        ConfigError: the reader is unknown.
     """
     path = slide_file(Path(path))
     return call_in_time(f"{path}: opening it", _open_slide, path, reader)
@@ -133,16 +133,18 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: where the sizes
-    agree with a whole factor up to rounding, that factor is taken, the same for both axes if one is right for both.
-    Otherwise positions drift towards the far edge.
+    A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: if the sizes
+    agree
+    with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise positions
+    drift
+    towards the far edge.
     """
     return tuple(_exact_downsample(level_sizes_px[0], size) for size in level_sizes_px)
 
 
 def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
-    longer = ratio[int(size_px[1] > size_px[0])]  # which tells the factor more exactly
+    longer = ratio[int(size_px[1] > size_px[0])]  # which is more exact
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
     if both := x & y:  # small levels leave several: scanners halve
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
@@ -155,7 +157,7 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
-    """By which whole numbers ``size0_px`` divided, rounded up or down, is ``size_px``."""
+    """Whole numbers by which ``size0_px`` divided, rounded up or down, is ``size_px``."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
     return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
@@ -168,7 +170,7 @@ def white_canvas(size: tuple[int, int]) -> np.ndarray:
 def overlap(
     xy_px: tuple[int, int], size: tuple[int, int], level_size_px: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Where a region meets its level: (rows, columns) within the level and within the region; None if nowhere."""
+    """Overlap of a region with its level: (rows, columns) within the level and within the region; None without one."""
     level, region = [], []
     for start, extent, limit in zip(xy_px[::-1], size[::-1], level_size_px[::-1], strict=True):
         first, last = max(start, 0), min(start + extent, limit)
@@ -180,7 +182,7 @@ def overlap(
 
 
 def alpha_of(extra_samples: Iterable[Enum]) -> Alpha:
-    """What the first sample after the colours of a TIFF page is, by tifffile's names; opacity where it does not say."""
+    """Meaning of the first sample after the colours of a TIFF page, by tifffile's names; opacity if not stated."""
     name = next((one.name for one in extra_samples), "")
     return {"UNSPECIFIED": "none", "ASSOCALPHA": "multiplied in"}.get(name, "opacity")
 
@@ -189,8 +191,8 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     """Grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, as (h, w, 3) uint8 laid on white.
 
     Args:
-        pixels: see above.
-        alpha: what a second or fourth sample is; "multiplied in": opacity, by which colours were multiplied already.
+        pixels: grey or colour samples.
+        alpha: meaning of a second or fourth sample; "multiplied in": opacity, already multiplied into the colours.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]

@@ -1,10 +1,10 @@
-"""The tiles of a TIFF, decoded straight from the file: OpenSlide's own pixels at a fraction of its time.
+"""Tiles of a TIFF, decoded straight from the file: the same pixels as OpenSlide's in a fraction of the time.
 
-OpenSlide paints every tile as a picture with transparency, which costs several times as much as to decode a JPEG. Here
-the places of the tiles are read once, with tifffile; a tile is one ``pread`` and one call of its codec
-(``slides.direct_tiles``). OpenSlide stays the referee: at the first read of a level, tiles of it are compared with what
-OpenSlide makes of them, and a level that differs by one bit is never read here. Whatever cannot be read here is left to
-OpenSlide too: tiles that are not in the file, damage and its error, other compressions.
+OpenSlide paints every tile as a picture with transparency, which takes several times as long as decoding a JPEG. Here
+the index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
+of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
+OpenSlide.
+So is everything that cannot be read here: tiles that are not in the file, damaged tiles, other compressions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 
-CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as OpenSlide keeps: a row of blocks of `muse tile`
+CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as in OpenSlide: a row of chunks of `muse tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; a damaged chain of them may have no end
 
 Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
@@ -39,14 +39,14 @@ Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class TileIndex:
-    """Where the tiles of a level lie in the file.
+    """Index of the tiles of a level.
 
     Attributes:
         size_px: (width, height) of the level.
         tile_px: (width, height) of every tile, those at the border included.
         offsets: (rows, columns) int64.
         n_bytes: (rows, columns) int64; 0 for a tile that is not in the file.
-        codec: what decodes them.
+        codec: decoder of the tiles.
     """
 
     size_px: tuple[int, int]
@@ -57,19 +57,19 @@ class TileIndex:
 
     @property
     def decoded_bytes(self) -> int:
-        """Of one tile."""
+        """Offset and size of one tile."""
         return self.tile_px[0] * self.tile_px[1] * 3
 
 
 class DirectTiles:
-    """The levels of a slide whose tiles are decoded here; several threads may read at once."""
+    """Levels of a slide whose tiles are decoded here; safe to read from several threads."""
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
-        """Nothing is opened before the first read.
+        """The file is opened at the first read.
 
         Args:
             path: the slide, in one file.
-            level_sizes_px: (width, height) of the levels that may be read here, by their number.
+            level_sizes_px: (width, height) by number of the levels that may be read here.
         """
         self._path, self._sizes = path, level_sizes_px
         self._levels: dict[int, TileIndex] | None = None
@@ -77,16 +77,16 @@ class DirectTiles:
         self._lock = Lock()
 
     def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
-        """Read ``size`` = (width, height) pixels whose corner is pixel ``xy_px`` of ``level`` itself.
+        """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px``.
 
         Args:
             xy_px: (x, y), also outside the level.
-            level: its number.
+            level: number of the level.
             size: (width, height).
-            referee: reads the same with OpenSlide.
+            referee: reads the same region with OpenSlide.
 
         Returns:
-            (h, w, 3) uint8 RGB, white outside the level; None where OpenSlide has to be asked.
+            (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read it.
         """
         if level not in self._agrees:
             with self._lock:
@@ -95,7 +95,7 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """Whether the first, the last and the largest tile (in bytes: the one that shows most) are the referee's."""
+        """Whether the first, the last and the largest tile (in bytes, the most detailed) equal the referee's."""
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -107,21 +107,21 @@ class DirectTiles:
         for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
             row, column = divmod(tile, index.n_bytes.shape[1])
             region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
-            if (pixels := self._read(*region)) is not None:  # else OpenSlide is asked for that tile, now and later
+            if (pixels := self._read(*region)) is not None:  # else OpenSlide reads that tile, now and later
                 agree.append(_equals(pixels, referee, region))
         return bool(agree) and all(agree)
 
     def _open(self) -> None:
         self._levels = _index_levels(self._path, self._sizes) if hasattr(os, "pread") else {}
-        gc.collect(1)  # tifffile's pages refer to each other, and hold 80 bytes for every tile of the slide
+        gc.collect(1)  # tifffile's pages form cycles and hold 80 bytes for every tile of the slide
         if not self._levels:
             return
         try:
             file = os.open(self._path, os.O_RDONLY)
-        except OSError:  # gone, or too many are open
+        except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(self, os.close, file)  # when the last thread that reads lets go
+        weakref.finalize(self, os.close, file)  # when the last reading thread releases it
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
         self._tile = lru_cache(n_kept)(partial(_decode_tile, file, self._levels))
 
@@ -159,7 +159,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     """(h, w, 3) uint8 RGB of a whole tile.
 
     Raises:
-        ValueError, RuntimeError: there is none, or a bit of it is wrong.
+        ValueError, RuntimeError: the tile is missing or damaged.
     """
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
@@ -175,7 +175,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
 
 
 def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> dict[int, TileIndex]:
-    """The index of every level that exactly one directory of tiles can be, if there is a codec for it."""
+    """Index of every level that matches exactly one directory of tiles, if there is a codec for it."""
     try:
         import tifffile
 
@@ -187,7 +187,7 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
             }
             indices = {level: _index_page(found[0]) for level, found in candidates.items() if len(found) == 1}
             return {level: index for level, index in indices.items() if index}
-    except Exception:  # whatever tifffile raises on foreign bytes: OpenSlide reads them then
+    except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
 
 
@@ -208,18 +208,18 @@ def _index_page(page: TiffPage) -> TileIndex | None:
 
 
 class TileCodec(Protocol):
-    """Decodes the tiles of one level; called from several threads at once."""
+    """Decoder of the tiles of one level; called from several threads."""
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a whole tile of ``tile_px`` = (width, height), or of what the stream says it is.
+        """(h, w, 3) uint8 RGB of a whole tile of ``tile_px`` = (width, height), or of the size in the stream.
 
         Raises:
-            ValueError, RuntimeError: it is no tile of that size, or a bit of it is wrong.
+            ValueError, RuntimeError: the tile has another size or is damaged.
         """
 
 
 def codec_of(page: TiffPage) -> TileCodec | None:
-    """What decodes the tiles of ``page``; None where OpenSlide has to, or the package that decodes is not installed."""
+    """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not installed."""
     if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig.name != "CONTIG":
         return None
     try:
@@ -232,24 +232,24 @@ def codec_of(page: TiffPage) -> TileCodec | None:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Baseline JPEG by libjpeg-turbo, whose warnings count as errors as they do in OpenSlide.
+    """Baseline JPEG by libjpeg-turbo; warnings are errors, as in OpenSlide.
 
     Attributes:
-        header: with what every tile's stream begins: its colours and the tables that all tiles share.
+        header: start of every tile's stream: colours and shared tables.
     """
 
     header: bytes
 
     START: ClassVar[bytes] = b"\xff\xd8"
     END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment says whether colours were converted: without it a decoder guesses, where the TIFF's tag knows.
+    # Adobe's segment states whether colours were converted: without it a decoder guesses, but the TIFF has a tag.
     ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
     CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
     @classmethod
     def of_page(cls, page: TiffPage) -> Jpeg | None:
-        """The codec of a page of JPEG tiles; None if its colours are kept in another way."""
-        import simplejpeg  # noqa: F401 - without it nothing is decoded here
+        """Codec of a page of JPEG tiles; None for other colour spaces."""
+        import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
         colours = cls.CONVERTED.get(page.photometric.name)
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
@@ -261,19 +261,19 @@ class Jpeg:
 
         if not stream.startswith(self.START):
             raise ValueError("not a JPEG stream")
-        # The buffer holds a tile and no more: a stream that claims to be larger is refused before it is decoded.
+        # The buffer has the size of a tile: a stream that claims to be larger is rejected before it is decoded.
         buffer = np.empty(tile_px[0] * tile_px[1] * 3, np.uint8)
         return simplejpeg.decode_jpeg(self.header + stream[2:], "RGB", buffer=buffer, strict=True)
 
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """Aperio's JPEG 2000, a bare codestream, by OpenJPEG; components of unequal size (4:2:2) are OpenSlide's.
+    """Aperio's JPEG 2000, a bare codestream, by OpenJPEG; OpenSlide reads components of unequal size (4:2:2).
 
-    imagecodecs turns those into RGB by a rounding of its own, and does not hand out what they were.
+    imagecodecs converts those to RGB with a rounding of its own and does not return the components.
 
     Attributes:
-        is_ycbcr: whether the components are to be turned into RGB.
+        is_ycbcr: convert the components to RGB.
     """
 
     is_ycbcr: bool
@@ -281,11 +281,11 @@ class Jpeg2000:
     YCBCR_OF_COMPRESSION: ClassVar[dict[int, bool]] = {33003: True, 33005: False}
     # SOC, SIZ, its length and capabilities; size, origin, and the same of codestream tiles; three components.
     SIZE: ClassVar[struct.Struct] = struct.Struct(">4sHHIIIIIIIIH9s")
-    BYTES_EACH: ClassVar[bytes] = b"\x07\x01\x01" * 3  # of every component: 8 bits, no sign, a sample for every pixel
+    BYTES_EACH: ClassVar[bytes] = b"\x07\x01\x01" * 3  # per component: 8 bits, unsigned, one sample per pixel
 
     @classmethod
     def of_page(cls, page: TiffPage) -> Jpeg2000 | None:
-        """The codec of a page of JPEG 2000 tiles as Aperio numbers them; None for other compressions."""
+        """Codec of a page of JPEG 2000 tiles as numbered by Aperio; None for other compressions."""
         is_ycbcr = cls.YCBCR_OF_COMPRESSION.get(int(page.compression))
         if is_ycbcr is None:
             return None
@@ -302,7 +302,7 @@ class Jpeg2000:
         return ycbcr_to_rgb(pixels) if self.is_ycbcr else pixels
 
     def _require_tile(self, stream: bytes, tile_px: tuple[int, int]) -> None:
-        """Refuse what claims to be larger before anything is allocated for it, and what imagecodecs would convert."""
+        """Reject tiles that claim to be larger, before any allocation, and those that imagecodecs would convert."""
         if len(stream) < self.SIZE.size:
             raise ValueError("not a JPEG 2000 codestream")
         marks, _, _, width, height, x, y, _, _, _, _, n_components, components = self.SIZE.unpack_from(stream)
@@ -313,7 +313,7 @@ class Jpeg2000:
 
 
 def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of YCbCr as JFIF 1.02 defines it; what chroma adds is rounded once, as OpenSlide does."""
+    """(h, w, 3) uint8 RGB of YCbCr as in JFIF 1.02; the contribution of chroma is rounded once, as in OpenSlide."""
     luma, blue, red = (pixels[..., i] for i in range(3))
     rgb = np.empty(pixels.shape, np.int16)
     np.add(luma, _RED[red], out=rgb[..., 0])
@@ -322,7 +322,7 @@ def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-# Two values lie half-way between numbers: OpenSlide takes blue's away from zero and green's up.
+# Two values are half-way between integers: OpenSlide rounds blue's away from zero and green's up.
 _CHROMA = np.arange(256) - 128
 _RED, _BLUE = ((np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772))
 _GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(np.int16)  # (cb, cr)

@@ -14,23 +14,23 @@ from muse_pipeline.slides.signature import SOURCE, write_source
 
 
 def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
-    """Copy a slide into ``folder``, which appears when all of it has arrived, and says there where it came from.
+    """Copy a slide into ``folder``, which appears when the copy is complete and records its URL.
 
-    A MIRAX slide comes with its folder, a DICOM file with those beside it. A block that does not arrive is asked for
-    again; one process that was killed leaves nothing to go on from.
+    A MIRAX slide is copied with its folder, a DICOM file with those beside it. Blocks that do not arrive are requested
+    again; a killed fetch starts anew.
 
     Args:
         url: the slide.
-        folder: what to write; an older copy is replaced, and no other folder.
-        threads: blocks that are on their way at a time.
+        folder: folder to write; only an older copy is replaced.
+        threads: blocks requested at the same time.
 
     Returns:
-        bytes copied.
+        number of bytes copied.
 
     Raises:
-        SlideError: there is no such file, access is refused, the server cannot be reached, or the file changes.
-        MissingPackageError: what speaks this protocol is not installed.
-        OutputError: the folder holds something else, or cannot be written.
+        SlideError: the file does not exist, access is denied, the server does not answer, or the file changes.
+        MissingPackageError: the package for this protocol is not installed.
+        OutputError: the folder contains something else, or cannot be written.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -39,7 +39,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
         n_bytes, version = 0, None
         for path, name in slide.files():
             if ".." in PurePosixPath(name).parts:  # object storage takes any name
-                raise SlideError(f"{url}: '{name}' among its files would lie outside of the copy; rename it there")
+                raise SlideError(f"{url}: its file '{name}' would be written outside the copy; rename it on the server")
             stated = slide.state(path)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             copy_file(slide, path, stated, partial / name, threads)
@@ -50,32 +50,32 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
 
 
 def ask_size(url: SlideUrl) -> int:
-    """Bytes of a slide, by its server; of a slide of many files, of the one that the URL names.
+    """Size of a slide in bytes, from its server; for a slide of many files, that of the file in the URL.
 
     Raises:
-        SlideError, MissingPackageError: as ``fetch_slide`` does.
+        SlideError, MissingPackageError: as for ``fetch_slide``.
     """
     slide = RemoteSlide(url)
     return slide.state(slide.path).n_bytes
 
 
 BLOCK_BYTES = 16 << 20
-MAX_AT_ONCE = 8  # blocks: more help no server and fill the memory
+MAX_AT_ONCE = 8  # blocks; more are no faster and need more memory
 
 
 def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threads: int) -> None:
-    """Copy one file of a slide, checked against what the server said before and says after.
+    """Copy one file of a slide; its size and version on the server are compared before and after.
 
     Args:
         slide: the slide.
-        path: of the file, there.
-        stated: what the server said of it.
-        target: the file here.
-        threads: blocks that are on their way at a time, but never more than ``MAX_AT_ONCE``.
+        path: path of the file on the server.
+        stated: size and version at the start.
+        target: local file.
+        threads: blocks requested at the same time, at most ``MAX_AT_ONCE``.
 
     Raises:
-        SlideError: it does not arrive whole, or changes meanwhile.
-        OSError: the disk does not take it.
+        SlideError: the file is incomplete or changes meanwhile.
+        OSError: the local disk is full or fails.
     """
     with target.open("wb") as file:
         if stated.n_bytes > BLOCK_BYTES and _has_ranges(slide, path, stated):
@@ -86,14 +86,14 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
 
 
 def _has_ranges(slide: RemoteSlide, path: str, stated: Stated) -> bool:
-    """Whether the server gives parts of a file: some that do not send all of it whatever they are asked for."""
+    """Whether the server supports range requests; others always send the whole file."""
 
     def read_last_byte() -> bool:
         with slide.system.open(path, cache_type="none") as source:
             try:
                 source.seek(stated.n_bytes - 1)
                 return len(source.read(1)) == 1
-            except ValueError:  # fsspec's word for it
+            except ValueError:  # raised by fsspec in that case
                 return False
 
     return slide.try_often(read_last_byte)
@@ -122,7 +122,7 @@ def _copy_blocks(slide: RemoteSlide, path: str, stated: Stated, descriptor: int,
 
 
 def _write_all(descriptor: int, block: bytes, start: int) -> None:
-    """A call that meets the end of the disk writes what still fits and says nothing; the next one does."""
+    """A write that meets the end of the disk writes what fits without an error; the next one fails."""
     n_written = 0
     while n_written < len(block):
         n_written += os.pwrite(descriptor, block[n_written:], start + n_written)
@@ -132,7 +132,7 @@ def _copy_at_once(slide: RemoteSlide, path: str, stated: Stated, file: Any) -> N
     def copy() -> None:
         file.seek(0)
         file.truncate()
-        with slide.system.open(path, block_size=0) as source:  # on the web: one answer, read as it comes
+        with slide.system.open(path, block_size=0) as source:  # on the web: one streamed answer
             while block := source.read(1 << 20):
                 file.write(block)
         if file.tell() != stated.n_bytes:

@@ -23,9 +23,9 @@ from muse_pipeline.slides.mpp import MppCandidate, mpp_from_resolution_tags
 from muse_pipeline.slides.signature import file_format
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-MAX_PIXELS = 400_000_000  # decoding takes 7 bytes a pixel for a moment: under 3 GiB
+MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs gives way to our own limit, which is a sentence
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
 class ArrayReader(SlideReader):
@@ -33,7 +33,7 @@ class ArrayReader(SlideReader):
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        path: where it was read from, or its name.
+        path: source file, or a name.
         candidates: see ``SlideProperties``.
     """
 
@@ -53,7 +53,7 @@ class ArrayReader(SlideReader):
         return canvas
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Release the pixels."""
         self._pixels = self._pixels[:0]
 
 
@@ -66,7 +66,7 @@ class ImageReader(ArrayReader):
 
     def __init__(self, path: Path):
         kind = file_format(path)
-        # A .mrxs without its folder is a JPEG thumbnail: only what is called a picture is taken for one.
+        # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
         if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
             raise UnsuitedError("not a PNG, JPEG or TIFF picture")
         pixels, candidates = _read_tiff(path) if kind == "TIFF" else (_read_picture(path), ())
@@ -83,7 +83,7 @@ def _read_picture(path: Path) -> np.ndarray:
             return rgb_on_white(np.asarray(picture.convert(mode)))
     except SlideError:
         raise
-    except Exception as error:  # whatever Pillow raises on foreign bytes
+    except Exception as error:  # Pillow raises anything on damaged files
         raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
 
 
@@ -99,7 +99,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
             return _tiff_pixels(page, path), _resolution_candidates(page)
     except SlideError:
         raise
-    except Exception as error:  # whatever tifffile and the codecs raise on foreign bytes
+    except Exception as error:  # tifffile and the codecs raise anything on damaged files
         raise UnsuitedError(f"tifffile: {one_line(error)}") from error
 
 
@@ -124,10 +124,10 @@ def _resolution_candidates(page) -> tuple[MppCandidate, ...]:
 
 
 def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Integers of 8 or 16 bits (or truth values) as 8 bits.
+    """Integers of 8 or 16 bits (or booleans) as 8 bits.
 
     Raises:
-        SlideError: the pixels are of another kind, whose white is unknown.
+        SlideError: the pixels are of another type, whose white is unknown.
     """
     if pixels.dtype == bool:
         return pixels * np.uint8(255)
@@ -135,12 +135,12 @@ def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
         return pixels
     if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
         return (pixels >> 8).astype(np.uint8)
-    raise SlideError(f"{path}: has {pixels.dtype} pixels, where 8 or 16 bits are expected; export it as 8-bit RGB")
+    raise SlideError(f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits; export it as 8-bit RGB")
 
 
 def _require_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise SlideError(
-            f"{path}: {width:,} x {height:,} pixels in one piece are too many to hold in memory; "
+            f"{path}: {width:,} x {height:,} pixels in one chunk are too many to hold in memory; "
             "convert it to a tiled, pyramidal TIFF first"
         )

@@ -1,4 +1,4 @@
-"""What a slide is, before any tissue is read: the content of ``slide.json``."""
+"""The header of a slide: the content of ``slide.json``."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from muse_pipeline.slides.base import SlideReader, open_slide
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
-_PROBE_PX = 2048  # the coarsest level, or its middle where it is larger
-_DARK = 40  # of 255: glass in bright field is never darker
+_PROBE_PX = 2048  # the coarsest level, or its middle if it is larger
+_DARK = 40  # of 255: the background of bright field is never darker
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
-    """Open a slide and say what is known of it.
+    """Open a slide and return its header.
 
     Args:
         path: the slide or image, or a folder of `muse fetch`.
         slide_id: its name in the sheet.
-        mpp: size of a level-0 pixel in um; overrides what the file says.
-        source: where a fetched slide is from, if that is to be made sure of.
+        mpp: size of a level-0 pixel in um; overrides the file.
+        source: expected URL of a fetched slide; not checked when not given.
 
     Raises:
-        SlideError: the file cannot be opened, or is from elsewhere.
-        MppError: nobody says how large a pixel is, or what is said cannot be.
+        SlideError: the file cannot be opened, or was fetched from another URL.
+        MppError: the pixel size is unknown or implausible.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
@@ -43,12 +43,12 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
     Args:
         slide: the slide.
         slide_id: its name.
-        mpp: size of a level-0 pixel in um; overrides what the file says.
+        mpp: size of a level-0 pixel in um; overrides the file.
         origin: path or URL of the slide.
         fingerprint: checksum of its content.
 
     Raises:
-        MppError: the pixel size is unknown, or not one of a slide.
+        MppError: the pixel size is unknown or implausible.
     """
     known = slide.properties
     try:
@@ -95,15 +95,13 @@ def _size_text(size: tuple[int, int]) -> str:
 
 
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
-    """Make sure that a slide's file is still the one that ``info`` speaks of.
+    """Make sure that a slide's file is still the one described by ``info``.
 
     Raises:
-        SlideError: another file of its name has taken its place.
+        SlideError: the file has been replaced.
     """
     if fingerprint_file(slide.path) != info.fingerprint:
-        raise SlideError(
-            f"{slide.path}: is another file than the one that `muse inspect` saw ({info.slide_id}); run that again"
-        )
+        raise SlideError(f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run that again")
 
 
 def read_info(path: Path | str) -> SlideInfo:
@@ -117,16 +115,16 @@ def read_info(path: Path | str) -> SlideInfo:
         _require_sound(info)
         return info
     except OSError as error:
-        raise SlideError(f"{path}: cannot be read ({error.strerror}); make it with `muse inspect`") from error
+        raise SlideError(f"{path}: cannot be read ({error.strerror}); write it with `muse inspect`") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SlideError(f"{path}: is not a slide.json of this version; make it with `muse inspect`") from error
+        raise SlideError(f"{path}: is not a slide.json of this version; write it with `muse inspect`") from error
 
 
 def _require_sound(info: SlideInfo) -> None:
-    """Whether all parts are of the kind that the later steps take for granted.
+    """Check the types that later steps rely on.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a value has another type.
     """
     words = (info.slide_id, info.path, info.reader, info.vendor, info.mpp_source, info.fingerprint, *info.warnings)
     pairs = (info.size_px, *info.level_sizes_px, info.mpp, *info.level_downsamples)
@@ -140,11 +138,11 @@ def _require_sound(info: SlideInfo) -> None:
         and all(type(side) is int for side in (*whole, *edges))
         and len(info.level_sizes_px) == len(info.level_downsamples) > 0
     ):
-        raise ValueError("a part is missing or of another kind")
+        raise ValueError("a value is missing or has another type")
 
 
 def _look(slide: SlideReader) -> tuple[str, ...]:
-    """Look at the coarsest level: can it be read, and is it bright field?"""
+    """Check the coarsest level: can it be read, and is it bright field?"""
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]
     size = min(width, _PROBE_PX), min(height, _PROBE_PX)

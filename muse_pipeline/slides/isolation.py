@@ -1,4 +1,4 @@
-"""Reading of files that may crash, hang or exhaust memory: in another process, or with a time-out."""
+"""Reading files that may crash, hang or exhaust memory: in another process, or with a timeout."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader may use.
+    """Limits of a reader.
 
     Attributes:
-        seconds: of the clock.
-        memory_bytes: beyond what this process has when the reader starts (Linux).
+        seconds: wall-clock time.
+        memory_bytes: in addition to that of this process when the reader starts (Linux).
     """
 
     seconds: float = 600.0
@@ -35,35 +35,36 @@ class Limits:
 LIMITS = Limits()
 
 
-def call_guarded(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
-    """``function(path, *arguments)`` in another process; what it raises is raised here.
+def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
+    """``function(path, *arguments)`` in another process; its exceptions are raised here.
 
     Raises:
-        SlideError: the process crashed on ``path``, hung, or needed more memory than it may.
+        SlideError: the process crashed on ``path``, hung, or exceeded the memory limit.
     """
-    ((_, result),) = map_guarded(function, [(path, *arguments)], limits=limits)
+    ((_, result),) = map_isolated(function, [(path, *arguments)], limits=limits)
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def map_guarded(
+def map_isolated(
     function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, Any]]:
-    """Every call of ``function`` in another process, ``n_processes`` at a time, in the order in which they end.
+    """Every call of ``function`` in another process, ``n_processes`` at the same time, in the order of their end.
 
-    A process whose call has returned makes the next call, also of a later ``map_guarded``: importing the readers takes
-    longer than opening a slide. One whose call failed is ended. A call that crashes a process which has served others
-    is repeated in a new one, so that no file is rejected for the damage that another has done.
+    A process makes further calls, also of a later ``map_isolated``: importing the readers takes longer than opening a
+    slide. A process whose call failed is ended. A call that crashes a process which made other calls before is repeated
+    in
+    a new one, so that no file is rejected for damage done by another.
 
     Args:
-        function: its first argument is the file that is opened.
-        calls: arguments.
-        n_processes: how many run at a time.
-        limits: of each.
+        function: its first argument is the file to open.
+        calls: arguments of each call.
+        n_processes: number of processes.
+        limits: limits of each call.
 
     Yields:
-        the call's number and what it returned, or the exception that it raised or died of.
+        number of the call and its result, or the exception that it raised or caused.
     """
     waiting, running = iter(enumerate(calls)), {}
     try:
@@ -111,12 +112,12 @@ class _Worker:
         return self.connection
 
     def result(self) -> Any:
-        """What came back, or the reason why nothing did."""
+        """Result of the call, or the reason why there is none."""
         path, has_returned = self.arguments[0], False
         try:
             if not self.connection.poll():
                 return SlideError(
-                    f"{path}: is not read after {self.limits.seconds:g} s, so it is damaged or its disk hangs; "
+                    f"{path}: not read within {self.limits.seconds:g} s, so it is damaged or its disk hangs; "
                     "copy it again from its source"
                 )
             has_returned, result = self.connection.recv()
@@ -135,7 +136,7 @@ class _Worker:
                 self.stop()
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process."""
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -148,7 +149,7 @@ def _context(function: Callable[..., Any]) -> Any:
     """How processes start: forked from this one if it has a single thread, which saves importing the readers again.
 
     Otherwise a fork could wait forever for a thread that it does not have, of OpenCV for instance; then processes are
-    forked from a small one that has imported ``function`` and done nothing else.
+    forked from a small server that has only imported ``function``.
     """
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
@@ -160,7 +161,7 @@ def _context(function: Callable[..., Any]) -> Any:
 
 
 def _has_one_thread() -> bool:
-    """Whether this process has no other thread, of Python or of a library; False where that is not known."""
+    """Whether this process has a single thread, libraries included; False if unknown."""
     try:
         return len(list(Path("/proc/self/task").iterdir())) == 1
     except OSError:
@@ -172,11 +173,11 @@ def _overdue(running: dict[Connection, tuple[int, _Worker]]) -> list[Connection]
 
 
 def _serve(connection: Connection, inherited: Connection | None) -> None:
-    """The process: make the calls that arrive until the other end is closed, as it is when the caller is killed.
+    """Main loop of the process: make calls until the other end is closed, also by the death of the caller.
 
     Args:
-        connection: brings the calls.
-        inherited: its other end, of which a fork has a copy that would keep it open.
+        connection: receives the calls.
+        inherited: other end of the connection, of which a fork has a copy that would keep it open.
     """
     if inherited:
         inherited.close()
@@ -187,7 +188,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
             answer = _answer(function, arguments, memory_bytes)
             try:
                 connection.send(answer)
-            except Exception as error:  # what cannot be sent is said in words
+            except Exception as error:  # an exception that cannot be pickled is sent as text
                 connection.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})")))
 
 
@@ -202,7 +203,7 @@ def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -
         )
     except MuseError as error:
         return False, error
-    except Exception as error:  # a defect of ours: shown whole
+    except Exception as error:  # a bug: kept with its traceback
         error.add_note(_traceback(error))
         return False, error
 
@@ -214,7 +215,7 @@ def _traceback(error: Exception) -> str:
 
 
 def _limit_memory(n_bytes: int) -> None:
-    with suppress(ImportError, OSError, ValueError):  # elsewhere than on Linux the clock alone is the guard
+    with suppress(ImportError, OSError, ValueError):  # only Linux has a memory limit
         import resource
 
         held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
@@ -223,20 +224,20 @@ def _limit_memory(n_bytes: int) -> None:
 
 T = TypeVar("T")
 
-LIMIT_S = 600.0  # for a few megapixels: also from a slow network disk, seconds
-N_WAITS = 60  # a process that is suspended meanwhile loses one of them, not all its time
+LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
+N_WAITS = 60  # a process that is suspended loses one of them, not all its time
 
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; what it raises is raised here.
+    """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; its exceptions are raised here.
 
     Args:
-        doing: the slide and what is done with it, for the sentence.
-        function: what may hang.
-        arguments: of the function.
+        doing: slide and operation, for the message.
+        function: call that may hang.
+        arguments: its arguments.
 
     Raises:
-        HangingReadError: it has not ended in time.
+        HangingReadError: the call timed out.
     """
     helper = _idle_helper()
     ended = helper.begin(function, arguments)
@@ -249,7 +250,7 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
         try:
             return ended.result()
         finally:
-            del ended  # an error holds this frame, which would hold the error
+            del ended  # an exception refers to this frame, which would refer to the exception
     raise HangingReadError(
         f"{doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
         "copy it again from its source, and run the same command again"
@@ -257,7 +258,7 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 class _Helper:
-    """A thread that makes one call after another; a new one for each would cost time and memory."""
+    """A thread that makes one call after another; a new thread per call would cost time and memory."""
 
     def __init__(self):
         self._calls: SimpleQueue[tuple[Future, Callable[..., Any], tuple]] = SimpleQueue()
@@ -291,6 +292,6 @@ def _idle_helper() -> _Helper:
 
 
 _idle: list[_Helper] = []
-if hasattr(os, "register_at_fork"):  # threads stay behind, and so do the processes of another one
+if hasattr(os, "register_at_fork"):  # a fork has neither the threads nor the processes of its parent
     os.register_at_fork(after_in_child=_idle.clear)
     os.register_at_fork(after_in_child=_idle_workers.clear)

@@ -1,7 +1,7 @@
-"""Where the size of a pixel comes from.
+"""Size of a level-0 pixel, in um.
 
-The order of trust is: what the user gives, what the scanner wrote, OME-XML, the resolution tags of TIFF, and last an
-estimate from the power of the objective. There is no default.
+The order of trust: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and last an estimate from
+the power of the objective. There is no default.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from xml.etree import ElementTree
 
 from muse_pipeline.core.errors import MppError
 
-# 10 um are 2,540 dpi: coarser resolution tags speak of screens and paper (72, 96, 300 dpi), not of a microscope.
+# 10 um are 2,540 dpi: coarser resolution tags are of screens and paper (72, 96, 300 dpi), not of a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.08, 2.0)
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
-LONGEST_SLIDE_MM = 300  # glass for whole organs is 200 mm long
+LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
-DOUBT = "the mpp, "  # so begins what is said of one that its file contradicts or does not state
+DOUBT = "the mpp, "  # prefix of warnings about an mpp that the file contradicts or does not state
 
 _OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _TAG_UNITS_UM = {"centimeter": 1e4, "inch": 25_400.0}
@@ -34,7 +34,7 @@ class MppCandidate:
     Attributes:
         mpp: (x, y) um.
         source: where it was found, in words.
-        is_estimate: whether it was derived rather than stated.
+        is_estimate: derived rather than stated.
     """
 
     mpp: tuple[float, float]
@@ -43,13 +43,13 @@ class MppCandidate:
 
 
 def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
-    """A statement in um, or None where a value is missing or not a positive number."""
+    """A statement in um, or None if a value is missing or not a positive number."""
     mpp = _positive(x), _positive(y)
     return MppCandidate(mpp, source) if all(mpp) else None
 
 
 def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate | None:
-    """PhysicalSizeX and Y, with their units, of the OME image that has ``size_px``; None where there is none."""
+    """PhysicalSizeX and Y, with their units, of the OME image that has ``size_px``; None if there is none."""
     try:
         root = ElementTree.fromstring(xml) if xml else None
     except ElementTree.ParseError:
@@ -67,7 +67,7 @@ def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
 
 
 def mpp_from_resolution_tags(x: object, y: object, unit: str | None) -> MppCandidate | None:
-    """Pixels per centimetre or inch from TIFF tags; None without such a unit or with the dpi of screens and paper."""
+    """Pixels per centimetre or inch from TIFF tags; None without a unit or with the dpi of screens and paper."""
     per_unit = _TAG_UNITS_UM.get((unit or "").lower(), 0.0)
     x, y = _positive(x), _positive(y)
     if not (per_unit and x and y):
@@ -89,14 +89,14 @@ def choose_mpp(
     """Decide the mpp of a slide.
 
     Args:
-        candidates: what the file says, the most trusted first.
-        given: what the user says, in um; it overrides the file.
+        candidates: statements of the file, the most trusted first.
+        given: um per pixel given by the user; overrides the file.
 
     Returns:
         (x, y) um, the source in words, and sentences of warning.
 
     Raises:
-        MppError: nobody says anything, or ``given`` is not a size.
+        MppError: the size is unknown, or ``given`` is invalid.
     """
     found = next(iter(candidates), None)
     if given is not None:
@@ -105,25 +105,25 @@ def choose_mpp(
         return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, found))
     if found is None:
         raise MppError(
-            "the file does not say how large a pixel is; give its um per pixel in the sheet's mpp column or with --mpp "
+            "the file does not state the size of a pixel; give um per pixel in the sheet's mpp column or with --mpp "
             "(in Python: mpp=)"
         )
     return found.mpp, found.source, _doubts(found)
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Refuse what is a slip of units and would cost hours or all memory to find out later.
+    """Reject mistakes of units, which would otherwise be noticed after hours or by running out of memory.
 
     Raises:
-        MppError: no slide has such pixels, or so many of them.
+        MppError: implausible size of a pixel or of the whole slide.
     """
     low, high = POSSIBLE_RANGE_UM
-    said = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
+    text = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
     if not all(low <= side <= high for side in mpp):
-        raise MppError(f"{said} is no size of a slide's pixel, {low:g} to {high:g} um; is it in another unit?")
+        raise MppError(f"{text} is outside the range of slides, {low:g} to {high:g} um; check its unit")
     longest_mm = max(side * n for side, n in zip(mpp, size_px, strict=True)) / 1000
     if longest_mm > LONGEST_SLIDE_MM:
-        raise MppError(f"{said} would make the slide {longest_mm:,.0f} mm long; correct it in the sheet or with --mpp")
+        raise MppError(f"{text} would make the slide {longest_mm:,.0f} mm long; correct it in the sheet or with --mpp")
 
 
 def require_mpp(value: float) -> float:
@@ -133,7 +133,7 @@ def require_mpp(value: float) -> float:
         MppError: it is not a positive number.
     """
     if not (mpp := _positive(value)):
-        raise MppError(f"mpp {value!r} is not a size of a pixel; give um per pixel, as in 0.25")
+        raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
     return mpp
 
 
@@ -141,9 +141,7 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
     (x, y), (low, high) = chosen.mpp, PLAUSIBLE_RANGE_UM
     doubts = []
     if chosen.is_estimate:
-        doubts.append(
-            f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if you know better"
-        )
+        doubts.append(f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if known")
     if not (low <= x <= high and low <= y <= high):
         doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
     if not is_square((x, y)):
@@ -152,7 +150,7 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
 
 
 def is_square(mpp: tuple[float, float]) -> bool:
-    """Whether pixels of (x, y) um are as wide as high, but for what scanners round."""
+    """Whether pixels of (x, y) um are square, up to the rounding of scanners."""
     return max(mpp) <= (1 + MAX_ANISOTROPY) * min(mpp)
 
 
@@ -166,7 +164,7 @@ def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str
 
 
 def _positive(value: object) -> float:
-    """The number, which may be text with a decimal comma; 0 where it is none, not finite or not positive."""
+    """The number, which may be text with a decimal comma; 0 if it is not finite and positive."""
     try:
         number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

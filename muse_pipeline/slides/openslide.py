@@ -15,7 +15,7 @@ from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, Uns
 from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
 
-TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file, whose tiles lie side by side
+TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
 
 
 @READERS.register("openslide")
@@ -44,7 +44,7 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError(f"OpenSlide: {error}") from error
 
     def _find_direct_tiles(self) -> DirectTiles | None:
-        # Between pixels OpenSlide interpolates (see ``_paint``): those levels stay its own.
+        # OpenSlide interpolates between pixels (see ``_paint``): it reads levels without a whole downsample.
         sizes = {
             level: size
             for level, size in enumerate(self.properties.level_sizes_px)
@@ -53,9 +53,9 @@ class OpenSlideReader(SlideReader):
         return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """See ``SlideReader``; at most half a level-0 pixel off where OpenSlide's own downsample is not whole.
+        """See ``SlideReader``; at most half a level-0 pixel off if OpenSlide's own downsample is not whole.
 
-        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide's painting wherever that gives its pixels.
+        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide wherever the pixels are the same.
         """
         if (tiles := self._direct_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
             return pixels
@@ -70,9 +70,9 @@ class OpenSlideReader(SlideReader):
             return self._read_alone((x, y), level, size)
 
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Try again on a handle of its own: a handle that failed once fails for ever, for every thread that shares it.
+        """Try again on a new handle: one that failed once fails for ever, for every thread that shares it.
 
-        So one corrupt tile costs one tile. The old handle is closed when its last reader lets go of it.
+        So one corrupt tile costs one tile. The old handle is closed when its last reader releases it.
         """
         self._handle = self._open()
         try:
@@ -83,13 +83,13 @@ class OpenSlideReader(SlideReader):
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
 
     def close(self) -> None:
-        """Let go of the file; OpenSlide closes it when the last thread has finished reading."""
+        """Release the file; OpenSlide closes it when the last thread has finished reading."""
         self._handle = self._direct_tiles = None
 
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if pixels.getchannel("A").getextrema()[0] == 255:  # wholly opaque, as nearly always: blending costs four times more
+    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as nearly always: blending takes four times as long
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
@@ -110,12 +110,12 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """What OpenSlide knows from the vendor (levels padded to whole tiles, as Philips does), else what the sizes say."""
+    """The vendor's downsamples (levels padded to whole tiles, as by Philips), else those of the sizes."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(
-        own if abs(said - computed) < 1e-6 * said else (said, said)
-        for own, said, computed in zip(exact, reported, from_sizes, strict=True)
+        own if abs(stated - computed) < 1e-6 * stated else (stated, stated)
+        for own, stated, computed in zip(exact, reported, from_sizes, strict=True)
     )
 
 

@@ -15,43 +15,43 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.core.text import one_line
 
-# Of a query, all but these may be a signature or a key: only what says which file it is, is written down.
+# Other parts of a query may be a signature or a key: only those that identify the file are recorded.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere a name and a password
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere user and password
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
 
 class SlideUrl(str):
-    """Where a slide lies. As text it holds no credentials, so that whatever prints or writes it gives none away.
+    """URL of a slide. As text it has no credentials, so that nothing that prints or writes it can leak them.
 
     Attributes:
-        in_full: what its server is to be asked for, credentials included.
+        in_full: the whole URL, credentials included.
     """
 
     in_full: str
 
     def __new__(cls, in_full: str):
-        """Split what is shown from what is not."""
+        """Split the URL into what may be shown and credentials."""
         url = super().__new__(cls, _without_credentials(in_full))
         url.in_full = in_full
         return url
 
     @property
     def file_name(self) -> str:
-        """Name of the file, as it is called once it is here."""
+        """Name of the local copy of the file."""
         parts = urlsplit(self)
         name = PurePosixPath(_path(parts)).name
         return unquote(name).replace("/", "_") if parts.scheme.lower() in WEB else name
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is a URL and no path."""
+    """Whether ``text`` is a URL and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 def url_problem(text: str) -> str | None:
-    """What keeps a URL from being a slide's; None if nothing does."""
+    """Why a URL cannot be a slide's; None if it can."""
     if "::" in text:
         return "is a chain of URLs; give the URL of the slide itself"
     try:
@@ -63,9 +63,9 @@ def url_problem(text: str) -> str | None:
     kind = MANY_FILES.get(suffix)
     is_file = name not in {"", ".", ".."} and name.isprintable() and len(name.encode(errors="replace")) <= 255
     checks = (
-        (scheme in {"file", "local"}, "is a file of this machine; write its path alone"),
-        (not is_file, "names no file"),
-        (suffix in {".vms", ".vmu"}, "is one of many files whose names it does not tell; copy the slide here"),
+        (scheme in {"file", "local"}, "is a local file; give its path"),
+        (not is_file, "has no file name"),
+        (suffix in {".vms", ".vmu"}, "is one of many files whose names are not known; copy the slide here"),
         (scheme in WEB and kind, f"is {kind}, of many files, and http lists none; use object storage or copy it here"),
     )
     return next((problem for wrong, problem in checks if wrong), None)
@@ -84,17 +84,17 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """A password with a slash in it would end where the path begins, and be shown: no number stands at the port then.
+    """A password that contains a slash would end where the path begins, and be shown: the port is then not a number.
 
     Raises:
-        ValueError: it is so.
+        ValueError: the port is not a number.
     """
     _ = parts.port
     return parts
 
 
 def _path(parts: SplitResult) -> str:
-    """Keys of object storage may have a # in them, which on the web begins what no server sees."""
+    """Keys of object storage may contain #, which starts a fragment in URLs of the web."""
     has_more = parts.fragment and parts.scheme.lower() not in WEB
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
@@ -105,11 +105,11 @@ REFUSED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
 
 class EndedEarlyError(Exception):
-    """Fewer bytes came than were promised."""
+    """The connection ended before the last byte."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may go well the next time."""
+    """Whether a retry may succeed."""
     root = _root(error)
     if (status := _status(root)) is not None:
         return status >= 500 or status in ASK_AGAIN
@@ -118,16 +118,16 @@ def may_pass(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, url: SlideUrl) -> str:
-    """Why ``url`` could not be had, and what to do."""
+    """Why ``url`` cannot be fetched, and what to do."""
     root = _root(error)
     status, kind = _status(root), type(root).__name__
     is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
-    is_refused = status in REFUSED if status else isinstance(root, PermissionError)
+    is_denied = status in REFUSED if status else isinstance(root, PermissionError)
     answered = f" (HTTP {status})" if status else ""
     no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true where it is public"
     checks = (
         (is_gone, "there is no such file; check the URL"),
-        (is_refused, f"access is refused{answered}; check credentials, or sign the URL again"),
+        (is_denied, f"access is denied{answered}; check credentials, or sign the URL again"),
         (status, f"its server answers HTTP {status}; try again later"),
         (isinstance(root, EndedEarlyError), f"it {root} in {N_TRIES} tries; try again later"),
         (kind in NO_CREDENTIALS, no_credentials),
@@ -138,7 +138,7 @@ def explain(error: BaseException, url: SlideUrl) -> str:
 
 
 def _name(root: BaseException, url: SlideUrl) -> str:
-    """What went wrong; words of other packages only where no secret of the URL is in them."""
+    """Text of an error; that of other packages only if it contains no secret of the URL."""
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)
     text = one_line(root)
@@ -150,14 +150,14 @@ def _name(root: BaseException, url: SlideUrl) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What stands behind an error: fsspec calls whatever a web server answers a missing file."""
+    """Root cause of an error: fsspec reports any answer of a web server as a missing file."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that aiohttp or botocore speaks of."""
+    """HTTP status in an error of aiohttp or botocore."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -165,8 +165,8 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-PAUSE_S = 0.5  # before the second try; twice as long before each one after it
-CONNECT_S, SILENCE_S = 30, 60  # how long a web server may take to answer, and to send the next bytes
+PAUSE_S = 0.5  # before the second try; doubled before each further one
+CONNECT_S, SILENCE_S = 30, 60  # timeouts of a web server for the connection and between bytes
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
@@ -175,11 +175,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stated:
-    """What a server says of a file.
+    """Size and version of a file on its server.
 
     Attributes:
-        n_bytes: how large it is.
-        version: what changes with its content (an ETag, a generation, a date), or None.
+        n_bytes: size.
+        version: changes with the content (an ETag, a generation, a date), or None.
     """
 
     n_bytes: int
@@ -190,7 +190,7 @@ class Stated:
 
 
 class RemoteSlide:
-    """Where a slide lies: every call is tried again, and fails with one sentence that gives no credentials away."""
+    """A slide on its server. Calls are retried, and errors are one message without credentials."""
 
     def __init__(self, url: SlideUrl):
         self.url = url
@@ -206,7 +206,7 @@ class RemoteSlide:
             protocol = urlsplit(self.url).scheme.lower()
             if protocol not in fsspec.available_protocols():
                 raise SlideError(
-                    f"{self.url}: nothing here knows '{protocol}://'; use https:// or s3://, or copy it here"
+                    f"{self.url}: unknown protocol '{protocol}://'; use https:// or s3://, or copy the slide here"
                 )
             return url_to_fs(self.url.in_full, **_web_options() if protocol in WEB else {})
         except ImportError as error:
@@ -216,11 +216,11 @@ class RemoteSlide:
             ) from error
         except MuseError:
             raise
-        except Exception as error:  # whatever fsspec and its back-ends raise on foreign words
+        except Exception as error:  # fsspec and its back-ends raise anything
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Path there and name here of every file of the slide, the one that the URL names first."""
+        """Remote path and local name of every file of the slide, that of the URL first."""
         yield self.path, self.url.file_name
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":
@@ -232,7 +232,7 @@ class RemoteSlide:
             yield from ((str(each), each.name) for each in names if each.suffix.lower() == ".dcm" and each != there)
 
     def state(self, path: str) -> Stated:
-        """What the server says of a file now."""
+        """Current size and version of a file."""
 
         def ask() -> dict[str, Any]:
             self.system.invalidate_cache()
@@ -243,17 +243,17 @@ class RemoteSlide:
             raise SlideError(f"{self.url}: is a folder, not a slide; give the slide file inside it")
         if info.get("size") is None:
             raise SlideError(
-                f"{self.url}: its server does not say how large it is, so nobody could tell whether it arrived whole; "
+                f"{self.url}: its server does not report the size, so a complete copy cannot be verified; "
                 "copy it here by other means"
             )
         version = next((str(info[name]) for name in VERSIONS if info.get(name)), None)
         return Stated(int(info["size"]), version)
 
     def require_unchanged(self, path: str, stated: Stated) -> None:
-        """Make sure that what was begun with one file is not ended with another.
+        """Make sure that the file has not changed since the start of the copy.
 
         Raises:
-            SlideError: the server now says something else than it did.
+            SlideError: size or version differ.
         """
         if (now := self.state(path)) != stated:
             raise SlideError(
@@ -261,17 +261,17 @@ class RemoteSlide:
             )
 
     def try_often(self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None) -> T:
-        """What ``call`` returns; where it fails for a reason that may pass, it is called again.
+        """Result of ``call``, retried on errors that may be temporary.
 
         Raises:
-            SlideError: the reason did not pass.
+            SlideError: all tries failed, or the error is permanent.
         """
         for n_tried in range(1, N_TRIES + 1):
             try:
                 return call()
             except MuseError:
                 raise
-            except Exception as error:  # whatever fsspec, its back-ends and their networks raise
+            except Exception as error:  # fsspec, its back-ends and networks raise anything
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
                 if n_tried == N_TRIES or not may_pass(error):
@@ -285,7 +285,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """For aiohttp: proxies and .netrc of the surroundings count, silence has an end, a long answer has none."""
+    """For aiohttp: proxies and .netrc of the environment are used; silence times out, long answers do not."""
     import aiohttp
     from fsspec.config import conf
 

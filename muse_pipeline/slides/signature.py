@@ -1,4 +1,4 @@
-"""What a slide file is before it is opened: existence, first bytes, fingerprint, and the folder of a fetched slide."""
+"""A slide file before it is opened: existence, first bytes, fingerprint, and the folder of a fetched slide."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
 def require_file(path: Path) -> None:
-    """Make sure that there is something to open at ``path``.
+    """Make sure that there is a file to open at ``path``.
 
     Raises:
-        SlideError: it is missing, a folder, empty, may not be read, or no result could say its name.
+        SlideError: the file is missing, a folder, empty or not readable, or its name is not UTF-8.
     """
     if problem := name_problem(path):
         raise SlideError(problem)
@@ -34,7 +34,7 @@ def require_file(path: Path) -> None:
     except OSError as error:
         if isinstance(error, SlideError):
             raise
-        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # of whose slashes a path keeps one
+        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # a path keeps one of the slashes
             shown = SlideUrl(f"{url[1]}://{url[2]}")
             raise SlideError(f"{shown}: is a URL, not a path; copy it here first with `muse fetch`") from error
         if isinstance(error, FileNotFoundError):
@@ -43,17 +43,17 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """What is wrong with a name in bytes of an old encoding, which neither a sheet nor a result can say; else ""."""
+    """What is wrong with a name in bytes of an old encoding, which no sheet or result can contain; else ""."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
-        return f"{shown}: is no name in UTF-8; rename the file or its folder"
+        return f"{shown}: is not a name in UTF-8; rename the file or its folder"
     return ""
 
 
 def file_format(path: Path) -> str | None:
-    """TIFF, DICOM, PNG or JPEG by the first bytes; None where they say nothing."""
+    """TIFF, DICOM, PNG or JPEG by the first bytes; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -66,7 +66,7 @@ def file_format(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """One sentence on a file that no reader opens; ``reason`` is what the last reader said."""
+    """Message about a file that no reader opens; ``reason`` is that of the last reader."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     kind = file_format(path)
@@ -91,7 +91,7 @@ BLOCK_BYTES = 1 << 20
 def fingerprint_file(path: Path | str) -> str:
     """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole content up to 3 MiB.
 
-    The name plays no part. A MIRAX slide, whose pixels lie in a folder beside it, is fingerprinted with those files.
+    The name is not included. A MIRAX slide, whose pixels are in a folder beside it, is fingerprinted with those files.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -122,39 +122,37 @@ SOURCE = "source.json"
 
 
 def write_source(folder: Path, url: str, file: str, n_bytes: int, version: str | None) -> None:
-    """Say in ``folder`` what it is a copy of.
+    """Record in ``folder`` the URL that it is a copy of.
 
     Args:
         folder: the copy.
-        url: where it came from, without credentials.
+        url: the URL without credentials.
         file: name of the slide inside the folder.
-        n_bytes: of all its files.
-        version: what its server calls the state of the file (an ETag, a date), if it does.
+        n_bytes: size of all files.
+        version: version on the server (an ETag, a date), or None.
     """
     write_json(folder / SOURCE, {"url": url, "file": file, "bytes": n_bytes, "version": version})
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open: that inside of a fetched slide, else ``path`` itself."""
+    """The file to open: that in the folder of a fetched slide, else ``path`` itself."""
     source = _read_source(path)
     return path / source["file"] if source else path
 
 
 def slide_origin(path: Path) -> str:
-    """What provenance calls a slide: the URL of a fetched one, else its path."""
+    """Name of a slide in provenance: the URL of a fetched one, else its path."""
     source = _read_source(path)
     return source["url"] if source else str(path)
 
 
 def _read_source(path: Path) -> dict[str, str] | None:
-    if not os.path.isfile(path / SOURCE):  # noqa: PTH113 - Path's fails on a name that no file system takes
+    if not os.path.isfile(path / SOURCE):  # noqa: PTH113 - Path's fails on names that a file system rejects
         return None
     try:
         source = read_json(path / SOURCE)
         if not source["url"] or Path(source["file"]).name != source["file"]:
-            raise ValueError("a part is of another kind")
+            raise ValueError("a value has another type")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SlideError(
-            f"{path / SOURCE}: does not say where the slide is from; fetch it with `muse fetch`"
-        ) from error
+        raise SlideError(f"{path / SOURCE}: does not contain the slide's URL; fetch it with `muse fetch`") from error
     return source

@@ -1,4 +1,4 @@
-"""An open slide or an image in memory, with what is known of it, for use from Python."""
+"""An open slide or an image in memory with its header, for use from Python."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class SlideImage:
         Args:
             pixels: (h, w, 3) uint8 RGB.
             mpp: um per pixel.
-            slide_id: its name in results.
+            slide_id: name in results.
 
         Raises:
-            ArgumentError: the pixels are of another kind.
-            MppError: ``mpp`` is not the size of a slide's pixel.
+            ArgumentError: the pixels have another type or shape.
+            MppError: ``mpp`` is implausible.
 
         Warns:
             MuseWarning: the size of a pixel is implausible, or the image is black.
@@ -50,7 +50,7 @@ class SlideImage:
 
     @property
     def path(self) -> Path:
-        """The slide's file; of an array its name."""
+        """Path of the slide; the name of an array."""
         return self._reader.path
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -88,11 +88,11 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
     Args:
         path: the file.
-        mpp: um per level-0 pixel; overrides what the file says.
+        mpp: um per level-0 pixel; overrides the file.
 
     Raises:
         SlideError: the file cannot be opened.
-        MppError: the file does not say how large a pixel is, and ``mpp`` is not given.
+        MppError: the file does not state the size of a pixel, and ``mpp`` is not given.
 
     Warns:
         MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is damaged.
@@ -110,25 +110,25 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
 
 def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
-    """The slide, and the messages of which its user has not been warned yet.
+    """The slide, and the warnings that its user has not had yet.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
         mpp: um per pixel of an array; None for a slide.
 
     Raises:
-        ArgumentError: the image is of another kind.
-        MppError: an array has no ``mpp``.
+        ArgumentError: the image is neither.
+        MppError: an array is given without ``mpp``.
     """
     if isinstance(image, SlideImage):
         if mpp is not None:
-            raise ArgumentError("mpp is for arrays; give it to open_slide to override what the slide's file says")
+            raise ArgumentError("mpp is for arrays; give it to open_slide to override the slide's file")
         return image, []
     if isinstance(image, str | Path):
         raise ArgumentError(f"'{image}' is a path; open it with open_slide first")
     pixels = _require_rgb(image)
     if mpp is None:
-        raise MppError("an array does not say how large a pixel is; give mpp=, its um per pixel")
+        raise MppError("the size of a pixel of an array is unknown; give mpp=, its um per pixel")
     slide = SlideImage(*_describe_array(pixels, mpp, "array"))
     return slide, list(slide.info.warnings)
 
@@ -150,6 +150,6 @@ def _require_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def warn_user(slide_id: str, messages: Iterable[str]) -> None:
-    """Warn the caller of a public function of what should be checked about a slide."""
+    """Warn the caller of a public function about a slide."""
     for message in messages:
         warnings.warn(f"{slide_id}: {message}", MuseWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Slides that tiffslide opens and OpenSlide does not: OME-TIFF above all, and TIFFs stored in tiles or strips."""
+"""Slides that tiffslide opens and OpenSlide does not: OME-TIFF above all, and TIFFs in tiles or strips."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file in one piece is better held in memory
+MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file of one chunk is better held in memory
 
 
 @READERS.register("tiffslide")
@@ -53,7 +53,7 @@ class TiffSlideReader(SlideReader):
         _require_whole(path, pages)
         self._alpha = alpha_of(pages[0].extrasamples)
         for page in pages:
-            page.nodata = 255  # tiles that were never written are glass
+            page.nodata = 255  # tiles that were never written are background
         self.properties = _read_properties(self._slide)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -63,13 +63,13 @@ class TiffSlideReader(SlideReader):
         if meeting is None:
             return canvas
         (rows, columns), inside = meeting
-        # tiffslide divides by its mean downsample and cuts off: the smallest position that leads to this very pixel.
+        # tiffslide divides by its mean downsample and truncates: the smallest position that leads to this very pixel.
         downsample = self._slide.level_downsamples[level]
         corner = ceil(columns.start * downsample), ceil(rows.start * downsample)
         extent = columns.stop - columns.start, rows.stop - rows.start
         try:
             pixels = self._slide.read_region(corner, level, extent, as_array=True, padding=False)
-        except Exception as error:  # whatever zarr, tifffile and the codecs raise on foreign bytes
+        except Exception as error:  # zarr, tifffile and the codecs raise anything on damaged files
             where = f"{self.path}: level {level} at {corner}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
         canvas[inside] = rgb_on_white(pixels, self._alpha)
@@ -88,7 +88,7 @@ def _open(path: Path) -> TiffSlide:
             warnings.simplefilter("ignore")
             slide = tiffslide.TiffSlide(path)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
-    except Exception as error:  # whatever tifffile raises on foreign bytes
+    except Exception as error:  # tifffile raises anything on damaged files
         raise UnsuitedError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
@@ -107,12 +107,12 @@ def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     if page.dtype != np.uint8 or axes not in {"YX", "YXS"} or not understood:
         raise UnsuitedError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
     if np.prod(page.chunks) > MAX_CHUNK_BYTES:
-        raise UnsuitedError("tiffslide: stored in one piece, not in tiles or strips")
+        raise UnsuitedError("tiffslide: stored as one chunk, not in tiles or strips")
 
 
 def _require_whole(path: Path, pages: list[TiffPage]) -> None:
     if any(len(page.dataoffsets) != len(page.databytecounts) for page in pages):
-        raise UnsuitedError("tiffslide: its tags tell of more places of tiles than sizes of tiles, or of fewer")
+        raise UnsuitedError("tiffslide: its tags have different numbers of offsets and sizes of tiles")
     expected = max(int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages)
     if expected > (found := path.stat().st_size):
         raise SlideError(

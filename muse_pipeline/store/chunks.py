@@ -98,14 +98,14 @@ def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int
 
 
 def _beyond(mask: np.ndarray) -> np.ndarray:
-    """The mask, whose last pixels speak for one more beyond them (``KeptArea.contains``)."""
+    """The mask, extended by one pixel beyond its end (``KeptArea.contains``)."""
     return np.pad(mask, ((0, 1), (0, 1)), "edge")
 
 
 def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
     """The true chunks of (rows, columns) ``chunks``: shard by shard, in each in the order of its file."""
-    found = [Chunk(*map(int, place)) for place in np.argwhere(chunks)]
-    rank = {place: number for number, place in enumerate(z_order(CHUNKS_PER_SHARD))}
+    found = [Chunk(*map(int, where)) for where in np.argwhere(chunks)]
+    rank = {where: number for number, where in enumerate(z_order(CHUNKS_PER_SHARD))}
     return sorted(found, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
 
 

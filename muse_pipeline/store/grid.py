@@ -1,8 +1,8 @@
 """Windows, batches and shards: how a store is cut, from slide and card alone.
 
-A window of ``input_px`` has a central core that it owns; the rest is halo. Cores tile the plane half-open, so a
-position lies in exactly one. Windows that hold tissue are numbered row by row and fall into fixed batches; a shard is a
-run of whole batches. Nothing here depends on how many shards, cores or machines the work is spread over.
+A window of ``input_px`` has a central core; the rest is halo. Cores tile the plane half-open, so a position lies in
+exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
+batches. Nothing depends on the number of shards, cores or machines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class WindowPart:
-    """The part of a window that is looked at, in pixels from the window's corner."""
+    """The part of a window that the model runs on, in pixels from the window's corner."""
 
     x: int
     y: int

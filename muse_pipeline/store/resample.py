@@ -111,8 +111,8 @@ class Stretch:
         drift_px = abs(self.axis.ratio - ratio) * self.axis.work_px
         return ratio if drift_px < _ALIGNED and self.n_source == self.n * ratio else 0
 
-    def pieces(self) -> list[Stretch]:
-        """Cut so that a piece covers about 512 level pixels: what is weighed at a time then stays in the cache."""
+    def blocks(self) -> list[Stretch]:
+        """Divide into blocks of about 512 level pixels, which stay in the cache while they are averaged."""
         step = max(int(512 / self.axis.ratio), 16)
         return [self.axis.stretch(self.start + k, min(step, self.n - k)) for k in range(0, self.n, step)]
 
@@ -145,8 +145,8 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
     if across.whole_ratio and down.whole_ratio:
         return cv2.resize(pixels, (across.n, down.n), interpolation=cv2.INTER_AREA)
     result = np.full((down.n, across.n, 3), WHITE, np.uint8)
-    columns = [(piece, piece.weights()) for piece in across.pieces() if piece.n_source > 0]
-    for row in (piece for piece in down.pieces() if piece.n_source > 0):
+    columns = [(block, block.weights()) for block in across.blocks() if block.n_source > 0]
+    for row in (block for block in down.blocks() if block.n_source > 0):
         row_weights = row.weights()
         for column, column_weights in columns:
             top, left = row.first - down.first, column.first - across.first

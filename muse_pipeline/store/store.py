@@ -1,7 +1,7 @@
 """A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
 
 The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
-white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/guide/store.md`` says what lies in it and why.
+white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/guide/store.md`` describes its content.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Store:
         """Whether the folder that was opened is still the one that lies there.
 
         An absent chunk is glass. So a store that another job removes or replaces meanwhile, one of a workflow that was
-        killed and started again, would be read as white, and nobody would know.
+        killed and started again, would silently be read as white.
 
         Raises:
             StoreError: it is not.

@@ -128,7 +128,7 @@ def write_store(
 def zarr_at_rest() -> Iterator[None]:
     """Do not end the block before zarr has ended all that it does.
 
-    It writes several files at a time. When one of them fails it says so at once, and writes the others meanwhile: into
+    It writes several files at a time. When one of them fails it raises at once and still writes the others: into
     a folder that would be there again after it was removed.
     """
     try:

@@ -1,4 +1,4 @@
-"""How a slide looks, in a dozen numbers: what says whether it resembles the pictures that a model was trained on.
+"""Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
 
 All are measured over fields of tissue at about 0.5 um a pixel, on slides (``colour.json``) and on training pictures
 (the model's card, ``inference.appearance``) alike.
@@ -69,7 +69,7 @@ class AppearanceSample:
         return np.concatenate(self._pixels)
 
     def measure(self, fit: MacenkoFit | None) -> dict[str, float]:
-        """The numbers by name; what cannot be told is left out.
+        """The measures by name; those that cannot be determined are left out.
 
         Args:
             fit: of the stains of these pixels.
@@ -149,16 +149,16 @@ MAX_PIXELS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class SlideColour:
-    """How a slide is stained: the content of ``colour.json``.
+    """Stains and appearance of a slide: the content of ``colour.json``.
 
     Attributes:
-        macenko: its stains, or None where they cannot be estimated.
-        appearance: its measures by name (``tissue.colour``); None where the file is of before they were taken.
-        dark_background: whether it is fluorescence, and not bright-field.
-        n_pixels: of tissue that were measured.
-        mpp: um per pixel of theirs.
+        macenko: the stains, or None if they cannot be estimated.
+        appearance: measures by name (``tissue.colour``); None in older files.
+        dark_background: whether the slide is fluorescence and not bright-field.
+        n_pixels: number of measured tissue pixels.
+        mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
-        fingerprint: the slide's checksum; None where the file is of before it was noted.
+        fingerprint: checksum of the slide; None in older files.
     """
 
     macenko: MacenkoFit | None = None
@@ -198,7 +198,7 @@ def measure_colour(
         slide: the slide.
         info: about it.
         tissue: where to look.
-        dark_background: what its overview said of it (``stained.is_fluorescence``).
+        dark_background: as found in the overview (``find.is_fluorescence``).
         warnings: of the search for its tissue, which come first.
     """
     sample, unread = sample_tissue(slide, info, tissue)

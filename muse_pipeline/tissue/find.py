@@ -1,4 +1,4 @@
-"""Find the tissue of a slide: what is stained, is no ink, and is no speck."""
+"""Find the tissue of a slide: stained, not ink, and not a speck."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
 
 @dataclass(frozen=True, eq=False)
 class FoundTissue:
-    """What ``muse tissue`` knows of a slide: the mask, the picture that it was found in, and warnings in words."""
+    """Result of ``muse tissue``: the mask, the picture that it was found in, and warnings."""
 
     tissue: TissueMask
     overview: Overview
@@ -66,7 +66,7 @@ def find_mask(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings.
 
-    What is ``unread`` (h, w) is tissue: that it is glass nobody knows, and `tile` has to say that it is lost.
+    Pixels that are ``unread`` (h, w) count as tissue, so that `tile` reports them as lost.
     """
     if is_fluorescence(pixels):
         return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
@@ -86,8 +86,8 @@ def find_mask(
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
     """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
     coverage = np.zeros(shape, np.float32)
-    for place, part in _cover_strips(roi, shape, mask_px):
-        coverage[place] = part
+    for location, part in _cover_strips(roi, shape, mask_px):
+        coverage[location] = part
     return coverage
 
 
@@ -95,7 +95,7 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
     """Measure an area of the ROI, whose shape lies on the slide, in absolute level-0 px."""
     mask_px = tissue.mask_mpp / np.array(info.mpp)
     strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
-    covered = sum(float((part * tissue.mask[place]).sum(dtype=float)) for place, part in strips_of_it)
+    covered = sum(float((part * tissue.mask[location]).sum(dtype=float)) for location, part in strips_of_it)
     areas_um2 = area.shape.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
     areas_mm2 = (round(float(um2) / 1e6, 6) for um2 in areas_um2)
     return RoiAnnotation(area.name, area.class_name, area.shape, *areas_mm2)

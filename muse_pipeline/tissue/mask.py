@@ -24,7 +24,7 @@ KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own borde
 
 @dataclass(frozen=True, eq=False)
 class KeptArea:
-    """Where nuclei are kept: a mask to be looked up for every nucleus, in an eighth of its memory.
+    """Where nuclei are kept: a bit mask that is looked up for every nucleus.
 
     Attributes:
         bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the leftmost the highest.
@@ -47,7 +47,7 @@ class KeptArea:
 
         Returns:
             (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the mask
-            speak for one more beyond them, as a slide's smaller levels are cut down to whole pixels.
+            also stand for one more beyond them, since a slide's smaller levels are truncated to whole pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
@@ -97,7 +97,7 @@ class TissueMask:
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
-        roi_file: what ``roi.describe_roi`` says of where the ROI is from, or None.
+        roi_file: origin of the ROI by ``roi.describe_roi``, or None.
         fingerprint: the slide's checksum; None where the file is of before it was noted.
         slide_mpp: um per level-0 pixel, x and y, that the slide was taken to have; None likewise.
         annotations: the areas of the ROI one by one.
@@ -140,12 +140,14 @@ class TissueMask:
         """Write ``tissue.npz``."""
         roi = np.frombuffer(b"" if self.roi is None else shapely.to_wkb(self.roi), np.uint8)
         with complete_file(path) as partial, partial.open("wb") as file:
-            said = {} if self.roi_file is None else {"roi_file": json.dumps(self.roi_file)}
+            optional = {} if self.roi_file is None else {"roi_file": json.dumps(self.roi_file)}
             if self.fingerprint is not None:
-                said |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
+                optional |= {"fingerprint": self.fingerprint, "slide_mpp": self.slide_mpp}
             if self.annotations:
-                said["annotations"] = json.dumps([each.to_dict() for each in self.annotations])
-            np.savez_compressed(file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **said)
+                optional["annotations"] = json.dumps([each.to_dict() for each in self.annotations])
+            np.savez_compressed(
+                file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **optional
+            )
 
     @classmethod
     def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:

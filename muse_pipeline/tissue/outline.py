@@ -59,7 +59,7 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
         return overview
     try:
         return read_overview(slide, info, target_um)
-    except SlideError:  # one tile in its middle spoils all of a small slide; what of it is lost is for `tile` to say
+    except SlideError:  # a corrupt tile fails the whole read of a small slide; `tile` reports what is lost
         return overview
 
 

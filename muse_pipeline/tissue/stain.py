@@ -77,7 +77,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
 
 
 def is_stained(density: np.ndarray) -> np.ndarray:
-    """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark to tell."""
+    """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark."""
     red, green, blue = density.T
     size = np.sqrt(np.einsum("ij,ij->i", density, density))
     hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)

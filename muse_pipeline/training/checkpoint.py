@@ -23,7 +23,7 @@ from muse_pipeline.models.heads import NucleusHead
 from muse_pipeline.models.weights import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
 
 FORMAT = "muse_pipeline 3"
-OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads that said rays, not their inverse squares
+OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads of rays, not of their inverse squares
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Checkpoint:
         backbone: state dict.
         head: state dict; empty for a backbone alone.
         meta: kind, settings (paths are names), colour reference, images, patients, and what the backbone reads;
-            ``resample_positions`` says whether its positional table is still the authors', which is resampled whenever
+            ``resample_positions``: whether its positional table is still the authors', which is resampled whenever
             it is read, by their loader as by ours.
         networks: state dicts of what else was trained, by name, as a generator.
     """
@@ -56,11 +56,11 @@ class Checkpoint:
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Without those of validations; older files do not tell them apart."""
+        """Without those of validations; older files do not distinguish them."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
-        """Checksum (hex) of the weights alone: what a card says may change without them."""
+        """Checksum (hex) of the weights alone: the card may change without them."""
         digest = hashlib.sha256()
         for part in (self.backbone, self.head, *(self.networks[name] for name in sorted(self.networks))):
             for name, value in sorted(part.items()):
@@ -136,7 +136,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its head or its description is missing or broken; copy it again") from error
     require_finite(head, path)
     if head and not {"config", "colour"} <= meta.keys():
-        raise CheckpointError(f"{path}: holds a head and says not how it was trained; copy it again")
+        raise CheckpointError(f"{path}: has a head but not its training settings; copy it again")
     networks = dict(state.get("networks", {}))
     for network in networks.values():
         require_finite(network, path)

@@ -30,7 +30,7 @@ class AveragedNetwork(nn.Module):
         return self
 
     @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
+    def update(self, network: nn.Module) -> None:
         """Move a little towards ``network``."""
         self.n_steps += 1
         share = 1 - min(DECAY, (1 + int(self.n_steps)) / (10 + int(self.n_steps)))

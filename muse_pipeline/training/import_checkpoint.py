@@ -27,13 +27,13 @@ from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoi
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
     """Write a released file as a checkpoint of ours that holds a backbone alone.
 
-    The positional table stays as it was released, and the file says so: their loader resamples the table of any file,
+    The positional table stays as it was released, which the file records: their loader resamples the table of any file,
     and ours that of this one, so both make the same network of it.
 
     Args:
         path: the released file.
         output: of ours.
-        name: of the backbone; told from names, shapes, positions and the file's name without it.
+        name: of the backbone; by default recognised by names, shapes, positions and the file's name.
         trust_pickle: see ``start.load_backbone``.
 
     Returns:
@@ -86,5 +86,5 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
             names = chosen
             break
     if len(names) > 1:
-        raise CheckpointError(f"{path}: fits {' and '.join(names)}; say which with --backbone")
+        raise CheckpointError(f"{path}: fits {' and '.join(names)}; choose with --backbone")
     return names[0]

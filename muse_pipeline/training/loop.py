@@ -173,7 +173,7 @@ class Reports:
 
     Args:
         folder: of the run.
-        schedule: says when.
+        schedule: when to step.
         leads: True in the first process, which alone writes.
         monitors: see ``train``.
         progress: see ``train``.

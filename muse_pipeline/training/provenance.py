@@ -47,7 +47,7 @@ class Inputs:
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Refuse a missing file before anything is computed.
+        """Reject a missing file before anything is computed.
 
         Raises:
             CheckpointError: it is named.

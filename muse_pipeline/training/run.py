@@ -137,7 +137,7 @@ class RunFolder:
             partial.write_text(text, encoding="utf-8")
 
     def require_own(self) -> None:
-        """Refuse a folder that holds files where a run's would be.
+        """Reject a folder that holds files where a run's would be.
 
         Raises:
             OutputError: no run wrote them.

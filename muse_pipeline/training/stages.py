@@ -1,6 +1,6 @@
 """Stages of a run: trainings that end in a checkpoint, and files that are prepared once.
 
-A stage owns a folder. Running it again continues where it stopped, returns at once when it is finished, and refuses a
+A stage owns a folder. Running it again continues where it stopped, returns at once when it is finished, and rejects a
 folder that was made from something else.
 """
 
@@ -74,7 +74,7 @@ class TrainingStage(Stage, Generic[C, D]):
         return self.run_folder.checkpoint
 
     def check(self) -> None:
-        """Refuse settings that cannot work, before any file is read.
+        """Reject settings that cannot work, before any file is read.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -82,7 +82,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def inputs(self) -> Inputs:
-        """Files that decide the result; a folder that was begun with other files is refused."""
+        """Files that decide the result; a folder started with other files is an error."""
 
     @abstractmethod
     def read(self, say: Say) -> D:

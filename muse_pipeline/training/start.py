@@ -46,7 +46,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """What the checkpoints that a run starts from, or is taught by, were trained on.
+    """Training data of the checkpoints that a run starts from and of its teachers.
 
     Raises:
         CheckpointError: one cannot be read.

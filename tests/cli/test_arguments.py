@@ -1,4 +1,4 @@
-"""Numbers that no step can work with are refused before any work begins."""
+"""Numbers that no step can work with are rejected before any work begins."""
 
 import argparse
 import importlib
@@ -71,9 +71,9 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
 def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
     with pytest.raises(SystemExit) as end:
         main(words)
-    said = capsys.readouterr().err
-    assert (end.value.code, said.count("\n")) == (2, 1)
-    assert said.startswith(sentence)
+    printed = capsys.readouterr().err
+    assert (end.value.code, printed.count("\n")) == (2, 1)
+    assert printed.startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
 def test_a_record_writes_over_no_slide(muse, tmp_path):
     slide = tmp_path / "a.png"
     slide.write_bytes(b"slide")
-    status, _, said = muse("preflight", slide, "--mpp", "0.5", "--record", slide)
+    status, _, printed = muse("preflight", slide, "--mpp", "0.5", "--record", slide)
     assert (status, slide.read_bytes()) == (2, b"slide")
-    assert "a.png" in said
+    assert "a.png" in printed
 
 
 def test_an_option_that_stands_twice_is_not_forgotten():

@@ -3,7 +3,7 @@ import os
 
 import openslide
 
-from muse_pipeline.core import environment as surroundings
+from muse_pipeline.core import environment
 from muse_pipeline.core.environment import count_cores, examine_surroundings
 from muse_pipeline.inference.model import examine_providers
 
@@ -36,7 +36,7 @@ def test_cores_are_those_that_are_granted(monkeypatch):
         assert count_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
-    monkeypatch.setattr(surroundings, "_read_text", lambda path: "100000 100000\n" if path.endswith("cpu.max") else "")
+    monkeypatch.setattr(environment, "_read_text", lambda path: "100000 100000\n" if path.endswith("cpu.max") else "")
     assert count_cores() == 1
 
 

@@ -26,12 +26,12 @@ def test_a_run_says_what_it_reads(folder, muse, tmp_path):
     assert names == ["c.pt", *(f"P{k}.png" for k in range(3)), *(f"P{k}_points.txt" for k in range(3))]
 
 
-def test_a_provider_that_is_not_here_is_refused_where_it_is_asked_for(muse, tmp_path, monkeypatch):
+def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
     monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
     assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node
     assert muse("model", "compact", "--provider", "cpu", "--here")[0] == 0
-    status, _, said = muse("model", "compact", "--provider", "cuda", "--here")
-    assert (status, said.count("\n")) == (2, 1) and "provider 'cuda' was asked for and is not in this" in said
+    status, _, output = muse("model", "compact", "--provider", "cuda", "--here")
+    assert (status, output.count("\n")) == (2, 1) and "provider 'cuda' was asked for and is not in this" in output
     monkeypatch.setattr(providers, "is_installed", lambda provider: True)
     monkeypatch.setattr(providers, "starts", lambda provider: False)
     assert "is installed but could not start here" in muse("model", "compact", "--provider", "cuda", "--here")[2]

@@ -27,7 +27,7 @@ def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
     assert (status, out) == (2, "") and error.startswith(f"muse proposer: {message}") and error.count("\n") == 1
 
 
-def test_a_method_whose_packages_only_the_jobs_have_is_not_refused(muse, tmp_path, monkeypatch):
+def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_path, monkeypatch):
     def lacking(*_):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 

@@ -30,9 +30,9 @@ def files(tmp_path_factory):
 def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     folder, section = files
     pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8"]
-    status, said, error = muse("register", *pair, "-o", tmp_path, "--ledger", tmp_path / "ledger.json")
+    status, printed, error = muse("register", *pair, "-o", tmp_path, "--ledger", tmp_path / "ledger.json")
     assert status == 0, error
-    assert "turned by -97" in said and "tiles" in said
+    assert "turned by -97" in printed and "tiles" in printed
     content = read_json(tmp_path / "transform.json")
     assert (content["frame"], content["units"], content["mirrored"]) == ("level0", "px", False)
     assert content["slide"]["slide_id"] == "he" and content["partner"]["mpp"] == [0.8, 0.8]

@@ -42,9 +42,9 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     assert not (results / "glass/nuclei.csv.gz").exists()  # that of an earlier table
     assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # it tells of its own slides
     assert "slides of earlier runs that are in the report too: 1" in shown
-    status, _, said = muse("run", tmp_path / "broken.svs", "-o", results)
+    status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
-    assert "1 of 1 slides failed (broken)" in said
+    assert "1 of 1 slides failed (broken)" in printed
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def times_in(folder):
 
 
 def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
-    status, shown, said = muse("run", mixed / "slides", mixed / "sheet.tsv", "-o", mixed / "results")
-    assert status == 2 and "1 of 3 slides failed (b)" in said
+    status, shown, printed = muse("run", mixed / "slides", mixed / "sheet.tsv", "-o", mixed / "results")
+    assert status == 2 and "1 of 3 slides failed (b)" in printed
     model, first, second, third, summary, *failures = shown.splitlines()
     assert model.startswith("model: compact-")
     for name, line in (("a", first), ("C", third)):
@@ -106,9 +106,9 @@ def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
 
     monkeypatch.setattr(run_slides, "run_logged", run_first)
     status, shown, _ = muse(*run)
-    said = shown[: shown.index("first step")]
-    assert status == 0 and "This run replaces the finished results of 2 slides:" in said
-    assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", said)
+    printed = shown[: shown.index("first step")]
+    assert status == 0 and "This run replaces the finished results of 2 slides:" in printed
+    assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", printed)
     assert read_provenance(nuclei)["model"]["name"] == "compact"
 
 
@@ -134,8 +134,8 @@ def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
     status, shown, _ = muse("report", results)
     assert status == 0 and shown.startswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
     assert {name: (results / name).read_bytes() for name in written} == written
-    status, _, said = muse("report", results / "glass")
-    assert status == 2 and "has no sheet.json; give the output folder of a run" in said
+    status, _, printed = muse("report", results / "glass")
+    assert status == 2 and "has no sheet.json; give the output folder of a run" in printed
 
 
 def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
@@ -144,9 +144,9 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
         write_pyramid(tmp_path / case / "HE.tif", np.full((600, 600, 3), grey, np.uint8))
     results = tmp_path / "results"
     assert muse("run", tmp_path / "one/HE.tif", "-o", results)[0] == 0
-    status, _, said = muse("run", tmp_path / "two/HE.tif", "-o", results)
-    assert (status, said.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
-    assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in said
+    status, _, printed = muse("run", tmp_path / "two/HE.tif", "-o", results)
+    assert (status, printed.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
+    assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in printed
     status, shown, _ = muse("run", tmp_path / "moved/HE.tif", "-o", results)
     assert status == 0 and "slide files in another place: 1 slide (HE)" in shown
 
@@ -163,8 +163,8 @@ def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, shown, said = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
-    assert (status, said.count("\n")) == (2, 1) and f"{roi}: " in shown + said and reason in shown + said
+    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
+    assert (status, printed.count("\n")) == (2, 1) and f"{roi}: " in shown + printed and reason in shown + printed
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -184,8 +184,8 @@ def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
     assert muse(*run)[0] == 0
     mine.write_text('{"type": "Polygon", "coordinates": [[[0, 0], [500, 0], [500, 500], [0, 0]]]}')
-    status, _, said = muse(*run, "--roi", mine)
-    assert (status, mine.is_file()) == (2, True) and "give a copy of it" in said
+    status, _, printed = muse(*run, "--roi", mine)
+    assert (status, mine.is_file()) == (2, True) and "give a copy of it" in printed
 
 
 def test_a_result_within_a_roi_says_so(muse, tmp_path):
@@ -196,8 +196,8 @@ def test_a_result_within_a_roi_says_so(muse, tmp_path):
     assert muse(*run)[0] == 0
     assert "roi" not in read_provenance(tmp_path / "results/glass/nuclei.parquet")
     assert muse(*run, "--roi", tmp_path / "roi.json")[0] == 0
-    said = read_provenance(tmp_path / "results/glass/nuclei.parquet")["roi"]
-    assert (said["name"], said["area_mm2"], len(said["sha256"])) == ("roi.json", 0.02, 64)
+    printed = read_provenance(tmp_path / "results/glass/nuclei.parquet")["roi"]
+    assert (printed["name"], printed["area_mm2"], len(printed["sha256"])) == ("roi.json", 0.02, 64)
     with (tmp_path / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file, dialect="excel-tab")
     assert row["roi"] == "roi.json"
@@ -208,19 +208,21 @@ def test_a_result_within_a_roi_says_so(muse, tmp_path):
 def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "overlays").mkdir()
     ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "tissue.geojson"
-    theirs = "nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"
-    for name in (*ours, "overlays/1.png", *theirs):
+    expected = "nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"
+    for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
     withdraw_results(tmp_path)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(theirs)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(expected)
 
 
-def test_a_mode_that_the_model_does_not_go_with_is_refused(muse, tmp_path):
+def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--mode", "label-free", "--model"
-    status, _, said = muse(*run, "compact")
-    assert (status, said.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
-    assert "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Epithelial, Stroma" in said
+    status, _, printed = muse(*run, "compact")
+    assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
+    assert (
+        "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Epithelial, Stroma" in printed
+    )
     assert muse(*run, "label_free")[0] == 0
 
 
@@ -245,8 +247,8 @@ def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
 def test_a_sheet_of_somebody_else_is_no_place_for_results(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     (tmp_path / "sheet.json").write_text("{}")
-    status, _, said = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
-    assert (status, said.count("\n")) == (2, 1)
+    status, _, printed = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
+    assert (status, printed.count("\n")) == (2, 1)
     assert (tmp_path / "sheet.json").read_text() == "{}"
 
 
@@ -255,9 +257,9 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
     (tmp_path / "slides.tsv").write_text("slide_id\tpath\na\ta.svs\n")
     results = tmp_path / "results"
     for name, remedy in (("folder", "no slide in it"), ("slides.tsv", "row 2: path"), ("none.svs", "no such file")):
-        status, _, said = muse("run", tmp_path / name, "-o", results)
-        assert (status, said.count("\n")) == (2, 1)
-        assert remedy in said and str(tmp_path / name) in said
+        status, _, printed = muse("run", tmp_path / name, "-o", results)
+        assert (status, printed.count("\n")) == (2, 1)
+        assert remedy in printed and str(tmp_path / name) in printed
     assert not results.exists()
 
 
@@ -287,9 +289,9 @@ def test_a_folder_of_somebody_else_costs_its_own_slide_alone(muse, tmp_path):
     if subprocess.run(["chattr", "+i", mine], check=False, capture_output=True).returncode:
         pytest.skip("this file system has no files that cannot be removed")
     try:
-        status, _, said = muse("run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results")
+        status, _, printed = muse("run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results")
     finally:
         subprocess.run(["chattr", "-i", mine], check=True)
     assert status == 2
-    assert "1 of 2 slides failed (a)" in said
+    assert "1 of 2 slides failed (a)" in printed
     assert report_of(tmp_path / "results")["b"] == "empty"

@@ -41,8 +41,10 @@ def run_steps(muse, slide, out, *tile_arguments, roi=None):
     limits = ["--roi", roi] if roi else []
     outputs = ["--mask", out / "tissue.npz", "--picture", out / "tissue.png"]
     outputs += ["--outline", out / "tissue.geojson", "--colour", out / "colour.json"]
-    status, _, said = muse("tissue", slide, "--info", info, *limits, *outputs, "--ledger", out / "tissue-ledger.json")
-    assert status == 0, said
+    status, _, printed = muse(
+        "tissue", slide, "--info", info, *limits, *outputs, "--ledger", out / "tissue-ledger.json"
+    )
+    assert status == 0, printed
     store = out / "image-500nm.zarr"
     return muse("tile", slide, "--info", info, "--tissue", out / "tissue.npz", "--output", store, *tile_arguments)
 
@@ -71,8 +73,8 @@ def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(muse, slide_path
     (tmp_path / "roi.geojson").write_text(json.dumps([square, {"type": "Point", "coordinates": [1, 1]}]))
     assert run_steps(muse, slide_path, tmp_path, roi="roi.geojson")[0] == 0
     assert read_json(tmp_path / "tissue-ledger.json")["warnings"] == ["roi.geojson: left out 1 point"]
-    status, _, said = muse("run", slide_path, "--roi", "roi.geojson", "--output", "out")
-    assert status == 0 and said.count("left out") == 1 and said.endswith("roi.geojson: left out 1 point\n")
+    status, _, printed = muse("run", slide_path, "--roi", "roi.geojson", "--output", "out")
+    assert status == 0 and printed.count("left out") == 1 and printed.endswith("roi.geojson: left out 1 point\n")
     assert "left out 1 point" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
@@ -95,18 +97,18 @@ def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path)
     attributes = open_store(tmp_path / "image-500nm.zarr").attributes
     assert attributes["corrupt"] == [[0, 0, 512, 512]] and 0.1 < attributes["corrupt_fraction"] < 0.5
     (tmp_path / "strict").mkdir()
-    status, _, said = run_steps(muse, spoiled, tmp_path / "strict")
-    assert status == 2 and "of the tissue cannot be decoded" in said
+    status, _, printed = run_steps(muse, spoiled, tmp_path / "strict")
+    assert status == 2 and "of the tissue cannot be decoded" in printed
     assert not list((tmp_path / "strict").glob("*.zarr")) and not list((tmp_path / "strict").glob(".*partial"))
 
 
 def test_a_slide_too_coarse_is_said(muse, slide_path, tmp_path):
-    status, _, said = run_steps(muse, slide_path, tmp_path, "--mpp", "0.2")
-    assert status == 2 and "0.25 um/px, too coarse for an image at 0.2 um/px" in said
+    status, _, printed = run_steps(muse, slide_path, tmp_path, "--mpp", "0.2")
+    assert status == 2 and "0.25 um/px, too coarse for an image at 0.2 um/px" in printed
 
 
 @pytest.mark.parametrize("verb", ["tissue", "tile"])
-def test_a_slide_that_took_the_place_of_another_is_refused(muse, tmp_path, verb):
+def test_a_slide_that_took_the_place_of_another_is_rejected(muse, tmp_path, verb):
     slide, out = tmp_path / "s.tif", tmp_path / "out"
     write_pyramid(slide, np.full((600, 600, 3), 243, np.uint8))
     run_steps(muse, slide, out)
@@ -116,7 +118,7 @@ def test_a_slide_that_took_the_place_of_another_is_refused(muse, tmp_path, verb)
         "tissue": made,
         "tile": ("--tissue", out / "tissue.npz", "--mpp", 0.5, "-o", out / "new.zarr"),
     }
-    status, _, said = muse(verb, slide, "--info", out / "slide.json", *arguments[verb])
+    status, _, printed = muse(verb, slide, "--info", out / "slide.json", *arguments[verb])
     assert status == 2
-    assert f"{slide}: is another file than the one that `muse inspect` saw (discs); run that again" in said
+    assert f"{slide}: is not the file that `muse inspect` read (discs); run that again" in printed
     assert not list(out.glob("new*"))

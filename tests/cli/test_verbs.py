@@ -35,8 +35,8 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
         tmp_path / "c.json",
     ]
     for picture, outline in ((slide, tmp_path / "o.geojson"), (tmp_path / "x", tmp_path / "x")):
-        status, _, said = muse(*here, "--picture", picture, "--outline", outline)
-        assert (status, slide.read_bytes()) == (2, b"pixels") and "is another file of this command" in said
+        status, _, printed = muse(*here, "--picture", picture, "--outline", outline)
+        assert (status, slide.read_bytes()) == (2, b"pixels") and "is another file of this command" in printed
 
 
 def test_help_lists_every_verb_without_loading_the_libraries():
@@ -116,13 +116,13 @@ def test_bad_input_is_given_to_every_verb():
 
 @pytest.mark.parametrize("verb", BAD_INPUT)
 def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
-    places = {"noise": tmp_path / "noise.svs", "missing": tmp_path / "missing", "out": tmp_path / "out"}
-    places["noise"].write_bytes(bytes(range(256)) * 4)
-    status, _, errors = muse(verb, *(argument.format(**places) for argument in BAD_INPUT[verb]))
+    positions = {"noise": tmp_path / "noise.svs", "missing": tmp_path / "missing", "out": tmp_path / "out"}
+    positions["noise"].write_bytes(bytes(range(256)) * 4)
+    status, _, errors = muse(verb, *(argument.format(**positions) for argument in BAD_INPUT[verb]))
     assert status == 2
     assert errors.startswith(f"muse {verb}: ")
     assert errors.count("\n") == 1
-    assert not places["out"].exists()
+    assert not positions["out"].exists()
 
 
 def test_whoever_reads_may_have_enough_of_it():

@@ -51,13 +51,13 @@ def test_a_partner_and_where_its_registration_starts(folder):
     rows = "A\ta.svs\tnone.svs\t\nB\tb.svs\t\troi.geojson\nC\ta.svs\ta.svs\t\nD\ta.svs\ts3://bucket/b.svs\t\n"
     with pytest.raises(SheetError) as error:
         read_sheet(write(folder / "slides.tsv", f"{header}\n{rows}"))
-    for said in (
+    for printed in (
         "row 2: partner 'none.svs': no such file",
         "row 3: partner_transform is given without a partner",
         "row 4: partner is the slide itself",
         "row 5: partner 's3://bucket/b.svs': is a URL",
     ):
-        assert said in str(error.value)
+        assert printed in str(error.value)
 
 
 def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
@@ -106,10 +106,10 @@ def test_the_header(folder):
     ]
 
 
-@pytest.mark.parametrize(("name", "separator", "said"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
-def test_another_separator_is_named(tmp_path, name, separator, said):
+@pytest.mark.parametrize(("name", "separator", "printed"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
+def test_another_separator_is_named(tmp_path, name, separator, printed):
     (tmp_path / name).write_text(f"slide_id{separator}path\n")
-    with pytest.raises(SheetError, match=f"separated by {said}; save it with commas"):
+    with pytest.raises(SheetError, match=f"separated by {printed}; save it with commas"):
         read_sheet(tmp_path / name)
 
 
@@ -129,8 +129,11 @@ def test_text_in_utf_16_is_named(folder, muse, name, encoding):
     assert is_sheet(folder / name)
     assert problems(folder / name) == ["looks like text in UTF-16; save it as UTF-8"]
     for verb in (["run", "-o", folder / "results"], ["preflight"]):
-        status, _, said = muse(verb[0], folder / name, *verb[1:])
-        assert (status, said) == (2, f"muse {verb[0]}: {folder / name}: looks like text in UTF-16; save it as UTF-8\n")
+        status, _, printed = muse(verb[0], folder / name, *verb[1:])
+        assert (status, printed) == (
+            2,
+            f"muse {verb[0]}: {folder / name}: looks like text in UTF-16; save it as UTF-8\n",
+        )
 
 
 def test_two_names_of_one_folder(folder):
@@ -155,10 +158,26 @@ def test_names_that_are_not(name):
 
 
 def test_a_folder_of_slides(tmp_path):
-    places = ["one/S1.svs", "two/S1.svs", "x.ome.tif", "x.svs", "M.mrxs", "M/Data0001.dat", "pen mark?.ndpi", "é.scn"]
-    places += [".hidden/a.svs", "results/A/slide.json", "results/A/tissue.tif", "photo.jpg", "notes.txt", "-dash.bif"]
-    for place in places:
-        path = tmp_path / place
+    positions = [
+        "one/S1.svs",
+        "two/S1.svs",
+        "x.ome.tif",
+        "x.svs",
+        "M.mrxs",
+        "M/Data0001.dat",
+        "pen mark?.ndpi",
+        "é.scn",
+    ]
+    positions += [
+        ".hidden/a.svs",
+        "results/A/slide.json",
+        "results/A/tissue.tif",
+        "photo.jpg",
+        "notes.txt",
+        "-dash.bif",
+    ]
+    for location in positions:
+        path = tmp_path / location
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
@@ -172,7 +191,7 @@ def test_a_folder_of_slides(tmp_path):
         "x.svs": "x.svs",
         "é": "é.scn",
     }
-    assert names == {name: str(tmp_path / place) for name, place in expected.items()}
+    assert names == {name: str(tmp_path / location) for name, location in expected.items()}
     assert "photo" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.25)}
 
 
@@ -191,24 +210,24 @@ def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
     slide = tmp_path / os.fsdecode(b"M\xfcller.tif")
     slide.write_bytes(pyramid_path.read_bytes())
     for command in (("sheet", tmp_path, "-o", tmp_path / "s.tsv"), ("run", slide, "-o", tmp_path / "out")):
-        status, _, said = muse(*command)
+        status, _, printed = muse(*command)
         assert status == 2
-        assert r"M\xfcller.tif: is no name in UTF-8; rename the file or its folder" in said
+        assert r"M\xfcller.tif: is no name in UTF-8; rename the file or its folder" in printed
     assert not (tmp_path / "out").exists()
 
 
 def test_names_that_collide_to_the_last_are_numbered(tmp_path):
-    for place in ("a/b.svs", "a_b.svs", "b.svs", "A_B.SVS", "a?b.svs"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        (tmp_path / place).write_bytes(b"x")
+    for location in ("a/b.svs", "a_b.svs", "b.svs", "A_B.SVS", "a?b.svs"):
+        (tmp_path / location).parent.mkdir(exist_ok=True)
+        (tmp_path / location).write_bytes(b"x")
     names = [row.slide_id for row in collect_slides(tmp_path)]
     assert len({name.casefold() for name in names}) == 5
     assert all(id_problem(name) is None for name in names)
 
 
 def test_slides_by_name_are_called_as_briefly_as_they_can_be(tmp_path):
-    def names(*places):
-        return [row.slide_id for row in name_slides([tmp_path / place for place in places])]
+    def names(*positions):
+        return [row.slide_id for row in name_slides([tmp_path / location for location in positions])]
 
     assert names("a/x.svs", "b/y.svs") == ["x", "y"]
     assert names("a/x.svs", "b/x.svs") == ["a_x", "b_x"]
@@ -231,12 +250,12 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert {row.mpp for row in rows} == {0.25}
 
 
-def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_refused(tmp_path):
+def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp_path):
     for name in ("one/c.svs", "two/C.svs"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"x")
     assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
-    with pytest.raises(SheetError, match=r"slide_id 'C' stands for .*one/c.svs and .*two/C.svs"):
+    with pytest.raises(SheetError, match=r"slide_id 'C' is that of .*one/c.svs and .*two/C.svs"):
         find_rows([tmp_path / "one", tmp_path / "two"])
 
 
@@ -308,5 +327,5 @@ def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     before = sheet.read_bytes()
     status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
     assert status == 2
-    assert "is there already and has rows" in complaint
+    assert "exists already and has rows" in complaint
     assert sheet.read_bytes() == before

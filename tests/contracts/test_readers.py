@@ -94,17 +94,17 @@ def test_the_last_level_ends_where_its_image_ends(slide):
 
 
 def test_threads_share_a_slide(slide, gradient):
-    places = [(x, y) for x in range(0, 900, 90) for y in range(0, 700, 70)]
+    positions = [(x, y) for x in range(0, 900, 90) for y in range(0, 700, 70)]
 
     def differs(xy):
         x, y = xy
         return (slide.read_region(xy, 0, (90, 70)) != gradient[y : y + 70, x : x + 90]).any()
 
     with ThreadPoolExecutor(4) as pool:
-        assert not any(pool.map(differs, places))
+        assert not any(pool.map(differs, positions))
 
 
-def test_refuses_what_is_not_its_own(name, tmp_path):
+def test_rejects_what_is_not_its_own(name, tmp_path):
     path = tmp_path / "noise.svs"
     path.write_bytes(bytes(range(256)) * 8)
     with pytest.raises(UnsuitedError):
@@ -126,7 +126,7 @@ def test_a_corrupt_tile_costs_one_tile(slide, path, gradient):
 def test_a_corrupt_tile_fails_no_other_thread(slide, path, gradient):
     slide.close()
     spoil_tile(path, page=0, tile=1)
-    places = [(300, 10), (0, 0), (300, 300), (10, 520), (600, 300)] * 12
+    positions = [(300, 10), (0, 0), (300, 300), (10, 520), (600, 300)] * 12
 
     def read(slide, xy):
         x, y = xy
@@ -136,8 +136,8 @@ def test_a_corrupt_tile_fails_no_other_thread(slide, path, gradient):
             return None
 
     with open_slide(path) as slide, ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda xy: read(slide, xy), places))
-    assert results == [None if xy == (300, 10) else True for xy in places]
+        results = list(pool.map(lambda xy: read(slide, xy), positions))
+    assert results == [None if xy == (300, 10) else True for xy in positions]
 
 
 def test_asked_for_by_name(pyramid_path):

@@ -94,9 +94,9 @@ def test_views_beyond_the_partner_have_none():
 def test_vectors_are_those_at_the_same_nucleus():
     """The vector of a place is its position, so that it must be the nucleus' position in the image."""
     image = make_picture()
-    places = image.nuclei.xy.astype(float)
-    left = places[:, 0] < SIDE / 2
-    partner = PlaceVectors(places[left], places[left].astype(np.float32), ("x", "y"), 1.0)
+    positions = image.nuclei.xy.astype(float)
+    left = positions[:, 0] < SIDE / 2
+    partner = PlaceVectors(positions[left], positions[left].astype(np.float32), ("x", "y"), 1.0)
     batches = make_batches([image], [partner], 2)
     batch, sets = batches(0), batches.views.draw(0)[1]
     assert batch.partner.nuclei_known.any() and not batch.partner.nuclei_known.all()

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from muse_pipeline.data.targets import BUMP_SIGMAS, REACH_CELLS, dense_targets
+from muse_pipeline.data.targets import REACH_CELLS, REACH_SIGMAS, dense_targets
 
 CELL_PX, SIGMA_PX = 4, 2.5
 
@@ -27,11 +27,11 @@ def test_equal_to_a_loop():
                 nearest = distance.index(min(distance))
                 x, y = xy[b, nearest].tolist()
                 holds = column * 4 <= x < column * 4 + 4 and row * 4 <= y < row * 4 + 4
-                bump = 1.0 if holds else min(math.exp(-0.5 * (distance[nearest] / SIGMA_PX) ** 2), 0.999)
-                assert math.isclose(target.centre[b, 0, row, column], bump, abs_tol=1e-5)
+                gaussian = 1.0 if holds else min(math.exp(-0.5 * (distance[nearest] / SIGMA_PX) ** 2), 0.999)
+                assert math.isclose(target.centre[b, 0, row, column], gaussian, abs_tol=1e-5)
                 near = holds or distance[nearest] <= REACH_CELLS * CELL_PX
-                assert math.isclose(target.weight[b, 0, row, column], bump * near, abs_tol=1e-5)
-                if distance[nearest] > BUMP_SIGMAS * SIGMA_PX:
+                assert math.isclose(target.weight[b, 0, row, column], gaussian * near, abs_tol=1e-5)
+                if distance[nearest] > REACH_SIGMAS * SIGMA_PX:
                     n_far += 1
                     continue
                 assert target.nucleus[b, row, column] == nearest

@@ -131,10 +131,10 @@ def test_positions_belong_to_the_views_of_their_own_set():
     batch = batches(0)
     for pair, (teacher, student) in enumerate(ordered_pairs(2)):
         for number, xy in ((teacher, batch.teacher_xy), (student, batch.student_xy)):
-            views, place = (batch.wide, number) if number < 2 else (batch.near, number - 2)
+            views, location = (batch.wide, number) if number < 2 else (batch.near, number - 2)
             for b in range(B):
                 x, y = xy[pair, b][batch.shared[pair, b]].long().T
-                assert (views.pixels[place * B + b, 0, y, x] < 150).all()
+                assert (views.pixels[location * B + b, 0, y, x] < 150).all()
 
 
 def test_colour_is_the_images_own_and_grey_views_have_no_hue():

@@ -158,6 +158,6 @@ def test_images_are_drawn_by_weight_and_area():
     "wrong",
     [{"global_px": 0}, {"n_local": -1}, {"mpp": (0.5, 0.25)}, {"mpp": (0, 1)}, {"mpp_mode": "some"}],
 )
-def test_settings_that_cannot_be_are_refused(wrong):
+def test_settings_that_cannot_be_are_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ViewSettings(**wrong)

@@ -92,7 +92,7 @@ def test_blocks_are_painted_without_ipp(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"area_mm2": 0}, {"mpp": 0.01}, {"mpp": float("nan")}])
-def test_impossible_slides_are_refused(tmp_path, wrong):
+def test_impossible_slides_are_rejected(tmp_path, wrong):
     with pytest.raises(ConfigError, match="choose within"):
         write_demo(tmp_path, **wrong)
     assert not list(tmp_path.iterdir())

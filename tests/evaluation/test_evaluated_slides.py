@@ -1,4 +1,4 @@
-"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is said, what is refused."""
+"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is said, what is rejected."""
 
 import json
 
@@ -24,7 +24,7 @@ XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
 TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # two right, one class wrong, one missed
 
 
-def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **said):
+def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output):
     """A table of found nuclei, radius 3 um, and its slide.json."""
     nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
     provenance = {
@@ -34,7 +34,7 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
         "bounds": bounds,
         "model": {"name": "drawn", "sha256": "cd"},
         "card": {"classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES], "threshold": 0.4},
-        **said,
+        **output,
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
@@ -113,9 +113,9 @@ def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
     for name in ("a", "B"):
         (cohort / f"regions/{name}.geojson").write_text(json.dumps(region))
     call = "evaluate", cohort / "results", "--truth", cohort / "truth", "--region", cohort / "regions"
-    status, _, said = muse(*call)
-    assert (status, said.count("\n")) == (2, 1)
-    assert "has no region of slide 'b', nor has its truth" in said
+    status, _, output = muse(*call)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "has no region of slide 'b', nor has its truth" in output
     (cohort / "regions/B.geojson").rename(cohort / "regions/b.geojson")
     assert muse(*call)[0] == 0
 
@@ -130,7 +130,7 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     )
     status, out, _ = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json")
     assert status == 0
-    assert "bootstrap over 2 patients (as the sheet says)" in out
+    assert "bootstrap over 2 patients (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
         "1 slide scored within annotated regions (0.0025 mm2): outside them 2 found nuclei and 2 true set aside" in out
@@ -142,9 +142,9 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
 
 def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
     (cohort / "s.tsv").write_text("patient\tslide_id\ttruth\np1\ta\ttruth/a.csv\nP2\n")
-    status, _, said = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv")
-    assert (status, said.count("\n")) == (2, 1)
-    assert f"{cohort / 's.tsv'}, row 3: has no slide_id; fill it in or remove the row" in said
+    status, _, output = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv")
+    assert (status, output.count("\n")) == (2, 1)
+    assert f"{cohort / 's.tsv'}, row 3: has no slide_id; fill it in or remove the row" in output
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
@@ -252,8 +252,8 @@ def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
     truth.write_text(TRUTH)
     assert "level-0 pixels" not in muse("evaluate", path, "--truth", truth)[1]
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in XY))
-    said = "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
-    assert said in muse("evaluate", path, "--truth", truth)[1]
+    output = "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
+    assert output in muse("evaluate", path, "--truth", truth)[1]
     path.with_name("tissue.npz").unlink()
     truth.write_text("x,y,class\n" + "".join(f"{x / 4:.0f},{y / 4:.0f},Dark\n" for x, y in XY + 40))
     assert "a: true nuclei found: 0 of 4; are they in level-0 pixels" in muse("evaluate", path, "--truth", truth)[1]
@@ -288,7 +288,7 @@ def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
     assert "farther" not in muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
 
 
-def test_a_truth_outside_the_slide_is_refused_and_one_outside_the_region_has_its_classes(muse, tmp_path):
+def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_its_classes(muse, tmp_path):
     path = write_result(tmp_path, "a")
     truth = tmp_path / "t.csv"
     truth.write_text("x,y,class\n33106,32012,Dark\n-5,3,Pale\n")
@@ -335,12 +335,12 @@ def test_patients_by_rule(cohort):
     assert "--patient" in grouping
     with pytest.raises(ConfigError, match="finds nothing in 'TCGA"):
         find_patients(names, {}, "xyz")
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         find_patients(names, {}, "(")
     rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
     assert find_patients(names, rows, None) == (
         {names[0]: "p", names[1]: names[1]},
-        "as the sheet says, and 1 of 2 slides, which it gives none, each its own",
+        "as in the sheet, and 1 of 2 slides, for which it has none, each its own",
     )
 
 
@@ -372,4 +372,4 @@ def test_a_broken_slide_json_is_one_sentence(muse, tmp_path, content):
     path.with_name("slide.json").write_text(content)
     status, _, errors = muse("evaluate", path, "--truth", tmp_path / "t.csv")
     assert status == 2
-    assert "does not say how large the slide is" in errors
+    assert "has no size of the slide" in errors

@@ -125,8 +125,8 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
     found = set()
     for node in model.graph.node:
         if node.op_type == "Resize":
-            said = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-            found.add((said["mode"], said["coordinate_transformation_mode"]))
+            output = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+            found.add((output["mode"], output["coordinate_transformation_mode"]))
     return found
 
 

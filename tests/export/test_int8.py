@@ -23,23 +23,23 @@ from muse_pipeline.inference.predictor import Predictor
 @pytest.fixture(scope="module")
 def small(run, tmp_path_factory):
     """A model in int8 for windows of 128 px, and what its export said."""
-    path, said = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
-    with redirect_stdout(said):
+    path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
+    with redirect_stdout(printed):
         assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
-    return path, said.getvalue()
+    return path, printed.getvalue()
 
 
 HOW = ["--precision", "int8", "--input-px", "128"]
 
 
 def test_int8_finds_the_same_nuclei_and_its_card_says_how_it_was_calibrated(run, small):
-    path, said = small
+    path, printed = small
     card = Predictor(path).card
     windows = calibration_windows(run / "run" / "pictures", card)
     assert card.precision == "int8"
     assert card.source["calibration"] == describe_calibration(windows)
     assert card.source["calibration"].startswith(f"{len(windows)} windows, sha256 ")
-    assert f"checked against torch on {run}/run/pictures: " in said
+    assert f"checked against torch on {run}/run/pictures: " in printed
 
 
 def test_convolutions_are_integers_and_the_last_layer_is_not(small):
@@ -88,7 +88,7 @@ def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_a_network_with_attention_is_refused():
+def test_a_network_with_attention_is_rejected():
     weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["patches"], name="first"),
@@ -101,7 +101,7 @@ def test_a_network_with_attention_is_refused():
         quantise(model, [], "vit")
 
 
-def test_a_product_before_a_convolution_is_refused():
+def test_a_product_before_a_convolution_is_rejected():
     weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], name="first"),

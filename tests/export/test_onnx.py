@@ -63,8 +63,8 @@ def test_one_graph_takes_windows_of_any_sides(run, height, width):
     part = picture[:height, :width]
     window[0, : part.shape[0], : part.shape[1]] = part
     with torch.no_grad():
-        said = graph(torch.from_numpy(window).permute(0, 3, 1, 2), torch.from_numpy(IDENTITY))
-    expected, found = nuclei_of_windows([values.numpy() for values in said])[0], predictor(window, IDENTITY)[0]
+        printed = graph(torch.from_numpy(window).permute(0, 3, 1, 2), torch.from_numpy(IDENTITY))
+    expected, found = nuclei_of_windows([values.numpy() for values in printed])[0], predictor(window, IDENTITY)[0]
     assert predictor.any_size and len(found) == len(expected) > 2
     assert np.abs(found.xy - expected.xy).max() < 0.001
     assert found.xy.max(0)[0] > width / 2
@@ -82,8 +82,8 @@ def test_the_card_travels_in_the_file_and_names_no_folder(run):
 def test_exporting_again_gives_the_same_bytes_and_says_that_nothing_was_checked(run, tmp_path, muse):
     """Without the pictures of the run there is nothing to check on."""
     (tmp_path / "checkpoint.pt").write_bytes((run / "run" / "checkpoint.pt").read_bytes())
-    status, said, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
-    assert (status, "not checked against torch" in said) == (0, True)
+    status, printed, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
+    assert (status, "not checked against torch" in printed) == (0, True)
     assert (tmp_path / "again.onnx").read_bytes() == (run / "model.onnx").read_bytes()
 
 
@@ -138,7 +138,7 @@ def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
         check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
+def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):
     checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
     checkpoint.meta["config"]["n_rays"] = 16
     save_checkpoint(tmp_path / "c.pt", checkpoint)

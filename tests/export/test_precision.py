@@ -23,11 +23,11 @@ from muse_pipeline.tissue.stain import IDENTITY
 @pytest.fixture(scope="module")
 def half(run, tmp_path_factory):
     """A model in half precision with embeddings, for windows of 128 px, and what its export said."""
-    path, said = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
+    path, printed = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
     how = ["--precision", "fp16", "--embedding", "--input-px", "128"]
-    with redirect_stdout(said):
+    with redirect_stdout(printed):
         assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *how]) == 0
-    return path, said.getvalue()
+    return path, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def windows(run):
 
 
 def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
-    model, said = half
+    model, printed = half
     card = Predictor(model).card
     assert (card.precision, card.input_px, card.capacity) == ("fp16", 128, 30)
     weights = [tensor.data_type for tensor in onnx.load(model).graph.initializer if len(tensor.dims) == 4]
     assert weights.count(TensorProto.FLOAT16) > 0.8 * len(weights)
     parity = check_parity(run / "run" / "checkpoint.pt", model, run / "run" / "pictures")
     assert parity.n_nuclei > 40
-    assert said == f"checked against torch on {run}/run/pictures: {parity}\n"
+    assert printed == f"checked against torch on {run}/run/pictures: {parity}\n"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -81,6 +81,6 @@ def test_a_window_finds_the_same_in_batches_of_any_size(half, windows):
 
 
 @pytest.mark.parametrize("changes", [{"input_px": 200}, {"halo_px": 40}, {"halo_px": 96}])
-def test_a_window_that_does_not_suit_the_network_is_refused(run, tmp_path, changes):
+def test_a_window_that_does_not_suit_the_network_is_rejected(run, tmp_path, changes):
     with pytest.raises(ConfigError, match=r"does not suit muse_compact_16; give multiples of its stride, 16 px"):
         export_onnx(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", **changes)

@@ -42,9 +42,9 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
 
 
 def test_limits_are_said_anew_and_the_weights_stay(run, muse, tmp_path):
-    model, said = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
-    assert muse("card", run / "model.onnx", "--limits", said, "-o", model)[0] == 0
-    assert said in " ".join(muse("card", model)[1].split())
+    model, printed = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
+    assert muse("card", run / "model.onnx", "--limits", printed, "-o", model)[0] == 0
+    assert printed in " ".join(muse("card", model)[1].split())
     before, after = (onnx.load(path) for path in (run / "model.onnx", model))
     assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(deterministic=True)
 
@@ -68,7 +68,7 @@ def test_a_finetuned_model_knows_its_training_pictures(run):
     ("arguments", "complaint"),
     [
         (["--temperature", "2"], "--output"),
-        (["-o", "{out}"], "say what its card shall hold"),
+        (["-o", "{out}"], "nothing to change in the card"),
         (["--pictures", "{empty}", "0.5", "-o", "{out}"], "holds no pictures"),
         (["--pictures", "{empty}", "coarse", "-o", "{out}"], "um per pixel"),
     ],

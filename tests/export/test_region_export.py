@@ -1,4 +1,4 @@
-"""Region models as ONNX: parity with torch in every precision, and what is refused."""
+"""Region models as ONNX: parity with torch in every precision, and what is rejected."""
 
 import cv2
 import numpy as np
@@ -64,7 +64,7 @@ def test_vgg_leaves_as_onnx_and_not_as_int8(tmp_path, capsys):
     assert "choose fp32 or fp16" in capsys.readouterr().err
 
 
-def test_options_of_detectors_are_refused(checkpoint, tmp_path, muse):
+def test_options_of_detectors_are_rejected(checkpoint, tmp_path, muse):
     status, _, err = muse("export", checkpoint, "--output", tmp_path / "m.onnx", "--embedding")
     assert (status, "a region model has no 'embedding'" in err) == (2, True)
 

@@ -92,12 +92,12 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
     before = contents(disk)
     for n_free in (0, needed // 4, needed // 2):
         ballast = fill(disk, n_free // PAGE * PAGE)
-        status, _, said = muse(*command)
+        status, _, printed = muse(*command)
         ballast.unlink()
         assert status == 2, n_free
-        assert said.startswith(f"muse {step}: {disk}/") and said.count("\n") == 1
+        assert printed.startswith(f"muse {step}: {disk}/") and printed.count("\n") == 1
         assert re.search(
-            rf"\(No space left on device\): {disk} has \d+\.\d MB free; make room and run the same command", said
+            rf"\(No space left on device\): {disk} has \d+\.\d MB free; make room and run the same command", printed
         )
         left = contents(disk)
         assert left.items() <= whole.items() and before.items() <= left.items()
@@ -152,6 +152,6 @@ def test_other_failures_keep_their_words(tmp_path):
 
 def test_what_one_user_may_have_is_said_to_be_used_up(tmp_path):
     """No quota can be set up here: the sentence alone."""
-    said = r"quota exceeded\): your share of /.* is used up, in bytes or in files; make room"
-    with pytest.raises(OutputError, match=said), complete_file(tmp_path / "a"):
+    printed = r"quota exceeded\): your share of /.* is used up, in bytes or in files; make room"
+    with pytest.raises(OutputError, match=printed), complete_file(tmp_path / "a"):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

@@ -57,8 +57,8 @@ def test_a_lock_left_behind_is_named_and_lifted(finished, undisturbed):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    refused = run_snakemake(finished)
-    assert refused.returncode == 1 and "--unlock" in refused.stdout
+    rejected = run_snakemake(finished)
+    assert rejected.returncode == 1 and "--unlock" in rejected.stdout
     assert run_snakemake(finished, "--unlock").returncode == 0
     run = run_snakemake(finished)
     assert run.returncode == 0, run.stdout

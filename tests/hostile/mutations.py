@@ -80,10 +80,10 @@ def noise(content: bytes, rng: random.Random) -> bytes:
     return content[: rng.choice((4, 8, 132))] + rng.randbytes(rng.choice((0, 40, 5000)))
 
 
-def _change(content: bytes, rng: random.Random, places: range, n: int) -> bytes:
+def _change(content: bytes, rng: random.Random, positions: range, n: int) -> bytes:
     changed = bytearray(content)
-    for _ in range(n if places else 0):
-        changed[rng.choice(places)] ^= 1 << rng.randrange(8)
+    for _ in range(n if positions else 0):
+        changed[rng.choice(positions)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
@@ -166,12 +166,12 @@ def tiff_directories(content: bytes) -> list[_Directory]:
             outside = SIZES.get(kind, 1) * count > word
             entries.append(_Entry(here, word, (value, SIZES.get(kind, 1)) if outside else None))
             if tag == 330:  # sub-directories
-                places = (
+                positions = (
                     [value]
                     if not outside
                     else [int.from_bytes(content[value + i * word :][:word], "little") for i in range(min(count, 8))]
                 )
-                waiting += places
+                waiting += positions
         next_at = at + head + n * (4 + 2 * word)
         found.append(_Directory(at, word, entries, next_at))
         waiting.append(int.from_bytes(content[next_at : next_at + word], "little"))
@@ -296,9 +296,9 @@ ARCHIVE: tuple[Mutation, ...] = (odd_archive, odd_archive, odd_archive, *ANY_BYT
 
 def odd_text_inside(content: bytes, rng: random.Random) -> bytes:
     """Change numbers and words of the JSON inside a binary file (a card, facts), keeping its length."""
-    places = [match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)]
+    positions = [match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)]
     changed = bytearray(content)
-    for start, stop in rng.sample(places, min(len(places), rng.choice((1, 2)))):
+    for start, stop in rng.sample(positions, min(len(positions), rng.choice((1, 2)))):
         colon = content.index(b":", start)
         width = stop - colon - 2
         odd = rng.choice((b"-1", b"0", b"9" * width, b'""', b"null", b"1e9", b"[]"))[:width]

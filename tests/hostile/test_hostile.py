@@ -1,4 +1,4 @@
-"""Whatever stands in a file: it is read, or refused in one sentence; nothing hangs, crashes, or is left behind."""
+"""Whatever stands in a file: it is read, or rejected in one sentence; nothing hangs, crashes, or is left behind."""
 
 import pytest
 
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.timeout(1800)  # hundreds of commands, on a machine tha
 def assert_no_defect(folder, n, start):
     outcomes = list(try_mutations(folder, n, start))
     assert [f"{one.number} {one.specimen}: {one.defect}" for one in outcomes if one.defect] == []
-    refused = sum(one.status == 2 for one in outcomes)
-    assert n // 4 < refused < n  # files that nothing spoils, or that nothing reads, would prove nothing
+    rejected = sum(one.status == 2 for one in outcomes)
+    assert n // 4 < rejected < n  # files that nothing spoils, or that nothing reads, would prove nothing
 
 
 def test_two_mutations_of_every_specimen(tmp_path):
@@ -27,12 +27,12 @@ def test_five_hundred_mutations(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "left", "changed", "word"),
     [
-        ({"status": 1, "said": "", "traceback": "Traceback: boom"}, [], [], "boom"),
-        ({"status": 2, "said": "something", "traceback": ""}, [], [], "exit 2"),
-        ({"status": 2, "said": "muse tile: one\ntwo", "traceback": ""}, [], [], "more than a sentence"),
-        ({"status": 2, "said": "muse tile: no", "traceback": ""}, ["slide.json"], [], "failed and left"),
-        ({"status": 0, "said": "", "traceback": ""}, [".a.1.partial"], [], "left"),
-        ({"status": 0, "said": "", "traceback": ""}, [], ["escaped"], "outside its folder"),
+        ({"status": 1, "output": "", "traceback": "Traceback: boom"}, [], [], "boom"),
+        ({"status": 2, "output": "something", "traceback": ""}, [], [], "exit 2"),
+        ({"status": 2, "output": "muse tile: one\ntwo", "traceback": ""}, [], [], "more than a sentence"),
+        ({"status": 2, "output": "muse tile: no", "traceback": ""}, ["slide.json"], [], "failed and left"),
+        ({"status": 0, "output": "", "traceback": ""}, [".a.1.partial"], [], "left"),
+        ({"status": 0, "output": "", "traceback": ""}, [], ["escaped"], "outside its folder"),
     ],
 )
 def test_what_is_not_allowed_is_seen(answer, left, changed, word):
@@ -40,5 +40,5 @@ def test_what_is_not_allowed_is_seen(answer, left, changed, word):
 
 
 def test_a_clean_end_is_no_defect():
-    assert judge("tile", {"status": 0, "said": "", "traceback": ""}, ["slide.json"], []) == ""
-    assert judge("tile", {"status": 2, "said": "muse tile: why\n", "traceback": ""}, ["l.json"], []) == ""
+    assert judge("tile", {"status": 0, "output": "", "traceback": ""}, ["slide.json"], []) == ""
+    assert judge("tile", {"status": 2, "output": "muse tile: why\n", "traceback": ""}, ["l.json"], []) == ""

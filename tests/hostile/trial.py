@@ -38,7 +38,7 @@ class Outcome:
     verb: str
     status: int | None
     defect: str
-    said: str = ""
+    output: str = ""
 
 
 class Worker:
@@ -66,7 +66,7 @@ class Worker:
             return json.loads(line)
         lost = f"died (exit {self.process.wait()})" if readable else "hangs"
         self.stop()
-        return {"status": None, "said": "", "traceback": lost}
+        return {"status": None, "output": "", "traceback": lost}
 
     def _wait(self) -> bool:
         """Wait for an answer for as long as it may take; whether there is one."""
@@ -122,13 +122,13 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
     left = [path.name for path in out.rglob("*") if path.is_file()]
     defect = judge(arguments[0], answer, left, changed)
     return Outcome(
-        specimen.name, spoil.__name__, number, arguments[0], answer["status"], defect, answer["said"].strip()[-300:]
+        specimen.name, spoil.__name__, number, arguments[0], answer["status"], defect, answer["output"].strip()[-300:]
     )
 
 
 def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
     """What is wrong with an end; "" if nothing is."""
-    said = answer["said"].strip()
+    output = answer["output"].strip()
     if answer["traceback"]:
         return answer["traceback"]
     if changed:
@@ -137,20 +137,20 @@ def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
         return f"left {left}"
     if answer["status"] == 0 or verb == "check-geojson":
         return "" if answer["status"] in {0, 2} else f"exit {answer['status']}"
-    if answer["status"] != 2 or not said.startswith(f"muse {verb}: "):
-        return f"exit {answer['status']}, said {said!r}"
-    if "\n" in said and " problems:" not in said.splitlines()[0]:  # a sheet names all of its rows
-        return f"more than a sentence: {said!r}"
+    if answer["status"] != 2 or not output.startswith(f"muse {verb}: "):
+        return f"exit {answer['status']}, said {output!r}"
+    if "\n" in output and " problems:" not in output.splitlines()[0]:  # a sheet names all of its rows
+        return f"more than a sentence: {output!r}"
     return f"failed and left {left}" if set(left) - {"l.json"} else ""
 
 
 def _link(source: Path, target: Path) -> None:
     """The same file or folder elsewhere; what is there already stays."""
     for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
-        place = target / path.relative_to(source)
-        if path.is_file() and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.hardlink_to(path)
+        location = target / path.relative_to(source)
+        if path.is_file() and not location.exists():
+            location.parent.mkdir(parents=True, exist_ok=True)
+            location.hardlink_to(path)
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     started, ends = time.monotonic(), Counter()
     with tempfile.TemporaryDirectory() as folder:
         for outcome in try_mutations(Path(folder), args.n, args.start):
-            ends["defect" if outcome.defect else "read" if outcome.status == 0 else "refused"] += 1
+            ends["defect" if outcome.defect else "read" if outcome.status == 0 else "rejected"] += 1
             if outcome.defect:
                 print(
                     outcome.number,

@@ -16,15 +16,15 @@ def run(arguments: list[str]) -> dict:
     """Exit status, what was said, and a traceback where there should be none."""
     from muse_pipeline.cli.main import main
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(output):
             status = main(arguments)
     except SystemExit as end:
         status = end.code
     except BaseException:
-        return {"status": 1, "said": said.getvalue(), "traceback": traceback.format_exc()}
-    return {"status": status, "said": said.getvalue(), "traceback": ""}
+        return {"status": 1, "output": output.getvalue(), "traceback": traceback.format_exc()}
+    return {"status": status, "output": output.getvalue(), "traceback": ""}
 
 
 def serve(memory_bytes: int) -> None:

@@ -55,7 +55,7 @@ def test_reasons_are_plain(reference):
 def test_stains_that_are_not_those_of_h_and_e(reference):
     measures = {name: value for name, value in SEEN.items() if not name.startswith(("haematoxylin", "eosin"))}
     verdict = judge_appearance(reference, SlideColour(appearance=measures))
-    assert "not told apart as haematoxylin and eosin" in verdict.reasons[0]
+    assert "not recognised as haematoxylin and eosin" in verdict.reasons[0]
 
 
 def test_a_dark_background_is_flagged_whatever_the_model_knows(reference):

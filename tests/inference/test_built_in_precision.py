@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.core import environment as surroundings
+from muse_pipeline.core import environment
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference import model as model_file
 from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
@@ -40,7 +40,7 @@ def test_the_workflow_is_told_which_it_is(vnni, muse, tmp_path):
 
 def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
     card = read_card(BUILT_IN / "compact-int8.onnx")
-    assert [("compact-fp32" in said) for said in precision_warnings(card, "cpu")] == ([] if vnni else [True])
+    assert [("compact-fp32" in output) for output in precision_warnings(card, "cpu")] == ([] if vnni else [True])
     assert not precision_warnings(card, "cuda")
     assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
 
@@ -49,9 +49,9 @@ def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
     ("flags", "found"), [("sse2 avx2 avx512_vnni", True), ("avx_vnni", True), ("sse2 avx2", False)]
 )
 def test_vnni_is_read_from_the_processors_flags(monkeypatch, flags, found):
-    said = f"processor\t: 0\nvmx flags\t: avx_vnni\nflags\t\t: {flags}\nbugs\t\t:\n"
-    monkeypatch.setattr(surroundings, "_read_text", lambda path: said)
-    assert surroundings.has_vnni() is found
+    output = f"processor\t: 0\nvmx flags\t: avx_vnni\nflags\t\t: {flags}\nbugs\t\t:\n"
+    monkeypatch.setattr(environment, "_read_text", lambda path: output)
+    assert environment.has_vnni() is found
 
 
 def test_both_files_are_made_from_the_weights_beside_them():

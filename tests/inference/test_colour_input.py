@@ -24,7 +24,7 @@ def test_a_slide_without_a_fit_keeps_its_colours(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"macenko": 1}', json.dumps({"macenko": FIT | {"strong": [1]}}), "\udcff"]
 )
-def test_what_is_no_colour_json_is_refused(tmp_path, text):
+def test_what_is_no_colour_json_is_rejected(tmp_path, text):
     path = tmp_path / "colour.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(StoreError, match="is not a colour"):
@@ -38,7 +38,7 @@ def test_a_complete_fit_is_read(tmp_path):
     assert read_colour(tmp_path / "colour.json").to_dict()["macenko"] == FIT
 
 
-def test_the_stains_of_another_slide_are_refused(tmp_path):
+def test_the_stains_of_another_slide_are_rejected(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT, "fingerprint": "a"}))
     assert read_colour(tmp_path / "colour.json", "a").fingerprint == "a"
     with pytest.raises(StoreError, match="another slide"):
@@ -57,7 +57,7 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
 
 
 @pytest.mark.parametrize("appearance", [{"brown": "much"}, {"brown": float("nan")}, ["brown"], 3])
-def test_measures_that_are_no_numbers_are_refused(tmp_path, appearance):
+def test_measures_that_are_no_numbers_are_rejected(tmp_path, appearance):
     path = tmp_path / "colour.json"
     path.write_text(json.dumps({"macenko": None, "appearance": appearance}), encoding="utf-8")
     with pytest.raises(StoreError, match="muse tissue"):

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import ModelFinder, detect_shard, no_nuclei, walk_shard
+from muse_pipeline.inference.detect import ModelFinder, detect_shard, find_in_shard, no_nuclei
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
@@ -139,17 +139,17 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
 
     finder = Recorder(tiled_slide.predictor, tiled_slide.colour)
     runs = []
-    walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
+    find_in_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
     every, runs = runs, []
     low, high = np.array([1000, 1000]), np.array([1100, 2000])
-    facts = walk_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", within=(low, high))
+    facts = find_in_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", within=(low, high))
     cores = [np.array(batch) + finder.card.halo_px for batch in every]
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
     assert 0 < facts["n_windows"] == sum(map(len, runs)) < sum(map(len, every))
 
 
-def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
+def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, tmp_path):
     (path,) = tiled_slide.detect(tmp_path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -159,7 +159,7 @@ def test_a_shard_with_a_byte_that_is_another_is_refused(tiled_slide, tmp_path):
     assert not (tmp_path / "n.parquet").exists()
 
 
-def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
+def test_a_missing_or_doubled_shard_is_rejected(tiled_slide, tmp_path):
     paths = tiled_slide.detect(tmp_path, n_shards=16)
     for wrong in (paths[1:], [*paths, paths[0]]):
         with pytest.raises(StoreError, match="exactly once"):
@@ -167,7 +167,7 @@ def test_a_missing_or_doubled_shard_is_refused(tiled_slide, tmp_path):
     assert not (tmp_path / "n.parquet").exists()
 
 
-def test_shards_of_another_cut_model_or_slide_are_refused(tiled_slide, tmp_path):
+def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path):
     mixed = tmp_path / "2-of-2.parquet"
     first = tmp_path / "1-of-2.parquet"
     where = (tiled_slide.store, tiled_slide.predictor)
@@ -197,14 +197,14 @@ def test_a_table_says_what_it_was_made_from_and_by(tiled_slide, whole):
     assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
 
 
-def test_a_file_that_is_no_shard_is_refused(tiled_slide, tmp_path):
+def test_a_file_that_is_no_shard_is_rejected(tiled_slide, tmp_path):
     path = tmp_path / "1-of-1.parquet"
     path.write_bytes(b"not parquet")
     with pytest.raises(StoreError, match="not a complete shard of `muse detect` or `muse propose`"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
 
 
-def test_a_model_of_another_mpp_is_refused(tiled_slide, tmp_path):
+def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
     predictor = tiled_slide.predictor
     card = predictor.card
     try:

@@ -221,8 +221,8 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     near_glass = (x < 900) & (y > 1500) & (y < 1900)
     assert (table["border_distance_um"][near_glass] < -300).all()
     assert (table["border_distance_um"][~in_outer] > 0).all()
-    said = json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]
-    areas_mm2 = {one["name"]: one["area_mm2"] for one in said["classes"]}
+    printed = json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]
+    areas_mm2 = {one["name"]: one["area_mm2"] for one in printed["classes"]}
     assert areas_mm2["Necrosis"] == pytest.approx(0.25, rel=0.01)
     assert areas_mm2["Tumour"] == pytest.approx(
         (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02

@@ -1,4 +1,4 @@
-"""Models that cannot be used are refused in one sentence."""
+"""Models that cannot be used are rejected in one sentence."""
 
 import dataclasses
 import json
@@ -45,26 +45,26 @@ def test_an_unknown_name_names_the_built_in_ones():
         find_model("compcat")
 
 
-def test_a_foreign_file_is_refused(tmp_path):
+def test_a_foreign_file_is_rejected(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match="not usable as an ONNX model"):
         Predictor(path)
 
 
-def test_a_model_without_a_card_is_refused(tmp_path):
+def test_a_model_without_a_card_is_rejected(tmp_path):
     with pytest.raises(ModelError, match="no model card"):
         Predictor(foreign_model(tmp_path / "m.onnx"))
 
 
-def test_a_card_that_is_no_card_is_refused(tmp_path):
+def test_a_card_that_is_no_card_is_rejected(tmp_path):
     with pytest.raises(ModelError, match="card is not usable"):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: "{"}))
     with pytest.raises(ModelError, match="is missing"):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: '{"name": "x"}'}))
 
 
-def test_a_card_on_another_graph_is_refused(tmp_path):
+def test_a_card_on_another_graph_is_rejected(tmp_path):
     card = Predictor(find_model("compact")).card
     with pytest.raises(ModelError, match="lacks the outputs"):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: card.to_json()}))
@@ -99,7 +99,7 @@ def test_what_is_to_become_a_model_is_told_how(tmp_path, name, remedy):
             read(tmp_path / name)
 
 
-def test_a_window_that_does_not_suit_the_stride_is_refused():
+def test_a_window_that_does_not_suit_the_stride_is_rejected():
     with pytest.raises(ValueError, match="stride"):
         ModelCard("m", 0.5, 1000, 64, 32, 1, 10, (NucleusClass("a", (0, 0, 0)),), 0.4, 32, "x/4-0.5", "MIT", "none")
 
@@ -123,22 +123,22 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
 @pytest.mark.parametrize(
     ("stated", "port"), [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")]
 )
-def test_a_card_that_speaks_of_another_graph_is_refused(tmp_path, stated, port):
+def test_a_card_that_speaks_of_another_graph_is_rejected(tmp_path, stated, port):
     model = onnx.load(find_model("label_free"))  # whose windows have one size
     card = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     card.value = json.dumps(json.loads(card.value) | stated)
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=f"its card says that '{port}' is"):
+    with pytest.raises(ModelError, match=f"its card states '{port}' as"):
         Predictor(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("name", ["mpp", "batch", "stride_px"])
-def test_a_card_without_a_size_is_refused(name):
+def test_a_card_without_a_size_is_rejected(name):
     card = Predictor(find_model("compact")).card
     with pytest.raises(ConfigError, match=f"{name} is 0"):
         dataclasses.replace(card, **{name: 0})
 
 
-def test_a_reference_without_its_stains_is_refused():
+def test_a_reference_without_its_stains_is_rejected():
     with pytest.raises(ConfigError, match="needs two stains"):
         ColourReference("macenko")

@@ -31,7 +31,7 @@ def test_the_cpu_starts_everywhere():
 
 
 @pytest.mark.parametrize("provider", OTHERS)
-def test_a_provider_that_is_not_there_is_refused_with_what_to_install(provider):
+def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider):
     if providers.is_installed(provider):
         pytest.skip(f"{provider} is there")
     assert not starts(provider)
@@ -40,7 +40,7 @@ def test_a_provider_that_is_not_there_is_refused_with_what_to_install(provider):
         Predictor(find_model("compact-fp32"), provider)
 
 
-def test_a_provider_that_is_there_and_cannot_start_is_refused(monkeypatch):
+def test_a_provider_that_is_there_and_cannot_start_is_rejected(monkeypatch):
     if starts("cuda"):
         pytest.skip("CUDA starts here")
     # As in a package for GPUs on a machine without one: the name is listed, and no session gets it.

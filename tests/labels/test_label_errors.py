@@ -183,7 +183,7 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mpp", "message"), [(None, "does not say how large"), (0.3, r"states 0.3 um/px .* 0.25 um/px")]
+    ("mpp", "message"), [(None, "has no size of a pixel"), (0.3, r"states 0.3 um/px .* 0.25 um/px")]
 )
 def test_scale(tmp_path, mpp, message):
     import tifffile
@@ -196,7 +196,7 @@ def test_scale(tmp_path, mpp, message):
     expect(message, source)
 
 
-def test_pixels_that_are_not_square_are_refused(tmp_path):
+def test_pixels_that_are_not_square_are_rejected(tmp_path):
     import tifffile
 
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)

@@ -91,7 +91,7 @@ def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, sli
     assert image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])].mean() < 110
 
 
-def test_nuclei_outside_the_regions_are_refused_or_counted(tmp_path, slide):
+def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
     source = make(tmp_path, slide, *labelled((point(100, 100), "Dark"), (point(120, 100), "Dark")))
     with pytest.raises(LabelError, match=r"S.geojson, feature 22: lies outside every .* \(so do 1 more\)"):
         read(source)
@@ -113,7 +113,7 @@ def test_what_cannot_be_meant(tmp_path, slide, features, message):
         read(make(tmp_path, slide, *features))
 
 
-def test_a_region_on_glass_is_refused(tmp_path, slide):
+def test_a_region_on_glass_is_rejected(tmp_path, slide):
     pixels = np.full((1100, 2800, 3), 243, np.uint8)
     pixels[:, :1400] = draw_nuclei(SIZE, XY, RADIUS)
     (tmp_path / "half").mkdir()
@@ -124,8 +124,8 @@ def test_a_region_on_glass_is_refused(tmp_path, slide):
     assert sum(len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))) == len(tissue)
     for left, xy, n in ((1800, glass, len(glass)), (1000, np.concatenate([tissue, glass]), len(glass))):
         drawn = (box(left, 300, 2200, 640), "Region"), *((point(*each), "Dark") for each in xy)
-        said = rf"the region at \({left}, 300\) of slide 'S' lies on glass .* {n} of its {len(xy)} nuclei lie off it"
-        with pytest.raises(LabelError, match=said):
+        output = rf"the region at \({left}, 300\) of slide 'S' lies on glass .* {n} of its {len(xy)} nuclei lie off it"
+        with pytest.raises(LabelError, match=output):
             read(make(tmp_path, tmp_path / "half", *drawn))
 
 

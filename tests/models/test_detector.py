@@ -68,11 +68,11 @@ def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
     head = DenseHead(8, 3, 16).eval()
     features = torch.randn(2, 8, 6, 7, generator=torch.Generator().manual_seed(0))
     maps = head(features)
-    score, located, said = head.propose(features)
+    score, located, output = head.propose(features)
     assert torch.allclose(score, head.scores(maps), atol=1e-6)
     assert torch.allclose(located, torch.cat((maps.centre, maps.offset), 1), atol=1e-5)
     cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # of either window
-    for found, known in zip(head.describe(said[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True):
+    for found, known in zip(head.describe(output[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True):
         wanted = [of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)]
         assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
 
@@ -84,11 +84,11 @@ def test_the_place_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_say_of_i
     located[1, :, 2, 4] = torch.tensor([2.0, -0.25, 0.0])
     located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # speaks for another nucleus
     located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # alone, in a corner
-    places = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
+    positions = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
     first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4
     wanted = (first * torch.tensor([3.75, 2.0]) + second * torch.tensor([4.25, 2.5])) / (first + second)
-    assert torch.allclose(places[1, 0], wanted, atol=1e-5)
-    assert torch.allclose(places[0, 0], torch.tensor([1.0, 5.75]), atol=1e-5)
+    assert torch.allclose(positions[1, 0], wanted, atol=1e-5)
+    assert torch.allclose(positions[0, 0], torch.tensor([1.0, 5.75]), atol=1e-5)
 
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():

@@ -54,5 +54,5 @@ def test_the_last_tap_is_theirs():
     network, expected = load_official("vit_s_16_224", "muse_vit_s_16_224"), load_expected("vit_s_16_224")
     with torch.inference_mode():
         taps, _ = network.encoder["encoder"](torch.from_numpy(expected["input"]))
-    theirs = expected["encoder_last_first16ch"]
-    assert np.abs(taps[-1][:, :16].numpy() - theirs).max() <= LIMIT_STD * theirs.std()
+    reference = expected["encoder_last_first16ch"]
+    assert np.abs(taps[-1][:, :16].numpy() - reference).max() <= LIMIT_STD * reference.std()

@@ -24,17 +24,17 @@ def test_one_wave_over_the_angles_is_an_ellipse():
     angles = torch.arange(64, dtype=torch.float64) * 2 * math.pi / 64
     squares = [(MEAN_RADIUS_UM / axis) ** 2 for axis in (long_um, short_um)]
     wave = sum(squares) / 2 - (squares[1] - squares[0]) / 2 * torch.cos(2 * angles)
-    said = torch.log(torch.expm1(wave)) / STEEPNESS
-    assert torch.allclose(functional.softplus(STEEPNESS * said), wave)
-    rays = to_rays(said)
+    output = torch.log(torch.expm1(wave)) / STEEPNESS
+    assert torch.allclose(functional.softplus(STEEPNESS * output), wave)
+    rays = to_rays(output)
     x, y = rays * torch.cos(angles), rays * torch.sin(angles)
     assert torch.allclose((x / long_um) ** 2 + (y / short_um) ** 2, torch.ones(64, dtype=torch.float64))
 
 
 def test_our_softplus_is_torchs_and_so_is_its_gradient():
     ours = torch.cat([torch.linspace(-15, 15, 61), torch.tensor([-1e4, 1e4])]).requires_grad_()
-    theirs = ours.detach().clone().requires_grad_()
+    expected = ours.detach().clone().requires_grad_()
     softplus(ours).sum().backward()
-    functional.softplus(theirs).sum().backward()
-    assert torch.allclose(softplus(ours), functional.softplus(theirs), atol=2e-7)
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    functional.softplus(expected).sum().backward()
+    assert torch.allclose(softplus(ours), functional.softplus(expected), atol=2e-7)
+    assert torch.allclose(ours.grad, expected.grad, atol=1e-6)

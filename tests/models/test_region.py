@@ -51,11 +51,11 @@ def test_only_the_first_three_stages_learn():
 
 
 @pytest.mark.parametrize("fusion", [(0.5, 0.5), (0.5, 0.5, 0.5), (-0.2, 0.6, 0.6)])
-def test_weights_that_are_no_mean_are_refused(fusion):
+def test_weights_that_are_no_mean_are_rejected(fusion):
     with pytest.raises(ConfigError, match="sum to 1"):
         RegionNetwork("muse_compact_16", 2, fusion)
 
 
-def test_one_class_is_refused():
+def test_one_class_is_rejected():
     with pytest.raises(ConfigError, match="two classes or more"):
         RegionNetwork("muse_compact_16", 1)

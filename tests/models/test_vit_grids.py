@@ -56,7 +56,7 @@ def test_at_its_own_grid_the_last_token_drifts_and_a_table_of_its_own_is_left_al
 
 
 @pytest.mark.parametrize("patches", [0, 2, 15])
-def test_a_table_without_a_square_grid_is_refused(patches):
+def test_a_table_without_a_square_grid_is_rejected(patches):
     with pytest.raises(ValueError, match=f"{patches} positions make no square grid"):
         square_grid(torch.zeros(1, 1 + patches, 4))
 

@@ -1,4 +1,4 @@
-"""Checkpoint files in the authors' layout: what goes in comes out, and what does not fit is refused by name."""
+"""Checkpoint files in the authors' layout: what goes in comes out, and what does not fit is rejected by name."""
 
 import argparse
 from pathlib import Path
@@ -67,10 +67,10 @@ def same_features(first, second):
 
 
 def refusal(path, name=SMALL, **options) -> str:
-    """The one sentence that a file is refused with."""
-    with pytest.raises(CheckpointError) as refused:
+    """The one sentence that a file is rejected with."""
+    with pytest.raises(CheckpointError) as rejected:
         load_backbone(BACKBONES[name](), path, **options)
-    sentence = str(refused.value)
+    sentence = str(rejected.value)
     assert sentence.startswith(f"{path}: ")
     assert "\n" not in sentence
     return sentence
@@ -149,7 +149,7 @@ def test_the_network_is_told_from_the_file(name, file, grid, expected):
 
 
 def test_two_networks_that_fit_are_asked_about():
-    with pytest.raises(CheckpointError, match="fits muse_r50_224 and muse_r50_512; say which with --backbone"):
+    with pytest.raises(CheckpointError, match="fits muse_r50_224 and muse_r50_512; choose with --backbone"):
         recognise_backbone(shapes_of("muse_r50_224"), Path("mine.pth"))
 
 
@@ -171,13 +171,13 @@ def test_missing_surplus_and_misshapen_names_are_listed():
         del weights[name]
     weights["extra"] = torch.ones(1)
     weights["encoder.encoder.patch_embed.proj.bias"] = torch.ones(7)
-    with pytest.raises(CheckpointError) as refused:
+    with pytest.raises(CheckpointError) as rejected:
         load_weights(hollow(VIT), weights, Path("a.pth"), always_resample=True)
     assert (
         "is not exactly muse_vit_s_16_224 or muse_vit_s_16_512: missing encoder.encoder.norm.bias, "
         "encoder.encoder.norm.weight; surplus extra; of another shape encoder.encoder.patch_embed.proj.bias (7,), not "
         "(384,)"
-    ) in str(refused.value)
+    ) in str(rejected.value)
 
 
 def test_positions_must_make_a_square():
@@ -187,14 +187,14 @@ def test_positions_must_make_a_square():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+def test_weights_that_are_no_numbers_are_rejected(tmp_path, value):
     weights = build(SMALL).state_dict()
     weights["stem.0.0.weight"][0, 0, 0, :2] = value
     sentence = refusal(write_official(tmp_path / "a.pth", weights))
     assert "2 of 768 values of `stem.0.0.weight` are not finite" in sentence
 
 
-def test_a_pickle_that_needs_more_is_refused_with_the_reason(tmp_path):
+def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
     written = build(SMALL)
     path = write_official(tmp_path / "a.pth", written.state_dict(), args=argparse.Namespace(arch="vit"))
     sentence = refusal(path)
@@ -233,7 +233,7 @@ def test_dictionaries_of_another_layout(tmp_path, content, words):
     assert words in refusal(tmp_path / "a.pth")
 
 
-def test_the_verb_refuses_what_does_not_fit(tmp_path, muse):
+def test_the_verb_rejects_what_does_not_fit(tmp_path, muse):
     official = write_official(tmp_path / "a.pth", build(SMALL).state_dict())
     ours, output = tmp_path / "ours.pt", tmp_path / "out.pt"
     save_checkpoint(ours, Checkpoint(build(SMALL).state_dict(), {}, {}))

@@ -58,11 +58,11 @@ def test_outlines_come_back_by_their_number_of_vertices():
     outlines = np.array([TRIANGLE, SQUARE, SQUARE, TRIANGLE])
     table = pa.table({"geometry": bytes_to_arrow(shapely.to_wkb(outlines), pa.binary())})
     found = {}
-    for places, rings in wkb_to_rings(table[1:]["geometry"]):
-        found |= zip(places.tolist(), rings, strict=True)
+    for positions, rings in wkb_to_rings(table[1:]["geometry"]):
+        found |= zip(positions.tolist(), rings, strict=True)
     assert sorted(found) == [0, 1, 2]
-    for place, ring in found.items():
-        assert np.array_equal(ring, shapely.get_coordinates(outlines[1:][place]))
+    for where, ring in found.items():
+        assert np.array_equal(ring, shapely.get_coordinates(outlines[1:][where]))
 
 
 @pytest.mark.parametrize(

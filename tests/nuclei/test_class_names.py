@@ -34,7 +34,7 @@ def test_a_name_means_the_nearest_of_the_model_s_classes(name, classes, meant):
         ("Epithelial", ("Tumor", "Stroma"), "rename it"),  # not every epithelium is a tumour
     ],
 )
-def test_other_names_are_refused_with_the_nearest(name, classes, hint):
+def test_other_names_are_rejected_with_the_nearest(name, classes, hint):
     with pytest.raises(
         LabelError, match=rf"^file: class '{name}' is not one of the model's .*{hint}".replace("?", r"\?")
     ):

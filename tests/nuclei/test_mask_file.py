@@ -1,4 +1,4 @@
-"""Masks as large as slides are read, or refused in one sentence before a pixel is decoded."""
+"""Masks as large as slides are read, or rejected in one sentence before a pixel is decoded."""
 
 import numpy as np
 import pytest

@@ -18,8 +18,8 @@ def draw_stars_at_the_edges(size_px, n=4_000):
     """Centres (n, 2), most of them within 8 px of an edge of the slide, and rays of up to 8 um."""
     random = np.random.default_rng(9)
     xy, gap = random.uniform(0, 1, (n, 2)) * size_px, random.choice([0, 1e-9, 0.01, 0.04, 0.05, 0.3, 2, 8], (n, 2))
-    place = random.integers(0, 4, (n, 2))  # anywhere, near the lower end, near the upper end, anywhere
-    xy = np.where(place == 1, gap, np.where(place == 2, np.nextafter(size_px - gap, 0), xy))
+    location = random.integers(0, 4, (n, 2))  # anywhere, near the lower end, near the upper end, anywhere
+    xy = np.where(location == 1, gap, np.where(location == 2, np.nextafter(size_px - gap, 0), xy))
     rays = random.uniform(0.02, 6, (n, 1)) * random.uniform(0.6, 1.4, (n, N_RAYS))
     return xy, rays.astype(np.float32)
 

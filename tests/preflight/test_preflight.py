@@ -1,4 +1,4 @@
-"""A look at a cohort before its run: what stands in the way is named, and the price is near what it comes to."""
+"""A check at a cohort before its run: what stands in the way is named, and the estimate is near what it comes to."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.preflight import look
+from muse_pipeline.preflight import check
+from muse_pipeline.preflight.check import SlideCheck, Trial, check_slides, owned_box, tissue_within
 from muse_pipeline.preflight.estimate import find_duplicates, render_preflight, sum_up
-from muse_pipeline.preflight.look import Look, Trial, look_at_slides, owned_box, tissue_within
 from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -38,15 +38,15 @@ def folder(tmp_path_factory):
 def found(folder):
     """What `muse preflight` says of the folder."""
     rows = [SheetRow(path.stem, str(path)) for path in sorted(folder.glob("*.tif"))]
-    looks = [look for _, look in sorted(look_at_slides(rows, Trial(find_model("compact")), threads=2))]
-    return sum_up(looks, threads=2, start_seconds=1.0)
+    checks = [check for _, check in sorted(check_slides(rows, Trial(find_model("compact")), threads=2))]
+    return sum_up(checks, threads=2, start_seconds=1.0)
 
 
 def test_what_cannot_run_is_named(found):
     problems = {slide["slide_id"]: slide["problem"] for slide in found["slides"] if slide["problem"]}
     assert problems.keys() == {"cut", "no_mpp", "coarse", "spoilt"}
     assert "is truncated" in problems["cut"]
-    assert "does not say how large a pixel is" in problems["no_mpp"]
+    assert "does not state the size of a pixel" in problems["no_mpp"]
     assert "too coarse for an image at 0.5 um/px" in problems["coarse"]
     assert "sampled tiles cannot be decoded" in problems["spoilt"]
     assert not [problem for problem in problems.values() if "\n" in problem]
@@ -58,15 +58,15 @@ def test_twins_and_scanners_are_found(found):
 
 
 def test_a_slide_at_a_url_is_known_by_name_and_size():
-    looks = [
-        Look("here", "/slides/a.svs", fingerprint="f", file_bytes=9),
-        Look("there", "https://host/a.svs?versionId=1", fetch_bytes=9),
-        Look("larger", "https://host/a.svs", fetch_bytes=10),
-        Look("elsewhere", "s3://bucket/b.svs", fetch_bytes=9),
-        Look("again", "https://host/b.svs", fetch_bytes=9),
-        Look("unread", "/slides/b.svs", "cannot be read"),
+    checks = [
+        SlideCheck("here", "/slides/a.svs", fingerprint="f", file_bytes=9),
+        SlideCheck("there", "https://host/a.svs?versionId=1", fetch_bytes=9),
+        SlideCheck("larger", "https://host/a.svs", fetch_bytes=10),
+        SlideCheck("elsewhere", "s3://bucket/b.svs", fetch_bytes=9),
+        SlideCheck("again", "https://host/b.svs", fetch_bytes=9),
+        SlideCheck("unread", "/slides/b.svs", "cannot be read"),
     ]
-    assert find_duplicates(looks) == [["here", "there"], ["elsewhere", "again"]]
+    assert find_duplicates(checks) == [["here", "there"], ["elsewhere", "again"]]
 
 
 def test_what_of_a_roi_is_left_out_is_noted(folder, tmp_path):
@@ -74,7 +74,7 @@ def test_what_of_a_roi_is_left_out_is_noted(folder, tmp_path):
         '[{"type":"Polygon","coordinates":[[[0,0],[900,0],[900,900],[0,0]]]},{"type":"Point","coordinates":[1,1]}]'
     )
     row = SheetRow("good", str(folder / "good.tif"), roi=str(tmp_path / "roi.geojson"))
-    [(_, found)] = look_at_slides([row], Trial(find_model("compact")))
+    [(_, found)] = check_slides([row], Trial(find_model("compact")))
     assert found.problem == "" and f"{row.roi}: left out 1 point" in found.warnings
 
 
@@ -84,13 +84,13 @@ def test_a_slide_of_glass_costs_nearly_nothing(found):
 
 
 def test_the_price_is_near_what_the_run_comes_to(found, folder, muse, tmp_path):
-    good = [Look(**slide) for slide in found["slides"] if slide["slide_id"] == "good"]
-    price = sum_up(good, threads=1, start_seconds=1.0)["price"]
+    good = [SlideCheck(**slide) for slide in found["slides"] if slide["slide_id"] == "good"]
+    estimate = sum_up(good, threads=1, start_seconds=1.0)["estimate"]
     assert muse("run", folder / "good.tif", "-o", tmp_path)[0] == 0
     summary = json.loads((tmp_path / "good/summary.json").read_text())
-    assert price["nuclei"] == pytest.approx(summary["n_nuclei"], rel=0.5)
+    assert estimate["nuclei"] == pytest.approx(summary["n_nuclei"], rel=0.5)
     store = sum(path.stat().st_size for path in (tmp_path / "good/image-500nm.zarr").rglob("*") if path.is_file())
-    assert price["scratch_bytes"] == pytest.approx(store, rel=0.5)
+    assert estimate["scratch_bytes"] == pytest.approx(store, rel=0.5)
 
 
 def test_the_text_names_everything(found):
@@ -100,9 +100,9 @@ def test_the_text_names_everything(found):
 
 
 def test_the_verb_judges_and_records(folder, muse, tmp_path):
-    status, shown, said = muse("preflight", folder, "--json", tmp_path / "all.json", "--threads", 2)
-    assert (status, said.count("\n")) == (2, 1)
-    assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in said
+    status, shown, output = muse("preflight", folder, "--json", tmp_path / "all.json", "--threads", 2)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in output
     assert json.loads((tmp_path / "all.json").read_text())["n_problems"] == 4
     assert "3 can run" in shown
     assert muse("preflight", folder / "cut.tif", "--record", tmp_path / "cut.json")[0] == 0
@@ -111,16 +111,18 @@ def test_the_verb_judges_and_records(folder, muse, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workflow_looks_at_every_slide_and_runs_nothing(folder, tmp_path):
+def test_the_workflow_checks_at_every_slide_and_runs_nothing(folder, tmp_path):
     rows = [{"slide_id": name, "path": str(folder / f"{name}.tif")} for name in ("good", "cut")]
     write_sheet(tmp_path / "slides.tsv", rows)
     write_config(tmp_path)
     run = run_snakemake(tmp_path, "--", "preflight")
     assert run.returncode == 1
-    assert run.stdout.endswith("\nmuse preflight: 1 of 2 slides cannot run (cut); mend them or take them out\n")
+    assert run.stdout.endswith("\nmuse preflight: 1 of 2 slides cannot run (cut); fix them or take them out\n")
     assert json.loads((tmp_path / "results/preflight.json").read_text())["n_problems"] == 1
     assert not list((tmp_path / "results").glob("*/slide.json"))
-    again = run_snakemake(tmp_path, "--dry-run", "--", "preflight")  # what was wrong may be mended, beside the file too
+    again = run_snakemake(
+        tmp_path, "--dry-run", "--", "preflight"
+    )  # what was wrong may be repaired, beside the file too
     assert planned_jobs(again.stdout) == {"preflight_slide": 1, "preflight": 1}
     write_sheet(tmp_path / "slides.tsv", rows[:1])
     run = run_snakemake(tmp_path, "--", "preflight")
@@ -135,9 +137,9 @@ def test_a_sheet_by_any_name_with_slides_anywhere(folder, tmp_path):
         write_sheet(tmp_path / "slides.txt", [{"slide_id": name, "path": path} for name, path in paths.items()])
         write_config(tmp_path, slides="slides.txt")
         run = run_snakemake(tmp_path, "--", "preflight")
-    assert run.stdout.endswith("\nmuse preflight: 1 of 3 slides cannot run (nowhere); mend them or take them out\n")
+    assert run.stdout.endswith("\nmuse preflight: 1 of 3 slides cannot run (nowhere); fix them or take them out\n")
     assert "none.tif: cannot be fetched: there is no such file; check the URL" in run.stdout
-    assert "at URLs  1 of them, all there" in run.stdout
+    assert "at URLs  1 of them, all found" in run.stdout
 
 
 def test_a_sheet_is_known_by_its_header(folder, muse, tmp_path):
@@ -204,20 +206,20 @@ def test_windows_that_are_mostly_glass_do_not_lower_the_estimate(tmp_path, monke
     row, trial = SheetRow("good", str(tmp_path / "good.tif")), Trial(find_model("compact"))
     estimates = []
     for chosen in (slice(None), slice(0, 1)):  # the first window holds a corner of the round
-        monkeypatch.setattr(look, "_sample", lambda places, n, chosen=chosen: places[chosen])
-        found = look._look(row.path, row, trial)
+        monkeypatch.setattr(check, "_sample", lambda positions, n, chosen=chosen: positions[chosen])
+        found = check._check(row.path, row, trial)
         estimates.append(found.n_windows * found.nuclei_per_window)
     assert estimates[1] == pytest.approx(estimates[0], rel=0.3)
 
 
-def test_options_that_do_not_apply_are_refused(tmp_path, muse, pyramid_path):
+def test_options_that_do_not_apply_are_rejected(tmp_path, muse, pyramid_path):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/a.tif").symlink_to(pyramid_path)
     write_sheet(tmp_path / "s.tsv", [{"slide_id": "a", "path": pyramid_path}])
-    for what, said in (
+    for what, output in (
         (("slides", "--roi", "r.json"), "--roi goes with slides"),
         (("s.tsv", "--roi", "r.json"), "is a sheet and has columns for them"),
         (("s.tsv", "--mpp", 0.25), "is a sheet and has columns for them"),
     ):
         status, _, errors = muse("preflight", tmp_path / what[0], *what[1:])
-        assert status == 2 and said in errors
+        assert status == 2 and output in errors

@@ -136,12 +136,12 @@ def test_patients_of_the_pretraining_are_not_reported(muse, drawn, tmp_path):
     save_checkpoint(
         seen, Checkpoint(weights, {}, {"kind": "backbone", "backbone": "muse_compact_16", "patients": ["P4"]})
     )
-    refused = {
+    rejected = {
         ("compare", config, "--test", test): "seen.pt was trained on patients that are reported: P4; ",
         ("compare", folder / "tissue.yaml"): "seen.pt was trained on patients that are reported: P4; ",
     }
     sides = ("--before", "untrained", "--after", seen, "--window-px", 96, "-o", tmp_path / "out")
-    for arguments, message in refused.items():
+    for arguments, message in rejected.items():
         status, out, errors = muse(*arguments, *sides)
         assert (status, out) == (2, "")
         assert message in errors

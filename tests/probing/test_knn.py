@@ -13,13 +13,13 @@ def test_two_thousand_random_vectors_get_the_classes_that_scikit_learn_gives(k):
     random = np.random.default_rng(k)
     bank, query = random.normal(size=(1000, 16)), random.normal(size=(2000, 16))
     label = random.integers(0, 3, 1000)
-    theirs = neighbors.KNeighborsClassifier(
+    expected = neighbors.KNeighborsClassifier(
         k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
     ).fit(bank, label)
-    chance = np.sort(theirs.predict_proba(query), axis=1)
+    chance = np.sort(expected.predict_proba(query), axis=1)
     tied = chance[:, -1] - chance[:, -2] < 1e-5  # float32 against float64
     ours = classify_by_neighbours(*map(torch.from_numpy, (bank, label, query)), 3, (k,))[0].numpy()
-    assert (ours == theirs.predict(query))[~tied].all()
+    assert (ours == expected.predict(query))[~tied].all()
     assert tied.mean() < 0.001
 
 

@@ -79,9 +79,9 @@ class Ramp(Backbone):
     def forward(self, image):
         rows, columns = image.shape[2] // 4, image.shape[3] // 4
         y, x = torch.meshgrid(torch.arange(rows) * 4 + 2.0, torch.arange(columns) * 4 + 2.0, indexing="ij")
-        place = torch.stack([x, y]).expand(len(image), -1, -1, -1)
+        location = torch.stack([x, y]).expand(len(image), -1, -1, -1)
         red = torch.nn.functional.avg_pool2d(image[:, :1], 4)
-        return Features(torch.cat([place, red], 1), red.mean((2, 3)))
+        return Features(torch.cat([location, red], 1), red.mean((2, 3)))
 
 
 def test_features_are_those_of_the_points_in_their_order():

@@ -96,6 +96,6 @@ def test_an_unknown_choice_is_said():
 
 def test_the_presets_can_be_written_as_the_docs_say():
     text = (Path(__file__).parents[2] / "docs/guide/label-free.md").read_text(encoding="utf-8")
-    said = [yaml.safe_load(each) for each in re.findall(r"`(clusters: {.+?})`", text)]
-    settings = [parse_config(each, MaskSettings, "masks").clusters for each in said]
+    output = [yaml.safe_load(each) for each in re.findall(r"`(clusters: {.+?})`", text)]
+    settings = [parse_config(each, MaskSettings, "masks").clusters for each in output]
     assert settings == list(PRESETS.values())

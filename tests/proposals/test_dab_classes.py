@@ -98,17 +98,20 @@ def test_shards_never_show_and_the_table_says_how_classes_were_made(stored, tmp_
         stitch_shards(shards, info, tissue.kept, tables[-1])
     assert tables[0].read_bytes() == tables[1].read_bytes()
     check_all_right(read_nuclei(tables[0]), centres, brown, 0.5)
-    said = read_provenance(tables[0])
-    assert said["n_by_class"] == {"Negative": int((~brown).sum()), "Positive": int(brown.sum())}
-    classes = said["proposer"]["classes"]
+    output = read_provenance(tables[0])
+    assert output["n_by_class"] == {"Negative": int((~brown).sum()), "Positive": int(brown.sum())}
+    classes = output["proposer"]["classes"]
     assert (classes["by"], classes["rule"]) == ("dab", "2-means")
     assert 0.2 < classes["threshold"] < 1.2 and classes["n_nuclei"] > 200
 
 
 def test_classes_that_are_not_there_are_one_sentence(stored, tmp_path):
     store = stored[0]
-    for method, classes, said in (("otsu", "fast-red", "give dab"), ("imported", "dab", "method haematoxylin or otsu")):
-        with pytest.raises(ConfigError, match=said):
+    for method, classes, output in (
+        ("otsu", "fast-red", "give dab"),
+        ("imported", "dab", "method haematoxylin or otsu"),
+    ):
+        with pytest.raises(ConfigError, match=output):
             propose_shard(store, method, {"classes": classes}, SlideColour(), Shard(1, 1), tmp_path / "1-of-1.parquet")
 
 

@@ -79,7 +79,7 @@ def test_nothing_is_found_on_glass_in_eosin_or_in_ink():
         assert len(found) and (found.xy[:, 1] > 195).all()
 
 
-def test_settings_without_sense_are_refused():
+def test_settings_without_sense_are_rejected():
     for wrong in ({"radii_um": (0.1,)}, {"strictness": float("nan")}, {"max_radius_um": 900.0}):
         with pytest.raises(ConfigError):
             HaematoxylinSettings(**wrong)

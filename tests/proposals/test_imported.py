@@ -100,7 +100,7 @@ def test_hdf5_as_the_field_writes_it(tmp_path):
         read(tmp_path / "S1.h5", dataset="cells")
 
 
-def test_wrong_files_are_refused_in_words(tmp_path):
+def test_wrong_files_are_rejected_in_words(tmp_path):
     (tmp_path / "a.csv").write_text("x,z\n1,2\n")
     with pytest.raises(LabelError, match="no column 'y'"):
         read(tmp_path / "a.csv")

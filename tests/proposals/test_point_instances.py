@@ -62,7 +62,7 @@ def test_the_command_writes_a_config_that_reads_the_same_points(tmp_path, muse, 
     assert (stored.dtype, stored.max()) == (np.uint16, 36)
 
 
-def test_a_config_without_points_is_refused(tmp_path, muse):
+def test_a_config_without_points_is_rejected(tmp_path, muse):
     folder = draw_labelled_folder(tmp_path / "points", n_pictures=1)
     path = write_config(folder)
     assert muse("outline", path, "-o", tmp_path / "out")[0] == 0

@@ -43,6 +43,6 @@ def test_merging_is_greedy_from_the_highest_and_takes_the_mean():
     assert len(merge_points(xy, np.ones(4), 0)) == 4
 
 
-def test_a_rule_that_means_nothing_is_refused():
+def test_a_rule_that_means_nothing_is_rejected():
     with pytest.raises(ConfigError, match="points: least is 2"):
         PeakRules(least=2)

@@ -50,14 +50,14 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(slide, whole, tmp
 
 
 def test_proposals_are_nuclei_of_one_class_with_their_provenance(slide, whole):
-    nuclei, said = read_nuclei(whole), read_provenance(whole)
-    assert said["n_by_class"] == {"Nucleus": len(nuclei)}
+    nuclei, printed = read_nuclei(whole), read_provenance(whole)
+    assert printed["n_by_class"] == {"Nucleus": len(nuclei)}
     assert nuclei.rays.shape == (len(nuclei), 32)
     assert (nuclei.rays > 0).all()
     assert ((nuclei.score > 0) & (nuclei.score <= 1)).all()
-    assert said["proposer"]["method"] == "haematoxylin"
-    assert np.shape(said["proposer"]["fitted"]["stains"]) == (2, 3)
-    assert said["warnings"] == []
+    assert printed["proposer"]["method"] == "haematoxylin"
+    assert np.shape(printed["proposer"]["fitted"]["stains"]) == (2, 3)
+    assert printed["warnings"] == []
 
 
 def test_most_drawn_nuclei_are_proposed(slide, whole):
@@ -90,7 +90,7 @@ def test_a_ledger_without_warnings_names_none(whole):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "printed"),
     [
         (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
         (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),
@@ -98,7 +98,7 @@ def test_a_ledger_without_warnings_names_none(whole):
         (["--settings", "{a: ["], "; correct it"),
     ],
 )
-def test_wrong_words_are_one_sentence(slide, tmp_path, capsys, arguments, said):
+def test_wrong_words_are_one_sentence(slide, tmp_path, capsys, arguments, printed):
     assert propose(slide, tmp_path / "1-of-1.parquet", *arguments) == 2
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

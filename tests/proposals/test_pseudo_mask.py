@@ -1,4 +1,4 @@
-"""Pseudo-masks: nuclei are found, small things cleaned in um2, and what holds no nucleus is refused with a reason."""
+"""Pseudo-masks: nuclei are found, small things cleaned in um2, and what holds no nucleus is rejected with a reason."""
 
 import numpy as np
 import pytest
@@ -54,8 +54,8 @@ def test_guards_say_why():
     full = masker.explain(np.full((64, 64, 3), (95, 60, 140), np.uint8))
     assert not full.mask.any() and "covers 100%" in full.reason
     pale = np.random.default_rng(0).normal(235, 4, (128, 128, 3)).clip(0, 255).astype(np.uint8)
-    refused = fit_pseudo_masker(None, [pale], 0.5, settings=MaskSettings(min_area_um2=0)).explain(pale)
-    assert not refused.mask.any() and "density" in refused.reason
+    rejected = fit_pseudo_masker(None, [pale], 0.5, settings=MaskSettings(min_area_um2=0)).explain(pale)
+    assert not rejected.mask.any() and "density" in rejected.reason
     assert masker.explain(draw_discs()[0]).reason == ""
     assert masker.explain(np.full((64, 64, 3), 255, np.uint8)).reason == ""
 

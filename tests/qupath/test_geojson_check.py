@@ -76,7 +76,7 @@ def without(key):
 
 
 # What QuPath's importers were seen to do, one question each: an item of a FeatureCollection, or a text of its own; the
-# versions that refuse the whole file; what becomes of it in the others.
+# versions that reject the whole file; what becomes of it in the others.
 ALL, NONE, ONLY_04, TO_05, SINCE_06 = "0.4 0.5 0.6 0.7", "", "0.4", "0.4 0.5", "0.6 0.7"
 QUESTIONS = {
     "multipolygon of one part": (geometry("MultiPolygon", [[square()]]), TO_05, "detection"),
@@ -166,7 +166,7 @@ QUESTIONS = {
     "measurements a word": (feature(measurements="x"), NONE, "detection"),
     "measurements null": (feature(measurements=None), NONE, "detection"),
     "children": (feature(objectType="annotation", childObjects=[feature()]), NONE, "annotation"),
-    "child that is refused": (feature(objectType="annotation", childObjects=[feature(id=None)]), ALL, None),
+    "child that is rejected": (feature(objectType="annotation", childObjects=[feature(id=None)]), ALL, None),
     "child without a type": (feature(objectType="annotation", childObjects=[without("type")]), NONE, "annotation"),
     "feature null": (None, ALL, None),
     "feature a number": (7, ALL, None),
@@ -199,11 +199,11 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_what_each_version_does(tmp_path, question):
-    item, refused_by, becomes = QUESTIONS[question]
+    item, rejected_by, becomes = QUESTIONS[question]
     path = write(tmp_path / "a.geojson", item, text=item if isinstance(item, str) else None)
     verdict = check_geojson(path)
-    assert " ".join(verdict.refused_by()) == refused_by, str(verdict)
-    if refused_by != ALL:
+    assert " ".join(verdict.rejected_by()) == rejected_by, str(verdict)
+    if rejected_by != ALL:
         assert verdict.n_by_type == ({becomes: 1} if becomes else {})
 
 
@@ -217,8 +217,8 @@ def test_every_file_that_was_put_to_qupath(qupath_reference):
     assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)
     for name, *seen in rows:
         verdict = check_geojson(qupath_reference / "files" / name)
-        refused = [version for version, text in zip(VERSIONS, seen, strict=True) if text.startswith("refused")]
-        assert list(verdict.refused_by()) == refused, (name, str(verdict))
+        rejected = [version for version, text in zip(VERSIONS, seen, strict=True) if text.startswith("rejected")]
+        assert list(verdict.rejected_by()) == rejected, (name, str(verdict))
         for text in seen:
             if text.startswith("OK"):
                 counts = re.findall(r"(\w+)=(\d+)", text[: text.index("}")])
@@ -230,13 +230,13 @@ def test_the_verdict_names_versions_and_reasons(tmp_path):
     bow_tie = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
     verdict = check_geojson(write(tmp_path / "a.geojson", feature(bow_tie)))
     assert str(verdict).endswith(
-        "bad: QuPath 0.6 to 0.7 refuses the whole file (feature 1: invalid geometry (self-intersection)); "
+        "bad: QuPath 0.6 to 0.7 rejects the whole file (feature 1: invalid geometry (self-intersection)); "
         "QuPath 0.4 to 0.5 imports 1 detection"
     )
     odd = feature(measurements={"a": "NaN"}, id=ID[::-1].replace("-", "0"))
     verdict = check_geojson(write(tmp_path / "a.geojson", odd, geometry("MultiPolygon", [[square()]])))
-    assert "QuPath 0.4 refuses the whole file (feature 1: a measurement is NaN" in str(verdict)
-    assert "QuPath 0.5 refuses the whole file (feature 2: a MultiPolygon of one part" in str(verdict)
+    assert "QuPath 0.4 rejects the whole file (feature 1: a measurement is NaN" in str(verdict)
+    assert "QuPath 0.5 rejects the whole file (feature 2: a MultiPolygon of one part" in str(verdict)
     assert "QuPath 0.6 to 0.7 imports 2 detections" in str(verdict)
 
 
@@ -263,7 +263,7 @@ def test_the_verdict_names_versions_and_reasons(tmp_path):
 )
 def test_imported_with_damage(tmp_path, item, reason, becomes):
     verdict = check_geojson(write(tmp_path / "a.geojson", text=json.dumps([item])))
-    assert not verdict.is_good and not verdict.refused_by()
+    assert not verdict.is_good and not verdict.rejected_by()
     assert reason in str(verdict)
     assert verdict.n_by_type == {becomes: 1}
 
@@ -291,7 +291,7 @@ def test_names_decide_how_qupath_reads_a_file(tmp_path):
         check_geojson(tmp_path / "none.geojson")
 
 
-def test_a_zip_loses_a_refused_file_without_a_message(tmp_path):
+def test_a_zip_loses_a_rejected_file_without_a_message(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.geojson", json.dumps(feature()))
         archive.writestr("notes.txt", "{")
@@ -299,7 +299,7 @@ def test_a_zip_loses_a_refused_file_without_a_message(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("b.json", json.dumps([feature(), feature(id=None)]))
     verdict = check_geojson(tmp_path / "a.zip")
-    assert not verdict.refused_by() and verdict.n_by_type == {"detection": 1}
+    assert not verdict.rejected_by() and verdict.n_by_type == {"detection": 1}
     assert "feature 2: b.json: id is null or not a text; QuPath 0.4 to 0.7 leaves this file out" in str(verdict)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("notes.txt", "{")
@@ -340,13 +340,13 @@ PEERS = {
                 }
             ]
         ),
-        "QuPath 0.6 to 0.7 refuses the whole file (feature 1: invalid geometry (self-intersection))",
+        "QuPath 0.6 to 0.7 rejects the whole file (feature 1: invalid geometry (self-intersection))",
     ),
     "a comma before the end": (
         '{"type":"FeatureCollection","features":['
         + ",".join(json.dumps(feature() | {"properties": {"object_type": "detection"}}) for _ in range(2))
         + ",]}",
-        "QuPath 0.4 to 0.7 refuses the whole file (feature 3: a feature is null, which a comma before ']'",
+        "QuPath 0.4 to 0.7 rejects the whole file (feature 3: a feature is null, which a comma before ']'",
     ),
     "tiles without id": (
         json.dumps(

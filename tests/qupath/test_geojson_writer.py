@@ -126,11 +126,11 @@ def test_parts_hold_the_whole(table, tmp_path, monkeypatch):
 
 
 def test_parts_of_other_names_stay(table, tmp_path):
-    theirs = tmp_path / "case21.part-001.geojson.gz"
-    for stale in (theirs, tmp_path / "case#1.part-002.geojson.gz"):
+    expected = tmp_path / "case21.part-001.geojson.gz"
+    for stale in (expected, tmp_path / "case#1.part-002.geojson.gz"):
         stale.touch()
     write_geojson(table, slide_info(), tmp_path / "case#1.geojson.gz")
-    assert list(tmp_path.glob("*.part-*")) == [theirs]
+    assert list(tmp_path.glob("*.part-*")) == [expected]
 
 
 def test_sidecar_says_where_it_came_from(table, tmp_path):

@@ -89,7 +89,7 @@ def test_qupath_runs_the_script(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_qupath() is None, reason="set QUPATH_HOME to the folder of a QuPath to run its own importer")
-def test_qupath_tells_slides_of_one_name_apart_and_refuses_another_size(tmp_path):
+def test_qupath_tells_slides_of_one_name_apart_and_rejects_another_size(tmp_path):
     script = copy_import_script(tmp_path)
     for case, size_px in (("a", 1000), ("b", 1000), ("c", 1000), ("d", 900)):
         (tmp_path / case).mkdir()
@@ -103,8 +103,8 @@ def test_qupath_tells_slides_of_one_name_apart_and_refuses_another_size(tmp_path
         ("c", "results"): "the results a, b have its name, and nothing was imported",
         ("d", "alone"): "has 900 x 900 pixels, and ",
     }
-    for (case, results), said in cases.items():
+    for (case, results), output in cases.items():
         image = tmp_path / case / "slide-1.png"
         command = [find_qupath(), "script", "--image", image, "--args", tmp_path / results, script]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        assert said in done.stdout, done.stdout + done.stderr
+        assert output in done.stdout, done.stdout + done.stderr

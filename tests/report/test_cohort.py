@@ -124,7 +124,7 @@ def test_good_records_do_not_replace_the_result(slide_folder):
     assert (slide.status, slide.step) == ("failed", "geojson")
 
 
-def test_nuclei_of_another_version_of_the_slide_are_refused(slide_folder):
+def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
     info = read_json(slide_folder / "slide.json")
     write_json(slide_folder / "slide.json", {**info, "fingerprint": "another"})
     slide = judge_slide(slide_folder.parent, row("one"))
@@ -133,24 +133,24 @@ def test_nuclei_of_another_version_of_the_slide_are_refused(slide_folder):
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("output", "reason"),
     [
         ({"slide_mpp": [1.0, 1.0]}, "taken to have another mpp; run the workflow again"),
         ({"tissue_sha256": "another"}, "another tissue or region of interest; run the workflow again"),
     ],
 )
-def test_nuclei_of_before_an_interrupted_change_are_refused(slide_folder, said, reason):
+def test_nuclei_of_before_an_interrupted_change_are_rejected(slide_folder, output, reason):
     """A run with another mpp or ROI that stops early leaves new tissue beside old nuclei."""
     judge_slide(slide_folder.parent, row("one"))
     summary = read_json(slide_folder / "summary.json")
-    write_json(slide_folder / "summary.json", {**summary, "provenance": {**summary["provenance"], **said}})
+    write_json(slide_folder / "summary.json", {**summary, "provenance": {**summary["provenance"], **output}})
     slide = judge_slide(slide_folder.parent, row("one"))
     write_json(slide_folder / "summary.json", summary)
     assert (slide.status, slide.n_nuclei) == ("failed", None)
     assert reason in slide.reason
 
 
-def test_results_of_another_slide_are_refused(slide_folder):
+def test_results_of_another_slide_are_rejected(slide_folder):
     slide = judge_slide(slide_folder.parent, row("one", path="/slides/two.svs"))
     assert slide.status == "failed"
     assert "/slides/one.svs" in slide.reason
@@ -259,14 +259,14 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
     good = slides["good"]
     _, _, warnings = choose_mpp([MppCandidate((0.25, 0.25), "openslide.mpp-x")], 0.5)
     doubted = replace(good, slide_id="doubted", info=replace(good.info, warnings=warnings))
-    said = "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
+    output = "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
     assert summarise_flags([good, doubted])[:2] == [
         "1 slide whose mpp is not what the file says; if it is wrong, so are sizes and densities:",
-        f"  doubted: {said}",
+        f"  doubted: {output}",
     ]
     write_page([good, doubted], tmp_path / "report.html")
     attention = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
-    assert f"{said}; is it right?" in attention and attention.count("is it right?") == 1
+    assert f"{output}; is it right?" in attention and attention.count("is it right?") == 1
 
 
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):
@@ -296,8 +296,8 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     write_page(both, tmp_path / "report.html")
     attention, _, rest = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
     head = rest.partition("All slides")[0]
-    said = "different models, whose numbers may not compare: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
-    assert said in attention
+    output = "different models, whose numbers may not compare: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
+    assert output in attention
     assert head.count('<div class="classes">') == 2
     assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")
     for slide, model in zip(both, ("compact (01234567), 1 slide", "compact (fedcba98), 1 slide"), strict=True):
@@ -315,7 +315,7 @@ def test_not_known_is_said(slides):
     ]
 
 
-def test_a_sheet_that_is_none_is_refused(tmp_path):
+def test_a_sheet_that_is_none_is_rejected(tmp_path):
     (tmp_path / "sheet.json").write_text('[{"path": "x"}]', encoding="utf-8")
     for name in ("sheet.json", "absent.json"):
         with pytest.raises(SheetError, match="muse sheet"):

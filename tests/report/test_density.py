@@ -3,14 +3,14 @@ import numpy as np
 from muse_pipeline.report.density import CELL_UM, choose_fields, count_nuclei
 
 
-def nuclei_at(*places, mpp=(0.25, 0.25)):
-    """(xy, label) of ``n`` nuclei of ``label`` in the middle of cell (column, row), for each of ``places``."""
+def nuclei_at(*positions, mpp=(0.25, 0.25)):
+    """(xy, label) of ``n`` nuclei of ``label`` in the middle of cell (column, row), for each of ``positions``."""
     xy = [
         ((column + 0.5) * CELL_UM / mpp[0], (row + 0.5) * CELL_UM / mpp[1])
-        for column, row, _, n in places
+        for column, row, _, n in positions
         for _ in range(n)
     ]
-    label = [label for _, _, label, n in places for _ in range(n)]
+    label = [label for _, _, label, n in positions for _ in range(n)]
     return np.array(xy, float).reshape(-1, 2), np.array(label, np.int32)
 
 
@@ -32,10 +32,10 @@ def test_density_is_per_mm2():
 
 
 def test_three_fields_densest_mixed_typical_without_overlap():
-    places = [(2, 2, 0, 90), (14, 2, 0, 30), (14, 2, 1, 30), (2, 14, 0, 9), (14, 14, 0, 50), (8, 8, 0, 2)]
-    fields = choose_fields(count_nuclei([nuclei_at(*places)], (20 * 256, 20 * 256), (0.25, 0.25), 2))
+    positions = [(2, 2, 0, 90), (14, 2, 0, 30), (14, 2, 1, 30), (2, 14, 0, 9), (14, 14, 0, 50), (8, 8, 0, 2)]
+    fields = choose_fields(count_nuclei([nuclei_at(*positions)], (20 * 256, 20 * 256), (0.25, 0.25), 2))
     assert [field.caption for field in fields] == ["densest", "most mixed", "typical density"]
-    holds = [[(x * CELL_UM, y * CELL_UM) for x, y, *_ in places if _inside(field, x, y)] for field in fields]
+    holds = [[(x * CELL_UM, y * CELL_UM) for x, y, *_ in positions if _inside(field, x, y)] for field in fields]
     assert (2 * CELL_UM, 2 * CELL_UM) in holds[0]
     assert (14 * CELL_UM, 2 * CELL_UM) in holds[1]
     for i, one in enumerate(fields):

@@ -43,8 +43,8 @@ def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
     _, xy, label = draw_tissue()
     alone = _alone(xy)
     offsets = []
-    for place, i in zip(xy[alone], label[alone], strict=True):
-        middle = (place - np.array([256, 128]) / MPP) * ENLARGEMENT
+    for where, i in zip(xy[alone], label[alone], strict=True):
+        middle = (where - np.array([256, 128]) / MPP) * ENLARGEMENT
         if not (40 < middle[0] < 984 and 40 < middle[1] < 984):
             continue
         left, top = (middle - 26).astype(int)

@@ -184,9 +184,9 @@ def test_the_filter_shows_rows_and_cards_of_a_name_and_a_kind(page_path, tmp_pat
     flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'profile'} --dump-dom"
     command = [CHROMIUM, *flags.split(), (tmp_path / "free.html").as_uri()]
     dump = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
-    rows, cards, said = json.loads(re.search("<title>(.*?)</title>", dump)[1])
+    rows, cards, printed = json.loads(re.search("<title>(.*?)</title>", dump)[1])
     assert rows == cards == [f"slide-{number}" for number in numbers]
-    assert said == f"{len(numbers)} of 4 shown"
+    assert printed == f"{len(numbers)} of 4 shown"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")

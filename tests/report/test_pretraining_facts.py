@@ -36,22 +36,22 @@ def said_of(folder: Path) -> str:
 
 
 def test_the_answer_stands_there_with_the_way_to_its_page(folder):
-    said = said_of(folder)
-    assert SENTENCE.replace("<", "&lt;").replace(">", "&gt;") in said
-    assert 'class="answer yes"' in said
+    output = said_of(folder)
+    assert SENTENCE.replace("<", "&lt;").replace(">", "&gt;") in output
+    assert 'class="answer yes"' in output
     for name in ("compare/compare.html", "views.png"):
-        assert f'href="pretraining/own%20tissue/{name}"' in said
-    assert "curves.png" not in said  # which is not there
+        assert f'href="pretraining/own%20tissue/{name}"' in output
+    assert "curves.png" not in output  # which is not there
 
 
 def test_what_is_missing_is_said_and_an_older_answer_is_none(folder):
     os.utime(folder / "compare" / "compare.json", ns=(0, 0))
-    said = said_of(folder)
-    assert SENTENCE[:20] not in said and "Whether it helped is not known" in said
-    assert "logs/compare.log" in said
+    output = said_of(folder)
+    assert SENTENCE[:20] not in output and "Whether it helped is not known" in output
+    assert "logs/compare.log" in output
     (folder / "cohort.yaml").touch()  # other settings than the backbone's
     assert "It has not ended" in said_of(folder)
     (folder / "checkpoint.pt").unlink()
     assert "It has not ended" in said_of(folder) and "logs/pretrain.log" in said_of(folder)
     (folder / "logs" / "pretrain.log").unlink()
-    assert "mend them, or name them in `pretrain.exclude`" in said_of(folder)
+    assert "fix them, or list them in `pretrain.exclude`" in said_of(folder)

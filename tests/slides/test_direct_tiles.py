@@ -375,7 +375,7 @@ def test_threads_share_tiles_one_of_which_is_damaged(tmp_path, picture):
     write_jpeg_slide(path, picture)
     expected = painter(path)[0]((0, 0), 0, SIZE)
     spoil_tile(path, page=0, tile=4)
-    places = [(x, y) for x in range(0, 650, 130) for y in range(0, 480, 120)] * 4
+    positions = [(x, y) for x in range(0, 650, 130) for y in range(0, 480, 120)] * 4
 
     def is_right(xy):
         x, y = xy
@@ -384,4 +384,4 @@ def test_threads_share_tiles_one_of_which_is_damaged(tmp_path, picture):
         return isinstance(found, str) if over_damage else found == expected[y : y + 50, x : x + 60].tobytes()
 
     with open_slide(path) as slide, ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(is_right, places))
+        assert all(pool.map(is_right, positions))

@@ -55,9 +55,9 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert len(slide_bytes) > 3 * remote_copy.BLOCK_BYTES
     with serve({"/x/a%20b.tif": served}) as host:
         url = f"{host.replace('//', '//ann:geheim@')}/x/a%20b.tif?{KEY}"
-        status, said, errors = muse("fetch", url, "--threads", 3, "--output", tmp_path / "copy")
+        status, printed, errors = muse("fetch", url, "--threads", 3, "--output", tmp_path / "copy")
     shown = f"{host}/x/a%20b.tif"
-    assert (status, said, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
+    assert (status, printed, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     n_parts = sum("bytes=" in asked for asked in served.asked)
@@ -74,12 +74,12 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
 
 BAD = {
     "gone": (Served(b"", status=404), "there is no such file"),
-    "refused": (Served(b"x", secret="another"), r"access is refused \(HTTP 403\)"),
+    "rejected": (Served(b"x", secret="another"), r"access is denied \(HTTP 403\)"),
     "broken": (Served(b"", status=503), "its server answers HTTP 503"),
     "cut": (Served(b"x" * 200_000, cut_after=30_000), "cannot be fetched"),
     "cut at once": (Served(b"x" * 40_000, cut_after=30_000), "cannot be fetched"),
     "growing": (Served(b"x" * 200_000, grows=b"x"), "changed while it was fetched"),
-    "endless": (Served(b"x" * 200_000, says_size=False), "does not say how large it is"),
+    "endless": (Served(b"x" * 200_000, says_size=False), "does not report the size"),
 }
 
 
@@ -94,8 +94,8 @@ def test_what_does_not_arrive_is_one_sentence_and_no_file(muse, tmp_path, kind):
 
 
 def require_failure(answer, folder, url, sentence):
-    status, said, errors = answer
-    assert (status, said, errors.count("\n")) == (2, "", 1)
+    status, printed, errors = answer
+    assert (status, printed, errors.count("\n")) == (2, "", 1)
     with pytest.raises(SlideError, match=sentence):
         raise SlideError(errors)
     assert errors.startswith(f"muse fetch: {url}: ")
@@ -109,9 +109,9 @@ def require_failure(answer, folder, url, sentence):
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
+        ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection rejected"),
         ("glacier://geheim@vault/a.tif", "nothing here knows 'glacier://'"),
-        ("https://host/", "names no file"),
+        ("https://host/", "has no file name"),
         ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp says the URL in full
     ],
 )
@@ -170,7 +170,7 @@ def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
     try:
         system.store["/c/a.mrxs"] = MemoryFile(system, "/c/a.mrxs", b"1")
         system.store["/c/a/../../../b"] = MemoryFile(system, "/c/a/../../../b", b"2")
-        with pytest.raises(SlideError, match="outside of the copy"):
+        with pytest.raises(SlideError, match="outside the copy"):
             fetch.fetch_slide(SlideUrl("memory://c/a.mrxs"), tmp_path / "1/2/copy")
     finally:
         system.store.clear()
@@ -189,13 +189,13 @@ def test_a_disk_that_takes_a_part_of_a_block_takes_no_slide(tmp_path, slide_byte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_of_another_slide_is_refused(muse, tmp_path, slide_bytes):
+def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
         fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
     status, _, errors = muse("inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json")
     assert (status, "a.tif, not s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
-    with pytest.raises(SlideError, match="does not say where"):
+    with pytest.raises(SlideError, match="does not contain the slide's URL"):
         open_slide(tmp_path / "copy")
 
 
@@ -228,19 +228,22 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": served}) as host:
         sheet = tmp_path / "slides.tsv"
         sheet.write_text(f"slide_id\tpath\nA\t{host}/a.tif?{KEY}\nB\t{host}/b.tif?{KEY}\n")
-        status, said, errors = muse("preflight", sheet, "--json", tmp_path / "found.json")
+        status, printed, errors = muse("preflight", sheet, "--json", tmp_path / "found.json")
         one = muse("preflight", sheet, "--slide-id", "A", "--record", tmp_path / "A.json")
     assert (status, "1 of 2 slides cannot run (B)" in errors, one[0]) == (2, True, 0)
-    assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in said
-    assert "at URLs  1 of them, all there" in said
+    assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in printed
+    assert "at URLs  1 of them, all found" in printed
     assert json.loads((tmp_path / "A.json").read_text())["fetch_bytes"] == len(slide_bytes)
-    assert "geheim" not in said + (tmp_path / "found.json").read_text()
+    assert "geheim" not in printed + (tmp_path / "found.json").read_text()
     assert not [asked for asked in served.asked if asked.startswith("GET")]
 
 
 def test_a_folder_of_somebody_s_own_is_spared(tmp_path, slide_bytes):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/b.svs").write_bytes(b"years of work")
-    with serve({"/a.tif": Served(slide_bytes)}) as host, pytest.raises(OutputError, match="something else in it"):
+    with (
+        serve({"/a.tif": Served(slide_bytes)}) as host,
+        pytest.raises(OutputError, match="that this command did not create"),
+    ):
         fetch.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "slides")
     assert [path.name for path in (tmp_path / "slides").iterdir()] == ["b.svs"]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from muse_pipeline.core.errors import MppError, SlideError
-from muse_pipeline.slides.isolation import Limits, call_guarded, map_guarded
+from muse_pipeline.slides.isolation import Limits, call_isolated, map_isolated
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
 
@@ -29,7 +29,7 @@ def swell(path):
     return np.ones(1 << 31, np.uint8).sum()
 
 
-def refuse(path, number):
+def reject(path, number):
     raise MppError(f"{path}: {number}")
 
 
@@ -43,20 +43,20 @@ def double(path, number):
 
 @pytest.mark.parametrize(
     ("function", "sentence"),
-    [(crash, "crashes its reader"), (hang, "is not read after 4 s"), (swell, "more than 1 GiB of memory")],
+    [(crash, "crashes its reader"), (hang, "not read within 4 s"), (swell, "more than 1 GiB of memory")],
 )
 def test_what_kills_a_reader_becomes_a_sentence(function, sentence):
     with pytest.raises(SlideError, match=sentence) as caught:
-        call_guarded(function, "a.svs", limits=FEW)
+        call_isolated(function, "a.svs", limits=FEW)
     assert str(caught.value).startswith("a.svs: ")
 
 
 def test_results_and_errors_come_back():
-    assert call_guarded(double, "a.svs", 21) == 42
+    assert call_isolated(double, "a.svs", 21) == 42
     with pytest.raises(MppError, match=r"a\.svs: 7"):
-        call_guarded(refuse, "a.svs", 7)
+        call_isolated(reject, "a.svs", 7)
     with pytest.raises(ZeroDivisionError, match="ours") as caught:
-        call_guarded(fail, "a.svs")
+        call_isolated(fail, "a.svs")
     assert "in fail" in caught.value.__notes__[0]
 
 
@@ -76,16 +76,16 @@ def process_of(path):
 
 
 def test_a_process_serves_the_next_call_and_a_crash_in_it_is_not_the_files_fault():
-    first = call_guarded(serve_once, "a.svs")
-    assert call_guarded(process_of, "b.svs") == first != os.getpid()
-    assert call_guarded(serve_once, "c.svs") != first
+    first = call_isolated(serve_once, "a.svs")
+    assert call_isolated(process_of, "b.svs") == first != os.getpid()
+    assert call_isolated(serve_once, "c.svs") != first
 
 
 def test_a_process_whose_call_failed_serves_no_other():
-    first = call_guarded(process_of, "a.svs")
+    first = call_isolated(process_of, "a.svs")
     with pytest.raises(MppError):
-        call_guarded(refuse, "b.svs", 7)
-    assert call_guarded(process_of, "c.svs") != first
+        call_isolated(reject, "b.svs", 7)
+    assert call_isolated(process_of, "c.svs") != first
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
@@ -96,7 +96,7 @@ def test_a_process_ends_with_its_caller(n_threads):
         "from muse_pipeline.slides import isolation\n"
         "if __name__ == '__main__':\n"
         f"    [threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range({n_threads - 1})]\n"
-        "    assert isolation.call_guarded(len, 'a.svs') == 5\n"
+        "    assert isolation.call_isolated(len, 'a.svs') == 5\n"
         "    print(isolation._idle_workers[0].process.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -108,7 +108,7 @@ def test_a_process_ends_with_its_caller(n_threads):
 def test_one_that_hangs_does_not_hold_up_the_others():
     started = time.monotonic()
     calls = [("slow.svs", None), *((f"{n}.svs", n) for n in range(5))]
-    results = dict(map_guarded(double_unless_slow, calls, n_processes=2, limits=FEW))
+    results = dict(map_isolated(double_unless_slow, calls, n_processes=2, limits=FEW))
     assert isinstance(results.pop(0), SlideError)
     assert results == {number + 1: 2 * number for number in range(5)}
     assert time.monotonic() - started < 60

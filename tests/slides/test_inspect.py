@@ -84,7 +84,7 @@ def test_there_and_back(tmp_path, pyramid_path):
 def test_a_wrong_slide_json(tmp_path, content):
     path = tmp_path / "slide.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SlideError, match=r"is not a slide.json of this version; make it with `muse inspect`"):
+    with pytest.raises(SlideError, match=r"is not a slide.json of this version; write it with `muse inspect`"):
         read_info(path)
     with pytest.raises(SlideError, match=r"nowhere.json: cannot be read"):
         read_info(tmp_path / "nowhere.json")
@@ -98,9 +98,9 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     first = fingerprint_file(path)
     assert first == fingerprint_file(copy)
     assert len(first) == 64
-    for place in (0, 2 * BLOCK_BYTES, len(content) - 1):
+    for where in (0, 2 * BLOCK_BYTES, len(content) - 1):
         changed = content.copy()
-        changed[place] ^= 1
+        changed[where] ^= 1
         copy.write_bytes(changed)
         assert fingerprint_file(copy) != first
     copy.write_bytes(content + b"\0")
@@ -171,7 +171,7 @@ def test_real_random_bytes(shared_data):
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_real_slide_cut_off(shared_data, tmp_path, kept):
-    """Each of these is refused, or read with its missing tiles as errors: never as pixels that are not there."""
+    """Each of these is rejected, or read with its missing tiles as errors: never as pixels that are not there."""
     content = (shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs").read_bytes()
     path = tmp_path / "cut.svs"
     path.write_bytes(content[: int(len(content) * kept)])

@@ -113,12 +113,12 @@ def test_either_axis_may_disagree():
 @pytest.mark.parametrize(
     ("mpp", "size_px", "words"),
     [
-        (2.5e-7, (1000, 1000), "no size of a slide's pixel"),
-        (250.0, (100, 100), "is it in another unit"),
+        (2.5e-7, (1000, 1000), "outside the range of slides"),
+        (250.0, (100, 100), "check its unit"),
         (25.0, (100_000, 80_000), "2,500 mm long"),
     ],
 )
-def test_a_slip_of_units_is_refused(mpp, size_px, words):
+def test_a_slip_of_units_is_rejected(mpp, size_px, words):
     require_possible((28.97, 28.97), "x", (2000, 2000))
     with pytest.raises(MppError, match=words):
         require_possible((mpp, mpp), "given by the user", size_px)

@@ -158,7 +158,7 @@ def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
 def test_too_large_to_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(image, "MAX_PIXELS", 1000)
     Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
-    assert "40 x 30 pixels in one piece are too many" in sentence(tmp_path / "large.png")
+    assert "40 x 30 pixels in one chunk are too many" in sentence(tmp_path / "large.png")
 
 
 def test_channels_are_not_colours(tmp_path):
@@ -176,6 +176,6 @@ def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
         assert abs(read_whole(path)[1].astype(int) - gradient).mean() < 2
 
 
-def test_floating_point_is_refused(tmp_path):
+def test_floating_point_is_rejected(tmp_path):
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
     assert "float32" in sentence(tmp_path / "float.tif") and "8-bit RGB" in sentence(tmp_path / "float.tif")

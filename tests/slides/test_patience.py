@@ -19,7 +19,7 @@ from workflow_runs import draw_stained_slide
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import HangingReadError
 from muse_pipeline.core.files import read_json, write_json
-from muse_pipeline.slides import isolation as patience
+from muse_pipeline.slides import isolation
 from muse_pipeline.slides.base import READERS, open_slide
 from muse_pipeline.slides.isolation import call_in_time
 from muse_pipeline.slides.openslide import OpenSlideReader
@@ -51,7 +51,7 @@ def pipe(tmp_path) -> Iterator[Path]:
 
 @pytest.fixture
 def hasty(monkeypatch) -> None:
-    monkeypatch.setattr(patience, "LIMIT_S", 1.0)
+    monkeypatch.setattr(isolation, "LIMIT_S", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,13 @@ def tile(slide: Path, info: str, made: str) -> list[object]:
 def test_a_step_whose_reader_hangs_ends_in_one_sentence_and_the_next_one_runs(muse, slide, step, monkeypatch):
     before = set(slide.parent.rglob("*"))
     with monkeypatch.context() as hasty:
-        hasty.setattr(patience, "LIMIT_S", 1.0)
-        status, _, said = muse(*step(slide, "hanging.json", "new-"))
-    assert (status, said.count("\n")) == (2, 1)
+        hasty.setattr(isolation, "LIMIT_S", 1.0)
+        status, _, printed = muse(*step(slide, "hanging.json", "new-"))
+    assert (status, printed.count("\n")) == (2, 1)
     assert re.match(
-        rf"muse {step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not ended ", said
+        rf"muse {step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not ended ", printed
     )
-    assert "after 1 s" in said and "run the same command again" in said
+    assert "after 1 s" in printed and "run the same command again" in printed
     assert set(slide.parent.rglob("*")) == before
     ledger = read_json(slide.parent / "ledger.json")
     assert ledger["status"] == "failed" and "has not ended" in ledger["reason"]

@@ -37,8 +37,8 @@ def test_what_is_shown_of_a_url(in_full, shown, file_name):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("https://host/", "names no file"),
-        ("file:///data/a.svs", "write its path alone"),
+        ("https://host/", "has no file name"),
+        ("file:///data/a.svs", "give its path"),
         ("https://ann:pa/ss@host/a.svs", "%2F for /"),
         ("zip://a.svs::https://host/b.zip", "chain of URLs"),
         ("https://host/a.mrxs", "MIRAX"),
@@ -70,7 +70,7 @@ def test_a_sheet_with_urls(sheet, muse):
     with pytest.raises(SheetError) as raised:
         read_sheet(sheet)
     assert "row 4: path 'nowhere.svs': no such file" in str(raised.value)
-    assert "row 5: path 'https://host/': names no file" in str(raised.value)
+    assert "row 5: path 'https://host/': has no file name" in str(raised.value)
     sheet.write_text("\n".join(sheet.read_text().splitlines()[:3]))
     resolved = sheet.with_name("sheet.json")
     assert muse("sheet", "--check", sheet, "--resolved", resolved)[0] == 0
@@ -111,5 +111,5 @@ def test_slides_by_url_get_names(tmp_path):
 
     assert names(tmp_path / "a.svs", SlideUrl("https://ann:pass@host/b.svs?sig=1")) == ["a", "b"]
     assert names(SlideUrl("s3://x/1/a.svs"), SlideUrl("s3://x/2/a.svs")) == ["x_1_a", "x_2_a"]
-    with pytest.raises(SheetError, match="https://host/: names no file"):
+    with pytest.raises(SheetError, match="https://host/: has no file name"):
         names(SlideUrl("https://ann:pass@host/"))

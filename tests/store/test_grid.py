@@ -125,7 +125,7 @@ def test_a_shard_may_be_empty():
 
 
 @pytest.mark.parametrize("text", ["0-of-3", "4-of-3", "1of3", "a-of-b", "-1-of-3"])
-def test_a_shard_that_cannot_be_is_refused(text):
+def test_a_shard_that_cannot_be_is_rejected(text):
     with pytest.raises(ConfigError, match="i-of-n"):
         Shard.parse(text)
 

@@ -69,7 +69,7 @@ def test_the_coarsest_level_that_is_fine_enough_is_read():
     assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [0, 0, 1, 1, 1, 2]
 
 
-def test_a_slide_too_coarse_is_refused_with_both_numbers():
+def test_a_slide_too_coarse_is_rejected_with_both_numbers():
     slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
     assert choose_level(slide.info((0.524, 0.524)), 0.5) == 0
     with pytest.raises(MppError, match=r"0\.53 um/px.*0\.5 um/px"):

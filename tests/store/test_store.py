@@ -58,6 +58,6 @@ def test_at_a_coarser_mpp_it_shows_the_same_places(ramp, mpp):
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.75, 1.3])
-def test_another_mpp_than_a_multiple_is_refused(ramp, mpp):
+def test_another_mpp_than_a_multiple_is_rejected(ramp, mpp):
     with pytest.raises(StoreError, match="no whole multiple"):
         ramp[0].at(mpp)

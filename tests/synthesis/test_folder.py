@@ -71,7 +71,7 @@ def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("")
     status, _, errors = muse("synthesize", "masks", "-o", tmp_path / "own", *SMALL)
-    assert status == 2 and "is a folder with something else in it" in errors
+    assert status == 2 and "is a folder that this command did not create" in errors
     with pytest.raises(LabelError, match="contains no masks"):
         read_masks(tmp_path / "own")
 
@@ -106,9 +106,9 @@ def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
     assert wanted == pytest.approx(3000, rel=0.1) and reached == pytest.approx(wanted, rel=0.05)
     for kind in KINDS:
         assert found[kind]["ratio"][2] == pytest.approx(0.8, abs=0.06)
-    status, said, _ = muse("synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table)
+    status, output, _ = muse("synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table)
     record = read_json(tmp_path / "masks" / "masks.json")
-    assert status == 0 and f"(tissue: {wanted:,})" in said
+    assert status == 0 and f"(tissue: {wanted:,})" in output
     assert record["tissue"]["stroma"]["major_um"] == tissue.stroma.major_um
     assert record["fit"] == {"files": [str(table)], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
 

@@ -1,4 +1,4 @@
-"""Stains mixed by hand are found again; what is not H&E is refused."""
+"""Stains mixed by hand are found again; what is not H&E is rejected."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_ink_and_dirt_do_not_move_the_stains(dirt):
     ],
     ids=["white", "too-few", "grey", "cyan"],
 )
-def test_what_is_not_h_and_e_is_refused(pixels):
+def test_what_is_not_h_and_e_is_rejected(pixels):
     assert fit_macenko(pixels) is None
 
 

@@ -52,7 +52,7 @@ def test_comes_back_from_its_file_and_is_the_same_bytes_again(tmp_path, roi):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_a_mask_of_another_slide_or_mpp_is_refused(tmp_path):
+def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
     info = ArraySlide([np.full((100, 100, 3), 255, np.uint8)]).info((0.5, 0.5))
     replace(a_mask(), fingerprint=info.fingerprint, slide_mpp=info.mpp).save(tmp_path / "a.npz")
     assert TissueMask.load(tmp_path / "a.npz", info).slide_mpp == (0.5, 0.5)

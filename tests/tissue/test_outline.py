@@ -74,7 +74,7 @@ def test_what_we_write_we_read_as_a_roi(tmp_path):
 
 
 def test_an_outline_of_one_part_is_a_polygon(tmp_path):
-    """QuPath 0.4 and 0.5 refuse the whole file for a multipolygon of one part."""
+    """QuPath 0.4 and 0.5 reject the whole file for a multipolygon of one part."""
     _, info = slide_and_info()
     for rows, kind in ((slice(5, 25), "Polygon"), (slice(None), "MultiPolygon")):
         tissue = holed_mask()
@@ -221,8 +221,8 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
     for names, problem in (
         (["roi.geojson"], None),
         (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as the Finder packs it
-        (["a.geojson", "b.json"], r"the zip holds 2 GeoJSON files \(a.geojson, b.json\), where one is expected"),
-        (["readme.txt"], r"the zip holds no \.geojson or \.json file"),
+        (["a.geojson", "b.json"], r"the zip contains 2 GeoJSON files \(a.geojson, b.json\), expected one"),
+        (["readme.txt"], r"the zip contains no \.geojson or \.json file"),
     ):
         with zipfile.ZipFile(tmp_path / "roi.zip", "w") as archive:
             for name in names:

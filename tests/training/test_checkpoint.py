@@ -90,14 +90,14 @@ def test_a_backbone_alone_is_enough(config, tmp_path):
     assert read_start(config).describe() == "the backbone of c.pt"
 
 
-def test_another_backbone_is_refused_by_name(config, tmp_path):
+def test_another_backbone_is_rejected_by_name(config, tmp_path):
     write(tmp_path / "c.pt", config)
     config = dataclasses.replace(config, backbone="muse_compact_48", checkpoint=tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="muse_compact_16"):
         take_over(build(config), read_start(config))
 
 
-def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
+def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
     network = build(config)
     network.backbone.stem[0][0].weight.data[0] = float("nan")
     save_checkpoint(tmp_path / "c.pt", Checkpoint(network.backbone.state_dict(), {}, {"kind": "backbone"}))
@@ -115,7 +115,7 @@ def test_weights_that_are_no_numbers_are_refused(config, tmp_path):
         (None, "no such checkpoint"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
+def test_a_file_that_is_no_checkpoint_is_rejected(tmp_path, content, message):
     path = tmp_path / "c.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -140,7 +140,7 @@ def spoil_head(state, values):
         (lambda state: without(state, "head"), "its head or its description is missing or broken"),
         (lambda state: without(state, "meta"), "its head or its description is missing or broken"),
         (lambda state: state.update(meta="{"), "its head or its description is missing or broken"),
-        (lambda state: state.update(meta='{"kind": "detector"}'), "says not how it was trained"),
+        (lambda state: state.update(meta='{"kind": "detector"}'), "but not its training settings"),
         (lambda state: spoil_head(state, torch.full((3,), float("nan"))), "3 of 3 values .* are not finite"),
         (lambda state: spoil_head(state, torch.zeros(3)), "does not fit the config's head"),
         (lambda state: state.update(format="muse_pipeline 9"), "laid out as 'muse_pipeline 9'"),

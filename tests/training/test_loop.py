@@ -193,7 +193,7 @@ def test_a_run_of_more_batches_per_step_learns_at_the_scaled_rate(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}])
-def test_a_schedule_that_cannot_be_is_refused(wrong):
+def test_a_schedule_that_cannot_be_is_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Schedule(**{"steps": 5, **wrong})
 

@@ -82,11 +82,11 @@ def test_two_processes_train_one_network(config, tmp_path):
     assert len(two) == 4
     assert two == pytest.approx(one, rel=1e-3)
     (tmp_path / "two" / "checkpoint.pt").unlink()  # else the run is finished and left as it is
-    refused = subprocess.run(
+    rejected = subprocess.run(
         [*command(config, tmp_path / "two"), "schedule.steps=4"], capture_output=True, text=True, check=False
     )
-    assert refused.returncode == 2
-    assert "took 2 batch(es) per step, not 1" in refused.stderr
+    assert rejected.returncode == 2
+    assert "took 2 batch(es) per step, not 1" in rejected.stderr
     other_division = [*command(config, tmp_path / "two"), "schedule.steps=4", "schedule.accumulate=2"]
     subprocess.run(other_division, check=True, stderr=subprocess.DEVNULL)
     assert (tmp_path / "two" / "checkpoint.pt").is_file()

@@ -78,7 +78,7 @@ def resolve(*command):
 
 
 def resolve_model():
-    """What the model is; one that does not suit the config is refused."""
+    """What the model is; one that does not suit the config is rejected."""
     # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
     # Without nodes to send jobs to they run on this machine; of those of a cluster a login node knows nothing.

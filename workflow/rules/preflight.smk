@@ -24,7 +24,7 @@ def what_preflight_found():
 
 
 def look_again_at_problems():
-    """Remove the records of slides that cannot run once these are named: the next call sees what was mended meanwhile."""
+    """Remove the records of slides that cannot run once these are named: the next call sees what was repaired meanwhile."""
     found = settings.read_text(Path(OUTPUT, "preflight.json"))
     for look in json.loads(found)["slides"] if found else []:
         if look["problem"]:

@@ -13,7 +13,7 @@ RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
-    """Write the run's config with its slides; what does not go with them, or with the model, is refused."""
+    """Write the run's config with its slides; what does not go with them, or with the model, is rejected."""
     by_name = "run" in PRETRAIN
     file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
     run, held_splits, labels = settings.slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()

@@ -8,7 +8,7 @@ the same command over what there is.
 import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
-# Without it the page tells of failures, and is no report of what is there once they are mended.
+# Without it the page tells of failures, and is no report of what is there once they are repaired.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 

@@ -154,7 +154,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def require_known_names(config: DetectorConfig) -> None:
-    """Refuse what this version does not have, before any data is read.
+    """Reject what this version does not have, before any data is read.
 
     Raises:
         ConfigError: the nearest name is given.
@@ -166,13 +166,13 @@ def require_known_names(config: DetectorConfig) -> None:
         raise ConfigError("sources: there is none; name labelled pictures or slides")
     names = config.class_names
     if not names or not all(names):
-        raise ConfigError("classes: there is none, or one without a name; name what the network is to tell apart")
+        raise ConfigError("classes: there is none, or one without a name; list the classes of the network")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Refuse windows that a network cannot take.
+    """Reject windows that a network cannot take.
 
     Raises:
         ConfigError: the side is no multiple of the network's stride; ``name`` is the network's.
@@ -187,7 +187,7 @@ WINDOW_PX = 1024  # of networks that see the same in any window: large, so that 
 
 
 def require_windows(config: DetectorConfig) -> None:
-    """Refuse windows that the network can not be trained or run on, before any data is read.
+    """Reject windows that the network can not be trained or run on, before any data is read.
 
     Raises:
         ConfigError: see ``require_window`` and ``export_window``.

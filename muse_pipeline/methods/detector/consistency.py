@@ -1,6 +1,6 @@
-"""L_cons of LFoV fine-tuning (MUSE, arXiv 2511.05170): pseudo-labels where nobody annotated.
+"""L_cons of LFoV fine-tuning (MUSE, arXiv 2511.05170): pseudo-labels outside of annotations.
 
-The paper says where (outside Omega), on what (types, no offsets) and of which proposals (those more confident than a
+The paper states where (outside Omega), on what (types, no offsets) and of which proposals (those more confident than a
 threshold). All numbers are ours.
 """
 
@@ -50,17 +50,17 @@ class ConsistencySettings:
 
 
 class Teacher(NamedTuple):
-    """What the averaged network says about the weak view.
+    """Output of the averaged network for the weak view.
 
     Attributes:
         maps: of its head.
-        prob: (B, 1, h, w) that a cell speaks for a nucleus.
-        speaks: (B, 1, h, w) bool, whether the cell is its nucleus' only one.
+        prob: (B, 1, h, w) that a cell is a nucleus.
+        is_peak: (B, 1, h, w) bool, whether the cell is the peak of its nucleus.
     """
 
     maps: NucleusMaps
     prob: Tensor
-    speaks: Tensor
+    is_peak: Tensor
 
 
 class PseudoLabels(NamedTuple):
@@ -105,11 +105,11 @@ class ConsistencyTerm(nn.Module):
     def choose(self, teacher: Teacher, outside: Tensor) -> PseudoLabels:
         """The cells among ``outside`` (B, 1, h, w) of which the teacher is confident; follows its mean confidence."""
         confidence, label = (teacher.maps.label.softmax(1) * teacher.prob).max(1, keepdim=True)
-        speaks = teacher.speaks & outside
+        is_peak = teacher.is_peak & outside
         threshold = (self.settings.threshold * self.confidence).clamp(min=self.settings.floor)
-        nuclei = speaks & (confidence >= threshold[label])
+        nuclei = is_peak & (confidence >= threshold[label])
         if self.training:
-            self._remember(confidence[speaks], label[speaks])
+            self._remember(confidence[is_peak], label[is_peak])
         sure = outside & (1 - teacher.prob >= self.settings.background_threshold)
         return PseudoLabels(nuclei, label, self._draw_background(sure, nuclei))
 

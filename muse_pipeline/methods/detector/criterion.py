@@ -24,7 +24,7 @@ class Criterion(nn.Module):
         raise NotImplementedError
 
     def probability(self, maps: NucleusMaps) -> Tensor:
-        """(B, 1, h, w): the probability that each cell speaks for a nucleus, as this criterion teaches it."""
+        """(B, 1, h, w): probability that each cell is a nucleus, for this criterion."""
         return maps.centre.sigmoid()
 
 
@@ -38,7 +38,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> Tensor:
-    """(B, 1, h, w) bool: the cells that nobody annotated, of windows with regions."""
+    """(B, 1, h, w) bool: cells outside of annotations, of windows with regions."""
     return batch.region[:, None] == 0
 
 

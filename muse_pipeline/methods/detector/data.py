@@ -109,7 +109,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
 
 def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
-    """Refuse to learn outside of annotated regions where every picture is annotated everywhere.
+    """Reject to learn outside of annotated regions where every picture is annotated everywhere.
 
     Raises:
         ConfigError: the setting that asks for it is named.
@@ -134,9 +134,9 @@ SIDE_PX = 1024
 
 
 def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
-    """Write pieces of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
+    """Write crops of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
 
-    A piece begins where the annotated region does: around a region of a slide there may be nothing but glass.
+    A crop begins at the annotated region: a slide may have no tissue around it.
 
     Args:
         images: of the run, in its order.
@@ -147,5 +147,5 @@ def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
         partial.mkdir()
         for number, index in enumerate(chosen):
             left, top, *_ = images[index].annotated_box
-            piece = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX]
-            write_png(partial / f"{number}.png", piece)
+            crop = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX]
+            write_png(partial / f"{number}.png", crop)

@@ -18,7 +18,7 @@ BUMP_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Every cell within a cell of a centre speaks for it; the others are background.
+    """Every cell within a cell of a centre is a target for it; the others are background.
 
     Args:
         mpp: um per pixel of the windows.
@@ -36,7 +36,7 @@ class DenseCriterion(Criterion):
         target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
         inside, background = known_cells(maps, batch)
         weight = target.weight * inside
-        window, row, column = weight[:, 0].nonzero(as_tuple=True)  # the few cells that speak for a nucleus
+        window, row, column = weight[:, 0].nonzero(as_tuple=True)  # the few cells with a target
         at = window, slice(None), row, column
         nucleus, weight = target.nucleus[window, row, column], weight[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]

@@ -3,7 +3,7 @@
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), carried over to maps of
 nuclei. The teachers look at the window as it is, the student at the same window with colour and sharpness varied.
 Where labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student keeps
-what it knows there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+what it has learnt there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ class DistillationTerm(nn.Module):
             batch: with its ``weak`` view, and its regions where the teachers teach outside of them.
         """
         with torch.no_grad():
-            said = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
-            taught = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*said, strict=True)))
-            heat, label = taught.centre.sigmoid(), taught.label.log_softmax(1)
+            outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
+            teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
+            heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
         known = torch.ones_like(heat) if self.where == "everywhere" else unannotated_cells(batch).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
-        centre = centre - functional.binary_cross_entropy_with_logits(taught.centre, heat, reduction="none")
+        centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
-        offset = (student.offset - taught.offset).abs().mean(1, keepdim=True)
-        rays = (student.rays - taught.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
+        offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
+        rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat * known)
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 

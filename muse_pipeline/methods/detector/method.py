@@ -23,7 +23,7 @@ class DetectorTraining(Method):
         criterion: registered name; that of the network's head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
-        consistency: how the averaged network teaches where nobody annotated; None: it does not.
+        consistency: pseudo-labels of the averaged network outside of annotations; None without.
         distillation: trained networks that teach beside the labels; None: there are none.
         backbone_rate: factor of the learning rate of the backbone.
     """
@@ -54,8 +54,8 @@ class DetectorTraining(Method):
         maps = self.network(batch.pixels, batch.colour)
         terms = self.criterion(maps, batch)
         if self.distillation is not None:
-            taught = self.distillation(maps, batch)
-            terms = {**terms, "distillation": taught, "loss": terms["loss"].lerp(taught, self.distillation.share)}
+            distilled = self.distillation(maps, batch)
+            terms = {**terms, "distillation": distilled, "loss": terms["loss"].lerp(distilled, self.distillation.share)}
         if self.consistency is None:
             return terms
         more = self.consistency(maps, self._teach(batch), batch)
@@ -68,7 +68,7 @@ class DetectorTraining(Method):
 
     def after_step(self, progress: float) -> None:
         """The average follows."""
-        self.average.follow(self.network)
+        self.average.update(self.network)
 
     def trained(self) -> nn.Module:
         """The averaged network."""

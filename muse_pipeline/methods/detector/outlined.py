@@ -162,7 +162,7 @@ def outline_config(
         folder: of the result; absent or whole, and not there yet.
         mask: what finds the foreground that points share, see ``point_instances.mask_finder``.
         data: where the config's paths start; its folder when not given.
-        say: called with a sentence about every source.
+        say: called with a line about every source.
 
     Returns:
         The file of the new config.

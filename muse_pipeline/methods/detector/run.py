@@ -125,7 +125,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_start(self.config)
 
     def check(self) -> None:
-        """Refuse unknown names and windows that the network cannot take.
+        """Reject unknown names and windows that the network cannot take.
 
         Raises:
             ConfigError: see ``config.require_known_names`` and ``config.require_windows``.

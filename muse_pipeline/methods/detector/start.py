@@ -67,7 +67,7 @@ class Start:
 
     @property
     def appearance(self) -> AppearanceReference | None:
-        """How the detector's training pictures looked, if it was measured."""
+        """Appearance of the detector's training pictures, if measured."""
         known = self.checkpoint.meta.get("appearance")
         return known and parse_config(known, AppearanceReference, f"{self.path}: appearance")
 
@@ -97,8 +97,8 @@ def read_start(config: DetectorConfig) -> Start | None:
 
 
 def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:
-    theirs = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
-    return theirs == (config.head, config.n_rays, config.class_names, config.mpp)
+    initial = begun["head"], begun["n_rays"], tuple(one["name"] for one in begun["classes"]), begun["mpp"]
+    return initial == (config.head, config.n_rays, config.class_names, config.mpp)
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
@@ -119,10 +119,10 @@ def find_teachers(config: DetectorConfig) -> list[Path]:
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
-    """A trained network that says what the run is to learn.
+    """A trained network as teacher.
 
     Raises:
-        CheckpointError: see ``load_trained``; or it says other things or of other colours.
+        CheckpointError: see ``load_trained``; or its output or colours are others.
         ConfigError: see ``load_trained``; or it cannot take the run's windows.
     """
     teacher, begun, _ = load_trained(path)
@@ -130,11 +130,11 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
     alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # positions are tied to it
     for name in alike:
-        theirs, ours = getattr(begun, name), getattr(config, name)
-        if theirs != ours:
+        initial, ours = getattr(begun, name), getattr(config, name)
+        if initial != ours:
             what = "classes are" if name == "class_names" else f"`{name}` is"
             raise CheckpointError(
-                f"{path}: cannot teach this run, for its {what} {_words(theirs)} and the run's {_words(ours)}; "
+                f"{path}: cannot teach this run, for its {what} {_words(initial)} and the run's {_words(ours)}; "
                 "teach with a network that was trained for the same, or leave `distillation` out"
             )
     return teacher

@@ -72,7 +72,7 @@ class Scorer:
 
 
 class Validation(Monitor):
-    """Scores a network at the threshold of the card, and tells which weights are the best so far.
+    """Scores a network at the threshold of the card, and keeps the best weights so far.
 
     Args:
         network: whose weights at the time of a call are scored.

@@ -46,7 +46,7 @@ class RegionTraining(Method):
 
     def after_step(self, progress: float) -> None:
         """The average follows."""
-        self.average.follow(self.network)
+        self.average.update(self.network)
 
     def trained(self) -> RegionNetwork:
         """The averaged network."""

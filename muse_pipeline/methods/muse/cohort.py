@@ -66,7 +66,7 @@ class CohortRun:
     def tissue_settings(self) -> dict[str, Any]:
         """What networks are compared on without labels: the slides held back, or the run's sources if there is none.
 
-        They are looked at at two scales; a run of one scale is compared at that and at twice as coarse a one.
+        They are compared at two scales; for a run of one scale at that and at one twice as coarse.
         """
         sources, views = self.held_sources or self.config.sources, self.config.views
         fine, coarse = views.mpp
@@ -77,7 +77,7 @@ class CohortRun:
         return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
 
     def facts(self) -> dict[str, Any]:
-        """What the workflow must know before it starts.
+        """What the workflow needs before it starts.
 
         Raises:
             CheckpointError, ConfigError: see ``files_of_pretraining``.
@@ -119,7 +119,7 @@ def plan_cohort_run(
     rows, held = _choose_rows(cohort)
     changes = list(changes)
     settings = read_settings(path, changes)
-    if isinstance(settings, dict):  # what is no mapping is refused below
+    if isinstance(settings, dict):  # other types are rejected below
         changes.append(f"sources={json.dumps([*(settings.get('sources') or []), PLACE])}")
     recipe, config = load_run(path, data, changes, default="muse")
     if not isinstance(config, MuseConfig):
@@ -163,7 +163,7 @@ def files_of_pretraining(config: MuseConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig) -> dict[str, Any]:
-    """The settings of a run as its YAML file has them; of sources, of which there may be thousands, what they say."""
+    """The settings of a run as its YAML file has them; of sources, which may be thousands, only the values given."""
     named = {name: [_stated(source) for source in getattr(config, name)] for name in ("sources", "held")}
     return {**plain_settings(dataclasses.replace(config, sources=config.sources[:1], held=())), **named}
 
@@ -173,7 +173,7 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     known = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in known:
-            raise ConfigError(f"no slide has the split '{split}'; the sheet knows {', '.join(known) or 'none'}")
+            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(known) or 'none'}")
     for word in cohort.exclude:
         if not any(word in row.slide_id for row in cohort.rows):
             raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")

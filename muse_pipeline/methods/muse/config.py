@@ -82,7 +82,7 @@ class MuseConfig:
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Refuse what this version does not have, and views that the network cannot take, before any data is read.
+    """Reject what this version does not have, and views that the network cannot take, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.

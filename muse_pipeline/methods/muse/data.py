@@ -68,7 +68,7 @@ def read_pretrain_data(
         finest_mpp: of the views.
         min_nuclei: images with fewer are left out.
         folder: for the indices of slides.
-        say: called with a sentence on what is left out.
+        say: called with a line on what is left out.
 
     Raises:
         ConfigError: no image is left, or there is no folder or picture.
@@ -88,7 +88,7 @@ def read_pretrain_data(
         )
     if len(kept) < len(images):
         few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
-        say(f"{len(images) - len(kept)} images hold fewer than {min_nuclei} nuclei and are left out, first {few}")
+        say(f"{len(images) - len(kept)} images have fewer than {min_nuclei} nuclei and are left out, first {few}")
     fits = [one.stain for one in kept]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
     colours = np.stack([colour_of_fit(reference, fit) for fit in fits])
@@ -142,7 +142,7 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[Nu
 
 
 def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
-    """Refuse an image before anything is looked for in it."""
+    """Reject an image before it is read."""
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
             f"{name}: is at {mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise `views.mpp`, or write a "
@@ -170,8 +170,8 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
     stated = read_provenance(proposals)
     if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
         raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
-    place = folder / _key(proposals, f"{store.mpp} {store.size_px}")
-    if not place.is_dir():
+    location = folder / _key(proposals, f"{store.mpp} {store.size_px}")
+    if not location.is_dir():
         parts = [
             np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
             for table in iterate_rows(proposals, 1 << 18, ["x", "y"])
@@ -179,8 +179,8 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
         xy = np.concatenate([np.zeros((0, 2)), *parts])
         if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
             raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are no numbers; make it again")
-        NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(place)
-    return place
+        NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(location)
+    return location
 
 
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
@@ -191,12 +191,12 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)
         _require_fine(path.stem, mpp, finest_mpp)
-        place = folder / _key(path, f"{mpp} {predictor.sha256}")
+        location = folder / _key(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
-        if not place.is_dir():
+        if not location.is_dir():
             found = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
-            NucleusIndex.build(found.xy, size_px, mpp).save(place)
-        yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(place, size_px, mpp, mapped=False))
+            NucleusIndex.build(found.xy, size_px, mpp).save(location)
+        yield _picture(path.stem, source, pixels, mpp, NucleusIndex.open(location, size_px, mpp, mapped=False))
 
 
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:

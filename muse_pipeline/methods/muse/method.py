@@ -1,6 +1,7 @@
 """MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of one place that share nuclei.
 
-A student learns to say of a nucleus, seen in one view, what an averaged teacher says of the same nucleus in another
+A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
+another
 view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its family,
 see ``docs/guide/pretraining.md``.
 """
@@ -156,12 +157,12 @@ class Level(nn.Module):
         """(N,) cross-entropy of the student's features."""
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """The prototypes stay in this step: without a gradient an optimiser neither moves nor shrinks them."""
         self.student.prototypes.grad = None
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
+    def update(self, momentum: float) -> None:
         """The teacher moves, and so does the centre, to the mean logit of the step in all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
@@ -170,13 +171,13 @@ class Level(nn.Module):
             self.centre.lerp_(logits / n_rows, 1 - CENTRE_MOMENTUM)
             self.use.lerp_(chosen / n_rows, 1 - USE_MOMENTUM)
 
-    def in_use(self) -> Tensor:
+    def prototype_usage(self) -> Tensor:
         """Share of the prototypes that are some row's first, over the last hundred steps or so."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
 class _Sums:
-    """What one step's teacher said: plain attributes, for nothing of it outlives the step."""
+    """Teacher output of one step: plain attributes, since nothing of it outlives the step."""
 
     def __init__(self, n_prototypes: int):
         self._n, self._parts = n_prototypes, []
@@ -222,10 +223,10 @@ class MusePretraining(Method):
         use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
         """
         with torch.no_grad():
-            teachers = _see(self.teacher, batch.wide, 2)
-        students = [*_see(self.backbone, batch.wide, 2)]
+            teachers = _encode_views(self.teacher, batch.wide, 2)
+        students = [*_encode_views(self.backbone, batch.wide, 2)]
         if batch.near is not None:
-            students += _see(self.backbone, batch.near, len(self.pairs) // 2 - 1)
+            students += _encode_views(self.backbone, batch.near, len(self.pairs) // 2 - 1)
         found, loss = {}, students[0].dense.sum() * 0
         if self.nucleus is not None:
             found |= self._compare_nuclei(teachers, students, batch, progress)
@@ -247,9 +248,9 @@ class MusePretraining(Method):
         student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
-            theirs = [read_at(teachers[teacher].dense, batch.teacher_xy[n], lattice)[shared[n]] for n in numbers]
-            vectors += theirs
-            targets = level.targets(torch.cat(theirs), progress).split([len(part) for part in theirs])
+            teacher_pred = [read_at(teachers[teacher].dense, batch.teacher_xy[n], lattice)[shared[n]] for n in numbers]
+            vectors += teacher_pred
+            targets = level.targets(torch.cat(teacher_pred), progress).split([len(part) for part in teacher_pred])
             for n, target in zip(numbers, targets, strict=True):
                 ours = read_at(students[self.pairs[n][1]].dense, student_xy[n], lattice)[shared[n]]
                 losses = level.loss(target, ours)
@@ -267,7 +268,7 @@ class MusePretraining(Method):
             "shared_nuclei": n_shared / n_pairs.clamp(min=1),
             "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
             "spread": _spread(torch.cat(vectors)),
-            "prototypes_nucleus": level.in_use(),
+            "prototypes_nucleus": level.prototype_usage(),
             "scale_gap": _difference(values, octaves > HALF_OCTAVE),
         }
 
@@ -279,18 +280,18 @@ class MusePretraining(Method):
         return {
             "image": torch.stack(losses).mean(),
             "entropy_image": _mean(entropies) / math.log(self.settings.n_prototypes),
-            "prototypes_image": level.in_use(),
+            "prototypes_image": level.prototype_usage(),
         }
 
     def before_step(self, turn: str, progress: float) -> None:
         """Prototypes stay at first."""
         if progress < self.settings.frozen:
             for level in self._levels():
-                level.hold()
+                level.freeze()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """The teacher follows: its weights always, its batch norms' statistics where the settings say so."""
+        """Update the teacher: its weights always, statistics of its batch norms if so configured."""
         momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for average, current in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
@@ -298,7 +299,7 @@ class MusePretraining(Method):
             for average, current in zip(self.teacher.buffers(), self.backbone.buffers(), strict=True):
                 average.lerp_(current, 1 - momentum) if average.is_floating_point() else average.copy_(current)
         for level in self._levels():
-            level.follow(momentum)
+            level.update(momentum)
 
     def _levels(self) -> list[Level]:
         return [level for level in (self.nucleus, self.image) if level is not None]
@@ -314,7 +315,7 @@ class MusePretraining(Method):
         return self.teacher
 
 
-def _see(backbone: Backbone, views: Views, n_views: int) -> list[Features]:
+def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Features]:
     """Features of each of ``n_views`` views of B sets, seen at once."""
     features = backbone(backbone.prepare(views.pixels, views.colour))
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]

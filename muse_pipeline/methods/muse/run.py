@@ -182,7 +182,7 @@ class CollapseAlarm(Alarm):
             if shares_none and name in OF_NUCLEI:
                 continue
             if name not in OF_NUCLEI and "entropy_nucleus" in losses:
-                continue  # whole views of uniform tissue may well look alike while nuclei are told apart
+                continue  # whole views of uniform tissue may look alike while nuclei differ
             value = losses.get(name, least)
             if self.persists(name, not least <= value <= most):
                 seen = "nuclei" if name in OF_NUCLEI else "views"

@@ -68,7 +68,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
     """Leaves a checkpoint that ``models.activation.load_activation`` reads."""
 
     def check(self) -> None:
-        """Refuse windows that the network cannot take.
+        """Reject windows that the network cannot take.
 
         Raises:
             ConfigError: the backbone is not registered, or the window is no multiple of its stride.

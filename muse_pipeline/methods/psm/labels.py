@@ -48,7 +48,7 @@ def write_labels(
         masks: folder of the masks stage.
         network: checkpoint of the mask network; None: its masks are used as they are.
         folder: that exists.
-        say: called with a sentence on what was written.
+        say: called with a line on what was written.
 
     Raises:
         CheckpointError: the network cannot be read.
@@ -71,7 +71,7 @@ def label_source(folder: Path, mpp: float) -> LabelSource:
 
 
 def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
-    """Write one picture (h, w, 3) with its instances (h, w), 1..N, and say how many; nothing where there are none.
+    """Write one picture (h, w, 3) with its instances (h, w), 1..N, unless there are none; returns their number.
 
     Raises:
         LabelError: there are more than a label image holds.
@@ -112,7 +112,7 @@ def write_found_labels(
         config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
         labels: folder with the pictures, see ``psm.labels``.
         folder: that exists.
-        say: called with a sentence on what was written.
+        say: called with a line on what was written.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -201,7 +201,7 @@ class MaskTraining(Method):
 
     def after_step(self, progress: float) -> None:
         """The average follows."""
-        self.average.follow(self.network)
+        self.average.update(self.network)
 
     def trained(self) -> MaskNetwork:
         """The averaged network."""
@@ -288,12 +288,12 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
     def read(self, say: Say) -> MaskData:
         """Pieces with their colour maps and, after a first round, the Voronoi labels of its points."""
         config = self.config
-        pieces = [(pixels, mask) for _, pixels, mask in read_pictures_and_masks(config.masks)]
-        fits = [fit_macenko(pixels.reshape(-1, 3)) for pixels, _ in pieces]
+        drawn = [(pixels, mask) for _, pixels, mask in read_pictures_and_masks(config.masks)]
+        fits = [fit_macenko(pixels.reshape(-1, 3)) for pixels, _ in drawn]
         reference = mean_stains(fits, config.colour)
         teacher = TrainedMask.load(config.previous) if config.previous else None
         pictures = []
-        for (pixels, mask), fit in zip(pieces, fits, strict=True):
+        for (pixels, mask), fit in zip(drawn, fits, strict=True):
             voronoi = None
             if teacher is not None:
                 points = find_points(teacher(pixels), config.mpp, config.points)

@@ -26,7 +26,7 @@ Masker = Callable[[np.ndarray], np.ndarray]
 
 
 def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: Callable[[str], None]) -> None:
-    """Write every piece that is not refused, and its mask (0 background, 255 nucleus), under the same name.
+    """Write every piece that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
 
     A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
 
@@ -42,7 +42,7 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
     """
     for name in (PICTURES, MASKS):
         (folder / name).mkdir()
-    n_kept, refused = 0, []
+    n_kept, rejected = 0, []
     for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
         pieces = cut_pieces(image, number, config.store_window_px, config.windows_per_store)
         if not pieces:
@@ -52,16 +52,16 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
             mask = masker(piece.pixels)
             share = mask.mean()
             if not 0 < share <= config.mask_settings.max_share:
-                refused.append(f"{piece.name} ({share:.0%} taken for nuclei)")
+                rejected.append(f"{piece.name} ({share:.0%} taken for nuclei)")
                 continue
             write_png(folder / PICTURES / f"{piece.name}.png", piece.pixels)
             write_png(folder / MASKS / f"{piece.name}.png", mask.astype(np.uint8) * 255)
             n_kept += 1
-    if refused:
-        say(f"{len(refused)} pieces are left out, because nuclei cover none or too much of them: first {refused[0]}")
+    if rejected:
+        say(f"{len(rejected)} pieces are left out, because nuclei cover none or too much of them: first {rejected[0]}")
     if not n_kept:
         raise ConfigError(
-            f"no nuclei were found in any of {len(refused)} pieces of tissue; name H&E tissue that holds some in "
+            f"no nuclei were found in any of {len(rejected)} pieces of tissue; name H&E tissue that holds some in "
             "`sources`, or correct their `mpp`"
         )
     say(f"masks by {config.masks} of {n_kept} pieces of tissue")

@@ -41,20 +41,20 @@ class PsmRecipe(Recipe):
         activation = network = None
         if config.masks == "activation":
             settings = activation_config(config)
-            activation = add("activation", lambda place: ActivationStage(settings, place, "activation"))
-        masks = add("masks", lambda place: MasksStage(config, activation, place))
+            activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
+        masks = add("masks", lambda where: MasksStage(config, activation, where))
         for number in range(1, config.mask_network.rounds + 1):
             settings, name = round_config(config, masks, network), f"mask-network-{number}"
-            network = add(name, lambda place, s=settings, n=name: MaskRound(s, place, n))
-        labels = add("labels", lambda place: LabelsStage(config, masks, network, place))
-        detector = add("detector", lambda place: DetectorStage(detector_config(config, labels), place, "detector"))
+            network = add(name, lambda where, s=settings, n=name: MaskRound(s, where, n))
+        labels = add("labels", lambda where: LabelsStage(config, masks, network, where))
+        detector = add("detector", lambda where: DetectorStage(detector_config(config, labels), where, "detector"))
         for number in range(1, config.self_training.rounds + 1):
             finder = detector_config(config, labels)
             finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
             name, found = f"found-labels-{number}", (finder, detector, labels)
-            labels = add(name, lambda place, n=name, f=found: FoundLabelsStage(*f, place, n))
+            labels = add(name, lambda where, n=name, f=found: FoundLabelsStage(*f, where, n))
             name, settings = f"self-training-{number}", detector_config(config, labels)
-            detector = add(name, lambda place, n=name, s=settings: DetectorStage(s, place, n))
+            detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
         return stages
 
 

@@ -47,9 +47,9 @@ def continued(folder, *changes):
 
 def run(config, folder):
     """The checkpoint that leaves a run, and what was said."""
-    said = []
-    path = finetune(config, folder, Options(accelerator="cpu", say=said.append))
-    return load_checkpoint(path), said
+    output = []
+    path = finetune(config, folder, Options(accelerator="cpu", say=output.append))
+    return load_checkpoint(path), output
 
 
 def test_export_settings_are_those_of_the_checkpoint_unless_they_are_set(folder, tmp_path):
@@ -91,8 +91,8 @@ def test_the_appearance_reference_covers_old_and_new_pictures(folder, tmp_path):
 
 
 def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
-    checkpoint, said = run(continued(folder, DARK_ONLY), tmp_path / "run")
-    assert "classes without training labels: Pale" in said
+    checkpoint, output = run(continued(folder, DARK_ONLY), tmp_path / "run")
+    assert "classes without training labels: Pale" in output
     assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
 
 
@@ -105,16 +105,16 @@ def test_a_new_head_needs_labels_of_every_class(folder, tmp_path, other):
 def test_validation_labels_may_lack_it_too_and_their_mean_is_over_the_others(folder, tmp_path):
     config = continued(folder, "sources.0.exclude=[P2]")
     held = dataclasses.replace(config.sources[0], exclude=("P0", "P1"), class_map={"1": "Dark", "2": None})
-    checkpoint, said = run(dataclasses.replace(config, validation=(held,)), tmp_path)
-    assert "classes without validation labels: Pale" in said
+    checkpoint, output = run(dataclasses.replace(config, validation=(held,)), tmp_path)
+    assert "classes without validation labels: Pale" in output
     scores = checkpoint.meta["scores"]
     assert scores["validation mean class F1"] == scores["validation Dark F1"]
-    assert any(re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s) for s in said)
+    assert any(re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s) for s in output)
 
 
 def test_a_run_from_random_weights_reports_nothing_of_before(folder, tmp_path):
-    _, said = run(continued(folder, "checkpoint=null"), tmp_path)
-    assert not any("before" in sentence for sentence in said)
+    _, output = run(continued(folder, "checkpoint=null"), tmp_path)
+    assert not any("before" in sentence for sentence in output)
 
 
 SIZE, REGION, XY = (900, 600), (80, 80, 380, 520), grid_xy((900, 600), step_px=40, first_px=60)
@@ -157,8 +157,8 @@ def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tm
     draw_slide(tmp_path)
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
     config = slide_config(tmp_path, folder / "tiny.yaml", start)
-    _, said = run(config, tmp_path / "run")
-    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, said[-2:], strict=True))
+    _, output = run(config, tmp_path / "run")
+    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, output[-2:], strict=True))
 
 
 @pytest.mark.parametrize("same_classes", [True, False])

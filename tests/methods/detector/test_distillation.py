@@ -58,9 +58,9 @@ def test_every_map_counts(what):
 
 def test_the_teacher_sees_the_windows_as_they_are():
     teacher, batch = detector(0), batch_of()
-    said = teacher(batch.pixels, COLOUR)
+    output = teacher(batch.pixels, COLOUR)
     varied = batch._replace(pixels=batch.pixels / 2)
-    assert DistillationTerm(0.5, [teacher])(said, varied).item() == pytest.approx(0, abs=1e-5)
+    assert DistillationTerm(0.5, [teacher])(output, varied).item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
         again.load_state_dict(state)
 
 
-def test_settings_that_teach_nothing_are_refused():
+def test_settings_that_teach_nothing_are_rejected():
     with pytest.raises(ConfigError, match="distillation: teachers names none"):
         DistillationSettings(())
     with pytest.raises(ConfigError, match=r"distillation: share is 1\.5; give a number from 0 to 1"):

@@ -117,17 +117,17 @@ def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
     picture = np.full((160, 160, 3), 255, np.uint8)
     cv2.imwrite(str(blank / "images" / "P1.png"), picture)
     data = read_detector_data(load_detector_config(write_config(blank, colour="macenko")))
-    said = []
-    data.describe(RunFolder(tmp_path), said.append)
-    assert "the stains of 1 pictures could not be fitted (first P1)" in said[-1]
+    output = []
+    data.describe(RunFolder(tmp_path), output.append)
+    assert "the stains of 1 pictures could not be fitted (first P1)" in output[-1]
 
 
 @pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
 def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeypatch, window_px, context_px):
-    def refuse(*given):
+    def reject(*given):
         raise LabelError(str(given[-1]))
 
-    monkeypatch.setattr(finetune_data, "read_labelled_images", refuse)
+    monkeypatch.setattr(finetune_data, "read_labelled_images", reject)
     with pytest.raises(LabelError, match=f"^{context_px}$"):
         read_detector_data(load_detector_config(write_config(folder), changes=[f"window_px={window_px}"]))
 

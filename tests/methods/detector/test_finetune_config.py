@@ -47,7 +47,7 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
     assert config.distillation.where == "outside"
     assert config.export == load_detector_config(RECIPES / "compact.yaml").export
     pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
-    assert config.backbone == pretraining["backbone"]  # else the workflow refuses to pretrain it
+    assert config.backbone == pretraining["backbone"]  # else the workflow rejects to pretrain it
 
 
 def test_changes_replace_what_the_file_says(folder):
@@ -88,8 +88,8 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("seed=-1", "seed is -1; give a whole number from 0 to 1,099,511,627,776"),
         ("backbone_rate=.inf", "backbone_rate is inf"),
         ("schedule.warmup=2", r"schedule: warmup is 2\.0; give a number from 0 to 1"),
-        ("schedule.clip=0", r"schedule: clip is 0\.0; give a number of more than 0"),
-        ("schedule.learning_rate=0", r"schedule: learning_rate is 0\.0; give a number of more than 0"),
+        ("schedule.clip=0", r"schedule: clip is 0\.0; give a number above 0"),
+        ("schedule.learning_rate=0", r"schedule: learning_rate is 0\.0; give a number above 0"),
         ("schedule.learning_rate=.inf", "schedule: learning_rate is inf"),
         ("schedule.weight_decay=-1", r"schedule: weight_decay is -1\.0; give a number of 0 or more"),
         ("export.capacity=0", "export: capacity is 0"),
@@ -134,7 +134,7 @@ def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, m
         finetune(config, tmp_path, CPU)
 
 
-def test_a_window_that_the_network_cannot_take_is_refused_before_anything_is_written(folder, tmp_path):
+def test_a_window_that_the_network_cannot_take_is_rejected_before_anything_is_written(folder, tmp_path):
     config = load_detector_config(write_config(folder), changes=["window_px=100"])
     with pytest.raises(ConfigError, match="a window of 100 px does not suit muse_compact_16; give a multiple"):
         finetune(config, tmp_path / "run", CPU)

@@ -31,18 +31,18 @@ def folder(tmp_path_factory):
     return folder
 
 
-def taught(folder, *teachers, changes=()):
+def distilled(folder, *teachers, changes=()):
     named = ", ".join(f"{name}/checkpoint.pt" for name in teachers)
     return load_detector_config(folder / "tiny.yaml", changes=[f"distillation={{teachers: [{named}]}}", *changes])
 
 
 def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
-    config = taught(folder, "t0", "t1")
+    config = distilled(folder, "t0", "t1")
     teachers = [str(folder / name / "checkpoint.pt") for name in ("t0", "t1")]
     assert describe_config(config)["inputs"][:2] == teachers
-    said = []
-    checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", say=said.append)))
-    assert any("with 2 teachers" in sentence for sentence in said)
+    output = []
+    checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", say=output.append)))
+    assert any("with 2 teachers" in sentence for sentence in output)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
     assert checkpoint.backbone.keys() == alone.backbone.keys()  # a network as small as any other
     assert not torch.equal(checkpoint.head["out.weight"], alone.head["out.weight"])
@@ -72,59 +72,59 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
         ),
     ],
 )
-def test_a_teacher_of_something_else_is_refused(folder, tmp_path, changes, message):
+def test_a_teacher_of_something_else_is_rejected(folder, tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        finetune(taught(folder, "t0", changes=changes), tmp_path, CPU)
+        finetune(distilled(folder, "t0", changes=changes), tmp_path, CPU)
 
 
-def test_a_teacher_that_cannot_take_the_windows_is_refused(folder, tmp_path):
+def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
     coarse = load_detector_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
     finetune(coarse, folder / "coarse", CPU)
     with pytest.raises(ConfigError, match=r"a window of 80 px does not suit .*muse_compact_32"):
-        finetune(taught(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
+        finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
 def test_teaching_outside_of_regions_needs_regions(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"`distillation.where` learns outside .* give regions of slides"):
-        finetune(taught(folder, "t0", changes=["distillation.where=outside"]), tmp_path, CPU)
-    config = taught(folder, "t0", changes=["distillation.where=outside", "window_px=128"])
+        finetune(distilled(folder, "t0", changes=["distillation.where=outside"]), tmp_path, CPU)
+    config = distilled(folder, "t0", changes=["distillation.where=outside", "window_px=128"])
     SmallSquares(config, tmp_path).run(CPU)
 
 
-def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_refused(folder, tmp_path):
+def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
-        finetune(taught(folder, "nowhere"), tmp_path, CPU)
+        finetune(distilled(folder, "nowhere"), tmp_path, CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint; correct `checkpoint` or `teachers`"):
-        describe_config(taught(folder, "nowhere"))
+        describe_config(distilled(folder, "nowhere"))
     found = load_checkpoint(folder / "t0" / "checkpoint.pt")
     (tmp_path / "bare").mkdir()
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
-        finetune(taught(folder, tmp_path / "bare"), tmp_path, CPU)
+        finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     config = {**found.meta["config"], "backbone": "muse_compact_17"}
     save_checkpoint(
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
     )
     with pytest.raises(CheckpointError, match=r"bare/checkpoint.pt: unknown backbone 'muse_compact_17'; .* by another"):
-        finetune(taught(folder, tmp_path / "bare"), tmp_path, CPU)
+        finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 
 
 def test_a_checkpoint_names_whom_its_beginnings_have_seen(folder, tmp_path):
     """Else those would count as unseen, and validation on them would flatter without a word."""
-    said = []
-    running = Options(accelerator="cpu", say=said.append)
+    output = []
+    running = Options(accelerator="cpu", say=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
-    begun = taught(folder, "t0", changes=alone)
+    begun = distilled(folder, "t0", changes=alone)
     checkpoint = load_checkpoint(finetune(begun, tmp_path / "taught", running))
     assert checkpoint.images == checkpoint.patients == {"P0", "P1", "P2"}
-    assert not any("scores are too high" in sentence for sentence in said)
+    assert not any("scores are too high" in sentence for sentence in output)
     begun = load_detector_config(folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"])
     held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
     finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", running)
-    assert any("validation scores are too high" in sentence and "P1" in sentence for sentence in said)
-    said.clear()
+    assert any("validation scores are too high" in sentence and "P1" in sentence for sentence in output)
+    output.clear()
     alone = load_detector_config(folder / "tiny.yaml", changes=alone)
     finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", running)
     again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
     assert load_checkpoint(finetune(again, tmp_path / "second", running)).learnt_patients == {"P0"}
-    assert not any("scores are too high" in sentence for sentence in said)  # P1 was looked at, and never learnt from
+    assert not any("scores are too high" in sentence for sentence in output)  # P1 was looked at, and never learnt from

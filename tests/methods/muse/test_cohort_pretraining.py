@@ -55,8 +55,8 @@ def plan(muse, place):
 
 
 def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, place):
-    status, config, said = plan()
-    assert (status, said) == (0, "tiny: muse_compact_16 on 4 of 5 slides; 1 held back\n")
+    status, config, output = plan()
+    assert (status, output) == (0, "tiny: muse_compact_16 on 4 of 5 slides; 1 held back\n")
     folders = [source.store.parent for source in config.sources]
     assert folders == [place / "out" / name for name in ("a", "b", "d", "e-bad")]
     assert {source.store.name for source in config.sources} == {"image-250nm.zarr"}
@@ -106,8 +106,8 @@ def test_an_unchanged_config_keeps_its_time(plan, place):
 def test_pictures_of_the_config_stay_its_sources(plan, place):
     draw_labelled_folder(place, n_pictures=2)
     (place / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
-    _, config, said = plan()
-    assert "on 4 of 5 slides and 1 source of its own; 1 held back" in said
+    _, config, output = plan()
+    assert "on 4 of 5 slides and 1 source of its own; 1 held back" in output
     assert config.sources[0].images == place / "images"
     assert [Path(file).name for file in read_json(place / "run.json")["inputs"]] == ["P0.png", "P1.png"]
 
@@ -124,18 +124,18 @@ def test_pictures_of_the_config_stay_its_sources(plan, place):
     ],
 )
 def test_a_mistake_is_one_sentence(plan, place, arguments, sentence):
-    status, _, said = plan(*arguments)
-    assert (status, said.count("\n")) == (2, 1)
-    assert sentence in said
+    status, _, output = plan(*arguments)
+    assert (status, output.count("\n")) == (2, 1)
+    assert sentence in output
     assert not (place / "run.yaml").exists()
 
 
-def test_a_patient_on_both_sides_is_refused(plan, place):
+def test_a_patient_on_both_sides_is_rejected(plan, place):
     sheet = place / "slides.tsv"
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
-    status, _, said = plan()
+    status, _, output = plan()
     assert status == 2
-    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be learnt from" in said
+    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be learnt from" in output
 
 
 def test_whom_a_training_run_is_validated_on_is_not_learnt_from(plan, place):
@@ -143,10 +143,10 @@ def test_whom_a_training_run_is_validated_on_is_not_learnt_from(plan, place):
     judge = write_config(place).rename(place / "judge.yaml")
     validation = [{"slides": "slides.tsv", "labels": "labels", "format": "geojson", "split": "val"}]
     judge.write_text(judge.read_text() + yaml.safe_dump({"validation": validation}))
-    status, _, said = plan("--judged-by", judge)
+    status, _, output = plan("--judged-by", judge)
     assert status == 2
     assert (
-        "P4: in `sources`, or seen by what the run begins with, and in `held`" in said
+        "P4: in `sources`, or seen by what the run begins with, and in `held`" in output
     )  # by the sheet's patient, not by the slide's name
     status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
     assert status == 0

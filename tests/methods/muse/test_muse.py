@@ -128,11 +128,11 @@ def test_the_teacher_moves_by_its_momentum(progress, rest):
     pairs = [("teacher.", "backbone."), ("nucleus.teacher.", "nucleus.student."), ("image.teacher.", "image.student.")]
     n_moved = 0
     for name, value in method.named_parameters():
-        theirs = next(((a, b) for a, b in pairs if name.startswith(a)), None)
-        if theirs is None:
+        reference = next(((a, b) for a, b in pairs if name.startswith(a)), None)
+        if reference is None:
             assert torch.equal(value, before[name])
             continue
-        student = before[theirs[1] + name.removeprefix(theirs[0])]
+        student = before[reference[1] + name.removeprefix(reference[0])]
         torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * student, rtol=1e-5, atol=1e-6)
         n_moved += 1
     assert n_moved == sum("teacher" in name for name, _ in method.named_parameters())
@@ -163,9 +163,9 @@ def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
     for part in parts:
         level.targets(part, 0)
     expected = 0.9 * before + 0.1 * level.teacher(torch.cat(parts)).mean(0)
-    level.follow(1.0)
+    level.update(1.0)
     torch.testing.assert_close(level.centre, expected)
-    level.follow(1.0)  # a step that saw nothing
+    level.update(1.0)  # a step that saw nothing
     torch.testing.assert_close(level.centre, expected)
 
 
@@ -220,9 +220,9 @@ def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
     """Spec d.4: 8,192 prototypes, between 8.2 for the same features and 9.2 for independent ones; entropy 7.8."""
     torch.manual_seed(0)
     level = Level(384, SelfDistillationSettings())
-    theirs, ours = torch.randn(2, 64, 384)
-    targets = level.targets(theirs, 0)
+    reference, ours = torch.randn(2, 64, 384)
+    targets = level.targets(reference, 0)
     entropy = -(targets * targets.log()).sum(1).mean().item()
     assert 7.4 < entropy < 8.2
-    same, independent = (level.loss(targets, one).mean().item() for one in (theirs, ours))
+    same, independent = (level.loss(targets, one).mean().item() for one in (reference, ours))
     assert 8 < same < independent < 9.5

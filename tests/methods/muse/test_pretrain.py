@@ -1,4 +1,4 @@
-"""Pretraining on drawn tissue: what a run leaves, goes on from and refuses."""
+"""Pretraining on drawn tissue: what a run leaves, goes on from and rejects."""
 
 import json
 import os
@@ -52,9 +52,9 @@ def slide(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    said = []
-    pretrain(load_muse_config(pictures), folder, Options(accelerator="cpu", say=said.append))
-    return folder, said
+    printed = []
+    pretrain(load_muse_config(pictures), folder, Options(accelerator="cpu", say=printed.append))
+    return folder, printed
 
 
 def rows(folder):
@@ -81,8 +81,8 @@ def same(one, other):
 
 
 def test_a_run_leaves_what_it_was(pictures, finished):
-    folder, said = finished
-    assert said == ["muse_compact_16 from random weights, on 3 images of 3 patients"]
+    folder, printed = finished
+    assert printed == ["muse_compact_16 from random weights, on 3 images of 3 patients"]
     checkpoint = load_checkpoint(folder / "checkpoint.pt")
     assert checkpoint.head == {} and checkpoint.meta["kind"] == "backbone"
     assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
@@ -134,9 +134,9 @@ def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
     heads = {"module.nucleus.teacher.prototypes": torch.ones(3)}
     official = {"teacher": {**{PREFIX + name: value for name, value in weights.items()}, **heads}, "epoch": 3}
     torch.save(official, tmp_path / "official.pth")
-    theirs = BACKBONES["muse_compact_16"]()
-    load_backbone(theirs, tmp_path / "official.pth")
-    assert same(features(theirs), features(trained))
+    reference = BACKBONES["muse_compact_16"]()
+    load_backbone(reference, tmp_path / "official.pth")
+    assert same(features(reference), features(trained))
 
 
 @pytest.mark.parametrize("loaders", [0, 2])
@@ -164,12 +164,12 @@ def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
     "change", ["distillation.momentum=0.9", "views.n_local=1", "schedule.learning_rate=0.1", "batch=2", "seed=1"]
 )
 def test_a_folder_is_for_one_config(pictures, finished, change, muse):
-    status, _, said = muse("pretrain", pictures, "-o", finished[0], "--set", change)
+    status, _, printed = muse("pretrain", pictures, "-o", finished[0], "--set", change)
     assert status == 2
-    assert f"another configuration (setting '{change.split('=')[0]}' changed)" in said and said.count("\n") == 1
+    assert f"another configuration (setting '{change.split('=')[0]}' changed)" in printed and printed.count("\n") == 1
 
 
-def test_a_change_of_tissue_is_refused_or_begins_anew(pictures, slide, tmp_path):
+def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path):
     folder = shutil.copytree(slide, tmp_path / "S1")
     source = source_of(folder)
     config = load_muse_config(write_config(tmp_path / "c.yaml", [source], schedule={"steps": 2}))
@@ -193,8 +193,8 @@ def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_ope
     """Spec of scale: a cohort's slides are opened, their proposals indexed, and nothing else is read before a batch."""
     sources, chunks = [], []
     for number in range(80):
-        place = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
-        sources.append({**source_of(place), "patient_name": f"patient {number}"})
+        location = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
+        sources.append({**source_of(location), "patient_name": f"patient {number}"})
     config = load_muse_config(write_config(tmp_path / "c.yaml", sources))
     read_chunk = ShardFiles.read_chunk
     monkeypatch.setattr(ShardFiles, "read_chunk", lambda *given: chunks.append(given) or read_chunk(*given))
@@ -225,11 +225,11 @@ def test_the_index_of_proposals_is_made_once(slide, tmp_path):
 def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finished, tmp_path):
     """Large fields of view: the backbone is taken over, projectors begin anew."""
     changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
-    said = []
+    printed = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
     config = load_muse_config(pictures, changes=[*changes, *frozen])
-    pretrain(config, tmp_path, Options(accelerator="cpu", say=said.append))
-    assert said[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
+    pretrain(config, tmp_path, Options(accelerator="cpu", say=printed.append))
+    assert printed[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
     before, after = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
     assert after.meta["window_px"] == 96
     assert all(torch.equal(v, after.backbone[k]) for k, v in before.backbone.items() if v.ndim > 1)
@@ -245,9 +245,9 @@ def make_constant(path):
 def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     constant = make_constant(tmp_path / "constant.pt")
     changes = ["schedule.steps=40", "schedule.learning_rate=1e-30", f"checkpoint={constant}"]
-    status, _, said = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
+    status, _, printed = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
     assert status == 2
-    last = said.splitlines()[-1]
+    last = printed.splitlines()[-1]
     stopped_at = round(GRACE * 40) + PATIENCE - 1
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
@@ -311,8 +311,8 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
     assert len(data.images[0].nuclei.xy) > 20 and np.median(distance) < 2
 
 
-def test_a_misspelt_word_of_exclude_is_refused(pictures, tmp_path):
-    """Before a picture is read; beside a store or labels, where it would do nothing, it is refused as well."""
+def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
+    """Before a picture is read; beside a store or labels, where it would do nothing, it is rejected as well."""
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match=r"exclude: no picture or slide has 'Q2' in its name"):
         read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
@@ -323,156 +323,156 @@ def test_a_misspelt_word_of_exclude_is_refused(pictures, tmp_path):
 TCGA = "TCGA-A1-0001-01Z-00-DX1"
 
 
-def test_a_patient_of_the_judged_is_refused(slide, pictures, tmp_path, muse):
+def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
     """Spec G14, by the names of TCGA, and by a rule that is given."""
-    place = shutil.copytree(slide, tmp_path / "S1")
-    draw_slide(place, TCGA)
-    source = source_of(place)
+    location = shutil.copytree(slide, tmp_path / "S1")
+    draw_slide(location, TCGA)
+    source = source_of(location)
     images = tmp_path / "images"
     images.mkdir()
     cv2.imwrite(str(images / "TCGA-A1-0001-03B_7.png"), np.zeros((9, 9, 3), np.uint8))
     labels = {"images": str(images), "labels": str(pictures.parent / "labels"), "format": "x y class", "mpp": 0.5}
     for held, changed in ((labels, source), ({**labels, "patient": "(01)-03"}, {**source, "patient": "00(01)"})):
         path = write_config(tmp_path / "c.yaml", [changed], held=[held])
-        status, _, said = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
-        assert status == 2 and "and in `held`" in said and said.count("\n") == 1
+        status, _, printed = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+        assert status == 2 and "and in `held`" in printed and printed.count("\n") == 1
     apart = write_config(tmp_path / "c.yaml", [{**source, "patient_name": "another"}], held=[labels])
-    status, _, said = muse(
+    status, _, printed = muse(
         "pretrain", apart, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", "schedule.steps=1"
     )
-    assert status == 0, said
+    assert status == 0, printed
 
 
-def no_proposals(place, source):
+def no_proposals(location, source):
     return [{"store": source["store"]}], {}
 
 
-def missing_proposals(place, source):
-    (place / "proposals.parquet").unlink()
+def missing_proposals(location, source):
+    (location / "proposals.parquet").unlink()
 
 
-def too_few(place, source):
+def too_few(location, source):
     return None, {"min_nuclei": 10_000}
 
 
-def too_fine(place, source):
+def too_fine(location, source):
     return None, {"views": {"mpp": [0.25, 0.5]}}
 
 
-def unknown_backbone(place, source):
+def unknown_backbone(location, source):
     return None, {"backbone": "muse_compact_61"}
 
 
-def wrong_side(place, source):
+def wrong_side(location, source):
     return None, {"views": {"local_px": 40}}
 
 
-def other_slide(place, source):
-    write_proposals(place / "proposals.parquet", np.full((90, 2), 300.0), fingerprint="1" * 16)
+def other_slide(location, source):
+    write_proposals(location / "proposals.parquet", np.full((90, 2), 300.0), fingerprint="1" * 16)
 
 
-def missing_store(place, source):
+def missing_store(location, source):
     shutil.rmtree(source["store"])
 
 
-def missing_colour(place, source):
-    (place / "colour.json").unlink()
+def missing_colour(location, source):
+    (location / "colour.json").unlink()
 
 
-def wrong_colour(place, source):
-    (place / "colour.json").write_text('{"macenko": {"stains": [1]}}')
+def wrong_colour(location, source):
+    (location / "colour.json").write_text('{"macenko": {"stains": [1]}}')
 
 
-def empty_table(place, source):
-    write_proposals(place / "proposals.parquet", np.zeros((0, 2)))
+def empty_table(location, source):
+    write_proposals(location / "proposals.parquet", np.zeros((0, 2)))
 
 
-def empty_file(place, source):
-    (place / "proposals.parquet").write_bytes(b"")
+def empty_file(location, source):
+    (location / "proposals.parquet").write_bytes(b"")
 
 
-def not_numbers(place, source):
+def not_numbers(location, source):
     xy = np.random.default_rng(0).uniform(0, 600, (90, 2))
     xy[3, 1] = np.nan
-    write_proposals(place / "proposals.parquet", xy)
+    write_proposals(location / "proposals.parquet", xy)
 
 
-def outside(place, source):
-    write_proposals(place / "proposals.parquet", np.full((90, 2), 5e6))
+def outside(location, source):
+    write_proposals(location / "proposals.parquet", np.full((90, 2), 5e6))
 
 
-def damaged_chunks(place, source):
-    for path in (place / "image-500nm.zarr" / "0" / "c").rglob("*"):
+def damaged_chunks(location, source):
+    for path in (location / "image-500nm.zarr" / "0" / "c").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-200] + bytes(200))
 
 
-def no_sources(place, source):
+def no_sources(location, source):
     return [], {}
 
 
-def two_kinds(place, source):
+def two_kinds(location, source):
     return [{**source, "images": "images"}], {}
 
 
-def weightless(place, source):
+def weightless(location, source):
     return [{**source, "weight": 0}], {}
 
 
-def wrong_rule(place, source):
+def wrong_rule(location, source):
     return [{**source, "patient": "("}], {}
 
 
-def empty_rule(place, source):
+def empty_rule(location, source):
     return [{**source, "patient": 0}], {}
 
 
-def no_checkpoint(place, source):
+def no_checkpoint(location, source):
     return None, {"checkpoint": "nowhere.pt"}
 
 
-def other_network(place, source):
+def other_network(location, source):
     return None, {"checkpoint": "compact"}
 
 
-def held_of_nothing(place, source):
-    return None, {"held": [{"labels": str(place), "format": "geojson"}]}
+def held_of_nothing(location, source):
+    return None, {"held": [{"labels": str(location), "format": "geojson"}]}
 
 
-def nothing_to_learn(place, source):
+def nothing_to_learn(location, source):
     return None, {"distillation": {"nucleus_weight": 0, "image_weight": 0}}
 
 
-def no_picture(place, source):
-    return [{"images": str(place)}], {}
+def no_picture(location, source):
+    return [{"images": str(location)}], {}
 
 
-def no_detector(place, source):
-    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(place), "mpp": 0.5, "detector": "label_fre"}], {}
+def no_detector(location, source):
+    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(location), "mpp": 0.5, "detector": "label_fre"}], {}
 
 
-def no_mpp(place, source):
-    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(place)}], {}
+def no_mpp(location, source):
+    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(location)}], {}
 
 
-def huge_views(place, source):
+def huge_views(location, source):
     return None, {"views": {"global_px": 100_000}}
 
 
-def huge_projector(place, source):
+def huge_projector(location, source):
     return None, {"distillation": {"n_prototypes": 1_000_000_000}}
 
 
-def huge_seed(place, source):
+def huge_seed(location, source):
     return None, {"seed": 10**22}
 
 
-def pictures_too_coarse(place, source):
+def pictures_too_coarse(location, source):
     """Refused before any nucleus is looked for."""
-    cv2.imwrite(str(place / "a.png"), np.full((90, 90, 3), 220, np.uint8))
-    return [{"images": str(place), "mpp": 2.0}], {}
+    cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
+    return [{"images": str(location), "mpp": 2.0}], {}
 
 
 WRONG = {
@@ -499,32 +499,32 @@ WRONG = {
     two_kinds: "names one of `store`, `images` and `labelled`",
     weightless: "weight 0.0 cannot be drawn by",
     wrong_rule: "is not a regular expression",
-    empty_rule: "no number of leading characters",
+    empty_rule: "not a number of leading characters",
     no_checkpoint: "no such checkpoint",
     other_network: "name that as the backbone",
     held_of_nothing: "either `images` or `slides`",
     nothing_to_learn: "nothing would be learnt",
     no_picture: "holds no picture",
     no_detector: "did you mean 'label_free'",
-    no_mpp: "does not say how large a pixel is",
+    no_mpp: "does not state the size of a pixel",
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
 def test_what_cannot_be_used_is_one_sentence(slide, tmp_path, muse, wrong):
-    place = shutil.copytree(slide, tmp_path / "S1")
-    source = source_of(place)
-    sources, settings = wrong(place, source) or (None, {})
+    location = shutil.copytree(slide, tmp_path / "S1")
+    source = source_of(location)
+    sources, settings = wrong(location, source) or (None, {})
     path = write_config(tmp_path / "c.yaml", [source] if sources is None else sources, **settings)
-    status, _, said = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
-    assert status == 2, said
-    assert WRONG[wrong] in said
-    assert [line for line in said.splitlines() if line.startswith("muse pretrain: ")] == said.splitlines()[-1:]
+    status, _, printed = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert status == 2, printed
+    assert WRONG[wrong] in printed
+    assert [line for line in printed.splitlines() if line.startswith("muse pretrain: ")] == printed.splitlines()[-1:]
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize("argument", [["--loaders", "-1"], ["--loaders", "x"], ["--devices", "0"], ["--threads", "0"]])
-def test_arguments_that_cannot_be_are_refused(pictures, tmp_path, muse, argument):
+def test_arguments_that_cannot_be_are_rejected(pictures, tmp_path, muse, argument):
     with pytest.raises(SystemExit) as end:
         muse("pretrain", pictures, "-o", tmp_path, *argument)
     assert end.value.code == 2

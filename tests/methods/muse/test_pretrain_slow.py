@@ -132,9 +132,9 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
     for number in range(1000):
         if number:
             shutil.copytree(tmp_path / "s0", tmp_path / f"s{number}", copy_function=os.link)
-        place = f"s{number}/"
+        where = f"s{number}/"
         sources.append(
-            {"store": f"{place}image-500nm.zarr", "proposals": f"{place}proposals.parquet", "patient_name": f"{number}"}
+            {"store": f"{where}image-500nm.zarr", "proposals": f"{where}proposals.parquet", "patient_name": f"{number}"}
         )
     config = write_config(tmp_path / "c.yaml", sources, schedule={"steps": 6})
     limited = (
@@ -148,8 +148,8 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
         assert done.returncode == 0, done.stderr
         assert os.times().children_user - before < 120
     assert "on 1,000 images of 1,000 patients" in done.stderr
-    said = json.loads((tmp_path / "run" / "provenance.json").read_text())
-    assert len([name for name in said["labels"] if "proposals" in name]) == 1000
+    output = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert len([name for name in output["labels"] if "proposals" in name]) == 1000
 
 
 def test_a_short_run_does_not_collapse(tmp_path):

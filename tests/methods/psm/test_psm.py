@@ -56,9 +56,9 @@ def config_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(config_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("psm")
-    said = []
-    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", say=said.append))
-    return folder, said
+    output = []
+    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", say=output.append))
+    return folder, output
 
 
 def n_drawn(config_path, name):
@@ -66,11 +66,11 @@ def n_drawn(config_path, name):
 
 
 def test_every_stage_has_its_folder(finished):
-    folder, said = finished
+    folder, output = finished
     stages = ["1-masks", "2-mask-network-1", "3-mask-network-2", "4-labels", "5-detector"]  # Otsu needs no activation
     assert sorted(path.name for path in (folder / "stages").iterdir()) == stages
     assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {path.name for path in folder.iterdir()}
-    assert any("instances in 3 pictures" in line for line in said)
+    assert any("instances in 3 pictures" in line for line in output)
 
 
 def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
@@ -100,7 +100,7 @@ def test_a_stage_that_the_run_has_not_is_said(config_path, tmp_path):
 def test_labels_of_somebody_s_own_are_spared(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/mine.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="something else in it"):
+    with pytest.raises(OutputError, match="that this command did not create"):
         is_made(tmp_path / "labels", {}, start_over=True)
     assert (tmp_path / "labels/mine.txt").is_file()
 
@@ -114,7 +114,7 @@ def test_a_second_start_makes_nothing_again(config_path, finished):
     assert load_checkpoint(again).meta["config"]["classes"][0]["name"] == "Nucleus"
 
 
-def test_other_settings_are_refused_or_begin_anew(config_path, finished):
+def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
     folder, _ = finished
     changed = load_psm_config(config_path, changes=["labels.threshold=0.6"])
     with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
@@ -132,7 +132,7 @@ def test_a_mask_network_is_not_taken_for_one_of_other_settings(config_path, fini
         train_run(PsmRecipe(), changed, finished[0], CPU, until="mask-network-2")
 
 
-def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_refused(tmp_path):
+def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):
     instances = np.arange(300 * 300).reshape(300, 300)
     with pytest.raises(LabelError, match="P1: 89,999 nuclei are more than the 65,535"):
         write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances)
@@ -184,7 +184,7 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
         ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
     ],
 )
-def test_a_wrong_setting_is_refused(config_path, change, message):
+def test_a_wrong_setting_is_rejected(config_path, change, message):
     with pytest.raises(ConfigError, match=message):
         load_psm_config(config_path, changes=[change])
 

@@ -45,6 +45,6 @@ def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, chann
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(output.sum(), blocks))
 
 
-def test_a_backbone_without_such_a_stage_is_refused():
+def test_a_backbone_without_such_a_stage_is_rejected():
     with torch.device("meta"), pytest.raises(ConfigError, match="no stage at stride 4"):
         ActivationNetwork("muse_vit_s_16_224", 1)

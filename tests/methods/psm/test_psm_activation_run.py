@@ -49,7 +49,7 @@ def test_the_checkpoint_makes_masks(config, tmp_path):
     assert masker(pixels).shape == (64, 64) and masker.activation is not None
 
 
-def test_another_configuration_is_refused_unless_started_over(config, tmp_path):
+def test_another_configuration_is_rejected_unless_started_over(config, tmp_path):
     ActivationStage(config, tmp_path / "run").run(CPU)
     other = dataclasses.replace(config, batch=3)
     with pytest.raises(CheckpointError, match="setting 'batch'"):

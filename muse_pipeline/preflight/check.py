@@ -1,4 +1,4 @@
-"""A look at one slide: what the run would stumble over, and what this machine needs for a piece of it."""
+"""Check of one slide before the run: whether it can be read, and what its parts cost on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide, overlap, white_canvas
 from muse_pipeline.slides.fetch import ask_size
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.slides.isolation import LIMITS, Limits, map_guarded
+from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.store.chunks import chunks_with_tissue
 from muse_pipeline.store.resample import AreaReader
@@ -42,34 +42,34 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
 N_WINDOWS = 4
-MANY_CORRUPT = 2  # of the sampled tiles; a single one may be the only one of a whole slide
-PYRAMID_SHARE = 1 + 1 / 16 + 1 / 256  # of a store's levels over its first
+MANY_CORRUPT = 2  # of the sampled tiles; a single one may be the only one of the slide
+PYRAMID_SHARE = 1 + 1 / 16 + 1 / 256  # bytes of all levels of a store over those of its first
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was found of one slide.
+class SlideCheck:
+    """Result of checking one slide.
 
     Attributes:
-        slide_id: its name.
+        slide_id: name of the slide.
         path: its file.
-        problem: why it cannot run, in one sentence; "" where it can.
-        warnings: sentences on what is odd and stops nothing.
-        vendor: as in ``SlideInfo``; this and all that follow are None where the look did not get so far.
+        problem: why it cannot run, in one sentence; "" if it can.
+        warnings: sentences on what is unusual but does not stop a run.
+        vendor: as in ``SlideInfo``; this and all that follow are None if the check did not get so far.
         mpp: (x, y) um per level-0 pixel.
-        mpp_source: where that came from.
+        mpp_source: where the mpp comes from.
         fingerprint: checksum of the content.
         file_bytes: size of its file.
-        fetch_bytes: what is to be fetched of a slide that lies at a URL, and is not looked into.
-        tissue_mm2: area of tissue, within the ROI where there is one.
+        fetch_bytes: size of a slide at a URL; such slides are not fetched.
+        tissue_mm2: area of tissue, within the ROI if there is one.
         n_chunks: chunks of the image that detection reads.
         n_windows: windows that the model runs on.
-        tissue_seconds: to find the tissue and measure its stain.
-        chunk_seconds: to read a chunk and compress it, mean of the sampled ones.
-        chunk_bytes: what it then takes, with its share of the smaller levels.
-        window_seconds: of the model for a window, on one thread.
-        nuclei_per_window: of the slide, if all its tissue has as many per mm2 as that in the windows that were tried.
-        peak_memory_mib: of this look.
+        tissue_seconds: time to find the tissue and measure its stain.
+        chunk_seconds: time to read and compress a chunk, mean of the sampled ones.
+        chunk_bytes: size of a compressed chunk, the smaller levels included.
+        window_seconds: time of the model per window, on one thread.
+        nuclei_per_window: mean number, if all tissue has the density of the sampled windows.
+        peak_memory_mib: peak memory of the check.
     """
 
     slide_id: str
@@ -95,11 +95,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Trial:
-    """With what slides are looked at.
+    """Model and limits of the check.
 
     Attributes:
         model: the ONNX file.
-        provider: what runs it.
+        provider: runtime provider.
         max_corrupt: fraction of the tissue that may be unreadable.
     """
 
@@ -108,41 +108,41 @@ class Trial:
     max_corrupt: float = 0.01
 
 
-def look_at_slides(
+def check_slides(
     rows: Iterable[SheetRow], trial: Trial, threads: int = 1, limits: Limits = LIMITS
-) -> Iterator[tuple[int, Look]]:
-    """Look at slides, each in a process of its own: its number among ``rows`` and what was found, as they are done.
+) -> Iterator[tuple[int, SlideCheck]]:
+    """Check slides, each in a separate process; yields their index in ``rows`` and the result as they finish.
 
     Raises:
         ModelError, ProviderError: the model cannot be used.
     """
     rows = list(rows)
-    for number, found in map_guarded(_look, [(row.path, row, trial) for row in rows], threads, limits):
-        if isinstance(found, Look):
+    for number, found in map_isolated(_check, [(row.path, row, trial) for row in rows], threads, limits):
+        if isinstance(found, SlideCheck):
             yield number, found
         elif isinstance(found, (SlideError, MissingPackageError)):
-            yield number, Look(rows[number].slide_id, rows[number].path, str(found))
+            yield number, SlideCheck(rows[number].slide_id, rows[number].path, str(found))
         else:
             raise found
 
 
-def read_look(path: Path) -> Look:
-    """A look that was written as JSON.
+def read_check(path: Path) -> SlideCheck:
+    """Read a check that was written as JSON.
 
     Raises:
-        SlideError: it is not there, or none of this version.
+        SlideError: the file is missing or of another version.
     """
     try:
         values = read_json(path)
-        return Look(**{**values, "warnings": tuple(values["warnings"])})
+        return SlideCheck(**{**values, "warnings": tuple(values["warnings"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        names = ", ".join(field.name for field in fields(Look))
-        raise SlideError(f"{path}: not a look of this version ({names}); make it with `muse preflight`") from error
+        names = ", ".join(field.name for field in fields(SlideCheck))
+        raise SlideError(f"{path}: not a check of this version ({names}); write it with `muse preflight`") from error
 
 
-def _look(path: str, row: SheetRow, trial: Trial) -> Look:
+def _check(path: str, row: SheetRow, trial: Trial) -> SlideCheck:
     if isinstance(row.path, SlideUrl):
-        return Look(row.slide_id, path, fetch_bytes=ask_size(row.path))
+        return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path))
     cv2.setNumThreads(1)
     predictor = Predictor(trial.model, trial.provider)
     known: dict[str, Any] = {}
@@ -168,13 +168,13 @@ def _look(path: str, row: SheetRow, trial: Trial) -> Look:
         known |= _time_model(predictor, reader, info, tissue)
     except MuseError as error:
         known["problem"] = one_line(error)
-    return Look(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
+    return SlideCheck(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())
 
 
 def _measure_tissue(
     slide: Slide, info: SlideInfo, roi: BaseGeometry | None
 ) -> tuple[TissueMask, SlideColour, dict[str, float]]:
-    """Tissue and stain as ``muse tissue`` finds them; their area and how long that took."""
+    """Tissue and stain as ``muse tissue`` finds them, the area and the time it took."""
     started = time.perf_counter()
     found = find_tissue(slide, info, roi)
     colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
@@ -183,7 +183,7 @@ def _measure_tissue(
 
 
 def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
-    """In what a slide is unlike the training pictures of a model, in sentences."""
+    """How a slide differs from the training pictures of a model, in sentences."""
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
         f"unlike the training pictures of {card.name}, look before you trust the result: {reason}"
@@ -195,10 +195,10 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
 
 
 def _sample_tiles(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> tuple[dict[str, float], list[str]]:
-    """What a chunk among ``chunks`` (rows, columns) bool takes to read and to keep; and a warning of broken ones.
+    """Cost of reading and storing a chunk among ``chunks`` (rows, columns) bool, and a warning of corrupt ones.
 
     Raises:
-        SlideError: too many cannot be decoded.
+        SlideError: too many tiles cannot be decoded.
     """
     corners = _sample(np.argwhere(chunks)[:, ::-1] * CHUNK_PX, N_TILES_AFTER_A_BAD_ONE)
     if not len(corners):
@@ -217,27 +217,27 @@ def _sample_tiles(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) ->
             failures.append(error)
     warnings = []
     if failures:
-        said = f"{len(failures)} of {n_tried} sampled tiles cannot be decoded ({failures[-1]})"
+        lost = f"{len(failures)} of {n_tried} sampled tiles cannot be decoded ({failures[-1]})"
         if not sizes or (len(failures) >= MANY_CORRUPT and len(failures) / n_tried > max_corrupt):
-            raise SlideError(f"{reader.slide.path}: {said}, and no more than {max_corrupt:.1%} of the tissue may be so")
-        warnings.append(said)
+            raise SlideError(f"{reader.slide.path}: {lost}; at most {max_corrupt:.1%} of the tissue may be corrupt")
+        warnings.append(lost)
     return {"chunk_seconds": seconds / len(sizes), "chunk_bytes": float(np.mean(sizes)) * PYRAMID_SHARE}, warnings
 
 
 def _time_model(predictor: Predictor, reader: AreaReader, info: SlideInfo, tissue: TissueMask) -> dict[str, float]:
-    """How many windows the model will run on, how long one takes it and how many nuclei it has.
+    """Number of windows that the model will run on, time and nuclei per window.
 
     Raises:
-        SlideError: none can be decoded.
+        SlideError: no sampled window can be decoded.
     """
     card = predictor.card
-    places = plan_windows(predictor, tissue, reader.size_px)
-    # On a processor its own time, which what else is running now does not lengthen; a GPU's shows on the clock alone.
+    positions = plan_windows(predictor, tissue, reader.size_px)
+    # On a processor the thread's own time, which other load does not lengthen; a GPU's is visible on the clock only.
     clock = time.process_time if predictor.provider in {"cpu", "openvino"} else time.perf_counter
-    if not len(places):
+    if not len(positions):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
     seconds, n_px, n_nuclei, area_mm2 = [], [], 0, 0.0
-    for x, y, width, height in _sample(places, N_WINDOWS).tolist():
+    for x, y, width, height in _sample(positions, N_WINDOWS).tolist():
         try:
             batch = np.repeat(_read(reader, (x, y), (width, height))[None], card.batch, axis=0)
         except SlideError:
@@ -257,18 +257,18 @@ def _time_model(predictor: Predictor, reader: AreaReader, info: SlideInfo, tissu
         raise SlideError(
             f"{reader.slide.path}: none of its sampled windows can be decoded; copy it again from its source"
         )
-    mean_px = (places[:, 2] * places[:, 3]).mean()
+    mean_px = (positions[:, 2] * positions[:, 3]).mean()
     return {
-        "n_windows": len(places),
+        "n_windows": len(positions),
         "window_seconds": float(np.sum(seconds) / np.sum(n_px) * mean_px),
-        "nuclei_per_window": float(n_nuclei / area_mm2 * tissue.area_mm2 / len(places)) if area_mm2 else 0.0,
+        "nuclei_per_window": float(n_nuclei / area_mm2 * tissue.area_mm2 / len(positions)) if area_mm2 else 0.0,
     }
 
 
 def owned_box(
     corner: tuple[int, int], size_px: tuple[int, int], halo_px: int, slide_px: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last (x, y) of a part of a window whose nuclei are its own: all but the halo, all at a slide's edge."""
+    """First and last (x, y) of the core of a window; at the slide's edge the core extends to the edge."""
     start, end = np.array(corner), np.add(corner, size_px)
     first = np.maximum(start, 0) + np.where(start > 0, halo_px, 0)
     last = np.minimum(end, slide_px) - np.where(end < slide_px, halo_px, 0)
@@ -276,14 +276,14 @@ def owned_box(
 
 
 def tissue_within(tissue: TissueMask, first_um: np.ndarray, last_um: np.ndarray) -> float:
-    """mm2 of tissue in a box of the slide from (x, y) to (x, y) in um: mask pixels whose centre lies in it."""
+    """mm2 of tissue in a rectangle of the slide, (x, y) to (x, y) in um: mask pixels whose centre is inside."""
     left, top, right, bottom = np.round(np.concatenate([first_um, last_um]) / np.tile(tissue.mask_mpp, 2)).astype(int)
     return float(tissue.mask[top:bottom, left:right].sum() * np.prod(tissue.mask_mpp) / 1e6)
 
 
-def _sample(places: np.ndarray, n: int) -> np.ndarray:
-    """Up to ``n`` of the rows of ``places``, drawn at random and the same at every call."""
-    return np.random.default_rng(0).permutation(places)[:n]
+def _sample(positions: np.ndarray, n: int) -> np.ndarray:
+    """Up to ``n`` random rows of ``positions``, the same at every call."""
+    return np.random.default_rng(0).permutation(positions)[:n]
 
 
 def _read(reader: AreaReader, corner: tuple[int, int], size_px: tuple[int, int]) -> np.ndarray:
