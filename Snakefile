@@ -54,7 +54,7 @@ onstart:
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if preflight_alone():
-        PREFLIGHT_LOG.unlink(missing_ok=True)  # what an earlier look said must not pass for this one's
+        PREFLIGHT_LOG.unlink(missing_ok=True)  # results of an earlier check must not pass for this one's
     else:
         print_what_is_replaced()
         forget_unasked_steps()

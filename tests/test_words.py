@@ -1,4 +1,4 @@
-"""The words that HOUSE.md's tables replace stay rare in code and documentation.
+"""Words that plain English replaces (CONTRIBUTING.md, "Style") stay rare in code and documentation.
 
 `python tests/test_words.py` lists how often each occurs and `python tests/test_words.py WORD` where.
 """
@@ -80,7 +80,7 @@ def find_words(text: str) -> Iterator[tuple[str, int]]:
             yield PATTERNS[match.lastindex - 1], match.start()
 
 
-def test_words_of_the_tables_are_rare():
+def test_replaced_words_are_rare():
     counts = Counter(name for path in list_files() for name, _ in find_words(path.read_text(encoding="utf-8")))
     assert counts.total() <= LIMIT, counts.most_common()
 

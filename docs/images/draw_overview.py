@@ -1,4 +1,4 @@
-"""Compose the README's picture from a finished demo: tissue, density, and one place with its outlines.
+"""Compose the README's picture from a finished demo: tissue, density, and one field with its outlines.
 
 make demo && .venv/bin/python docs/images/draw_overview.py demo/results/demo docs/images/overview.png
 """

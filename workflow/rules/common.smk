@@ -39,7 +39,7 @@ gc.disable()
 
 
 def or_exit(function, *arguments):
-    """The function's result; its complaint about a setting or a file is the last that is said."""
+    """The function's result; its error about a setting or a file is printed last."""
     try:
         return function(*arguments)
     except (ConfigError, OutputError) as error:
@@ -58,7 +58,7 @@ def record(path, text):
 
 
 def say_last(text):
-    """Print ``text`` when Snakemake has said all of its own words: people read the last lines."""
+    """Print ``text`` after all output of Snakemake, since people read the last lines."""
     atexit.register(print, text, flush=True)
 
 
@@ -68,7 +68,7 @@ def lines_of(log):
 
 
 def resolve(*command):
-    """What `muse COMMAND --resolved JSON` finds; its complaint, if it has one, is the last that is said."""
+    """What `muse COMMAND --resolved JSON` finds; its error, if any, is printed last."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
@@ -78,10 +78,10 @@ def resolve(*command):
 
 
 def resolve_model():
-    """What the model is; one that does not suit the config is rejected."""
+    """Description of the model; one that does not suit the config is rejected."""
     # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
-    # Without nodes to send jobs to they run on this machine; of those of a cluster a login node knows nothing.
+    # Without nodes to send jobs to they run on this machine; a login node cannot check those of a cluster.
     here = ["--here"] if workflow.resource_settings.nodes is None else []
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
@@ -119,7 +119,7 @@ def of_every_slide(*names, slides=None):
 
 
 def intermediate(path):
-    """``path``, deleted as soon as nothing needs it if the config says so."""
+    """``path``, deleted as soon as nothing needs it, if so configured."""
     return path if config["keep_stores"] else temp(path)
 
 

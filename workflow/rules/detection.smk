@@ -33,7 +33,7 @@ rule detect:
     threads: of_slide(PLAN.threads)
     params:
         model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
-        checksum=MODEL.get("sha256"),  # a built-in model has no file whose time could say that it is another
+        checksum=MODEL.get("sha256"),  # a built-in model has no file whose time would show a change
         provider=MODEL["provider"],  # what `auto` was when the run was planned
     shell:
         r"""

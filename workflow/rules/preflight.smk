@@ -64,7 +64,7 @@ rule preflight_slide:
 
 
 rule preflight:
-    """Write down what was found, and what the run will take on as many threads as it may have; it is said at the end."""
+    """Write the checks and the cost of the run on the threads that it may use; printed at the end."""
 
     # Logs, not outputs: Snakemake would delete those when slides cannot run.
     input:

@@ -7,13 +7,13 @@ is compared on are in tissue.yaml, and what the rules must know is <results>/pre
 its content changes. What a run needs to resume lies undeclared beside its checkpoint.
 """
 
-BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # what `pretrain` says that is no setting of the run
+BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # keys of `pretrain` that are no settings of the run
 PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
 RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
-    """Write the run's config with its slides; what does not go with them, or with the model, is rejected."""
+    """Write the run's config with its slides; what does not suit them, or the model, is rejected."""
     by_name = "run" in PRETRAIN
     file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
     run, held_splits, labels = settings.slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()
@@ -39,7 +39,7 @@ def plan_pretraining():
 
 
 def labels_to_compare_on():
-    """The training run whose labels say whether pretraining helped: that of `compare`, else the model's own if it can."""
+    """The training run whose labels show whether pretraining helped: that of `compare`, else the model's own if it can."""
     file = PRETRAIN.get("compare")
     if not isinstance(file, str):
         able = TRAINING and MODEL["is_validated"] and file is not False

@@ -11,7 +11,7 @@ PROPOSER = PROPOSALS.pop("method")
 def files_of_proposer(wildcards):
     """What the slide's proposals follow from besides its pixels: detections of another program, or learnt weights.
 
-    One that is missing is none: the step of that slide says so, and the others run.
+    A missing one is no input: the step of that slide fails, and the others run.
     """
     names = [PROPOSALS[setting] for setting in ("file", "checkpoint") if setting in PROPOSALS]
     paths = [name.replace("{slide}", wildcards.slide) for name in names]

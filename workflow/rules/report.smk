@@ -8,7 +8,7 @@ the same command over what there is.
 import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
-# Without it the page tells of failures, and is no report of what is there once they are repaired.
+# Without it the page is about failures, and is no report of what is there once they are repaired.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
@@ -33,7 +33,7 @@ def report_failures():
 
 
 def what_is_done():
-    """What `muse report` says, of slides to look at twice too; of a batch, or of other targets, that it is done."""
+    """The lines of `muse report`, warnings included; of a batch, or of other targets, that it is done."""
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
@@ -50,7 +50,7 @@ def is_whole():
 
 
 def what_failed():
-    """Where to read of what failed; that the model is lacking is no slide's failure, and is said here."""
+    """Where to read of what failed; that the model is lacking is no slide's failure, and is reported here."""
     if why := why_no_model():
         return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # that have not ended well
@@ -80,7 +80,7 @@ def forget_unasked_steps():
 if not DRAWS_AT_ONCE:
 
     rule overlay:
-        """Draw the density of the nuclei and three places with their outlines, and sum the slide up."""
+        """Draw the density of the nuclei and three fields with their outlines, and sum the slide up."""
         input:
             nuclei="<results>/{slide}/nuclei.parquet",
             store=f"<results>/{{slide}}/{STORE}",

@@ -142,7 +142,7 @@ def require_cores():
     """Reject `--jobs` on this machine, where it would replace the bound on cores and not be one."""
     if workflow.local_exec and workflow.resource_settings.nodes is not None:
         n = workflow.resource_settings.nodes
-        sys.exit(f"--jobs {n}: does not bound the cores that are used on this machine; give `--cores {n}` in its place")
+        sys.exit(f"--jobs {n}: does not limit the cores used on this machine; give `--cores {n}` instead")
 
 
 TERMINAL = TerminalFilter()

@@ -31,14 +31,14 @@ def steps_to_model():
 
 
 def why_no_model():
-    """What the step said last that did not make its part of the model; None where all is there or nothing was said."""
+    """Last output of the step that failed to make its part of the model; None if all is there or nothing was printed."""
     lacking = [log for made, log in steps_to_model() if not made.exists()]
-    said = lines_of(lacking[0]) if lacking else []
-    return f"the model was not made; last in {lacking[0]}: {said[-1]}" if said else None
+    lines = lines_of(lacking[0]) if lacking else []
+    return f"the model was not made; last in {lacking[0]}: {lines[-1]}" if lines else None
 
 
 def forget_old_failures():
-    """Remove the logs of steps that did not make their part: what an earlier run said must not pass for this one's."""
+    """Remove the logs of steps that did not make their part: output of an earlier run must not pass for this one's."""
     for made, log in steps_to_model():
         if not made.exists():
             log.unlink(missing_ok=True)
