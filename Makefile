@@ -11,10 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint clean
 
-help:  ## say what can be made
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: demo/config.yaml  ## draw a slide, find its nuclei, say how well that went
+demo: demo/config.yaml  ## draw a slide, find its nuclei, score them
 	snakemake --cores $(CORES) --configfile demo/config.yaml
 	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
 	@echo "Report:     demo/results/report.html"

@@ -63,12 +63,12 @@ onstart:
 
 
 onsuccess:
-    say_last(what_preflight_found() if preflight_alone() else what_is_done())
+    print_last(what_preflight_found() if preflight_alone() else what_is_done())
 
 
 onerror:
     if preflight_alone():
-        say_last(what_preflight_found())
-        look_again_at_problems()
+        print_last(what_preflight_found())
+        check_problems_again()
     else:
-        say_last(report_failures() + what_failed())
+        print_last(report_failures() + what_failed())

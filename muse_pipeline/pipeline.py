@@ -233,7 +233,7 @@ def tile(
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
     """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
-    from muse_pipeline.core.process import say_how_busy, show_progress
+    from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.model import name_model, precision_warnings
     from muse_pipeline.store.grid import Shard
@@ -242,7 +242,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     part, image = Shard.parse(shard), open_store(store)
     stained = read_colour(colour, image.fingerprint)
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
-    with say_how_busy("finding nuclei", threads), show_progress("windows") as progress:
+    with print_load("finding nuclei", threads), show_progress("windows") as progress:
         verdict = detect_in(image, predictor, stained, part, output, threads, progress)
     return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]
 

@@ -1,4 +1,4 @@
-"""A small picture of drawn nuclei, and label files of every format that say where they are."""
+"""A small picture of drawn nuclei, and label files of every format that state where they are."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=
 
 
 class NoSlurmError(Exception):
-    """Slurm cannot be had here; the message says why."""
+    """Slurm cannot be had here; the message states why."""
 
 
 @dataclass

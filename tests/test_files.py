@@ -29,7 +29,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "1\n"
 
 
-def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+def test_a_file_never_takes_the_position_of_a_folder(tmp_path):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/a.svs").write_bytes(b"years of work")
     with pytest.raises(OutputError, match="is a folder"):

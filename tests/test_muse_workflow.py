@@ -41,7 +41,7 @@ def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     assert "results/training/tiny/model.onnx" in run.stdout
 
 
-def test_a_training_run_that_fails_is_what_is_said(cohort):
+def test_a_training_run_that_fails_is_what_is_reported(cohort):
     write_config(cohort, model="tiny.yaml")
     for labels in cohort.rglob("P*_points.txt"):
         labels.write_text("no point\n")

@@ -85,7 +85,7 @@ def rows(host, signature=SECRET, key="cohort #7/T.tif"):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, bucket, host):
-    """(folder, what Snakemake said) of the cohort with two slides that do not come, and one that is none."""
+    """(folder, what Snakemake printed) of the cohort with two slides that do not come, and one that is none."""
     folder = tmp_path_factory.mktemp("cohort")
     missing = [
         {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},

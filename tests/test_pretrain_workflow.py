@@ -92,7 +92,7 @@ def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, 
 
 
 @pytest.mark.slow
-def test_from_slides_to_a_page_that_says_whether_it_helped(tmp_path, shared_data):
+def test_from_slides_to_a_page_that_states_whether_it_helped(tmp_path, shared_data):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
     shutil.copy(shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "b.svs")
     write_sheet(tmp_path / "slides.tsv", [ROWS[0], {**ROWS[1], "path": "b.svs"}])

@@ -1,4 +1,4 @@
-"""What is written down twice in the project says the same in both places."""
+"""What is written down twice in the project states the same in both places."""
 
 import argparse
 import re

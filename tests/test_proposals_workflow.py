@@ -20,7 +20,7 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": name, "path": f"{name}.tif"} for name in "ab"])
     write_config(tmp_path, proposals={"method": "imported", "file": "{slide}.csv"})
     run = run_snakemake(tmp_path, "--dry-run")
-    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # that of a says which file it lacks
+    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # that of a states which file it lacks
     run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet")
     assert "b.csv" in inputs_of(run.stdout, "propose")
 

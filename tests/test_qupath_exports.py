@@ -135,7 +135,7 @@ def test_every_export_as_labels(qupath_reference, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_detections_and_cells_keep_class_and_place(qupath_reference, version):
+def test_detections_and_cells_keep_class_and_position(qupath_reference, version):
     folder = qupath_reference / "exports" / version
     for name in ("det.geojson", "cell.geojson"):
         truth = read_truth(folder / name, ["Tumor: Positive"], (0.25, 0.25))

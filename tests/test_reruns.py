@@ -26,7 +26,7 @@ from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMA = SNAKEFILE.parent / "workflow/schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
-ROWS = [  # slide b is cut into two shards, whatever the config says
+ROWS = [  # slide b is cut into two shards, whatever the config states
     {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
     {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
 ]
@@ -126,7 +126,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def write_model_at(mpp: float, path: Path) -> None:
-    """The built-in model, with a card that says that it works at ``mpp``."""
+    """The built-in model, with a card that states that it works at ``mpp``."""
     model = onnx.load(find_model("compact"))
     card = {**{each.key: each.value for each in model.metadata_props}}
     card[METADATA_KEY] = json.dumps({**json.loads(card[METADATA_KEY]), "mpp": mpp})

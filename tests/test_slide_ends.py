@@ -32,7 +32,7 @@ UNREADABLE = "broken.tif: is not a slide"
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a cohort with a slide for every end, the broken one in it, and what its first run said."""
+    """The folder of a cohort with a slide for every end, the broken one in it, and what its first run printed."""
     slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
     paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
     draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)
@@ -89,7 +89,7 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
     assert identities(folder, ENDS.keys() - {"broken"}) == others
 
 
-def test_a_slide_that_is_mended_costs_no_other_slide_anything(first_run, tmp_path):
+def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_path):
     folder = shutil.copytree(first_run[0], tmp_path / "repaired")
     others = identities(folder, ENDS.keys() - {"broken"})
     draw_stained_slide(folder / "broken.tif", size_px=640, n_nuclei=100, seed=1)

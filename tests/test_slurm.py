@@ -135,7 +135,7 @@ def test_a_job_asks_for_its_largest_step_and_for_more_when_it_failed(slurm, kill
     assert not slurm.gpus().keys() & set(killed)
 
 
-def test_detection_is_given_the_gpu_that_it_asks_for_and_says_what_it_lacks(slurm, killed, cohort, tmp_path):
+def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(slurm, killed, cohort, tmp_path):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this runtime has CUDA")
     shutil.copytree(cohort, tmp_path, dirs_exist_ok=True, symlinks=True)

@@ -64,10 +64,10 @@ def test_a_dry_run_counts_jobs_and_lists_them_when_asked(untouched, without_run)
     assert run_snakemake(untouched, "--dry-run", "--printshellcmds").stdout.count("rule detect:") == 3
 
 
-def test_jobs_in_place_of_cores_are_rejected(without_run):
+def test_jobs_in_position_of_cores_are_rejected(without_run):
     run = without_run["--jobs 2"]
     assert run.returncode == 1
-    assert "--jobs 2: does not bound the cores that are used on this machine; give `--cores 2`" in run.stdout
+    assert "--jobs 2: does not limit the cores used on this machine; give `--cores 2`" in run.stdout
     assert not slide_lines(run.stdout)
 
 

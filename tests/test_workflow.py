@@ -60,7 +60,7 @@ def make_cohort(folder: Path, slides: Path, rows, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, slides):
-    """(folder, what Snakemake said) of the cohort with its broken slide."""
+    """(folder, what Snakemake printed) of the cohort with its broken slide."""
     folder = make_cohort(tmp_path_factory.mktemp("cohort"), slides, [*sheet_rows(), BROKEN])
     return folder, run_snakemake(folder)
 

@@ -32,7 +32,7 @@ def read_results(folder: Path) -> dict[str, bytes]:
 
 
 def assert_as_undisturbed(folder: Path, undisturbed: Undisturbed) -> None:
-    """Every result is there with the same bytes, nothing half written lies beside it, and the report says so."""
+    """Every result is there with the same bytes, nothing half written lies beside it, and the report states so."""
     found = read_results(folder)
     assert found.keys() == undisturbed.results.keys()
     assert [name for name, content in found.items() if content != undisturbed.results[name]] == []

@@ -1,4 +1,4 @@
-"""Say whether QuPath would import GeoJSON files, and as what; ours or anybody's.
+"""Check whether and how QuPath imports GeoJSON files of any origin.
 
 The exit status is 0 if QuPath 0.4 to 0.7 import every object of every file as it is meant, else 2.
 """

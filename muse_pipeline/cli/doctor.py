@@ -1,4 +1,4 @@
-"""Say what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
+"""Show what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from muse_pipeline import __version__
-    from muse_pipeline.core.environment import examine_surroundings
+    from muse_pipeline.core.environment import examine_environment
     from muse_pipeline.inference.model import examine_providers
 
-    findings = [*examine_surroundings(), *examine_providers()]
+    findings = [*examine_environment(), *examine_providers()]
     lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:18}{finding.found}" for finding in findings]
     text = "\n".join([f"muse-pipeline {__version__}", *lines])
     show_result(text, {"version": __version__, "findings": [asdict(finding) for finding in findings]}, args.json)

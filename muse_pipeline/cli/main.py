@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
     """What is wrong with the words themselves is one sentence too."""
 
     def error(self, message: str) -> NoReturn:
-        """Say it, and where the right words are."""
+        """Print the error and the command for help."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def reject(self, word: str, known: Iterable[str]) -> NoReturn:
-    """Say that nothing is called ``word``, and what is called nearly so."""
+    """Report the unknown ``word`` and the nearest known one."""
     from difflib import get_close_matches
 
     if near := get_close_matches(word, known):

@@ -1,4 +1,4 @@
-"""Say what a model is: a built-in one by its name, an .onnx file, or a training run that is yet to make one.
+"""Show what a model is: a built-in one by its name, an .onnx file, or a training run that will make one.
 
 Prints the model's name, mpp and classes; `--resolved` writes what the workflow needs before it starts: the file and
 its checksum, or all files that the training run reads, and the provider, which `auto` chooses here once for all.

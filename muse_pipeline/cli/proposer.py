@@ -1,4 +1,4 @@
-"""Say how a way of proposing nuclei without labels is set.
+"""Show the settings of a proposer of nuclei without labels.
 
 Prints its settings, with their defaults where none are given. The workflow asks before it reads a slide: what is wrong
 costs nothing then.

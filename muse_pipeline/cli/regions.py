@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
-    from muse_pipeline.core.process import say_how_busy, show_progress
+    from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
@@ -77,5 +77,5 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     store = open_store(args.store)
     stained = read_colour(args.colour or args.store.parent / "colour.json", store.fingerprint)
     colour = colour_of_fit(predictor.card.colour, stained.macenko)
-    with say_how_busy("mapping regions", args.threads), show_progress("windows") as progress:
+    with print_load("mapping regions", args.threads), show_progress("windows") as progress:
         return map_shard(store, predictor, colour, shard, threads=args.threads, progress=progress)

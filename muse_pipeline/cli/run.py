@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("supervised", "label-free"),
         default="supervised",
-        help='label-free: by a model that has seen no label, all of one class "Nucleus" (default: %(default)s)',
+        help='label-free: by a model trained without labels, all of one class "Nucleus" (default: %(default)s)',
     )
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     add_provider_argument(parser)
@@ -130,7 +130,7 @@ def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     )
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
-            raise ConfigError(f"{path}: its own pixels lie where its results would; give another --output")
+            raise ConfigError(f"{path}: its pixels are in the folder of its results; give another --output")
     among_results = [path for path in map(Path, read) if path.resolve().is_relative_to(output.resolve())]
     replaced = {path.resolve() for home in homes for path in replaced_results(home)} if among_results else set()
     for path in among_results:

@@ -52,7 +52,7 @@ class Plan:
         return RunSettings(*model, features=self.features)
 
     def shards_of(self, row: SheetRow) -> int:
-        """Pieces that detection of the slide is cut into."""
+        """Shards of the slide's detection."""
         return row.shards or self.n_shards
 
 

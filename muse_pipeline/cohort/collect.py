@@ -65,10 +65,10 @@ def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path |
             rows += collect_slides(location, mpp)
         else:
             rows.append(next(named))
-    return _each_once(rows)
+    return _unique_rows(rows)
 
 
-def _each_once(rows: Iterable[SheetRow]) -> list[SheetRow]:
+def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
     found: dict[str, SheetRow] = {}
     for row in rows:
         other = found.setdefault(folder_key(row.slide_id), row)

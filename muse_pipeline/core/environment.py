@@ -28,7 +28,7 @@ class Finding:
     found: str
 
 
-def examine_surroundings() -> list[Finding]:
+def examine_environment() -> list[Finding]:
     """Every finding, in a fixed order."""
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),

@@ -268,7 +268,7 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> Fu
     if code not in {None, *FULL} or isinstance(error, (RecursionError, NotImplementedError)):
         return None
     asked = [_nearest(folder) for folder in (*folders, *(_temporary_folder() if code else []))]
-    unwritable = (FullDisk(folder, number) for folder in asked if (number := _refusal(folder)))
+    unwritable = (FullDisk(folder, number) for folder in asked if (number := _write_error(folder)))
     if (full := next(unwritable, None)) or code is None:
         return full
     fullest = min(asked, key=_free_bytes)  # the file that filled it may be removed already
@@ -292,7 +292,7 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _refusal(folder: Path) -> int | None:
+def _write_error(folder: Path) -> int | None:
     """Error number of a disk that does not accept a few more bytes."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -64,7 +64,7 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def say_how_busy(work: str, threads: int) -> Iterator[None]:
+def print_load(work: str, threads: int) -> Iterator[None]:
     """Print when the block ends how long ``work`` took, a part of a run, and how busy its threads were.
 
     Nothing is printed of less than a second, of which starting the threads is a large part.

@@ -44,7 +44,7 @@ class SlideInfo:
         slide_id: name of the slide in the sheet, unique in its cohort.
         path: slide file.
         reader: name of the reader that opens it.
-        vendor: maker of the scanner if the reader knows it, else "unknown".
+        vendor: maker of the scanner as reported by the reader, else "unknown".
         size_px: (width, height) of level 0.
         mpp: (x, y) size of a level-0 pixel in um.
         mpp_source: source of the mpp, in words.

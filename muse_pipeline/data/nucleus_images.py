@@ -147,7 +147,7 @@ class NucleusSlide(NucleusImage):
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """Where its nuclei are; mapped anew at each look, so that a cohort's maps do not add up."""
+        """Positions of its nuclei; mapped at each access, so that the memory of a cohort stays small."""
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

@@ -156,7 +156,7 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Draws batches; one ``step`` always gives one batch, so a resumed run sees what it would have seen.
+    """Draws batches; one ``step`` always gives one batch, so a resumed run gets the same batches.
 
     Args:
         images: pictures and stores at one mpp.
@@ -181,7 +181,7 @@ MIN_TISSUE = 0.5  # share of a window of a slide
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Crop:
     """One of them.
 
     Attributes:
@@ -193,7 +193,7 @@ class Piece:
     pixels: np.ndarray
 
 
-def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece]:
+def cut_crops(image: Image, number: int, side_px: int, most: int) -> list[Crop]:
     """Windows of one image.
 
     Args:
@@ -203,7 +203,7 @@ def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece
         most: windows of a store; of more with half their area tissue, that many at even distances in reading order.
     """
     if isinstance(image, Picture):
-        return [Piece(f"picture-{number:05d}", image.pixels)]
+        return [Crop(f"picture-{number:05d}", image.pixels)]
     mask, pixel_px = image.tissue
     columns, rows = (side // side_px for side in image.size_px)
     if not rows or not columns:
@@ -214,6 +214,6 @@ def cut_pieces(image: Image, number: int, side_px: int, most: int) -> list[Piece
     positions = np.argwhere(share >= MIN_TISSUE)
     chosen = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
     return [
-        Piece(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
+        Crop(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
         for y, x in (positions[chosen] * side_px).tolist()
     ]

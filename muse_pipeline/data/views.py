@@ -141,7 +141,7 @@ class ViewSet:
     seen: np.ndarray
 
     @classmethod
-    def look(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
+    def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
         """What ``views`` see of the nuclei at (N, 2) image px."""
         placed = np.stack([view.place(xy) for view in views])
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
@@ -183,7 +183,7 @@ class ViewSampler:
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
         enough = len(found.shared(0, 1)) >= settings.min_matches
-        return ViewSet.look(image, [*pair, *local], xy if enough else xy[:0])
+        return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A global view that holds ``pivot``, a tenth of its side or more from its border."""
@@ -267,7 +267,7 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 
 
 class ViewBatches:
-    """Draws batches; one number always gives one batch, so that a resumed run sees what it would have seen.
+    """Draws batches; one number always gives one batch, so that a resumed run gets the same batches.
 
     Args:
         images: with at least one nucleus each.

@@ -29,7 +29,7 @@ DEEP = 255  # px inside a region, or more
 
 
 class LabelledWindows:
-    """Draws batches; one ``step`` always gives one batch on a CPU, so a resumed run sees what it would have seen.
+    """Draws batches; one ``step`` always gives one batch on a CPU, so a resumed run gets the same batches.
 
     Args:
         images: labelled images at one mpp.

@@ -92,7 +92,7 @@ def _mix(below: tuple, above: tuple, part: np.ndarray) -> tuple[np.ndarray, np.n
 
 FINEST_MPP = 0.25  # coarser slides are painted at least this finely and averaged, as a camera does
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
-PIECE_PX = 512  # small enough for the processor's caches
+BLOCK_PX = 512  # small enough for the processor's caches
 OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # blur, as deviations
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
@@ -103,7 +103,7 @@ def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
     """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted block by block."""
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
-    side = max(1, PIECE_PX // times)
+    side = max(1, BLOCK_PX // times)
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, side):
         for left in range(0, width, side):

@@ -90,7 +90,7 @@ class Texture:
         return cv2.warpAffine(self.values, matrix, window.size, flags=flags, borderMode=cv2.BORDER_WRAP)
 
     def at(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Look up any positions, bilinearly.
+        """Sample any positions, bilinearly.
 
         Args:
             x_um: (h, w) float32.

@@ -107,10 +107,10 @@ def pair_folder(
 
 
 def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
-    """Rows by slide; the workflow's own sheet will do, other columns are ignored.
+    """Rows by slide; the workflow's own sheet may be given, since other columns are ignored.
 
     Raises:
-        SheetError: it cannot be read, has no column ``slide_id`` or names a slide twice.
+        SheetError: the sheet cannot be read, has no column ``slide_id`` or contains a slide twice.
     """
     header, records = read_table(path)
     if "slide_id" not in header:

@@ -24,7 +24,7 @@ class CalibrationCounts:
     """Nuclei by the probability of their likeliest class.
 
     Attributes:
-        values: (..., N_BINS, 3) how many, sum of their probabilities, how many right; leading axes are draws of the
+        values: (..., N_BINS, 3) count, sum of probabilities, count of right ones; leading axes are draws of the
             bootstrap.
     """
 

@@ -181,7 +181,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     """
     if path.name.lower().endswith(MASKS):
         if size_px is None:
-            raise LabelError(f"{path}: where it lies is not known without the slide.json beside the nuclei; restore it")
+            raise LabelError(f"{path}: its position is unknown without the slide.json beside the nuclei; restore it")
         mask = read_mask(path) != 0
         scale = np.array(size_px) / mask.shape[::-1]
         parts = label_image_to_polygons(mask)

@@ -91,7 +91,7 @@ class Parity:
     embedding: float
 
     def is_within(self, tolerance: Tolerance) -> bool:
-        """Whether all differences are."""
+        """Whether all differences are within their limits."""
         return (
             self.n_unmatched <= tolerance.unmatched * self.n_nuclei
             and self.n_other_class <= tolerance.label * self.n_nuclei

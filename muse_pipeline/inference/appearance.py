@@ -122,7 +122,7 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     if reference is None:
         return Verdict(NOT_KNOWN, ("the model's card has no appearance of its training pictures",))
     if colour.appearance is None:
-        return Verdict(NOT_KNOWN, ("colour.json is of a version that did not measure how the slide looks",))
+        return Verdict(NOT_KNOWN, ("colour.json is of a version without measures of appearance",))
     measured = colour.appearance
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))

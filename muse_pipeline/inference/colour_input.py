@@ -55,7 +55,7 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
     """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
 
-    Lies the reference's share of the way from the identity to the map that takes the stains to the reference's.
+    Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
 
     Args:
         reference: the card's.

@@ -21,7 +21,7 @@ from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.shards import ShardWriter
-from muse_pipeline.nuclei.nms import drop_doubles
+from muse_pipeline.nuclei.nms import suppress_overlaps
 from muse_pipeline.nuclei.seams import report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.chunks import tissue_on_lattice
@@ -152,9 +152,9 @@ def _run_batch(
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
-    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, doubles too
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, before suppression
     if finder.suppress_overlaps:
-        found = [drop_doubles(nuclei, card.mpp) for nuclei in found]
+        found = [suppress_overlaps(nuclei, card.mpp) for nuclei in found]
     reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
     return list(zip(windows.tolist(), reports, are_full, reasons, strict=True))
 
@@ -260,7 +260,7 @@ class ModelFinder(Detector):
             for nuclei in (found, recoloured)
         )
         brown = recoloured[recoloured.dab_od[:, 0] >= POSITIVE_OD]
-        both = drop_doubles(Nuclei.concatenate([brown, found]), self.card.mpp)  # of two the first stays
+        both = suppress_overlaps(Nuclei.concatenate([brown, found]), self.card.mpp)  # of two the first stays
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:

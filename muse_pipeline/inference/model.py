@@ -156,7 +156,7 @@ _SMALLEST_MODEL = (
 def choose_provider(provider: str) -> str:
     """``provider`` itself, there or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
 
-    Whoever plans a run chooses once for all its shards: results on a GPU differ from those on a CPU in the last digits.
+    The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in the last digits.
 
     Raises:
         ProviderError: there is no provider of that name.

@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.nms import drop_doubles
+from muse_pipeline.nuclei.nms import suppress_overlaps
 from muse_pipeline.nuclei.seams import SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid
@@ -57,5 +57,5 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
     x, y = grid.part_xy(window, part)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + part.width, width), min(y + part.height, height)
     batch[0, top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
-    nuclei = drop_doubles(predictor(batch, colour)[0], card.mpp)
+    nuclei = suppress_overlaps(predictor(batch, colour)[0], card.mpp)
     return report_window(nuclei, window, grid, part, card.mpp).require(Frame.WORK)

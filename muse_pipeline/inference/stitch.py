@@ -111,8 +111,8 @@ if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
 OF_EVERY_PIXEL = "h_mean"  # a feature of all nuclei that hold a pixel
-PIECE = 2048  # nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // PIECE  # so that the threads do not wait for a row group to be written
+AT_ONCE = 2048  # nuclei whose outlines a thread holds at once
+AHEAD = ROW_GROUP // AT_ONCE  # so that the threads do not wait for a row group to be written
 
 
 def stitch_shards(
@@ -153,7 +153,7 @@ def stitch_shards(
         described["regions"] = regions.describe()
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
-        for nuclei in in_pieces(resolve_stream(shards.paths, grid, card.mpp)):
+        for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
             on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
             yield _clip(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
@@ -303,7 +303,7 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
 
 
 def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
-    """Make sure that nuclei were sought where they are kept: elsewhere tissue would look as if it had none.
+    """Make sure that detection covered the tissue where nuclei are kept: other tissue would seem to have none.
 
     Raises:
         StoreError: they were sought in another tissue or region of interest.
@@ -315,11 +315,11 @@ def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
         )
 
 
-def in_pieces(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
-    """The same nuclei in parts of at most ``PIECE``."""
+def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
+    """The same nuclei in parts of at most ``AT_ONCE``."""
     for part in parts:
-        for start in range(0, len(part), PIECE):
-            yield part[start : start + PIECE]
+        for start in range(0, len(part), AT_ONCE):
+            yield part[start : start + AT_ONCE]
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:

@@ -172,7 +172,7 @@ def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
-    """How the slides and pictures of labelled images look, for the card; None where there is nothing to measure."""
+    """Appearance of the slides and pictures of labelled images, for the card; None without any measure."""
     return describe_training([_measure(image, mpp) for image in images])
 
 

@@ -9,11 +9,11 @@ from torch.nn.functional import logsigmoid
 def penalty_reduced_focal(
     logit: Tensor, target: Tensor, weight: Tensor, alpha: float = 2.0, beta: float = 4.0
 ) -> Tensor:
-    """Focal loss on a map of bumps: cells near a centre are punished less for firing.
+    """Focal loss on a map of Gaussians: cells near a centre are punished less for firing.
 
     Args:
         logit: (B, 1, h, w).
-        target: (B, 1, h, w) bumps in [0, 1], 1 exactly at the centre cells.
+        target: (B, 1, h, w) Gaussians in [0, 1], 1 exactly at the centre cells.
         weight: (B, 1, h, w), 0 where nothing is known.
         alpha: focusing exponent.
         beta: how fast the penalty returns with distance from a centre.

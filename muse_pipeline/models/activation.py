@@ -27,7 +27,7 @@ class ActivationNetwork(nn.Module):
 
     Args:
         backbone: registered name; one with a stage at stride 4.
-        n_outputs: of the linear layer on the image vector; the tasks say how many they need.
+        n_outputs: of the linear layer on the image vector; set by the task.
         mpp: um per pixel that it was trained at; None for one that was not.
 
     Raises:

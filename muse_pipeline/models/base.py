@@ -12,7 +12,7 @@ from muse_pipeline.models.readout import HALF_PIXEL, Lattice
 
 
 class Features(NamedTuple):
-    """What a backbone says about B windows of H x W px.
+    """Output of a backbone for B windows of H x W px.
 
     Attributes:
         dense: (B, D, H / 4, W / 4).
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """What the network reads: optical density after the slide's colour map, unless a backbone says otherwise.
+        """Input of the network: by default optical density after the slide's colour map.
 
         Args:
             pixels: (B, 3, H, W), 0 to 255.

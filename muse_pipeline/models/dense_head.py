@@ -44,22 +44,23 @@ class DenseHead(NucleusHead):
         return _scores_at_peaks(maps.centre)
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre and offset alone are computed at every cell; the rest waits until it is known which cells speak."""
+        """Centre and offset alone are computed at every cell; the rest only at peaks."""
         rows = as_rows(self.shared(features))
         located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
         located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
         return _scores_at_peaks(located[:, :1]), located, rows
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
-        """What the cell and its four neighbours say on average, by the fourth power of their scores.
+        """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
 
-        So it matters little which of two cells is the louder one that speak almost alike. A neighbour whose place is
-        further off speaks for another nucleus and is left out.
+        So the result hardly depends on which of two cells with nearly equal scores is the peak. A neighbour whose
+        position is
+        further off belongs to another nucleus and is left out.
         """
         columns = located.shape[-1]
         row = torch.div(cell, columns, rounding_mode="floor")
         column = cell - row * columns
-        around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # beyond the border nobody speaks
+        around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # no peaks beyond the border
         right, down = torch.tensor(FIVE, device=cell.device).T
         wide = columns + 2
         near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``

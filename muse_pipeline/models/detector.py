@@ -44,11 +44,11 @@ class NucleusDetector(nn.Module):
         return self.read_maps(self.features(pixels, colour))
 
     def read_maps(self, dense: Tensor) -> NucleusMaps:
-        """What the head says of a dense map of ``features``."""
+        """Output of the head for a dense map of ``features``."""
         return self.head(self.backbone.lattice.at_cells(dense))
 
     def propose(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of a dense map's cells, and what the head needs to say more of them (``NucleusHead.propose``)."""
+        """Scores of a dense map's cells, and the input of the head's second step (``NucleusHead.propose``)."""
         return self.head.propose(self.backbone.lattice.at_cells(dense))
 
 

@@ -1,4 +1,4 @@
-"""The contract of every nucleus head: what it says at each cell, and which cells speak for a nucleus."""
+"""The contract of every nucleus head: its output at each cell, and which cells are peaks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer tha
 
 
 def to_rays(raw: Tensor) -> Tensor:
-    """Rays in um from what the last layer of a head says of them, which is their inverse square.
+    """Rays in um from the output of a head, which is their inverse square.
 
     For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features.
-    The same wave in the rays themselves is a dumb-bell, and so do slender nuclei come out of heads that say rays.
+    The same wave in the rays themselves is a dumb-bell, which heads that predict rays give slender nuclei.
     """
     inverse_square = softplus(STEEPNESS * raw)
     return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
@@ -32,10 +32,10 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class NucleusMaps(NamedTuple):
-    """What a head says at every cell of an (h, w) map, whose cell (row, column) is centred on px ``4 * column + 2``.
+    """Output of a head at every cell of an (h, w) map, whose cell (row, column) is centred on px ``4 * column + 2``.
 
     Attributes:
-        centre: (B, 1, h, w) logit that the cell speaks for a nucleus.
+        centre: (B, 1, h, w) logit that the cell is a nucleus.
         offset: (B, 2, h, w) from the cell's centre to the nucleus' centre, (x, y) in cells.
         label: (B, C, h, w) class logits, given that it is a nucleus.
         rays: (B, R, h, w) um.
@@ -61,7 +61,7 @@ class NucleusHead(nn.Module):
         raise NotImplementedError
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """(B, 1, h, w): the score of each nucleus in the one cell that speaks for it, 0 elsewhere."""
+        """(B, 1, h, w): the score of each nucleus at its peak, 0 elsewhere."""
         raise NotImplementedError
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +71,7 @@ class NucleusHead(nn.Module):
         return self.scores(maps), located, as_rows(torch.cat((maps.label, maps.rays), 1))
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
-        """Where the nuclei lie (B, K, 2), (x, y) in cells, for which the cells of these numbers (B, K) speak."""
+        """Positions (B, K, 2), (x, y) in cells, of the nuclei whose peaks are the cells of these numbers (B, K)."""
         positions = own_places(located[:, 1:])
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
@@ -81,7 +81,7 @@ class NucleusHead(nn.Module):
 
 
 def own_places(offset: Tensor) -> Tensor:
-    """(B, 2, h, w) offsets -> where each cell alone says that the nucleus lies, (x, y) in cells."""
+    """(B, 2, h, w) offsets -> position of the nucleus predicted by each cell alone, (x, y) in cells."""
     rows, columns = offset.shape[-2:]
     x = torch.arange(columns, device=offset.device) + 0.5
     y = torch.arange(rows, device=offset.device)[:, None] + 0.5

@@ -56,14 +56,15 @@ class PointHead(NucleusHead):
     def scores(self, maps: NucleusMaps) -> Tensor:
         """The probability of "not background", at the best of the cells that point to one place.
 
-        One-to-one matching teaches one cell to speak for a nucleus, and a long training may need no more. A short one
-        does: where a nucleus lies between cells, several still speak. Of neighbours whose points are less than a cell
+        One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
+        does: where a nucleus lies between cells, several still are peaks. Of neighbours whose points are less than a
+            cell
         (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to different
         places never compete.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
-        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # beyond the border nobody competes
+        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no competitors beyond the border
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
         span = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
         for down, right in ((down, right) for down in span for right in span if (down, right) != (0, 0)):

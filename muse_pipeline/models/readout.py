@@ -31,7 +31,7 @@ class Lattice:
 
     @property
     def any_size(self) -> bool:
-        """Whether the network takes windows of any sides: it then says the same of a nucleus in all of them."""
+        """Whether the network takes windows of any sides: its output for a nucleus is then the same in all of them."""
         return not self.align_corners
 
     def at_cells(self, dense: Tensor) -> Tensor:

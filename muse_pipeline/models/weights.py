@@ -1,4 +1,4 @@
-"""Weights from checkpoint files laid out as the MUSE authors lay theirs out, which are also ours.
+"""Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
 
 A file's ``teacher`` is a flat dictionary; what begins with ``module.backbone.`` is the network, the rest (projectors,
 heads) belongs to its training and is left alone. Names and shapes must agree exactly, but for the grid of positions.
@@ -33,7 +33,7 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch speaks of protocols; whether the file can be read is said below
+            warnings.simplefilter("ignore")  # torch warns of protocols; unreadable files raise below
             state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .pt file") from error
@@ -48,7 +48,9 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
             f"{path}: not readable as a PyTorch checkpoint{reason}; download or copy it again"
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__} and no dictionary; give a training checkpoint")
+        raise CheckpointError(
+            f"{path}: contains a {type(state).__name__}, not a dictionary; give a training checkpoint"
+        )
     return state
 
 
@@ -97,7 +99,8 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
         weights: as ``backbone_weights`` gives them.
         path: for messages.
         always_resample: take the positional table through ``resample_positions`` even where its grid is the network's
-            own. The authors' loader does, and their figures were computed so: yes for files of theirs, no for ours.
+            own. The authors' loader does, and their figures were computed so: yes for their files, no for those of this
+            package.
 
     Raises:
         CheckpointError: other names or shapes than the network's; a file of another network is named as such.

@@ -37,7 +37,7 @@ SAME_SHARE = 0.4  # of the smaller outline; see docs/results.md
 SANE_UM = 0.01, 1000.0  # rays may be 0, negative or NaN, of which GEOS makes no polygon
 
 
-def drop_doubles(nuclei: Nuclei, mpp: float) -> Nuclei:
+def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     """Of outlines that share more than ``SAME_SHARE`` of the smaller one, keep the one of the higher score.
 
     Greedy by score, as StarDist does (Schmidt et al., MICCAI 2018): what is dropped drops nothing.

@@ -134,7 +134,7 @@ class ShapeSample:
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
-        """Look at some nuclei."""
+        """Offer some nuclei to the sample."""
         hashes = _hash(nuclei.xy)
         if len(self._hashes) == SAMPLE:
             chosen = hashes < self._hashes[-1]

@@ -20,14 +20,14 @@ from muse_pipeline.evaluation.bootstrap import compare_means
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.probing.features import Look, choose_nuclei, nucleus_features
+from muse_pipeline.probing.features import Variation, choose_nuclei, nucleus_features
 from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours, recognised, stability
 from muse_pipeline.probing.network import SEED, ProbedNetwork
 
 MOST_NUCLEI = 1000  # of an image, candidates of the retrieval
 MOST_VARIED = 250  # of them, rotated and restained
 MOST_IMAGES = 40
-VARIATIONS = (  # of the finer look
+VARIATIONS = (  # of the finer variation
     {"mirror": True},
     {"turns": 1},
     {"turns": 2},
@@ -83,11 +83,11 @@ def compare_on_tissue(
     for network in networks:
         say(f"{network.weights}: {sum(map(len, nuclei)):,} nuclei of {len(chosen)} images without labels")
         backbone = network.backbone.to(device)
-        looks = [
-            _look_at(backbone, image, xy, colour_of_fit(network.reference, image.stain), mpps, window_px, device)
+        compared = [
+            _compare_nuclei(backbone, image, xy, colour_of_fit(network.reference, image.stain), mpps, window_px, device)
             for image, xy in zip(chosen, nuclei, strict=True)
         ]
-        sides.append({name: [look[name] for look in looks] for name in looks[0]})
+        sides.append({name: [variation[name] for variation in compared] for name in compared[0]})
     rows = [_row(name, chosen, [side[name] for side in sides], repeats) for name in (RETRIEVAL, STABILITY, ACROSS)]
     for cosine in ("same", "different"):
         of = [float(np.concatenate(side[cosine]).mean()) for side in sides]
@@ -109,7 +109,7 @@ def compare_on_tissue(
     }
 
 
-def _look_at(
+def _compare_nuclei(
     backbone: Backbone,
     image: NucleusImage,
     xy: np.ndarray,
@@ -120,12 +120,12 @@ def _look_at(
 ) -> dict[str, Any]:
     """Values (n,) of each nucleus by each measure, and the features at the finer mpp."""
 
-    def features(of: np.ndarray, look: Look) -> Tensor:
-        return nucleus_features(backbone, image, of, look, colour, window_px, device)
+    def features(of: np.ndarray, variation: Variation) -> Tensor:
+        return nucleus_features(backbone, image, of, variation, colour, window_px, device)
 
-    fine, coarse = (features(xy, Look(mpp)) for mpp in mpps)
+    fine, coarse = (features(xy, Variation(mpp)) for mpp in mpps)
     some = xy[:MOST_VARIED]
-    varied = [stability(fine[: len(some)], features(some, Look(mpps[0], **change))) for change in VARIATIONS]
+    varied = [stability(fine[: len(some)], features(some, Variation(mpps[0], **change))) for change in VARIATIONS]
     nearer, same, different = np.mean(varied, 0)
     return {
         RETRIEVAL: recognised(fine, coarse),

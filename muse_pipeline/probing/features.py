@@ -18,7 +18,7 @@ from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 
 
 @dataclass(frozen=True)
-class Look:
+class Variation:
     """How nuclei are read.
 
     Attributes:
@@ -60,7 +60,7 @@ def nucleus_features(
     backbone: Backbone,
     image: NucleusImage,
     xy: np.ndarray,
-    look: Look,
+    variation: Variation,
     colour: np.ndarray,
     window_px: int,
     device: torch.device,
@@ -73,14 +73,14 @@ def nucleus_features(
         backbone: on ``device``.
         image: that the nuclei lie in.
         xy: (n, 2) image px.
-        look: at them.
+        variation: at them.
         colour: (3, 4) map in optical density of the image.
         window_px: side of a window.
         device: of the backbone.
     """
     backbone.eval()
-    mapped = torch.from_numpy((colour @ _homogeneous(stain_change(look.stain))).astype(np.float32))
-    views, member = _views(image, xy, look, window_px)
+    mapped = torch.from_numpy((colour @ _homogeneous(stain_change(variation.stain))).astype(np.float32))
+    views, member = _views(image, xy, variation, window_px)
     features = None
     for first in range(0, len(views), BATCH):
         numbers = [np.flatnonzero(member == index) for index in range(first, min(first + BATCH, len(views)))]
@@ -104,13 +104,13 @@ def _homogeneous(linear: np.ndarray) -> np.ndarray:
     return np.block([[linear, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
-def _views(image: NucleusImage, xy: np.ndarray, look: Look, window_px: int) -> tuple[list[View], np.ndarray]:
+def _views(image: NucleusImage, xy: np.ndarray, variation: Variation, window_px: int) -> tuple[list[View], np.ndarray]:
     """The windows, and (n,) which of them shows each nucleus."""
-    side = max(2, round(window_px * look.mpp / image.mpp))
+    side = max(2, round(window_px * variation.mpp / image.mpp))
     corners = np.floor(xy / (side / 2)) * (side / 2) - side / 4
     corners = np.floor(corners.clip(0, np.maximum(np.array(image.size_px) - side, 0))).astype(int)
     unique, member = np.unique(corners, axis=0, return_inverse=True)
-    views = [View((x, y), side, window_px, look.mirror, look.turns, image.mpp) for x, y in unique.tolist()]
+    views = [View((x, y), side, window_px, variation.mirror, variation.turns, image.mpp) for x, y in unique.tolist()]
     return views, member.ravel()
 
 

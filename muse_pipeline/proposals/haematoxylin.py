@@ -147,7 +147,7 @@ CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or
 MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
 MIN_VALUES = 20  # fewest peaks or pixels for a threshold
 NOISE = 0.01  # answers of a camera's noise on glass; below it there is no peak
-MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than its surroundings
+MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than the tissue around
 
 
 @dataclass(frozen=True)

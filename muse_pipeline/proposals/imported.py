@@ -111,7 +111,7 @@ class ImportedNuclei(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """As a model's."""
+        """See ``Detector``."""
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:

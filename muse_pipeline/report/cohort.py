@@ -211,7 +211,7 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines about slides whose results are not to be trusted without a look, none where there are none."""
+    """Lines about slides whose results need a check; none if there are none."""
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]

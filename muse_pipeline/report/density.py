@@ -1,4 +1,4 @@
-"""Nuclei counted on a coarse grid, and the three places of a slide that are worth a look."""
+"""Nuclei counted on a coarse grid, and the three fields of a slide that are drawn."""
 
 from __future__ import annotations
 

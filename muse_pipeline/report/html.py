@@ -31,7 +31,7 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 
 
 def join(parts: list[Markup], between: str = "") -> Markup:
-    """Pieces one after the other."""
+    """Concatenation of HTML."""
     return Markup(between.join(parts))
 
 

@@ -47,8 +47,8 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
         yield Notice(AMBER, "no regions", f"no tissue regions: {slide.lacks_regions}")
     if slide.lacks_partner:
         yield Notice(AMBER, "no partner", f"partner not registered: {slide.lacks_partner}")
-    said_of_mpp = doubtful_mpp(slide)
+    doubt_of_mpp = doubtful_mpp(slide)
     if slide.size_doubt:
-        yield Notice(RED, "doubtful scale", "; ".join(filter(None, [slide.size_doubt, said_of_mpp])))
-    elif said_of_mpp:
-        yield Notice(AMBER, "check mpp", f"{said_of_mpp}; is it right?")
+        yield Notice(RED, "doubtful scale", "; ".join(filter(None, [slide.size_doubt, doubt_of_mpp])))
+    elif doubt_of_mpp:
+        yield Notice(AMBER, "check mpp", f"{doubt_of_mpp}; is it right?")

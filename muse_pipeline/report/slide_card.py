@@ -243,15 +243,15 @@ def _steps(slide: SlideResult) -> Markup:
 
 def _provenance(provenance: dict[str, Any]) -> Markup:
     """The card stands above, once for all slides."""
-    return _said({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
+    return _as_markup({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
 
 
-def _said(value: Any) -> Markup:
+def _as_markup(value: Any) -> Markup:
     """A value of JSON: a dictionary as terms with values, a list of lists line by line, the rest as text."""
     if value and isinstance(value, dict):
-        return definitions({key: _said(value[key]) for key in sorted(value)}, "provenance")
+        return definitions({key: _as_markup(value[key]) for key in sorted(value)}, "provenance")
     if isinstance(value, list) and any(isinstance(each, list | dict) for each in value):
-        return element("ul", *(element("li", _said(each)) for each in value))
+        return element("ul", *(element("li", _as_markup(each)) for each in value))
     return element("code", _plain(value))
 
 

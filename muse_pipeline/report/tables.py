@@ -1,4 +1,4 @@
-"""All slides in one table: what to look for, and where to look closer."""
+"""All slides in one table."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         level_downsamples=known.level_downsamples,
         fingerprint=fingerprint,
         bounds=known.bounds,
-        warnings=(*doubts, *_look(slide)),
+        warnings=(*doubts, *_check_coarsest(slide)),
     )
 
 
@@ -141,7 +141,7 @@ def _require_sound(info: SlideInfo) -> None:
         raise ValueError("a value is missing or has another type")
 
 
-def _look(slide: SlideReader) -> tuple[str, ...]:
+def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
     """Check the coarsest level: can it be read, and is it bright field?"""
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]

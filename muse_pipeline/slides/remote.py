@@ -101,7 +101,7 @@ def _path(parts: SplitResult) -> str:
 
 N_TRIES = 5  # of every call
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # botocore's
-REFUSED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
+DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
 
 class EndedEarlyError(Exception):
@@ -122,7 +122,7 @@ def explain(error: BaseException, url: SlideUrl) -> str:
     root = _root(error)
     status, kind = _status(root), type(root).__name__
     is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
-    is_denied = status in REFUSED if status else isinstance(root, PermissionError)
+    is_denied = status in DENIED if status else isinstance(root, PermissionError)
     answered = f" (HTTP {status})" if status else ""
     no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true where it is public"
     checks = (

@@ -1,6 +1,6 @@
 """Write and read the chunks of a store's shard files without zarr, in the caller's thread.
 
-zarr does the same, but in a pool of its own, sized by the machine and not by the job. Pieces of a few chunks it reads
+zarr does the same, but in a pool of its own, sized by the machine and not by the job. Parts of a few chunks it reads
 in twice the time; a shard that it writes it holds several times over, and compares every pixel with white twice. The
 layout is that of its ``sharding_indexed`` codec: chunks one after the other, then a table of (offset, length) as
 little-endian uint64, row by row, and its CRC-32C. Files are zarr's own, byte for byte.

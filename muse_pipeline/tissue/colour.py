@@ -192,12 +192,12 @@ def measure_colour(
     dark_background: bool = False,
     warnings: Sequence[str] = (),
 ) -> SlideColour:
-    """Fit the stains over the tissue of a slide and measure how it looks.
+    """Fit the stains over the tissue of a slide and measure its appearance.
 
     Args:
         slide: the slide.
         info: about it.
-        tissue: where to look.
+        tissue: mask of the tissue.
         dark_background: as found in the overview (``find.is_fluorescence``).
         warnings: of the search for its tissue, which come first.
     """

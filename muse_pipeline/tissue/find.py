@@ -171,15 +171,15 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
 
 
 JOIN_UM = 16.0  # cracks and thin walls of fat
-MIN_PIECE_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
+MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
-MIN_PIECE_SHARE = 0.02  # of a small picture
+MIN_COMPONENT_SHARE = 0.02  # of a small picture
 
 
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
     """Join what nearly touches, drop specks, fill holes of (h, w) bool; areas in um2."""
     pixel_um2 = float(np.prod(mpp))
-    least_um2 = min(MIN_PIECE_UM2, MIN_PIECE_SHARE * mask.size * pixel_um2)
+    least_um2 = min(MIN_COMPONENT_UM2, MIN_COMPONENT_SHARE * mask.size * pixel_um2)
     mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
     mask = drop_small(mask, least_um2 / pixel_um2)
     glass = drop_small(np.logical_not(mask, out=mask), MIN_HOLE_UM2 / pixel_um2, connectivity=4, keep_at_border=True)

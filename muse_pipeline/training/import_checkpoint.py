@@ -64,7 +64,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
     """The registered name that the weights belong to.
 
     Networks of one architecture differ in the window they were trained with (224 or 512 px): the end of the file's name
-    says which (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
+    distinguishes them (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
 
     Raises:
         CheckpointError: no network fits exactly, or several do.

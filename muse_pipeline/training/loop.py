@@ -35,12 +35,12 @@ class Monitor:
         """Called by the first process after a resume point was saved."""
 
 
-PATIENCE = 5  # logged steps in a row
+IN_A_ROW = 5  # logged steps in a row
 GRACE = 0.1  # share of a run at whose beginning all vectors are alike
 
 
 class Alarm(Monitor):
-    """A monitor that ends a run once a value lies outside its limits at ``PATIENCE`` logged steps in a row.
+    """A monitor that ends a run once a value lies outside its limits at ``IN_A_ROW`` logged steps in a row.
 
     Args:
         schedule: of the run.
@@ -66,9 +66,9 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Count one logged step; True if ``name`` was outside at the last ``PATIENCE``, this one included."""
+        """Count one logged step; True if ``name`` was outside at the last ``IN_A_ROW``, this one included."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
-        return self._outside[name] >= PATIENCE
+        return self._outside[name] >= IN_A_ROW
 
 
 class Turn:

@@ -76,7 +76,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """Pieces of the training pictures, on which an export is checked."""
+        """Crops of the training pictures, on which an export is checked."""
         return self.path / "pictures"
 
     @property

@@ -4,7 +4,7 @@ import os
 import openslide
 
 from muse_pipeline.core import environment
-from muse_pipeline.core.environment import count_cores, examine_surroundings
+from muse_pipeline.core.environment import count_cores, examine_environment
 from muse_pipeline.inference.model import examine_providers
 
 
@@ -13,7 +13,7 @@ def test_plain_lines(muse):
     assert (status, err) == (0, "")
     assert f"library {openslide.__library_version__}" in out
     lines = out.splitlines()[1:]
-    assert len(lines) == len(examine_surroundings()) + len(examine_providers())
+    assert len(lines) == len(examine_environment()) + len(examine_providers())
     assert all(line[2:4] in {"ok", "--"} for line in lines)
 
 
@@ -40,10 +40,10 @@ def test_cores_are_those_that_are_granted(monkeypatch):
     assert count_cores() == 1
 
 
-def test_what_is_missing_is_said_with_its_remedy(monkeypatch, tmp_path):
+def test_what_is_missing_is_reported_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    findings = {finding.topic: finding for finding in examine_surroundings()}
+    findings = {finding.topic: finding for finding in examine_environment()}
     assert not findings["gpu"].usable
     assert "no nvidia-smi" in findings["gpu"].found
     assert not findings["scratch"].usable

@@ -1,4 +1,4 @@
-"""`muse model` of a training run: all that can be known to be wrong is said before the workflow starts anything."""
+"""`muse model` of a training run: all that can be known to be wrong is printed before the workflow starts anything."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def folder(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
 
 
-def test_a_run_says_what_it_reads(folder, muse, tmp_path):
+def test_a_run_states_what_it_reads(folder, muse, tmp_path):
     path = write_config(folder)
     path.write_text(path.read_text() + "checkpoint: c.pt\n")
     torch.save({}, folder / "c.pt")

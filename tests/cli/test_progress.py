@@ -5,7 +5,7 @@ import time
 import pytest
 
 from muse_pipeline.cli.output import TrainingOutput
-from muse_pipeline.core.process import say_how_busy
+from muse_pipeline.core.process import print_load
 
 
 def test_without_a_terminal_each_logged_step_is_a_line(capsys):
@@ -41,6 +41,6 @@ def test_the_load_is_printed_of_work_of_a_second_or_more(capsys, monkeypatch, se
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     used = iter((5.0, 5.0 + seconds))
     monkeypatch.setattr("muse_pipeline.core.process.own_processor_seconds", lambda: next(used))
-    with say_how_busy("finding nuclei", threads):
+    with print_load("finding nuclei", threads):
         pass
     assert capsys.readouterr().out == printed

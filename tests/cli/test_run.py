@@ -188,7 +188,7 @@ def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
     assert (status, mine.is_file()) == (2, True) and "give a copy of it" in printed
 
 
-def test_a_result_within_a_roi_says_so(muse, tmp_path):
+def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     ring = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
     (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
@@ -221,15 +221,16 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     status, _, printed = muse(*run, "compact")
     assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
     assert (
-        "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Epithelial, Stroma" in printed
+        "--mode label-free is for models of one class, and --model compact has Lymphocyte, Epithelial, Stroma"
+        in printed
     )
     assert muse(*run, "label_free")[0] == 0
 
 
-def test_all_cores_are_used_unless_it_is_told(muse, tmp_path, monkeypatch):
+def test_all_cores_are_used_unless_it_is_given(muse, tmp_path, monkeypatch):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     used = []
-    monkeypatch.setattr(process, "say_how_busy", lambda work, threads: nullcontext(used.append(threads)))
+    monkeypatch.setattr(process, "print_load", lambda work, threads: nullcontext(used.append(threads)))
     for options in (), ("--threads", "3"):
         assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / str(len(options)), *options)[0] == 0
     assert used == [count_cores(), 3]
@@ -244,7 +245,7 @@ def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
     assert list(report_of(tmp_path / "results")) == ["broken"]
 
 
-def test_a_sheet_of_somebody_else_is_no_place_for_results(muse, tmp_path):
+def test_a_sheet_of_a_user_else_is_no_position_for_results(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     (tmp_path / "sheet.json").write_text("{}")
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
@@ -280,7 +281,7 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a file that root cannot remove")
-def test_a_folder_of_somebody_else_costs_its_own_slide_alone(muse, tmp_path):
+def test_a_folder_of_a_user_else_costs_its_own_slide_alone(muse, tmp_path):
     for name in ("a", "b"):
         write_pyramid(tmp_path / f"{name}.tif", np.full((600, 600, 3), 243, np.uint8))
     mine = tmp_path / "results/a/nuclei.parquet"

@@ -35,7 +35,7 @@ def slide_path(tmp_path_factory):
 
 
 def run_steps(muse, slide, out, *tile_arguments, roi=None):
-    """inspect, tissue, tile; the last exit status and what it said."""
+    """inspect, tissue, tile; the last exit status and what it printed."""
     info = out / "slide.json"
     assert muse("inspect", slide, "--slide-id", "discs", "--output", info)[0] == 0
     limits = ["--roi", roi] if roi else []
@@ -102,13 +102,13 @@ def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path)
     assert not list((tmp_path / "strict").glob("*.zarr")) and not list((tmp_path / "strict").glob(".*partial"))
 
 
-def test_a_slide_too_coarse_is_said(muse, slide_path, tmp_path):
+def test_a_slide_too_coarse_is_reported(muse, slide_path, tmp_path):
     status, _, printed = run_steps(muse, slide_path, tmp_path, "--mpp", "0.2")
     assert status == 2 and "0.25 um/px, too coarse for an image at 0.2 um/px" in printed
 
 
 @pytest.mark.parametrize("verb", ["tissue", "tile"])
-def test_a_slide_that_took_the_place_of_another_is_rejected(muse, tmp_path, verb):
+def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, verb):
     slide, out = tmp_path / "s.tif", tmp_path / "out"
     write_pyramid(slide, np.full((600, 600, 3), 243, np.uint8))
     run_steps(muse, slide, out)

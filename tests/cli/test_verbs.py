@@ -125,7 +125,7 @@ def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
     assert not positions["out"].exists()
 
 
-def test_whoever_reads_may_have_enough_of_it():
+def test_a_reader_may_close_the_pipe():
     """As `head` does."""
     command = [sys.executable, "-u", "-m", "muse_pipeline.cli.main", "doctor"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""What an installation without the extra `train` can do, and how it says what it cannot."""
+"""What an installation without the extra `train` can do, and how it states what it cannot."""
 
 import subprocess
 import sys

@@ -110,7 +110,7 @@ def test_a_slide_at_a_url_is_known_by_it(finished, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"provenance": {}}', "[]"])
-def test_unfinished_results_are_told_from_the_same_ones(finished, tmp_path, content):
+def test_unfinished_results_are_distinguished_from_the_same_ones(finished, tmp_path, content):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     sidecar = tmp_path / "results/S/nuclei.provenance.json"
     sidecar.unlink()

@@ -1,4 +1,4 @@
-"""The ledger says how a step ended, and nothing of one that was killed."""
+"""The ledger states how a step ended, and nothing of one that was killed."""
 
 import warnings
 from pathlib import Path

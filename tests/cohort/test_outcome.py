@@ -1,4 +1,4 @@
-"""What stays of a slide whose steps failed, and what is said of them."""
+"""What stays of a slide whose steps failed, and what is printed of them."""
 
 import json
 

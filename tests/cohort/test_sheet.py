@@ -83,7 +83,7 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
         "row 3: mpp '0,25' is not a positive number of um per pixel, as in 0.25",
         "row 3: shards '0' is not a whole number from 1 to 10,000",
         "row 3: slide_id 'A' names the same folder as that of row 2",
-        "row 4: slide_id 'c/d' has / in it, which folders and shells do not take",
+        "row 4: slide_id 'c/d' contains /, which is not allowed in folders and shells",
         f"row 4: path 'nowhere.svs': no such file ({folder / 'nowhere.svs'})",
         "row 4: mpp '-1' is not a positive number of um per pixel, as in 0.25",
         "row 4: shards '2.5' is not a whole number from 1 to 10,000",
@@ -212,7 +212,7 @@ def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
     for command in (("sheet", tmp_path, "-o", tmp_path / "s.tsv"), ("run", slide, "-o", tmp_path / "out")):
         status, _, printed = muse(*command)
         assert status == 2
-        assert r"M\xfcller.tif: is no name in UTF-8; rename the file or its folder" in printed
+        assert r"M\xfcller.tif: is not a name in UTF-8; rename the file or its folder" in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -32,7 +32,7 @@ def test_it_is_the_hungarian_assignment_of_every_window():
         assert np.isclose(found, best, atol=1e-4)
 
 
-def test_no_proposal_speaks_twice_and_every_nucleus_has_one():
+def test_no_proposal_is_counted_twice_and_every_nucleus_has_one():
     cost, cell, allowed = random_problem(2, 60, 1)
     pairs = assign(cost, cell, allowed)
     assert len(pairs.cell) == 120

@@ -1,4 +1,4 @@
-"""Pixels, centres and rays move together: drawn discs and ellipses are found where the moved labels say."""
+"""Pixels, centres and rays move together: drawn discs and ellipses are found where the moved labels state."""
 
 import math
 
@@ -33,7 +33,7 @@ def ellipse_picture(size, centre, axes, angle):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_moved_ellipse_is_where_its_moved_label_says(seed):
+def test_a_moved_ellipse_is_where_its_moved_label_states(seed):
     generator = torch.Generator().manual_seed(seed)
     picture, rays = ellipse_picture(128, (70.3, 58.6), (22, 11), 0.6)
     linear = random_linear(1, Augmentation(free_rotation=1.0), generator)

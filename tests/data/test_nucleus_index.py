@@ -13,7 +13,7 @@ def index():
     return NucleusIndex.build(np.random.default_rng(0).uniform(0, SIZE_PX, (5000, 2)), SIZE_PX, MPP)
 
 
-def test_a_box_holds_what_a_look_at_all_of_them_finds(index, tmp_path):
+def test_a_box_holds_what_a_view_at_all_of_them_finds(index, tmp_path):
     index.save(tmp_path / "index")
     mapped = NucleusIndex.open(tmp_path / "index", SIZE_PX, MPP)
     rng = np.random.default_rng(1)

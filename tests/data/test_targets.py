@@ -40,7 +40,7 @@ def test_equal_to_a_loop():
     assert 0 < n_far < 100
 
 
-def test_cells_that_no_bump_reaches_have_no_nucleus():
+def test_cells_that_no_peak_reaches_have_no_nucleus():
     target = targets_of([2.0, 2.0], side=20)
     assert target.nucleus[0, 0, 0] == 0
     assert target.nucleus[0, -1, -1] == -1

@@ -30,7 +30,7 @@ def picture(height=96, width=80):
     return Picture(np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8))
 
 
-def test_a_step_gives_one_batch_whoever_asks():
+def test_a_step_gives_one_batch_no_matter_who_asks():
     first, second = (UnlabelledWindows([picture(), Slide()], 32, 6, 3, torch.device("cpu")) for _ in range(2))
     batch = first(5)
     assert batch.shape == (6, 3, 32, 32) and batch.dtype == torch.float32
@@ -59,7 +59,7 @@ def test_a_picture_smaller_than_a_window_is_mirrored():
     assert (window[:20, :24] == small.pixels).all() and (window[20:32, :24] == small.pixels[19:7:-1]).all()
 
 
-def test_no_tissue_and_no_source_are_said():
+def test_no_tissue_and_no_source_are_reported():
     with pytest.raises(StoreError, match="no image has tissue"):
         WindowSampler([Slide(has_tissue=False)], 32)
     with pytest.raises(ConfigError, match="give one"):
@@ -70,7 +70,7 @@ def test_no_tissue_and_no_source_are_said():
         open_unlabelled((), 0.5)
 
 
-def test_pictures_are_resampled_and_must_say_how_large_a_pixel_is(tmp_path):
+def test_pictures_are_resampled_and_must_state_how_large_a_pixel_is(tmp_path):
     Image.fromarray(picture().pixels).save(tmp_path / "a.png")
     (image,) = open_unlabelled((UnlabelledSource(images=tmp_path, mpp=0.25),), 0.5)
     assert image.size_px == (40, 48)

@@ -74,7 +74,7 @@ def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
             assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
 
 
-def test_batches_that_nobody_asks_for_are_given_up_at_the_end():
+def test_batches_that_no_one_asks_for_are_given_up_at_the_end():
     made, gate = [], threading.Event()
 
     def slow(number):
@@ -122,7 +122,7 @@ def test_pairs_are_there_and_back():
 
 
 def test_positions_belong_to_the_views_of_their_own_set():
-    """Sets and views are laid out view by view: a dark spot at each nucleus is found where the batch says."""
+    """Sets and views are laid out view by view: a dark spot at each nucleus is found where the batch states."""
     batches = make(augmentation=PLAIN, grey=0)
     for image in batches.sample.images:
         image.pixels[:] = 240

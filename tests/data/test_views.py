@@ -1,4 +1,4 @@
-"""Spec G4: where a view says that a nucleus is, the picture of the view shows it; what views share is one nucleus."""
+"""Spec G4: where a view states that a nucleus is, the picture of the view shows it; what views share is one nucleus."""
 
 import itertools
 import math
@@ -53,14 +53,14 @@ def around(pixels, placed, reach):
     return pieces, np.stack([x, y], -1)
 
 
-def test_discs_are_where_views_place_them_and_shared_ones_are_the_same(discs):
+def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs):
     """A number is one nucleus in every view that sees it, for there lies the disc of that nucleus's colour."""
     image, colours = discs
     sample, generator = ViewSampler([image], SETTINGS), np.random.default_rng(1)
     errors, turned, n_shared = [], set(), 0
     for _ in range(N_SETS):
         drawn = sample(generator)
-        found = ViewSet.look(image, drawn.views, image.nuclei.xy.astype(float))  # numbered through, as colours are
+        found = ViewSet.index(image, drawn.views, image.nuclei.xy.astype(float))  # numbered through, as colours are
         assert [len(found.shared(0, other)) for other in (1, 2)] == [len(drawn.shared(0, other)) for other in (1, 2)]
         n_shared += len(drawn.shared(0, 1))
         for view, placed, seen in zip(found.views, found.placed, found.seen, strict=True):

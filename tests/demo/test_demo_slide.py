@@ -16,7 +16,7 @@ def read(slide, xy, level, size):
     return np.asarray(slide.read_region(xy, level, size).convert("RGB"))
 
 
-def test_openslide_knows_vendor_mpp_and_levels(demo):
+def test_openslide_has_vendor_mpp_and_levels(demo):
     with OpenSlide(demo / "demo.svs") as slide:
         assert OpenSlide.detect_format(demo / "demo.svs") == "aperio"
         assert float(slide.properties["openslide.mpp-x"]) == float(slide.properties["openslide.mpp-y"]) == 0.25

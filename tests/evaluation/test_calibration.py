@@ -20,7 +20,7 @@ def calibrated():
     return prob, (prob.cumsum(1) > rng.random((len(prob), 1))).argmax(1)
 
 
-def test_probabilities_that_mean_what_they_say_have_next_to_no_error(calibrated):
+def test_probabilities_that_mean_what_they_state_have_next_to_no_error(calibrated):
     counts = count_calibration(*calibrated)
     assert counts.n == 20_000 and counts.error < 0.01
     assert counts.accuracy == pytest.approx(counts.confidence, abs=0.01)
@@ -58,7 +58,7 @@ def test_counts_of_slides_add_up(calibrated):
     assert count_calibration(prob[:0], label[:0]).n == 0
 
 
-def test_evaluate_says_it_by_site_and_draws_it(muse, tmp_path):
+def test_evaluate_states_it_by_site_and_draws_it(muse, tmp_path):
     (tmp_path / "truth").mkdir()
     for name in ("A7-1", "A7-2", "A8-1"):
         write_result(tmp_path / "results", name)

@@ -1,4 +1,4 @@
-"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is said, what is rejected."""
+"""`muse evaluate` over one table, a folder and a sheet: what is paired, what is printed, what is rejected."""
 
 import json
 
@@ -199,7 +199,7 @@ def write_drawn(path, *shapes):
 
 @pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
-    """Slide b holds no nuclei; a holds an outline, or a point, where no true outline says how good outlines are."""
+    """Slide b holds no nuclei; a holds an outline, or a point, where no true outline states how good outlines are."""
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
@@ -311,8 +311,8 @@ def test_mistakes_are_one_sentence(muse, cohort):
     mistakes = {
         (table,): "give --truth FILE",
         (table, "--truth", cohort / "truth"): "is a folder, while",
-        (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet tells slides of a folder apart",
-        (table, "--truth", truth, "--patient", "."): "--patient tells slides of a folder apart",
+        (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet distinguishes slides of a folder",
+        (table, "--truth", truth, "--patient", "."): "--patient distinguishes slides of a folder",
         (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
         (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",

@@ -111,7 +111,7 @@ def test_half_an_overlap_is_none_and_other_classes_are_not_matched():
     assert other.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 
-def test_unknown_classes_and_places_that_are_not_judged():
+def test_unknown_classes_and_positions_that_are_not_judged():
     true = shapely.box([0], 0, [10], 10)
     unknown = count_panoptic(overlap_polygons(true, true, (1, 1)), np.array([0]), np.array([-1]), 1, np.ones(1, bool))
     assert unknown.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]

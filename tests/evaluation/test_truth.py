@@ -62,7 +62,7 @@ def test_separators_and_blanks_at_the_end_of_rows_shift_nothing(tmp_path):
     assert len(read_points(path, ["a", "b"])) == 0
 
 
-def test_columns_may_be_capitalised_and_those_of_qupath_are_told_from_ours(tmp_path):
+def test_columns_may_be_capitalised_and_those_of_qupath_are_distinguished_from_ours(tmp_path):
     path = tmp_path / "truth.csv"
     path.write_text("X,Class,Y\n1.5,a,2\n")
     assert read_points(path, ["a", "b"]).xy.tolist() == [[1.5, 2]]
@@ -105,7 +105,7 @@ def test_class_names_of_qupath_are_those_of_the_model(tmp_path):
         assert read_truth(path, classes, MPP).nuclei.label.tolist() == [1, 0, 2]
 
 
-def test_tabs_and_a_suffix_that_nobody_knows(tmp_path):
+def test_tabs_and_a_suffix_that_no_one_has(tmp_path):
     path = tmp_path / "truth.tsv"
     path.write_text("class\ty\tx\na\t1\t2\n")
     truth = read_truth(path, ["a"], MPP)
@@ -142,7 +142,7 @@ def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
     assert truth.region is None
 
 
-def test_outlines_and_regions_whose_lines_cross_are_mended(tmp_path):
+def test_outlines_and_regions_whose_lines_cross_are_repaired(tmp_path):
     bow = shapely.Polygon([(0, 0), (30, 30), (30, 0), (0, 60)])
     wide = shapely.transform(bow, lambda xy: xy * 10)
     path = write_features(tmp_path / "s.geojson", feature(bow, "a"), feature(wide, "Region", "annotation"))

@@ -22,7 +22,7 @@ from muse_pipeline.inference.predictor import Predictor
 
 @pytest.fixture(scope="module")
 def small(run, tmp_path_factory):
-    """A model in int8 for windows of 128 px, and what its export said."""
+    """A model in int8 for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):
         assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
@@ -32,7 +32,7 @@ def small(run, tmp_path_factory):
 HOW = ["--precision", "int8", "--input-px", "128"]
 
 
-def test_int8_finds_the_same_nuclei_and_its_card_says_how_it_was_calibrated(run, small):
+def test_int8_finds_the_same_nuclei_and_its_card_states_how_it_was_calibrated(run, small):
     path, printed = small
     card = Predictor(path).card
     windows = calibration_windows(run / "run" / "pictures", card)
@@ -58,7 +58,7 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert len(integers) > 10
     assert len(floats) == 1  # the stain map
     last = [node for node in graph.node if node.op_type == "MatMul"]
-    assert len(last) == 2  # the head's last layer, once for scores and once for what else is said of nuclei
+    assert len(last) == 2  # the head's last layer, once for scores and once for what else is printed of nuclei
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 

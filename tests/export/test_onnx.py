@@ -79,7 +79,7 @@ def test_the_card_travels_in_the_file_and_names_no_folder(run):
     assert str(run).encode() not in (run / "model.onnx").read_bytes()
 
 
-def test_exporting_again_gives_the_same_bytes_and_says_that_nothing_was_checked(run, tmp_path, muse):
+def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checked(run, tmp_path, muse):
     """Without the pictures of the run there is nothing to check on."""
     (tmp_path / "checkpoint.pt").write_bytes((run / "run" / "checkpoint.pt").read_bytes())
     status, printed, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
@@ -96,7 +96,7 @@ def test_a_graph_that_differs_is_not_written(run, tmp_path, muse):
     assert [path.name for path in tmp_path.iterdir()] == ["glass.png"]
 
 
-def test_windows_of_one_picture_join_without_doubles(run):
+def test_windows_of_one_picture_join_without_duplicates(run):
     """A picture wider than a window: nuclei of a repeated picture come back in every repeat."""
     from scipy.spatial import cKDTree
 

@@ -22,7 +22,7 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 @pytest.fixture(scope="module")
 def half(run, tmp_path_factory):
-    """A model in half precision with embeddings, for windows of 128 px, and what its export said."""
+    """A model in half precision with embeddings, for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
     how = ["--precision", "fp16", "--embedding", "--input-px", "128"]
     with redirect_stdout(printed):

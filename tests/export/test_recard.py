@@ -41,7 +41,7 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
     assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()
 
 
-def test_limits_are_said_anew_and_the_weights_stay(run, muse, tmp_path):
+def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
     model, printed = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
     assert muse("card", run / "model.onnx", "--limits", printed, "-o", model)[0] == 0
     assert printed in " ".join(muse("card", model)[1].split())
@@ -59,7 +59,7 @@ def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_
     assert read_card(model).temperature == 1
 
 
-def test_a_finetuned_model_knows_its_training_pictures(run):
+def test_a_finetuned_model_has_its_training_pictures(run):
     appearance = read_card(run / "model.onnx").appearance
     assert appearance.n_pictures == 3 and "tissue red" in appearance.ranges
 

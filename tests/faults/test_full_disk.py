@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
-    """torch says of a full disk that it is at an unexpected position."""
+    """torch states of a full disk that it is at an unexpected position."""
     checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
     import torch
 
@@ -150,7 +150,7 @@ def test_other_failures_keep_their_words(tmp_path):
         raise RuntimeError("a defect")
 
 
-def test_what_one_user_may_have_is_said_to_be_used_up(tmp_path):
+def test_what_one_user_may_have_is_reported_to_be_used_up(tmp_path):
     """No quota can be set up here: the sentence alone."""
     printed = r"quota exceeded\): your share of /.* is used up, in bytes or in files; make room"
     with pytest.raises(OutputError, match=printed), complete_file(tmp_path / "a"):

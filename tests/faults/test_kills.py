@@ -1,4 +1,4 @@
-"""Killed at random moments, again and again, and run once more: the bytes of a run that nobody disturbed.
+"""Killed at random moments, again and again, and run once more: the bytes of a run that no one disturbed.
 
 `pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and counts aloud what it hit.
 """
@@ -72,7 +72,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
     except subprocess.TimeoutExpired:
         steps = find_steps(process)
     else:
-        if process.returncode and orphans:  # a step may find that one of a killed run replaced its image, and says so
+        if process.returncode and orphans:  # a step may find that one of a killed run replaced its image, and states so
             psutil.wait_procs(orphans)
             return strike(folder, kind, after_s)
         assert process.returncode == 0, f"failed by itself, before it was killed, in {folder}"
@@ -81,7 +81,7 @@ def strike(folder: Path, kind: str, after_s: float) -> str | None:
         victim = random.Random(len(steps)).choice(steps)
         name = verb(victim)
         victim.kill()
-        process.wait()  # it goes on with what else it can do, then says that something failed
+        process.wait()  # it goes on with what else it can do, then states that something failed
         return f"step {name}"
     names = ", ".join(sorted(verb(step) for step in steps)) or "Snakemake itself"
     if kind == "workflow":

@@ -21,7 +21,7 @@ DAY_S = 86_400
 
 
 def logged(folder: Path, step: str) -> list[str]:
-    """The lines that a step said."""
+    """The lines that a step printed."""
     return (folder / "results" / SLIDE / "logs" / f"{step}.log").read_text("utf-8").splitlines()
 
 

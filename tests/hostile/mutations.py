@@ -236,7 +236,7 @@ JSON: tuple[Mutation, ...] = (odd_json, odd_json, odd_json, deep_json, *ANY_BYTE
 
 
 def odd_cells(content: bytes, rng: random.Random) -> bytes:
-    """Put what nobody expects into cells of a table, or too many or few of them into a row."""
+    """Put what no one expects into cells of a table, or too many or few of them into a row."""
     lines = content.decode().splitlines()
     for _ in range(rng.choice((1, 2, 5))):
         row = rng.randrange(len(lines))

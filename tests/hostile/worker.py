@@ -1,4 +1,4 @@
-"""Run commands one after the other in this process, under a limit of memory, and say how each ended.
+"""Run commands one after the other in this process, under a limit of memory, and state how each ended.
 
 Reads one JSON list of arguments a line, answers with one JSON object a line. What a command prints goes no further.
 """
@@ -13,7 +13,7 @@ import traceback
 
 
 def run(arguments: list[str]) -> dict:
-    """Exit status, what was said, and a traceback where there should be none."""
+    """Exit status, what was printed, and a traceback where there should be none."""
     from muse_pipeline.cli.main import main
 
     output = io.StringIO()
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> dict:
 
 
 def serve(memory_bytes: int) -> None:
-    """Answer until nobody asks."""
+    """Answer until no one asks."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print themselves
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

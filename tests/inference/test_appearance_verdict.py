@@ -58,7 +58,7 @@ def test_stains_that_are_not_those_of_h_and_e(reference):
     assert "not recognised as haematoxylin and eosin" in verdict.reasons[0]
 
 
-def test_a_dark_background_is_flagged_whatever_the_model_knows(reference):
+def test_a_dark_background_is_flagged_whatever_the_model_has(reference):
     for known in (reference, None):
         verdict = judge_appearance(known, SlideColour(dark_background=True, appearance={}))
         assert (verdict.verdict, verdict.reasons) == ("other stain", (DARK,))
@@ -71,7 +71,7 @@ def test_what_is_not_known_is_not_fine(reference, appearance):
 
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN.glob("*.onnx")), ids=lambda path: path.stem)
-def test_built_in_models_know_how_their_training_pictures_looked(model):
+def test_built_in_models_have_how_their_training_pictures_looked(model):
     assert read_card(model).appearance is not None, "write it with `muse card`, see docs/guide/confidence.md"
 
 

@@ -1,4 +1,5 @@
-"""The built-in model is there in fp32 and in int8; which one a name means follows from the processor, and is said."""
+"""The built-in model is there in fp32 and in int8; which one a name means follows from the processor, and is
+printed."""
 
 import dataclasses
 import hashlib
@@ -29,7 +30,7 @@ def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the
         assert name_model(find_model(name)) == name
 
 
-def test_the_workflow_is_told_which_it_is(vnni, muse, tmp_path):
+def test_the_workflow_is_given_which_it_is(vnni, muse, tmp_path):
     status, out, _ = muse("model", "compact", "--resolved", tmp_path / "m.json")
     found = read_json(tmp_path / "m.json")
     name = "compact-int8" if vnni else "compact-fp32"

@@ -187,7 +187,7 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
         stitch_shards([first, mixed], tiled_slide.info, within.kept, tmp_path / "n.parquet")
 
 
-def test_a_table_says_what_it_was_made_from_and_by(tiled_slide, whole):
+def test_a_table_states_what_it_was_made_from_and_by(tiled_slide, whole):
     provenance = read_provenance(whole)
     assert provenance["fingerprint"] == tiled_slide.info.fingerprint
     assert provenance["model"] == {"name": "compact", "sha256": tiled_slide.predictor.sha256}

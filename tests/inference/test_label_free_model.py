@@ -1,4 +1,4 @@
-"""The built-in model that no label taught: its card, its size, and nuclei where there are some."""
+"""The built-in model that no label trained: its card, its size, and nuclei where there are some."""
 
 import cv2
 import numpy as np

@@ -79,7 +79,7 @@ def test_a_provider_that_is_not_there_is_an_error():
         Predictor(find_model("compact"), "gpu")
 
 
-def test_the_folder_of_a_run_is_told_what_makes_a_model_of_it(tmp_path):
+def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"is the folder of a training run; `muse export .+/checkpoint.pt` makes"):
         find_model(str(tmp_path))
@@ -92,7 +92,7 @@ def test_the_folder_of_a_run_is_told_what_makes_a_model_of_it(tmp_path):
         ("a.yaml", "is a training run; `muse finetune` and"),
     ],
 )
-def test_what_is_to_become_a_model_is_told_how(tmp_path, name, remedy):
+def test_what_is_to_become_a_model_is_given_how(tmp_path, name, remedy):
     (tmp_path / name).write_bytes(b"name: mine\n")
     for read in (Predictor, read_card):
         with pytest.raises(ModelError, match=f"{re.escape(name)}: {remedy}"):
@@ -123,7 +123,7 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
 @pytest.mark.parametrize(
     ("stated", "port"), [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")]
 )
-def test_a_card_that_speaks_of_another_graph_is_rejected(tmp_path, stated, port):
+def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, port):
     model = onnx.load(find_model("label_free"))  # whose windows have one size
     card = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     card.value = json.dumps(json.loads(card.value) | stated)

@@ -15,6 +15,6 @@ def shards(tiled_slide, tmp_path_factory):
 def test_any_number_of_threads_gives_the_same_bytes(tiled_slide, whole, shards, tmp_path, monkeypatch, threads):
     """In many small pieces, of which not all are under way at once."""
     assert read_provenance(whole)["n_nuclei"] > 500
-    monkeypatch.setattr("muse_pipeline.inference.stitch.PIECE", 16)
+    monkeypatch.setattr("muse_pipeline.inference.stitch.AT_ONCE", 16)
     stitch_shards(shards, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet", threads)
     assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()

@@ -60,7 +60,7 @@ def test_of_two_nuclei_that_touch_neither_swallows_the_other():
     assert found[:, [0, N_RAYS // 4, N_RAYS // 2]] == pytest.approx(3.5, abs=0.6)
 
 
-def test_points_at_one_place_have_no_outline():
+def test_points_at_one_position_have_no_outline():
     assert np.isnan(follow_edges(ellipse(), np.repeat(CENTRE, 2, 0), np.stack([TRUE, TRUE]), MPP)).all()
 
 
@@ -110,7 +110,7 @@ def test_nothing_shrinks_to_a_point():
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
-def test_outlines_lie_outside_of_the_steepest_place_by_what_is_said_and_no_more(mpp):
+def test_outlines_lie_outside_of_the_steepest_position_by_what_is_reported_and_no_more(mpp):
     radius_um, side = 5.125, round(30 / mpp)  # one of the radii that are tried
     y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # four samples a pixel: a disc without steps
     disc = (np.hypot(x, y) * mpp < radius_um).astype(float).reshape(side, 4, side, 4).mean((1, 3))

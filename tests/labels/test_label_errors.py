@@ -114,7 +114,7 @@ def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
-    expect(r"regions.P\.geojson: no annotation 'Region' says what of the picture was annotated; draw one", source)
+    expect(r"regions.P\.geojson: no annotation 'Region' bounds what was annotated in the picture; draw one", source)
 
 
 def encoded(array, kind="PNG"):

@@ -53,7 +53,7 @@ def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
     assert "only 0 of 4 points" in warnings(np.nan)[0]
 
 
-def test_of_a_file_that_knows_its_mpp_the_positions_are_doubted(image):
+def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
     def warnings(factor):
         nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
         return summarise_labels([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
@@ -64,7 +64,7 @@ def test_of_a_file_that_knows_its_mpp_the_positions_are_doubted(image):
     assert "only 0 of 4 points" in warnings(np.nan)[0]
 
 
-def test_what_was_left_out_is_told(image):
+def test_what_was_left_out_is_given(image):
     (warning,) = summarise_labels([replace(image, n_left_out=1204)], CLASSES).warnings
     assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
 

@@ -64,7 +64,7 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
         assert kstest(offset, "uniform").pvalue > 0.01
 
 
-def test_the_exact_places_are_uniform_too():
+def test_the_exact_positions_are_uniform_too():
     n, generator = 4000, torch.Generator().manual_seed(0)
     size, region = torch.full((n, 2), 2000.0), torch.tensor([[800.0, 900.0, 1024.0, 1124.0]]).expand(n, 4)
     centre = place_windows(size, region, torch.full((n, 1), 512.0), generator)

@@ -126,7 +126,7 @@ def test_a_label_file_belongs_to_the_longest_stem(tmp_path):
     assert [(one.name, len(one.nuclei)) for one in read(source)] == [("P", 2), ("P_1", 1)]
 
 
-def test_a_picture_that_knows_its_mpp_needs_none(tmp_path):
+def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)
     pixels = draw_nuclei((120, 90), XY)
     (tmp_path / "images" / "P.png").unlink()

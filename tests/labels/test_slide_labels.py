@@ -84,7 +84,7 @@ def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, sli
     (tmp_path / "regions" / "S.geojson").write_text(geojson((box(*REGION), "Region")))
     text = "x,y,class\n" + "".join(f"{int(x)},{int(y)},Dark\n" for x, y in within(*REGION))
     source = make(tmp_path, slide, suffix=".csv", text=text, form="x y class")
-    with pytest.raises(LabelError, match=r"S.csv: no annotation 'Region' says what of slide 'S' was annotated"):
+    with pytest.raises(LabelError, match=r"S.csv: no annotation 'Region' bounds what was annotated in slide 'S'"):
         read(source)
     (image,) = read(replace(source, regions=tmp_path / "regions"), context_px=256)
     assert len(image.nuclei) == 20
@@ -145,14 +145,14 @@ def test_masks_are_for_pictures(tmp_path, slide):
         read(make(tmp_path, slide, *labelled(), form="instances"))
 
 
-def test_a_sheet_knows_patients_and_splits(tmp_path, slide):
+def test_a_sheet_has_patients_and_splits(tmp_path, slide):
     sheet = tmp_path / "slides.tsv"
     rows = [("slide_id", "path", "patient", "split"), ("S", slide / "S.tif", "Ms A", "train")]
     rows += [("T", slide / "S.tif", "Mr B", "val")]
     sheet.write_text("\n".join("\t".join(map(str, row)) for row in rows) + "\n")
     source = make(tmp_path, sheet, *labelled(), split=tmp_path / "train")
     assert [image.patient for image in read(source, context_px=64)] == ["Ms A"] * 12
-    with pytest.raises(LabelError, match="no slide has the split 'test'; it knows train, val"):
+    with pytest.raises(LabelError, match="no slide has the split 'test'; known: train, val"):
         read(replace(source, split=tmp_path / "test"))
     with pytest.raises(LabelError, match="no label file for 'T'"):
         read(replace(source, split=None), context_px=64)

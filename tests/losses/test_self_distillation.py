@@ -41,7 +41,7 @@ def test_centring_takes_the_centre_away_and_sharpening_sharpens(logits):
     assert torch.equal(centred_targets(logits, centre, 0.05), expected)
     soft = centred_targets(logits, centre, 0.2)
     assert (expected.max(1).values > soft.max(1).values).all()
-    same = centred_targets(logits[:1].expand(5, K), logits[0], 0.05)  # all that say the same are told apart from none
+    same = centred_targets(logits[:1].expand(5, K), logits[0], 0.05)  # all that state the same are told apart from none
     torch.testing.assert_close(same, torch.full((5, K), 1 / K))
 
 

@@ -51,7 +51,7 @@ class KnownHead(DenseHead):
 
 
 class KnownMaps(torch.nn.Module):
-    """Stands where the network stands and says what it was told."""
+    """Stands where the network stands and states what it was told."""
 
     def __init__(self, maps: NucleusMaps):
         super().__init__()
@@ -64,7 +64,7 @@ class KnownMaps(torch.nn.Module):
         return self.head.propose(dense)
 
 
-def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
+def test_the_dense_head_states_the_same_of_a_few_cells_as_of_all():
     head = DenseHead(8, 3, 16).eval()
     features = torch.randn(2, 8, 6, 7, generator=torch.Generator().manual_seed(0))
     maps = head(features)
@@ -77,12 +77,12 @@ def test_the_dense_head_says_the_same_of_a_few_cells_as_of_all():
         assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
 
 
-def test_the_place_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_say_of_it():
+def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state_of_it():
     located = torch.zeros(2, 3, 6, 8)
     located[:, 0] = -30.0
     located[1, :, 2, 3] = torch.tensor([3.0, 0.25, -0.5])
     located[1, :, 2, 4] = torch.tensor([2.0, -0.25, 0.0])
-    located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # speaks for another nucleus
+    located[1, :, 2, 2] = torch.tensor([2.5, -0.5, 0.0])  # is a peak for another nucleus
     located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # alone, in a corner
     positions = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
     first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4

@@ -44,13 +44,13 @@ def test_same_features_as_the_authors_code(variant, name, n_entries, n_parameter
         assert np.abs(table - expected["pos_embed_after_load_first8ch"]).max() <= 1e-5
 
 
-def test_the_input_is_normalised_as_theirs():
+def test_the_input_is_normalised_as_the_authors():
     network, expected = load_official("vit_s_16_224", "muse_vit_s_16_224"), load_expected("vit_s_16_224")
     pixels = torch.from_numpy(expected["image_u8"]).permute(2, 0, 1)[None]
     assert np.abs(network.prepare(pixels, torch.eye(3, 4)).numpy() - expected["input"]).max() < 1e-5
 
 
-def test_the_last_tap_is_theirs():
+def test_the_last_tap_is_the_authors():
     network, expected = load_official("vit_s_16_224", "muse_vit_s_16_224"), load_expected("vit_s_16_224")
     with torch.inference_mode():
         taps, _ = network.encoder["encoder"](torch.from_numpy(expected["input"]))

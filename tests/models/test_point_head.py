@@ -12,7 +12,7 @@ N_CLASSES, N_RAYS = 3, 8
 
 
 def quiet_maps(side=8):
-    """Maps in which no cell speaks."""
+    """Maps in which no cell is a peak."""
     return NucleusMaps(
         torch.full((1, 1, side, side), -9.0),
         torch.zeros(1, 2, side, side),
@@ -21,7 +21,7 @@ def quiet_maps(side=8):
     )
 
 
-def speak(maps, row, column, logit, offset):
+def set_cell(maps, row, column, logit, offset):
     maps.centre[0, 0, row, column] = logit
     maps.offset[0, :, row, column] = torch.tensor(offset)
 
@@ -55,32 +55,32 @@ def test_each_quantity_has_a_perceptron_of_its_own(name):
     assert moved == {"types" if name == "label" else name}
 
 
-def test_of_cells_that_point_to_one_place_the_best_stays():
+def test_of_cells_that_point_to_one_position_the_best_stays():
     maps = quiet_maps()
-    speak(maps, 3, 3, 2.0, [0.5, 0.0])
-    speak(maps, 3, 4, 3.0, [-0.4, 0.1])
-    speak(maps, 5, 4, 1.0, [-0.5, -1.8])
+    set_cell(maps, 3, 3, 2.0, [0.5, 0.0])
+    set_cell(maps, 3, 4, 3.0, [-0.4, 0.1])
+    set_cell(maps, 5, 4, 1.0, [-0.5, -1.8])
     scores = PointHead(16, N_CLASSES, N_RAYS).scores(maps)
     assert (scores > 0.5).nonzero().tolist() == [[0, 0, 3, 4]]
 
 
 def test_neighbours_that_point_apart_both_stay():
     maps = quiet_maps()
-    speak(maps, 3, 3, 2.0, [-0.4, 0.0])
-    speak(maps, 3, 4, 3.0, [0.4, 0.0])
+    set_cell(maps, 3, 3, 2.0, [-0.4, 0.0])
+    set_cell(maps, 3, 4, 3.0, [0.4, 0.0])
     assert (PointHead(16, N_CLASSES, N_RAYS).scores(maps) > 0.5).sum() == 2
 
 
 def test_of_equals_exactly_one_stays():
     maps = quiet_maps()
     for row, column in ((3, 3), (3, 4), (4, 3), (4, 4)):
-        speak(maps, row, column, 2.0, [3.5 - column, 3.5 - row])
+        set_cell(maps, row, column, 2.0, [3.5 - column, 3.5 - row])
     assert (PointHead(16, N_CLASSES, N_RAYS).scores(maps) > 0.5).nonzero().tolist() == [[0, 0, 3, 3]]
 
 
 def test_cells_at_the_border_have_no_rivals_beyond_it():
     maps = quiet_maps()
-    speak(maps, 0, 7, 1.0, [0.9, -0.9])
+    set_cell(maps, 0, 7, 1.0, [0.9, -0.9])
     assert float(PointHead(16, N_CLASSES, N_RAYS).scores(maps)[0, 0, 0, 7]) > 0.5
 
 

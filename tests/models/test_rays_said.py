@@ -1,4 +1,4 @@
-"""Rays from what a head says of them."""
+"""Rays from what a head states of them."""
 
 import math
 
@@ -12,7 +12,7 @@ def test_a_head_begins_with_the_mean_radius():
     assert math.isclose(to_rays(torch.tensor(MEAN_RAY)).item(), MEAN_RADIUS_UM, rel_tol=1e-6)
 
 
-def test_rays_are_short_where_much_is_said_and_never_endless():
+def test_rays_are_short_where_much_is_reported_and_never_endless():
     rays = to_rays(torch.linspace(-50, 50, 101))
     assert (rays.diff() <= 0).all()
     assert rays[0] == MEAN_RADIUS_UM / math.sqrt(LEAST_INVERSE_SQUARE)

@@ -66,7 +66,7 @@ def same_features(first, second):
     return all(torch.equal(a, b) for a, b in zip(features_of(first), features_of(second), strict=True))
 
 
-def refusal(path, name=SMALL, **options) -> str:
+def rejection(path, name=SMALL, **options) -> str:
     """The one sentence that a file is rejected with."""
     with pytest.raises(CheckpointError) as rejected:
         load_backbone(BACKBONES[name](), path, **options)
@@ -141,7 +141,7 @@ def test_our_own_files_round_trip(tmp_path):
         ("muse_compact_16", "mine.pth", None, "muse_compact_16"),
     ],
 )
-def test_the_network_is_told_from_the_file(name, file, grid, expected):
+def test_the_network_is_distinguished_from_the_file(name, file, grid, expected):
     weights = shapes_of(name)
     if grid:
         weights[POSITIONS] = torch.empty(1, 1 + grid * grid, weights[POSITIONS].shape[2], device="meta")
@@ -190,14 +190,14 @@ def test_positions_must_make_a_square():
 def test_weights_that_are_no_numbers_are_rejected(tmp_path, value):
     weights = build(SMALL).state_dict()
     weights["stem.0.0.weight"][0, 0, 0, :2] = value
-    sentence = refusal(write_official(tmp_path / "a.pth", weights))
+    sentence = rejection(write_official(tmp_path / "a.pth", weights))
     assert "2 of 768 values of `stem.0.0.weight` are not finite" in sentence
 
 
 def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
     written = build(SMALL)
     path = write_official(tmp_path / "a.pth", written.state_dict(), args=argparse.Namespace(arch="vit"))
-    sentence = refusal(path)
+    sentence = rejection(path)
     assert "holds argparse.Namespace, which is code" in sentence
     assert "--trust-pickle" in sentence
     read = build(SMALL, 1)
@@ -206,21 +206,21 @@ def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    assert "no such checkpoint" in refusal(tmp_path / "none.pth")
-    assert "no such checkpoint" in refusal(tmp_path)
+    assert "no such checkpoint" in rejection(tmp_path / "none.pth")
+    assert "no such checkpoint" in rejection(tmp_path)
     noise = tmp_path / "noise.pth"
     noise.write_bytes(bytes(range(256)) * 4)
-    assert "not readable" in refusal(noise)
-    assert "not readable" in refusal(noise, trust_pickle=True)
+    assert "not readable" in rejection(noise)
+    assert "not readable" in rejection(noise, trust_pickle=True)
     whole = write_official(tmp_path / "whole.pth", build(SMALL).state_dict())
     noise.write_bytes(whole.read_bytes()[:5000])
-    assert "not readable" in refusal(noise)
+    assert "not readable" in rejection(noise)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([torch.ones(1)], "holds a list and no dictionary"),
+        ([torch.ones(1)], "contains a list, not a dictionary"),
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
         (dict.fromkeys("abcdef", 1), "(it has `a`, `b`, `c`, `d` and 2 more)"),
         ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "nothing in its `teacher` begins with `module.backbone.`"),
@@ -230,7 +230,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
 )
 def test_dictionaries_of_another_layout(tmp_path, content, words):
     torch.save(content, tmp_path / "a.pth")
-    assert words in refusal(tmp_path / "a.pth")
+    assert words in rejection(tmp_path / "a.pth")
 
 
 def test_the_verb_rejects_what_does_not_fit(tmp_path, muse):

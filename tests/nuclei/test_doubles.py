@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.nms import SAME_SHARE, drop_doubles
+from muse_pipeline.nuclei.nms import SAME_SHARE, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP, RADIUS_UM = 0.5, 4.0
@@ -25,14 +25,14 @@ def shared(distance_um: float) -> float:
 
 @pytest.mark.parametrize("distance_um", [1.0, 3.0, 3.6, 4.2, 5.0, 7.9])
 def test_the_lesser_of_two_that_share_much_goes(distance_um):
-    found = drop_doubles(circles(0, distance_um), MPP)
+    found = suppress_overlaps(circles(0, distance_um), MPP)
     assert len(found) == 1 + (shared(distance_um) < SAME_SHARE)
     assert found.score[0] == np.float32(0.9)
 
 
 def test_what_is_dropped_drops_nothing():
     """Three in a row: the second shares too much with either neighbour, and these little with one another."""
-    found = drop_doubles(circles(0, 3, 6), MPP)
+    found = suppress_overlaps(circles(0, 3, 6), MPP)
     assert ((found.xy[:, 0] - 100) * MPP).tolist() == [0, 6]
 
 
@@ -42,14 +42,14 @@ def test_direction_counts():
     rays = np.tile(1 / np.sqrt((np.cos(angles) / 8) ** 2 + (np.sin(angles) / 1.5) ** 2), (2, 1)).astype(np.float32)
     beside = Nuclei([[100, 100], [100, 100 + 4 / MPP]], Frame.WINDOW, rays=rays)
     along = Nuclei([[100, 100], [100 + 4 / MPP, 100]], Frame.WINDOW, rays=rays)
-    assert len(drop_doubles(beside, MPP)) == 2
-    assert len(drop_doubles(along, MPP)) == 1
+    assert len(suppress_overlaps(beside, MPP)) == 2
+    assert len(suppress_overlaps(along, MPP)) == 1
 
 
 def test_points_stay_as_they_are():
     points = Nuclei([[1, 1], [1, 1]], Frame.WINDOW)
-    assert drop_doubles(points, MPP) is points
-    assert len(drop_doubles(circles(), MPP)) == 0
+    assert suppress_overlaps(points, MPP) is points
+    assert len(suppress_overlaps(circles(), MPP)) == 0
 
 
 @pytest.mark.parametrize("unsound", [0.0, -3.0, np.inf, np.nan])
@@ -57,4 +57,4 @@ def test_rays_that_make_no_polygon_stop_nothing(unsound):
     rng = np.random.default_rng(0)
     rays = np.where(rng.random((200, 32)) < 0.5, np.float32(unsound), rng.uniform(1, 8, (200, 32)).astype(np.float32))
     nuclei = Nuclei(rng.uniform(0, 60, (200, 2)), Frame.WINDOW, rays=rays)
-    assert 0 < len(drop_doubles(nuclei, MPP)) <= 200
+    assert 0 < len(suppress_overlaps(nuclei, MPP)) <= 200

@@ -35,11 +35,11 @@ def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
     mask = np.eye(4, dtype=bool)
     Image.fromarray(mask).save(tmp_path / "s.png")
     assert np.array_equal(read_mask(tmp_path / "s.png"), mask)
-    with pytest.raises(LabelError, match=r"s\.png: has one bit a pixel, which tells no nuclei apart"):
+    with pytest.raises(LabelError, match=r"s\.png: has one bit per pixel; give each nucleus its own number"):
         read_label_image(tmp_path / "s.png")
 
 
-def test_a_tiff_of_one_page_may_say_so(tmp_path):
+def test_a_tiff_of_one_page_may_state_so(tmp_path):
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     tifffile.imwrite(tmp_path / "s.tif", mask[None], metadata={"axes": "ZYX"})
     assert np.array_equal(read_label_image(tmp_path / "s.tif"), mask)

@@ -35,7 +35,7 @@ def numbers_of(xy, window, pieces=1):
     assert seams.n_decided == len(window)
 
 
-def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_place_it():
+def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_position_it():
     for seed in range(50):
         assert len(resolve([(256, 100), (100, 256), (512, 600)], jitter=SAME_PX / 3, seed=seed)) == 3
 
@@ -57,8 +57,8 @@ def test_two_close_nuclei_of_one_window_are_never_united():
     assert len(resolve([(256, 100), (256, 102.5)])) == 2
 
 
-def test_a_report_that_stands_for_a_window_takes_no_other_of_it():
-    """Two of window 0, and between them what window 1 says of the second, which is near the first too."""
+def test_a_report_that_contains_a_window_takes_no_other_of_it():
+    """Two of window 0, and between them what window 1 states of the second, which is near the first too."""
     xy = np.array([[253.8, 100], [259.8, 100], [257, 100]])
     assert np.concatenate(list(numbers_of(xy, np.array([0, 0, 1])))).tolist() == [0, 2]
 

@@ -59,7 +59,7 @@ def test_nuclei_away_from_edges_and_outside_the_box_keep_their_rays():
     assert clip_rays(xy[:0], rays[:0], (0.5, 0.5), (0, 0, 100, 100)).shape == (0, N_RAYS)
 
 
-def test_a_circle_in_the_place_of_a_collapsed_ring_stays_on_the_slide():
+def test_a_circle_in_the_position_of_a_collapsed_ring_stays_on_the_slide():
     rings = rays_to_rings(np.array([[0.0, 0.0], [100.0, 80.0]]), np.zeros((2, N_RAYS)), (0.5, 0.5))
     polygons, n_repaired = rings_to_polygons(rings, size_px=(100, 80))
     assert n_repaired == 2 and survive_qupath(polygons).all()

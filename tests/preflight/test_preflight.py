@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """What `muse preflight` says of the folder."""
+    """What `muse preflight` states of the folder."""
     rows = [SheetRow(path.stem, str(path)) for path in sorted(folder.glob("*.tif"))]
     checks = [check for _, check in sorted(check_slides(rows, Trial(find_model("compact")), threads=2))]
     return sum_up(checks, threads=2, start_seconds=1.0)
@@ -83,7 +83,7 @@ def test_a_slide_of_glass_costs_nearly_nothing(found):
     assert (glass["problem"], glass["tissue_mm2"], glass["n_windows"]) == ("", 0.0, 0)
 
 
-def test_the_price_is_near_what_the_run_comes_to(found, folder, muse, tmp_path):
+def test_the_estimate_is_near_what_the_run_comes_to(found, folder, muse, tmp_path):
     good = [SlideCheck(**slide) for slide in found["slides"] if slide["slide_id"] == "good"]
     estimate = sum_up(good, threads=1, start_seconds=1.0)["estimate"]
     assert muse("run", folder / "good.tif", "-o", tmp_path)[0] == 0
@@ -148,7 +148,7 @@ def test_a_sheet_is_known_by_its_header(folder, muse, tmp_path):
     assert (status, "1 can run" in shown) == (0, True)
 
 
-def test_a_picture_without_mpp_is_priced_with_one(muse, tmp_path):
+def test_a_picture_without_mpp_is_estimated_with_one(muse, tmp_path):
     image = np.full((700, 700, 3), 240, np.uint8)
     cv2.circle(image, (350, 350), 250, (226, 170, 205), -1)
     cv2.imwrite(str(tmp_path / "picture.png"), image[..., ::-1])
@@ -156,7 +156,7 @@ def test_a_picture_without_mpp_is_priced_with_one(muse, tmp_path):
     assert muse("preflight", tmp_path / "picture.png", "--mpp", 0.5)[0] == 0
 
 
-def test_a_stain_unlike_training_is_said_as_the_run_says_it(muse, tmp_path):
+def test_a_stain_unlike_training_is_reported_as_the_run_states_it(muse, tmp_path):
     brown, pale = (150, 100, 60), (205, 200, 215)
     image = np.full((900, 900, 3), 244, np.uint8)
     cv2.circle(image, (450, 450), 380, pale, -1)

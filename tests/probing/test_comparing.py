@@ -29,7 +29,7 @@ min_nuclei: 10
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Six patients to report on; a network that says the same of everything, and one with random weights."""
+    """Six patients to report on; a network that states the same of everything, and one with random weights."""
     folder = tmp_path_factory.mktemp("compared")
     config, test = write_probe_configs(folder)
     for split, numbers in {"train": (0,), "val": (1,), "test": (2, 3, 4, 5, 6, 7)}.items():

@@ -6,7 +6,7 @@ import torch
 
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.models.base import Backbone, Features, optical_density
-from muse_pipeline.probing.features import Look, choose_nuclei, nucleus_features, stain_change
+from muse_pipeline.probing.features import Variation, choose_nuclei, nucleus_features, stain_change
 from muse_pipeline.probing.neighbours import recognised, stability
 from muse_pipeline.tissue.stain import IDENTITY, ROUNDED_TEXTBOOK
 
@@ -38,13 +38,22 @@ def picture():
 
 
 @pytest.mark.parametrize(
-    "look",
-    [Look(0.5), Look(1.0), Look(0.7), Look(0.5, mirror=True), Look(0.5, turns=1), Look(0.5, mirror=True, turns=3)],
+    "variation",
+    [
+        Variation(0.5),
+        Variation(1.0),
+        Variation(0.7),
+        Variation(0.5, mirror=True),
+        Variation(0.5, turns=1),
+        Variation(0.5, mirror=True, turns=3),
+    ],
     ids=str,
 )
-def test_every_look_is_at_the_same_nuclei(picture, look):
+def test_every_view_is_at_the_same_nuclei(picture, variation):
     xy = np.asarray(picture.nuclei.xy, float)
-    plain, seen = (nucleus_features(PlaceByColour(), picture, xy, one, IDENTITY, 96, CPU) for one in (Look(0.5), look))
+    plain, seen = (
+        nucleus_features(PlaceByColour(), picture, xy, one, IDENTITY, 96, CPU) for one in (Variation(0.5), variation)
+    )
     angle = torch.atan2(seen[:, 2:], seen[:, :2]).numpy() / (math.pi / 2) * 255 * 2
     inside = ((xy > 12) & (xy < SIDE - 12)).all(1)
     assert np.abs(angle - (xy - 0.5))[inside].max() < 2.5  # px of the picture; a level of colour is two
@@ -81,5 +90,7 @@ def test_a_change_of_stain_is_one_in_optical_density():
     )
     index = NucleusIndex.build(np.array([[40.0, 50.0]]), (96, 96), 0.5)
     image = NucleusPicture("even", "p", 0.5, (96, 96), None, 1.0, stained, index)
-    read = nucleus_features(Density(), image, np.array([[40.0, 50.0]]), Look(0.5, stain=(1.3, 0.8)), IDENTITY, 96, CPU)
+    read = nucleus_features(
+        Density(), image, np.array([[40.0, 50.0]]), Variation(0.5, stain=(1.3, 0.8)), IDENTITY, 96, CPU
+    )
     assert np.allclose(read.numpy(), 0.65 * haematoxylin + 0.32 * eosin, atol=0.02)

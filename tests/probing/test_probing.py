@@ -69,7 +69,7 @@ def test_cells_begin_at_the_annotated_region_and_windows_see_what_lies_around_it
 
 
 class Ramp(Backbone):
-    """Every cell says where it lies: x and y of its centre, and the red of its pixels."""
+    """Every cell states where it lies: x and y of its centre, and the red of its pixels."""
 
     channels, image_channels, stride_px = 3, 1, 4
 
@@ -148,7 +148,7 @@ def test_probe_of_drawn_pictures(muse, tmp_path):
     assert read_json(tmp_path / "t.json")["splits"]["test"]["n_nuclei"] == 2 * 36
 
 
-def test_probe_says_what_is_wrong(muse, tmp_path):
+def test_probe_states_what_is_wrong(muse, tmp_path):
     config, _ = write_probe_configs(tmp_path)
     text = config.read_text()
     mistakes = {

@@ -37,7 +37,7 @@ def test_stability_counts_the_others_that_are_less_alike():
     nearer, own, different = stability(
         features, torch.tensor([[1.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
     )
-    # 0: 0.71 with itself, 0 with the others; 1: 1, and 0.71 with the first; 3: 0, as with two, nobody is below.
+    # 0: 0.71 with itself, 0 with the others; 1: 1, and 0.71 with the first; 3: 0, as with two, no one is below.
     assert np.allclose(nearer, [100, 100, 250 / 3, 50])
     assert np.allclose(own, [0.5**0.5, 1, 1, 0], atol=1e-4)
     assert np.allclose(different, [0, 0.5**0.5 / 3, 1 / 3, 0], atol=1e-4)

@@ -68,7 +68,7 @@ def test_any_size_of_picture_has_its_map():
     assert (found == fitted(pixels)).all()
 
 
-def test_a_map_says_the_same_of_a_place_whatever_lies_far_from_it():
+def test_a_map_states_the_same_of_a_position_whatever_lies_far_from_it():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
     fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels])

@@ -1,4 +1,4 @@
-"""The proposer of PSM's maps: discs come back at either mpp, with outlines; a wrong checkpoint is said."""
+"""The proposer of PSM's maps: discs come back at either mpp, with outlines; a wrong checkpoint is printed."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_a_slide_without_tissue_has_no_nuclei(checkpoint):
     assert not len(fit(checkpoint, 0.5).find(np.full((128, 128, 3), 250, np.uint8)))
 
 
-def test_a_missing_network_or_one_of_another_mpp_is_said(checkpoint, tmp_path):
+def test_a_missing_network_or_one_of_another_mpp_is_reported(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         fit(tmp_path / "a.pt", 0.5, draw_discs()[0])
     with pytest.raises(MppError, match="was trained at"):

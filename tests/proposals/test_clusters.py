@@ -89,12 +89,12 @@ def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
     assert (mini_batch_k_means(np.ones((50, 2), np.float32), 3, generator) == 1).all()
 
 
-def test_an_unknown_choice_is_said():
+def test_an_unknown_choice_is_reported():
     with pytest.raises(ConfigError, match="features 'jot'"):
         ClusterSettings(features="jot")
 
 
-def test_the_presets_can_be_written_as_the_docs_say():
+def test_the_presets_can_be_written_as_the_docs_state():
     text = (Path(__file__).parents[2] / "docs/guide/label-free.md").read_text(encoding="utf-8")
     output = [yaml.safe_load(each) for each in re.findall(r"`(clusters: {.+?})`", text)]
     settings = [parse_config(each, MaskSettings, "masks").clusters for each in output]

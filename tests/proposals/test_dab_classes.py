@@ -58,7 +58,7 @@ def test_stains_are_what_was_painted():
 
 
 @pytest.mark.parametrize(("share", "positive"), [(0.0, False), (1.0, True)])
-def test_a_slide_of_one_kind_goes_by_the_absolute_threshold_and_says_so(share, positive):
+def test_a_slide_of_one_kind_goes_by_the_absolute_threshold_and_is_recorded(share, positive):
     pixels, centres, _ = draw_ihc(0.5, (250, 250), share)
     finder = DabFinder.fit(SlideSample(0.5, (pixels,)), "otsu", FITS["otsu"])
     assert (finder.cut.rule, finder.cut.threshold) == ("absolute", ABSOLUTE)
@@ -87,7 +87,7 @@ def stored(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", FITS)
-def test_shards_never_show_and_the_table_says_how_classes_were_made(stored, tmp_path, method):
+def test_shards_never_show_and_the_table_states_how_classes_were_made(stored, tmp_path, method):
     store, info, tissue, centres, brown = stored
     tables = []
     for n_shards in (1, 3):
@@ -121,7 +121,7 @@ def test_a_real_ki67_slide_has_both_classes(shared_data, method):
     tifffile = pytest.importorskip("tifffile")
     if not path.is_file():
         pytest.skip("the Ki-67 crop OS-2 is not here")
-    pixels, mpp = np.ascontiguousarray(tifffile.imread(path)[:, :1101]), 0.2271  # um per pixel, as the file says
+    pixels, mpp = np.ascontiguousarray(tifffile.imread(path)[:, :1101]), 0.2271  # um per pixel, as the file states
     finder = DabFinder.fit(SlideSample(mpp, (pixels,)), method, FITS[method])
     assert finder.cut.rule == "2-means"
     assert finder.judge_window(pixels) == ""

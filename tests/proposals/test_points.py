@@ -8,7 +8,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.proposals.points import PeakRules, find_points, merge_points
 
 
-def bumps(*centres, shape=(80, 100), sigma=4.0):
+def peaks(*centres, shape=(80, 100), sigma=4.0):
     """A map that is 1 at each (x, y) index."""
     impulses = np.zeros(shape)
     for x, y in centres:
@@ -17,21 +17,21 @@ def bumps(*centres, shape=(80, 100), sigma=4.0):
     return np.clip(smooth / smooth.max() * 1.2, 0, 1)
 
 
-def test_each_bump_is_one_point_at_its_centre():
-    found = find_points(bumps((20, 30), (60, 50)), mpp=0.25)
+def test_each_peak_is_one_point_at_its_centre():
+    found = find_points(peaks((20, 30), (60, 50)), mpp=0.25)
     np.testing.assert_allclose(found, [(20.5, 30.5), (60.5, 50.5)], atol=0.5)
 
 
 def test_distances_are_in_um():
-    pair = bumps((40, 40), (56, 40))  # 4 um apart at 0.25 um/px, 8 um at 0.5
+    pair = peaks((40, 40), (56, 40))  # 4 um apart at 0.25 um/px, 8 um at 0.5
     assert len(find_points(pair, mpp=0.25)) == 1
     assert len(find_points(pair, mpp=0.5)) == 2
 
 
 def test_nothing_below_one_half_and_nothing_at_the_border():
-    assert len(find_points(0.45 * bumps((40, 40)), mpp=0.25)) == 0
-    assert len(find_points(bumps((0, 40)), mpp=0.25)) == 0
-    assert len(find_points(bumps((0, 40)), 0.25, PeakRules(border_um=0))) == 1
+    assert len(find_points(0.45 * peaks((40, 40)), mpp=0.25)) == 0
+    assert len(find_points(peaks((0, 40)), mpp=0.25)) == 0
+    assert len(find_points(peaks((0, 40)), 0.25, PeakRules(border_um=0))) == 1
     assert find_points(np.zeros((9, 9)), 0.5).shape == (0, 2)
 
 

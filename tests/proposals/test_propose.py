@@ -67,7 +67,7 @@ def test_most_drawn_nuclei_are_proposed(slide, whole):
 
 
 def test_points_that_others_found_all_come_through_however_near(slide, tmp_path):
-    """A model's second outline of one nucleus goes; here every point is somebody's, and its circle is nobody's."""
+    """A model's second outline of one nucleus goes; here every point is a user's, and its circle is no one's."""
     x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, circles of 4 um
     corner = read_points(slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner

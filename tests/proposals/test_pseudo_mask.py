@@ -45,11 +45,11 @@ def test_cleaning_is_in_square_micrometres():
     assert (clean(mask, 1.0, settings) == mask).all()
 
 
-def test_background_in_one_piece_is_no_hole():
+def test_background_in_one_crop_is_no_hole():
     assert not clean(np.zeros((10, 10), bool), 0.01, MaskSettings()).any()
 
 
-def test_guards_say_why():
+def test_guards_state_why():
     masker = fit_pseudo_masker(None, [draw_discs()[0]], 0.5)
     full = masker.explain(np.full((64, 64, 3), (95, 60, 140), np.uint8))
     assert not full.mask.any() and "covers 100%" in full.reason

@@ -64,7 +64,7 @@ def test_empty_and_single(tmp_path):
         ('{"a": 1}', "neither a FeatureCollection"),
     ],
 )
-def test_broken_text_says_where(tmp_path, text, reason):
+def test_broken_text_states_where(tmp_path, text, reason):
     path = tmp_path / "a.geojson"
     path.write_text(text)
     with pytest.raises(GeoJSONError, match=reason):

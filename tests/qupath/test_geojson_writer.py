@@ -133,7 +133,7 @@ def test_parts_of_other_names_stay(table, tmp_path):
     assert list(tmp_path.glob("*.part-*")) == [expected]
 
 
-def test_sidecar_says_where_it_came_from(table, tmp_path):
+def test_sidecar_states_where_it_came_from(table, tmp_path):
     sidecar = write_geojson(table, slide_info(bounds=(5, 6, 7, 8)), tmp_path / "nuclei.geojson.gz")
     assert json.loads((tmp_path / "nuclei.provenance.json").read_text()) == sidecar
     assert sidecar["frame"] == "qupath" and sidecar["slide_id"] == "slide-1"

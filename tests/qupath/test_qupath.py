@@ -69,7 +69,7 @@ def test_the_script_reads_lines_through_a_buffer():
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_qupath() is None, reason="set QUPATH_HOME to the folder of a QuPath to run its own importer")
-def test_without_an_image_the_script_says_so(tmp_path):
+def test_without_an_image_the_script_is_recorded(tmp_path):
     command = [find_qupath(), "script", "--args", tmp_path, copy_import_script(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert "No image is open; open one" in done.stdout + done.stderr

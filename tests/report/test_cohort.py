@@ -51,7 +51,7 @@ def test_gaps_are_named(slides):
     assert "could not be decoded, in QuPath pixels (1024 x 1024 at 1024, 1024" in reason
 
 
-def test_places_are_given_as_qupath_counts_them(cohort, tmp_path):
+def test_positions_are_given_as_qupath_counts_them(cohort, tmp_path):
     folder = shutil.copytree(cohort[0] / "with gaps", tmp_path / "with gaps")
     plain = judge_slide(tmp_path, row("with gaps"))
     info = read_json(folder / "slide.json")
@@ -87,7 +87,7 @@ def test_no_tissue_is_a_finished_slide(tmp_path):
     assert slide.reason == "no tissue was found; see tissue.png"
 
 
-def test_the_table_passes_on_what_the_sheet_says_of_a_slide(tmp_path):
+def test_the_table_passes_on_what_the_sheet_states_of_a_slide(tmp_path):
     one, two = row("one", patient="P 1", split="test"), row("two", patient=None)
     write_table([judge_slide(tmp_path, each) for each in (one, two)], tmp_path / "cohort.tsv")
     rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
@@ -231,7 +231,7 @@ def test_a_flag_is_a_warning_and_stops_nothing(flagged_slides):
     assert (brown.status, brown.appearance, brown.warnings) == ("ok", "other stain", [BROWN])
 
 
-def test_a_dark_slide_says_why_there_is_nothing_in_it(flagged_slides):
+def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
     dark = flagged_slides[2]
     assert (dark.status, dark.n_nuclei) == ("empty", 0)
     assert dark.reason == f"{DARK}; nothing was sought in it"
@@ -308,7 +308,7 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     assert "different models" not in text and "(01234567)" not in text
 
 
-def test_not_known_is_said(slides):
+def test_not_known_is_reported(slides):
     assert slides["good"].appearance == "not known" and slides["noise"].appearance is None
     assert summarise_flags(list(slides.values())) == [
         "2 slides: not known whether they look like the model's training pictures"

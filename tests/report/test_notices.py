@@ -53,7 +53,7 @@ def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
     assert ranked == ["lost", "gaps", "small", "small and given", "brown", "pale", "given", "plain"]
 
 
-def test_red_and_amber_look_different_on_the_page(slides, tmp_path):
+def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     write_page(list(slides.values()), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     red, amber = (
@@ -77,7 +77,7 @@ def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
     assert slides["small"].warnings == [DOUBT]
 
 
-def test_immunohistochemistry_has_its_percentage_in_place_of_classes(slides, tmp_path):
+def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, tmp_path):
     brown = slides["brown"]
     n, n_positive = brown.n_nuclei, brown.summary["classes"][1]["n_nuclei"]
     assert brown.positive == {

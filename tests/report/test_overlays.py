@@ -104,14 +104,14 @@ def test_scale_bars_have_nice_lengths(longest, nice):
     assert nice_length(longest) == pytest.approx(nice)
 
 
-def test_scale_bar_is_as_long_as_it_says():
+def test_scale_bar_is_as_long_as_it_states():
     canvas, _, _ = add_strip(np.full((100, 800, 3), 255, np.uint8), um_per_px=0.25)
     row = np.asarray(canvas)[100 + STRIP_PX // 2, :300]
     bar = np.flatnonzero((row < 60).all(-1) & (np.arange(300) <= 12 + 200))
     assert abs(np.ptp(bar) + 1 - 50 / 0.25) <= 1
 
 
-def test_a_legend_that_does_not_fit_says_so():
+def test_a_legend_that_does_not_fit_is_recorded():
     entries = [LegendEntry(f"a class with a long name {i}", (200, 0, 0)) for i in range(9)]
     canvas, pen, left = add_strip(np.full((10, 700, 3), 255, np.uint8), 0.25)
     add_legend(pen, left, 10 + STRIP_PX // 2, entries, 700)

@@ -81,7 +81,7 @@ def test_failures_come_first(outline):
     assert ["gvs" in table[0], *table[1:]] == [True, "noise", "with gaps", "good"]
 
 
-def test_links_lead_to_files_and_places_that_exist(page_path, outline):
+def test_links_lead_to_files_and_positions_that_exist(page_path, outline):
     text = page_path.read_text(encoding="utf-8")
     for address in outline.addresses:
         if address.startswith("#"):

@@ -1,4 +1,4 @@
-"""What the cohort's page says of a pretraining, however far that came."""
+"""What the cohort's page states of a pretraining, however far that came."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_answer_stands_there_with_the_way_to_its_page(folder):
     assert "curves.png" not in output  # which is not there
 
 
-def test_what_is_missing_is_said_and_an_older_answer_is_none(folder):
+def test_what_is_missing_is_reported_and_an_older_answer_is_none(folder):
     os.utime(folder / "compare" / "compare.json", ns=(0, 0))
     output = said_of(folder)
     assert SENTENCE[:20] not in output and "Whether it helped is not known" in output

@@ -79,7 +79,7 @@ def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
     assert len(summarise_slide(slide_folder)["fields"]) == 3
 
 
-def test_dense_places_are_darker(slide_folder):
+def test_dense_positions_are_darker(slide_folder):
     """The drawing is denser to the right; so the right half of the heat map is darker than the left."""
     summarise_slide(slide_folder)
     picture = np.asarray(Image.open(slide_folder / "density.png").convert("L")).astype(float)

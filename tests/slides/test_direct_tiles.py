@@ -81,7 +81,7 @@ def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=N
 
 
 def part_tables(stream):
-    """The tables of a JPEG stream, and the stream without them and without what says how its colours are kept."""
+    """The tables of a JPEG stream, and the stream without them and without what states how its colours are kept."""
     tables, rest, at = b"", b"", 2
     while stream[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")

@@ -112,7 +112,7 @@ def require_failure(answer, folder, url, sentence):
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection rejected"),
         ("glacier://geheim@vault/a.tif", "nothing here knows 'glacier://'"),
         ("https://host/", "has no file name"),
-        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp says the URL in full
+        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp states the URL in full
     ],
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
@@ -199,7 +199,7 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
         open_slide(tmp_path / "copy")
 
 
-def test_readers_say_how_a_url_is_opened(muse, tmp_path):
+def test_readers_state_how_a_url_is_opened(muse, tmp_path):
     for query in ("sig=geheim", f"sig={'geheim' * 100}"):  # which no file system takes for a name
         url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
         assert muse("inspect", url, "--slide-id", "S", "--output", output)[::2] == (
@@ -238,7 +238,7 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
     assert not [asked for asked in served.asked if asked.startswith("GET")]
 
 
-def test_a_folder_of_somebody_s_own_is_spared(tmp_path, slide_bytes):
+def test_a_folder_of_a_user_s_own_is_spared(tmp_path, slide_bytes):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/b.svs").write_bytes(b"years of work")
     with (

@@ -128,5 +128,5 @@ def test_never_a_default():
     with pytest.raises(MppError, match=r"sheet's mpp column or with --mpp"):
         choose_mpp([])
     for given in (0, -1, float("nan")):
-        with pytest.raises(MppError, match="not a size of a pixel"):
+        with pytest.raises(MppError, match="not a positive number"):
             choose_mpp([], given)

@@ -19,7 +19,7 @@ def read_whole(path):
         return slide.name, slide.read_level((0, 0), 0, slide.properties.level_sizes_px[0])
 
 
-def test_the_reader_that_knows_the_levels_is_taken(tmp_path, gradient):
+def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
     paged, hidden = tmp_path / "paged.tif", tmp_path / "hidden.tif"
     write_pyramid(paged, gradient)
     with tifffile.TiffWriter(hidden) as tiff:  # not an OME-TIFF, yet its second level lies in a sub-directory
@@ -67,7 +67,7 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
     ("kind", "expected"),
     [("UNSPECIFIED", (200, 120, 170)), ("ASSOCALPHA", (227, 187, 212)), ("UNASSALPHA", (227, 187, 212))],
 )
-def test_a_fourth_sample_is_what_the_file_says_it_is(tmp_path, kind, expected, pyramid):
+def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected, pyramid):
     """Colour (200, 120, 170), and 128 of 255 beside it: a channel of its own, or opacity, multiplied in or not."""
     colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
     pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)

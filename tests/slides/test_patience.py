@@ -1,4 +1,4 @@
-"""A reader that hangs, for real: inside of the system call that opens a pipe whose other end nobody opens."""
+"""A reader that hangs, for real: inside of the system call that opens a pipe whose other end no one opens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def release(pipe: Path) -> None:
     while True:
         try:
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody is there
+        except OSError:  # no one is there
             return
         time.sleep(0.01)
 

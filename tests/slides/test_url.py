@@ -81,7 +81,7 @@ def test_a_sheet_with_urls(sheet, muse):
     assert "pass" not in resolved.read_text()
 
 
-def test_one_row_is_read_whatever_the_others_say(sheet):
+def test_one_row_is_read_whatever_the_others_state(sheet):
     assert read_row(sheet, "B").path.in_full == SIGNED
     with pytest.raises(SheetError, match="row 4"):
         read_row(sheet, "C")
@@ -90,7 +90,7 @@ def test_one_row_is_read_whatever_the_others_say(sheet):
 
 
 @pytest.mark.parametrize("text", [f"A\t{SIGNED}\n", f"slide_id\tpath\tmpp\n{SIGNED}\tno.svs\t{SIGNED}\n"])
-def test_a_url_in_a_wrong_place_tells_nothing_either(tmp_path, text):
+def test_a_url_in_a_wrong_position_tells_nothing_either(tmp_path, text):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text(text)
     with pytest.raises(SheetError, match=r"https://host\.org:8443/a%20b\.svs") as raised:

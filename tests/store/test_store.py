@@ -43,7 +43,7 @@ def ramp(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mpp", [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
-def test_at_a_coarser_mpp_it_shows_the_same_places(ramp, mpp):
+def test_at_a_coarser_mpp_it_shows_the_same_positions(ramp, mpp):
     store, pixels = ramp
     coarse, factor = store.at(mpp), round(mpp / 0.5)
     assert (coarse.mpp, coarse.size_px) == (mpp, (-(-3000 // factor), -(-2600 // factor)))

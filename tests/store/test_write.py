@@ -121,7 +121,7 @@ def test_viewers_can_read_it(tmp_path):
         assert (group[str(level)][:, :30, :30] == 90).all()
 
 
-def test_every_level_shows_the_same_place(tmp_path):
+def test_every_level_shows_the_same_position(tmp_path):
     image = np.full((2048, 2048, 3), 250, np.uint8)
     image[320:448, 640:896] = 20  # um: y 160 to 224, x 320 to 448
     slide = ArraySlide([image])
@@ -204,7 +204,7 @@ def test_an_older_store_is_replaced_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_what_is_no_store_is_said(tmp_path):
+def test_what_is_no_store_is_reported(tmp_path):
     with pytest.raises(StoreError, match="no such store"):
         open_store(tmp_path / "none.zarr")
     zarr.create_group(store=str(tmp_path / "other.zarr"), zarr_format=3)
@@ -212,7 +212,7 @@ def test_what_is_no_store_is_said(tmp_path):
         open_store(tmp_path / "other.zarr")
 
 
-def test_a_damaged_chunk_is_said(tmp_path):
+def test_a_damaged_chunk_is_reported(tmp_path):
     slide = noise_slide(600, 500)
     info = slide.info(MPP)
     write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
@@ -272,7 +272,7 @@ def test_names():
     ]
 
 
-def test_a_store_never_takes_the_place_of_something_else(tmp_path):
+def test_a_store_never_takes_the_position_of_something_else(tmp_path):
     slide = noise_slide(200, 200)
     info = slide.info(MPP)
     tissue = mask_with(info, (0, 0, 48, 48))

@@ -34,7 +34,7 @@ def test_pixels_too_large_for_fine_detail_have_a_number_for_it(picture):
     assert measure_picture(picture, 5.0)["sharpness"] == pytest.approx(np.log(1e-3), abs=1e-3)
 
 
-def test_the_same_tissue_at_twice_the_resolution_looks_the_same(picture, measured):
+def test_the_same_tissue_at_twice_the_resolution_steps_the_same(picture, measured):
     large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     assert measure_picture(large, 0.25) == measured
 
@@ -63,7 +63,7 @@ def test_only_tissue_counts(picture, measured):
     assert found == {name: measured[name] for name in found}
 
 
-def test_what_cannot_be_told_is_left_out():
+def test_what_cannot_be_given_is_left_out():
     assert AppearanceSample(0.5).measure(None) == {}
     glass = measure_picture(np.full((64, 64, 3), 245, np.uint8), 0.5)
     assert "tissue red" not in glass and "sharpness" not in glass

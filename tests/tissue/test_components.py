@@ -42,7 +42,7 @@ def test_components_are_numbered_as_by_scipy(n_edges):
         )
 
 
-def test_a_piece_over_many_strips_counts_whole():
+def test_a_crop_over_many_strips_counts_whole():
     mask = np.zeros((3 * ROWS, 40), bool)
     mask[ROWS // 2 : -ROWS // 2, 10] = True  # a thin line: 2 * ROWS pixels
     mask[:5, 30], mask[5, 31:36] = True, True  # 10 pixels, joined at a corner alone

@@ -32,7 +32,7 @@ def paint(pixels, colour, left, top, right, bottom):
 
 @pytest.mark.parametrize("glass", [(243, 243, 243), (255, 255, 255), (222, 222, 224), (240, 238, 218), (226, 222, 232)])
 @pytest.mark.parametrize("colour", [PINK, PURPLE])
-def test_a_piece_on_glass_is_found_to_the_pixel(glass, colour):
+def test_a_crop_on_glass_is_found_to_the_pixel(glass, colour):
     mask, warnings = find_mask(paint(slide_of(glass), colour, 100, 80, 200, 180), MPP)
     expected = np.zeros(mask.shape, bool)
     expected[80:180, 100:200] = True
@@ -54,7 +54,7 @@ def test_wall_to_wall_tissue_is_whole(colour):
 @pytest.mark.parametrize(
     "ink", [(60, 150, 120), (40, 80, 190), (200, 40, 45), (25, 25, 28)], ids=["green", "blue", "red", "black"]
 )
-def test_pen_is_left_out_and_said(ink):
+def test_pen_is_left_out_and_reported(ink):
     pixels = paint(slide_of(), PINK, 20, 20, 120, 230)
     mask, warnings = find_mask(paint(pixels, ink, 180, 10, 200, 240), MPP)
     assert mask[25:225, 25:115].all() and not mask[:, 170:].any()
@@ -111,7 +111,7 @@ def test_the_mask_covers_level_0_whole_at_its_exact_mpp():
     np.testing.assert_allclose(tissue.mask_mpp, [16 * 0.499, 16 * 0.502])
 
 
-def test_reading_is_bounded_and_a_corrupt_block_is_said():
+def test_reading_is_bounded_and_a_corrupt_block_is_reported():
     image = np.full((2 * BLOCK_PX + 300, 2 * BLOCK_PX + 300, 3), PINK, np.uint8)
     slide = ArraySlide([image], corrupt=[(BLOCK_PX + 10, BLOCK_PX + 10, 5, 5)])
     overview = read_overview(slide, slide.info((0.5, 0.5)))
@@ -136,7 +136,7 @@ def damaged_pyramid(path, pages):
 
 
 def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
-    """As glass it would never be looked at, and nobody would know."""
+    """As glass it would never be looked at, and no one would know."""
     whole, damaged = damaged_pyramid(tmp_path / "a.tif", []), damaged_pyramid(tmp_path / "b.tif", [1])
     assert not whole.warnings and "50.0% of level 1 cannot be decoded" in damaged.warnings[0]
     assert len(damaged.warnings) == 1

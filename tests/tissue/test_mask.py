@@ -63,7 +63,7 @@ def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
-def test_what_is_no_mask_is_said(tmp_path, content):
+def test_what_is_no_mask_is_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(StoreError, match="run `muse tissue` again"):

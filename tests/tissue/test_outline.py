@@ -258,7 +258,7 @@ BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50
         (json.dumps(feature_of(box(9000, 9000, 9100, 9100))), "outside slide 'drawn'"),
     ],
 )
-def test_what_is_no_roi_is_said_in_one_sentence(tmp_path, text, reason):
+def test_what_is_no_roi_is_reported_in_one_sentence(tmp_path, text, reason):
     _, info = slide_and_info()
     if text is not None:
         (tmp_path / "roi.geojson").write_text(text)

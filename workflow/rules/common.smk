@@ -57,7 +57,7 @@ def record(path, text):
     return copy
 
 
-def say_last(text):
+def print_last(text):
     """Print ``text`` after all output of Snakemake, since people read the last lines."""
     atexit.register(print, text, flush=True)
 

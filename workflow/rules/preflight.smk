@@ -1,4 +1,4 @@
-"""Before the run: `snakemake preflight` looks at every slide, and nothing waits for it.
+"""Before the run: `snakemake preflight` checks every slide, and nothing waits for it.
 
 Takes the slides of the sheet and the model; gives <results>/{slide}/preflight.json and <results>/preflight.json, and
 fails, naming them, if there are slides that cannot run.
@@ -20,24 +20,24 @@ def what_preflight_found():
         return "\n".join(found)
     lacking = [slide for slide in SLIDES if not Path(OUTPUT, slide, "preflight.json").is_file()]
     logs = f"{OUTPUT}/{lacking[0] if lacking else '*'}/logs/preflight.log"
-    return f"Stopped, with {len(lacking)} of {len(SLIDES)} slides not looked at; why: {logs}. Run it again."
+    return f"Stopped, with {len(lacking)} of {len(SLIDES)} slides not checked; see {logs}. Run it again."
 
 
-def look_again_at_problems():
+def check_problems_again():
     """Remove the records of slides that cannot run once these are named: the next call sees what was repaired meanwhile."""
     found = settings.read_text(Path(OUTPUT, "preflight.json"))
-    for look in json.loads(found)["slides"] if found else []:
-        if look["problem"]:
-            Path(OUTPUT, look["slide_id"], "preflight.json").unlink(missing_ok=True)
+    for check in json.loads(found)["slides"] if found else []:
+        if check["problem"]:
+            Path(OUTPUT, check["slide_id"], "preflight.json").unlink(missing_ok=True)
 
 
 rule preflight_slide:
-    """Look at one slide; that it cannot run is what is found then, and no failure."""
+    """Check one slide; a slide that cannot run is a result and not a failure."""
     input:
         slide=lambda wildcards: [] if PLAN.is_remote(wildcards.slide) else PLAN.file(wildcards.slide, "path"),
         roi=of_slide(PLAN.file, "roi"),
     output:
-        look="<results>/{slide}/preflight.json",
+        check="<results>/{slide}/preflight.json",
     log:
         "<results>/{slide}/logs/preflight.log",
     benchmark:
@@ -59,7 +59,7 @@ rule preflight_slide:
             --model {params.model:q} \
             --provider {params.provider} \
             --max-corrupt {params.max_corrupt} \
-            --record {output.look:q} >{log:q} 2>&1
+            --record {output.check:q} >{log:q} 2>&1
         """
 
 
@@ -68,7 +68,7 @@ rule preflight:
 
     # Logs, not outputs: Snakemake would delete those when slides cannot run.
     input:
-        looks=of_every_slide("preflight.json"),
+        checks=of_every_slide("preflight.json"),
     log:
         text="<results>/logs/preflight.log",
         json="<results>/preflight.json",

@@ -152,14 +152,14 @@ rule pretrain:
 
 
 def compare_options(wildcards, input):
-    """What two networks are compared on: labels, slides, or both; slides that one has seen must be meant so."""
+    """What two networks are compared on: labels, slides, or both; slides of the training of one need the option."""
     if not LABELS:
         return [*input.tissue, *([] if PRETRAINING["held"] else ["--allow-shared-patients"])]
     return [LABELS["config"], *LABELS["data"], *(word for file in input.tissue for word in ("--unlabelled", file))]
 
 
 rule compare:
-    """Say whether pretraining helped."""
+    """Compare the backbone before and after pretraining."""
     input:
         tissue=["<results>/pretraining/{run}/tissue.yaml"] if COMPARE_SLIDES else [],
         labels=without_patterns([LABELS["config"], *LABELS["inputs"]] if LABELS else []),

@@ -110,7 +110,7 @@ if not DRAWS_AT_ONCE:
 
 
 rule report:
-    """Say of every slide what became of it, failures first."""
+    """Report how every slide ended, failures first."""
     input:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),

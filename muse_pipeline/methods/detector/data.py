@@ -77,7 +77,7 @@ class DetectorData:
         if raw and self.reference.method != "identity":
             say(
                 f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are seen in "
-                "their own colours; look whether they are H&E"
+                "their own colours; check that they are H&E"
             )
 
 

@@ -1,4 +1,4 @@
-"""Dense supervision of a centre map: focal loss on bumps, L1 offsets and rays, weighted cross-entropy on classes."""
+"""Dense supervision of a centre map: focal loss, L1 offsets and rays, weighted cross-entropy on classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muse_pipeline.losses.penalty_reduced_focal import focal_posterior, penalty_
 from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
-BUMP_UM = 1.25
+GAUSSIAN_UM = 1.25
 
 
 @CRITERIA.register("dense")
@@ -27,7 +27,7 @@ class DenseCriterion(Criterion):
 
     def __init__(self, mpp: float, class_weights: Tensor):
         super().__init__()
-        self.sigma_px = BUMP_UM / mpp
+        self.sigma_px = GAUSSIAN_UM / mpp
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     if shared := sorted(judged & set(patients)):
         raise LabelError(
             f"{some_of(shared)}: in `sources`, or seen by what the run begins with, and in `held`, so the backbone "
-            "would be judged on what it has seen; take them out of either (`exclude`)"
+            "would be evaluated on its training data; take them out of either (`exclude`)"
         )
 
 
@@ -178,7 +178,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
         ]
         xy = np.concatenate([np.zeros((0, 2)), *parts])
         if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
-            raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are no numbers; make it again")
+            raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; make it again")
         NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(location)
     return location
 

@@ -26,7 +26,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
+from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
@@ -164,7 +164,7 @@ OF_NUCLEI = {"entropy_nucleus", "spread"}  # unknown where a step's views share 
 
 
 class CollapseAlarm(Alarm):
-    """Ends a run whose vectors all become alike."""
+    """Ends a run that collapses to constant vectors."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare with ``LIMITS``.
@@ -175,7 +175,7 @@ class CollapseAlarm(Alarm):
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(
-                f"{self.folder}: by step {done} no two views shared a nucleus for {PATIENCE} looks in a row, so "
+                f"{self.folder}: by step {done} no two views shared a nucleus for {IN_A_ROW} logged steps in a row, so "
                 "nothing is learnt of nuclei; begin another run folder with a larger `views.global_px` or `batch`"
             )
         for name, (least, most) in LIMITS.items():
@@ -188,7 +188,7 @@ class CollapseAlarm(Alarm):
                 seen = "nuclei" if name in OF_NUCLEI else "views"
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
-                    f"{least:g} to {most:g} for {PATIENCE} looks in a row, so all {seen} look alike to the network; "
+                    f"{least:g} to {most:g} for {IN_A_ROW} steps in a row, so all {seen} look alike to the network; "
                     "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
                     "batch"
                 )

@@ -286,7 +286,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
         return ()
 
     def read(self, say: Say) -> MaskData:
-        """Pieces with their colour maps and, after a first round, the Voronoi labels of its points."""
+        """Windows with their colour maps and, after a first round, the Voronoi labels of its points."""
         config = self.config
         drawn = [(pixels, mask) for _, pixels, mask in read_pictures_and_masks(config.masks)]
         fits = [fit_macenko(pixels.reshape(-1, 3)) for pixels, _ in drawn]

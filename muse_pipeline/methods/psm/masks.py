@@ -1,4 +1,4 @@
-"""PSM's masks stage: pieces of unlabelled tissue and what is taken for nuclei in them, as pictures."""
+"""PSM's masks stage: crops of unlabelled tissue and their masks of nuclei, as pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_rgb, write_png
-from muse_pipeline.data.unlabelled import cut_pieces, open_unlabelled
+from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.proposals.activation_map import PseudoMasker
 from muse_pipeline.proposals.otsu_mask import fit_otsu
@@ -26,7 +26,7 @@ Masker = Callable[[np.ndarray], np.ndarray]
 
 
 def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: Callable[[str], None]) -> None:
-    """Write every piece that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
+    """Write every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
 
     A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
 
@@ -37,34 +37,34 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
         say: called with a sentence on what was left out.
 
     Raises:
-        ConfigError: no piece is left.
+        ConfigError: no crop is left.
         MuseError: a source cannot be read, see ``data.unlabelled``.
     """
     for name in (PICTURES, MASKS):
         (folder / name).mkdir()
     n_kept, rejected = 0, []
     for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
-        pieces = cut_pieces(image, number, config.store_window_px, config.windows_per_store)
-        if not pieces:
+        crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
+        if not crops:
             continue
-        masker = _fit(config, activation, [piece.pixels for piece in pieces])
-        for piece in pieces:
-            mask = masker(piece.pixels)
+        masker = _fit(config, activation, [crop.pixels for crop in crops])
+        for crop in crops:
+            mask = masker(crop.pixels)
             share = mask.mean()
             if not 0 < share <= config.mask_settings.max_share:
-                rejected.append(f"{piece.name} ({share:.0%} taken for nuclei)")
+                rejected.append(f"{crop.name} ({share:.0%} taken for nuclei)")
                 continue
-            write_png(folder / PICTURES / f"{piece.name}.png", piece.pixels)
-            write_png(folder / MASKS / f"{piece.name}.png", mask.astype(np.uint8) * 255)
+            write_png(folder / PICTURES / f"{crop.name}.png", crop.pixels)
+            write_png(folder / MASKS / f"{crop.name}.png", mask.astype(np.uint8) * 255)
             n_kept += 1
     if rejected:
-        say(f"{len(rejected)} pieces are left out, because nuclei cover none or too much of them: first {rejected[0]}")
+        say(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: first {rejected[0]}")
     if not n_kept:
         raise ConfigError(
-            f"no nuclei were found in any of {len(rejected)} pieces of tissue; name H&E tissue that holds some in "
+            f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some in "
             "`sources`, or correct their `mpp`"
         )
-    say(f"masks by {config.masks} of {n_kept} pieces of tissue")
+    say(f"masks by {config.masks} of {n_kept} crops of tissue")
 
 
 class MasksStage(PreparedStage):

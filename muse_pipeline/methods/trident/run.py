@@ -19,7 +19,7 @@ from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pa
 from muse_pipeline.methods.trident.data import PairedData, read_paired_data
 from muse_pipeline.methods.trident.method import Trident, VectorEncoder
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
+from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
@@ -134,7 +134,7 @@ class SpreadAlarm(Alarm):
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{LEAST_SPREAD:g} for {PATIENCE} log lines in a row, so all vectors are alike; start another run "
+                    f"{LEAST_SPREAD:g} for {IN_A_ROW} log lines in a row, so all vectors are alike; start another run "
                     "folder with a larger batch, a lower learning rate or a larger `alignment.variance`"
                 )
 

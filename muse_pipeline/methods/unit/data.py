@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_pieces, open_unlabelled
+from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.methods.unit.config import UnitConfig
 from muse_pipeline.methods.unit.masks import MaskDomain
 from muse_pipeline.store.store import open_store
@@ -199,7 +199,7 @@ class UnitData:
         with complete_file(folder) as partial:
             partial.mkdir()
             for number in chosen:
-                for piece in cut_pieces(self.images[number], number, KEPT_PX, 1):
+                for piece in cut_crops(self.images[number], number, KEPT_PX, 1):
                     write_png(partial / f"{piece.name}.png", piece.pixels[:KEPT_PX, :KEPT_PX])
 
 

@@ -16,7 +16,7 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
 from muse_pipeline.synthesis.pictures import draw_page
-from muse_pipeline.training.loop import PATIENCE, Alarm, Monitor
+from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule
 
 FOLDER = "translation"
@@ -59,7 +59,7 @@ class TranslationAlarm(Alarm):
             if value is not None and self.persists(name, value < least):
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{least:g} at {PATIENCE} logged steps in a row: {meaning}. No checkpoint was saved; start another "
+                    f"{least:g} at {IN_A_ROW} logged steps in a row: {meaning}. No checkpoint was saved; start another "
                     f"run folder and {remedy}"
                 )
 

@@ -46,7 +46,7 @@ def continued(folder, *changes):
 
 
 def run(config, folder):
-    """The checkpoint that leaves a run, and what was said."""
+    """The checkpoint that leaves a run, and what was printed."""
     output = []
     path = finetune(config, folder, Options(accelerator="cpu", say=output.append))
     return load_checkpoint(path), output
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
     assert config.export.colour_share == 1.0
 
 
-def test_colours_are_taken_to_the_reference_that_the_detector_knows(folder, tmp_path):
+def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
     """Else tissue that it knows would look different to it after a run on another lab's slides."""
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")

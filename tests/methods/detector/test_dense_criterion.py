@@ -36,8 +36,9 @@ def test_a_region_that_is_everywhere_changes_nothing():
     assert torch.equal(criterion(maps, batch)["loss"], criterion(maps, everywhere)["loss"])
 
 
-def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_speaks_for():
-    """Maps that say exactly what is true of two nuclei have no error but the centre's; swapped labels and rays have."""
+def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_is_counted_for():
+    """Maps that state exactly what is true of two nuclei have no error but the centre's; swapped labels and rays
+    have."""
     xy, label = torch.tensor([[[14.0, 22.0], [46.0, 30.0]]]), torch.tensor([[0, 1]])
     rays = torch.tensor([[[2.0, 3.0, 4.0, 5.0], [math.nan] * 4]])
     batch = LabelledBatch(None, None, xy, label, rays, None)

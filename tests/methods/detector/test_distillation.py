@@ -17,7 +17,7 @@ COLOUR = torch.eye(3, 4).expand(2, 3, 4)
 
 
 def detector(seed, head="dense", backbone="muse_compact_16"):
-    """Biases so far from where they start that every cell says something of its own."""
+    """Biases so far from where they start that every cell states something of its own."""
     torch.manual_seed(seed)
     made = NucleusDetector(backbone, head, 2, 8)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_there_is_nothing_to_learn_from_oneself_and_something_from_another(head)
     assert term(other(batch.pixels, COLOUR), batch) > 0.1
 
 
-def test_several_teachers_say_their_mean():
+def test_several_teachers_state_their_mean():
     one, other, batch = detector(0), detector(1, backbone="muse_compact_32"), batch_of()
     pairs = zip(one(batch.pixels, COLOUR), other(batch.pixels, COLOUR), strict=True)
     mean = NucleusMaps(*((a + b) / 2 for a, b in pairs))

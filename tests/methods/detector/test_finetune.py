@@ -1,4 +1,4 @@
-"""Training on drawn pictures: it learns, it stops and goes on exactly, it says what is wrong."""
+"""Training on drawn pictures: it learns, it stops and goes on exactly, it states what is wrong."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
         finetune(load_detector_config(path), tmp_path, CPU)
 
 
-def test_what_the_card_says_may_change_without_training_again(folder, tmp_path):
+def test_what_the_card_states_may_change_without_training_again(folder, tmp_path):
     first = load_checkpoint(finetune(load_detector_config(write_config(folder, steps=5)), tmp_path, CPU))
     path = write_config(folder, steps=5, threshold=0.6)
     again = load_checkpoint(finetune(load_detector_config(path), tmp_path, CPU))
@@ -132,7 +132,7 @@ def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeyp
         read_detector_data(load_detector_config(write_config(folder), changes=[f"window_px={window_px}"]))
 
 
-def test_a_folder_of_somebody_s_own_is_spared(folder, tmp_path):
+def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
     config = load_detector_config(write_config(folder, steps=1))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/mine.png").write_bytes(b"years of work")
@@ -145,6 +145,6 @@ def test_a_folder_of_somebody_s_own_is_spared(folder, tmp_path):
     ("change", "sentence"),
     [("sources=[]", "sources: there is none"), ("sources.0.mpp=250", r"has 250 um per pixel.*correct `mpp`")],
 )
-def test_no_source_and_another_unit_are_said(folder, tmp_path, change, sentence):
+def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
     with pytest.raises((ConfigError, LabelError), match=sentence):
         finetune(load_detector_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU)

@@ -50,7 +50,7 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
     assert config.backbone == pretraining["backbone"]  # else the workflow rejects to pretrain it
 
 
-def test_changes_replace_what_the_file_says(folder):
+def test_changes_replace_what_the_file_states(folder):
     changes = ("schedule.steps=7", "sources.0.weight=2", "name=other", "validation=[]", "augmentation.noise=0")
     config = load_detector_config(write_config(folder), changes=changes)
     assert (config.schedule.steps, config.sources[0].weight, config.name) == (7, 2.0, "other")

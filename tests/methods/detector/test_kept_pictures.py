@@ -10,7 +10,7 @@ from muse_pipeline.methods.detector.data import keep_pictures
 from muse_pipeline.nuclei.table import Nuclei
 
 
-def test_a_piece_begins_where_the_annotated_region_does(tmp_path):
+def test_a_crop_begins_where_the_annotated_region_does(tmp_path):
     pixels = draw_nuclei((300, 200), grid_xy((300, 200)))
     region = np.zeros((200, 300), bool)
     region[60:100, 150:190] = True

@@ -33,7 +33,7 @@ def criterion():
     return PointCriterion(0.5, torch.tensor([2.0, 1.0]))
 
 
-def test_the_terms_are_what_their_equations_say():
+def test_the_terms_are_what_their_equations_state():
     terms = {name: float(value.detach()) for name, value in criterion()(flat_maps(), drawn_batch()).items()}
     n_background = SIDE * SIDE - 2
     type_error = (3 * 2 * math.log(2) + BACKGROUND_WEIGHT * n_background * math.log(2)) / 3
@@ -44,7 +44,7 @@ def test_the_terms_are_what_their_equations_say():
     assert terms["loss"] == pytest.approx(terms["offset"] + terms["type"] + terms["rays"])
 
 
-def test_one_pixel_at_a_quarter_micron_costs_what_the_paper_line_says():
+def test_one_pixel_at_a_quarter_micron_costs_what_the_paper_line_states():
     px_um = 0.25
     assert px_um**2 * OFFSET_WEIGHT == pytest.approx(5e-3)
 

@@ -1,4 +1,4 @@
-"""A run that is taught by trained networks: named in the config, the same when it goes on, of the same nuclei."""
+"""A run that is trained by trained networks: named in the config, the same when it goes on, of the same nuclei."""
 
 import dataclasses
 import shutil
@@ -109,7 +109,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 
 
-def test_a_checkpoint_names_whom_its_beginnings_have_seen(folder, tmp_path):
+def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     """Else those would count as unseen, and validation on them would flatter without a word."""
     output = []
     running = Options(accelerator="cpu", say=output.append)

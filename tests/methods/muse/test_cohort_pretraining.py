@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def where(tmp_path, monkeypatch):
     """A sheet of five slides and a config without sources; commands run beside them."""
     (tmp_path / "slide.tif").touch()
     names = {"a": ("", "P1"), "b": ("train", "P2"), "c": ("test", "P3"), "d": ("val", "P4"), "e-bad": ("", "")}
@@ -33,8 +33,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def plan(muse, place):
-    """``plan(arguments...)``: exit status, config of the run or None, what was said."""
+def plan(muse, where):
+    """``plan(arguments...)``: exit status, config of the run or None, what was printed."""
 
     def run(*arguments):
         common = (
@@ -54,32 +54,32 @@ def plan(muse, place):
     return run
 
 
-def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, place):
+def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, where):
     status, config, output = plan()
     assert (status, output) == (0, "tiny: muse_compact_16 on 4 of 5 slides; 1 held back\n")
     folders = [source.store.parent for source in config.sources]
-    assert folders == [place / "out" / name for name in ("a", "b", "d", "e-bad")]
+    assert folders == [where / "out" / name for name in ("a", "b", "d", "e-bad")]
     assert {source.store.name for source in config.sources} == {"image-250nm.zarr"}
     assert {source.proposals.name for source in config.sources} == {"proposals.parquet"}
     patients = [source.patient_of(folder.name) for source, folder in zip(config.sources, folders, strict=True)]
     assert patients == ["P1", "P2", "P4", "e-bad"]
     assert config.views.mpp == (0.25, 0.5) and config.schedule.steps == 2
-    facts = read_json(place / "run.json")
+    facts = read_json(where / "run.json")
     assert (facts["slides"], facts["held"]) == (["a", "b", "d", "e-bad"], ["c"])
     assert (facts["mpp"], facts["backbone"]) == (0.25, "muse_compact_16")
 
 
-def test_test_slides_are_held_back_however_the_word_is_written(plan, place):
-    sheet = place / "slides.tsv"
+def test_test_slides_are_held_back_however_the_word_is_written(plan, where):
+    sheet = where / "slides.tsv"
     sheet.write_text(sheet.read_text().replace("test", "Test"))
     plan()
-    assert read_json(place / "run.json")["held"] == ["c"]
+    assert read_json(where / "run.json")["held"] == ["c"]
 
 
-def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
+def test_without_labels_it_is_compared_on_the_slides_held_back(plan, where):
     plan("--tissue", "tissue.yaml")
     tissue = load_tissue_config(Path("tissue.yaml"))
-    assert [source.store for source in tissue.sources] == [place / "out" / "c" / "image-250nm.zarr"]
+    assert [source.store for source in tissue.sources] == [where / "out" / "c" / "image-250nm.zarr"]
     assert tissue.views.mpp == (0.25, 0.5)
     plan("--tissue", "tissue.yaml", "--set", "views.mpp=[0.5, 0.5]")
     assert load_tissue_config(Path("tissue.yaml")).views.mpp == (0.5, 1.0)  # which `muse compare` looks at
@@ -87,60 +87,60 @@ def test_without_labels_it_is_compared_on_the_slides_held_back(plan, place):
     assert len(load_tissue_config(Path("tissue.yaml")).sources) == 5
 
 
-def test_what_is_left_out_is_for_the_user_to_say(plan):
+def test_what_is_left_out_is_for_the_user_to_state(plan):
     _, config, _ = plan("--exclude", "bad", "--held-splits", "val", "test")
     assert [source.store.parent.name for source in config.sources] == ["a", "b"]
     _, config, _ = plan("--held-splits")
     assert len(config.sources) == 5
 
 
-def test_an_unchanged_config_keeps_its_time(plan, place):
+def test_an_unchanged_config_keeps_its_time(plan, where):
     plan()
-    written = (place / "run.yaml").stat().st_mtime_ns
+    written = (where / "run.yaml").stat().st_mtime_ns
     plan()
-    assert (place / "run.yaml").stat().st_mtime_ns == written
+    assert (where / "run.yaml").stat().st_mtime_ns == written
     plan("--set", "seed=1")
-    assert (place / "run.yaml").stat().st_mtime_ns > written
+    assert (where / "run.yaml").stat().st_mtime_ns > written
 
 
-def test_pictures_of_the_config_stay_its_sources(plan, place):
-    draw_labelled_folder(place, n_pictures=2)
-    (place / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
+def test_pictures_of_the_config_stay_its_sources(plan, where):
+    draw_labelled_folder(where, n_pictures=2)
+    (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
     _, config, output = plan()
     assert "on 4 of 5 slides and 1 source of its own; 1 held back" in output
-    assert config.sources[0].images == place / "images"
-    assert [Path(file).name for file in read_json(place / "run.json")["inputs"]] == ["P0.png", "P1.png"]
+    assert config.sources[0].images == where / "images"
+    assert [Path(file).name for file in read_json(where / "run.json")["inputs"]] == ["P0.png", "P1.png"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
-        (["--held-splits", "tset"], "no slide has the split 'tset'; the sheet knows test, train, val"),
+        (["--held-splits", "tset"], "no slide has the split 'tset'; known: test, train, val"),
         (["--exclude", "a", "b", "d", "e"], "none is left to learn from"),
         (["--set", "bakcbone=x"], "given.yaml: unknown setting 'bakcbone'; did you mean 'backbone'?"),
         (["--set", "checkpoint=none.pt"], "none.pt: no such checkpoint"),
         (["--set", "sources=[{images: nowhere, mpp: 0.5}]"], "nowhere: no such folder of pictures"),
     ],
 )
-def test_a_mistake_is_one_sentence(plan, place, arguments, sentence):
+def test_a_mistake_is_one_sentence(plan, where, arguments, sentence):
     status, _, output = plan(*arguments)
     assert (status, output.count("\n")) == (2, 1)
     assert sentence in output
-    assert not (place / "run.yaml").exists()
+    assert not (where / "run.yaml").exists()
 
 
-def test_a_patient_on_both_sides_is_rejected(plan, place):
-    sheet = place / "slides.tsv"
+def test_a_patient_on_both_sides_is_rejected(plan, where):
+    sheet = where / "slides.tsv"
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
     status, _, output = plan()
     assert status == 2
     assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be learnt from" in output
 
 
-def test_whom_a_training_run_is_validated_on_is_not_learnt_from(plan, place):
-    draw_labelled_folder(place, n_pictures=1)
-    judge = write_config(place).rename(place / "judge.yaml")
+def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
+    draw_labelled_folder(where, n_pictures=1)
+    judge = write_config(where).rename(where / "judge.yaml")
     validation = [{"slides": "slides.tsv", "labels": "labels", "format": "geojson", "split": "val"}]
     judge.write_text(judge.read_text() + yaml.safe_dump({"validation": validation}))
     status, _, output = plan("--judged-by", judge)

@@ -24,7 +24,7 @@ from muse_pipeline.store.sharding import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import GRACE, PATIENCE
+from muse_pipeline.training.loop import GRACE, IN_A_ROW
 from muse_pipeline.training.provenance import source_files
 from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule
@@ -236,7 +236,7 @@ def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finis
 
 
 def make_constant(path):
-    """A backbone that says the same of everything."""
+    """A backbone that states the same of everything."""
     weights = {name: torch.zeros_like(value) for name, value in BACKBONES["muse_compact_16"]().state_dict().items()}
     save_checkpoint(path, Checkpoint(weights, {}, {"kind": "backbone"}))
     return path
@@ -248,7 +248,7 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     status, _, printed = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
     assert status == 2
     last = printed.splitlines()[-1]
-    stopped_at = round(GRACE * 40) + PATIENCE - 1
+    stopped_at = round(GRACE * 40) + IN_A_ROW - 1
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
@@ -256,35 +256,35 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_the_alarm_counts_looks_in_a_row_after_the_beginning(tmp_path):
+def test_the_alarm_counts_steps_in_a_row_after_the_beginning(tmp_path):
     alarm = CollapseAlarm(Schedule(100), tmp_path)
     good, bad = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}, {"entropy_nucleus": 0.7, "spread": 0.0}
     for done in range(10):
         alarm.on_log(done, bad)
-    for done in range(10, 10 + PATIENCE - 1):
+    for done in range(10, 10 + IN_A_ROW - 1):
         alarm.on_log(done, bad)
     alarm.on_log(20, good)
-    for done in range(21, 21 + PATIENCE - 1):
+    for done in range(21, 21 + IN_A_ROW - 1):
         alarm.on_log(done, bad)
     with pytest.raises(CollapsedError, match=r"by step 30: spread is 0, outside 0\.05 to inf .* all nuclei look alike"):
         alarm.on_log(30, bad)
     alike = {"entropy_image": 1.0}
-    for done in range(2 * PATIENCE):
+    for done in range(2 * IN_A_ROW):
         alarm.on_log(31 + done, {**good, **alike})  # whole views may be, where nuclei are told apart
     with pytest.raises(CollapsedError, match=r"entropy image is 1, .* all views look alike"):
-        for done in range(PATIENCE):
+        for done in range(IN_A_ROW):
             alarm.on_log(50 + done, alike)
 
 
-def test_views_that_share_no_nuclei_are_no_collapse_but_are_said(tmp_path):
+def test_views_that_share_no_nuclei_are_no_collapse_but_are_reported(tmp_path):
     none = {"entropy_nucleus": 0.0, "spread": 0.0, "shared_nuclei": 0.0}
     good = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}
     alarm = CollapseAlarm(Schedule(10), tmp_path)
     for done in range(1, 61):
-        alarm.on_log(done, good if done % PATIENCE == 0 else none)
-    for done in range(61, 61 + PATIENCE - 1):
+        alarm.on_log(done, good if done % IN_A_ROW == 0 else none)
+    for done in range(61, 61 + IN_A_ROW - 1):
         alarm.on_log(done, none)
-    with pytest.raises(CollapsedError, match=r"no two views shared a nucleus for 5 looks in a row"):
+    with pytest.raises(CollapsedError, match=r"no two views shared a nucleus for 5 logged steps in a row"):
         alarm.on_log(70, none)
 
 
@@ -492,7 +492,7 @@ WRONG = {
     wrong_colour: "not a colour.json",
     empty_table: "none of 1 images holds 20 nuclei",
     empty_file: "not a readable Parquet file",
-    not_numbers: "1 of 90 positions are no numbers",
+    not_numbers: "1 of 90 positions are not numbers",
     outside: "none of 1 images holds 20 nuclei",
     damaged_chunks: "is damaged",
     no_sources: "sources: there is none",

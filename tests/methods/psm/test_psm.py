@@ -1,4 +1,4 @@
-"""PSM from pictures without labels to a detector: every stage, made once; what is wrong is said."""
+"""PSM from pictures without labels to a detector: every stage, made once; what is wrong is printed."""
 
 from pathlib import Path
 
@@ -92,12 +92,12 @@ def test_later_rounds_learn_points_too(finished):
         TrainedMask.load(finished[0] / "checkpoint.pt")
 
 
-def test_a_stage_that_the_run_has_not_is_said(config_path, tmp_path):
+def test_a_stage_that_the_run_has_not_is_reported(config_path, tmp_path):
     with pytest.raises(ConfigError, match="--until activation: the stages of this run are masks, mask-network-1, "):
         train_run(PsmRecipe(), load_psm_config(config_path), tmp_path, CPU, until="activation")
 
 
-def test_labels_of_somebody_s_own_are_spared(tmp_path):
+def test_labels_of_a_user_s_own_are_spared(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/mine.txt").write_text("years of work")
     with pytest.raises(OutputError, match="that this command did not create"):
@@ -167,7 +167,7 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
     status, _, err = muse("psm", config_path, "-o", tmp_path / "run", "--set", f"sources.0.images={tmp_path / 'glass'}")
     assert status == 2
-    assert "no nuclei were found in any of 1 pieces" in err
+    assert "no nuclei were found in any of 1 crops" in err
     assert not stage_folder(tmp_path / "run", 1, "masks").exists()
 
 

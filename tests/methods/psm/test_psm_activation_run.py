@@ -57,7 +57,7 @@ def test_another_configuration_is_rejected_unless_started_over(config, tmp_path)
     ActivationStage(other, tmp_path / "run").run(Options(accelerator="cpu", start_over=True))
 
 
-def test_mistakes_are_said_before_anything_is_trained(config, tmp_path):
+def test_mistakes_are_reported_before_anything_is_trained(config, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'shallow_cnn'"):
         ActivationStage(dataclasses.replace(config, backbone="shallow_cn"), tmp_path / "run").run(CPU)
     with pytest.raises(ConfigError, match="multiple of 32"):

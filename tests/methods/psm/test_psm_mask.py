@@ -52,7 +52,7 @@ def masked_picture(generator, noise=0.0):
     return truth, MaskedPicture(pixels, mask, None, np.eye(3, 4))
 
 
-def test_windows_take_masks_along_and_know_nothing_beyond_the_picture():
+def test_windows_take_masks_along_and_have_nothing_beyond_the_picture():
     _, picture = masked_picture(np.random.default_rng(0))
     still = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)
     windows = MaskWindows(

@@ -10,7 +10,7 @@ from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.methods.trident.method import measure_spread
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.readout import read_at
-from muse_pipeline.training.loop import GRACE, PATIENCE
+from muse_pipeline.training.loop import GRACE, IN_A_ROW
 from muse_pipeline.training.schedule import Schedule
 
 KNOWN = [True, False, True]
@@ -110,13 +110,13 @@ def test_gauges_of_rows_that_point_everywhere_and_of_collapsed_ones():
 
 def test_a_collapsed_run_is_ended(tmp_path):
     alarm = SpreadAlarm(Schedule(steps=100), tmp_path)
-    for done in range(PATIENCE - 1):
+    for done in range(IN_A_ROW - 1):
         alarm.on_log(done, {"image_spread": 0.0})  # before the grace is over
     begin = round(100 * GRACE)
-    for done in range(begin, begin + PATIENCE - 1):
+    for done in range(begin, begin + IN_A_ROW - 1):
         alarm.on_log(done, {"trident image_spread": 0.01})
     alarm.on_log(begin + 9, {"trident image_spread": 0.5})
-    for done in range(50, 49 + PATIENCE):
+    for done in range(50, 49 + IN_A_ROW):
         alarm.on_log(done, {"trident image_spread": 0.01})
     with pytest.raises(CollapsedError, match=r"collapsed by step 60: trident image spread is 0\.01, below 0\.05"):
         alarm.on_log(60, {"trident image_spread": 0.01})
