@@ -66,7 +66,7 @@ class NucleusSource:
                 )
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
         if not 0 < self.weight < float("inf"):
-            raise ConfigError(f"{self.place}: weight {self.weight} cannot be drawn by; give a positive number")
+            raise ConfigError(f"{self.place}: weight must be > 0 (got {self.weight})")
         require_patient_rule(self.patient, self.place)
 
     @property

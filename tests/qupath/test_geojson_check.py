@@ -217,7 +217,7 @@ def test_every_file_that_was_put_to_qupath(qupath_reference):
     assert [name.split()[-1].rpartition(".")[0] for name in header[1:]] == list(VERSIONS)
     for name, *seen in rows:
         verdict = check_geojson(qupath_reference / "files" / name)
-        rejected = [version for version, text in zip(VERSIONS, seen, strict=True) if text.startswith("rejected")]
+        rejected = [version for version, text in zip(VERSIONS, seen, strict=True) if text.startswith("refused")]
         assert list(verdict.rejected_by()) == rejected, (name, str(verdict))
         for text in seen:
             if text.startswith("OK"):

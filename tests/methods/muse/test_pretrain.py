@@ -497,7 +497,7 @@ WRONG = {
     damaged_chunks: "is damaged",
     no_sources: "sources: there is none",
     two_kinds: "names one of `store`, `images` and `labelled`",
-    weightless: "weight 0.0 cannot be drawn by",
+    weightless: "weight must be > 0 (got 0.0)",
     wrong_rule: "is not a regular expression",
     empty_rule: "not a number of leading characters",
     no_checkpoint: "no such checkpoint",
@@ -506,7 +506,7 @@ WRONG = {
     nothing_to_learn: "nothing would be learnt",
     no_picture: "holds no picture",
     no_detector: "did you mean 'label_free'",
-    no_mpp: "does not state the size of a pixel",
+    no_mpp: "has no size of a pixel",
 }
 
 
