@@ -76,7 +76,7 @@ def test_evaluate_states_it_by_site_and_draws_it(muse, tmp_path):
     assert {name: row["n"] for name, row in calibration["by_site"].items()} == {"A7": 6, "A8": 3}
     assert "calibration error" in out
     status, _, errors = muse("evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--site", "Z")
-    assert status == 2 and "--site 'Z': finds nothing in 'A7-1'" in errors
+    assert status == 2 and "--site 'Z': does not match 'A7-1'" in errors
 
 
 def test_a_missing_drawing_package_is_reported_before_anything_is_scored(muse, tmp_path, monkeypatch):

@@ -333,7 +333,7 @@ def test_patients_by_rule(cohort):
     patients, grouping = find_patients(names, {}, r"TCGA-..-....")
     assert set(patients.values()) == {"TCGA-A7-A0D9"}
     assert "--patient" in grouping
-    with pytest.raises(ConfigError, match="finds nothing in 'TCGA"):
+    with pytest.raises(ConfigError, match="does not match 'TCGA"):
         find_patients(names, {}, "xyz")
     with pytest.raises(ConfigError, match="not a regular expression"):
         find_patients(names, {}, "(")
