@@ -110,7 +110,7 @@ def require_failure(answer, folder, url, sentence):
     ("url", "sentence"),
     [
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
-        ("glacier://geheim@vault/a.tif", "nothing here knows 'glacier://'"),
+        ("glacier://geheim@vault/a.tif", "unknown protocol 'glacier://'"),
         ("https://host/", "has no file name"),
         ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # aiohttp states the URL in full
     ],
