@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output is None:
         raise ConfigError("give --output ONNX, the file to write; it may be the model's own")
 
-    from muse_pipeline.export.recard import measure_folders, recard
+    from muse_pipeline.export.onnx import measure_folders, recard
 
     if args.pictures:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])

@@ -1,11 +1,11 @@
-"""Write a detector as ONNX to the signature of ``models.detector.DetectionGraph``."""
+"""Write a detector as ONNX to the signature of ``models.detector.DetectionGraph``, or facts into a model's card."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +17,18 @@ from torch.export import Dim
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
+from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, ColourReference, ModelCard, RegionCard
+from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.run import RunFolder
 
 OPSET = 18
@@ -186,3 +191,39 @@ def describe_model(
         metrics=config.metrics,
         limits=config.limits,
     )
+
+
+def recard(model: Path, output: Path, **facts: AppearanceReference | float | str) -> ModelCard:
+    """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
+
+    Raises:
+        ModelError: the file is not ONNX or has no card.
+    """
+    card = dataclasses.replace(read_card(model), **facts)
+    graph = embed_card(onnx.load(model), card)
+    with complete_file(output) as partial:
+        onnx.save_model(graph, partial)
+    return card
+
+
+def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReference:
+    """How the pictures of folders look, each with its um per pixel.
+
+    Raises:
+        LabelError: a picture cannot be read.
+        ModelError: a folder holds no picture, or nothing can be measured.
+    """
+    reference = describe_training([measure_picture(read_rgb(path), mpp) for path, mpp in _pictures(folders)])
+    if reference is None:
+        raise ModelError("the pictures hold nothing that can be measured; give those that the model was trained on")
+    return reference
+
+
+def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]:
+    found = []
+    for folder, mpp in folders:
+        paths = list_pictures(folder)
+        if not paths:
+            raise ModelError(f"{folder}: holds no pictures; give a folder of those that the model was trained on")
+        found += [(path, mpp) for path in paths]
+    return found

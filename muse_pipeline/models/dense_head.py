@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import HEADS
+from muse_pipeline.models.base import conv_norm
 from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, as_rows, pick, to_rays
-from muse_pipeline.models.layers import conv_norm
 
 HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
 FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it

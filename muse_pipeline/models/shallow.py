@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, Stage
-from muse_pipeline.models.layers import ResidualBlock, conv_norm
+from muse_pipeline.models.base import Backbone, Features, ResidualBlock, Stage, conv_norm
 
 
 class ShallowNetwork(Backbone):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, Stage, recoloured
-from muse_pipeline.models.layers import conv_norm
+from muse_pipeline.models.base import Backbone, Features, Stage, conv_norm, recoloured
 from muse_pipeline.models.muse import IMAGENET_MEAN, IMAGENET_STD
 
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)

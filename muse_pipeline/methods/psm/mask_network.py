@@ -26,7 +26,7 @@ from muse_pipeline.losses.psm import partial_nll
 from muse_pipeline.methods.psm.config import MASK_FOREGROUNDS, VORONOI_WEIGHT, MaskNetworkSettings
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.layers import conv_norm
+from muse_pipeline.models.base import conv_norm
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.proposals.points import PeakRules, find_points, voronoi_label
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, fit_macenko
