@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
+from muse_pipeline.core.errors import MuseError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.appearance import Verdict
-    from muse_pipeline.inference.predictor import Predictor
+    from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.inference.region_maps import MapShard
     from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import Store
@@ -42,6 +44,8 @@ def run_slide(
     begin: Begin = str,
 ) -> None:
     """Run all steps of a slide, each with its ledger.
+
+    A region model that fails costs the regions of the slide and no nuclei; ``regions.json`` states why.
 
     Args:
         row: the slide.
@@ -64,6 +68,11 @@ def run_slide(
             fetch(row.path, files.fetched, threads)
     slide = files.fetched if is_url(row.path) else Path(row.path)
     make_image(slide, files, row.slide_id, mpp, slide_mpp=row.mpp, roi=roi, threads=threads, begin=begin)
+    areas = row.regions and Path(row.regions)
+    if region_model is not None and not areas:
+        areas = files.folder
+        with suppress(MuseError), _step(files, "regions", begin) as warnings:
+            warnings.extend(regions(files.store(mpp), region_model, files.info, files.colour, areas, threads))
     for name in shard_names(n_shards):
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
@@ -229,6 +238,49 @@ def tile(
         write_store(
             opened, known, TissueMask.load(mask, known), output, mpp=mpp, threads=threads, max_corrupt=max_corrupt
         )
+
+
+def regions(
+    store: Path, predictor: RegionPredictor, info: Path, colour: Path, output: Path, threads: int = 1
+) -> list[str]:
+    """Map the tissue regions of a slide into the folder ``output``; returns warnings.
+
+    If that fails, the folder has a ``regions.json`` that states why, and no other file of regions.
+    """
+    from muse_pipeline.inference.model import precision_warnings
+    from muse_pipeline.store.grid import Shard
+
+    join_regions(store, info, output, lambda: [map_regions(store, predictor, colour, Shard(1, 1), threads)])
+    return precision_warnings(predictor.card, predictor.provider)
+
+
+def map_regions(store: Path, predictor: RegionPredictor, colour: Path, shard: Shard, threads: int = 1) -> MapShard:
+    """Map one shard of a slide."""
+    from muse_pipeline.core.progress import say_how_busy, show_progress
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.inference.region_maps import map_shard
+    from muse_pipeline.store.store import open_store
+
+    image = open_store(store)
+    stained = read_colour(colour, image.fingerprint)
+    with say_how_busy("mapping regions", threads), show_progress("windows") as progress:
+        fitted = colour_of_fit(predictor.card.colour, stained.macenko)
+        return map_shard(image, predictor, fitted, shard, threads=threads, progress=progress)
+
+
+def join_regions(store: Path, info: Path, output: Path, find_shards: Callable[[], list[MapShard]]) -> None:
+    """Write the files of a slide's regions from the shards that ``find_shards`` returns, and print areas."""
+    from muse_pipeline.inference.region_files import record_failure, write_regions
+    from muse_pipeline.inference.region_maps import join_shards
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.store import open_store
+
+    known = read_info(info)
+    with record_failure(output, known.slide_id):
+        shards, image = find_shards(), open_store(store)
+        record = write_regions(join_shards(shards, image), image, known, output)
+    for one in record["classes"]:
+        print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:

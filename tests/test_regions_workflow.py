@@ -1,40 +1,116 @@
-"""Tissue regions in the workflow: from a region model to the columns of nuclei, and a model that fails."""
+"""Tissue regions in the workflow: trained on labels of slides, by a model that is there, and where either fails."""
 
 import json
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from region_slides import export_drawn_model, take_to_store
+import yaml
+from drawn_regions import MPP, SLIDE_MPP, draw_slide
+from region_slides import export_drawn_model
+from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]  # two runs of the workflow
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]  # five runs of the workflow
+LABELS = {"a": "Stroma", "b": "Tumour", "c": "Stroma", "d": "Tumour", "unlabelled": ""}
+RUN = {
+    "method": "mil",
+    "name": "drawn",
+    "backbone": "muse_compact_16",
+    "mpp": 2,
+    "classes": [{"name": name, "color": [200, 0, 0]} for name in ("Stroma", "Tumour")],
+    "slide_labels": {
+        "folds": 2,
+        "schedule": {"steps": 60, "learning_rate": 3e-3, "save_every": 60},
+        "tiles_per_slide": 8,
+        "least_probability": 0.5,
+    },
+    "window_px": 64,
+    "batch": 8,
+    "schedule": {"steps": 40, "learning_rate": 3e-3, "save_every": 40, "validate_every": 20},
+    "student": {"rounds": 1},
+    "export": {"input_px": 384, "halo_px": 64},
+    "licence": "CC0-1.0",
+    "training_data": "drawn slides",
+}
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
+    """Five drawn slides, four of them with a label, in a folder with a sheet, a config and a run that trains."""
     folder = tmp_path_factory.mktemp("cohort")
-    take_to_store(folder)
-    shutil.move(export_drawn_model(folder), folder / "tumour.onnx")
-    write_sheet(folder / "slides.tsv", [{"slide_id": "drawn", "path": "drawn.tif"}])
+    for seed, (name, label) in enumerate(LABELS.items()):
+        tumour = np.zeros((round(500 / MPP), round(700 / MPP)), bool)
+        if label != "Stroma":
+            tumour[60:180, 80:260] = True
+        write_pyramid(folder / f"{name}.tif", draw_slide(tumour, seed), factors=(4,), mpp=SLIDE_MPP)
+    write_rows(folder, LABELS)
     write_config(folder)
+    (folder / "tumour.yaml").write_text(yaml.safe_dump(RUN))
     return folder
 
 
-def test_nuclei_have_regions_and_a_failing_model_costs_regions_only(cohort):
-    run = run_snakemake(cohort, "--config", "regions=tumour.onnx")
+def write_rows(folder, labels):
+    rows = [{"slide_id": name, "path": f"{name}.tif", "patient": name, "label": labels[name]} for name in labels]
+    write_sheet(folder / "slides.tsv", rows)
+
+
+def read_table(cohort, slide="unlabelled"):
+    return pq.read_table(cohort / "results" / slide / "nuclei.parquet").to_pandas()
+
+
+def status_of(cohort, slide="unlabelled"):
+    return json.loads((cohort / "results" / slide / "regions.json").read_text())["status"]
+
+
+def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
+    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     assert run.returncode == 0, run.stdout
-    result = cohort / "results" / "drawn"
-    assert json.loads((result / "regions.json").read_text())["status"] == "ok"
+    assert planned_jobs(run.stdout)["train_regions"] == 1
+    assert "slides: AUC of Tumour" in run.stdout
+    table = read_table(cohort)
+    assert set(table["region"].dropna()) <= {"Stroma", "Tumour"} and table["region"].notna().mean() > 0.9
+    assert "seconds_regions" in (cohort / "results" / "cohort.tsv").read_text()
+    assert not planned_jobs(run_snakemake(cohort, "-n", "--config", "regions=tumour.yaml").stdout)
+
+    write_rows(cohort, {**LABELS, "c": ""})  # now fewer slides of stroma than folds
+    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
+    assert run.returncode != 0 and "slides of Stroma are of 1 patient" in run.stdout
+    assert status_of(cohort) == "ok"  # known before anything was run
+
+    write_rows(cohort, {**LABELS, "unlabelled": "Tumour"})
+    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # more than a slide has
+    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
+    jobs = planned_jobs(run.stdout)
+    assert run.returncode != 0 and "has no tile of 4096 px" in run.stdout
+    assert "train_regions" in jobs and "detect" not in jobs
+    assert status_of(cohort) == "failed" and read_table(cohort)["region"].isna().all()
+    assert len(read_table(cohort)) == len(table)
+
+    (cohort / "tumour.yaml").write_text(yaml.safe_dump(RUN))
+    run = run_snakemake(cohort, "--config", "regions=tumour.yaml")  # is trained again
+    assert run.returncode == 0, run.stdout
+    assert status_of(cohort) == "ok" and read_table(cohort)["region"].notna().mean() > 0.9
+
+
+def test_a_region_model_that_fails_costs_regions_only(cohort):
+    shutil.move(export_drawn_model(cohort), cohort / "tumour.onnx")
+    rows = [{"slide_id": "unlabelled", "path": "unlabelled.tif"}]
+    write_sheet(cohort / "one.tsv", rows)
+    settings = ["--config", "slides=one.tsv", "output=results_of_model"]
+    run = run_snakemake(cohort, *settings, "regions=tumour.onnx")
+    assert run.returncode == 0, run.stdout
+    result = cohort / "results_of_model" / "unlabelled"
     table = pq.read_table(result / "nuclei.parquet").to_pandas()
     assert {"region", "region_prob", "border_distance_um"} <= set(table.columns)
 
     (cohort / "damaged.onnx").write_bytes(b"no model")
-    run = run_snakemake(cohort, "--config", "regions=damaged.onnx")
+    run = run_snakemake(cohort, *settings, "regions=damaged.onnx")
     assert run.returncode != 0
     jobs = planned_jobs(run.stdout)
     assert "detect" not in jobs and "image" not in jobs  # a changed region model joins the shards again, and no more
     assert json.loads((result / "regions.json").read_text())["status"] == "failed"
     again = pq.read_table(result / "nuclei.parquet").to_pandas()
     assert len(again) == len(table) and again["region"].isna().all()
-    assert "failed" in (cohort / "results" / "cohort.tsv").read_text()
+    assert "failed" in (cohort / "results_of_model" / "cohort.tsv").read_text()

@@ -41,25 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Map one slide, or a part of it."""
     from muse_pipeline.core.files import remove
-    from muse_pipeline.inference.region_files import record_failure, write_regions
-    from muse_pipeline.inference.region_maps import MapShard, join_shards
-    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.inference.region_maps import MapShard
+    from muse_pipeline.pipeline import join_regions
     from muse_pipeline.store.grid import Shard
-    from muse_pipeline.store.store import open_store
 
     if args.shard:
         shard = Shard.parse(args.shard)
         _map(args, shard).save(args.output / SHARDS / f"{shard}.npz")
         return
-    info = read_info(args.info or args.store.parent / "slide.json")
-    with record_failure(args.output, info.slide_id):
-        paths = [args.output / SHARDS / f"{Shard(index + 1, args.join)}.npz" for index in range(args.join or 0)]
-        shards = [MapShard.load(path) for path in paths] if args.join else [_map(args, Shard(1, 1))]
-        store = open_store(args.store)
-        record = write_regions(join_shards(shards, store), store, info, args.output)
+
+    def find_shards() -> list[MapShard]:
+        names = [Shard(index + 1, args.join) for index in range(args.join or 0)]
+        return [MapShard.load(args.output / SHARDS / f"{name}.npz") for name in names] or [_map(args, Shard(1, 1))]
+
+    join_regions(args.store, args.info or args.store.parent / "slide.json", args.output, find_shards)
     remove(args.output / SHARDS)
-    for one in record["classes"]:
-        print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
 
 
 def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
@@ -68,8 +64,6 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
-    from muse_pipeline.inference.region_maps import map_shard
-    from muse_pipeline.store.store import open_store
 
     provider = choose_provider(args.provider)
     predictor = RegionPredictor(find_model(args.model, provider), provider)

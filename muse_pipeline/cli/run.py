@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='label-free: by a model trained without labels, all of one class "Nucleus" (default: %(default)s)',
     )
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
+    parser.add_argument(
+        "--regions", metavar="ONNX", help="also map tissue regions with this model, and add the region of every nucleus"
+    )
     add_provider_argument(parser)
     parser.add_argument(
         "--no-viewer", action="store_true", help="write no viewer/index.html, the slide and its nuclei for the browser"
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
     from muse_pipeline.inference.model import choose_provider, find_model, name_model
-    from muse_pipeline.inference.predictor import Predictor
+    from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.slides.signature import require_file
 
     for location in args.slides:
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
+    region_model = RegionPredictor(find_model(args.regions, provider), provider) if args.regions else None
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)

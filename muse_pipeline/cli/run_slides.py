@@ -56,7 +56,7 @@ class Plan:
         return row.shards or self.n_shards
 
 
-def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
+def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str]]:
     """Run every slide that is not finished with the same settings, and print a line for each; a failure stops no other.
 
     The report covers every slide that has results in the folder, those of earlier runs too.
@@ -66,7 +66,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
         plan: how they are run.
 
     Returns:
-        the ids of the slides that failed.
+        the ids of the slides that failed, and of those with nuclei whose region model failed.
 
     Raises:
         OutputError: the output folder cannot be written to, or has another slide's results under one's name.
@@ -93,8 +93,9 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> list[str]:
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
     with table.open(encoding="utf-8", newline="") as file:
-        ended = {slide["slide_id"]: slide["status"] for slide in csv.DictReader(file, dialect="excel-tab")}
-    return [name for name in runs if name in stopped or ended[name] == "failed"]
+        ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
+    failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]
+    return failed, [name for name in runs if name not in failed and ended[name].get("regions") == "failed"]
 
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:

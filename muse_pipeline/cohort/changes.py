@@ -86,22 +86,24 @@ def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
 def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
     """Every setting as it was and as it is now, in words that are equal if the setting is the same."""
     provenance = made["provenance"]
-    model, roi, drawn = provenance["model"], provenance.get("roi"), provenance.get("regions", {}).get("file")
+    model, roi, regions = provenance["model"], provenance.get("roi"), provenance.get("regions", {})
+    source = regions.get("file") or regions.get("model")
+    regions_before = name_version(source["name"], source["sha256"]) if source else regions.get("status", "none")
+    regions_now = regions_before if run.regions is None and "file" not in regions else run.regions or "none"
+    if row.regions:
+        regions_now = name_version(Path(row.regions).name, sha256_of(row.regions))
     given_mpp = provenance["slide_mpp"][0] if provenance["mpp_source"] == GIVEN else None
-    model_before, model_now = _named(model["name"], model["sha256"]), _named(run.model, run.model_sha256)
+    model_before, model_now = name_version(model["name"], model["sha256"]), name_version(run.model, run.model_sha256)
     if run.model_sha256 is None and model["name"] == run.model:
         model_now = model_before
     return {
         "model": (model_before, model_now),
         "mpp": (_mpp_text(given_mpp), _mpp_text(row.mpp)),
         "roi": (
-            _named(roi["name"], roi["sha256"]) if roi else "none",
-            _named(Path(row.roi).name, sha256_of(row.roi)) if row.roi else "none",
+            name_version(roi["name"], roi["sha256"]) if roi else "none",
+            name_version(Path(row.roi).name, sha256_of(row.roi)) if row.roi else "none",
         ),
-        "regions": (
-            _named(drawn["name"], drawn["sha256"]) if drawn else "none",
-            _named(Path(row.regions).name, sha256_of(row.regions)) if row.regions else "none",
-        ),
+        "regions": (regions_before, regions_now),
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),
         "features": (provenance.get("features", {}).get("set", "none"), run.features),
@@ -109,7 +111,8 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
     }
 
 
-def _named(name: str, sha256: str | None) -> str:
+def name_version(name: str, sha256: str | None) -> str:
+    """A model or a file with the beginning of its checksum."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
 
 

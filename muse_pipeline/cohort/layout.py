@@ -17,7 +17,8 @@ REPLACED = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
     *DRAWN,
-    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "propose-*", "detect-*")),
+    *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
+    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
     *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay")),
 )
 

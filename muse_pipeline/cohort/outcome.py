@@ -79,8 +79,9 @@ def forget_unasked_steps(folder: Path, stores: Collection[Path], is_remote: bool
         is_remote: whether the slide is fetched.
         has_proposals: whether proposals are requested.
     """
-    if not is_remote:
-        (folder / "ledger/fetch.json").unlink(missing_ok=True)
+    for step, is_asked in (("fetch", is_remote), ("regions", has_regions)):
+        if not is_asked:
+            (folder / f"ledger/{step}.json").unlink(missing_ok=True)
     for ledger in folder.glob("ledger/tile-*.json"):
         if folder / ledger.stem.removeprefix("tile-") not in stores:
             ledger.unlink(missing_ok=True)

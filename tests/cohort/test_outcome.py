@@ -81,12 +81,13 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
     kept = [note(folder, step) for step in (f"tile-{STORE}", "propose-1-of-2", "inspect")]
     gone = [
         note(folder, "fetch", "failed"),
+        note(folder, "regions", "failed"),
         note(folder, "tile-image-250nm.zarr"),
         note(folder, "propose-2-of-2", None),
     ]
     everything = {folder / STORE, folder / "image-250nm.zarr"}
-    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True)
+    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True, has_regions=True)
     assert all(ledger.exists() for ledger in kept + gone)
-    forget_unasked_steps(folder, {folder / STORE}, is_remote=False, has_proposals=False)
-    assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 3)
+    forget_unasked_steps(folder, {folder / STORE}, is_remote=False, has_proposals=False, has_regions=False)
+    assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 4)
     assert (folder / "proposals.parquet").exists()

@@ -8,16 +8,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from drawn_regions import SLIDE_MPP
+from drawn_regions import SLIDE_MPP, draw_slide
 from region_slides import read_polygons, regions
+from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.region_maps import MapShard
 from muse_pipeline.nuclei.parquet import read_provenance
 
@@ -122,6 +125,33 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
     assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()
     mm2 = {one["name"]: one["area_mm2"] for one in read_provenance(output)["regions"]["classes"]}
     assert mm2["Tumour"] == 0 < mm2["Stroma"]
+
+
+def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
+    tumour = np.zeros((300, 400), bool)
+    tumour[100:200, 100:250] = True
+    write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
+    results = tmp_path / "results"
+    command = ["run", tmp_path / "S.tif", "-o", results, "--threads", "1", "--regions"]
+    assert muse(*command, region_model)[0] == 0
+    table = pandas.read_parquet(results / "S/nuclei.parquet")
+    assert set(table["region"].dropna()) == {"Stroma", "Tumour"}
+    assert json.loads((results / "S/regions.json").read_text())["status"] == "ok"
+    assert "unchanged, skipped" in muse(*command, region_model)[1]
+
+    model = onnx.load(region_model)
+    card = json.loads(model.metadata_props[0].value)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})})
+    onnx.save(model, tmp_path / "odd.onnx")
+    status, printed, errors = muse(*command, tmp_path / "odd.onnx")
+    assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
+    assert "regions drawn (" in printed and "-> odd (" in printed  # what the run replaces
+    again = pandas.read_parquet(results / "S/nuclei.parquet")
+    assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
+
+    assert muse(*command[:-1])[0] == 0
+    assert "region" not in pq.read_schema(results / "S/nuclei.parquet").names
+    assert not list((results / "S").glob("regions.*"))
 
 
 def test_regions_of_another_slide_are_refused(drawn_slide, shards, found, tmp_path, capsys):

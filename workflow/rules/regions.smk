@@ -59,13 +59,13 @@ rule train_regions:
         r"""
         rm -f {params.folder:q}/model.onnx
         if {{
-                    muse train {input.run:q} {params.devices} \
-                        --start-over \
-                        --threads {threads} \
-                        --output {params.folder:q} {params.changes:q} &&
-                    muse export {params.folder:q}/checkpoint.pt \
-                        --output {params.folder:q}/model.onnx
-                }} 2>&1 | tee {log:q}; then
+                            muse train {input.run:q} {params.devices} \
+                                --start-over \
+                                --threads {threads} \
+                                --output {params.folder:q} {params.changes:q} &&
+                            muse export {params.folder:q}/checkpoint.pt \
+                                --output {params.folder:q}/model.onnx
+                        }} 2>&1 | tee {log:q}; then
             echo '{{"status": "ok"}}' >{output.state:q}
         else
             echo '{{"status": "failed"}}' >{output.state:q}
@@ -84,7 +84,8 @@ rule regions:
     output:
         state="<results>/{slide}/regions.json",
     log:
-        "<results>/{slide}/logs/regions.log",
+        text="<results>/{slide}/logs/regions.log",
+        ledger="<results>/{slide}/ledger/regions.json",
     benchmark:
         "<results>/{slide}/benchmarks/regions.tsv"
     conda:
@@ -101,7 +102,8 @@ rule regions:
             --model {params.model:q} \
             --threads {threads} \
             --provider {params.provider} \
-            --output {params.folder:q} >{log:q} 2>&1 \
+            --output {params.folder:q} \
+            --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
         """
 

@@ -1,0 +1,94 @@
+"""What tissue regions cost: mapping a slide at 2 um/px, and training attention over many slides.
+
+    python benchmarks/regions.py map STORE MODEL.onnx --threads 2
+    python benchmarks/regions.py attention --slides 1000 --tiles 10000 --measured 20
+
+``map`` runs `muse regions` on a store as a process of its own, with slide.json and colour.json beside it. ``attention``
+trains gated attention as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and gives
+the time that follows for 5 epochs over all ``--slides``. On a busy machine trust processor seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from muse_pipeline.methods.mil.attention import SlideAttention
+from muse_pipeline.models.abmil import GatedAttention
+from muse_pipeline.store.store import open_store
+
+EPOCHS, FEATURES, HIDDEN, BAGS = 5, 256, 64, 4
+
+
+def main() -> None:
+    """Measure and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    mapping = parts.add_parser("map")
+    mapping.add_argument("store", type=Path)
+    mapping.add_argument("model", type=Path)
+    attention = parts.add_parser("attention")
+    attention.add_argument("--slides", type=int, default=1000)
+    attention.add_argument("--tiles", type=int, default=10_000)
+    attention.add_argument("--measured", type=int, default=20)
+    for part in (mapping, attention):
+        part.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    print(map_slide(args) if args.part == "map" else train_attention(args))
+
+
+def map_slide(args: argparse.Namespace) -> str:
+    """Time and memory of `muse regions`, start included."""
+    store = open_store(args.store)
+    mask, pixel_px = store.tissue
+    mm2 = mask.sum() * (pixel_px * store.mpp) ** 2 / 1e6
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "muse_pipeline.cli.main", "regions", args.store, "--model", args.model]
+        started = time.perf_counter()
+        subprocess.run([*command, "--threads", str(args.threads), "-o", folder], check=True)
+        seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
+    return (
+        f"{mm2:.1f} mm2: {seconds:.1f} s ({seconds / mm2:.3f} s/mm2), {cpu:.1f} processor s ({cpu / mm2:.3f} per mm2), "
+        f"{used.ru_maxrss / 1024:.0f} MiB"
+    )
+
+
+def train_attention(args: argparse.Namespace) -> str:
+    """Seconds per slide and step, and what follows for all slides."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    method = SlideAttention(GatedAttention(FEATURES, 1, HIDDEN))
+    optimiser = torch.optim.AdamW(method.parameters(), 1e-3)
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.npy" for number in range(args.measured)]
+        for path in paths:
+            np.save(path, rng.standard_normal((args.tiles, FEATURES), np.float32).astype(np.float16))
+        started, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, args.measured, BAGS):
+            some = [np.array(np.load(path, mmap_mode="r")) for path in paths[start : start + BAGS]]
+            bags = [(torch.from_numpy(features).float(), torch.ones(1)) for features in some]
+            loss = method.losses(bags, "model", 0.0)["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    factor = EPOCHS * args.slides / args.measured
+    return (
+        f"{args.measured} slides of {args.tiles:,} tiles: {seconds:.2f} s, {cpu:.2f} processor s; {EPOCHS} epochs over "
+        f"{args.slides:,} slides, extrapolated: {seconds * factor / 60:.1f} min, {cpu * factor / 60:.1f} processor min"
+    )
+
+
+if __name__ == "__main__":
+    main()
