@@ -112,7 +112,7 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
     names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise ConfigError(f"--until {until}: the stages of this run are {', '.join(names)}")
-    if len(stages) == 1:
+    if [stage.folder for stage in stages] == [Path(folder)]:
         return stages[0].run(options)
     run = RunFolder(Path(folder))
     run.require_own()

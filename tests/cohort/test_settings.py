@@ -10,7 +10,7 @@ from muse_pipeline.core.errors import ConfigError, OutputError
 
 CONFIG = {
     **{"output": "results", "mode": "supervised", "model": None, "mpp": 0.5, "shards": 1, "max_features": None},
-    **{"pretrain": None, "proposals": None, "train_data": None},
+    **{"pretrain": None, "proposals": None, "train_data": None, "regions": None, "slides": "slides.tsv"},
 }
 
 
@@ -52,6 +52,28 @@ def test_the_model_must_fit(model, mode, sentence):
     else:
         with pytest.raises(ConfigError, match=sentence):
             check()
+
+
+def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.region_run(complete()) is settings.region_run(complete(regions="tumour.onnx")) is None
+    of_run = complete(regions="tumour.yaml", output="results")
+    assert settings.region_run(of_run) == "tumour.yaml"
+    for labels, expected in (
+        ("slide_labels: {folds: 2}", {"slides": "slides.tsv", "stores": "results"}),
+        ("slide_labels:", {"slides": "slides.tsv", "stores": "results"}),
+        ("slide_labels: {slides: others.tsv}", {"stores": "results"}),
+        ("sources: []", {}),
+    ):
+        Path("tumour.yaml").write_text(labels)
+        changes = [f'slide_labels.{name}="{tmp_path / place}"' for name, place in expected.items()]
+        assert settings.slides_of_region_run(of_run) == changes
+
+
+def test_a_region_run_must_map_regions():
+    settings.require_region_model({"name": "m", "kind": "regions"})
+    with pytest.raises(ConfigError, match="'m' finds nuclei and maps no regions; give a training run of method mil"):
+        settings.require_region_model({"name": "m"})
 
 
 def test_two_images_of_one_name_are_rejected():

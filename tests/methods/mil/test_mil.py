@@ -162,10 +162,7 @@ def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
     assert status == 0, errors
     for score in SCORES.values():
         assert f"{score}; weights chosen by masks " in errors
-    assert (
-        load_checkpoint(tmp_path / "run" / "stages" / "1-teacher" / "checkpoint.pt").meta["selection"]
-        == SCORES["masks"]
-    )
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt").meta["selection"] == SCORES["masks"]
 
 
 def test_a_table_labels_pictures_and_names_patients(patches, tmp_path):
@@ -280,6 +277,16 @@ def test_bad_input_ends_with_one_sentence(tmp_path, muse, spoil, changes, senten
     status, _, errors = muse(*train_arguments(folder, tmp_path / "run", *changes))
     assert status == 2 and sentence in errors and "Traceback" not in errors
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
+    status, out, _ = muse("model", patches / "mil.yaml", "--resolved", tmp_path / "m.json")
+    assert (status, out) == (0, "drawn: 2 um/px; Stroma, Tumour\n")
+    found = json.loads((tmp_path / "m.json").read_text())
+    pictures = [str(path) for split in ("training", "validation") for path in sorted((patches / split).rglob("*.png"))]
+    assert (found["kind"], found["inputs"], found["slides"]) == ("regions", pictures, {})
+    status, _, errors = muse("model", patches / "mil.yaml", "--set", "sources.0.folders=nowhere")
+    assert status == 2 and "nowhere: no such file or folder; correct `folders`" in errors
 
 
 def test_files_that_are_no_pictures_are_left_out(tmp_path):
