@@ -16,6 +16,7 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import LabelError, StoreError
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.model import find_checkpoint
@@ -76,8 +77,8 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         n_patients = len({slide.patient for slide in found if slide.label == index})
         if n_patients < settings.folds:
             raise LabelError(
-                f"{place}: slides of {name} are of {n_patients} patients, and {settings.folds} folds need as many or "
-                "more; add slides or lower `folds`"
+                f"{place}: slides of {name} are of {count_noun(n_patients, 'patient')}, and {settings.folds} folds "
+                "need as many or more; add slides or lower `folds`"
             )
     return found
 

@@ -118,7 +118,7 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma are of 1 patients, and 2 folds need"),
+        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma are of 1 patient, and 2 folds need"),
         ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is no class of the model"),
     ],
 )
