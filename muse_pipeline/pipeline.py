@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
-from muse_pipeline.core.errors import MuseError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +70,7 @@ def run_slide(
     areas = row.regions and Path(row.regions)
     if region_model is not None and not areas:
         areas = files.folder
-        with suppress(MuseError), _step(files, "regions", begin) as warnings:
+        with suppress(Exception), _step(files, "regions", begin) as warnings:
             warnings.extend(regions(files.store(mpp), region_model, files.info, files.colour, areas, threads))
     for name in shard_names(n_shards):
         with _step(files, "detect", begin, f"detect-{name}") as warnings:

@@ -58,18 +58,14 @@ rule train_regions:
     shell:
         r"""
         rm -f {params.folder:q}/model.onnx
-        if {{
-                            muse train {input.run:q} {params.devices} \
-                                --start-over \
-                                --threads {threads} \
-                                --output {params.folder:q} {params.changes:q} &&
-                            muse export {params.folder:q}/checkpoint.pt \
-                                --output {params.folder:q}/model.onnx
-                        }} 2>&1 | tee {log:q}; then
-            echo '{{"status": "ok"}}' >{output.state:q}
-        else
-            echo '{{"status": "failed"}}' >{output.state:q}
-        fi
+        status=ok
+        (muse train {input.run:q} {params.devices} \
+            --start-over \
+            --threads {threads} \
+            --output {params.folder:q} {params.changes:q} \
+            && muse export {params.folder:q}/checkpoint.pt \
+                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
+        echo "{{\"status\": \"$status\"}}" >{output.state:q}
         """
 
 
