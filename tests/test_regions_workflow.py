@@ -87,6 +87,7 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     jobs = planned_jobs(run.stdout)
     assert run.returncode != 0 and "has no tile of 4096 px" in run.stdout
     assert "train_regions" in jobs and "detect" not in jobs
+    assert "the training of the region model failed; see " in run.stdout
     assert status_of(cohort) == "failed" and read_table(cohort)["region"].isna().all()
     assert len(read_table(cohort)) == len(table)
 

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse regions``."""
     parser.add_argument("store", type=Path, help="image store whose um/px divides that of the model")
     parser.add_argument("--model", required=True, metavar="ONNX", help="region model")
+    parser.add_argument("--training", type=Path, metavar="JSON", help="how the workflow's training of the model ended")
     parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: beside the store)")
     parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: beside the store)")
     cut = parser.add_mutually_exclusive_group()
@@ -65,6 +66,8 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
 
+    if args.training and read_json(args.training)["status"] != "ok":
+        raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")
     provider = choose_provider(args.provider)
     predictor = RegionPredictor(find_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)

@@ -36,6 +36,7 @@ ID_RESERVED = frozenset(
         "run_config.yaml",
         "preflight.json",
         "pretraining.json",
+        "region_model.json",
         "logs",
         "benchmarks",
         "training",

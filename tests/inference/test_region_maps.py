@@ -122,6 +122,13 @@ def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found
     assert [path.name for path in (tmp_path / "S1").iterdir()] == ["regions.json"]
 
 
+def test_a_model_whose_training_failed_is_no_wrong_path(drawn_slide, tmp_path, capsys):
+    (tmp_path / "training.json").write_text('{"status": "failed"}')
+    assert regions(drawn_slide, tmp_path / "model.onnx", tmp_path, "--training", str(tmp_path / "training.json")) == 2
+    record = json.loads((tmp_path / "regions.json").read_text())
+    assert record["reason"] == f"the training of the region model failed; see {tmp_path / 'logs/train.log'}"
+
+
 def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, capsys):
     colour, output = str(drawn_slide.folder / "colour.json"), str(tmp_path / "1-of-1.parquet")
     detect = ["detect", str(drawn_slide.store), "--model", str(region_model), "--colour", colour, "--shard", "1-of-1"]

@@ -89,13 +89,14 @@ rule regions:
     threads: of_slide(PLAN.threads)
     params:
         model=REGION_MODEL,
+        training=option("--training", *REGION_STATE) if REGION_STATE else [],
         state_of_model=state_of_files([config["regions"]] if config["regions"] and not REGION_RUN else []),
         provider=MODEL["provider"],
         folder=subpath(output.state, parent=True),
     shell:
         r"""
         muse regions {input.store:q} \
-            --model {params.model:q} \
+            --model {params.model:q} {params.training:q} \
             --threads {threads} \
             --provider {params.provider} \
             --output {params.folder:q} \
