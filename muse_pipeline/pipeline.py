@@ -36,6 +36,7 @@ def run_slide(
     files: SlideFiles,
     predictor: Predictor,
     *,
+    region_model: RegionPredictor | None = None,
     features: str = "basic",
     n_shards: int = 1,
     threads: int = 1,
@@ -50,6 +51,7 @@ def run_slide(
         row: the slide.
         files: its results.
         predictor: the model.
+        region_model: maps tissue regions, unless the row has a file of drawn ones.
         features: set of features to measure of every nucleus.
         n_shards: pieces that detection is cut into; changes no result.
         threads: threads of the steps that use several; changes no result.
@@ -75,9 +77,9 @@ def run_slide(
     for name in shard_names(n_shards):
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
-    shards, regions = [files.shard(name) for name in shard_names(n_shards)], row.regions and Path(row.regions)
+    shards = [files.shard(name) for name in shard_names(n_shards)]
     pixels = {"features": features, "store": files.store(mpp)}
-    make_nuclei(shards, files, viewer=viewer, regions=regions, **pixels, threads=threads, begin=begin)
+    make_nuclei(shards, files, viewer=viewer, regions=areas, **pixels, threads=threads, begin=begin)
 
 
 def make_image(
@@ -255,14 +257,14 @@ def regions(
 
 def map_regions(store: Path, predictor: RegionPredictor, colour: Path, shard: Shard, threads: int = 1) -> MapShard:
     """Map one shard of a slide."""
-    from muse_pipeline.core.progress import say_how_busy, show_progress
+    from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.region_maps import map_shard
     from muse_pipeline.store.store import open_store
 
     image = open_store(store)
     stained = read_colour(colour, image.fingerprint)
-    with say_how_busy("mapping regions", threads), show_progress("windows") as progress:
+    with print_load("mapping regions", threads), show_progress("windows") as progress:
         fitted = colour_of_fit(predictor.card.colour, stained.macenko)
         return map_shard(image, predictor, fitted, shard, threads=threads, progress=progress)
 

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     try:
         rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
-        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame, args.features)
+        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame, args.features, None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{args.slides} or {args.model}: cannot be read ({error}); give those of a run") from error
     for line in describe_changes(

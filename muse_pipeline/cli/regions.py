@@ -61,18 +61,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
-    from muse_pipeline.core.process import print_load, show_progress
-    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.core.errors import ModelError
+    from muse_pipeline.core.files import read_json
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
+    from muse_pipeline.pipeline import map_regions
 
     if args.training and read_json(args.training)["status"] != "ok":
         raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")
     provider = choose_provider(args.provider)
     predictor = RegionPredictor(find_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)
-    store = open_store(args.store)
-    stained = read_colour(args.colour or args.store.parent / "colour.json", store.fingerprint)
-    colour = colour_of_fit(predictor.card.colour, stained.macenko)
-    with print_load("mapping regions", args.threads), show_progress("windows") as progress:
-        return map_shard(store, predictor, colour, shard, threads=args.threads, progress=progress)
+    return map_regions(args.store, predictor, args.colour or args.store.parent / "colour.json", shard, args.threads)

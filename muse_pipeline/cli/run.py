@@ -88,11 +88,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
     threads = args.threads or count_cores()
-    plan = Plan(args.output, predictor, args.features, args.shards, threads, viewer=not args.no_viewer)
-    failed = run_slides(rows, plan)
-    if failed:
-        names = some_of(failed)
-        raise SlideError(f"{len(failed)} of {len(rows)} slides failed ({names}); see {args.output / 'report.html'}")
+    plan = Plan(args.output, predictor, region_model, args.features, args.shards, threads, viewer=not args.no_viewer)
+    failed, without_regions = run_slides(rows, plan)
+    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
+        if names:
+            page = args.output / "report.html"
+            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 
 def _require_areas(path: Path, rows: list[SheetRow]) -> None:

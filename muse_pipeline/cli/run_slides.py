@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
+from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, name_version
 from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.text import one_line, time_text
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.pipeline import run_slide
 from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
 from muse_pipeline.report.page import write_report
@@ -32,6 +32,7 @@ class Plan:
     Attributes:
         output: folder of the results, laid out as the workflow's.
         predictor: the model, one session for all slides.
+        region_model: the model of tissue regions, or None.
         features: set of features that are measured of every nucleus.
         n_shards: pieces that detection of a slide is cut into, unless its row has a number.
         threads: threads of the steps that use them.
@@ -40,6 +41,7 @@ class Plan:
 
     output: Path
     predictor: Predictor
+    region_model: RegionPredictor | None = None
     features: str = "basic"
     n_shards: int = 1
     threads: int = 1
@@ -48,8 +50,9 @@ class Plan:
     @property
     def settings(self) -> RunSettings:
         """What the results record of it."""
-        model = self.predictor.card.name, self.predictor.sha256, self.predictor.provider
-        return RunSettings(*model, features=self.features)
+        model, regions = self.predictor, self.region_model
+        named = name_version(regions.card.name, regions.sha256) if regions else "none"
+        return RunSettings(model.card.name, model.sha256, model.provider, features=self.features, regions=named)
 
     def shards_of(self, row: SheetRow) -> int:
         """Shards of the slide's detection."""
@@ -165,6 +168,7 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
         withdraw_results(files.folder)
         with _open_log(log_file) as log, redirect_stdout(log):
             how = {
+                "region_model": plan.region_model,
                 "features": plan.features,
                 "n_shards": plan.shards_of(row),
                 "threads": plan.threads,

@@ -28,6 +28,7 @@ class RunSettings:
         provider: what runs the model.
         frame: pixel frame of the GeoJSON.
         features: set of features of the nuclei.
+        regions: the model of tissue regions, as ``name_version`` gives it, or "none"; None where it is not compared.
     """
 
     model: str
@@ -35,6 +36,7 @@ class RunSettings:
     provider: str
     frame: str = "qupath"
     features: str = "basic"
+    regions: str | None = "none"
 
 
 def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | None:

@@ -68,7 +68,9 @@ def withdraw_failed(folder: Path, store: str) -> None:
         outdated.unlink()
 
 
-def forget_unasked_steps(folder: Path, stores: Collection[Path], is_remote: bool, has_proposals: bool) -> None:
+def forget_unasked_steps(
+    folder: Path, stores: Collection[Path], is_remote: bool, has_proposals: bool, has_regions: bool
+) -> None:
     """Remove the ledgers of steps that are not requested any more: their failures would stay in the report.
 
     Proposals stay, also if a run does not request them.
@@ -78,6 +80,7 @@ def forget_unasked_steps(folder: Path, stores: Collection[Path], is_remote: bool
         stores: those that are requested.
         is_remote: whether the slide is fetched.
         has_proposals: whether proposals are requested.
+        has_regions: whether a region model is.
     """
     for step, is_asked in (("fetch", is_remote), ("regions", has_regions)):
         if not is_asked:

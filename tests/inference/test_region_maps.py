@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ import zarr
 from drawn_regions import CLASSES, MPP, SLIDE_MPP, dice
 from PIL import Image
 from region_slides import read_polygons, regions
+from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
 
@@ -112,6 +116,28 @@ def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_p
 
 
 def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
+def test_a_killed_run_is_repeated_to_the_same_bytes(found, drawn_slide, region_model, tmp_path):
+    words = ["regions", str(drawn_slide.store), "--model", str(region_model), "--output", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "muse_pipeline.cli.main", *words], stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "regions.geojson").exists():
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    process.kill()
+    process.wait()
+    assert regions(drawn_slide, region_model, tmp_path) == 0
+    assert checksums(tmp_path) == checksums(found)
+
+
+def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, muse, tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((1200, 1200, 3), 243, np.uint8))
+    results = tmp_path / "results"
+    assert muse("run", tmp_path / "glass.tif", "-o", results, "--regions", region_model, "--threads", "1")[0] == 0
+    record = json.loads((results / "glass/regions.json").read_text())
+    assert record["status"] == "ok" and all(one["area_mm2"] == 0 for one in record["classes"])
+    assert not json.loads((results / "glass/regions.geojson").read_text())["features"]
+
+
+def test_a_model_of_nuclei_is_refused_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
     """Results of an earlier run go: they would pass for this one's."""
     shutil.copytree(found, tmp_path / "S1")
     assert main(["regions", str(drawn_slide.store), "--model", "compact", "--output", str(tmp_path / "S1")]) == 2
