@@ -50,6 +50,7 @@ MPP, MIN_PX, RAYS = 0.25, 20, 32
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
+    "first": "its first stage alone",
     "painted": "control: the same reader trained on flat painted masks, no GAN",
 }
 UNTRAINED = {
@@ -94,16 +95,21 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
         return find_by_otsu
     if arm == "label_free":
         return network_finder(find_model("label_free"))
-    folder = runs / f"{arm}-{seed}"
     _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}"])
-    checkpoint = train_unit(config, folder) if arm == "unit" else train_painted(config, folder)
-    export_onnx(checkpoint, folder / "model.onnx")
-    return network_finder(folder / "model.onnx")
+    if arm == "painted":
+        checkpoint = train_painted(config, runs / f"painted-{seed}")
+    else:
+        checkpoint = train_unit(config, runs / f"unit-{seed}", until="reader" if arm == "unit" else "translation")
+    model = checkpoint.with_name("model.onnx")
+    export_onnx(checkpoint, model)
+    return network_finder(model)
 
 
-def train_unit(config: UnitConfig, folder: Path) -> Path:
-    """All stages, as `muse train` runs them; returns the checkpoint of the last."""
-    for stage in UnitRecipe().stages(config, folder):
+def train_unit(config: UnitConfig, folder: Path, until: str) -> Path:
+    """The stages up to one, as `muse train` runs them; returns its checkpoint."""
+    stages = UnitRecipe().stages(config, folder)
+    names = [stage.name for stage in stages]
+    for stage in stages[: names.index(until) + 1]:
         checkpoint = stage.run(_options())
     return checkpoint
 

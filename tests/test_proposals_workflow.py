@@ -5,13 +5,35 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.timeout(1200)
+
+UNIT = """
+method: unit
+name: tiny
+schedule: { steps: 30, save_every: 15, log_every: 10, learning_rate: 0.001 }
+second: { steps: 30, learning_rate: 0.001 }
+window_px: 64
+batch: 4
+n_masks: 20
+mask_px: 96
+discriminator_rate: 0.4
+weights: { painted: [10, 3] }
+generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0 }
+reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
+pictures: { widths: [8, 16], loss: least squares }
+mask_discriminator: { widths: [8, 16] }
+export: { input_px: 192, capacity: 200, threshold: 0.05 }
+licence: CC0-1.0
+training_data: drawn tissue
+"""
 
 
 def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_path):
@@ -56,6 +78,36 @@ def test_proposals_follow_from_their_checkpoint(tmp_path):
     write_config(tmp_path, proposals={"method": "activation", "checkpoint": "activation.pt"})
     run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds")
     assert "activation.pt" in inputs_of(run.stdout, "propose"), run.stdout
+
+
+@pytest.fixture
+def translated(tmp_path):
+    """A drawn slide and a short run of `method: unit` without sources, which is trained on it."""
+    draw_stained_slide(tmp_path / "a.tif", size_px=600, n_nuclei=120)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    (tmp_path / "tiny.yaml").write_text(UNIT)
+    return tmp_path
+
+
+def test_a_run_without_labels_or_sources_is_trained_on_the_slides(translated):
+    write_config(translated, mode="label-free", model="tiny.yaml")
+    run = run_snakemake(translated, "--dry-run", "--printshellcmds")
+    assert run.returncode == 0, run.stdout
+    read = ["results/training/tiny/cohort.yaml", "results/a/image-500nm.zarr"]
+    assert inputs_of(run.stdout, "finetune") == read, run.stdout
+    sources = yaml.safe_load((translated / read[0]).read_text())["sources"]
+    assert sources == [{"store": str(translated / read[1])}]
+
+
+@pytest.mark.slow
+def test_label_free_mode_trains_exports_and_detects(translated):
+    write_config(translated, mode="label-free", model="tiny.yaml")
+    run = run_snakemake(translated)
+    assert run.returncode == 0, run.stdout
+    card = read_provenance(translated / "results/a/nuclei.parquet")["card"]
+    assert card["name"] == "tiny" and [one["name"] for one in card["classes"]] == ["Nucleus"]
+    assert len(read_nuclei(translated / "results/a/nuclei.parquet")) > 0
+    assert load_checkpoint(translated / "results/training/tiny/checkpoint.pt").meta["images"] == ["a"]
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
     held = f"; {len(planned.held)} held back" if planned.held else ""
-    print(f"{config.name}: {config.backbone} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
+    print(f"{config.name}: {facts['backbone']} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
 
 
 def write_settings(path: Path, settings: dict) -> None:

@@ -61,12 +61,21 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
         if abs(store.mpp / mpp - 1) > 1e-3:
             raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config has {mpp:g}; correct `mpp`")
         return [store]
-    if not source.images.is_dir():
-        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    paths = list_pictures(source.images)
+    return [_read(path, source.mpp, mpp) for path in picture_files(source.images)]
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a source.
+
+    Raises:
+        ConfigError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
+    paths = list_pictures(folder)
     if not paths:
-        raise ConfigError(f"{source.images}: holds no picture; correct `images` in the config")
-    return [_read(path, source.mpp, mpp) for path in paths]
+        raise ConfigError(f"{folder}: holds no picture; correct `images` in the config")
+    return paths
 
 
 def _read(path: Path, stated: float | None, mpp: float) -> Picture:

@@ -2,10 +2,26 @@
 
 Takes config/train/<run>.yaml, or the run that stands in the config, and the pretrained backbone if there is one; gives
 <results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume lies undeclared beside its checkpoint,
-because Snakemake deletes the declared outputs of a job that fails; a run of other labels or settings starts over.
+because Snakemake deletes the declared outputs of a job that fails; a run of other labels or settings starts over. A run
+that needs no labels and names no `sources` is trained on the slides of the sheet, which <results>/training/<run>/cohort.yaml
+lists.
 """
 
 RUN = Path(TRAINING).stem if TRAINING else None
+ON_SLIDES = MODEL.get("trains_on_slides", False)
+RUN_FILE = f"{OUTPUT}/training/{RUN}/cohort.yaml" if ON_SLIDES else TRAINING
+
+
+def plan_training_on_slides():
+    """Write the run's config with the slides of the sheet as its sources."""
+    resolve(
+        *("pretrain-config", TRAINING, *settings.training_data(config), "--sheet", config["slides"]),
+        *("--results", OUTPUT, "--held-splits", "--output", RUN_FILE),
+    )
+
+
+if ON_SLIDES and workflow.is_main_process:
+    plan_training_on_slides()
 
 
 def files_of_run(wildcards):
@@ -45,9 +61,10 @@ def forget_old_failures():
 
 
 rule finetune:
-    """Train backbone and nucleus head on labelled nuclei."""
+    """Train backbone and nucleus head, as the run's method does."""
     input:
-        run=lambda wildcards: TRAINING or [],
+        run=lambda wildcards: RUN_FILE or [],
+        stores=of_every_slide(STORE) if ON_SLIDES else [],
         read=files_of_run,
         backbone=PRETRAINED,
     output:
@@ -59,7 +76,7 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
-        data=settings.training_data(config),
+        data=[] if ON_SLIDES else settings.training_data(config),
         weights=weights_to_begin_with,
         state=lambda wildcards: state_of_files(files_of_run(wildcards)),
         folder=subpath(output.checkpoint, parent=True),

@@ -1,4 +1,4 @@
-"""A pretraining run on the slides of a cohort: which are learnt from, and which must not be."""
+"""A run without labels on the slides of a cohort: which are learnt from, and which must not be."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.muse import config as muse
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
 from muse_pipeline.training.provenance import source_files
@@ -24,7 +26,7 @@ from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import plain_settings
 
 HELD_SPLITS = ("test",)
-PLACE = {"store": "a slide's", "proposals": "a slide's"}  # of the slides, whose stores the views decide on
+PLACE = "a slide's"  # store and proposals, which the config's mpp decides on
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,21 @@ class CohortRun:
         slides: ids of the slides that are learnt from.
         partners: ids of those of them that are paired with a partner.
         held: ids of those that are held back.
-        held_sources: the same slides as sources.
+        compared: what networks are compared on without labels: the slides held back, or the run's if there is none.
     """
 
-    config: MuseConfig
+    config: MuseConfig | UnitConfig
     slides: list[str]
     partners: list[str]
     held: list[str]
-    held_sources: tuple[NucleusSource, ...]
+    compared: tuple[NucleusSource, ...]
 
     def tissue_settings(self) -> dict[str, Any]:
-        """What networks are compared on without labels: the slides held back, or the run's sources if there is none.
+        """What networks are compared on without labels, as ``muse compare`` reads it.
 
         They are compared at two scales; for a run of one scale at that and at one twice as coarse.
         """
-        sources, views = self.held_sources or self.config.sources, self.config.views
+        views = getattr(self.config, "views", ViewSettings(mpp=(self.config.mpp, self.config.mpp)))
         fine, coarse = views.mpp
         views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
         settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
@@ -85,8 +87,8 @@ class CohortRun:
         config = self.config
         return {
             "name": config.name,
-            "backbone": config.backbone,
-            "mpp": config.views.mpp[0],
+            "backbone": config.reader.backbone if isinstance(config, UnitConfig) else config.backbone,
+            "mpp": store_mpp(config),
             "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
             "slides": self.slides,
             "partners": self.partners,
@@ -102,7 +104,7 @@ def plan_cohort_run(
     judged_by: Iterable[Sequence[Path]] = (),
     changes: Iterable[str] = (),
 ) -> CohortRun:
-    """The run of a config, with the slides of a cohort at the finest mpp of its views as further sources.
+    """The run of a config, with the slides of a cohort as further sources.
 
     Args:
         path: of a config of MUSE or TriDeNT, which need not have any `sources`.
@@ -142,7 +144,31 @@ def plan_cohort_run(
     return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], held_slides)
 
 
-def files_of_pretraining(config: MuseConfig) -> list[Path]:
+def _load_with_place(path: Path, data: Path | None, changes: list[str]) -> MuseConfig | UnitConfig:
+    """The checked settings, whose last source stands for the slides."""
+    settings = read_settings(path, changes)
+    if isinstance(settings, dict):  # what is no mapping is refused below
+        names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
+        sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACE)]
+        changes = [*changes, f"sources={json.dumps(sources)}"]
+    config = load_run(path, data, changes, default="muse")[1]
+    if isinstance(config, UnitConfig):
+        unit.require_sound(config)
+    elif isinstance(config, MuseConfig):
+        muse.require_sound(config)
+    else:
+        raise ConfigError(
+            f"{path}: method '{config.method}' does not train on slides without labels; give a config of muse or unit"
+        )
+    return config
+
+
+def store_mpp(config: MuseConfig | UnitConfig) -> float:
+    """Um per pixel of the stores that a run reads: of MUSE the finest of its views."""
+    return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
+
+
+def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
     """The checkpoint that a run begins with, and the files of its sources that are no slides.
 
     Raises:
@@ -158,7 +184,7 @@ def files_of_pretraining(config: MuseConfig) -> list[Path]:
         if source.images is not None and not source.images.is_dir():
             raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
         if source.store is None:
-            files |= {file for _, file in source_files(source.labelled or source)}
+            files |= {file for _, file in source_files(getattr(source, "labelled", None) or source)}
     return [*begins_with, *sorted(files)]
 
 

@@ -166,10 +166,10 @@ class UnitConfig:
 
     Attributes:
         name: of the model.
-        sources: unlabelled H&E tissue.
         schedule: of the first stage, and of the second but for ``second``; the rate is that of generator and reader.
         licence: of the weights.
         training_data: for the card, in words.
+        sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
         limits: for the card, in words.
         second: length and rate of the second stage.
         mpp: um per pixel of all networks.
@@ -198,10 +198,10 @@ class UnitConfig:
     """
 
     name: str
-    sources: tuple[UnlabelledSource, ...]
     schedule: Schedule
     licence: str
     training_data: str
+    sources: tuple[UnlabelledSource, ...] = ()
     limits: str = ""
     second: SecondStageSettings = field(default_factory=SecondStageSettings)
     mpp: float = 0.5  # ours; code: 0.25
@@ -302,5 +302,3 @@ def require_sound(config: UnitConfig) -> None:
             )
     if config.masks is None:
         require_drawable(config.mask_px, config.mpp, config.tissue)
-    if not config.sources:
-        raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")

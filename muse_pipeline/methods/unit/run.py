@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.unit.config import (
+    NUCLEUS,
     UnitConfig,
     UnitStageConfig,
     detector_config,
@@ -42,6 +46,22 @@ class UnitRecipe(Recipe):
 
     Config = UnitConfig
 
+    def describe(self, config: UnitConfig) -> dict[str, Any]:
+        """A detector of one class; without ``sources`` it is trained on the slides that it will be applied to."""
+        require_sound(config)
+        checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
+        checkpoints.require_checkpoints()
+        files = {file for source in config.sources if source.images for file in picture_files(source.images)}
+        return {
+            "name": config.name,
+            "mpp": config.mpp,
+            "backbone": config.reader.backbone,
+            "is_validated": False,
+            "classes": [NUCLEUS.name],
+            "inputs": [str(file) for file in (*checkpoints.checkpoints, *sorted(files))],
+            "trains_on_slides": not config.sources,
+        }
+
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
         """See above."""
         stages: list[Stage] = []
@@ -60,8 +80,10 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains generator, reader and both discriminators."""
 
     def check(self) -> None:
-        """See ``config.require_sound``."""
+        """See ``config.require_sound``; and there must be tissue."""
         require_sound(self.config)
+        if not self.config.sources:
+            raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")
 
     def inputs(self) -> Inputs:
         """Tissue, masks, the checkpoint of the stage before and the backbone that the reader starts from."""

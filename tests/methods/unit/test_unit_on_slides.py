@@ -1,0 +1,76 @@
+"""A run without `sources` takes the slides of a sheet, as the workflow does for `model` and `pretrain`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_unit import CONFIG
+from workflow_runs import write_sheet
+
+TOP = Path(__file__).parents[3]
+ROWS = [
+    {"slide_id": "a", "path": "a.tif", "patient": "P1", "split": ""},
+    {"slide_id": "b", "path": "b.tif", "patient": "P2", "split": "test"},
+]
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.tif").touch()
+    write_sheet(tmp_path / "slides.tsv", ROWS)
+    run = yaml.safe_load(CONFIG)
+    del run["sources"]
+    (tmp_path / "unit.yaml").write_text(yaml.safe_dump(run))
+    return tmp_path
+
+
+def plan(muse, folder, *more):
+    arguments = ("--sheet", folder / "slides.tsv", "--results", folder / "results", "-o", folder / "cohort.yaml", *more)
+    status, _, errors = muse("pretrain-config", folder / "unit.yaml", *arguments)
+    return status, errors
+
+
+def test_a_model_is_trained_on_every_slide(cohort, muse):
+    assert plan(muse, cohort, "--held-splits") == (0, "")
+    sources = yaml.safe_load((cohort / "cohort.yaml").read_text())["sources"]
+    assert sources == [{"store": str(cohort / "results" / name / "image-500nm.zarr")} for name in "ab"]
+    status, out, errors = muse("model", cohort / "cohort.yaml", "--resolved", cohort / "model.json")
+    assert status == 0 and "tiny: 0.5 um/px; Nucleus" in out, errors
+    assert not json.loads((cohort / "model.json").read_text())["trains_on_slides"]
+
+
+def test_pretraining_holds_slides_back_and_compares_on_them(cohort, muse):
+    tissue, facts = cohort / "tissue.yaml", cohort / "facts.json"
+    assert plan(muse, cohort, "--tissue", tissue, "--resolved", facts) == (0, "")
+    found = json.loads(facts.read_text())
+    assert (found["backbone"], found["mpp"], found["slides"], found["held"]) == ("muse_compact_16", 0.5, ["a"], ["b"])
+    compared = yaml.safe_load(tissue.read_text())
+    assert [one["proposals"] for one in compared["sources"]] == [str(cohort / "results/b/proposals.parquet")]
+    assert compared["views"]["mpp"] == [0.5, 1.0]
+
+
+def test_the_recipe_for_slides_names_none(muse, tmp_path):
+    config = TOP / "config/train/unit_slides.yaml"
+    status, out, errors = muse("model", config, "--resolved", tmp_path / "model.json")
+    assert status == 0 and "unit_slides: 0.5 um/px; Nucleus" in out, errors
+    assert json.loads((tmp_path / "model.json").read_text())["trains_on_slides"]
+    status, _, errors = muse("train", config, "-o", tmp_path / "run")
+    assert status == 2 and "sources: there is none" in errors
+
+
+def test_methods_that_train_no_detector_are_no_model(muse):
+    status, _, errors = muse("model", TOP / "config/train/muse_pretrain.yaml")
+    assert status == 2 and "method 'muse' trains no detector; give a run of detector or unit" in errors
+    status, _, errors = muse(
+        "pretrain-config",
+        TOP / "config/train/mil.yaml",
+        "--sheet",
+        TOP / "config/slides.tsv",
+        "--results",
+        "r",
+        "-o",
+        "c",
+    )
+    assert status == 2
