@@ -51,7 +51,7 @@ class UnitRecipe(Recipe):
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
-        files = {file for source in config.sources if source.images for file in picture_files(source.images)}
+        files = list_pictures_of(config)
         return {
             "name": config.name,
             "mpp": config.mpp,
@@ -63,7 +63,11 @@ class UnitRecipe(Recipe):
         }
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
-        """See above."""
+        """See above; settings and sources are checked before masks are drawn."""
+        require_sound(config)
+        if not config.sources:
+            raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")
+        list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
         if masks is None:
@@ -76,14 +80,21 @@ class UnitRecipe(Recipe):
         return *stages, first, UnitStage(settings, stage_folder(folder, len(stages) + 2, READER), READER)
 
 
+def list_pictures_of(config: UnitConfig) -> set[Path]:
+    """The pictures of all sources that are folders of them.
+
+    Raises:
+        ConfigError: a folder is missing or empty.
+    """
+    return {file for source in config.sources if source.images for file in picture_files(source.images)}
+
+
 class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains generator, reader and both discriminators."""
 
     def check(self) -> None:
-        """See ``config.require_sound``; and there must be tissue."""
+        """See ``config.require_sound``."""
         require_sound(self.config)
-        if not self.config.sources:
-            raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")
 
     def inputs(self) -> Inputs:
         """Tissue, masks, the checkpoint of the stage before and the backbone that the reader starts from."""

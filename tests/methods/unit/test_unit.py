@@ -241,10 +241,12 @@ def test_faults_in_settings_are_named(tissue, tmp_path, muse):
         "generator.levels=7": "window_px: 64 px does not suit the generator; give a multiple of 128 px",
         "weights.cycle=-1": "cycle is -1",
         "sources=[]": "sources: there is none",
+        "sources=[{images: none}]": "no such folder of pictures; correct `images`",
     }
     for change, sentence in faults.items():
         status, _, errors = train(muse, write_config(tissue), tmp_path / "run", "--set", change)
         assert status == 2 and sentence in errors, (change, errors)
+    assert not (tmp_path / "run").exists()
 
 
 def test_brown_and_empty_tissue_is_named(tmp_path, muse):
