@@ -217,21 +217,26 @@ def find_in_mask(mask: np.ndarray) -> np.ndarray:
 def render_table(runs: list[dict]) -> str:
     """Means over seeds, and differences from all parts, paired by seed."""
     rows = [
-        "| | seeds | instance head, best threshold | instance head at 0.2 | read masks | change |",
-        "|---|---|---|---|---|---|",
+        "| | seeds | instance head, best threshold | change | instance head at 0.2 | change | read masks |",
+        "|---|---|---|---|---|---|---|",
     ]
     whole = {run["seed"]: run for run in runs if run["arm"] == "whole"}
     for arm, title in ARMS.items():
         of_arm = [run for run in runs if run["arm"] == arm]
         if not of_arm:
             continue
-        measure = "masks" if arm == "no-guide" else "head"  # without the guide the head is not trained
-        change = [run[measure] - whole[run["seed"]]["head"] for run in of_arm if run["seed"] in whole]
-        means = [np.mean([run[name] for run in of_arm]) for name in ("head", "head_at_default", "masks")]
-        words = " | ".join(
-            "not trained" if arm == "no-guide" and i < 2 else f"{mean:.1f}" for i, mean in enumerate(means)
-        )
-        rows.append(f"| {title} | {len(of_arm)} | {words} | {'' if arm == 'whole' else f'{np.mean(change):+.1f}'} |")
+        cells = []
+        for name in ("head", "head_at_default"):
+            is_untrained = arm == "no-guide"  # the head; its masks are compared with the head of the whole
+            change = [
+                run["masks" if is_untrained else name] - whole[run["seed"]][name]
+                for run in of_arm
+                if run["seed"] in whole
+            ]
+            cells += ["not trained" if is_untrained else f"{np.mean([run[name] for run in of_arm]):.1f}"]
+            cells += ["" if arm == "whole" else f"{np.mean(change):+.1f}"]
+        cells += [f"{np.mean([run['masks'] for run in of_arm]):.1f}"]
+        rows.append(f"| {title} | {len(of_arm)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

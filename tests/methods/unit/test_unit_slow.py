@@ -10,6 +10,7 @@ import yaml
 from test_unit import CONFIG, draw_tissue
 
 TOP = Path(__file__).parents[3]
+pytestmark = pytest.mark.timeout(1200)  # a training of two minutes, on a machine that may be busy
 
 
 @pytest.mark.slow
