@@ -70,7 +70,8 @@ class CohortRun:
 
         They are compared at two scales; for a run of one scale at that and at one twice as coarse.
         """
-        views = getattr(self.config, "views", ViewSettings(mpp=(self.config.mpp, self.config.mpp)))
+        config = self.config
+        views = ViewSettings(mpp=(config.mpp, config.mpp)) if isinstance(config, UnitConfig) else config.views
         fine, coarse = views.mpp
         views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
         settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
