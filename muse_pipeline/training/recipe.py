@@ -33,14 +33,6 @@ class Recipe(ABC):
     def stages(self, config: Any, folder: Path) -> Sequence[Stage]:
         """The stages of a run in ``folder``: one in the folder itself, or several in ``stages.stage_folder``."""
 
-    def describe(self, config: Any) -> dict[str, Any]:
-        """Facts that the workflow needs of a run that trains its model: name, mpp, classes, files to read.
-
-        Raises:
-            ConfigError: the method trains no detector, or a setting is wrong.
-        """
-        raise ConfigError(f"{config.name}: method '{config.method}' trains no detector; give a run of detector or unit")
-
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Fill in settings of a config file that follow from others.
 

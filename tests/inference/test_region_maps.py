@@ -115,7 +115,6 @@ def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_p
     assert checksums(found)
 
 
-def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
 def test_a_killed_run_is_repeated_to_the_same_bytes(found, drawn_slide, region_model, tmp_path):
     words = ["regions", str(drawn_slide.store), "--model", str(region_model), "--output", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-m", "muse_pipeline.cli.main", *words], stdout=subprocess.DEVNULL)
@@ -137,7 +136,7 @@ def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, m
     assert not json.loads((results / "glass/regions.geojson").read_text())["features"]
 
 
-def test_a_model_of_nuclei_is_refused_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
+def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
     """Results of an earlier run go: they would pass for this one's."""
     shutil.copytree(found, tmp_path / "S1")
     assert main(["regions", str(drawn_slide.store), "--model", "compact", "--output", str(tmp_path / "S1")]) == 2

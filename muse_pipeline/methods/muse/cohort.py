@@ -15,14 +15,16 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
+from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
-from muse_pipeline.methods.muse import config as muse
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
+from muse_pipeline.methods.unit import config as unit
+from muse_pipeline.methods.unit.config import UnitConfig
 from muse_pipeline.training.provenance import source_files
-from muse_pipeline.training.recipe import load_run
+from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import plain_settings
 
 HELD_SPLITS = ("test",)
@@ -73,11 +75,14 @@ class CohortRun:
         config = self.config
         views = ViewSettings(mpp=(config.mpp, config.mpp)) if isinstance(config, UnitConfig) else config.views
         fine, coarse = views.mpp
-        views = dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))
-        settings = settings_of(dataclasses.replace(self.config, sources=sources, views=views))
-        for source in settings["sources"]:
+        sources = [_stated(source) for source in self.compared]
+        for source in sources:
             source.pop("partner", None)
-        return {name: settings[name] for name in ("sources", "views", "min_nuclei")}
+        return {
+            "sources": sources,
+            "views": plain_settings(dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))),
+            "min_nuclei": getattr(config, "min_nuclei", MuseConfig.min_nuclei),
+        }
 
     def facts(self) -> dict[str, Any]:
         """What the workflow needs before it starts.
@@ -108,7 +113,7 @@ def plan_cohort_run(
     """The run of a config, with the slides of a cohort as further sources.
 
     Args:
-        path: of a config of MUSE or TriDeNT, which need not have any `sources`.
+        path: of a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
         data: where the paths of the config's own sources start; its folder when not given.
         judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
@@ -120,48 +125,40 @@ def plan_cohort_run(
         LabelError: a patient would be learnt from and judged on.
     """
     rows, held = _choose_rows(cohort)
-    changes = list(changes)
-    settings = read_settings(path, changes)
-    if isinstance(settings, dict):  # other types are rejected below
-        changes.append(f"sources={json.dumps([*(settings.get('sources') or []), PLACE])}")
-    recipe, config = load_run(path, data, changes, default="muse")
-    if not isinstance(config, MuseConfig):
-        raise ConfigError(
-            f"{path}: method '{config.method}' does not pretrain on slides; give a config of muse or trident"
-        )
+    recipe, config = _load_with_place(path, data, list(changes))
     slides, held_slides = (
         tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in some) for some in (rows, held)
     )
-    judges = [load_detector_config(*judge) for judge in judged_by]
-    config = dataclasses.replace(
-        config,
-        sources=(*config.sources[:-1], *slides),
-        held=(*config.held, *(source for judge in judges for source in judge.validation)),
-    )
-    (stage,) = recipe.stages(config, cohort.results)
-    stage.check()
-    require_apart([_patient(row) for row in rows], config.held)
+    judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
+    if isinstance(config, UnitConfig):
+        tissue = (UnlabelledSource(store=slide.store) for slide in slides)
+        config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
+        unit.require_sound(config)
+        compared = held_slides or slides
+    else:
+        judged = [*config.held, *judged]
+        config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides), held=tuple(judged))
+        (stage,) = recipe.stages(config, cohort.results)
+        stage.check()
+        compared = held_slides or config.sources
+    require_apart([_patient(row) for row in rows], judged)
     paired = [row.slide_id for row, source in zip(rows, slides, strict=True) if getattr(source, "partner", None)]
-    return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], held_slides)
+    return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], compared)
 
 
-def _load_with_place(path: Path, data: Path | None, changes: list[str]) -> MuseConfig | UnitConfig:
-    """The checked settings, whose last source stands for the slides."""
+def _load_with_place(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
+    """The recipe and its settings, whose last source stands for the slides."""
     settings = read_settings(path, changes)
-    if isinstance(settings, dict):  # what is no mapping is refused below
+    if isinstance(settings, dict):  # other types are rejected below
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
         sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACE)]
         changes = [*changes, f"sources={json.dumps(sources)}"]
-    config = load_run(path, data, changes, default="muse")[1]
-    if isinstance(config, UnitConfig):
-        unit.require_sound(config)
-    elif isinstance(config, MuseConfig):
-        muse.require_sound(config)
-    else:
+    recipe, config = load_run(path, data, changes, default="muse")
+    if not isinstance(config, MuseConfig | UnitConfig):
         raise ConfigError(
-            f"{path}: method '{config.method}' does not train on slides without labels; give a config of muse or unit"
+            f"{path}: method '{config.method}' does not pretrain on slides; give a config of muse, trident or unit"
         )
-    return config
+    return recipe, config
 
 
 def store_mpp(config: MuseConfig | UnitConfig) -> float:
@@ -189,10 +186,12 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
     return [*begins_with, *sorted(files)]
 
 
-def settings_of(config: MuseConfig) -> dict[str, Any]:
+def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
     """The settings of a run as its YAML file has them; of sources, which may be thousands, only the values given."""
-    named = {name: [_stated(source) for source in getattr(config, name)] for name in ("sources", "held")}
-    return {**plain_settings(dataclasses.replace(config, sources=config.sources[:1], held=())), **named}
+    names = [name for name in ("sources", "held") if hasattr(config, name)]
+    named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
+    few = {name: getattr(config, name)[:1] for name in names}
+    return {**plain_settings(dataclasses.replace(config, **few)), **named}
 
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
@@ -229,9 +228,11 @@ def _patient(row: SheetRow) -> str:
     return row.patient or patient_in_name(row.slide_id)
 
 
-def _source(row: SheetRow, folder: Path, config: MuseConfig) -> NucleusSource:
-    store = store_name(config.views.mpp[0])
+def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> NucleusSource:
+    store = store_name(store_mpp(config))
     source = NucleusSource(store=folder / store, proposals=folder / "proposals.parquet", patient_name=row.patient)
+    if isinstance(config, UnitConfig):
+        return source
     return config.pair(source, SlideFiles(folder).partner / store if row.partner else None)
 
 
