@@ -12,13 +12,14 @@ a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
@@ -147,7 +148,7 @@ def share_index(to: Path, found: Path) -> None:
 
 
 def count_predictions(backbone, reference: ColourReference | None, labels: LabelSource) -> dict:
-    """(P, C, C) counts of P patients by protocol, over all draws of labelled pictures."""
+    """(P, C * C) counts of P patients by protocol, over all draws of labelled pictures."""
     known, judged = (read_sites(labels, sites) for sites in (LEARNT, JUDGED))
     reference = reference or mean_stains([image.stain for image in known], "macenko")
     points = [PointSet(i, np.stack([image_colour(one, reference) for one in i]), WINDOW_PX) for i in (known, judged)]
@@ -165,7 +166,10 @@ def count_predictions(backbone, reference: ColourReference | None, labels: Label
         for name, one in predicted.items():
             names, found = confusion_by_patient(truth, one.numpy(), points[1].patient, len(CLASSES))
             counts[name] = counts[name] + found
-    return {"patients": list(names), "counts": {name: found.tolist() for name, found in counts.items()}}
+    return {
+        "patients": list(names),
+        "counts": {name: found.reshape(len(names), -1).tolist() for name, found in counts.items()},
+    }
 
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
@@ -201,7 +205,8 @@ def main() -> None:
         for arm in args.arms:
             result = RUNS / f"{arm}-{seed}.json"
             if not result.is_file():
-                write_json(result, run_arm(arm, seed, args.data.resolve(), args.work.resolve()))
+                facts = run_arm(arm, seed, args.data.resolve(), args.work.resolve())
+                result.write_text(json.dumps(facts) + "\n", encoding="utf-8")
                 print(result, flush=True)
 
 
@@ -228,7 +233,8 @@ def render_table() -> str:
 
 def add(runs: dict, arm: str, seeds: list[int], protocol: str) -> np.ndarray:
     """(P, C, C) counts of the runs of an arm added up."""
-    return sum(np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds)
+    counts = sum(np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds)
+    return counts.reshape(-1, len(CLASSES), len(CLASSES))
 
 
 def compare(runs: dict, arm: str, seeds: list[int], protocol: str) -> str:
