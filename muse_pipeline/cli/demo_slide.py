@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another tissue (default 0)")
+    parser.add_argument(
+        "--partner", action="store_true", help="also ihc.svs: the same tissue with brown lymphocytes, turned by half"
+    )
     add_threads_argument(parser, "blocks painted at a time")
 
 
@@ -25,5 +28,5 @@ def run(args: argparse.Namespace) -> None:
     """Draw."""
     from muse_pipeline.demo.write import write_demo
 
-    n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads)
+    n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)
     print(f"{args.folder / 'demo.svs'}: drawn, {n_nuclei:,} nuclei in {args.folder / 'truth.csv'}")

@@ -97,6 +97,8 @@ OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # blur, as deviations
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
 CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # within the cells of each kind
+BROWN = np.array([0.62, 1.31, 1.79])  # DAB, optical density per unit of what is haematoxylin in H&E
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # of nuclei, ground, marked nuclei
 
 
 def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
@@ -119,8 +121,8 @@ def _paint_block(tissue: Tissue, window: Window, times: int) -> np.ndarray:
     density = np.zeros((*fine.size[::-1], 3), np.float32)
     for island in tissue.layout.islands:
         if island.may_show(fine):
-            density += _paint_island(tissue, island, fine)
-    if tissue.layout.pen.may_show(fine):
+            density += _paint_island(tissue, island, fine, marked)
+    if marked is None and tissue.layout.pen.may_show(fine):
         density += _paint_pen(tissue, fine)
     light = cv2.exp(-density) * np.array(GLASS, np.float32)
     if times > 1:
@@ -133,23 +135,26 @@ def is_blank(tissue: Tissue, window: Window) -> bool:
     return not any(thing.may_show(window) for thing in (*tissue.layout.islands, tissue.layout.pen))
 
 
-def _paint_island(tissue: Tissue, island: Island, window: Window) -> np.ndarray:
+def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
     """Optical density of one island: (h, w, 3) float32. A halo feeds blur and fold and is cut off again."""
     folded = tissue.layout.fold.may_show(window)
     halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
     wide = window.widened(halo)
     ground = survey(tissue, wide.moved(*island.shift_um))
     stain = stain_ground(ground)
-    _press_cells(tissue, island, stain, wide)
+    if marked is not None:
+        stain = np.dstack([stain, np.zeros_like(stain[..., 0])])
+    _press_cells(tissue, island, stain, wide, marked)
     if island.extent_um(wide)[0] < 0:
         stain *= smoothstep(island.inside_um(*wide.centres(), tissue.rag), -1.5, 1.5)[..., None]
     if folded:
         stain = _fold(tissue, stain, wide)
     stain = _focus(stain, ground.defocus, window.mpp)[halo:-halo, halo:-halo]
-    return cv2.transform(stain, np.ascontiguousarray(island.stains.T))
+    stains = island.stains if marked is None else SECOND_STAINS
+    return cv2.transform(stain, np.ascontiguousarray(stains.T))
 
 
-def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Window) -> None:
+def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Window, marked: int | None) -> None:
     cells = cells_in(tissue, island, window, CELL_REACH_UM)
     rows, columns = stain.shape[:2]
     strength = np.where(cells.kind == RED_CELL, 1, cells.strength) * DENSITY_STEP
@@ -164,7 +169,7 @@ def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Wind
         pressed = pressed * np.array([1 / 255, amount], np.float32)
         cover = pressed[..., :1]
         under *= 1 - 0.8 * cover
-        under[..., 0] += pressed[..., 1]
+        under[..., 2 if kind == marked else 0] += pressed[..., 1]
         under[..., 1] += CELL_EOSIN[kind] * cover[..., 0]
 
 

@@ -165,6 +165,7 @@ def write_demo(
     seed: int = 0,
     threads: int = 1,
     side_um: float | None = None,
+    partner: bool = False,
 ) -> int:
     """Write ``demo.svs``, ``truth.csv``, ``truth.parquet``, ``slides.tsv`` and ``config.yaml`` into ``folder``.
 
@@ -175,6 +176,7 @@ def write_demo(
         seed: another seed, another tissue.
         threads: how many blocks are painted at a time; the bytes do not depend on it.
         side_um: of a square glass; just large enough for the tissue when None.
+        partner: whether to write ``ihc.svs`` too: the same glass with lymphocytes stained brown, turned by half.
 
     Returns:
         the number of true nuclei.
@@ -189,8 +191,12 @@ def write_demo(
     blocks = Blocks(_on_glass(plan_tissue(area_mm2, seed), side_um), mpp)
     with complete_file(folder / "demo.svs") as partial:
         write_pyramid(partial, _painter(blocks), blocks.n, mpp, threads)
+    if partner:
+        with complete_file(folder / "ihc.svs") as partial:
+            write_pyramid(partial, _painter_of_partner(blocks), blocks.n, mpp, threads)
     n_nuclei = write_truth(folder, blocks)
-    _write_text(folder / "slides.tsv", "slide_id\tpath\ndemo\tdemo.svs\n")
+    columns = [("slide_id", "demo"), ("path", "demo.svs"), *([("partner", "ihc.svs")] if partner else [])]
+    _write_text(folder / "slides.tsv", "".join("\t".join(line) + "\n" for line in zip(*columns, strict=True)))
     _write_text(
         folder / "config.yaml",
         yaml.safe_dump({"slides": str(folder / "slides.tsv"), "output": str(folder / "results")}),
@@ -242,6 +248,17 @@ def _painter(blocks: Blocks):
     def paint(column: int, row: int) -> np.ndarray:
         window = blocks.window(column, row)
         return glass if is_blank(blocks.tissue, window) else paint_block(blocks.tissue, window)
+
+    return paint
+
+
+def _painter_of_partner(blocks: Blocks):
+    """Paint a block of the second stain, whose glass lies turned by half."""
+    columns, rows = blocks.n
+
+    def paint(column: int, row: int) -> np.ndarray:
+        window = blocks.window(columns - 1 - column, rows - 1 - row)
+        return np.ascontiguousarray(np.rot90(paint_block(blocks.tissue, window, LYMPHOCYTE), 2))
 
     return paint
 

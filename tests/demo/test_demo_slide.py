@@ -73,10 +73,19 @@ def test_sheet_and_config_lead_to_the_slide(demo):
     assert (demo / sheet["path"].item()).is_file()
 
 
-def test_threads_and_repetition_change_no_byte(demo, tmp_path):
-    write_demo(tmp_path, 0.06, threads=2)
+def test_threads_repetition_and_a_partner_change_no_byte(demo, tmp_path):
+    write_demo(tmp_path, 0.06, threads=2, partner=True)
     for name in ("demo.svs", "truth.csv", "truth.parquet"):
         assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
+    assert pd.read_csv(tmp_path / "slides.tsv", sep="\t").loc[0, "partner"] == "ihc.svs"
+
+    truth = pd.read_csv(tmp_path / "truth.csv")
+    with OpenSlide(tmp_path / "ihc.svs") as slide:
+        turned_back = read(slide, (0, 0), 0, slide.dimensions)[::-1, ::-1]
+    row, column = truth[["y", "x"]].to_numpy().astype(int).T
+    brown, is_lymphocyte = split_stains(turned_back)[row, column, 1], (truth["class"] == "Lymphocyte").to_numpy()
+    assert is_lymphocyte.sum() > 5 and (~is_lymphocyte).sum() > 5
+    assert np.median(brown[is_lymphocyte]) > 3 * np.median(brown[~is_lymphocyte]) + 0.2
 
 
 def test_blocks_are_painted_without_ipp(tmp_path):

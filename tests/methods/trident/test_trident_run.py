@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from labelled import write_config as write_training_config
 from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
 from pretraining import draw_slide
 
@@ -85,6 +86,27 @@ def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, mus
     assert whole.read_bytes() == parts.read_bytes()
     row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"muse nucleus", "trident image_invariance"} <= row.keys()
+
+
+def test_a_checkpoint_is_fine_tuned_and_probed_as_any_other(pictures, tmp_path, muse):
+    config = write_paired_config(tmp_path, [pictures], schedule={"steps": 2})
+    assert train(muse, config, tmp_path / "run")[0] == 0
+    backbone = tmp_path / "run" / "checkpoint.pt"
+
+    labelled = Path(pictures["images"]).parent
+    how = ["--data", labelled, "--set", f"checkpoint={backbone}", "--accelerator", "cpu", "--threads", "1"]
+    status, _, errors = muse("finetune", write_training_config(labelled, steps=2), *how, "-o", tmp_path / "tuned")
+    assert status == 0, errors
+    tuned = load_checkpoint(tmp_path / "tuned" / "checkpoint.pt")
+    assert tuned.head and tuned.backbone.keys() == load_checkpoint(backbone).backbone.keys()
+
+    for kind, picture in zip(("one", "other"), list_pictures(Path(pictures["images"])), strict=False):
+        (tmp_path / "patches" / kind).mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "patches" / kind)
+    patches = [tmp_path / "patches", "--test", tmp_path / "patches", "--window-px", "64", "--allow-shared-patients"]
+    status, out, errors = muse("probe", *patches, "--checkpoint", backbone, "--accelerator", "cpu")
+    assert status == 0 and "muse_compact_16 (run/checkpoint.pt)" in out, errors
+    assert "that run/checkpoint.pt was trained on, which flatters: P0, P1" in out
 
 
 def refused(muse, tmp_path, source, *words, **settings):
