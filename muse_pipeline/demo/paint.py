@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.demo.field import FLOW_SLOPE
-from muse_pipeline.demo.layout import Island
+from muse_pipeline.demo.layout import HAEMATOXYLIN, Island
 from muse_pipeline.demo.stamps import DENSITY_STEP, RED_CELL
 from muse_pipeline.demo.texture import Window, smoothstep
 from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
@@ -101,8 +101,14 @@ BROWN = np.array([0.62, 1.31, 1.79])  # DAB, optical density per unit of what is
 SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # of nuclei, ground, marked nuclei
 
 
-def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
-    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted block by block."""
+def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
+    """The pixels of ``window`` (um on the glass): (h, w, 3) uint8, painted block by block.
+
+    Args:
+        tissue: the plan.
+        window: what is painted.
+        marked: paint an immunostain instead, in which the nuclei of this kind (``stamps.CLASSES``) are brown.
+    """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
     side = max(1, BLOCK_PX // times)
@@ -111,12 +117,12 @@ def paint_block(tissue: Tissue, window: Window) -> np.ndarray:
         for left in range(0, width, side):
             size = min(side, width - left), min(side, height - top)
             corner = window.x_um + left * window.mpp, window.y_um + top * window.mpp
-            block = _paint_block(tissue, Window(*corner, window.mpp, size), times)
+            block = _paint_block(tissue, Window(*corner, window.mpp, size), times, marked)
             pixels[top : top + size[1], left : left + size[0]] = block
     return pixels
 
 
-def _paint_block(tissue: Tissue, window: Window, times: int) -> np.ndarray:
+def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None) -> np.ndarray:
     fine = Window(window.x_um, window.y_um, window.mpp / times, (window.size[0] * times, window.size[1] * times))
     density = np.zeros((*fine.size[::-1], 3), np.float32)
     for island in tissue.layout.islands:
