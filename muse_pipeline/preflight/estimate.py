@@ -18,6 +18,7 @@ from muse_pipeline.slides.remote import SlideUrl
 N_STEPS = 7  # of a slide, each a process: inspect, tissue, tile, detect, stitch, geojson, overlay
 SECONDS_PER_NUCLEUS = 1 / 31_000
 RESULT_BYTES_PER_NUCLEUS, SHARD_BYTES_PER_NUCLEUS = 576, 190
+VIEWER_BYTES_PER_MM2 = 1_500_000  # its picture; docs/results.md, "The viewer of a large slide"
 PICTURE_BYTES = 2_000_000  # of a slide: tissue.png, density.png, overlays, and its JSON files
 
 
@@ -71,6 +72,7 @@ def estimate_run(checks: Sequence[SlideCheck], threads: int, start_seconds: floa
     model = sum(check.n_windows * check.window_seconds for check in checks)
     rest = len(checks) * N_STEPS * start_seconds + sum(nuclei) * SECONDS_PER_NUCLEUS
     hours = (reading + model + rest) / 3600
+    tissue_mm2 = sum(look.tissue_mm2 for look in looks)
     stores = [
         check.n_chunks * check.chunk_bytes + SHARD_BYTES_PER_NUCLEUS * n
         for check, n in zip(checks, nuclei, strict=True)

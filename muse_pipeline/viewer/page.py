@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +17,12 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
-from muse_pipeline.qupath.regions import read_class_areas
+from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -127,12 +129,13 @@ def _layers(folder: Path, info: SlideInfo) -> Iterator[dict[str, Any]]:
         yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)
         if tissue.roi is not None:
             yield _layer(ROI, "#000000", tissue.roi, info)
-    if (folder / "regions.geojson").is_file():
+    areas: list[ClassArea] = []
+    with suppress(GeoJSONError):  # no file, or one without areas
         areas = read_class_areas(folder / "regions.geojson", info)
-        for name in sorted({area.class_name for area in areas}):
-            own = [area for area in areas if area.class_name == name]
-            color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
-            yield _layer(f"Region: {name}", color, shapely.union_all([area.shape for area in own]), info)
+    for name in sorted({area.class_name for area in areas}):
+        own = [area for area in areas if area.class_name == name]
+        color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
+        yield _layer(f"Region: {name}", color, shapely.union_all([area.shape for area in own]), info)
 
 
 def _layer(name: str, color: str, shape: BaseGeometry, info: SlideInfo) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -91,6 +92,13 @@ def test_the_estimate_is_near_what_the_run_comes_to(found, folder, muse, tmp_pat
     assert estimate["nuclei"] == pytest.approx(summary["n_nuclei"], rel=0.5)
     store = sum(path.stat().st_size for path in (tmp_path / "good/image-500nm.zarr").rglob("*") if path.is_file())
     assert estimate["scratch_bytes"] == pytest.approx(store, rel=0.5)
+
+
+def test_the_viewer_is_among_the_results(found):
+    good = next(Look(**slide) for slide in found["slides"] if slide["slide_id"] == "good")
+    more = replace(good, tissue_mm2=good.tissue_mm2 + 1)
+    prices = [sum_up([look], threads=1, start_seconds=1.0)["price"]["result_bytes"] for look in (good, more)]
+    assert prices[1] - prices[0] == 1_500_000
 
 
 def test_the_text_names_everything(found):

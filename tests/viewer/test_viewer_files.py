@@ -8,16 +8,21 @@ import urllib.request
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from finished_slide import CLASSES
+import shapely
+from finished_slide import CLASSES, draw_tissue, write_slide
 from PIL import Image
 from uneven_slide import HOSTILE, draw_nuclei, read_slide, write_nuclei, write_uneven_slide
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import NucleiError
-from muse_pipeline.nuclei.parquet import read_nuclei
+from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, read_nuclei
+from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.viewer.nuclei import ChunkWriter, iterate_batches
 from muse_pipeline.viewer.page import write_viewer
 from muse_pipeline.viewer.pyramid import TILE_PX, count_levels
@@ -166,6 +171,39 @@ def test_a_slide_without_nuclei_has_a_page(folder):
     write_viewer(folder)
     slide = read_slide(folder / "viewer")
     assert (slide["n_nuclei"], slide["chunks"]["index"], slide["gallery"]) == (0, [], [])
+
+
+def test_areas_are_layers(folder):
+    info = read_info(folder / "slide.json")
+    tissue = replace(TissueMask.load(folder / "tissue.npz"), roi=shapely.box(100, 100, 900, 700))
+    tissue.save(folder / "tissue.npz")
+    areas = [ClassArea("Tumour <b>", (200, 0, 10), shapely.box(200, 200, 600, 500))]
+    for regions, names in ((areas, ["Region: Tumour <b>"]), ([], [])):
+        shutil.rmtree(folder / "viewer")
+        write_class_areas(folder / "regions.geojson", regions, info, "m")
+        write_viewer(folder)
+        layers = read_slide(folder / "viewer")["layers"]
+        assert [layer["name"] for layer in layers] == ["Tissue", "Region of interest", *names]
+    ring = np.reshape(layers[1]["rings"][0], (-1, 2))
+    assert (ring.min(0).tolist(), ring.max(0).tolist()) == ([100, 100], [900, 700])
+
+
+def test_immunohistochemistry_has_positive_and_negative_nuclei(tmp_path):
+    pixels, xy, label = draw_tissue()
+    folder = write_slide(tmp_path, "one", (pixels, xy, label), positive=label == 1)
+    write_viewer(folder)
+    slide = read_slide(folder / "viewer")
+    assert [each["name"] for each in slide["classes"]] == ["Negative", "Positive"]
+    assert np.sum(slide["overview"]["histogram"], 1).tolist() == [(label != 1).sum(), (label == 1).sum(), 0]
+
+
+def test_columns_of_others_do_not_matter(folder):
+    path = folder / "nuclei.parquet"
+    provenance = {PROVENANCE_KEY: pq.read_metadata(path).metadata[PROVENANCE_KEY]}
+    table = pq.read_table(path).replace_schema_metadata(provenance)
+    pq.write_table(table.append_column("shape_probability", pa.array(np.full(len(table), "x"))), path)
+    write_viewer(folder)
+    assert read_slide(folder / "viewer")["n_nuclei"] == len(table)
 
 
 def test_a_hostile_name_stays_text(tmp_path):
