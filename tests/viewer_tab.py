@@ -29,12 +29,16 @@ class Tab:
         self.wait()
 
     def wait(self):
-        """Wait until all of the view is drawn; Playwright's own way to wait is against the page's policy."""
+        """Wait until all of the view is drawn."""
+        self.until(READY)
+
+    def until(self, expression):
+        """Wait until an expression is true; Playwright's own way to wait is against the page's policy."""
         for _ in range(1200):
-            if self.page.evaluate(READY):
+            if self.page.evaluate(expression):
                 return
             self.page.wait_for_timeout(50)
-        raise TimeoutError("the view is not drawn after a minute")
+        raise TimeoutError(f"not within a minute: {expression}")
 
     def pixels(self):
         """(h, w, 3) int of the stage."""

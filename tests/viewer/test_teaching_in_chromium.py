@@ -55,9 +55,13 @@ def test_the_gallery_leads_to_its_nuclei(open_tab, viewer):
     entry = next(each for each in read_slide(viewer)["gallery"] if (each["label"], each["kind"]) == (1, "least sure"))
     thumbnails.nth(12).click()
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), entry["nuclei"][0][1:3], atol=0.5)
-    tab.page.wait_for_timeout(500)
-    picture = np.asarray(Image.open(io.BytesIO(thumbnails.nth(12).screenshot())).convert("RGB")).astype(int)
-    assert is_color(picture, read_slide(viewer)["classes"][1]["safe_color"], 60).sum() > 20
+    color = read_slide(viewer)["classes"][1]["safe_color"]
+    for _ in range(100):
+        picture = np.asarray(Image.open(io.BytesIO(thumbnails.nth(12).screenshot())).convert("RGB")).astype(int)
+        if is_color(picture, color, 60).sum() > 20:
+            return
+        tab.page.wait_for_timeout(50)
+    pytest.fail("the outline of the nucleus is not drawn")
 
 
 def test_marks_are_drawn_kept_and_taken_back(open_tab, viewer, finished):

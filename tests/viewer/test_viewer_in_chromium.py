@@ -115,13 +115,11 @@ def test_the_keyboard_reaches_everything(open_tab, viewer):
     tab.page.locator(".openseadragon-canvas").first.focus()
     before = tab.page.evaluate("muse.view()")
     tab.page.keyboard.press("ArrowRight")
-    tab.page.wait_for_timeout(500)
-    assert tab.page.evaluate("muse.view().left") > before["left"]
+    tab.until(f"muse.view().left > {before['left']}")
     tab.page.keyboard.press("n")
-    assert "hidden" in tab.page.inner_text("#mode")
+    tab.until("document.getElementById('mode').textContent.includes('hidden')")
     tab.page.keyboard.press("0")
-    tab.page.wait_for_timeout(500)
-    assert tab.page.evaluate("muse.view().scale") < before["scale"]
+    tab.until(f"muse.view().scale < {before['scale']}")
 
 
 def test_a_hostile_name_is_text(open_tab, tmp_path):

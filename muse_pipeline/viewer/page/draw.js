@@ -1,28 +1,27 @@
 /* The canvas over the image: areas, nuclei as dots, heat map or outlines, and corrections.
 
-   A frame that only pans or zooms copies a buffer that reaches beyond the view. The buffer is drawn anew in slices of a
-   few milliseconds, so that no frame waits for all nuclei. */
+   A frame that only pans or zooms moves a buffer that reaches beyond the view. Another buffer is drawn meanwhile, in
+   slices of a few milliseconds, so that no frame waits for all nuclei. */
 "use strict";
 
 (() => {
   const MARGIN = 0.2; // of the view, on each side of the buffer
-  const SLICE_MS = 12;
+  const SLICE_MS = 8;
+  const GROUP = 60; // outlines in one stroke
   const OUTLINES_FROM = 0.55; // screen px per um: a nucleus of 8 um is 4 px wide
   const HEAT_FROM = 0.1;
   const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn in their place
   const HALO = "rgb(255 255 255 / 55%)";
   const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
-  let canvas, context, front, back, job, heat;
+  let front, back, job, heat;
   let isStale = true;
   let settle = 0;
 
   muse.startDrawing = (container) => {
-    canvas = document.createElement("canvas");
-    canvas.id = "overlay";
-    container.append(canvas);
-    context = canvas.getContext("2d");
-    front = newBuffer();
-    back = newBuffer();
+    const overlay = document.createElement("div");
+    overlay.id = "overlay";
+    container.append(overlay);
+    [front, back] = [newBuffer(overlay), newBuffer(overlay)];
     muse.events.addEventListener("change", () => {
       heat = undefined;
       invalidate();
@@ -30,7 +29,11 @@
     muse.events.addEventListener("chunk", invalidate);
   };
 
-  const newBuffer = () => ({ canvas: document.createElement("canvas"), view: null });
+  function newBuffer(overlay) {
+    const canvas = document.createElement("canvas");
+    overlay.append(canvas);
+    return { canvas, view: null };
+  }
 
   function invalidate() {
     isStale = true;
@@ -40,28 +43,24 @@
   /* Called for every frame of the image. */
   muse.frame = () => {
     const view = muse.view();
-    const ratio = window.devicePixelRatio || 1;
-    if (canvas.width !== Math.round(view.width * ratio) || canvas.height !== Math.round(view.height * ratio)) {
-      canvas.width = Math.round(view.width * ratio);
-      canvas.height = Math.round(view.height * ratio);
-    }
-    copy(view, ratio);
+    if (front.view) place(view);
     const isExact = front.view && sameView(front.view, view) && !isStale;
     if (!isExact && !job) {
       clearTimeout(settle);
-      if (isStale || !covers(front.view, view)) begin(view, ratio);
-      else settle = setTimeout(() => begin(muse.view(), ratio), 60); // sharp again once it rests
+      if (isStale || !covers(front.view, view)) begin(view);
+      else settle = setTimeout(() => begin(muse.view()), 60); // sharp again once it rests
     }
   };
 
   const sameView = (a, b) => a.scale === b.scale && a.left === b.left && a.top === b.top && a.width === b.width && a.height === b.height;
 
+  const marginOf = (view) => [Math.round(view.width * MARGIN), Math.round(view.height * MARGIN)]; // screen px
+
   /* Whether a buffer made for `made` can stand for `view` while it moves. */
   function covers(made, view) {
     if (!made || made.mode !== modeAt(view)) return false;
     const zoom = view.scale / made.scale;
-    const marginX = (made.width * MARGIN) / made.scale;
-    const marginY = (made.height * MARGIN) / made.scale;
+    const [marginX, marginY] = marginOf(made).map((px) => px / made.scale);
     return (
       zoom > 0.7 && zoom < 1.8 &&
       view.left >= made.left - marginX && view.left + view.width / view.scale <= made.left + made.width / made.scale + marginX &&
@@ -69,37 +68,33 @@
     );
   }
 
-  function copy(view, ratio) {
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!front.view) return;
+  /* Move the front buffer to where its nuclei lie in a view. */
+  function place(view) {
     const zoom = view.scale / front.view.scale;
-    const x = ((front.view.left - view.left) * view.scale - front.view.width * MARGIN * zoom) * ratio;
-    const y = ((front.view.top - view.top) * view.scale - front.view.height * MARGIN * zoom) * ratio;
-    context.globalAlpha = 1;
-    if (zoom === 1 && Number.isInteger(x) && Number.isInteger(y)) context.drawImage(front.canvas, x, y);
-    else context.drawImage(front.canvas, x, y, front.canvas.width * zoom, front.canvas.height * zoom);
+    const [marginX, marginY] = marginOf(front.view);
+    const x = (front.view.left - view.left) * view.scale - marginX * zoom;
+    const y = (front.view.top - view.top) * view.scale - marginY * zoom;
+    front.canvas.style.transform = `matrix(${zoom}, 0, 0, ${zoom}, ${x}, ${y})`;
   }
 
-  function begin(view, ratio) {
+  function begin(view) {
+    const ratio = window.devicePixelRatio || 1;
+    const [marginX, marginY] = marginOf(view);
+    const [width, height] = [view.width + 2 * marginX, view.height + 2 * marginY];
     isStale = false;
     view.mode = modeAt(view);
-    const marginX = Math.round(view.width * MARGIN);
-    const marginY = Math.round(view.height * MARGIN);
-    view.width = Math.max(view.width, 1);
     back.view = view;
-    back.canvas.width = Math.round((view.width + 2 * view.width * MARGIN) * ratio);
-    back.canvas.height = Math.round((view.height + 2 * view.height * MARGIN) * ratio);
-    const pen = back.canvas.getContext("2d");
+    back.canvas.width = Math.round(width * ratio);
+    back.canvas.height = Math.round(height * ratio);
+    Object.assign(back.canvas.style, { width: `${width}px`, height: `${height}px` });
     const scale = view.scale * ratio;
+    const [left, top] = [view.left - marginX / view.scale, view.top - marginY / view.scale];
     const frame = {
-      pen, scale, ratio,
-      x: (um) => (um - view.left) * scale + view.width * MARGIN * ratio,
-      y: (um) => (um - view.top) * scale + view.height * MARGIN * ratio,
-      left: view.left - marginX / view.scale,
-      top: view.top - marginY / view.scale,
-      right: view.left + (view.width + marginX) / view.scale,
-      bottom: view.top + (view.height + marginY) / view.scale,
+      pen: back.canvas.getContext("2d"), scale, ratio, left, top,
+      x: (um) => (um - left) * scale,
+      y: (um) => (um - top) * scale,
+      right: left + width / view.scale,
+      bottom: top + height / view.scale,
     };
     job = drawAll(frame, view);
     muse.mode = view.mode;
@@ -113,7 +108,9 @@
       if (job.next().done) {
         [front, back] = [back, front];
         job = null;
-        copy(muse.view(), window.devicePixelRatio || 1);
+        place(muse.view());
+        front.canvas.style.visibility = "visible";
+        back.canvas.style.visibility = "hidden";
         requestAnimationFrame(muse.frame);
         return;
       }
@@ -221,9 +218,9 @@
     pen.lineJoin = "round";
     const x0 = frame.x(chunk.left);
     const y0 = frame.y(chunk.top);
-    for (let first = 0; first < members.length; first += 250) {
+    for (let first = 0; first < members.length; first += GROUP) {
       pen.beginPath();
-      for (const i of members.slice(first, first + 250)) {
+      for (const i of members.slice(first, first + GROUP)) {
         const x = x0 + chunk.x[i] * scale;
         const y = y0 + chunk.y[i] * scale;
         let at = i * chunk.nRays;
