@@ -23,7 +23,7 @@ def suggested_fields(album: Album, slides: Sequence[SlideResult]) -> Iterator[Ma
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     current = {slide.slide_id: footer_checksum(slide.folder / "nuclei.parquet") for slide in slides if slide.summary}
-    entries = [_entry(album, row) for row in rows if current.get(row["slide_id"]) == row["checksum"]]
+    entries = [_entry(album, row) for row in rows if row["checksum"] == current.get(row["slide_id"])]
     if entries:
         yield element("h2", "Fields to check next")
         yield element("ol", *entries)
