@@ -36,7 +36,7 @@ sys.path.insert(0, str(TOP / "tests"))
 
 BATCH = 50_000
 PER_MM2 = 5000  # in dense tissue
-ZOOMS = (8.0, 1.0, 0.25)  # um per screen px
+ZOOMS = (16.0, 8.0, 2.0, 1.0, 0.25)  # um per screen px
 MEASURED = TOP / "benchmarks/viewer.json"
 # Pans and zooms a little in 90 frames; the time from one to the next, in ms.
 WATCH = """async (umPerPx) => {

@@ -42,6 +42,7 @@
 
   /* Called for every frame of the image. */
   muse.frame = () => {
+    if (!muse.isOpen) return;
     const view = muse.view();
     if (front.view) place(view);
     const isExact = front.view && sameView(front.view, view) && !isStale;
@@ -121,7 +122,7 @@
   /* Whether everything that belongs to the view is drawn. */
   muse.isDrawn = () => {
     const view = muse.view();
-    return !job && !isStale && front.view && sameView(front.view, view) && !muse.isLoading();
+    return Boolean(muse.overview) && !job && !isStale && front.view && sameView(front.view, view) && !muse.isLoading();
   };
 
   function modeAt(view) {
@@ -137,7 +138,7 @@
   function* drawAll(frame, view) {
     drawLayers(frame);
     yield;
-    if (muse.shown.nuclei) {
+    if (muse.shown.nuclei && (muse.overview || view.mode === "outlines")) {
       frame.pen.globalAlpha = muse.shown.opacity;
       if (view.mode === "heat map") drawHeat(frame);
       else if (view.mode === "outlines" || chunksInView(view).length <= MOST_IN_VIEW) yield* drawChunks(frame, view);

@@ -13,6 +13,7 @@ const muse = {};
   let wanted = [];
 
   function decode(text) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text); // of browsers since 2025, and much faster
     const binary = atob(text);
     const bytes = new Uint8Array(binary.length);
     for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
@@ -46,7 +47,7 @@ const muse = {};
     if (chunks.size > MOST_CHUNKS) chunks.delete(chunks.keys().next().value);
   };
 
-  /* The grid of counts and a sample of all nuclei. */
+  /* The grid of counts and a sample of all nuclei; they come when the page is there already. */
   muse.receiveOverview = (cells, counts, sample) => {
     const bytes = decode(sample).buffer;
     const n = muse.slide.overview.n_sample;
@@ -59,6 +60,7 @@ const muse = {};
       label: new Uint8Array(bytes, 4 * n, n),
       score: new Uint8Array(bytes, 5 * n, n),
     };
+    muse.changed();
   };
 
   const index = new Map();

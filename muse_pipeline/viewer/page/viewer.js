@@ -42,13 +42,13 @@
     muse.image = image;
     muse.startDrawing(osd.canvas);
     osd.addHandler("open", () => {
+      muse.isOpen = true;
       goToLink();
       osd.addHandler("update-viewport", muse.frame);
       osd.addHandler("animation-finish", noteLink);
       osd.addHandler("resize", muse.frame);
       muse.changed();
       muse.frame();
-      muse.isOpen = true;
       muse.events.dispatchEvent(new Event("open"));
     });
     osd.addHandler("canvas-key", (event) => {
