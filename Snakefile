@@ -23,6 +23,8 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/regions.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/proposals.smk"
+include: "workflow/rules/scverse.smk"
+include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/terminal.smk"
 
@@ -39,6 +41,9 @@ rule all:
         ),
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
+        anndata=of_every_slide("nuclei.h5ad") if config["anndata"] else [],
+        spatialdata=of_every_slide("slide.spatialdata.zarr") if config["spatialdata"] else [],
+        statistics="<results>/statistics.tsv" if config["statistics"] else [],
         images=every_store if config["keep_stores"] else [],
         shards=lambda wildcards: PLAN.every_shard() if config["keep_stores"] else [],
         proposed=lambda wildcards: (

@@ -27,7 +27,7 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         config: valid by the schema, with its defaults.
 
     Raises:
-        ConfigError: the output folder has a name that Snakemake takes for a pattern.
+        ConfigError: the output folder has a name that Snakemake takes for a pattern, or two settings contradict.
     """
     settings = at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
@@ -39,6 +39,10 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "rename it"
         )
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
+    if settings["anndata"] or settings["spatialdata"]:
+        settings["features"] = "all"
+    if settings["spatialdata"] and not settings["keep_stores"]:
+        raise ConfigError("config: spatialdata links to the images, which keep_stores: false deletes; set it to true")
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings

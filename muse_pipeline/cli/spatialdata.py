@@ -1,0 +1,29 @@
+"""Write a slide for SpatialData: its image, outlines and nuclei.
+
+    cd results/slide; muse spatialdata nuclei.parquet --store image-500nm.zarr -o slide.spatialdata.zarr
+
+The image is linked to the store, not copied; keep both folders where they are to each other. The coordinate system
+"global" is in um.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse spatialdata``."""
+    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
+    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
+    parser.add_argument("--patient", help="of the slide (default: as its name has it)")
+    add_output_argument(parser, "ZARR")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder."""
+    from muse_pipeline.scverse.spatialdata import write_spatialdata
+
+    write_spatialdata(args.nuclei, args.store, args.output, args.patient)

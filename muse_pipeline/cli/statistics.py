@@ -1,0 +1,33 @@
+"""Compare groups of patients by the nuclei of their slides.
+
+    muse statistics results --sheet slides.tsv --group label -o results/statistics.tsv
+
+Writes a row per measure and pair of groups: means, effect size with its 95 % interval, p of a permutation test and q
+after control of the false discovery rate. The patient is the unit: slides of one patient are averaged first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse statistics``."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
+    parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="table with a row per slide")
+    parser.add_argument("--group", required=True, metavar="COLUMN", help="column of the groups")
+    parser.add_argument(
+        "--patient", default="patient", metavar="COLUMN", help="column of the patients (default: %(default)s)"
+    )
+    add_output_argument(parser, "TSV")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare, write, print."""
+    from muse_pipeline.statistics.cohort import compare_cohort
+
+    for line in compare_cohort(args.results, args.sheet, args.group, args.patient, args.output):
+        print(line)

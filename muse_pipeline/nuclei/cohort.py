@@ -1,0 +1,53 @@
+"""The nuclei of all slides of a results folder as one table that is read when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.errors import NucleiError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.nuclei.parquet import open_nuclei
+
+
+def patients_of(results: Path | str) -> dict[str, str]:
+    """The patient of every slide that has nuclei in a results folder: of the sheet, else as its name has it.
+
+    Raises:
+        NucleiError: no slide has nuclei there.
+    """
+    results = Path(results)
+    slides = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
+    if not slides:
+        raise NucleiError(f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run")
+    sheet = results / "sheet.json"
+    rows = {row["slide_id"]: row for row in read_json(sheet)} if sheet.is_file() else {}
+    return {slide: rows.get(slide, {}).get("patient") or patient_in_name(slide) for slide in slides}
+
+
+def read_cohort(results: Path | str) -> pads.Dataset:
+    """The nuclei of all slides of a run as one Arrow dataset, of which nothing is read yet.
+
+    Args:
+        results: the folder of the results.
+
+    Returns:
+        A dataset with the columns ``slide_id`` and ``patient`` and those of every ``nuclei.parquet``; a column that a
+        slide lacks is empty there. ``to_table(columns=..., filter=...)`` reads what it is asked for.
+
+    Raises:
+        NucleiError: no slide has nuclei there.
+    """
+    kind, fragments, schemas = pads.ParquetFileFormat(), [], []
+    for slide, patient in patients_of(results).items():
+        path = Path(results, slide, "nuclei.parquet")
+        with open_nuclei(path) as file:
+            schemas.append(file.schema_arrow.remove_metadata())
+        where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
+        fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
+    schema = pa.unify_schemas([pa.schema([("slide_id", pa.string()), ("patient", pa.string())]), *schemas])
+    return pads.FileSystemDataset(fragments, schema, kind, pa.fs.LocalFileSystem())

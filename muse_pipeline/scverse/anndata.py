@@ -1,0 +1,110 @@
+"""``nuclei.h5ad``: the nuclei of a slide as AnnData. Rows are written batch by batch, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.scverse.columns import Batch, NucleiTable, class_colors
+from muse_pipeline.scverse.elements import Array, Elements, open_hdf5
+
+
+def write_anndata(nuclei: Path, output: Path, patient: str | None) -> None:
+    """Write the nuclei of a slide as AnnData.
+
+    Args:
+        nuclei: ``nuclei.parquet``.
+        output: ``nuclei.h5ad``.
+        patient: of the slide; None: as its name has it.
+
+    Raises:
+        MissingPackageError: h5py is not installed.
+        NucleiError: the table is not one of ours.
+    """
+    table = NucleiTable.open(nuclei, patient)
+    with complete_file(output) as partial, open_hdf5(partial) as elements:
+        write_elements(elements, table, {})
+
+
+def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
+    """Write a table as the elements of AnnData.
+
+    Args:
+        elements: where.
+        table: the nuclei.
+        more: further columns of ``obs`` that have one value for all nuclei.
+    """
+    elements.group("", _encoding("anndata", "0.1.0"))
+    for name in ("obsm", "layers", "obsp", "varm", "varp", "uns"):
+        elements.group(name, _encoding("dict", "0.1.0"))
+    _write_rows(elements, table, more)
+    columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
+    _frame(elements, "var", columns)
+    for name, values in {"_index": [each.name for each in table.features], **columns}.items():
+        elements.strings(f"var/{name}", values)
+    _write_uns(elements, table)
+
+
+def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
+    n = table.n_nuclei
+    constants = {"patient": table.patient, "slide_id": table.slide_id, **more}
+    _frame(elements, "obs", [*table.categories, *constants, *table.numbers])
+    for name, value in constants.items():
+        _categorical(elements, name, [value], n)[0:n] = np.zeros(n, np.int8)
+    arrays: dict[str, Array] = {"ids": elements.ids("obs/_index", n)}
+    arrays |= {f"codes {name}": _categorical(elements, name, names, n) for name, names in table.categories.items()}
+    arrays |= {f"number {name}": elements.array(f"obs/{name}", (n,), np.float32) for name in table.numbers}
+    arrays["X"] = elements.array("X", (n, len(table.features)), np.float32)
+    arrays |= {name: elements.array(f"obsm/{name}", (n, 2), float) for name in ("spatial", "spatial_px")}
+    if table.embedding_dim:
+        arrays["embedding"] = elements.array("obsm/X_embedding", (n, table.embedding_dim), np.float16)
+    start = 0
+    for batch in table.batches():
+        rows = slice(start, start + len(batch.rows))
+        for name, values in _values_of(batch).items():
+            arrays[name][rows] = values
+        start = rows.stop
+
+
+def _values_of(batch: Batch) -> dict[str, np.ndarray]:
+    table, xy = batch.table, batch.xy
+    return {
+        "ids": batch.ids,
+        **{f"codes {name}": batch.codes(name) for name in table.categories},
+        **{f"number {name}": batch.numbers(name) for name in table.numbers},
+        "X": batch.values,
+        "spatial": xy * table.um_per_px,
+        "spatial_px": xy,
+        **({"embedding": batch.embedding} if table.embedding_dim else {}),
+    }
+
+
+def _categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
+    elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
+    elements.strings(f"obs/{name}/categories", names)
+    return elements.array(f"obs/{name}/codes", (n,), np.int8)
+
+
+def _frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
+    attributes = {"_index": "_index", "column-order": list(columns)}
+    elements.group(path, {**_encoding("dataframe", "0.2.0"), **attributes})
+
+
+def _encoding(kind: str, version: str) -> dict[str, Any]:
+    return {"encoding-type": kind, "encoding-version": version}
+
+
+def _write_uns(elements: Elements, table: NucleiTable) -> None:
+    elements.strings("uns/class_colors", class_colors(table.provenance))
+    elements.scalar("uns/muse", json.dumps(table.provenance, sort_keys=True, ensure_ascii=False))
+    path = "uns"
+    for name in ("spatial", table.slide_id, "scalefactors"):
+        path = f"{path}/{name}"
+        elements.group(path, _encoding("dict", "0.1.0"))
+    for name, value in zip(("um_per_px_x", "um_per_px_y"), table.um_per_px.tolist(), strict=True):
+        elements.scalar(f"{path}/{name}", value)

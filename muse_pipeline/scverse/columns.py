@@ -1,0 +1,132 @@
+"""What a table of nuclei becomes in AnnData: which columns are features, which describe the nucleus, and its ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.features.catalogue import FIRST_COLUMNS, Feature, features_of
+from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
+from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.qupath.write import nucleus_ids
+from muse_pipeline.scverse.elements import CHUNK_ROWS
+
+DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numbers of ``obs``, where the table has them
+
+
+@dataclass(frozen=True)
+class NucleiTable:
+    """A table of nuclei and what AnnData has of it.
+
+    Attributes:
+        path: ``nuclei.parquet``.
+        patient: of the slide.
+        provenance: of the table.
+        features: columns of ``X``.
+        categories: names by code of each categorical column of ``obs``.
+        numbers: other columns of ``obs``.
+        embedding_dim: columns of ``obsm["X_embedding"]``.
+        n_nuclei: rows.
+    """
+
+    path: Path
+    patient: str
+    provenance: dict[str, Any]
+    features: tuple[Feature, ...]
+    categories: dict[str, list[str]]
+    numbers: tuple[str, ...]
+    embedding_dim: int
+    n_nuclei: int
+
+    @classmethod
+    def open(cls, path: Path, patient: str | None) -> NucleiTable:
+        """The table at ``path``; without a patient, that is the one in the slide's name.
+
+        Raises:
+            NucleiError: it is not one of ours.
+        """
+        provenance = read_provenance(path)
+        with open_nuclei(path) as file:
+            schema = file.schema_arrow
+        classes = [one["name"] for one in provenance["card"]["classes"]]
+        categories = {"class": classes}
+        if REGION in schema.names:
+            categories[REGION] = [one["name"] for one in provenance["regions"].get("classes", [])]
+        known = (*FIRST_COLUMNS, *features_of("all", classes))
+        return cls(
+            path=path,
+            patient=patient or patient_in_name(provenance["slide_id"]),
+            provenance=provenance,
+            features=tuple(feature for feature in known if feature.name in schema.names),
+            categories=categories,
+            numbers=tuple(name for name in schema.names if name in DESCRIPTIONS or name.startswith("prob_")),
+            embedding_dim=schema.field("embedding").type.list_size if "embedding" in schema.names else 0,
+            n_nuclei=provenance["n_nuclei"],
+        )
+
+    @property
+    def slide_id(self) -> str:
+        """Of the slide."""
+        return self.provenance["slide_id"]
+
+    @property
+    def um_per_px(self) -> np.ndarray:
+        """(2,) um per level-0 px in x and y."""
+        return np.asarray(self.provenance["slide_mpp"], float)
+
+    def batches(self, geometry: bool = False) -> Iterator[Batch]:
+        """All nuclei, a chunk of the arrays at a time."""
+        columns = ["x", "y", *self.categories, *self.numbers, *(feature.name for feature in self.features)]
+        columns += ["embedding"] if self.embedding_dim else []
+        columns += ["geometry"] if geometry else []
+        for rows in iterate_rows(self.path, CHUNK_ROWS, columns):
+            yield Batch(self, rows)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a table."""
+
+    table: NucleiTable
+    rows: pa.Table
+
+    @property
+    def xy(self) -> np.ndarray:
+        """(N, 2) level-0 px."""
+        return np.stack([to_numpy(self.rows[name]) for name in ("x", "y")], 1)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(N,) ids of QuPath's objects, 36 bytes each."""
+        return nucleus_ids(self.table.provenance, *self.xy.T)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N, F) float32 features; NaN where one is not defined."""
+        return np.stack([to_numpy(self.rows[feature.name]) for feature in self.table.features], 1)
+
+    def codes(self, name: str) -> np.ndarray:
+        """(N,) int8 codes of a categorical column, -1 for none."""
+        names = pa.array(self.table.categories[name], pa.string())
+        return pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1).to_numpy().astype(np.int8)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """(N,) of another column of ``obs``."""
+        return to_numpy(self.rows[name])
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """(N, D) float32."""
+        return lists_to_numpy(self.rows["embedding"])
+
+
+def class_colors(provenance: dict[str, Any]) -> Sequence[str]:
+    """``#rrggbb`` of every class."""
+    return ["#" + bytes(one["color"]).hex() for one in provenance["card"]["classes"]]

@@ -1,0 +1,90 @@
+"""``statistics.tsv``: the groups of a cohort compared by patient."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.cohort.sheet import read_table
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.nuclei.cohort import patients_of
+from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
+from muse_pipeline.statistics.slides import measure_slide
+
+COLUMNS = ("measure", "first", "second", "n_first", "n_second", "mean_first", "mean_second", "effect", "low", "high")
+
+
+def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output: Path) -> list[str]:
+    """Compare the groups of a results folder and write a row per measure and pair of groups.
+
+    Args:
+        results: folder of the results.
+        sheet: table with a row per slide.
+        group: its column of groups; slides with an empty cell are left out.
+        patient: its column of patients; where that is empty or missing, the patient is taken from the slide's name.
+        output: ``statistics.tsv``.
+
+    Returns:
+        Sentences on what was compared.
+
+    Raises:
+        ConfigError: the sheet has no such column, or the groups cannot be compared.
+        NucleiError: a table of nuclei is missing or damaged.
+    """
+    groups, patients = read_groups(results, sheet, group, patient)
+    group_of = require_groups(groups, patients)
+    measures = [measure_slide(results / slide) for slide in groups]
+    names = list(dict.fromkeys(name for each in measures for name in each))
+    values = np.array([[each.get(name, np.nan) for name in names] for each in measures])
+    means, order = mean_by_patient(values, [patients[slide] for slide in groups])
+    compared = list(compare_pairs(means, [group_of[one] for one in order]))
+    _write(output, names, compared)
+    said = [
+        f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
+        "slides"
+    ]
+    for first, second, difference in compared:
+        n_found = int((difference.q < 0.05).sum())
+        said.append(
+            f"{second} against {first}: {n_found} of {len(names)} measures differ at a false discovery rate of 5 %"
+        )
+    return said
+
+
+def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Group and patient of the slides that have results and a group.
+
+    Raises:
+        ConfigError: the sheet has no such column, or none of the slides.
+        NucleiError: no slide has results.
+    """
+    header, records = read_table(sheet)
+    if group not in header:
+        raise ConfigError(f"statistics: {sheet} has no column '{group}'; its columns are {', '.join(header)}")
+    rows = [dict(zip(header, cells, strict=False)) for _, cells in records]
+    patients = patients_of(results)
+    of_slide: Mapping[str, dict[str, str]] = {row["slide_id"]: row for row in rows}
+    groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}
+    if not groups:
+        raise ConfigError(f"statistics: no slide of {results} has a value in the column '{group}' of {sheet}")
+    return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
+
+
+def _write(output: Path, names: list[str], compared: list[tuple[str, str, Difference]]) -> None:
+    with complete_file(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
+        table.writerow([*COLUMNS, "p", "q"])
+        for first, second, found in compared:
+            for place, name in enumerate(names):
+                numbers = (*found.mean[:, place], *(getattr(found, each)[place] for each in ("effect", "low", "high")))
+                chances = (found.p[place], found.q[place])
+                row = [name, first, second, *found.n[:, place]]
+                table.writerow([*row, *map(_text, (*numbers, *chances))])
+
+
+def _text(number: float) -> str:
+    return f"{number:.5g}" if np.isfinite(number) else ""

@@ -1,0 +1,172 @@
+"""Tests between groups of patients: effect sizes with bootstrap intervals, permutation tests, false discovery rate.
+
+The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other; a test that counts them as
+independent finds differences where there are none (``docs/features.md`` has an example).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from muse_pipeline.core.errors import ConfigError
+
+N_PERMUTATIONS, N_BOOTSTRAPS = 9_999, 2_000
+AT_ONCE = 500  # permutations whose labels are held
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two groups compared by M measures, (M,) each; NaN where a group has fewer than two values.
+
+    Attributes:
+        n: patients with a value, (2, M).
+        mean: of each group, (2, M).
+        effect: Hedges' g: second minus first mean, over the pooled standard deviation.
+        low: lower end of the 95 % bootstrap interval of the effect.
+        high: its upper end.
+        p: of the permutation test of the difference of means, two-sided.
+        q: the same after Benjamini and Hochberg's control of the false discovery rate over the measures.
+    """
+
+    n: np.ndarray
+    mean: np.ndarray
+    effect: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+
+
+def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Means (P, M) of values (S, M) of slides over the slides of each patient, NaN left out, and the patients."""
+    names, index = np.unique(patients, return_inverse=True)
+    known = np.isfinite(values)
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
+    np.add.at(sums, index, np.where(known, values, 0))
+    np.add.at(counts, index, known)
+    with np.errstate(invalid="ignore"):
+        return sums / counts, names.tolist()
+
+
+def require_groups(group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str]) -> dict[str, str]:
+    """The group of every patient.
+
+    Raises:
+        ConfigError: a patient is in two groups, there is one group, or a group has one patient.
+    """
+    group_of: dict[str, str] = {}
+    for slide, group in group_of_slide.items():
+        patient = patient_of_slide[slide]
+        if group_of.setdefault(patient, group) != group:
+            raise ConfigError(
+                f"statistics: patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct the "
+                "sheet"
+            )
+    names = sorted(set(group_of.values()))
+    if len(names) < 2:
+        raise ConfigError(f"statistics: found {len(names)} group ({', '.join(names)}); give slides of two or more")
+    for name in names:
+        if list(group_of.values()).count(name) < 2:
+            raise ConfigError(
+                f"statistics: group '{name}' has one patient, which gives no measure of chance; add patients or leave "
+                "the group out"
+            )
+    return group_of
+
+
+def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
+    """Every pair of groups with its differences, of values (P, M) of patients in ``groups``."""
+    label = np.array(groups)
+    for first, second in combinations(sorted(set(groups)), 2):
+        chosen = (label == first) | (label == second)
+        yield first, second, compare_groups(values[chosen], label[chosen] == second)
+
+
+def compare_groups(
+    values: np.ndarray,
+    is_second: np.ndarray,
+    n_permutations: int = N_PERMUTATIONS,
+    n_bootstraps: int = N_BOOTSTRAPS,
+) -> Difference:
+    """Compare two groups by M measures.
+
+    Args:
+        values: (P, M) of the patients, NaN where not known.
+        is_second: (P,) bool.
+        n_permutations: random assignments of the groups, the same for all measures.
+        n_bootstraps: random samples of patients within each group.
+    """
+    random = np.random.default_rng(SEED)
+    known = np.isfinite(values)
+    offset = np.nanmean(np.where(known.any(0), values, 0), 0)
+    centred = np.where(known, values - offset, 0)  # so that squares lose no digits
+    sums = np.hstack([known, centred, centred**2]).astype(float)
+    labels = np.stack([~is_second, is_second])
+    n, mean, effect = _describe(labels.astype(float), sums)
+    usable = (n >= 2).all(0)
+    low, high = _bootstrap(labels, sums, n_bootstraps, random)
+    p = np.full(values.shape[1], np.nan)
+    for pattern in np.unique(known[:, usable], axis=1).T:  # a measure is permuted among the patients that have it
+        same = usable & (known == pattern[:, None]).all(0)
+        p[same] = _permute(is_second[pattern], centred[np.ix_(pattern, same)], n_permutations, random)
+    columns = (np.where(usable, each, np.nan) for each in (effect, low, high))
+    return Difference(n.astype(int), mean + offset, *columns, p, benjamini_hochberg(p))
+
+
+def _describe(weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers and means (..., 2, M) and Hedges' g (..., M) of groups with weights (..., 2, P) of the patients."""
+    n, total, squares = np.split(weights @ sums, 3, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = total / n
+        within = (squares - n * mean**2).sum(-2)
+        freedom = n.sum(-2) - 2
+        g = (mean[..., 1, :] - mean[..., 0, :]) / np.sqrt(np.maximum(within, 0) / freedom)
+        return n, mean, g * (1 - 3 / (4 * freedom - 1))
+
+
+def _bootstrap(
+    labels: np.ndarray, sums: np.ndarray, n_bootstraps: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    effects = []
+    for start in range(0, n_bootstraps, AT_ONCE):
+        size = min(AT_ONCE, n_bootstraps - start)
+        weights = np.zeros((size, 2, labels.shape[1]))
+        for group, members in enumerate(map(np.flatnonzero, labels)):
+            weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
+        effects.append(_describe(weights, sums)[2])
+    found = np.concatenate(effects)
+    found[~np.isfinite(found)] = np.nan
+    unknown = np.isnan(found).all(0)
+    found[:, unknown] = 0
+    low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """P (M,): how often a random assignment differs by as much, the observed one counted as one of them."""
+    total, n_second = values.sum(0), is_second.sum()
+
+    def differences(labels: np.ndarray) -> np.ndarray:
+        second = labels.astype(float) @ values
+        return np.abs(second / n_second - (total - second) / (len(values) - n_second))
+
+    least = differences(is_second[None])[0] * (1 - 1e-9)
+    n_as_large = np.ones(values.shape[1])
+    for start in range(0, n, AT_ONCE):
+        shape = min(AT_ONCE, n - start), len(is_second)
+        n_as_large += (differences(random.permuted(np.broadcast_to(is_second, shape), axis=1)) >= least).sum(0)
+    return n_as_large / (n + 1)
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p (M,), NaN where p is; Benjamini & Hochberg, J R Stat Soc B 1995."""
+    q, known = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    descending = known[np.argsort(-p[known], kind="stable")]
+    rank = np.arange(len(descending), 0, -1)
+    q[descending] = np.minimum(np.minimum.accumulate(p[descending] * len(descending) / rank), 1)
+    return q

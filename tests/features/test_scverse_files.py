@@ -1,0 +1,117 @@
+"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and the table of a cohort, read back by the published formats."""
+
+import json
+import shutil
+
+import geopandas
+import numpy as np
+import pandas
+import pytest
+import zarr
+
+from muse_pipeline import read_cohort
+from muse_pipeline.cli.main import main
+from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.qupath.write import nucleus_ids
+
+CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
+FEATURES = [each.name for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))]
+
+
+@pytest.fixture(scope="module")
+def ids(table, table_file, tiled_slide):
+    from muse_pipeline.nuclei.parquet import read_provenance
+
+    return nucleus_ids(read_provenance(table_file), table["x"].to_numpy(), table["y"].to_numpy()).astype(str)
+
+
+def read_obs(group, as_text):
+    """The columns of ``obs`` by the format of data frames."""
+    columns = {}
+    for name in group.attrs["column-order"]:
+        element = group[name]
+        if element.attrs["encoding-type"] == "categorical":
+            names = as_text(element["categories"])
+            columns[name] = [names[code] for code in element["codes"][:]]
+        else:
+            columns[name] = element[:]
+    return columns
+
+
+def test_anndata_has_the_nuclei_of_the_table(table, table_file, ids, tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    output = tmp_path / "nuclei.h5ad"
+    assert main(["anndata", str(table_file), "--patient", "P 1", "-o", str(output)]) == 0
+    with h5py.File(output) as file:
+        assert (file.attrs["encoding-type"], file.attrs["encoding-version"]) == ("anndata", "0.1.0")
+        np.testing.assert_array_equal(file["X"][:], table[FEATURES].to_numpy(np.float32))
+        assert list(file["var/_index"].asstr()[:]) == FEATURES
+        assert list(file["obs/_index"][:].astype(str)) == list(ids)
+        obs = read_obs(file["obs"], lambda element: element.asstr()[:])
+        assert list(obs["class"]) == list(table["class"]) and set(obs["patient"]) == {"P 1"}
+        np.testing.assert_array_equal(obs["prob_Stroma"], table["prob_Stroma"])
+        np.testing.assert_allclose(file["obsm/spatial"][:], table[["x", "y"]] * 0.25)
+        assert json.loads(file["uns/muse"].asstr()[()])["n_nuclei"] == len(table)
+    again = tmp_path / "again.h5ad"
+    assert main(["anndata", str(table_file), "--patient", "P 1", "-o", str(again)]) == 0
+    assert again.read_bytes() == output.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder(table_file, tiled_slide, tmp_path_factory):
+    """A slide's results with its store and its folder for SpatialData."""
+    folder = tmp_path_factory.mktemp("results") / "drawn"
+    shutil.copytree(tiled_slide.folder / "image-500nm.zarr", folder / "image-500nm.zarr")
+    shutil.copy(table_file, folder / "nuclei.parquet")
+    store = str(folder / "image-500nm.zarr")
+    words = ["spatialdata", str(folder / "nuclei.parquet"), "--store", store]
+    assert main([*words, "-o", str(folder / "slide.spatialdata.zarr")]) == 0
+    return folder
+
+
+def test_spatialdata_has_image_outlines_and_table_in_one_system(folder, table, ids, tiled_slide):
+    root = zarr.open_group(folder / "slide.spatialdata.zarr", mode="r")
+    image, outlines = root["images/slide"], root["shapes/nuclei"]
+    assert image.attrs["ome"]["version"] == "0.5-dev-spatialdata"
+    transform = image.attrs["ome"]["multiscales"][0]["coordinateTransformations"][0]
+    assert (transform["scale"], transform["output"]["name"]) == ([1.0, 0.5, 0.5], "global")
+    assert outlines.attrs["coordinateTransformations"][0]["scale"] == [0.25, 0.25]
+    pixels = np.moveaxis(image["0"][:, 1000:1100, 1200:1300], 0, -1)
+    np.testing.assert_array_equal(pixels, tiled_slide.store.read((1200, 1000), (100, 100)))
+    shapes = geopandas.read_parquet(folder / "slide.spatialdata.zarr/shapes/nuclei/shapes.parquet")
+    assert list(shapes.index) == list(ids) and (shapes.area > 0).all()
+    frame = root["tables/table"]
+    np.testing.assert_array_equal(frame["X"][:], table[FEATURES].to_numpy(np.float32))
+    obs = read_obs(frame["obs"], lambda element: element[:])
+    assert list(obs["instance_id"]) == list(ids) and set(obs["element"]) == {"nuclei"}
+    assert frame.attrs["region"] == "nuclei" and set(obs["patient"]) == {"drawn"}
+
+
+def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_slide, tmp_path):
+    shutil.copytree(folder, tmp_path / "elsewhere", symlinks=True)
+    image = zarr.open_group(tmp_path / "elsewhere/slide.spatialdata.zarr", mode="r")["images/slide/0"]
+    assert image.shape[:0:-1] == tiled_slide.store.size_px and image[:, 1000:1200, 1000:1200].min() < 200
+
+
+def test_a_deleted_store_is_one_sentence(folder, tmp_path, capsys):
+    gone, output = str(tmp_path / "image-500nm.zarr"), tmp_path / "slide.spatialdata.zarr"
+    assert main(["spatialdata", str(folder / "nuclei.parquet"), "--store", gone, "-o", str(output)]) == 2
+    assert "no such store; run `muse tile` first" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_cohort_is_one_table_that_is_read_when_it_is_asked_for(folder, table, stitch, shard, tmp_path):
+    for name, features in (("TCGA-AA-0001-01Z", "all"), ("S2", "none")):
+        (tmp_path / name).mkdir()
+        stitch(tmp_path / name / "nuclei.parquet", [shard], "--features", features)
+    (tmp_path / "sheet.json").write_text(json.dumps([{"slide_id": "S2", "patient": "P2"}]))
+    cohort = read_cohort(tmp_path)
+    found = cohort.to_table(columns=["slide_id", "patient", "class", "h_mean"]).to_pandas()
+    assert found.groupby("slide_id")["patient"].agg(set).to_dict() == {
+        "S2": {"P2"},
+        "TCGA-AA-0001-01Z": {"TCGA-AA-0001"},
+    }
+    assert found.loc[found["slide_id"] == "S2", "h_mean"].isna().all()
+    pandas.testing.assert_series_equal(
+        found.loc[found["slide_id"] != "S2", "h_mean"].reset_index(drop=True), table["h_mean"]
+    )

@@ -1,0 +1,144 @@
+"""Tests by patient: calibrated where there is nothing to find, and able to find what is there."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.statistics.comparison import (
+    benjamini_hochberg,
+    compare_groups,
+    compare_pairs,
+    mean_by_patient,
+    require_groups,
+)
+
+N_PATIENTS, N_SLIDES, N_NUCLEI = 24, 3, 100
+SECOND = np.arange(N_PATIENTS) % 2 == 1
+
+
+def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
+    """(cohorts, patients, slides, nuclei): nuclei of a slide, and slides of a patient, resemble each other."""
+    random = np.random.default_rng(seed)
+    shape = (n_cohorts, N_PATIENTS, N_SLIDES, N_NUCLEI)
+    patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * SECOND[:, None, None]
+    return patient + random.normal(0, 0.3, (*shape[:3], 1)) + random.normal(0, 1, shape).astype(np.float32)
+
+
+def by_patient(cohorts: np.ndarray) -> np.ndarray:
+    """(patients, cohorts): a cohort is a measure."""
+    patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
+    values, names = mean_by_patient(cohorts.mean(3).reshape(len(cohorts), -1).T, patients)
+    assert names == sorted(set(patients))
+    return values
+
+
+def test_null_cohorts_are_rejected_as_often_as_promised_by_patient_and_not_by_nucleus():
+    rejected_by_patient, rejected_by_nucleus = [], []
+    for part in range(4):
+        cohorts = draw_cohorts(500, 0, seed=part)
+        rejected_by_patient.append(compare_groups(by_patient(cohorts), SECOND, 999, 1).p < 0.05)
+        first, second = (cohorts[:, chosen].reshape(500, -1) for chosen in (~SECOND, SECOND))
+        rejected_by_nucleus.append(stats.ttest_ind(second, first, axis=1).pvalue < 0.05)
+    assert 0.035 <= np.mean(rejected_by_patient) <= 0.065
+    assert np.mean(rejected_by_nucleus) > 0.2
+
+
+def test_a_planted_difference_is_found_with_an_interval_around_it():
+    found = compare_groups(by_patient(draw_cohorts(300, 1.0, seed=9)), SECOND, 999, 500)
+    assert (found.p < 0.05).mean() > 0.9
+    true = 1.0 / np.sqrt(0.5**2 + 0.3**2 / N_SLIDES + 1 / (N_SLIDES * N_NUCLEI))
+    assert np.median(found.effect) == pytest.approx(true, rel=0.1)
+    assert ((found.low <= true) & (true <= found.high)).mean() > 0.85
+
+
+def test_effect_and_adjusted_p_are_those_of_their_formulas():
+    random = np.random.default_rng(2)
+    values, second = random.normal(1000, 1, (15, 4)), np.arange(15) < 6
+    values[0, 1] = values[3, 1] = np.nan
+    found = compare_groups(values, second)
+    for measure, column in enumerate(values.T):
+        a, b = (column[chosen & np.isfinite(column)] for chosen in (~second, second))
+        freedom = len(a) + len(b) - 2
+        pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
+        g = (b.mean() - a.mean()) / pooled * (1 - 3 / (4 * freedom - 1))
+        assert found.effect[measure] == pytest.approx(g, rel=1e-6)
+        np.testing.assert_allclose(found.mean[:, measure], [a.mean(), b.mean()])
+        assert found.n[:, measure].tolist() == [len(a), len(b)]
+        how = {"n_resamples": 6000, "alternative": "greater", "rng": 1}
+        exact = stats.permutation_test((b, a), lambda x, y: abs(x.mean() - y.mean()), **how).pvalue
+        assert found.p[measure] == pytest.approx(exact, abs=0.02)
+    np.testing.assert_allclose(found.q, stats.false_discovery_control(found.p))
+    assert np.isnan(benjamini_hochberg(np.array([np.nan, 0.5]))[0])
+
+
+def test_a_measure_that_one_patient_of_a_group_has_is_not_tested():
+    values = np.arange(12.0).reshape(6, 2) % 5
+    values[3:5, 0] = np.nan
+    found = compare_groups(values, np.arange(6) >= 3, 99, 50)
+    assert np.isnan([found.p[0], found.q[0], found.effect[0], found.low[0]]).all() and np.isfinite(found.p[1])
+
+
+def test_three_groups_are_compared_pair_by_pair():
+    pairs = compare_pairs(np.random.default_rng(0).normal(size=(9, 2)), list("aaabbbccc"))
+    assert [(first, second) for first, second, _ in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a", "b", "a"], "patient 'P1' is in the groups 'a' and 'b'"),
+        (["a", "a", "a"], "found 1 group"),
+        (["a", "a", "b"], "group 'a' has one patient"),
+    ],
+)
+def test_groups_that_cannot_be_compared_are_refused(groups, message):
+    slides = ["s1", "s2", "s3"]
+    with pytest.raises(ConfigError, match=message):
+        require_groups(dict(zip(slides, groups, strict=True)), {"s1": "P1", "s2": "P1", "s3": "P2"})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of six slides of four patients: tables without outlines, whose nuclei are larger in group b."""
+    from muse_pipeline.core.types import Frame
+    from muse_pipeline.nuclei.parquet import NucleiWriter
+    from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
+    from muse_pipeline.nuclei.table import Nuclei
+
+    lines, random = ["slide_id\tpatient\tlabel"], np.random.default_rng(0)
+    for number, group in enumerate("aaabbb"):
+        folder = tmp_path / f"s{number}"
+        folder.mkdir()
+        card = {"classes": [{"name": "X", "color": [1, 2, 3]}]}
+        said = {"slide_id": f"s{number}", "fingerprint": "", "model": {"name": "m", "sha256": ""}, "card": card}
+        nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.zeros(20))
+        nuclei.prob = np.ones((20, 1), np.float32)
+        shapes = dict.fromkeys(SHAPE_COLUMNS, random.normal(50 + 20 * (group == "b"), 1, 20))
+        with NucleiWriter(folder / "nuclei.parquet", ["X"], said, 4) as writer:
+            import shapely
+
+            writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), shapes)
+        np.savez(folder / "tissue.npz", area_mm2=0.5)
+        lines.append(f"s{number}\tP{number // 2 if number < 2 else number}\t{group}")
+    (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_the_table_has_a_row_per_measure(results, capsys):
+    output, words = results / "statistics.tsv", ["statistics", str(results), "--sheet", str(results / "slides.tsv")]
+    assert main([*words, "--group", "label", "-o", str(output)]) == 0
+    assert "6 slides of 5 patients; the patient is the unit of every test" in capsys.readouterr().out
+    with output.open(encoding="utf-8", newline="") as file:
+        rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert {"nuclei_per_mm2", "percent_X", "median_area_um2"} <= set(rows)
+    area = rows["median_area_um2"]
+    assert (area["first"], area["second"], area["n_first"], area["n_second"]) == ("a", "b", "2", "3")
+    assert float(area["effect"]) > 5 and float(area["low"]) > 0 and float(rows["nuclei_per_mm2"]["mean_first"]) == 40
+    assert main([*words, "--group", "grade", "-o", str(output)]) == 2
+    assert "has no column 'grade'; its columns are slide_id, patient, label" in capsys.readouterr().err
+    assert json.dumps(rows)
