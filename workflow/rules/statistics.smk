@@ -10,7 +10,6 @@ rule statistics:
     """Compare every pair of groups."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
-        sheet=config["slides"],  # its columns of groups and patients
     output:
         table="<results>/statistics.tsv",
     log:
@@ -21,12 +20,14 @@ rule statistics:
         "../../envs/infer.yaml"
     params:
         results=OUTPUT,
+        sheet=config["slides"],
+        state=state_of_files([config["slides"]]),
         group=STATISTICS.get("group"),
         patient=STATISTICS["patient"],
     shell:
         r"""
         muse statistics {params.results:q} \
-            --sheet {input.sheet:q} \
+            --sheet {params.sheet:q} \
             --group {params.group:q} \
             --patient {params.patient:q} \
             --output {output.table:q} >{log:q} 2>&1
