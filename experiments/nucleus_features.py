@@ -4,8 +4,8 @@
     python experiments/nucleus_features.py --table           # prints the table of docs/results.md
 
 Outlines are those that `compact` draws; its classes are not used, but it was trained on these pictures, so outlines may
-fit better than elsewhere. A labelled point belongs to the outline that detection matches to it within 3 um. For each of the
-sites A7, A8 and AC a logistic regression is fitted to the standardised features of the nuclei of the other two.
+fit better than elsewhere. A labelled point belongs to the outline that detection matches to it within 3 um. For each of
+the sites A7, A8 and AC a logistic regression is fitted to the standardised features of the nuclei of the other two.
 Intervals are bootstraps over patients. DATA is a folder with brca-m2c/.
 """
 

@@ -39,9 +39,9 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "rename it"
         )
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
-    if settings["anndata"] or settings["spatialdata"]:
+    if settings.get("anndata") or settings.get("spatialdata"):
         settings["features"] = "all"
-    if settings["spatialdata"] and not settings["keep_stores"]:
+    if settings.get("spatialdata") and not settings["keep_stores"]:
         raise ConfigError("config: spatialdata links to the images, which keep_stores: false deletes; set it to true")
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
