@@ -32,15 +32,15 @@ def split_stain(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
     return density
 
 
-def measure_densities(stain: str, zones: ZonePixels, density: np.ndarray) -> dict[str, np.ndarray]:
+def measure_densities(stain: str, zones: ZonePixels, values: np.ndarray) -> dict[str, np.ndarray]:
     """The features of the group ``stain``, (N,) each; NaN where a zone has no pixel.
 
     Args:
         stain: "h" or "e".
         zones: of the nuclei; pixels of rings that lie in other nuclei are left out by the caller.
-        density: (h, w) of the stain in the image.
+        values: (M,) of the stain in the pixels of the zones.
     """
-    values = density.ravel().take(zones.place).astype(float)
+    values = values.astype(float)
     is_nucleus = zones.zone >= RIM
     mean, sd = mean_and_sd(zones, values, is_nucleus)
     found = {f"{stain}_mean": mean, f"{stain}_sd": sd}

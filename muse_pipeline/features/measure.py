@@ -132,11 +132,13 @@ class FeatureMeter:
         for each in (zones, other):
             taken[each.place[each.zone >= RIM]] = True
         pixels = self.store.read(tuple(corner), (width, height))
-        h, e = (split_stain(pixels, table) for table in self._tables)
         counted = replace(zones, zone=zones.zone * ((zones.zone != RING) | ~taken.take(zones.place)))
-        found = measure_densities("h", counted, h) | measure_densities("e", counted, e)
+        of_zones = pixels.reshape(-1, 1, 3).take(zones.place, axis=0)
+        found = {}
+        for stain, table in zip("he", self._tables, strict=True):
+            found |= measure_densities(stain, counted, split_stain(of_zones, table).ravel())
         if "texture" in self.groups:
-            found |= measure_texture(zones, h, self.store.mpp)
+            found |= measure_texture(zones, split_stain(pixels, self._tables[0]), self.store.mpp)
         return found
 
     def _within_slide(self, zones: ZonePixels, corner: np.ndarray, shape: tuple[int, int]) -> ZonePixels:
