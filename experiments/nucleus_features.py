@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from muse_pipeline.nuclei.matching import match_points
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.types import Frame
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
 from muse_pipeline.features.measure import FeatureSettings
 from muse_pipeline.inference.colour_input import colour_of_fit

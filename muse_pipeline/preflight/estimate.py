@@ -72,14 +72,14 @@ def estimate_run(checks: Sequence[SlideCheck], threads: int, start_seconds: floa
     model = sum(check.n_windows * check.window_seconds for check in checks)
     rest = len(checks) * N_STEPS * start_seconds + sum(nuclei) * SECONDS_PER_NUCLEUS
     hours = (reading + model + rest) / 3600
-    tissue_mm2 = sum(look.tissue_mm2 for look in looks)
+    tissue_mm2 = sum(check.tissue_mm2 for check in checks)
     stores = [
         check.n_chunks * check.chunk_bytes + SHARD_BYTES_PER_NUCLEUS * n
         for check, n in zip(checks, nuclei, strict=True)
     ]
     return {
         "slides": len(checks),
-        "tissue_mm2": sum(check.tissue_mm2 for check in checks),
+        "tissue_mm2": tissue_mm2,
         "nuclei": round(sum(nuclei)),
         "threads": threads,
         "hours": hours / threads,
@@ -88,7 +88,9 @@ def estimate_run(checks: Sequence[SlideCheck], threads: int, start_seconds: floa
         "peak_memory_mib": max((check.peak_memory_mib for check in checks), default=0),
         "scratch_bytes": round(sum(stores)),
         "largest_scratch_bytes": round(max(stores, default=0)),
-        "result_bytes": round(RESULT_BYTES_PER_NUCLEUS * sum(nuclei) + PICTURE_BYTES * len(checks)),
+        "result_bytes": round(
+            RESULT_BYTES_PER_NUCLEUS * sum(nuclei) + VIEWER_BYTES_PER_MM2 * tissue_mm2 + PICTURE_BYTES * len(checks)
+        ),
     }
 
 

@@ -95,9 +95,9 @@ def test_the_estimate_is_near_what_the_run_comes_to(found, folder, muse, tmp_pat
 
 
 def test_the_viewer_is_among_the_results(found):
-    good = next(Look(**slide) for slide in found["slides"] if slide["slide_id"] == "good")
+    good = next(SlideCheck(**slide) for slide in found["slides"] if slide["slide_id"] == "good")
     more = replace(good, tissue_mm2=good.tissue_mm2 + 1)
-    prices = [sum_up([look], threads=1, start_seconds=1.0)["price"]["result_bytes"] for look in (good, more)]
+    prices = [sum_up([look], threads=1, start_seconds=1.0)["estimate"]["result_bytes"] for look in (good, more)]
     assert prices[1] - prices[0] == 1_500_000
 
 
