@@ -71,7 +71,7 @@ def test_three_branches_keep_what_each_pair_teaches():
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
     """What holds for every seed that was run: (i), (ii), and B in three branches.
 
-    C is in three branches with one of three seeds only, see docs/results.md; with linear encoders it is, above.
+    C is in three branches with two of three seeds, see docs/results.md; with linear encoders it is, above.
     """
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
     siamese, two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("siamese", "two", "three"))
