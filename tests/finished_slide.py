@@ -22,6 +22,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 
+HOSTILE = "<script>alert(1)<\u2215script>\"'&amp;\u202egvs 肿瘤"
+
 CLASSES = {"Lymphocyte": (0, 119, 187), "Epithelial": (204, 51, 17), "Stromal": (0, 153, 136)}
 RADIUS_UM = np.array([3.0, 5.0, 4.0])
 MODEL = {"name": "compact", "sha256": "0123456789abcdef" * 4}

@@ -27,7 +27,7 @@ LAYERS = (
     {"labels"},
     {"data"},
     {"evaluation", "proposals"},
-    {"demo", "preflight", "training", "report"},
+    {"demo", "preflight", "training", "report", "statistics"},
     {"methods", "viewer"},
     {"export", "probing"},
     {"geodataframe", "pipeline"},

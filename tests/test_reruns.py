@@ -70,6 +70,12 @@ CHANGED_SETTINGS = [
     ("frame", "openslide", {**NUCLEI, "geojson_proposals": 2}),
     ("max_features", 100, NUCLEI),
     ("csv", True, NUCLEI),
+    ("features", "none", NUCLEI),
+    ("measurements", ["h_mean"], NUCLEI),
+    ("anndata", True, {"anndata": 2, **NUCLEI}),
+    ("spatialdata", True, {"spatialdata": 2, **NUCLEI}),
+    ("statistics", {"group": "label"}, {"statistics": 1}),
+    ("viewer", False, NUCLEI),
 ]
 # The built-in model works at 0.5 um alone; the setting needs one that does not.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}

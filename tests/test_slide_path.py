@@ -60,7 +60,16 @@ def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, 
     folder = tmp_path / "S"
     (detect,) = (command for command in step_commands(slide, folder) if command[0] == "detect")
     image = ["image", str(slide), "--slide-id", "S", "--output", str(folder)]
-    nuclei = ["nuclei", str(folder / "shards/1-of-1.parquet"), "--output", str(folder)]
+    nuclei = [
+        "nuclei",
+        str(folder / "shards/1-of-1.parquet"),
+        "--features",
+        "basic",
+        "--store",
+        str(folder / "image-500nm.zarr"),
+        "--output",
+        str(folder),
+    ]
     for command in (image, detect, nuclei):
         assert main(command) == 0, command
     assert results(folder) == results(whole)

@@ -24,16 +24,10 @@ GROUPS = {
         "fetch inspect tissue register tile regions propose detect stitch geojson overlay report view suggest"
     ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
-    "to judge results and models": "evaluate probe compare card proposer",
-    "tools": "check-geojson demo-slide",
+    "to judge results and models": "statistics evaluate probe compare card proposer",
+    "tools": "anndata spatialdata check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = (
-    "image",
-    "nuclei",
-    "partner",
-    "model",
-    "changes",
-)  # not in the list of `muse --help`
+OF_THE_WORKFLOW = ("image", "nuclei", "partner", "model", "changes")  # not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
@@ -63,15 +57,14 @@ class Parser(argparse.ArgumentParser):
         """Every option's names."""
         return [name for action in self._actions for name in action.option_strings]
 
+    def reject(self, word: str, known: Iterable[str]) -> NoReturn:
+        """Report the unknown ``word`` and the nearest known one."""
+        from difflib import get_close_matches
 
-def reject(self, word: str, known: Iterable[str]) -> NoReturn:
-    """Report the unknown ``word`` and the nearest known one."""
-    from difflib import get_close_matches
-
-    if near := get_close_matches(word, known):
-        nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
-        self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
-    self.error(f"there is no '{word}'")
+        if near := get_close_matches(word, known):
+            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
+            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
+        self.error(f"there is no '{word}'")
 
 
 def main(arguments: list[str] | None = None) -> int:

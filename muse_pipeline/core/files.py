@@ -249,15 +249,14 @@ class FullDisk:
         disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
         if self.number == errno.ENOSPC:
             return f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
-            return f"your quota on {disk} is exceeded, in bytes or in files"
+        return f"your quota on {disk} is exceeded, in bytes or in files"
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> FullDisk | None:
     """The full disk that caused ``error``, or None if the cause was another.
 
     A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. So the disks
-    are
-    probed, before the unfinished output is removed.
+    are probed, before the unfinished output is removed.
 
     Args:
         error: the exception.

@@ -177,7 +177,7 @@ class ViewSampler:
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
             _, xy = nuclei.inside(*_box(pair))
-            found = ViewSet.look(image, pair, xy)
+            found = ViewSet.index(image, pair, xy)
             if len(found.shared(0, 1)) >= settings.min_matches:
                 break
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]

@@ -1,7 +1,7 @@
 """Tests between groups of patients: effect sizes with bootstrap intervals, permutation tests, false discovery rate.
 
 The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other; a test that counts them as
-independent finds differences where there are none (``docs/features.md`` has an example).
+independent finds differences where there are none (``docs/guide/features.md`` has an example).
 """
 
 from __future__ import annotations

@@ -221,8 +221,7 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     status, _, printed = muse(*run, "compact")
     assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
     assert (
-        "--mode label-free is for models of one class, and --model compact has Lymphocyte, Epithelial, Stroma"
-        in printed
+        "--mode label-free has nuclei of one class, and --model compact has Lymphocyte, Epithelial, Stroma" in printed
     )
     assert muse(*run, "label_free")[0] == 0
 
@@ -276,7 +275,7 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
         return "stopped"
 
     monkeypatch.setattr(run_slides, "run_logged", begin)
-    assert run_slides.run_slides(rows, run_slides.Plan(results, Predictor(find_model("compact")))) == ["a", "b"]
+    assert run_slides.run_slides(rows, run_slides.Plan(results, Predictor(find_model("compact")))) == (["a", "b"], [])
     assert set(report_of(results)) == {"a", "b", "other"}
 
 

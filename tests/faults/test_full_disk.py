@@ -152,6 +152,6 @@ def test_other_failures_keep_their_words(tmp_path):
 
 def test_what_one_user_may_have_is_reported_to_be_used_up(tmp_path):
     """No quota can be set up here: the sentence alone."""
-    printed = r"quota exceeded\): your share of /.* is used up, in bytes or in files; make room"
+    printed = r"quota exceeded\): your quota on /.* is exceeded, in bytes or in files; make room"
     with pytest.raises(OutputError, match=printed), complete_file(tmp_path / "a"):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from finished_slide import row, write_ledger, write_slide
+from finished_slide import HOSTILE, row, write_ledger, write_slide
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,3 @@ def cohort(tmp_path_factory):
     sheet = results / "sheet.json"
     sheet.write_text(json.dumps([row(name) for name in ("good", "with gaps", HOSTILE, "noise")]), encoding="utf-8")
     return results, sheet
-
-
-HOSTILE = "<script>alert(1)<\u2215script>\"'&amp;\u202egvs 肿瘤"

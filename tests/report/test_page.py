@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import HOSTILE
+from finished_slide import HOSTILE
 from PIL import Image
 
 from muse_pipeline.report import page

@@ -156,35 +156,35 @@ def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
 PAIRED = {**SETTINGS, "method": "trident", "views": {"global_px": 64, "mpp": [0.5, 1.0]}}
 
 
-def fill_partners(place, *slides):
+def fill_partners(where, *slides):
     """Give these slides a partner in the sheet."""
-    (place / "ihc.tif").touch()
-    header, *rows = (place / "slides.tsv").read_text().splitlines()
+    (where / "ihc.tif").touch()
+    header, *rows = (where / "slides.tsv").read_text().splitlines()
     cells = ["ihc.tif" if row.split("\t")[0] in slides else "" for row in rows]
     lines = [f"{line}\t{cell}" for line, cell in zip([header, *rows], ["partner", *cells], strict=True)]
-    (place / "slides.tsv").write_text("\n".join(lines) + "\n")
+    (where / "slides.tsv").write_text("\n".join(lines) + "\n")
 
 
-def test_slides_with_a_partner_are_paired_with_its_store(muse, place):
-    fill_partners(place, "a", "c", "d")
-    (place / "given.yaml").write_text(yaml.safe_dump(PAIRED))
+def test_slides_with_a_partner_are_paired_with_its_store(muse, where):
+    fill_partners(where, "a", "c", "d")
+    (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
     files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml", "--resolved", "run.json"]
     status, _, errors = muse("pretrain-config", "given.yaml", *files, "--tissue", "tissue.yaml")
     assert status == 0, errors
     _, config = load_run(Path("run.yaml"))
     partners = {s.store.parent.name: s.partner and s.partner.store for s in config.sources}
-    stores = [place / "out" / name / "partner" / "image-500nm.zarr" for name in "ad"]
+    stores = [where / "out" / name / "partner" / "image-500nm.zarr" for name in "ad"]
     assert partners == {"a": stores[0], "b": None, "d": stores[1], "e-bad": None}
-    assert read_json(place / "run.json")["partners"] == ["a", "d"]  # c is held back
+    assert read_json(where / "run.json")["partners"] == ["a", "d"]  # c is held back
     load_tissue_config(Path("tissue.yaml"))
     status, _, _ = muse("pretrain-config", "given.yaml", *files, "--set", "alignment.branches=1")
-    assert status == 0 and read_json(place / "run.json")["partners"] == []
+    assert status == 0 and read_json(where / "run.json")["partners"] == []
 
 
-def test_a_sheet_without_partners_cannot_train_with_them(muse, place):
-    (place / "given.yaml").write_text(yaml.safe_dump(PAIRED))
+def test_a_sheet_without_partners_cannot_train_with_them(muse, where):
+    (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
     files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml"]
     status, _, errors = muse("pretrain-config", "given.yaml", *files)
     assert status == 2 and "none has a `partner`, which 3 branches need" in errors and "column `partner`" in errors
-    (place / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "method": "psm"}))
+    (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "method": "psm"}))
     assert muse("pretrain-config", "given.yaml", *files)[0] == 2
