@@ -1,7 +1,7 @@
 """Take the pictures of docs/guide/viewer.md: a finished slide in the viewer, looked at and corrected.
 
-muse run CMU-1-Small-Region.svs -o results
-python docs/images/draw_viewer.py results/CMU-1-Small-Region/viewer --at 1250,1180,0.35 docs/images/viewer.jpg
+muse demo-slide demo --area-mm2 2 --mpp 0.5 && muse run demo/demo.svs -o results
+python docs/images/draw_viewer.py results/demo/viewer --at 3000,2350,0.35 docs/images/viewer.jpg
 """
 
 import argparse
