@@ -18,7 +18,7 @@ def viewer(finished):
     return write_viewer(finished, threads=2).parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     with launched_chromium() as browser:
         yield browser
