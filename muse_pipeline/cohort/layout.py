@@ -11,7 +11,10 @@ from muse_pipeline.core.files import remove
 
 # The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-DRAWN = ("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer")
+DRAWN = (  # from the nuclei
+    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer"),
+    *("nuclei.h5ad", "slide.spatialdata.zarr"),
+)
 # Stores and shards are not listed: each records the slide that it was made from.
 REPLACED = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import DRAWN, TABLE_FILES
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, remove
 
 NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
 
@@ -65,7 +65,7 @@ def withdraw_failed(folder: Path, store: str) -> None:
     withdrawn = [*nuclei, *DRAWN] if steps - for_others - proposing else []
     withdrawn += proposals if steps - for_others else []
     for outdated in [path for name in withdrawn for path in folder.glob(name)]:
-        outdated.unlink()
+        remove(outdated)
 
 
 def forget_unasked_steps(

@@ -14,7 +14,14 @@ from muse_pipeline.cohort.outcome import (
 )
 
 STORE = "image-500nm.zarr"
-NUCLEI = {"nuclei.parquet", "nuclei.geojson.gz", "nuclei.part-001.geojson.gz", "summary.json", "overlays/1.png"}
+NUCLEI = {
+    "nuclei.parquet",
+    "nuclei.geojson.gz",
+    "nuclei.part-001.geojson.gz",
+    "summary.json",
+    "overlays/1.png",
+    "viewer/index.html",
+}
 PROPOSALS = {"proposals.parquet", "proposals.geojson.gz"}
 OWN = {"nuclei.qpdata", "overlays/mine.png"}
 
