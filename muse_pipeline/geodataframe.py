@@ -21,7 +21,8 @@ from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import REGION, open_nuclei, parse_outlines, read_provenance, read_within
-from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureFile, FeatureRenderer, encode, split_name
+from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
+from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureRenderer
 
 NEW_CLASS_RGB = (128, 128, 128)
 Box = tuple[float, float, float, float]

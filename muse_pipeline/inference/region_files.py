@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
@@ -157,7 +158,7 @@ def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[Nucleus
     for area, outline in zip(areas, rings, strict=True):
         cv2.polylines(picture, outline, True, area.color, 1 + max(picture.shape) // 1000, cv2.LINE_AA, shift=_SHIFT)
     with complete_file(path) as partial:
-        _add_legend(picture, classes).save(partial, format="PNG")
+        _add_legend(picture, classes).save(partial, **PNG)
 
 
 _SHIFT = 4  # bits of a pixel

@@ -166,8 +166,8 @@ def stitch_shards(
     if meter:
         described["features"] = {**meter.describe(), "n_without_pixels": 0}
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
-    more = {"regions": None if regions is None else [one.name for one in regions.classes]}
-    more["features"] = meter.names if meter else ()
+    classes_of_regions = None if regions is None else [one.name for one in regions.classes]
+    more = {"regions": classes_of_regions, "features": meter.names if meter else ()}
     around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
     with NucleiWriter(output, names, described, *columns, **more) as writer:
         size = write_nuclei(writer, around, Measures(clusters, regions, meter), info, threads)

@@ -61,7 +61,7 @@ class ImportSettings:
         require_one_of(self, "imported", unit=UNITS, frame=GEOJSON_FRAMES)
         require_between(self, "imported", radius_um=(0.5, 20))
         if SLIDE not in self.file and (word := re.search(r"\{.*?\}", self.file)):
-            raise ConfigError(f"imported: file has {word[0]}, which is nothing; {SLIDE} is the slide's id")
+            raise ConfigError(f"imported: unknown field {word[0]} in 'file'; write {SLIDE} for the slide's id")
 
 
 @PROPOSERS.register("imported")

@@ -20,6 +20,7 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, open_geojson, sha256_of
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
@@ -34,7 +35,6 @@ from muse_pipeline.qupath.objects import (
     why_left_out,
 )
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
-from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea, TissueMask
 from muse_pipeline.tissue.outline import TISSUE_RGB, trace_outline
 

@@ -6,24 +6,23 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import pyarrow as pa
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
-from muse_pipeline.core.files import complete_file, remove, write_json
+from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION_PROB, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
+from muse_pipeline.qupath.feature_file import SEPARATOR, FeatureFile, encode, split_name
 
 BATCH = 8_192
 
@@ -149,61 +148,6 @@ def _divide_into_batches(n_features: int) -> tuple[int, int]:
 def _part_path(output: Path, number: str) -> Path:
     stem, suffix = split_name(output)
     return output.with_name(f"{stem}.part-{number}{suffix}")
-
-
-SEPARATOR = b",\n"
-_HEAD = b'{"type":"FeatureCollection","features":['
-_TAIL = b"\n]}\n"
-_GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
-
-
-class FeatureFile:
-    """Writes batches of features, one feature a line; the file appears when the ``with`` block ends well.
-
-    Raises:
-        GeoJSONError: QuPath would not open a file of that name.
-    """
-
-    def __init__(self, path: Path):
-        self._path, self._suffix = path, split_name(path)[1]
-
-    def __enter__(self) -> FeatureFile:
-        with ExitStack() as stack:
-            partial = stack.enter_context(complete_file(self._path))
-            self._file = stack.enter_context(partial.open("wb"))
-            self._file.write(encode(_HEAD, self._suffix))
-            self._before = encode(SEPARATOR[1:], self._suffix)
-            stack.push(self._end)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, batch: bytes) -> None:
-        """Append features that are joined by ``SEPARATOR`` and went through ``encode``."""
-        self._file.write(self._before)
-        self._file.write(batch)
-        self._before = encode(SEPARATOR, self._suffix)
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._stack.__exit__(*error)
-
-    def _end(self, *error: Any) -> None:
-        if error[0] is None:
-            self._file.write(encode(_TAIL, self._suffix))
-
-
-def encode(text: bytes, suffix: str) -> bytes:
-    """The text as it stands in a file with that suffix: as it is, or as a gzip member with no name and time in it."""
-    if suffix == ".geojson":
-        return text
-    return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
-
-
-def split_name(path: Path) -> tuple[str, str]:
-    """The name of a file before and from ``.geojson``."""
-    for suffix in (".geojson.gz", ".geojson"):
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix), suffix
-    raise GeoJSONError(f"{path}: QuPath opens .geojson and .geojson.gz; choose such a name")
 
 
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")

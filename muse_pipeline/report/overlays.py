@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muse_pipeline.core.coords import level0_to_work, work_to_level0, xy_to_xy_index
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -103,7 +104,7 @@ def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, col
 def save_picture(canvas: Image.Image, path: Path) -> None:
     """Write a PNG, complete or not at all."""
     with complete_file(path) as partial:
-        canvas.save(partial, format="PNG", compress_level=4)  # 6 is smaller by 3 % and takes 2.5 times as long
+        canvas.save(partial, **PNG)
 
 
 def _font() -> ImageFont.FreeTypeFont:
@@ -124,6 +125,17 @@ _OUTLINE = (74, 84, 98)
 _GLASS_GREY = 236
 # Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
+
+
+def _heat_colours(strength: np.ndarray) -> np.ndarray:
+    stops = np.linspace(0, 1, len(_RAMP))
+    return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
+
+
+# Colour and opacity by density in 255ths of the highest; grey of the tissue below by its own grey, glass white.
+_HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
+_OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
+_PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
 
 
 def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndarray], path: Path) -> None:
@@ -152,16 +164,12 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndar
 
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Lay the heat colours of ``strength`` (h, w) on ``picture`` (h, w, 3) uint8 where it is ``inside`` tissue."""
-    pale, strength = _pale_grey(picture), np.clip(strength, 0, 1)
+    pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
     pale[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
-    opacity = (np.clip(strength * 8, 0, 0.8) * inside)[..., None]
-    return np.round(pale * (1 - opacity) + _heat_colours(strength) * opacity).astype(np.uint8)
-
-
-def _pale_grey(picture: np.ndarray) -> np.ndarray:
-    """Tissue in pale grey; glass white, whether the store holds it or not."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float)
-    return np.repeat((255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None))[..., None], 3, axis=2)
+    level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
+    opacity = (_OPACITY[level] * inside)[..., None]
+    pale = pale[..., None].astype(np.float32)
+    return np.rint(pale + (_HEAT[level] - pale) * opacity).astype(np.uint8)
 
 
 def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float) -> np.ndarray:
@@ -178,11 +186,6 @@ def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w) float32 of a bool mask at another ``size``, linear; along the rows first, so that little is float."""
     narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
     return cv2.resize(narrow, size)
-
-
-def _heat_colours(strength: np.ndarray) -> np.ndarray:
-    stops = np.linspace(0, 1, len(_RAMP))
-    return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
 def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:

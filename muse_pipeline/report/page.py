@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import area_text, count_text, density_text, time_text
 from muse_pipeline.qupath.import_script import copy_import_script
 from muse_pipeline.report.cohort import (
@@ -85,8 +87,7 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield element("h2", "All slides")
     yield slide_table(anchored, album)
     yield element("h2", "Slide by slide")
-    for anchor, slide in anchored:
-        yield slide_card(slide, anchor, album)
+    yield from map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
     yield from suggested_fields(album, slides)
     if pretraining:
         yield element("h2", "Pretraining")

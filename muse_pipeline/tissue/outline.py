@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview, strips
@@ -76,7 +77,7 @@ def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, inf
     if tissue.roi is not None:
         _draw(picture, tissue.roi, to_picture, ROI_RGB, thickness)
     with complete_file(path) as partial:
-        Image.fromarray(picture).save(partial, format="PNG")
+        Image.fromarray(picture).save(partial, **PNG)
 
 
 def _draw(picture: np.ndarray, shape: BaseGeometry, scale_xy: np.ndarray, colour, thickness: int) -> None:

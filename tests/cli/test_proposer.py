@@ -19,6 +19,11 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
         ("otsu", "{strictnes: 2}", "proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?"),
         ("otsu", "{classes: red}", "proposals: otsu: classes is 'red'; give dab, or leave it out"),
         ("imported", "{}", "proposals: imported: setting 'file' is missing; add it"),
+        (
+            "imported",
+            "{file: '{slide_id}.csv'}",
+            "imported: unknown field {slide_id} in 'file'; write {slide} for",
+        ),
         ("otsu", "[1]", "proposals: otsu: "),
     ],
 )

@@ -39,6 +39,7 @@ def test_an_output_that_is_a_pattern_is_rejected():
     [
         ({"mpp": 0.25, "classes": ["a"]}, "supervised", "works at 0.25 um/px; set `mpp: 0.25`"),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "label-free", "mode label-free is for models of one class"),
+        ({"mpp": 2, "classes": ["a", "b"], "kind": "regions"}, "supervised", "'m' maps regions and finds no nuclei"),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "supervised", None),
         ({"mpp": 0.5, "classes": ["a"]}, "label-free", None),
     ],
