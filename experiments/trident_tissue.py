@@ -155,7 +155,7 @@ def count_predictions(backbone, reference: ColourReference | None, labels: Label
     bank, query = (point_features(backbone, one, torch.device("cpu")) for one in points)
     mean, std = bank.mean(0), bank.std(0) + 1e-6
     bank, query, truth = (bank - mean) / std, (query - mean) / std, points[1].label.numpy()
-    picture, counts = points[0].places()[0], dict.fromkeys(PROTOCOLS, 0)
+    picture, counts = points[0].positions()[0], dict.fromkeys(PROTOCOLS, 0)
     for draw in range(N_DRAWS):
         chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
         features, label = bank[chosen], points[0].label[chosen]

@@ -61,24 +61,24 @@ class NucleusSource:
         for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
             if self.images is None and getattr(self, name) not in (None, ()):
                 raise ConfigError(
-                    f"{self.place}: `{name}` is a setting of `images`; take it out of this source, or give it below "
+                    f"{self.location}: `{name}` is a setting of `images`; take it out of this source, or give it below "
                     "`labelled`"
                 )
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
         if not 0 < self.weight < float("inf"):
-            raise ConfigError(f"{self.place}: weight must be > 0 (got {self.weight})")
-        require_patient_rule(self.patient, self.place)
+            raise ConfigError(f"{self.location}: weight must be > 0 (got {self.weight})")
+        require_patient_rule(self.patient, self.location)
 
     @property
-    def place(self) -> Path:
+    def location(self) -> Path:
         """Where its images are."""
-        return self.store or self.images or self.labelled.place
+        return self.store or self.images or self.labelled.location
 
     def patient_of(self, name: str) -> str:
         """The patient of the picture or slide ``name``, by the rule of label sources."""
         if self.patient_name is not None:
             return self.patient_name
-        return patient_in_name(name, self.patient, self.place)
+        return patient_in_name(name, self.patient, self.location)
 
 
 @dataclass(frozen=True, eq=False)

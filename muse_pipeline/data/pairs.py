@@ -1,4 +1,4 @@
-"""Views of H&E tissue with what their partners show at the same place."""
+"""Views of H&E tissue with the same tissue in their partners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.partners import Partner
-from muse_pipeline.data.places import PlaceVectors
+from muse_pipeline.data.spots import SpotVectors
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
 
 CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # shares of a view's side
@@ -93,7 +93,7 @@ class PairBatches:
         nuclei, at_nuclei = np.zeros((*shared.shape, self.n_columns), np.float32), np.zeros_like(shared)
         for number, one in enumerate(sets):
             partner, view = self._partner[id(one.image)], one.views[0]
-            if not isinstance(partner, PlaceVectors):
+            if not isinstance(partner, SpotVectors):
                 continue
             middle = view.source_xy(np.full((1, 2), view.size_px / 2))
             (at_middle[number],), (known[number],) = partner.at(middle)

@@ -1,6 +1,6 @@
 """Partners of H&E images: what shows the same tissue in training and is missing later.
 
-A partner is a picture (another stain, drawn nuclei) or vectors at places (a spatial assay), in the pixels of its H&E
+A partner is a picture (another stain, drawn nuclei) or vectors at spots (a spatial assay), in the pixels of its H&E
 image. It may cover part of the image, or be absent.
 """
 
@@ -20,7 +20,7 @@ from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, Mpp
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
-from muse_pipeline.data.places import PlaceVectors, read_places
+from muse_pipeline.data.spots import SpotVectors, read_spots
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -46,11 +46,11 @@ class PartnerSource:
             have no partner.
         nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
             in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
-        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and place, or
+        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and spot, or
             AnnData (.h5ad) with positions in ``obsm['spatial']``.
         columns: of ``vectors`` that are used; all others than x and y when not given.
         unit: of x and y: level-0 "px" or "um".
-        radius_um: a position has the vector of the nearest place within this distance, or none.
+        radius_um: a position has the vector of the nearest spot within this distance, or none.
     """
 
     store: Path | None = None
@@ -70,13 +70,13 @@ class PartnerSource:
         require_positive(self, "partner", "radius_um")
 
     @property
-    def place(self) -> Path:
+    def location(self) -> Path:
         """Its file or folder."""
         return self.store or self.images or self.nuclei or self.vectors
 
     @property
     def is_vectors(self) -> bool:
-        """True for vectors at places, False for pictures."""
+        """True for vectors at spots, False for pictures."""
         return self.vectors is not None
 
 
@@ -98,7 +98,7 @@ class PairedSource(NucleusSource):
         kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
         if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
             raise ConfigError(
-                f"{self.partner.place}: cannot be the partner of a source of `{kind}`; a `store` takes a `store`, "
+                f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store` takes a `store`, "
                 "`nuclei` or `vectors`, and `images` take `images` or `nuclei`"
             )
 
@@ -194,7 +194,7 @@ class DrawnNuclei(PicturePartner):
         return canvas
 
 
-Partner = PicturePartner | PlaceVectors
+Partner = PicturePartner | SpotVectors
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
@@ -258,9 +258,9 @@ def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
     return PartnerPicture(pixels)
 
 
-def _open_nuclei(place: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
+def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
     is_slide = isinstance(image, NucleusSlide)
-    path = place if is_slide else _file_of(place, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
+    path = location if is_slide else _file_of(location, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
     if path is None:
         return None
     kept = folder / _key(path, f"outlines {image.mpp} {image.size_px}")
@@ -302,16 +302,16 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
     return nuclei.xy, nuclei.rays
 
 
-def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> PlaceVectors:
+def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> SpotVectors:
     path = source.vectors
-    locations, names, values = read_places(path, source.columns)
+    locations, names, values = read_spots(path, source.columns)
     to_level0 = np.asarray(image.store.slide_mpp) if source.unit == "um" else 1.0
     xy = level0_to_work(locations / to_level0, image.store.slide_mpp, image.mpp)
     n_inside = int(((xy >= 0) & (xy < image.size_px)).all(1).sum())
     if not n_inside:
         other = UNITS[1 - UNITS.index(source.unit)]
         raise NucleiError(
-            f"{path}: all {len(xy)} places lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
+            f"{path}: all {len(xy)} spots lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
             f"um/px), with x and y in {source.unit}; set `unit: {other}` if that is meant, or give this slide's table"
         )
     kept, radius_px = folder / f"{_key(path, ' '.join(names))}.npy", source.radius_um / image.mpp
@@ -319,10 +319,10 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> P
         kept.parent.mkdir(parents=True, exist_ok=True)
         with complete_file(kept) as partial, partial.open("wb") as file:
             np.save(file, values)
-    found = PlaceVectors(xy, np.load(kept, mmap_mode="r"), names, radius_px)
+    found = SpotVectors(xy, np.load(kept, mmap_mode="r"), names, radius_px)
     if not found.at(image.nuclei.xy)[1].any():
         raise NucleiError(
-            f"{path}: no place lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
+            f"{path}: no spot lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
             f"are read as {source.unit}) and `radius_um`"
         )
     return found

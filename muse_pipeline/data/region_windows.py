@@ -14,7 +14,7 @@ from torch.nn import functional
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import Augmentation, random_linear, vary_appearance
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.data.windows import cut_windows, place_windows, read_cells
+from muse_pipeline.data.windows import cut_windows, draw_centres, read_cells
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 
 
@@ -68,7 +68,7 @@ class RegionWindows:
     ):
         self.n_classes, self.mpp, self.window_px, self.batch = n_classes, mpp, window_px, batch
         self.augmentation, self.seed, self.device = augmentation, seed, device
-        margin = window_px // 2  # turned windows look beyond a picture of their own size
+        margin = window_px // 2  # rotated windows reach beyond a picture of their own size
         pictures = [cv2.copyMakeBorder(one.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for one in images]
         self.pictures = [torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures]
         self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
@@ -86,7 +86,7 @@ class RegionWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = place_windows(self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator)
+        centre = draw_centres(self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)

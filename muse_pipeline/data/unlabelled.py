@@ -88,7 +88,7 @@ def _read(path: Path, stated: float | None, mpp: float) -> Picture:
     return Picture(pixels)
 
 
-PLACE_PX = 16  # places in a picture are drawn by such cells
+MASK_PX = 16  # side of the pixels of a picture's tissue mask, from which window centres are drawn
 
 
 class Image(Protocol):
@@ -111,7 +111,7 @@ class Picture:
     def __init__(self, pixels: np.ndarray):
         self.pixels = pixels
         self.size_px = pixels.shape[1], pixels.shape[0]
-        self.tissue = np.ones((-(-pixels.shape[0] // PLACE_PX), -(-pixels.shape[1] // PLACE_PX)), bool), float(PLACE_PX)
+        self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """See ``Image``."""
@@ -132,7 +132,7 @@ class Picture:
 class WindowSampler:
     """Windows centred on tissue and as far as can be inside their image.
 
-    Images are drawn in proportion to their tissue, and places of tissue alike within an image.
+    Images are drawn in proportion to their tissue area, and positions uniformly over the tissue of an image.
 
     Args:
         images: pictures and stores at one mpp.
@@ -144,8 +144,8 @@ class WindowSampler:
 
     def __init__(self, images: Sequence[Image], window_px: int):
         self.images, self.window_px = images, window_px
-        self._places = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
-        area = np.array([len(positions) * side**2 for positions, _, side in self._places], float)
+        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
+        area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
             raise StoreError("no image has tissue to draw windows from; name slides or pictures that hold some")
         self._share = area / area.sum()
@@ -156,8 +156,8 @@ class WindowSampler:
         return np.stack([self._cut(int(index), generator) for index in chosen])
 
     def _cut(self, index: int, generator: np.random.Generator) -> np.ndarray:
-        image, (positions, columns, side) = self.images[index], self._places[index]
-        row, column = divmod(int(positions[generator.integers(len(positions))]), columns)
+        image, (cells, columns, side) = self.images[index], self._cells[index]
+        row, column = divmod(int(cells[generator.integers(len(cells))]), columns)
         centre = (np.array([column, row]) + generator.random(2)) * side
         last = np.maximum(np.array(image.size_px) - self.window_px, 0)
         x, y = np.floor(centre - self.window_px / 2).clip(0, last).astype(int).tolist()

@@ -75,7 +75,7 @@ class View:
         corner: (x, y) whole px of the image.
         side_px: of the square, in image px.
         size_px: R, side of the view.
-        mirror: whether left and right change places.
+        mirror: whether left and right are swapped.
         turns: quarter turns, counter-clockwise, after that.
         image_mpp: um per image px.
     """
@@ -92,7 +92,7 @@ class View:
         """Um per pixel of the view."""
         return self.side_px * self.image_mpp / self.size_px
 
-    def place(self, xy: np.ndarray) -> np.ndarray:
+    def view_xy(self, xy: np.ndarray) -> np.ndarray:
         """Image positions (..., 2) in view px."""
         xy = (np.asarray(xy, float) - self.corner) * (self.size_px / self.side_px)
         x, y = xy[..., 0], xy[..., 1]
@@ -103,7 +103,7 @@ class View:
         return np.stack([x, y], -1)
 
     def source_xy(self, placed: np.ndarray) -> np.ndarray:
-        """Image positions of positions (..., 2) in view px; undoes ``place``."""
+        """Image positions of positions (..., 2) in view px; undoes ``view_xy``."""
         x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
         for _ in range(self.turns):
             x, y = self.size_px - y, x
@@ -112,7 +112,7 @@ class View:
         return np.stack([x, y], -1) * (self.side_px / self.size_px) + self.corner
 
     def sees(self, placed: np.ndarray) -> np.ndarray:
-        """Whether placed positions (..., 2) lie inside and not at the border."""
+        """Whether positions (..., 2) lie inside and not at the border."""
         return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
 
     def cut(self, image: NucleusImage) -> np.ndarray:
@@ -126,7 +126,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Views of one place: two global ones, then local ones.
+    """Views of the same tissue: two global ones, then local ones.
 
     Attributes:
         image: they are of.
@@ -143,7 +143,7 @@ class ViewSet:
     @classmethod
     def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
         """What ``views`` see of the nuclei at (N, 2) image px."""
-        placed = np.stack([view.place(xy) for view in views])
+        placed = np.stack([view.view_xy(xy) for view in views])
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
         return cls(image, tuple(views), placed, seen)
 
@@ -228,7 +228,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Views(NamedTuple):
-    """Views of one size, view by view: those of the first place in each of B sets, then of the second, and so on.
+    """Views of one size, view by view: the first views of B sets, then of the second, and so on.
 
     Attributes:
         pixels: (n * B, 3, R, R) float, 0 to 255.

@@ -42,7 +42,7 @@ class LabelledWindows:
         seed: of the run.
         device: where pictures live and windows are made.
         weak_view: whether a batch carries the windows of a teacher too.
-        around: whether windows reach over the borders of regions, see ``place_windows``.
+        around: whether windows reach over the borders of regions, see ``draw_centres``.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LabelledWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = place_windows(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
+        centre = draw_centres(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
@@ -108,14 +108,14 @@ def _depth(image: LabelledImage) -> np.ndarray:
     return depth
 
 
-def place_windows(
+def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Draw where windows are centred, (B, 2) picture px.
+    """Draw the centres (B, 2) of windows, in picture px.
 
-    A window is uniform among the places where it holds the whole annotated region, which so lies anywhere in it (MUSE's
-    large field of view); where the region is larger than the window, among those inside the region. In both cases it
-    keeps to the picture as far as that can be.
+    A window is centred uniformly where it holds the whole annotated region, which may so lie anywhere in it (MUSE's
+    large field of view); where the region is larger than the window, where the window lies inside the region. In both
+    cases it stays within the picture as far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.

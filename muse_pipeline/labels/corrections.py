@@ -34,10 +34,10 @@ def read_corrected_result(path: Path) -> CorrectedResult | None:
         LabelError: the file cannot be read.
     """
     try:
-        said = [properties_of(each).get("metadata") for each in iterate_features(path) if isinstance(each, dict)]
+        metadata = [properties_of(each).get("metadata") for each in iterate_features(path) if isinstance(each, dict)]
     except GeoJSONError as error:
         raise LabelError(str(error)) from error
-    found = [each for each in said if isinstance(each, dict) and SLIDE in each and NUCLEI in each]
+    found = [each for each in metadata if isinstance(each, dict) and SLIDE in each and NUCLEI in each]
     if not found:
         return None
     return CorrectedResult(

@@ -29,28 +29,28 @@ class Annotations:
     Attributes:
         path: the file.
         nuclei: with rays (N, R) in um, NaN where only a point is known.
-        places: (N,) int, the line, feature or instance that each nucleus is.
-        unit: what is counted so: "line", "feature" or "instance".
+        numbers: (N,) int, number of the line, feature or instance of each nucleus.
+        unit: what is numbered: "line", "feature" or "instance".
         regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; none: all of it.
         made_in_viewer: whether they are corrections of nuclei of this very slide, whose empty regions are meant so.
     """
 
     path: Path
     nuclei: Nuclei
-    places: np.ndarray
+    numbers: np.ndarray
     unit: str
     regions: np.ndarray
     made_in_viewer: bool = False
 
     def where(self, index: int) -> str:
-        """The place of a nucleus, to begin a sentence with."""
-        return f"{self.path}, {self.unit} {self.places[index]}"
+        """File and number of a nucleus, with which a message begins."""
+        return f"{self.path}, {self.unit} {self.numbers[index]}"
 
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
         """Reject nuclei outside a picture or slide of ``size_px`` = (width, height).
 
         Raises:
-            LabelError: there is one; its place is named.
+            LabelError: there is one; the message names its line, feature or instance.
         """
         outside = np.flatnonzero(((self.nuclei.xy < 0) | (self.nuclei.xy > size_px)).any(1))
         if len(outside):
@@ -207,7 +207,7 @@ def read_text(
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     separator = next((mark for mark in "\t," if lines and mark in lines[0][1]), None)
     columns, n_columns = (0, 1, 2), 3
-    indices, labels, places = [], [], []
+    indices, labels, numbers = [], [], []
     for number, line in lines:
         cells, where = [cell.strip() for cell in line.split(separator)], f"{path}, line {number}"
         if (number, line) == lines[0] and not _is_number(cells[0]):
@@ -220,14 +220,14 @@ def read_text(
             raise LabelError(f"{where}: expected {order}, found '{line[:80]}'; the first two must be numbers")
         indices.append((float(first), float(second)))
         labels.append(class_index(word, source, classes, where))
-        places.append(number)
+        numbers.append(number)
     nuclei = Nuclei(
         TO_XY[order](np.array(indices, float).reshape(-1, 2)),
         frame,
         rays=np.full((len(labels), n_rays), np.nan, np.float32),
         label=np.array(labels, np.int32),
     )
-    return Annotations(path, nuclei, np.array(places, int), "line", np.zeros(0, object))
+    return Annotations(path, nuclei, np.array(numbers, int), "line", np.zeros(0, object))
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:

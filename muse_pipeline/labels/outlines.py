@@ -91,9 +91,7 @@ WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much o
 LEAST_UM = 1.0
 CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
 LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
-OUTWARD_UM = (
-    0.125  # people draw nuclei so far outside of the steepest place: areas are then 1.01 and 0.99 of drawn ones
-)
+OUTWARD_UM = 0.125  # people draw nuclei so far outside of the steepest edge: areas are then 1.01 and 0.99 of drawn ones
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
 TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there
@@ -119,7 +117,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN where no path is clear, as it is for points at one place.
+        (N, R) float32 um, NaN where no path is clear, as for points at the same position.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -138,7 +136,7 @@ def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
     along = towards @ ray_directions(n_rays).T  # (N, K, R)
     squared = (towards**2).sum(2)[..., None]
     half_way = np.divide(squared, 2 * along, out=np.full_like(along, np.inf), where=along > 0)
-    return np.where(squared == 0, 0, half_way).min(1)  # of two nuclei at one place neither has room
+    return np.where(squared == 0, 0, half_way).min(1)  # nuclei at the same position have no room
 
 
 def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:

@@ -53,7 +53,7 @@ class LabelledImage:
         patient: whose it is.
         source: folder or sheet that it is from.
         stated_mpp: um per pixel as the config states it; None where the file knew.
-        n_left_out: nuclei of the same label file outside every region, left out as the config says; counted once.
+        n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
     """
 
     name: str

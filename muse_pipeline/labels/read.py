@@ -38,7 +38,7 @@ def read_labelled_images(
         else:
             of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
         if not of_source:
-            raise LabelError(f"{source.place}: gives no image; correct `images` or `slides`, `split` or `exclude`")
+            raise LabelError(f"{source.location}: gives no image; correct `images` or `slides`, `split` or `exclude`")
         images += of_source
     return images
 
@@ -54,8 +54,8 @@ def require_words(sources: Sequence[LabelSource]) -> None:
     """
     for source in sources:
         check_source(source)
-    place_of = {word: source.place for source in sources for word in source.exclude}
-    require_in_names(place_of, [name for source in sources if place_of for name in _names_in(source)])
+    location_of = {word: source.location for source in sources for word in source.exclude}
+    require_in_names(location_of, [name for source in sources if location_of for name in _names_in(source)])
 
 
 def require_readable(source: LabelSource) -> None:

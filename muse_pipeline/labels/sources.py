@@ -25,9 +25,9 @@ class LabelSource:
         format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
             QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only).
         images: folder of pictures.
-        slides: in place of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
+        slides: in location of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
-        diameter_um: in place of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
+        diameter_um: in location of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
             every picture.
         class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
             word that is missing is an error. By default the words are the class names.
@@ -66,8 +66,8 @@ class LabelSource:
     patient: str | int | None = None
 
     @property
-    def place(self) -> Path:
-        """Where the pictures or slides are."""
+    def location(self) -> Path:
+        """Folder of the pictures or slides."""
         return self.slides if self.images is None else self.images
 
     def is_used(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class LabelSource:
         Raises:
             LabelError: the rule does not suit the name.
         """
-        return patient_in_name(name, self.patient, self.place)
+        return patient_in_name(name, self.patient, self.location)
 
 
 def check_source(source: LabelSource) -> None:
@@ -100,24 +100,24 @@ def check_source(source: LabelSource) -> None:
         ),
         (
             source.mpp is not None and not 0 < source.mpp < float("inf"),
-            f"{source.place}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
+            f"{source.location}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
         ),
         (
             source.diameter_um is not None and not 0 < source.diameter_um < float("inf"),
-            f"{source.place}: diameter_um {source.diameter_um} is not a size of a nucleus; give um, as in 8",
+            f"{source.location}: diameter_um {source.diameter_um} is not a size of a nucleus; give um, as in 8",
         ),
         (
             source.diameter_um is not None and (source.format != "instances" or source.mpp is not None),
-            f"{source.place}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
+            f"{source.location}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
             "of both, and diameter_um with instances only",
         ),
         (
             not 0 < source.weight < float("inf"),
-            f"{source.place}: weight must be > 0 (got {source.weight})",
+            f"{source.location}: weight must be > 0 (got {source.weight})",
         ),
         (
             source.outside not in {"refuse", "leave out"},
-            f"{source.place}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
+            f"{source.location}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
         ),
         (
             source.format == "instances" and source.images is None,
@@ -128,22 +128,22 @@ def check_source(source: LabelSource) -> None:
     for wrong, sentence in problems:
         if wrong:
             raise LabelError(sentence)
-    require_patient_rule(source.patient, source.place)
+    require_patient_rule(source.patient, source.location)
 
 
-def require_in_names(place_of: Mapping[str, Path], names: Collection[str]) -> None:
-    """Make sure that every word of ``exclude`` is in a name; who is misspelt would be learnt from.
+def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
+    """Make sure that every word of ``exclude`` is in a name; a misspelt word would exclude nothing.
 
     Args:
-        place_of: of each word, the images whose source has it.
+        location_of: for each word, the images of the source that has it.
         names: of all pictures and slides of a run.
 
     Raises:
         LabelError: the first that is in none.
     """
-    for word, place in place_of.items():
+    for word, location in location_of.items():
         if not any(word in name for name in names):
-            raise LabelError(f"{place}: exclude: no picture or slide has '{word}' in its name; correct it")
+            raise LabelError(f"{location}: exclude: no picture or slide has '{word}' in its name; correct it")
 
 
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})

@@ -74,13 +74,13 @@ class TissueSource:
         if (self.slides is None) != (self.areas is None):
             raise ConfigError("`slides` and `areas` belong together; give both")
         if self.slides is None and self.mpp is None:
-            raise ConfigError(f"{self.place}: `mpp` is missing; give um per pixel of the pictures")
-        require_between(self, str(self.place), mpp=(0.01, 100))
-        require_patient_rule(self.patient, self.place)
+            raise ConfigError(f"{self.location}: `mpp` is missing; give um per pixel of the pictures")
+        require_between(self, str(self.location), mpp=(0.01, 100))
+        require_patient_rule(self.patient, self.location)
 
     @property
-    def place(self) -> Path:
-        """Where the pictures or slides are."""
+    def location(self) -> Path:
+        """Folder of the pictures or slides."""
         return next(getattr(self, name) for name in KINDS if getattr(self, name) is not None)
 
 
@@ -157,14 +157,14 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
         LabelError: a folder or file is not there.
     """
     for kind in (*KINDS, "table", "areas", "masks"):
-        place = getattr(source, kind)
-        if place is None:
+        location = getattr(source, kind)
+        if location is None:
             continue
-        if not place.exists():
-            raise LabelError(f"{place}: no such file or folder; correct `{kind}` in the config")
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if not location.exists():
+            raise LabelError(f"{location}: no such file or folder; correct `{kind}` in the config")
+        for path in sorted(location.rglob("*")) if location.is_dir() else [location]:
             if path.is_file():
-                yield kind, f"{kind}/{path.relative_to(place.parent).as_posix()}", path
+                yield kind, f"{kind}/{path.relative_to(location.parent).as_posix()}", path
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
@@ -184,7 +184,7 @@ def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[Labell
     found = list(_in_folders(source, classes) if source.folders is not None else _in_table(source, classes))
     found = [one for one in found if not any(word in one.name for word in source.exclude)]
     if not found:
-        raise LabelError(f"{source.place}: has no labelled picture; correct the path or `exclude`")
+        raise LabelError(f"{source.location}: has no labelled picture; correct the path or `exclude`")
     return found
 
 
@@ -231,11 +231,11 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], place: Path) -> int:
+def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:
     name = source.class_map.get(word, word)
     if name not in classes:
         raise LabelError(
-            f"{place}: label '{word}' is no class of the model ({', '.join(classes)}); correct it or add it to "
+            f"{location}: label '{word}' is no class of the model ({', '.join(classes)}); correct it or add it to "
             "`class_map`"
         )
     return classes.index(name)
@@ -338,7 +338,7 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
             shared = shape.intersection(against).area if other > index else 0
             if shared > MOST_OVERLAP * min(shape.area, against.area):
                 raise LabelError(
-                    f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each place "
+                    f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each point "
                     "has one class"
                 )
 

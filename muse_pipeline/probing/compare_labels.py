@@ -195,7 +195,7 @@ def _draw(
     mpp: float,
     output: Path,
 ) -> dict[str, str] | None:
-    image, xy = judged.places()
+    image, xy = judged.positions()
     side = max(1, round(CROP_UM / mpp))
 
     def crop(nucleus: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Variation:
 
     Attributes:
         mpp: um per pixel.
-        mirror: whether left and right change places.
+        mirror: whether left and right are swapped.
         turns: quarter turns.
         stain: factors of haematoxylin and eosin, as if another laboratory had stained.
     """
@@ -120,7 +120,7 @@ def _batch(
     most = max(map(len, xy))
     placed, there = np.zeros((len(views), most, 2), np.float32), np.full((len(views), most), -1)
     for row, (view, of) in enumerate(zip(views, xy, strict=True)):
-        placed[row, : len(of)], there[row, : len(of)] = view.place(of), 0
+        placed[row, : len(of)], there[row, : len(of)] = view.view_xy(of), 0
     pixels = torch.from_numpy(np.stack([view.cut(image) for view in views])).to(device)
     return PointBatch(
         pixels.permute(0, 3, 1, 2).float(),
@@ -240,8 +240,8 @@ class PointSet:
     def __len__(self) -> int:
         return len(self.label)
 
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """(P,) index of the image of every point, and (P, 2) where it lies in that image, px."""
+    def positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) index of the image of every point, and (P, 2) its position in that image, px."""
         images = [np.repeat(window.image, len(window.label)) for window in self.windows]
         xy = [window.xy + np.float32(window.origin) for window in self.windows]
         return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])

@@ -1,4 +1,4 @@
-"""What a frozen backbone tells of whole patches: kNN and linear accuracy, with all labels and with few."""
+"""kNN and linear accuracy of a frozen backbone on whole patches, with all labels and with few."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class PatchFolder:
         Raises:
             LabelError: a label contradicts another, or belongs to no picture.
         """
-        place = {"folders": self.folder} if self.table is None else {"images": self.folder, "table": self.table}
-        return list_labelled(TissueSource(**place, mpp=1.0, patient=self.patient), classes)
+        location = {"folders": self.folder} if self.table is None else {"images": self.folder, "table": self.table}
+        return list_labelled(TissueSource(**location, mpp=1.0, patient=self.patient), classes)
 
 
 @dataclass(frozen=True)

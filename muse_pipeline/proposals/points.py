@@ -91,12 +91,12 @@ def nearest_point(xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if not len(xy):
         return np.zeros(shape, np.int32)
-    seeds = place_points(xy, shape)
+    seeds = paint_points(xy, shape)
     rows, columns = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
     return seeds[rows, columns]
 
 
-def place_points(xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def paint_points(xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(h, w) int32: number 1..N in the one pixel of each point (N, 2); 0 elsewhere."""
     seeds = np.zeros(shape, np.int32)
     height, width = shape
@@ -128,7 +128,7 @@ def voronoi_label(xy: np.ndarray, shape: tuple[int, int], mpp: float) -> np.ndar
         return label
     label[voronoi_edges(nearest_point(xy, shape))] = BACKGROUND
     radius_px = max(1, round(DOT_UM / mpp))
-    label[ndimage.distance_transform_edt(place_points(xy, shape) == 0) <= radius_px] = NUCLEUS
+    label[ndimage.distance_transform_edt(paint_points(xy, shape) == 0) <= radius_px] = NUCLEUS
     return label
 
 
@@ -145,7 +145,7 @@ def split_mask(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
         part without a point. A point beside the mask gets nothing.
     """
     instances = np.zeros(mask.shape, np.int32)
-    seeds = np.where(mask, place_points(xy, mask.shape), 0)
+    seeds = np.where(mask, paint_points(xy, mask.shape), 0)
     parts, _ = ndimage.label(mask)
     for part, box in enumerate(ndimage.find_objects(parts), 1):
         here, mine = parts[box] == part, np.where(parts[box] == part, seeds[box], 0)

@@ -202,7 +202,7 @@ def loads_lenient(text: bytes) -> Any:
 
 class _Reader:
     def __init__(self, text: str):
-        self._text, self._place = text, 0
+        self._text, self._at = text, 0
 
     def read_document(self) -> Any:
         if not self._peek():
@@ -229,44 +229,44 @@ class _Reader:
         return orjson.loads(word) if _NUMBER.fullmatch(word) else word
 
     def _read_object(self) -> dict[str, Any]:
-        self._place += 1
+        self._at += 1
         values: dict[str, Any] = {}
         while self._peek() != "}" or values:
             first = self._peek()
             name = self._read_quoted(first) if first and first in _QUOTED else self._read_word()
             self._skip(":=", "expected ':'")
-            if self._text[self._place - 1 : self._place + 1] == "=>":
-                self._place += 1
+            if self._text[self._at - 1 : self._at + 1] == "=>":
+                self._at += 1
             values[name] = self._read_value()
             if self._peek() == "}":
                 break
             self._skip(",;", "an object does not end")
-        self._place += 1
+        self._at += 1
         return values
 
     def _read_array(self) -> list[Any]:
-        self._place += 1
+        self._at += 1
         values: list[Any] = []
         while self._peek() != "]" or values:
             values.append(None if self._peek() in {"]", ",", ";"} else self._read_value())
             if self._peek() == "]":
                 break
             self._skip(",;", "a list does not end")
-        self._place += 1
+        self._at += 1
         return values
 
     def _read_word(self) -> str:
-        word = _WORD.match(self._text, self._place)
+        word = _WORD.match(self._text, self._at)
         if not word:
             raise self._error("expected a value")
-        self._place = word.end()
+        self._at = word.end()
         return word[0]
 
     def _read_quoted(self, quote: str) -> str:
-        quoted = _QUOTED[quote].match(self._text, self._place)
+        quoted = _QUOTED[quote].match(self._text, self._at)
         if not quoted:
             raise self._error("a string does not end")
-        self._place = quoted.end()
+        self._at = quoted.end()
         return _ESCAPE.sub(self._unescape, quoted[1])
 
     def _unescape(self, escape: re.Match[str]) -> str:
@@ -279,13 +279,13 @@ class _Reader:
     def _skip(self, expected: str, otherwise: str) -> None:
         if not (found := self._peek()) or found not in expected:
             raise self._error(otherwise)
-        self._place += 1
+        self._at += 1
 
     def _peek(self) -> str:
         """The next character after blanks and comments, "" at the end."""
-        self._place = _BLANK.match(self._text, self._place).end()
-        return self._text[self._place : self._place + 1]
+        self._at = _BLANK.match(self._text, self._at).end()
+        return self._text[self._at : self._at + 1]
 
     def _error(self, what: str) -> ValueError:
-        line = self._text.count("\n", 0, self._place) + 1
-        return ValueError(f"{what}: line {line} column {self._place - self._text.rfind(chr(10), 0, self._place)}")
+        line = self._text.count("\n", 0, self._at) + 1
+        return ValueError(f"{what}: line {line} column {self._at - self._text.rfind(chr(10), 0, self._at)}")

@@ -16,7 +16,7 @@ from muse_pipeline.data.partners import (
     PartnerStore,
     PicturePartner,
 )
-from muse_pipeline.data.places import PlaceVectors, read_places
+from muse_pipeline.data.spots import SpotVectors, read_spots
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
 from muse_pipeline.store.store import open_store
 
@@ -50,7 +50,7 @@ def make_batches(images, partners, n_columns=0, **settings) -> PairBatches:
 def test_positions_go_to_a_view_and_back(mirror, turns):
     view = View((30, 40), 96, 48, mirror, turns, 0.5)
     xy = np.random.default_rng(0).uniform(30, 126, (20, 2))
-    np.testing.assert_allclose(view.source_xy(view.place(xy)), xy)
+    np.testing.assert_allclose(view.source_xy(view.view_xy(xy)), xy)
 
 
 def test_a_picture_has_the_geometry_of_the_first_view():
@@ -92,11 +92,11 @@ def test_views_beyond_the_partner_have_none():
 
 
 def test_vectors_are_those_at_the_same_nucleus():
-    """The vector of a place is its position, so that it must be the nucleus' position in the image."""
+    """The vector of a spot is its position, which must be the position of the nucleus in the image."""
     image = make_picture()
     positions = image.nuclei.xy.astype(float)
     left = positions[:, 0] < SIDE / 2
-    partner = PlaceVectors(positions[left], positions[left].astype(np.float32), ("x", "y"), 1.0)
+    partner = SpotVectors(positions[left], positions[left].astype(np.float32), ("x", "y"), 1.0)
     batches = make_batches([image], [partner], 2)
     batch, sets = batches(0), batches.views.draw(0)[1]
     assert batch.partner.nuclei_known.any() and not batch.partner.nuclei_known.all()
@@ -134,11 +134,11 @@ def test_a_store_covers_its_tissue(tmp_path):
 
 def test_a_table_is_read_by_columns(tmp_path):
     (tmp_path / "t.csv").write_text("b,x,y,a\n1,2,3,4\n5,6,7,8\n")
-    xy, names, values = read_places(tmp_path / "t.csv")
+    xy, names, values = read_spots(tmp_path / "t.csv")
     assert names == ("b", "a") and xy.tolist() == [[2, 3], [6, 7]] and values.tolist() == [[1, 4], [5, 8]]
-    assert read_places(tmp_path / "t.csv", ["a"])[2].tolist() == [[4], [8]]
+    assert read_spots(tmp_path / "t.csv", ["a"])[2].tolist() == [[4], [8]]
     with pytest.raises(NucleiError, match="not readable as CSV or Parquet"):
-        read_places(tmp_path / "none.csv")
+        read_spots(tmp_path / "none.csv")
 
 
 def write_h5ad(path, xy, values, names, kind=""):
@@ -161,22 +161,22 @@ def write_h5ad(path, xy, values, names, kind=""):
 def test_anndata_is_read_as_a_table_is(kind, tmp_path):
     values = np.array([[1, 0, 2], [0, 0, 3]], np.float32)
     write_h5ad(tmp_path / "a.h5ad", [[9.5, 8], [7, 6]], values, ["CD3", "KRT8", "ACTB"], kind)
-    xy, names, read = read_places(tmp_path / "a.h5ad")
+    xy, names, read = read_spots(tmp_path / "a.h5ad")
     assert xy.tolist() == [[9.5, 8], [7, 6]] and names == ("CD3", "KRT8", "ACTB")
     np.testing.assert_array_equal(read, values)
-    np.testing.assert_array_equal(read_places(tmp_path / "a.h5ad", ["ACTB", "CD3"])[2], values[:, [2, 0]])
+    np.testing.assert_array_equal(read_spots(tmp_path / "a.h5ad", ["ACTB", "CD3"])[2], values[:, [2, 0]])
     with pytest.raises(NucleiError, match="has no column 'CD8'; it has CD3, KRT8, ACTB"):
-        read_places(tmp_path / "a.h5ad", ["CD8"])
+        read_spots(tmp_path / "a.h5ad", ["CD8"])
 
 
 def test_anndata_that_cannot_be_used_is_rejected(tmp_path):
     path = tmp_path / "a.h5ad"
     write_h5ad(path, [[1, 2], [3, 4]], np.array([[1.0], [np.nan]]), ["CD3"])
     with pytest.raises(NucleiError, match="1 of 2 values in column 'CD3' are missing or not finite"):
-        read_places(path)
+        read_spots(path)
     write_h5ad(path, [[1, 2]], np.ones((2, 1)), ["CD3"])
     with pytest.raises(NucleiError, match=r"has 1 positions and X is \(2, 1\)"):
-        read_places(path)
+        read_spots(path)
     path.write_bytes(b"no HDF5")
     with pytest.raises(NucleiError, match="not readable as AnnData with positions in obsm"):
-        read_places(path)
+        read_spots(path)

@@ -99,7 +99,7 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     weight = view.cut(image)[..., 0].astype(float)
     y, x = (np.indices(weight.shape) + 0.5) * weight / weight.sum()
     found = np.array([x.sum(), y.sum()])
-    np.testing.assert_allclose(found, view.place([12 + column, 24 + row]), atol=0.02)
+    np.testing.assert_allclose(found, view.view_xy([12 + column, 24 + row]), atol=0.02)
     assert view.mpp == pytest.approx(MPP * side_px / size_px)
 
 

@@ -8,7 +8,7 @@ from scipy.stats import kstest
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.windows import LabelledWindows, cut_windows, place_windows
+from muse_pipeline.data.windows import LabelledWindows, cut_windows, draw_centres
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -67,7 +67,7 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
 def test_the_exact_positions_are_uniform_too():
     n, generator = 4000, torch.Generator().manual_seed(0)
     size, region = torch.full((n, 2), 2000.0), torch.tensor([[800.0, 900.0, 1024.0, 1124.0]]).expand(n, 4)
-    centre = place_windows(size, region, torch.full((n, 1), 512.0), generator)
+    centre = draw_centres(size, region, torch.full((n, 1), 512.0), generator)
     offset = (region[:, :2] - (centre - 512)) / (1024 - 224)
     assert kstest(offset[:, 0].numpy(), "uniform").pvalue > 0.01
     assert kstest(offset[:, 1].numpy(), "uniform").pvalue > 0.01
@@ -76,16 +76,16 @@ def test_the_exact_positions_are_uniform_too():
 def test_a_window_keeps_to_the_picture_where_it_can():
     n, generator = 500, torch.Generator().manual_seed(0)
     size, region = torch.full((n, 2), 491.0), torch.tensor([[0.0, 200.0, 224.0, 424.0]]).expand(n, 4)
-    centre = place_windows(size, region, torch.full((n, 1), 224.0), generator)
+    centre = draw_centres(size, region, torch.full((n, 1), 224.0), generator)
     assert centre.min() >= 224
     assert centre.max() <= 491 - 224
-    assert torch.allclose(place_windows(size, region, torch.full((n, 1), 300.0), generator), size / 2)
+    assert torch.allclose(draw_centres(size, region, torch.full((n, 1), 300.0), generator), size / 2)
 
 
 def test_a_region_that_is_larger_than_the_window_holds_it():
     n, generator = 500, torch.Generator().manual_seed(0)
     region = torch.tensor([[100.0, 100.0, 900.0, 700.0]]).expand(n, 4)
-    centre = place_windows(torch.full((n, 2), 1000.0), region, torch.full((n, 1), 128.0), generator)
+    centre = draw_centres(torch.full((n, 2), 1000.0), region, torch.full((n, 1), 128.0), generator)
     assert (centre >= 228).all()
     assert (centre <= torch.tensor([772.0, 572.0])).all()
     assert centre[:, 0].max() - centre[:, 0].min() > 500
@@ -94,7 +94,7 @@ def test_a_region_that_is_larger_than_the_window_holds_it():
 def test_windows_may_reach_over_the_border_of_a_larger_region():
     n, generator = 500, torch.Generator().manual_seed(0)
     region = torch.tensor([[400.0, 400.0, 1400.0, 1000.0]]).expand(n, 4)
-    centre = place_windows(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
+    centre = draw_centres(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
     assert (centre >= 400).all()
     assert (centre <= torch.tensor([1400.0, 1000.0])).all()
     assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # a third and more of such a window lies outside

@@ -26,7 +26,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.proposals.points import keep_connected, place_points, split_mask
+from muse_pipeline.proposals.points import keep_connected, paint_points, split_mask
 from muse_pipeline.training.run import plain_settings
 
 POINT_FORMATS = ("row column class", "x y class")
@@ -123,7 +123,7 @@ def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> t
     instances = np.concatenate([[0], others + 1])[painted].astype(np.int32)
     kept = np.isin(split, np.flatnonzero(from_mask) + 1)
     instances[kept] = split[kept]
-    seeds = place_points(nuclei.xy, shape)
+    seeds = paint_points(nuclei.xy, shape)
     instances[seeds > 0] = seeds[seeds > 0]
     return keep_connected(instances, seeds), kind
 

@@ -28,7 +28,7 @@ from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import plain_settings
 
 HELD_SPLITS = ("test",)
-PLACE = "a slide's"  # store and proposals, which the config's mpp decides on
+PLACEHOLDER = "a slide's"  # store and proposals, whose mpp is that of the config
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def plan_cohort_run(
         LabelError: a patient would be learnt from and judged on.
     """
     rows, held = _choose_rows(cohort)
-    recipe, config = _load_with_place(path, data, list(changes))
+    recipe, config = _load_with_placeholder(path, data, list(changes))
     slides, held_slides = (
         tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in some) for some in (rows, held)
     )
@@ -146,12 +146,12 @@ def plan_cohort_run(
     return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], compared)
 
 
-def _load_with_place(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
-    """The recipe and its settings, whose last source stands for the slides."""
+def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
+    """The recipe and its settings, whose last source is a placeholder for the slides."""
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # other types are rejected below
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
-        sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACE)]
+        sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACEHOLDER)]
         changes = [*changes, f"sources={json.dumps(sources)}"]
     recipe, config = load_run(path, data, changes, default="muse")
     if not isinstance(config, MuseConfig | UnitConfig):

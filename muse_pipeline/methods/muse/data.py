@@ -121,8 +121,8 @@ def _patients(source: LabelSource) -> list[str]:
 def _require_words(sources: Sequence[NucleusSource]) -> None:
     require_words([source.labelled for source in sources if source.labelled is not None])
     folders = [source for source in sources if source.images is not None]
-    place_of = {word: source.images for source in folders for word in source.exclude}
-    require_in_names(place_of, [path.name for source in folders for path in _pictures_of(source)])
+    location_of = {word: source.images for source in folders for word in source.exclude}
+    require_in_names(location_of, [path.name for source in folders for path in _pictures_of(source)])
 
 
 def _pictures_of(source: NucleusSource) -> list[Path]:
@@ -202,7 +202,7 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
     labels = source.labelled
     mpp = labels.mpp or finest_mpp
-    _require_fine(str(labels.place), mpp, finest_mpp)
+    _require_fine(str(labels.location), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
         nuclei = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
         yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)

@@ -1,9 +1,8 @@
-"""MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of one place that share nuclei.
+"""MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of the same tissue that share nuclei.
 
 A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
-another
-view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its family,
-see ``docs/guide/pretraining.md``.
+another view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its
+family, see ``docs/guide/pretraining.md``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.data.augment import Augmentation, random_linear, vary_appearance
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.data.windows import cut_windows, place_windows, read_cells
+from muse_pipeline.data.windows import cut_windows, draw_centres, read_cells
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
@@ -116,7 +116,7 @@ class MaskWindows:
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
         whole = torch.cat([torch.zeros_like(self.sizes), self.sizes], 1)[chosen]
-        centre = place_windows(self.sizes[chosen], whole, reach, generator)
+        centre = draw_centres(self.sizes[chosen], whole, reach, generator)
         sharp = cut_windows([self.pixels[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.colours.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)

@@ -9,7 +9,7 @@ from pathlib import Path
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.partners import Partner, PartnerSource, failure_of, open_partner
-from muse_pipeline.data.places import PlaceVectors
+from muse_pipeline.data.spots import SpotVectors
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.trident.config import TridentConfig
 from muse_pipeline.training.run import Say
@@ -28,7 +28,7 @@ class PairedData(PretrainData):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of vectors; none where partners are pictures."""
-        return next((one.names for one in self.partners if isinstance(one, PlaceVectors)), ())
+        return next((one.names for one in self.partners if isinstance(one, SpotVectors)), ())
 
 
 def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
@@ -46,7 +46,7 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
     ]
     _require_partners(wanted, partners)
     _report_failures(wanted, say)
-    tables = [one for one in partners if isinstance(one, PlaceVectors)]
+    tables = [one for one in partners if isinstance(one, SpotVectors)]
     if other := next((one for one in tables if one.names != tables[0].names), None):
         only = sorted(set(other.names) ^ set(tables[0].names)) or list(other.names)
         raise ConfigError(
@@ -63,8 +63,8 @@ def _require_partners(sources: list, partners: list[Partner | None]) -> None:
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
             raise ConfigError(
-                f"{source.place}: has no file for any of {len(of_source)} pictures; partners have the names of their "
-                "pictures"
+                f"{source.location}: has no file for any of {len(of_source)} pictures; partners have the names of "
+                "their pictures"
             )
     failures = [failure for source in filter(None, sources) if (failure := _failure(source))]
     if failures and not any(partners):

@@ -180,9 +180,9 @@ def write_table(path, *lines):
         (["x,y,a", "9,9,high"], {}, "column 'a' holds no numbers; name the columns to use"),
         (["x,y", "9,9"], {}, "has 1 rows and 0 columns beside x and y"),
         (["x,z,a", "9,9,1"], {}, "has no column 'y'; it has x, z, a"),
-        (["x,y,a", "2000,2000,1"], {}, "all 1 places lie outside S1 (640 x 640 px at 0.5 um/px), with x and y in px"),
+        (["x,y,a", "2000,2000,1"], {}, "all 1 spots lie outside S1 (640 x 640 px at 0.5 um/px), with x and y in px"),
         (["x,y,a", "500,500,1"], {"unit": "um"}, "with x and y in um; set `unit: px` if that is meant"),
-        (["x,y,a", "1,1,1"], {"radius_um": 0.01}, "no place lies within 0.01 um of a nucleus of S1"),
+        (["x,y,a", "1,1,1"], {"radius_um": 0.01}, "no spot lies within 0.01 um of a nucleus of S1"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(lines, partner, words, slide, tmp_path, muse):

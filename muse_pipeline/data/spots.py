@@ -1,4 +1,4 @@
-"""Vectors at places: spatial transcriptomics, or any table with a position and numbers in each row."""
+"""Vectors at spots: spatial transcriptomics, or any table with a position and numbers in each row."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from muse_pipeline.core.text import one_line
 if TYPE_CHECKING:
     import h5py
 
-Places = tuple[np.ndarray, tuple[str, ...], np.ndarray]  # (P, 2) positions, names of D columns, (P, D) float32
+Spots = tuple[np.ndarray, tuple[str, ...], np.ndarray]  # (P, 2) positions, names of D columns, (P, D) float32
 
 
 @dataclass(frozen=True, eq=False)
-class PlaceVectors:
-    """A vector at each of P places of an H&E image.
+class SpotVectors:
+    """A vector at each of P spots of an H&E image.
 
     Attributes:
         xy: (P, 2) image px.
         values: (P, D) float32, mapped from a file.
         names: of the D columns.
-        radius_px: a position has the vector of the nearest place within this distance, or none.
+        radius_px: a position has the vector of the nearest spot within this distance, or none.
     """
 
     xy: np.ndarray
@@ -46,7 +46,7 @@ class PlaceVectors:
         return cKDTree(self.xy)
 
     def at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors (M, D) of the places nearest to positions (M, 2), and (M,) bool, where one is near; 0 elsewhere."""
+        """Vectors (M, D) of the spots nearest to positions (M, 2), and (M,) bool, where one is near; 0 elsewhere."""
         distance, nearest = self._tree.query(xy, distance_upper_bound=self.radius_px)
         known = np.isfinite(distance)
         found = np.zeros((len(xy), self.values.shape[1]), np.float32)
@@ -54,7 +54,7 @@ class PlaceVectors:
         return found, known
 
 
-def read_places(path: Path, columns: Sequence[str] = ()) -> Places:
+def read_spots(path: Path, columns: Sequence[str] = ()) -> Spots:
     """Positions (P, 2), names of D columns and values (P, D) float32 of a CSV, Parquet or AnnData (.h5ad) file.
 
     Args:
@@ -70,7 +70,7 @@ def read_places(path: Path, columns: Sequence[str] = ()) -> Places:
     return _read_table(path, tuple(columns))
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> Places:
+def _read_table(path: Path, columns: tuple[str, ...]) -> Spots:
     try:
         table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
     except (pa.ArrowException, OSError) as error:
@@ -89,7 +89,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Places:
     return np.stack([x, y], 1).astype(float), names, np.stack(values, 1).astype(np.float32)
 
 
-def _read_h5ad(path: Path, columns: tuple[str, ...]) -> Places:
+def _read_h5ad(path: Path, columns: tuple[str, ...]) -> Spots:
     """Positions are ``obsm/spatial``, values ``X``, dense or sparse, and names those of ``var``."""
     try:
         import h5py
