@@ -21,7 +21,7 @@ from muse_pipeline.methods.detector.consistency import ConsistencyTerm, PseudoLa
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining
 from muse_pipeline.methods.detector.run import DetectorStage
-from muse_pipeline.models.heads import NucleusMaps, own_places
+from muse_pipeline.models.heads import NucleusMaps, predicted_positions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.run import Say
 
@@ -119,7 +119,7 @@ class JudgedConsistency(ConsistencyTerm):
     def _is_right(self, maps: NucleusMaps, chosen: PseudoLabels, hidden: LabelledBatch) -> Tensor:
         """(P,) bool: whether a hidden nucleus of the same class lies where the cell of each pseudo-nucleus points."""
         window, _, row, column = chosen.nuclei.nonzero(as_tuple=True)
-        point = own_places(maps.offset)[window, :, row, column]
+        point = predicted_positions(maps.offset)[window, :, row, column]
         distance_um = (hidden.xy[window] / CELL_PX - point[:, None]).norm(dim=2) * self.cell_um
         same = hidden.label[window] == chosen.label[window, 0, row, column][:, None]
         return ((distance_um <= RIGHT_UM) & same).any(1)

@@ -84,7 +84,7 @@ class DeepestStage:
     def __init__(self, network: ActivationNetwork):
         self.network, self.backbone = network, network.backbone
 
-    def look(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def read_activations(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """See ``ActivationNetwork``."""
         seen: list[torch.Tensor] = []
         blocks = find_stages(self.backbone, "of the trained network")[-1]

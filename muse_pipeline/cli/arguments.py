@@ -48,7 +48,7 @@ def fraction(text: str) -> float:
 
 
 def path_or_url(text: str) -> Path | str:
-    """A place on this machine, or the URL of a slide."""
+    """A path on this machine, or the URL of a slide."""
     from muse_pipeline.slides.remote import SlideUrl, is_url
 
     return SlideUrl(text) if is_url(text) else Path(text)

@@ -57,8 +57,8 @@ def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | N
         changes = [
             f"{name} {before} -> {now}" for name, (before, now) in _compare(made, row, run).items() if before != now
         ]
-        if not _same_place(made["slide_path"], row.path):
-            changes.append("slide files in another place")
+        if not _same_location(made["slide_path"], row.path):
+            changes.append("slide files at another location")
         if not changes and not is_url(row.path) and fingerprint_file(row.path) != made["provenance"]["fingerprint"]:
             changes.append("changed slide files")
     except (OSError, ValueError, KeyError, TypeError):  # unfinished, or of another version
@@ -122,7 +122,7 @@ def _mpp_text(given: float | None) -> str:
     return "of the file" if given is None else f"{given:g}"
 
 
-def _same_place(before: str, now: str) -> bool:
+def _same_location(before: str, now: str) -> bool:
     return before == now if is_url(now) else Path(before).resolve() == Path(now).resolve()
 
 

@@ -108,11 +108,11 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
     Raises:
         SheetError: a URL is no slide's, or a path is no text.
     """
-    positions = [_parse_place(file) for file in files]
-    _require_unicode(location for location in positions if isinstance(location, Path))
-    home = os.path.commonpath([location.parent for location in positions if isinstance(location, Path)] or ["/"])
-    names = _unique_names([_place_within(home, location) for location in positions])
-    paths = [str(location) if isinstance(location, Path) else location for location in positions]
+    locations = [_parse_location(file) for file in files]
+    _require_unicode(location for location in locations if isinstance(location, Path))
+    home = os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
+    names = _unique_names([_path_within(home, location) for location in locations])
+    paths = [str(location) if isinstance(location, Path) else location for location in locations]
     where = str(roi.absolute()) if roi else None
     return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
 
@@ -144,7 +144,7 @@ def _require_unicode(paths: Iterable[Path]) -> None:
             raise SheetError(problem)
 
 
-def _parse_place(file: Path | str) -> Path | SlideUrl:
+def _parse_location(file: Path | str) -> Path | SlideUrl:
     if not is_url(str(file)):
         return Path(file).absolute()
     url = file if isinstance(file, SlideUrl) else SlideUrl(str(file))
@@ -153,7 +153,7 @@ def _parse_place(file: Path | str) -> Path | SlideUrl:
     return url
 
 
-def _place_within(home: str, location: Path | SlideUrl) -> Path:
+def _path_within(home: str, location: Path | SlideUrl) -> Path:
     """A relative path that distinguishes slides: of a URL, its host, folders and file."""
     if isinstance(location, Path):
         return location.relative_to(home)

@@ -145,8 +145,8 @@ def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
     if not isinstance(values, dict) or "slide_labels" not in values:
         return []
     given = values["slide_labels"] or {}
-    places = {"slides": settings["slides"], "stores": settings["output"]}
-    missing = {name: str(Path(place).resolve()) for name, place in places.items() if name not in given}
+    locations = {"slides": settings["slides"], "stores": settings["output"]}
+    missing = {name: str(Path(location).resolve()) for name, location in locations.items() if name not in given}
     return list(as_changes({"slide_labels": missing}))
 
 

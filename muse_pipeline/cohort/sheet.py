@@ -220,7 +220,7 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
     if not values.get("path"):
         yield "path is empty"
     for column in FILES:
-        if (cell := values.get(column)) and (problem := _place_problem(cell, column, folder)):
+        if (cell := values.get(column)) and (problem := _location_problem(cell, column, folder)):
             yield f"{column} '{_show(cell)}': {problem}"
     if values.get("partner_transform") and not values.get("partner"):
         yield "partner_transform is given without a partner"
@@ -253,7 +253,7 @@ def _absolute(cell: str, folder: Path) -> Path:
     return (folder / cell).absolute()
 
 
-def _place_problem(cell: str, column: str, folder: Path) -> str | None:
+def _location_problem(cell: str, column: str, folder: Path) -> str | None:
     """Why ``cell`` cannot be read; None if it can, or if its server would have to be asked."""
     if not is_url(cell):
         return _file_problem(_absolute(cell, folder))

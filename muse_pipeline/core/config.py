@@ -128,15 +128,15 @@ def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
 
-    def place(value: Any, hint: Any) -> Any:
+    def absolute(value: Any, hint: Any) -> Any:
         if isinstance(value, Path):
             return weights(value) if _is_weights(hint) else data / value
         if isinstance(value, tuple):
-            return tuple(place(one, hint) for one in value)
+            return tuple(absolute(one, hint) for one in value)
         return locate(value, data, weights) if dataclasses.is_dataclass(value) else value
 
     names = [field.name for field in dataclasses.fields(settings)]
-    return dataclasses.replace(settings, **{name: place(getattr(settings, name), hints[name]) for name in names})
+    return dataclasses.replace(settings, **{name: absolute(getattr(settings, name), hints[name]) for name in names})
 
 
 def _is_weights(hint: Any) -> bool:

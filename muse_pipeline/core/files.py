@@ -56,7 +56,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         if disk := find_full_disk(error, [path.parent]):
             remove(partial)
             raise OutputError(f"{path}: cannot be written {disk}") from error
-        if not _is_of_the_place(error, {str(partial), str(path.parent)}):
+        if not _concerns_output(error, {str(partial), str(path.parent)}):
             raise
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
     finally:
@@ -65,12 +65,12 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
 
 # EEXIST: a file where a folder should be. EFBIG: larger than files may be there.
-_NO_PLACE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
+_NOT_WRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
 
 
-def _is_of_the_place(error: OSError | RuntimeError, names: set[str]) -> bool:
-    """Whether an error is about the path that is written, and not about one that is read meanwhile."""
-    return isinstance(error, OSError) and (error.errno in _NO_PLACE or error.filename in names)
+def _concerns_output(error: OSError | RuntimeError, names: set[str]) -> bool:
+    """Whether an error is about the path that is written, not about one that is read meanwhile."""
+    return isinstance(error, OSError) and (error.errno in _NOT_WRITABLE or error.filename in names)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:

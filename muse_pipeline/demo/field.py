@@ -120,8 +120,8 @@ def _pack(
 def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
     """A closed uneven outline of about this radius, (90, 2) um around 0."""
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    stretch, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
-    length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / stretch)
+    aspect, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
+    length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
     for order in range(2, 8):
         length *= 1 + wobble * 2 / (order + 1) * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 6.28))
     return np.stack([np.cos(angles), np.sin(angles)], -1) * np.minimum(length, 1.3 * radius)[:, None]

@@ -40,9 +40,9 @@ class Island:
         """Bounds, with room for the rag, of ``inside_um`` over a window: below 0 it is glass, above 0 tissue."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
-        x, y = x + steps * window.span_um[0], y + steps[:, None] * window.span_um[1]
+        x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
         inside = self._inside_smooth(*np.broadcast_arrays(x - self.centre_um[0], y - self.centre_um[1]))
-        room = RAG_UM + max(window.span_um) / 8
+        room = RAG_UM + max(window.size_um) / 8
         return float(inside.min() - room), float(inside.max() + room)
 
     def may_show(self, window: Window) -> bool:
@@ -89,8 +89,8 @@ class Stroke:
         """Whether any of it can lie in a window."""
         reach = self.width_um + 1.5 * self.sway_um
         low, high = np.minimum(self.start_um, self.end_um) - reach, np.maximum(self.start_um, self.end_um) + reach
-        corner, span = np.array([window.x_um, window.y_um]), np.array(window.span_um)
-        return bool(((corner < high) & (corner + span > low)).all())
+        corner, size = np.array([window.x_um, window.y_um]), np.array(window.size_um)
+        return bool(((corner < high) & (corner + size > low)).all())
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> 
     parts = np.array([0.30, 0.22, 0.27, 0.21])
     outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
     low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
-    spans = (high - low).reshape(2, 2, 2)
-    rows, columns = spans[..., 1].max(1), spans[..., 0].max(0)
+    sizes = (high - low).reshape(2, 2, 2)
+    rows, columns = sizes[..., 1].max(1), sizes[..., 0].max(0)
     x = MARGIN_UM + np.array([0, columns[0] + GAP_UM])
     y = MARGIN_UM + np.array([0, rows[0] + GAP_UM])
     size = np.array([x[1] + columns[1], y[1] + rows[1]]) + MARGIN_UM
@@ -128,8 +128,8 @@ def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> 
 
 def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
-    turn, stretch = rng.uniform(-0.5, 0.5), rng.uniform(0.6, 0.8)
-    radius = 1 / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / stretch)
+    turn, aspect = rng.uniform(-0.5, 0.5), rng.uniform(0.6, 0.8)
+    radius = 1 / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
     for order in range(2, 14):
         radius *= 1 + 0.17 / order * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
     radius *= np.sqrt(area_um2 / (np.pi * np.mean(radius**2)))

@@ -35,7 +35,7 @@ class Ground:
 
 
 def survey(tissue: Tissue, window: Window) -> Ground:
-    """Look at everything in ``window`` (um in the field)."""
+    """Sample the field and the noise in ``window`` (um in the field)."""
     depth, hollow, flow, loose = cv2.split(tissue.field.shape.view(window))
     crowd, _, unevenness, defocus = cv2.split(tissue.field.state.view(window))
     fine, coarse = cv2.split(tissue.grain.view(window))

@@ -43,7 +43,7 @@ class Window:
     size: tuple[int, int]
 
     @property
-    def span_um(self) -> tuple[float, float]:
+    def size_um(self) -> tuple[float, float]:
         """(width, height) in um."""
         return self.size[0] * self.mpp, self.size[1] * self.mpp
 

@@ -52,7 +52,7 @@ class Cells:
         return replace(self, xy_um=xy_um)
 
 
-def place_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
+def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
     """Propose far too many cells of every kind, then keep as many as do not overlap.
 
     Returns:
@@ -203,7 +203,7 @@ def plan_tissue(area_mm2: float, seed: int) -> Tissue:
         layout=plan_layout(area_mm2, PERIOD_UM, layout_rng),
         field=field,
         stamps=stamps,
-        cells=place_cells(field, stamps, cell_rng),
+        cells=sample_cells(field, stamps, cell_rng),
         fibres=_texture(1024, 0.375, ((7, 60), (2.4, 24), (6, 45)), texture_rng),
         grain=_texture(1024, 0.25, ((1.1, 1.1), (6, 6)), texture_rng),
         rag=Texture(smooth_noise(512, 24, texture_rng), 4.0),
@@ -220,10 +220,10 @@ def _texture(side: int, pixel_um: float, waves_um: tuple, rng: np.random.Generat
 def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float) -> Cells:
     """Cells of one island whose centres lie in ``window`` or within ``reach_um`` of it, in um on the glass."""
     corner = np.array([window.x_um, window.y_um]) - reach_um
-    span = np.array(window.span_um) + 2 * reach_um
+    size = np.array(window.size_um) + 2 * reach_um
     offset = np.mod(tissue.cells.xy_um - island.shift_um - corner, PERIOD_UM)
-    cells = tissue.cells[(offset < span).all(1)]
-    xy = offset[(offset < span).all(1)] + corner
+    cells = tissue.cells[(offset < size).all(1)]
+    xy = offset[(offset < size).all(1)] + corner
     inside = island.inside_um(*(column[:, None].astype(np.float32) for column in xy.T), tissue.rag)[:, 0]
     return cells.moved_to(xy)[inside > EDGE_UM]
 

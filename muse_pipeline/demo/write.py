@@ -154,8 +154,8 @@ class Blocks:
 
     def window(self, column: int, row: int, n_columns: int = 1) -> Window:
         """One block, or ``n_columns`` of them side by side."""
-        span = BLOCK_PX * self.mpp
-        return Window(column * span, row * span, self.mpp, (n_columns * BLOCK_PX, BLOCK_PX))
+        side = BLOCK_PX * self.mpp
+        return Window(column * side, row * side, self.mpp, (n_columns * BLOCK_PX, BLOCK_PX))
 
 
 def write_demo(

@@ -18,7 +18,7 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
 
     This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions
     alike, by score, so the sequence has one stable outcome, and deferred acceptance finds it: every unplaced prediction
-    asks its nearest point that has not refused it, and every point keeps its best-scored asker.
+    asks its nearest point that has not rejected it, and every point keeps its best-scored asker.
 
     Args:
         predicted_xy: (P, 2).
@@ -48,12 +48,12 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
         held = np.flatnonzero(holder >= 0)
         best[held] = rank[holder[held]]
         np.minimum.at(best, wish, rank[free])
-        refused = free[best[wish] < rank[free]]
+        rejected = free[best[wish] < rank[free]]
         accepted = free[best[wish] == rank[free]]
         accepted_wish = wish[best[wish] == rank[free]]
         ousted = holder[accepted_wish]
         holder[accepted_wish] = accepted
-        free = np.concatenate([refused, ousted[ousted >= 0]])
+        free = np.concatenate([rejected, ousted[ousted >= 0]])
         free = free[following[free] < start[free + 1]]
     placed = np.flatnonzero(holder >= 0)
     taken[holder[placed]] = placed

@@ -183,7 +183,7 @@ def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.nd
     """
     order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays
     best = np.full(len(overlaps.true_area), -1)
-    best[overlaps.true[order]] = order  # of several assignments to one place the last stays
+    best[overlaps.true[order]] = order  # of several assignments to one index the last stays
     pairs = best[best >= 0]
     unused = np.ones(len(overlaps.found_area), bool) if judged is None else judged.copy()
     unused[overlaps.found[pairs]] = False

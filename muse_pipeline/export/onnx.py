@@ -207,7 +207,7 @@ def recard(model: Path, output: Path, **facts: AppearanceReference | float | str
 
 
 def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReference:
-    """How the pictures of folders look, each with its um per pixel.
+    """Appearance of the pictures in folders, each with its um per pixel.
 
     Raises:
         LabelError: a picture cannot be read.

@@ -147,7 +147,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
 def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tolerance) -> Parity:
     """Differences over windows, each given as what was expected and what was found.
 
-    Slots are sorted by score and near-equal scores may change places, so nuclei are matched by position. What lies
+    Slots are sorted by score and near-equal scores may swap, so nuclei are matched by position. What lies
     within the tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
     neighbouring cells, may fall on either side.
     """

@@ -1,4 +1,4 @@
-"""PSM's activation network (arXiv 2210.07862): a backbone, a linear output, and a look at its stages on the way."""
+"""PSM's activation network (arXiv 2210.07862): a backbone, a linear output, and the activations of its stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muse_pipeline.models.weights import backbone_weights, load_weights, read_pi
 KIND = "activation"
 
 # Where a thread collects the maps of the first stage: windows of a slide are run side by side on one network.
-_LOOKING: ContextVar[list[Tensor] | None] = ContextVar("looking", default=None)
+_RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
 
 
 class ActivationNetwork(nn.Module):
@@ -47,22 +47,22 @@ class ActivationNetwork(nn.Module):
         """(B, 3, H, W), 0 to 255 -> (B, n_outputs); sides are multiples of the backbone's ``stride_px``."""
         return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
 
-    def look(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def read_activations(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The mean output (B,) and the maps (B, C, h, w) after each block of the stage at stride 4.
 
         They are ready for ``autograd.grad``; ``pixels`` as in ``forward``.
         """
         seen: list[Tensor] = []
-        token = _LOOKING.set(seen)
+        token = _RECORDED.set(seen)
         try:
             output = self(pixels)
         finally:
-            _LOOKING.reset(token)
+            _RECORDED.reset(token)
         return output.mean(1), seen
 
 
 def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
-    if (seen := _LOOKING.get()) is not None:
+    if (seen := _RECORDED.get()) is not None:
         seen.append(output)
 
 

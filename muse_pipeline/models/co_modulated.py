@@ -20,8 +20,8 @@ EPS = 1e-8
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style and whose output is normalised to unit variance.
 
-    With weights ``w_jik`` from channel i to j at place k and style ``s_i`` the weights of a sample are ``s_i w_jik``,
-    divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
+    With weights ``w_jik`` from channel i to j at kernel position k and style ``s_i`` the weights of a sample are
+    ``s_i w_jik``, divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
     the same result with one convolution for the whole batch.
 
     Args:

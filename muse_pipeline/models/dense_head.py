@@ -1,4 +1,4 @@
-"""The dense nucleus head: a centre map whose peaks are nuclei, with place, class and outline at every cell."""
+"""The dense nucleus head: a centre map whose peaks are nuclei, with position, class and outline at every cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps
 
 HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
 FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
-SAME_PLACE_CELLS = 1.0  # across or down: 2 um at 0.5 um/px
+SAME_NUCLEUS_CELLS = 1.0  # across or down: 2 um at 0.5 um/px
 LEAST_WEIGHT = 1e-12
 
 
@@ -54,8 +54,7 @@ class DenseHead(NucleusHead):
         """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
 
         So the result hardly depends on which of two cells with nearly equal scores is the peak. A neighbour whose
-        position is
-        further off belongs to another nucleus and is left out.
+        position is further off belongs to another nucleus and is left out.
         """
         columns = located.shape[-1]
         row = torch.div(cell, columns, rounding_mode="floor")
@@ -68,7 +67,7 @@ class DenseHead(NucleusHead):
         x, y = x + right, y + down  # from the middle of the cell itself
         apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
         score = centre.sigmoid()
-        weight = score * score * score * score * (apart < SAME_PLACE_CELLS)
+        weight = score * score * score * score * (apart < SAME_NUCLEUS_CELLS)
         mean = torch.stack((weight * x, weight * y)).sum(-1) / weight.sum(-1).clamp(min=LEAST_WEIGHT)
         return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
 

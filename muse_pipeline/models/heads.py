@@ -72,7 +72,7 @@ class NucleusHead(nn.Module):
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Positions (B, K, 2), (x, y) in cells, of the nuclei whose peaks are the cells of these numbers (B, K)."""
-        positions = own_places(located[:, 1:])
+        positions = predicted_positions(located[:, 1:])
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
@@ -80,7 +80,7 @@ class NucleusHead(nn.Module):
         return cells.split(self.sizes, 2)
 
 
-def own_places(offset: Tensor) -> Tensor:
+def predicted_positions(offset: Tensor) -> Tensor:
     """(B, 2, h, w) offsets -> position of the nucleus predicted by each cell alone, (x, y) in cells."""
     rows, columns = offset.shape[-2:]
     x = torch.arange(columns, device=offset.device) + 0.5

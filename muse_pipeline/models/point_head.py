@@ -1,4 +1,4 @@
-"""The point head of MUSE (arXiv 2511.05170): every cell is a proposal with independent heads for place and type."""
+"""The point head of MUSE (arXiv 2511.05170): every cell is a proposal with independent heads for position and type."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from muse_pipeline.models import HEADS
 from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, to_rays
 
-RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that still point to one place
-SAME_PLACE_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
+RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that point to the same nucleus
+SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
 
 
 @HEADS.register("point")
@@ -54,25 +54,24 @@ class PointHead(NucleusHead):
         return NucleusMaps(centre, self.offset(features).float(), label, rays)
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The probability of "not background", at the best of the cells that point to one place.
+        """The probability of "not background", at the best of the cells that point to the same nucleus.
 
         One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
         does: where a nucleus lies between cells, several still are peaks. Of neighbours whose points are less than a
-            cell
-        (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to different
-        places never compete.
+        cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
+        different nuclei never compete.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
         around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no competitors beyond the border
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
-        span = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
-        for down, right in ((down, right) for down in span for right in span if (down, right) != (0, 0)):
+        offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
+        for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
             top, left = RIVAL_CELLS + down, RIVAL_CELLS + right
             rival = around[:, :, top : top + rows, left : left + columns]
             x, y = (rival[:, 1:] - maps.offset).split(1, 1)
-            same_place = (x + right).square() + (y + down).square() < SAME_PLACE_CELLS**2
+            is_same = (x + right).square() + (y + down).square() < SAME_NUCLEUS_CELLS**2
             earlier = (down, right) < (0, 0)
             better = rival[:, :1] >= maps.centre if earlier else rival[:, :1] > maps.centre
-            beaten = beaten | (same_place & better)
+            beaten = beaten | (is_same & better)
         return torch.where(beaten, torch.zeros_like(maps.centre), maps.centre.sigmoid())

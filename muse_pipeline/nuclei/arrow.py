@@ -72,7 +72,7 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
     """Outlines that are well-known binary, those of equally many vertices together.
 
     Returns:
-        Places (n,) of outlines in the column, and their vertices (n, V, 2), of which the last is the first.
+        Indices (n,) of outlines in the column, and their vertices (n, V, 2), of which the last is the first.
 
     Raises:
         NucleiError: one is no polygon of one ring.

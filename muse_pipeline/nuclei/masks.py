@@ -33,7 +33,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 
     Returns:
         Nuclei in the window frame: centroids of their pixels (the innermost pixel where that lies outside), rays to the
-        place where the instance, interpolated between pixel centres, fades to one half; classes unknown.
+        point where the instance, interpolated between pixel centres, fades to one half; classes unknown.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -221,7 +221,7 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
     if prod(shape) > MAX_PIXELS:
         raise LabelError(
             f"{path}: {' x '.join(f'{side:,}' for side in shape[::-1])} pixels are too many to hold in memory; give "
-            "outlines as GeoJSON in its place"
+            "outlines as GeoJSON instead"
         )
 
 

@@ -67,7 +67,7 @@ def rings_to_polygons(
     Args:
         rings: vertices, not closed.
         decimals: digits after the point that are kept.
-        size_px: (width, height) of the slide that circles in the place of collapsed rings must not leave.
+        size_px: (width, height) of the slide within which circles that replace collapsed rings stay.
 
     Returns:
         (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and how many of the
@@ -127,7 +127,7 @@ def largest_parts(geometries: np.ndarray) -> np.ndarray:
     ascending = np.lexsort((area, owner))
     ascending = ascending[area[ascending] > 0]
     largest = np.full(len(geometries), shapely.Polygon(), object)
-    largest[owner[ascending]] = parts[ascending]  # of several assignments to one place the last stays
+    largest[owner[ascending]] = parts[ascending]  # of several assignments to one index the last stays
     return largest
 
 

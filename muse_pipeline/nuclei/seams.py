@@ -1,7 +1,7 @@
 """Seams: which window a nucleus belongs to, and how reports of one nucleus by two windows are merged.
 
 A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
-may place one nucleus on either side of the seam between them, so every window also reports nuclei slightly outside its
+may locate one nucleus on either side of the seam between them, so every window also reports nuclei slightly outside its
 core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
 ``SAME_UM``, are one nucleus. The report deeper inside its core is kept (in a tie that of the lower window). A report
 outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: reports that contain one

@@ -186,7 +186,7 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
     """How a slide differs from the training pictures of a model, in sentences."""
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
-        f"unlike the training pictures of {card.name}, look before you trust the result: {reason}"
+        f"unlike the training pictures of {card.name}, check the result before use: {reason}"
         for reason in verdict.sentences()
     ]
     if verdict.verdict == OTHER_STAIN:

@@ -1,8 +1,8 @@
 """Prior self-activation maps (PSM, arXiv 2210.07862): where an activation network's shallow stage answers.
 
 For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
-channel k, and ``M_b = sum_k alpha_k A_k``; M_b is stretched to 0 .. 1, its positive part averaged over the blocks, and
-stretched again. The release does all of it anew for every picture. Here the weights and both ranges are fitted on a
+channel k, and ``M_b = sum_k alpha_k A_k``; M_b is rescaled to 0 .. 1, its positive part averaged over the blocks, and
+rescaled again. The release does all of it anew for every picture. Here the weights and both ranges are fitted on a
 sample of a slide and then stay: a map so depends on no tile's borders, and needs no gradient.
 """
 
@@ -47,9 +47,9 @@ class ActivationMap:
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
-        _, blocks = _look(self.network, pixels)
+        _, blocks = _read_activations(self.network, pixels)
         mean = _mean_map(_weigh(blocks, self.weights), self.ranges, pixels.shape[:2], self.network)
-        return _stretch(mean, self.whole).clamp(0, 1).numpy()
+        return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
 
 def fit_activation_map(network: ActivationNetwork, pictures: Sequence[np.ndarray]) -> ActivationMap:
@@ -62,25 +62,25 @@ def fit_activation_map(network: ActivationNetwork, pictures: Sequence[np.ndarray
     gradients = [_spatial_gradients(network, pixels) for pixels in pictures]
     weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
     with torch.no_grad():
-        maps = [_weigh(_look(network, pixels)[1], weights) for pixels in pictures]
+        maps = [_weigh(_read_activations(network, pixels)[1], weights) for pixels in pictures]
         ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
         sizes = [pixels.shape[:2] for pixels in pictures]
         means = [_mean_map(one, ranges, size, network) for one, size in zip(maps, sizes, strict=True)]
     return ActivationMap(network, weights, ranges, _range(means))
 
 
-def _look(network: ActivationNetwork, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+def _read_activations(network: ActivationNetwork, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
     """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
     stride = network.backbone.stride_px
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-    return network.look(image)
+    return network.read_activations(image)
 
 
 def _spatial_gradients(network: ActivationNetwork, pixels: np.ndarray) -> list[Tensor]:
     with torch.enable_grad():
-        output, blocks = _look(network, pixels)
+        output, blocks = _read_activations(network, pixels)
         return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
 
 
@@ -92,11 +92,11 @@ def _weigh(blocks: list[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
 def _mean_map(
     maps: list[Tensor], ranges: Sequence[tuple[float, float]], size: tuple[int, int], network: ActivationNetwork
 ) -> Tensor:
-    """(h, w): the positive parts of stretched maps, enlarged to the picture and averaged."""
+    """(h, w): the positive parts of rescaled maps, enlarged to the picture and averaged."""
     stride = network.backbone.stride_px
     padded = [side + -side % stride for side in size]
-    stretched = torch.stack([_stretch(one, limits) for one, limits in zip(maps, ranges, strict=True)])[None]
-    enlarged = functional.interpolate(stretched, padded, mode="bilinear", align_corners=False)
+    rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, ranges, strict=True)])[None]
+    enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
     return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 
@@ -104,7 +104,7 @@ def _range(maps: Sequence[Tensor]) -> tuple[float, float]:
     return min(float(one.min()) for one in maps), max(float(one.max()) for one in maps)
 
 
-def _stretch(values: Tensor, limits: tuple[float, float]) -> Tensor:
+def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
     low, high = limits
     return (values - low) / max(high - low, 1e-12)
 
@@ -271,8 +271,8 @@ class MaskSettings:
 
     Attributes:
         clusters: what is clustered, and which cluster is nuclei; docs/guide/label-free.md names those of the releases.
-        min_area_um2: smaller objects are removed; the release says 200 px at 40x.
-        max_hole_um2: smaller holes are filled; the release says 64 px at 40x.
+        min_area_um2: smaller objects are removed; 200 px at 40x in the release.
+        max_hole_um2: smaller holes are filled; 64 px at 40x in the release.
         min_density: least mean optical density of haematoxylin in what is taken for nuclei.
         max_share: most of a picture that nuclei can cover.
     """
@@ -355,7 +355,7 @@ class PseudoMasker:
         if not mask.any():
             return ""
         if (mean := density[mask].mean()) < self.settings.min_density:
-            return f"no nucleus: what looks most like nuclei has a haematoxylin density of {mean:.2f} only"
+            return f"no nucleus: the cluster most similar to nuclei has a haematoxylin density of {mean:.2f} only"
         if (share := mask.mean()) > self.settings.max_share:
             return f"no nucleus: what looks like nuclei covers {share:.0%} of the picture"
         return ""

@@ -2,7 +2,7 @@
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
 their defaults, and ``fit``, which gives the finder that ``inference.detect`` calls. What is estimated from the slide
-comes from a sample drawn with a fixed seed, so every shard estimates the same, and its facts say what that was.
+comes from a sample drawn with a fixed seed, so every shard estimates the same; the facts record it.
 
 The guard finds where nothing should be proposed: glass, ink, brown stain, out of focus. It judges a window as a whole;
 single strokes and brown nuclei inside a good window are left out by ``tissue.background``. The sample of a slide gives

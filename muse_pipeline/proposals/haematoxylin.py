@@ -30,9 +30,9 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
 NEIGHBOUR_UM = 20.0
-INSIDE_UM, AROUND_UM = 2.5, 5.0  # what is certainly a nucleus' own, and where its surroundings begin
-PIECE = 1024  # nuclei at a time: (1024, 32, 30) floats
-TRESPASS = 10.0  # price per step into a neighbour's territory
+INSIDE_UM, AROUND_UM = 2.5, 5.0  # what is certainly inside a nucleus, and where its background begins
+BLOCK = 1024  # nuclei at a time: (1024, 32, 30) floats
+TRESPASS = 10.0  # cost per step into a neighbour's territory
 
 
 def trace_outlines(
@@ -51,22 +51,22 @@ def trace_outlines(
         mpp: um per pixel.
         xy: the centres.
         radius_um: (N,) rough radii, for the territories.
-        least_density: no outline reaches into less. Where the surroundings are dense themselves, the outline is halfway
-            between the nucleus and them.
+        least_density: no outline reaches into less. Where the background is dense itself, the outline is halfway
+            between the densities of nucleus and background.
         n_rays: number of rays.
         max_radius_um: no ray is longer.
     """
     reach_um = np.minimum(territories(xy * mpp, radius_um, n_rays), max_radius_um)
     steps_um = np.arange(1, int(max_radius_um / STEP_UM) + 1) * STEP_UM
     rays = np.zeros((len(xy), n_rays), np.float32)
-    for start in range(0, len(xy), PIECE):
-        piece = slice(start, start + PIECE)
-        profiles = _profiles(density, mpp, xy[piece], steps_um, n_rays)
+    for start in range(0, len(xy), BLOCK):
+        block = slice(start, start + BLOCK)
+        profiles = _profiles(density, mpp, xy[block], steps_um, n_rays)
         threshold = np.maximum(_halfway(profiles, steps_um), least_density)
         worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
-        worth -= TRESPASS * np.maximum(steps_um - reach_um[piece, :, None], 0)
+        worth -= TRESPASS * np.maximum(steps_um - reach_um[block, :, None], 0)
         best = steps_um[_best_closed_path(worth)]
-        rays[piece] = np.clip(_smooth_around(best), MIN_RADIUS_UM, np.maximum(reach_um[piece], MIN_RADIUS_UM))
+        rays[block] = np.clip(_smooth_around(best), MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
     return rays
 
 
@@ -100,7 +100,7 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
     """Density (N,) halfway between the dark part of each core and the pale part of what lies around it.
 
-    Quartiles rather than means: a core may be vesicular, and the surroundings hold other nuclei.
+    Quartiles rather than means: a core may be vesicular, and the background contains other nuclei.
     """
     n = len(profiles)
     core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)

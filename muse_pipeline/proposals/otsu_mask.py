@@ -22,7 +22,7 @@ OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
 MAX_HOLE_UM2 = 20.0  # pale chromatin within a nucleus
 MAX_SAMPLE = 1_000_000  # pixels, of all pictures together
 N_BINS = 256
-PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would stretch its bins
+PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would widen its bins
 
 
 @dataclass(frozen=True)

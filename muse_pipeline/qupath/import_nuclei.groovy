@@ -36,7 +36,7 @@ try {
     results = args ? args[0] : results
     action = args && args.length > 1 ? args[1] : action
 } catch (MissingPropertyException notFromTheCommandLine) {
-    // the script editor of some versions knows no args
+    // the script editor of some versions defines no args
 }
 if (!(action in ["replace", "add", "remove"]))
     throw new IllegalArgumentException("action is '" + action + "'; choose add, remove or replace")
@@ -173,7 +173,7 @@ List findResults(File folder) {
 List resultsOf(String imageName, uris, List allResults) {
     def files = uris.findAll { it.getPath() }.collect { new File(it.getPath()) }
     def sameFile = allResults.findAll { result ->
-        def path = result.sidecar.slide_path  // results of earlier versions do not say
+        def path = result.sidecar.slide_path  // missing in results of earlier versions
         path && files.any { isSame(it, new File(path)) }
     }
     if (!sameFile.isEmpty())

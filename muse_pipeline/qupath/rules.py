@@ -120,7 +120,7 @@ def _judge_object_type(feature: dict[str, Any], properties: dict[str, Any]) -> I
     elif key == "type":
         what = f"{'an' if became == 'annotation' else 'a'} {became}"
         word = properties[key]
-        yield Fault(f"becomes {what}, as objectType {state} and properties.type '{word}' is read in its place")
+        yield Fault(f"becomes {what}, as objectType {state} and properties.type '{word}' is read instead")
     elif key is not None and type_of_word(properties[key]) is None:
         yield Fault(f"becomes an annotation, as objectType '{properties[key]}' is unknown")
     elif became in {"tile", "tmaCore", "root"}:

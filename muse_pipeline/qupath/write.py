@@ -248,7 +248,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     order = np.argsort(location, kind="stable")
     rank = np.arange(len(location))
     begins = np.diff(location[order], prepend=-1) != 0
-    repeat = np.empty_like(rank)  # stitch leaves no two nuclei in one place: zeros
+    repeat = np.empty_like(rank)  # stitch leaves no two nuclei at one position: zeros
     repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
     columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
     return np.concatenate(columns, axis=1)

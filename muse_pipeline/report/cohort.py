@@ -220,7 +220,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
     unmeasured = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
     return [
-        *_listed("unlike the model's training pictures, look before you trust the result", unlike, n_shown),
+        *_listed("unlike the model's training pictures, check the result before use", unlike, n_shown),
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
         *_listed(
             "whose mpp differs from that of the file; if it is wrong, so are sizes and densities", of_mpp, n_shown
@@ -328,7 +328,7 @@ def _missing(name: str) -> str:
 
 
 def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, Any], path: str) -> str:
-    """Why results that look finished belong to something else, "" if they do not."""
+    """Why finished results belong to other inputs, "" if they do not."""
     if info is None:
         return _missing("slide.json")
     made_from = summary["provenance"]
@@ -350,7 +350,7 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
         "region": (summary["corrupt_level0"], "could not be decoded"),
     }
     return "; ".join(
-        f"{count_noun(len(positions), noun)} {what}, {_name_places(positions, qupath_offset_px(info.bounds))}"
+        f"{count_noun(len(positions), noun)} {what}, {_name_rectangles(positions, qupath_offset_px(info.bounds))}"
         for noun, (positions, what) in lacking.items()
         if positions
     )
@@ -366,7 +366,7 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
     return "" if summary["n_nuclei"] else "no nuclei were found"
 
 
-def _name_places(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:
+def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:
     left, top = offset_px
     shown = "; ".join(f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:n_shown])
     more = f" and {len(rectangles) - n_shown} more" if len(rectangles) > n_shown else ""

@@ -68,7 +68,7 @@ def count_nuclei(
 def choose_fields(grid: DensityGrid) -> list[Field]:
     """Up to three fields that do not overlap: the densest, the one most mixed in class, one of median density.
 
-    The choice depends on the counts alone; of equal places the topmost, then leftmost, is taken.
+    The choice depends on the counts alone; of equal fields the topmost, then leftmost, is taken.
     """
     counts = _sum_fields(grid.counts)
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)

@@ -28,7 +28,7 @@ for (const scroll of document.querySelectorAll(".slides")) {
   const kinds = {
     "all slides": () => true,
     "red: needs attention": (row) => row.dataset.level === "red",
-    "amber: look before you trust": (row) => row.dataset.level === "amber",
+    "amber: check before use": (row) => row.dataset.level === "amber",
     "neither red nor amber": (row) => !row.dataset.level,
     failed: (row) => row.dataset.status === "failed",
     partial: (row) => row.dataset.status === "partial",

@@ -109,7 +109,7 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
         named = "; ".join(map(describe_model, models))
         words = f"Slides were made by different models, whose numbers may not compare: {named}"
         entries[AMBER].append(element("li", words))
-    for level, title in ((RED, "Needs attention"), (AMBER, "Look before you trust")):
+    for level, title in ((RED, "Needs attention"), (AMBER, "Check before use")):
         if entries[level]:
             yield element("section", element("h2", title), element("ul", *entries[level]), class_=f"attention {level}")
 

@@ -1,4 +1,4 @@
-"""The fields that `muse suggest` chose, on the page: each leads to its place in the slide's viewer."""
+"""The fields that `muse suggest` chose, on the page: each links to its position in the slide's viewer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def suggested_fields(album: Album, slides: Sequence[SlideResult]) -> Iterator[Ma
 
 
 def _entry(album: Album, row: dict[str, str]) -> Markup:
-    place = f"{row['slide_id']} at {row['x']}, {row['y']}"
+    text = f"{row['slide_id']} at {row['x']}, {row['y']}"
     page = album.folder / row["slide_id"] / "viewer/index.html"
     link = f"{album.link(page)}#at={row['x']},{row['y']},{UM_PER_PX}"
-    name = element("a", element("bdi", place), href=link) if page.is_file() else element("bdi", place)
+    name = element("a", element("bdi", text), href=link) if page.is_file() else element("bdi", text)
     return element("li", name, f": {count_noun(int(row['nuclei']), 'nucleus', 'nuclei')}, {row['why']}")

@@ -53,7 +53,7 @@ def _html_row(anchor: str, slide: SlideResult, album: Album, names: Sequence[str
 
 
 def _thumbnail(slide: SlideResult, album: Album) -> Markup:
-    """A small picture of the slide that leads to its viewer, if there is one; an empty place where there is none."""
+    """A small picture of the slide, linked to its viewer if there is one; an empty element without a picture."""
     source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.folder / "viewer/index.html"
     if source and viewer.is_file():
         picture = element("img", src=source, alt="Open in the browser", loading="lazy")

@@ -54,8 +54,7 @@ def map_isolated(
 
     A process makes further calls, also of a later ``map_isolated``: importing the readers takes longer than opening a
     slide. A process whose call failed is ended. A call that crashes a process which made other calls before is repeated
-    in
-    a new one, so that no file is rejected for damage done by another.
+    in a new one, so that no file is rejected for damage done by another.
 
     Args:
         function: its first argument is the file to open.
@@ -66,25 +65,25 @@ def map_isolated(
     Yields:
         number of the call and its result, or the exception that it raised or caused.
     """
-    waiting, running = iter(enumerate(calls)), {}
+    waiting, busy = iter(enumerate(calls)), {}
     try:
         while True:
-            while len(running) < n_processes and (call := next(waiting, None)):
+            while len(busy) < n_processes and (call := next(waiting, None)):
                 worker = _idle_workers.pop() if _idle_workers else _Worker(function)
-                running[worker.begin(function, call[1], limits)] = call[0], worker
-            if not running:
+                busy[worker.begin(function, call[1], limits)] = call[0], worker
+            if not busy:
                 return
-            deadline = min(worker.deadline for _, worker in running.values())
-            for receiver in wait(list(running), max(deadline - time.monotonic(), 0)) or _overdue(running):
-                number, worker = running.pop(receiver)
+            deadline = min(worker.deadline for _, worker in busy.values())
+            for receiver in wait(list(busy), max(deadline - time.monotonic(), 0)) or _overdue(busy):
+                number, worker = busy.pop(receiver)
                 result = worker.result()
                 if worker.has_crashed and worker.n_calls > 1:
                     again = _Worker(function)
-                    running[again.begin(function, worker.arguments, limits)] = number, again
+                    busy[again.begin(function, worker.arguments, limits)] = number, again
                 else:
                     yield number, result
     finally:
-        for _, worker in running.values():
+        for _, worker in busy.values():
             worker.stop()
         while len(_idle_workers) > 1:
             _idle_workers.pop().stop()
@@ -168,8 +167,8 @@ def _has_one_thread() -> bool:
         return False
 
 
-def _overdue(running: dict[Connection, tuple[int, _Worker]]) -> list[Connection]:
-    return [receiver for receiver, (_, worker) in running.items() if worker.deadline <= time.monotonic()]
+def _overdue(busy: dict[Connection, tuple[int, _Worker]]) -> list[Connection]:
+    return [receiver for receiver, (_, worker) in busy.items() if worker.deadline <= time.monotonic()]
 
 
 def _serve(connection: Connection, inherited: Connection | None) -> None:

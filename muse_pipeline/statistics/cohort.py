@@ -43,16 +43,16 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
     _write(output, names, compared)
-    said = [
+    lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
         "slides"
     ]
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())
-        said.append(
+        lines.append(
             f"{second} against {first}: {n_found} of {len(names)} measures differ at a false discovery rate of 5 %"
         )
-    return said
+    return lines
 
 
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -79,10 +79,10 @@ def _write(output: Path, names: list[str], compared: list[tuple[str, str, Differ
         table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
         table.writerow([*COLUMNS, "p", "q"])
         for first, second, found in compared:
-            for place, name in enumerate(names):
-                numbers = (*found.mean[:, place], *(getattr(found, each)[place] for each in ("effect", "low", "high")))
-                chances = (found.p[place], found.q[place])
-                row = [name, first, second, *found.n[:, place]]
+            for k, name in enumerate(names):
+                numbers = (*found.mean[:, k], *(getattr(found, each)[k] for each in ("effect", "low", "high")))
+                chances = (found.p[k], found.q[k])
+                row = [name, first, second, *found.n[:, k]]
                 table.writerow([*row, *map(_text, (*numbers, *chances))])
 
 

@@ -68,7 +68,7 @@ class Gland:
 
 def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
     """The nuclei of a field of ``size_um`` x ``size_um``, those that reach into it from outside included."""
-    glands = _place_glands(size_um, tissue, rng)
+    glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
     plan = Plan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -80,7 +80,7 @@ def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator
     return plan
 
 
-def _place_glands(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> list[Gland]:
+def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> list[Gland]:
     reach = tissue.gland_radius_um[1] + MARGIN_UM
     side = size_um + 2 * reach
     glands: list[Gland] = []

@@ -90,21 +90,21 @@ def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.
     kept: list[int] = []
     for index in np.flatnonzero((high > low).all(1)).tolist():
         (left, top), (right, bottom) = low[index], high[index]
-        place = instances[top:bottom, left:right]
-        stamp = np.zeros(place.shape, np.uint8)
+        patch = instances[top:bottom, left:right]
+        stamp = np.zeros(patch.shape, np.uint8)
         cv2.fillPoly(stamp, points[index : index + 1], 1, cv2.LINE_4, _BITS)
-        if _takes_its_place(stamp, place, tissue.max_overlap, least_px):
+        if _fits(stamp, patch, tissue.max_overlap, least_px):
             kept.append(index)
-            place[stamp > 0] = len(kept)
+            patch[stamp > 0] = len(kept)
     return InstanceMask(instances, plan.kind[kept])
 
 
-def _takes_its_place(stamp: np.ndarray, place: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Take taken pixels out of the stamp of a nucleus; whether the rest is one instance."""
+def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
+    """Remove occupied pixels from the stamp of a nucleus; whether the rest is one instance."""
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False
-    stamp[place > 0] = 0
+    stamp[patch > 0] = 0
     free = cv2.countNonZero(stamp)
     if free == whole:
         return True
@@ -112,7 +112,7 @@ def _takes_its_place(stamp: np.ndarray, place: np.ndarray, max_overlap: float, l
 
 
 def _is_simple(stamp: np.ndarray) -> bool:
-    """Whether the ones of a stamp are one piece without holes."""
+    """Whether the ones of a stamp are one component without holes."""
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 

@@ -91,7 +91,7 @@ def spread(pixels: np.ndarray) -> np.ndarray:
 
 
 MIN_STROKE_UM = 40.0  # narrower is no pen
-SURROUNDINGS_UM = 80.0  # the stroke's faint edge
+FAINT_EDGE_UM = 80.0  # of a stroke
 
 
 def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     strokes = cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-    return dilate(strokes, mpp, SURROUNDINGS_UM)
+    return dilate(strokes, mpp, FAINT_EDGE_UM)
 
 
 def is_ink(density: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
 def _cover_strips(
     roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray
 ) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
-    """Places in the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
+    """Indices into the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
     if roi.is_empty:
         return
     left, top, right, bottom = roi.bounds

@@ -37,7 +37,7 @@ class Overview:
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
     """Read the level nearest above ``target_um`` and average whole blocks of its pixels.
 
-    What cannot be decoded there is read of finer levels: files are damaged in places, and levels lie apart.
+    What cannot be decoded there is read from finer levels: levels are stored apart, and damage is mostly local.
 
     Raises:
         SlideError: nothing of the slide can be decoded.

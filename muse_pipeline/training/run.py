@@ -15,7 +15,8 @@ from muse_pipeline.core.files import complete_file, read_json, write_json
 from muse_pipeline.core.text import some_of
 from muse_pipeline.training.checkpoint import steps_done
 
-Say, Progress = Callable[[str], None], Callable[[int, int, dict[str, float]], None]
+Say = Callable[[str], None]
+Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,10 +104,10 @@ class ChunkWriter:
 
     def add(self, batch: Batch) -> None:
         """Append nuclei to the files of their squares."""
-        place = batch.xy / self._side_px
-        square = np.floor(place).astype(int)
+        position = batch.xy / self._side_px
+        square = np.floor(position).astype(int)
         records = np.zeros(len(square), self._record)
-        within = ((place - square) * 65536).astype(np.uint16)
+        within = ((position - square) * 65536).astype(np.uint16)
         records["row"], records["x"], records["y"] = batch.row, within[:, 0], within[:, 1]
         records["rays"] = np.round(batch.rays / _RAY_UM).clip(0, 65535)
         records["label"], records["score"] = batch.label, batch.score_level
@@ -121,7 +121,7 @@ class ChunkWriter:
                 file.write(records[members].tobytes())
 
     def finish(self) -> dict[str, Any]:
-        """Turn the files into scripts; returns what the page must know of them."""
+        """Turn the files into scripts; returns what the page needs to read them."""
         for column, row in self._counts:
             waiting = self._waiting(column, row)
             records = np.frombuffer(waiting.read_bytes(), self._record)
@@ -186,13 +186,13 @@ class Overview:
             self._cells[cell] = np.minimum(known + new, 255).astype(np.uint8)
         chosen = batch.rank < min(1.0, N_SAMPLE / max(self.n_nuclei, 1)) * 2**32
         dots = np.zeros(int(chosen.sum()), [("x", "<u2"), ("y", "<u2"), ("label", "u1"), ("score", "u1")])
-        place = (batch.xy[chosen] / self.info.size_px * 65535).clip(0, 65535).round()
-        dots["x"], dots["y"] = place.T
+        xy = (batch.xy[chosen] / self.info.size_px * 65535).clip(0, 65535).round()
+        dots["x"], dots["y"] = xy.T
         dots["label"], dots["score"] = batch.label[chosen], batch.score_level[chosen]
         self._sample.append(dots)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the grid and the sample as a script; returns what the page must know of them."""
+        """Write the grid and the sample as a script; returns what the page needs to read them."""
         cells = np.array(sorted(self._cells), "<u4")
         counts = np.stack([self._cells[cell] for cell in cells.tolist()]) if len(cells) else np.zeros(0, np.uint8)
         dots = np.concatenate(self._sample) if self._sample else np.zeros(0, [("x", "<u2")])

@@ -79,7 +79,7 @@ def _read_known(viewer: Path) -> dict[str, Any] | None:
 
 
 def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
-    """What the page must know of slide and model."""
+    """What the page shows of slide and model."""
     by_stain = "positive_od" in provenance
     classes = (
         [(each.name, each.color) for each in dab.CLASSES]

@@ -105,10 +105,10 @@ def measure_fields(folder: Path) -> Fields:
         cells, member = np.unique(cell, axis=0, return_inverse=True)
         totals = np.zeros((len(cells), values.shape[1]))
         np.add.at(totals, member.ravel(), values)
-        for place, total in zip(map(tuple, cells.tolist()), totals, strict=True):
-            sums[place] = sums.get(place, 0) + total
-    kept = sorted(place for place, total in sums.items() if total[0] >= LEAST_NUCLEI)
-    totals = np.array([sums[place] for place in kept]).reshape(-1, 5 + n_classes)
+        for key, total in zip(map(tuple, cells.tolist()), totals, strict=True):
+            sums[key] = sums.get(key, 0) + total
+    kept = sorted(key for key, total in sums.items() if total[0] >= LEAST_NUCLEI)
+    totals = np.array([sums[key] for key in kept]).reshape(-1, 5 + n_classes)
     return _to_fields(np.array(kept).reshape(-1, 2), totals, info, footer_checksum(path))
 
 
@@ -151,7 +151,7 @@ def _scale(content: np.ndarray) -> np.ndarray:
 
 
 def choose(fields: Fields, unusual: np.ndarray, n_fields: int) -> list[int]:
-    """Places of the chosen fields, the first first; of equals the one that comes first."""
+    """Indices of the chosen fields, in the order of choice; of equals the first is chosen."""
     scaled = _scale(fields.content)
     weight = (_rank(fields.unsure) + 0.5 * _rank(unusual)) / 1.5
     chosen: list[int] = []

@@ -148,7 +148,7 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
     assert (status, printed.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
     assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in printed
     status, shown, _ = muse("run", tmp_path / "moved/HE.tif", "-o", results)
-    assert status == 0 and "slide files in another place: 1 slide (HE)" in shown
+    assert status == 0 and "slide files at another location: 1 slide (HE)" in shown
 
 
 AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'

@@ -90,7 +90,7 @@ def test_another_version_of_the_package_is_named(finished, monkeypatch):
 
 def test_a_moved_and_a_changed_slide_are_named(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    assert changes_of(tmp_path) == ["slide files in another place"]
+    assert changes_of(tmp_path) == ["slide files at another location"]
     sidecar = tmp_path / "results/S/nuclei.provenance.json"
     sidecar.write_text(json.dumps({**read_json(sidecar), "slide_path": str(tmp_path / "S.tif")}))
     assert changes_of(tmp_path) == []
@@ -106,7 +106,7 @@ def test_a_slide_at_a_url_is_known_by_it(finished, tmp_path):
     sidecar, url = tmp_path / "results/S/nuclei.provenance.json", "https://host/S.tif"
     sidecar.write_text(json.dumps({**read_json(sidecar), "slide_path": url}))
     assert changes_of(tmp_path, path=SlideUrl(f"{url}?sig=1")) == []
-    assert changes_of(tmp_path, path=SlideUrl("https://host/T.tif")) == ["slide files in another place"]
+    assert changes_of(tmp_path, path=SlideUrl("https://host/T.tif")) == ["slide files at another location"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"provenance": {}}', "[]"])

@@ -62,7 +62,7 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     red, amber = (
         text.split(f'<section class="attention {level}">')[1].split("</section>")[0] for level in ("red", "amber")
     )
-    assert "Needs attention" in red and "Look before you trust" in amber
+    assert "Needs attention" in red and "Check before use" in amber
     assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
         ["lost", "small", "small and given", "brown"],
         ["gaps", "pale", "given"],

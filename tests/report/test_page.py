@@ -172,7 +172,7 @@ document.title = JSON.stringify([...found, form.querySelector("output").value]);
         ("", "all slides", "1234"),
         ("GOO", "all slides", "4"),
         ("", "red: needs attention", "12"),
-        ("", "amber: look before you trust", "3"),
+        ("", "amber: check before use", "3"),
         ("noi", "neither red nor amber", ""),
     ],
 )

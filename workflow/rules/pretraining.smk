@@ -2,9 +2,10 @@
 
 Takes the stores and proposals of the slides that are learnt from, and for TriDeNT their partners, which are registered
 here; gives <results>/{slide}/partner, <results>/pretraining/<run>/checkpoint.pt and compare/compare.html. Of a partner
-that cannot be registered partner.json states why, and its store is an empty folder. The run's config with all its slides is <results>/pretraining/<run>/cohort.yaml, the slides that it
-is compared on are in tissue.yaml, and what the rules must know is <results>/pretraining.json; each is rewritten only when
-its content changes. What a run needs to resume lies undeclared beside its checkpoint.
+that cannot be registered partner.json states why, and its store is an empty folder. The run's config with all its slides
+is <results>/pretraining/<run>/cohort.yaml, the slides that it is compared on are in tissue.yaml, and what the rules read
+is <results>/pretraining.json; each is rewritten only when its content changes.
+What a run needs to resume is kept beside its checkpoint and is not declared.
 """
 
 BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # keys of `pretrain` that are no settings of the run

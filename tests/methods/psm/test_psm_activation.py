@@ -39,7 +39,7 @@ def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, chann
     torch.manual_seed(0)
     network = ActivationNetwork(name, 1).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 96)).float()
-    output, blocks = network.look(pixels)
+    output, blocks = network.read_activations(pixels)
     assert torch.equal(output, network(pixels)[:, 0])
     assert {tuple(block.shape) for block in blocks} == {(2, channels, 16, 24)}
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(output.sum(), blocks))
