@@ -56,7 +56,7 @@ def muse(capsys):
 
 @pytest.fixture(scope="session")
 def gradient() -> np.ndarray:
-    """(803, 1001, 3) uint8: red grows with x, green with y, so that every place has its own colour."""
+    """(803, 1001, 3) uint8: red grows with x, green with y, so that every pixel has its own colour."""
     return draw_gradient(1001, 803)
 
 

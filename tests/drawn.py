@@ -77,7 +77,7 @@ def draw(
 
 
 def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=(255, 255, 255)):
-    """A ``colour_at`` with discs at the places ``xy_um`` (N, 2)."""
+    """A ``colour_at`` with discs at the positions ``xy_um`` (N, 2)."""
 
     def colour_at(x, y):
         inside = np.zeros(x.shape, bool)

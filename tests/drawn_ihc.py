@@ -1,4 +1,4 @@
-"""Drawn immunohistochemistry: blue and brown nuclei at known places."""
+"""Drawn immunohistochemistry: blue and brown nuclei at known positions."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Warp:
 
 
 def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin_um: float = 150.0) -> Section:
-    """A ragged piece of tissue with crowded and sparse areas, on glass."""
+    """A ragged island of tissue with crowded and sparse areas, on glass."""
     rng = np.random.default_rng(seed)
     size_px = tuple(round(side / mpp) for side in size_um)
     extent = np.array(size_px) * mpp
@@ -85,7 +85,7 @@ def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin
     xy = xy[(inside[row, column] > 0.5) & (rng.random(n) < crowd[row, column])]
     has_marker = rng.random(len(xy)) < 1 / 3
     nuclei = [np.zeros(size_px[::-1], np.uint8) for _ in range(2)]
-    for (x, y), marked, radius, stretch, angle, shade in zip(
+    for (x, y), marked, radius, elongation, angle, shade in zip(
         xy / mpp,
         has_marker,
         rng.uniform(2.6, 4.4, len(xy)) / mpp,
@@ -94,7 +94,7 @@ def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin
         rng.integers(130, 256, len(xy)),
         strict=True,
     ):
-        box = ((x - 0.5, y - 0.5), (2 * radius * stretch, 2 * radius / stretch), angle)
+        box = ((x - 0.5, y - 0.5), (2 * radius * elongation, 2 * radius / elongation), angle)
         cv2.ellipse(nuclei[int(marked)], box, int(shade), -1, cv2.LINE_AA)
     ground = cv2.resize(inside * pink, size_px, interpolation=cv2.INTER_CUBIC).clip(0, 1)
     amounts = [cv2.GaussianBlur(one, (0, 0), 0.3 / mpp).astype(np.float32) / 255 for one in nuclei]

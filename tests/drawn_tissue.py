@@ -36,32 +36,32 @@ class DrawnTissue:
 def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> DrawnTissue:
     """What the first labels show, tissue up to the border."""
     rng = np.random.default_rng(seed)
-    xy = _place(size_px, mpp, 0, rng)
+    xy = _jitter_lattice(size_px, mpp, 0, rng)
     label = rng.integers(len(CLASSES), size=len(xy))
     image = np.full((size_px[1], size_px[0], 3), GROUND, np.uint8)
-    for place, kind in zip(xy, label, strict=True):
-        _press(image, place, (1, 1), (DARK, PALE)[kind], mpp, rng)
+    for centre, kind in zip(xy, label, strict=True):
+        _press(image, centre, (1, 1), (DARK, PALE)[kind], mpp, rng)
     return DrawnTissue(_photograph(image, mpp, rng), xy, label)
 
 
 def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed: int) -> DrawnTissue:
     """What the slide shows, a rectangle of tissue on glass."""
     rng = np.random.default_rng(seed)
-    xy = _place(size_px, mpp, margin_px, rng)
+    xy = _jitter_lattice(size_px, mpp, margin_px, rng)
     label, is_faint = rng.integers(len(CLASSES), size=len(xy)), rng.random(len(xy)) < 0.2
     image = np.full((size_px[1], size_px[0], 3), GLASS, np.uint8)
     image[margin_px:-margin_px, margin_px:-margin_px] = GROUND
-    for place, kind, faint in zip(xy, label, is_faint, strict=True):
-        _press(image, place, ((1, 1), LONG)[kind], FAINT if faint else DARK, mpp, rng)
-    for place in xy[rng.random(len(xy)) < 0.25]:  # between the rows of nuclei
+    for centre, kind, faint in zip(xy, label, is_faint, strict=True):
+        _press(image, centre, ((1, 1), LONG)[kind], FAINT if faint else DARK, mpp, rng)
+    for centre in xy[rng.random(len(xy)) < 0.25]:  # between the rows of nuclei
         cv2.circle(
-            image, tuple((place + SPACING_UM / 2 / mpp).astype(int)), round(DIRT_UM / mpp), DIRT, -1, cv2.LINE_AA
+            image, tuple((centre + SPACING_UM / 2 / mpp).astype(int)), round(DIRT_UM / mpp), DIRT, -1, cv2.LINE_AA
         )
     return DrawnTissue(_photograph(image, mpp, rng), xy, label)
 
 
-def _place(size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.Generator) -> np.ndarray:
-    """(N, 2) a lattice, shaken."""
+def _jitter_lattice(size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.Generator) -> np.ndarray:
+    """(N, 2) px, positions of a lattice with jitter."""
     step = SPACING_UM / mpp
     axes = [np.arange(margin_px + step / 2, side - margin_px - step / 2 + 1e-6, step) for side in size_px]
     xy = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
@@ -70,7 +70,7 @@ def _place(size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.
 
 def _press(
     image: np.ndarray,
-    place: np.ndarray,
+    centre: np.ndarray,
     axes: tuple[float, float],
     colour: tuple[int, int, int],
     mpp: float,
@@ -79,7 +79,7 @@ def _press(
     """Paint one nucleus, about as dark as ``colour`` and turned by any angle."""
     diameters = 2 * rng.uniform(*RADIUS_UM) * np.array(axes) / mpp
     shade = (np.array(colour) + rng.integers(-8, 9)).tolist()
-    middle = tuple((place - 0.5).tolist())  # OpenCV counts from the centre of the first pixel
+    middle = tuple((centre - 0.5).tolist())  # OpenCV counts from the centre of the first pixel
     cv2.ellipse(image, (middle, tuple(diameters), rng.uniform(0, 180)), shade, -1, cv2.LINE_AA)
 
 

@@ -66,7 +66,7 @@ def write_slide(
 ) -> Path:
     """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times.
 
-    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``positive`` (N,) says which nuclei are.
+    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``positive`` (N,) marks positive nuclei.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)

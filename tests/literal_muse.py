@@ -88,7 +88,7 @@ def view_pairs(n_views: int) -> list[tuple[int, int]]:
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
     """Features ``[view][set]``, each image alone through the network."""
     n_sets, found = batch.octaves.shape[1], []
-    for views in (batch.wide, batch.near):
+    for views in (batch.global_views, batch.local_views):
         if views is not None:
             images = zip(views.pixels.double(), views.colour.double(), strict=True)
             alone = [backbone(backbone.prepare(pixels[None], colour[None])) for pixels, colour in images]

@@ -67,7 +67,7 @@ def write_leica(
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
     positions = {"glass": glass, "tissue": size, "corner": corner_px}
-    places_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()}
+    positions_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()}
     levels = "".join(
         f'<dimension sizeX="{size[0] // factor}" sizeY="{size[1] // factor}" ifd="{i}" r="{i}"/>'
         for i, factor in enumerate((1, *factors))
@@ -80,7 +80,7 @@ def write_leica(
                 photometric="rgb",
                 compression="deflate",
                 metadata=None,
-                description=LEICA.format(size=size, levels=levels, **places_nm) if i == 0 else None,
+                description=LEICA.format(size=size, levels=levels, **positions_nm) if i == 0 else None,
                 subfiletype=int(i > 0),
                 resolution=(1e4 / mpp / factor,) * 2,
                 resolutionunit="CENTIMETER",

@@ -71,7 +71,7 @@ def test_what_a_killed_process_left_goes_and_what_may_still_be_written_stays(tmp
 
 
 def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypatch):
-    """Removed in its place, a part of it would stand there under the name of the whole if that is interrupted."""
+    """If it were removed directly, an interruption would leave a part of it under the name of the whole."""
     (tmp_path / "image.zarr").mkdir()
     (tmp_path / "image.zarr/old").write_text("")
 

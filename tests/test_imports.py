@@ -1,4 +1,4 @@
-"""Who may import whom, in three sentences, each with a made-up breach that proves it would be caught.
+"""Which packages may import which, in three rules, each with a made-up breach that proves it would be caught.
 
 1. Imports only point down, and torch lives in data, models, losses, methods, training, export and proposals alone.
 2. Plug-ins of one kind never import each other.
@@ -68,7 +68,7 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
     for imported in sorted(set(imported_modules(source))):
         target = part_of(imported)
         if imported.split(".")[0] == "torch" and part not in WITH_TORCH:
-            breaches.append(f"{module} imports torch, which has no place in {part}")
+            breaches.append(f"{module} imports torch, which is not allowed in {part}")
         if target is None or target == part or target.startswith("__"):
             continue
         if (height(target) >= height(part) or (part, target) in NEVER) and (part, target) not in ALLOWED:
@@ -115,7 +115,7 @@ def read_package() -> dict[str, str]:
 def test_every_part_has_its_layer():
     parts = {part_of(module) for module in read_package()} - {None}
     unknown = parts - set().union(*LAYERS)
-    assert not unknown, f"say in LAYERS where {unknown} belong"
+    assert not unknown, f"add {unknown} to LAYERS"
 
 
 def test_imports_point_down_and_torch_stays_where_it_belongs():

@@ -75,10 +75,10 @@ def test_a_mistake_in_the_run_is_one_sentence_before_anything_starts(cohort):
     """Of a run that stands in the config; what else can be wrong with one is in tests/cli/test_model.py."""
     run = {**yaml.safe_load((cohort / "tiny.yaml").read_text()), "distillation": {"teachers": ["none.pt"]}}
     write_config(cohort, model=run)
-    said = run_snakemake(cohort, "--dry-run")
-    assert said.returncode == 1 and "Traceback" not in said.stdout
-    assert f"{cohort}/none.pt: no such checkpoint" in said.stdout
-    assert "job count" not in " ".join(said.stdout.split())
+    result = run_snakemake(cohort, "--dry-run")
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert f"{cohort}/none.pt: no such checkpoint" in result.stdout
+    assert "job count" not in " ".join(result.stdout.split())
 
 
 ROI_PX = (1000, 1200, 1360, 1560)  # tissue of CMU-1-Small-Region, in level-0 px
@@ -86,7 +86,7 @@ ROI_PX = (1000, 1200, 1360, 1560)  # tissue of CMU-1-Small-Region, in level-0 px
 
 @pytest.fixture
 def real_cohort(tmp_path, shared_data) -> Path:
-    """A piece of a real slide, three labelled patches, and a ViT-S in the layout of the released files."""
+    """A crop of a real slide, three labelled patches, and a ViT-S in the layout of the released files."""
     shutil.copy(shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "slide.svs")
     left, top, right, bottom = ROI_PX
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]

@@ -45,7 +45,7 @@ def bucket(drawn):
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    surroundings = {
+    environment = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": SECRET,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -53,7 +53,7 @@ def bucket(drawn):
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in surroundings.items():
+        for name, value in environment.items():
             patch.setenv(name, value)
         client = boto3.client("s3")
         client.create_bucket(Bucket="slides")
@@ -121,7 +121,7 @@ def test_the_bytes_are_those_of_slides_on_this_machine(first_run, drawn, tmp_pat
             assert local.read_bytes() == fetched.read_bytes(), (slide, name)
 
 
-def test_copies_go_and_nothing_tells_a_secret(first_run):
+def test_copies_are_removed_and_no_secret_is_written(first_run):
     folder, run = first_run
     assert not list(folder.glob("results/*/fetched"))
     assert SECRET not in run.stdout
@@ -162,7 +162,7 @@ def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "surroundings", "sentence"),
+    ("url", "environment", "sentence"),
     [
         ("s3://slides/nowhere.tif", {}, "there is no such file"),
         ("s3://no-such-bucket/a.tif", {}, "there is no such file"),
@@ -171,11 +171,11 @@ def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
         ("s3://slides/other.tif", {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials"),
     ],
 )
-def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, surroundings, sentence):
+def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environment, sentence):
     bucket.put_object(Bucket="slides", Key="folder/a.tif", Body=b"x")
     monkeypatch.setattr(remote, "PAUSE_S", 0)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in surroundings.items():
+    for name, value in environment.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     fetch_system_anew()
     status, _, errors = muse("fetch", url, "--output", tmp_path / "copy")

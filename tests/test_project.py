@@ -1,4 +1,4 @@
-"""What is written down twice in the project states the same in both places."""
+"""Values that the project contains twice agree."""
 
 import argparse
 import re
@@ -60,10 +60,10 @@ def test_profiles_name_rules_that_exist(profile):
 @pytest.mark.parametrize("profile", ["slurm", "slurm-gpu"])
 def test_preflight_on_slurm_asks_for_what_detection_has_and_for_hours_at_most(profile):
     settings = load(f"profiles/{profile}/config.yaml")
-    look, detect = (settings["set-resources"][rule] for rule in ("preflight_slide", "detect"))
-    minutes = int(look["runtime"].removesuffix(" * attempt"))
+    preflight, detect = (settings["set-resources"][rule] for rule in ("preflight_slide", "detect"))
+    minutes = int(preflight["runtime"].removesuffix(" * attempt"))
     assert minutes * settings["group-components"]["preflights"] <= 120
-    assert [look.get(name) for name in ("gpu", "slurm_partition")] == [
+    assert [preflight.get(name) for name in ("gpu", "slurm_partition")] == [
         detect.get(name) for name in ("gpu", "slurm_partition")
     ]
 

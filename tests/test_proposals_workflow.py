@@ -66,7 +66,7 @@ def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(t
         return [name for name in old if (tmp_path / "results/a" / name).exists()]
 
     run_snakemake(tmp_path, "--", "preflight")
-    assert left() == list(old)  # a look before the run is no run
+    assert left() == list(old)  # a preflight is no run
     run_snakemake(tmp_path, "--", "results/a/slide.json")
     assert left() == ["ledger/propose-1-of-2.json", "proposals.parquet"]
 

@@ -1,7 +1,7 @@
 """Changing a setting, or a cell of the sheet, does again exactly what depends on it, and nothing else.
 
 A cohort is run; then settings change one at a time and Snakemake is asked what it would do. A setting that has no line
-here fails `test_every_setting_says_what_depends_on_it`.
+here fails `test_every_setting_has_a_line`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def named(case) -> str | None:
     return case if isinstance(case, str) else None
 
 
-def test_every_setting_says_what_depends_on_it():
+def test_every_setting_has_a_line():
     schema = yaml.safe_load(SCHEMA.read_text("utf-8"))
     assert {setting for setting, *_ in CHANGED_SETTINGS} == schema["properties"].keys()
     assert {column for column, *_ in CHANGED_CELLS} | {"partner_transform"} == set(COLUMNS)

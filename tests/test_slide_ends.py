@@ -105,7 +105,7 @@ def test_a_slide_that_is_repaired_costs_no_other_slide_anything(first_run, tmp_p
 def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:
     """Run the workflow, kill -9 the first process of a ``job`` once a ``step`` has begun; exit status and output."""
     ledger = folder / f"results/s/ledger/{step}.json"
-    printed = folder / "said.txt"
+    printed = folder / "output.txt"
     with printed.open("w") as file:
         process = subprocess.Popen(snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
         while not (victims := [each for each in find_steps(process) if verb(each) == job and is_empty(ledger)]):
@@ -128,14 +128,14 @@ def one_slide(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_killed_step_is_a_failure_unless_a_retry_mends_it(one_slide):
-    status, said = kill_first("image", "tissue", one_slide)
-    assert status == 1, said
+def test_a_killed_step_is_a_failure_unless_a_retry_succeeds(one_slide):
+    status, output = kill_first("image", "tissue", one_slide)
+    assert status == 1, output
     end = read_ends(one_slide)["s"]
     assert (end["status"], end["step"]) == ("failed", "tissue")
     assert "was killed (out of memory or time?)" in end["reason"]
-    status, said = kill_first("detect", "detect-1-of-1", one_slide, "--retries", "1")
-    assert status == 0, said
+    status, output = kill_first("detect", "detect-1-of-1", one_slide, "--retries", "1")
+    assert status == 0, output
     assert statuses(one_slide) == {"s": "ok"}
 
 

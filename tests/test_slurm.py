@@ -66,7 +66,7 @@ def killed(slurm, cohort, request) -> list[str]:
         verb = draw.choice(("image", "detect", "nuclei"))
         wait_for(lambda verb=verb: running_step("first", cohort, verb), run, cohort).kill()
         wait_for(lambda n=attempt: len(submitted(cohort)) > len(SLIDES) + n, run, cohort)
-    assert run.wait() == 0, (cohort / "said.txt").read_text("utf-8")
+    assert run.wait() == 0, (cohort / "output.txt").read_text("utf-8")
     return submitted(cohort)
 
 
@@ -77,7 +77,7 @@ def slurm_kills(config: pytest.Config) -> int:
 
 def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
     command = snakemake_command("--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16)
-    with (folder / "said.txt").open("w", encoding="utf-8") as output:
+    with (folder / "output.txt").open("w", encoding="utf-8") as output:
         return subprocess.Popen(
             command, cwd=folder, env=slurm.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -86,7 +86,7 @@ def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str
 def wait_for(condition, process: subprocess.Popen, folder: Path):
     """What ``condition`` finds, while the workflow runs."""
     while not (found := condition()):
-        assert process.poll() is None, (folder / "said.txt").read_text("utf-8")
+        assert process.poll() is None, (folder / "output.txt").read_text("utf-8")
         time.sleep(0.02)
     return found
 
@@ -114,7 +114,7 @@ def job_of(slide: str, folder: Path) -> str | None:
 
 def submitted(folder: Path) -> list[str]:
     """Ids of the Slurm jobs of a run."""
-    output = (folder / "said.txt").read_text("utf-8")
+    output = (folder / "output.txt").read_text("utf-8")
     return [line.split("SLURM jobid ")[1].split()[0] for line in output.splitlines() if "with SLURM jobid" in line]
 
 

@@ -115,8 +115,8 @@ def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, m
     status, _, errors = muse("run", slides / f"{IDS[0]}.tif", slides / "broken.svs", "-o", tmp_path, "--shards", 3)
     assert (status, "1 of 2 slides failed (broken)" in errors) == (2, True)
     for name in ("nuclei.geojson.gz", "nuclei.parquet", "tissue.npz", "colour.json", "summary.json", "viewer/slide.js"):
-        ours, theirs = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
-        assert ours.read_bytes() == theirs.read_bytes(), name
+        found, expected = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
+        assert found.read_bytes() == expected.read_bytes(), name
     assert "broken.svs: is not a slide" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -126,7 +126,7 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in run.stdout
 
 
-def test_settings_in_use_are_written_down(finished):
+def test_effective_settings_are_written_down(finished):
     settings = (finished / "results/run_config.yaml").read_text(encoding="utf-8")
     assert "model: compact" in settings
     rows = json.loads((finished / "results/sheet.json").read_text(encoding="utf-8"))

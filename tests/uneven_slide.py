@@ -53,6 +53,6 @@ def write_uneven_slide(results, slide_id: str, seed=0):
 
 
 def read_slide(viewer) -> dict:
-    """What the page knows of its slide."""
+    """The data of the slide as the page reads them."""
     text = (viewer / "slide.js").read_text(encoding="ascii")
     return json.loads(text.removeprefix("muse.slide = ").removesuffix(";\n"))

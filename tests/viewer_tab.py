@@ -17,7 +17,7 @@ CENTRE = (1536, 1024)  # of the slide, in QuPath px
 class Tab:
     """A page of the viewer, with all that it asks for and all that goes wrong in it."""
 
-    def __init__(self, browser, viewer, place="", width=1400):
+    def __init__(self, browser, viewer, fragment="", width=1400):
         self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
         self.page = self.context.new_page()
         self.requests, self.errors = [], []
@@ -25,7 +25,7 @@ class Tab:
         for event in ("pageerror", "requestfailed", "dialog"):
             self.page.on(event, lambda what: self.errors.append(str(what)))
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
-        self.page.goto((viewer / "index.html").as_uri() + place)
+        self.page.goto((viewer / "index.html").as_uri() + fragment)
         self.wait()
 
     def wait(self):
@@ -57,11 +57,11 @@ class Tab:
     def nuclei_alone(self):
         """Take away the image and all that lies over it."""
         self.set("#image-opacity", 0)
-        self.page.add_style_tag(content="#place, #image .navigator { opacity: 0 !important }")
+        self.page.add_style_tag(content="#status-bar, #image .navigator { opacity: 0 !important }")
         return self
 
 
-def place(xy=CENTRE, um_per_px=LEVEL0_UM):
+def fragment(xy=CENTRE, um_per_px=LEVEL0_UM):
     return f"#at={xy[0]},{xy[1]},{um_per_px}"
 
 

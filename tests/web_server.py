@@ -1,4 +1,4 @@
-"""A web server on this machine that gives parts of files, and misbehaves where it is told to."""
+"""A web server on this machine that gives parts of files, and fails as configured."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Served:
         status: the answer to every request, where it is no file at all.
         ranges: whether parts of it are given.
         cut_after: after how many bytes an answer breaks off; the next one may go on from there.
-        n_short: how many parts are smaller than what was asked for, and say so.
+        n_short: how many parts are smaller than requested, as their headers state.
         n_cuts: how many answers break off.
         grows: bytes that are added after every answer.
-        says_size: whether its size is stated.
+        states_size: whether its size is stated.
         secret: what the query must be, else access is denied.
         asked: every request so far, as its method and range.
     """
@@ -34,7 +34,7 @@ class Served:
     n_short: int = 0
     n_cuts: int = 1 << 30
     grows: bytes = b""
-    says_size: bool = True
+    states_size: bool = True
     secret: str | None = None
     asked: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        if served.says_size:
+        if served.states_size:
             self.send_header("Content-Length", str(last + 1 - first))
         self.send_header("ETag", f'"{len(content)}"')
         self.send_header("Connection", "close")

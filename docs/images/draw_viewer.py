@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from browsers import launched_chromium
 from viewer_tab import Tab
 
-# The nuclei in view that are nearest to places on the screen, as places on the screen.
-NUCLEI = """(places) => {
+# The nuclei in view that are nearest to points on the screen, as points on the screen.
+NUCLEI = """(points) => {
   const view = muse.view();
   const [width, height] = [view.width / view.scale, view.height / view.scale];
   const centres = muse.chunksIn(view.left, view.top, view.left + width, view.top + height)
     .map(muse.chunk).flatMap(({ n, left, top, x, y }) => Array.from({ length: n }, (_, i) => [left + x[i], top + y[i]]))
     .map(([x, y]) => [(x - view.left) * view.scale, (y - view.top) * view.scale]);
-  return places.map(([x, y]) => centres.reduce((best, each) =>
+  return points.map(([x, y]) => centres.reduce((best, each) =>
     (Math.hypot(each[0] - x, each[1] - y) < Math.hypot(best[0] - x, best[1] - y) ? each : best)));
 }"""
 

@@ -245,16 +245,16 @@ class ViewBatch(NamedTuple):
     Teachers see the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
 
     Attributes:
-        wide: 2 B global views.
-        near: L * B local views, None without any.
+        global_views: 2 B of them.
+        local_views: L * B of them, None without any.
         teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
         student_xy: (P, B, M, 2) in the student's.
         shared: (P, B, M) bool, which entries hold a nucleus.
         octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
-    wide: Views
-    near: Views | None
+    global_views: Views
+    local_views: Views | None
     teacher_xy: Tensor
     student_xy: Tensor
     shared: Tensor

@@ -61,8 +61,8 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
 
     of_workflow = tmp_path / "S1" / "partner"
     how = [folder / "he.tif", folder / "ihc.png", *tile[:-2], "-o", of_workflow / "image-600nm.zarr"]
-    status, said, error = muse("partner", *how, "--start", tmp_path / "transform.json")
-    assert status == 0 and "tiles" in said, error
+    status, output, error = muse("partner", *how, "--start", tmp_path / "transform.json")
+    assert status == 0 and "tiles" in output, error
     record = read_json(of_workflow / "partner.json")
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()

@@ -40,7 +40,7 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
     assert not (results / "glass/nuclei.csv.gz").exists()  # that of an earlier table
-    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # it tells of its own slides
+    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # of its own slides only
     assert "slides of earlier runs that are in the report too: 1" in shown
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])

@@ -68,7 +68,7 @@ def _seconds(command: list[str]) -> float:
 
 BAD_INPUT = {
     "changes": ["{missing}", "--slides", "{missing}", "--model", "{missing}"],
-    "preflight": ["{noise}", "--model", "nobody"],
+    "preflight": ["{noise}", "--model", "no-such-name"],
     "fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],
     "tissue": [
@@ -86,7 +86,7 @@ BAD_INPUT = {
     "outline": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
     "model": ["{noise}", "--resolved", "{out}"],
-    "proposer": ["nobody", "--resolved", "{out}"],
+    "proposer": ["no-such-name", "--resolved", "{out}"],
     "card": ["{noise}", "--temperature", "1.5", "-o", "{out}"],
     "regions": ["{missing}", "--model", "{noise}", "--output", "{out}"],
     "propose": ["{missing}", "--colour", "{missing}", "--info", "{missing}", "--output", "{out}"],
@@ -100,7 +100,7 @@ BAD_INPUT = {
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
     "view": ["{missing}"],
     "suggest": ["{missing}", "--output", "{out}"],
-    "run": ["{noise}", "-o", "{out}", "--model", "nobody"],
+    "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
     "probe": ["{missing}"],
     "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],

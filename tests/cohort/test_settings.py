@@ -67,7 +67,7 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
         ("sources: []", {}),
     ):
         Path("tumour.yaml").write_text(labels)
-        changes = [f'slide_labels.{name}="{tmp_path / place}"' for name, place in expected.items()]
+        changes = [f'slide_labels.{name}="{tmp_path / location}"' for name, location in expected.items()]
         assert settings.slides_of_region_run(of_run) == changes
 
 

@@ -1,4 +1,4 @@
-"""Nuclei are found by place, whether their index lies in memory or is mapped."""
+"""Nuclei are found by position, whether their index lies in memory or is mapped."""
 
 import numpy as np
 import pytest

@@ -57,9 +57,9 @@ def test_a_picture_has_the_geometry_of_the_first_view():
     """The partner is the H&E picture itself, so that both views must be equal pixel by pixel."""
     image = make_picture()
     batch = make_batches([image], [PartnerPicture(image.pixels)])(0)
-    he = batch.views.wide.pixels[:8]
+    he = batch.views.global_views.pixels[:8]
     assert batch.partner.image_known.all() and torch.equal(batch.partner.image, he)
-    assert not torch.equal(batch.partner.image, batch.views.wide.pixels[8:])
+    assert not torch.equal(batch.partner.image, batch.views.global_views.pixels[8:])
     assert torch.equal(batch.partner.nuclei_known, batch.views.shared[0])
 
 

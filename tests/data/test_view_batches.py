@@ -50,17 +50,17 @@ def same(one, other):
 
 def test_shapes():
     batch = make()(0)
-    assert batch.wide.pixels.shape == (2 * B, 3, 64, 64)
-    assert batch.near.pixels.shape == (2 * B, 3, 32, 32)
-    assert batch.near.colour.shape == (2 * B, 3, 4)
+    assert batch.global_views.pixels.shape == (2 * B, 3, 64, 64)
+    assert batch.local_views.pixels.shape == (2 * B, 3, 32, 32)
+    assert batch.local_views.colour.shape == (2 * B, 3, 4)
     n_pairs = len(ordered_pairs(2))
     assert n_pairs == 6 and set(ordered_pairs(2)) == {(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)}
     assert batch.teacher_xy.shape[:2] == batch.student_xy.shape[:2] == batch.shared.shape[:2] == (n_pairs, B)
     assert batch.octaves.shape == (n_pairs, B)
     assert ((batch.octaves >= 0) & (batch.octaves <= 1.05)).all()
-    assert (batch.wide.pixels >= 0).all() and (batch.wide.pixels <= 255).all()
+    assert (batch.global_views.pixels >= 0).all() and (batch.global_views.pixels <= 255).all()
     assert batch.shared.any((1, 2)).all()
-    assert make(n_local=0)(0).near is None
+    assert make(n_local=0)(0).local_views is None
 
 
 def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
@@ -131,7 +131,7 @@ def test_positions_belong_to_the_views_of_their_own_set():
     batch = batches(0)
     for pair, (teacher, student) in enumerate(ordered_pairs(2)):
         for number, xy in ((teacher, batch.teacher_xy), (student, batch.student_xy)):
-            views, location = (batch.wide, number) if number < 2 else (batch.near, number - 2)
+            views, location = (batch.global_views, number) if number < 2 else (batch.local_views, number - 2)
             for b in range(B):
                 x, y = xy[pair, b][batch.shared[pair, b]].long().T
                 assert (views.pixels[location * B + b, 0, y, x] < 150).all()
@@ -139,9 +139,9 @@ def test_positions_belong_to_the_views_of_their_own_set():
 
 def test_colour_is_the_images_own_and_grey_views_have_no_hue():
     batches = make(augmentation=PLAIN, grey=0)
-    found = torch.cat([batches(number).wide.colour[:, 0, 0] for number in range(6)])
+    found = torch.cat([batches(number).global_views.colour[:, 0, 0] for number in range(6)])
     assert set(found.double().numpy().round(3).tolist()) == {0.8, 1.2}
-    grey = make(augmentation=PLAIN, grey=1)(0).wide.colour
+    grey = make(augmentation=PLAIN, grey=1)(0).global_views.colour
     assert torch.equal(grey[:, 0], grey[:, 1]) and torch.equal(grey[:, 1], grey[:, 2])
 
 
@@ -149,7 +149,7 @@ def test_colour_is_the_images_own_and_grey_views_have_no_hue():
 def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
     """By each of the settings that vary colour."""
     batch = make(augmentation=dataclasses.replace(PLAIN, **varied), grey=0)(0)
-    colours = torch.cat([batch.wide.colour, batch.near.colour]).view(4, B, 12)  # view, set
+    colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(4, B, 12)  # view, set
     for one, other in itertools.combinations(colours, 2):
         assert ((one - other).abs().amax(1) > 1e-3).all()
 

@@ -44,13 +44,13 @@ def discs():
 
 
 def around(pixels, placed, reach):
-    """(n, 2 reach + 1, 2 reach + 1, 3) pieces of a view, and (..., 2) the middles of their pixels."""
+    """(n, 2 reach + 1, 2 reach + 1, 3) crops of a view, and (..., 2) the middles of their pixels."""
     corner = np.floor(placed).astype(int) - reach
     offset = np.arange(2 * reach + 1)
     rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
-    pieces = pixels[rows[:, :, None], columns[:, None]].astype(float)
+    crops = pixels[rows[:, :, None], columns[:, None]].astype(float)
     x, y = np.broadcast_arrays(columns[:, None] + 0.5, rows[:, :, None] + 0.5)
-    return pieces, np.stack([x, y], -1)
+    return crops, np.stack([x, y], -1)
 
 
 def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs):
@@ -70,10 +70,10 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
             radius = RADIUS_PX * view.size_px / view.side_px
             reach = int(np.ceil(radius)) + 1
             whole = seen & ((placed > reach + 1) & (placed < view.size_px - reach - 1)).all(1)
-            pieces, middles = around(pixels, placed[whole], reach)
+            crops, middles = around(pixels, placed[whole], reach)
             contrast = (colours[whole] - GROUND)[:, None, None]
-            share = ((pieces - GROUND) * contrast).sum(-1) / (contrast**2).sum(-1)
-            assert np.abs(pieces - GROUND - share[..., None] * contrast).max(initial=0) < 9  # of no other colour
+            share = ((crops - GROUND) * contrast).sum(-1) / (contrast**2).sum(-1)
+            assert np.abs(crops - GROUND - share[..., None] * contrast).max(initial=0) < 9  # of no other colour
             centroid = (middles * share[..., None]).sum((1, 2)) / share.sum((1, 2))[:, None]
             errors.append(np.linalg.norm(centroid - placed[whole], axis=1))
     errors = np.concatenate(errors)

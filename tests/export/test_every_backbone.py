@@ -21,7 +21,7 @@ N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
 
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(monkeypatch):
-    """Whether neighbours agree on a place is chance in an untrained network, and last digits would decide it."""
+    """Whether neighbours agree on a position is chance in an untrained network, and last digits would decide it."""
     monkeypatch.setattr(dense_head, "SAME_NUCLEUS_CELLS", 1e9)
 
 

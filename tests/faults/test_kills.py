@@ -54,7 +54,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
 def strike(folder: Path, kind: str, after_s: float) -> str | None:
     """Start the workflow and kill it, or a part of it, after some seconds.
 
-    ``--nolock`` stands for the `--unlock` that a user has to call first; test_surroundings.py calls it.
+    ``--nolock`` stands for the `--unlock` that a user has to call first; test_environment.py calls it.
 
     Returns:
         What was killed while what was at work, or None where the run came to a good end before.

@@ -63,20 +63,20 @@ def flip_tail(content: bytes, rng: random.Random) -> bytes:
 
 
 def blank(content: bytes, rng: random.Random) -> bytes:
-    """Set a stretch to zero or to one, as a disk that failed does."""
+    """Set a range of bytes to 0x00 or 0xff, as a failed disk does."""
     start = rng.randrange(len(content))
     stop = min(len(content), start + rng.choice((16, 512, 4096, 65_536)))
     return content[:start] + bytes([rng.choice((0, 255))]) * (stop - start) + content[stop:]
 
 
 def splice(content: bytes, rng: random.Random) -> bytes:
-    """Repeat a stretch of it elsewhere, so that all behind it has moved."""
+    """Repeat a range of bytes elsewhere, so that all bytes behind it move."""
     start, at = rng.randrange(len(content)), rng.randrange(len(content))
     return content[:at] + content[start : start + rng.choice((1, 7, 300))] + content[at:]
 
 
 def noise(content: bytes, rng: random.Random) -> bytes:
-    """Keep the first bytes, by which it is known, and nothing else."""
+    """Keep only the first bytes, by which the format is recognised."""
     return content[: rng.choice((4, 8, 132))] + rng.randbytes(rng.choice((0, 40, 5000)))
 
 
@@ -91,7 +91,7 @@ ANY_BYTES: tuple[Mutation, ...] = (truncate, truncate_late, flip_bits, flip_head
 
 
 def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
-    """Let tags of a TIFF directory speak untruth: size, tiles, offsets, compression, number of values."""
+    """Make tags of a TIFF directory wrong: size, tiles, offsets, compression, number of values."""
     changed = bytearray(content)
     entries = [entry for directory in tiff_directories(content) for entry in directory.entries]
     for entry in rng.sample(entries, min(len(entries), rng.choice((1, 1, 2, 5)))):

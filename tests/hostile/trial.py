@@ -138,7 +138,7 @@ def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
     if answer["status"] == 0 or verb == "check-geojson":
         return "" if answer["status"] in {0, 2} else f"exit {answer['status']}"
     if answer["status"] != 2 or not output.startswith(f"muse {verb}: "):
-        return f"exit {answer['status']}, said {output!r}"
+        return f"exit {answer['status']}, printed {output!r}"
     if "\n" in output and " problems:" not in output.splitlines()[0]:  # a sheet names all of its rows
         return f"more than a sentence: {output!r}"
     return f"failed and left {left}" if set(left) - {"l.json"} else ""

@@ -35,7 +35,7 @@ def region_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def found(drawn_slide, region_model, tmp_path_factory) -> Path:
-    """The folder of the slide's regions, mapped in one piece on one thread."""
+    """The folder of the slide's regions, mapped as a whole on one thread."""
     from region_slides import regions
 
     folder = tmp_path_factory.mktemp("regions")

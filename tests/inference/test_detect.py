@@ -84,7 +84,7 @@ def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, w
 
 def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
     xy = read_nuclei(whole).xy
-    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (500, 400)  # around the densest place
+    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (500, 400)  # around the densest position
     crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
     crop.save(tmp_path / "crop.png")
     assert main(["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]) == 0
@@ -217,7 +217,7 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
 
 
 def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp_path):
-    """What is not there is glass: without the check the windows still to come would be empty, and look well."""
+    """Missing chunks are read as glass: without the check the remaining windows would be empty without an error."""
     shutil.copytree(tiled_slide.store.path, tmp_path / "image-500nm.zarr")
     store, output = open_store(tmp_path / "image-500nm.zarr"), tmp_path / "1-of-1.parquet"
 

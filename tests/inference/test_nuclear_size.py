@@ -23,7 +23,7 @@ MPP = 0.25, 0.25
         (80.0, 0.99, "large"),
         (15.0, None, ""),
         (13.0, None, "small"),
-        (300.0, None, ""),  # models of one class at double the scale find pieces of nuclei
+        (300.0, None, ""),  # models of one class at double the scale find parts of nuclei
     ],
 )
 def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probability, size):

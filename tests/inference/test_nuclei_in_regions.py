@@ -154,7 +154,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     assert not list((results / "S").glob("regions.*"))
 
 
-def test_regions_of_another_slide_are_refused(drawn_slide, shards, found, tmp_path, capsys):
+def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_path, capsys):
     shutil.copytree(found, tmp_path / "other")
     record = json.loads((found / "regions.json").read_text())
     (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))

@@ -46,7 +46,7 @@ def make(tmp_path, slide, results=None, **changes):
     return LabelSource(tmp_path / "labels", "geojson", slides=tmp_path / "slides", results=results)
 
 
-def test_a_place_that_was_marked_as_no_nucleus_is_learnt_from(tmp_path, slide):
+def test_a_position_marked_as_no_nucleus_is_trained_on(tmp_path, slide):
     images = read(make(tmp_path, slide, tmp_path / "results"), context_px=256)
     assert sorted(len(image.nuclei) for image in images) == [0, 1]
 

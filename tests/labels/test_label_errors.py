@@ -1,4 +1,4 @@
-"""What is wrong with a label file is one sentence that names the file and the place in it."""
+"""An error in a label file is one sentence that names the file and the line, feature or instance."""
 
 import io
 import json

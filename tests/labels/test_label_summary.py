@@ -1,4 +1,4 @@
-"""What a run is told of its labels before it begins."""
+"""What a run prints about its labels before it begins."""
 
 from dataclasses import replace
 

@@ -38,7 +38,7 @@ def test_pale_tissue_keeps_its_density_in_half_precision(colour):
 
 
 class KnownHead(DenseHead):
-    """Says what it was told, all of it at every cell."""
+    """Predicts given maps, all of them at every cell."""
 
     propose, describe = NucleusHead.propose, NucleusHead.describe  # `locate` stays the dense head's
 
@@ -51,7 +51,7 @@ class KnownHead(DenseHead):
 
 
 class KnownMaps(torch.nn.Module):
-    """Stands where the network stands and states what it was told."""
+    """Replaces the network and predicts given maps."""
 
     def __init__(self, maps: NucleusMaps):
         super().__init__()
@@ -95,7 +95,10 @@ def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     centre = torch.full((1, 1, 8, 8), -9.0)
     centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second is no peak
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
-    offset[0, :, 2, 3], offset[0, :, 2, 4] = torch.tensor([0.25, -0.5]), torch.tensor([-0.75, -0.5])  # one place
+    offset[0, :, 2, 3], offset[0, :, 2, 4] = (
+        torch.tensor([0.25, -0.5]),
+        torch.tensor([-0.75, -0.5]),
+    )  # one position
     label[0, 1, 2, 3], rays[0, 2, 2, 3] = 5.0, 7.0
     graph = DetectionGraph(KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10)
     xy, score, prob, found = graph(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.eye(3, 4))

@@ -97,8 +97,8 @@ def test_an_official_file_and_what_we_write_of_it_give_the_same_bits(official, s
     assert load_checkpoint(path).meta["backbone"] == VIT
     assert load_checkpoint(path).meta["source"]["file"] == "vit_s_16-224.pth"
 
-    by_theirs = load_as_the_authors(path, source)  # last: it changes the source
-    assert all(torch.equal(*pair) for pair in zip(features_of(by_theirs), expected, strict=True))
+    by_authors = load_as_the_authors(path, source)  # last: it changes the source
+    assert all(torch.equal(*pair) for pair in zip(features_of(by_authors), expected, strict=True))
 
 
 def test_positions_of_an_official_file_are_resampled_even_at_their_own_grid(tmp_path):

@@ -97,8 +97,8 @@ def test_the_estimate_is_near_what_the_run_comes_to(found, folder, muse, tmp_pat
 def test_the_viewer_is_among_the_results(found):
     good = next(SlideCheck(**slide) for slide in found["slides"] if slide["slide_id"] == "good")
     more = replace(good, tissue_mm2=good.tissue_mm2 + 1)
-    prices = [sum_up([look], threads=1, start_seconds=1.0)["estimate"]["result_bytes"] for look in (good, more)]
-    assert prices[1] - prices[0] == 1_500_000
+    sizes = [sum_up([each], threads=1, start_seconds=1.0)["estimate"]["result_bytes"] for each in (good, more)]
+    assert sizes[1] - sizes[0] == 1_500_000
 
 
 def test_the_text_names_everything(found):

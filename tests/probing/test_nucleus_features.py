@@ -13,8 +13,8 @@ from muse_pipeline.tissue.stain import IDENTITY, ROUNDED_TEXTBOOK
 SIDE, CPU = 480, torch.device("cpu")
 
 
-class PlaceByColour(Backbone):
-    """Knows where a pixel was by its colour: red as an angle, and green."""
+class PositionByColour(Backbone):
+    """Reads the position of a pixel from its colour: red as an angle, and green."""
 
     channels, image_channels, stride_px = 4, 1, 4
 
@@ -34,7 +34,7 @@ def picture():
     at = np.stack(np.meshgrid(np.arange(8, SIDE, 32), np.arange(8, SIDE, 32)), -1).reshape(-1, 2).astype(float)
     at += np.random.default_rng(0).uniform(-4, 4, at.shape)
     index = NucleusIndex.build(at, (SIDE, SIDE), 0.5)
-    return NucleusPicture("place", "p", 0.5, (SIDE, SIDE), None, 1.0, pixels, index)
+    return NucleusPicture("position", "p", 0.5, (SIDE, SIDE), None, 1.0, pixels, index)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def picture():
 def test_every_view_is_at_the_same_nuclei(picture, variation):
     xy = np.asarray(picture.nuclei.xy, float)
     plain, seen = (
-        nucleus_features(PlaceByColour(), picture, xy, one, IDENTITY, 96, CPU) for one in (Variation(0.5), variation)
+        nucleus_features(PositionByColour(), picture, xy, one, IDENTITY, 96, CPU) for one in (Variation(0.5), variation)
     )
     angle = torch.atan2(seen[:, 2:], seen[:, :2]).numpy() / (math.pi / 2) * 255 * 2
     inside = ((xy > 12) & (xy < SIDE - 12)).all(1)
@@ -78,7 +78,7 @@ def test_a_change_of_stain_is_one_in_optical_density():
     assert np.allclose(change @ haematoxylin, 1.3 * haematoxylin)
     assert np.allclose(change @ (haematoxylin + 2 * eosin), 1.3 * haematoxylin + 1.6 * eosin)
 
-    class Density(PlaceByColour):
+    class Density(PositionByColour):
         def prepare(self, pixels, colour):
             return optical_density(pixels, colour)
 

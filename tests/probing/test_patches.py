@@ -1,4 +1,4 @@
-"""Patches by class or in a table: what a backbone tells of them, with all labels and with few."""
+"""Patches by class or in a table: the accuracy of a backbone, with all labels and with few."""
 
 import json
 
@@ -36,7 +36,7 @@ def probe(muse, folders, *arguments):
     return muse("probe", folders / "train", "--test", folders / "test", *common, *arguments)
 
 
-def test_classes_of_patches_are_told_with_all_labels_and_with_few(muse, folders):
+def test_patches_are_classified_with_all_labels_and_with_few(muse, folders):
     status, out, errors = probe(muse, folders, "--few", "2", "--json", folders / "p.json")
     assert status == 0, errors
     result = json.loads((folders / "p.json").read_text())

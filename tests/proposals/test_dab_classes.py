@@ -127,7 +127,7 @@ def test_a_real_ki67_slide_has_both_classes(shared_data, method):
     assert finder.judge_window(pixels) == ""
     assert finder.judge_window(cv2.GaussianBlur(pixels, (0, 0), 2 / mpp)) == BLURRED
     nuclei = finder.find(pixels)
-    assert 350 < len(nuclei) < 700  # by eye about 500, a sixth of them brown; some dark ones come in two pieces
+    assert 350 < len(nuclei) < 700  # by eye about 500, a sixth of them brown; some dark ones are split in two
     assert 0.1 < nuclei.label.mean() < 0.3
     x, y = nuclei.xy.astype(int).clip(0, [[1100, 2201]]).T
     red, _, blue = pixels[y, x].astype(int).T

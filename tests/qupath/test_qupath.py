@@ -62,7 +62,7 @@ def test_the_script_is_groovy(tmp_path):
 
 
 def test_the_script_reads_lines_through_a_buffer():
-    """Without one, 322,719 nuclei took 45 s in the place of 27 (QuPath 0.5.1)."""
+    """Without one, 322,719 nuclei took 45 s instead of 27 (QuPath 0.5.1)."""
     script = (Path(muse_pipeline.qupath.__file__).parent / "import_nuclei.groovy").read_text()
     assert "new BufferedReader(" in script and "withReader" not in script
 
@@ -89,7 +89,7 @@ def test_qupath_runs_the_script(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_qupath() is None, reason="set QUPATH_HOME to the folder of a QuPath to run its own importer")
-def test_qupath_tells_slides_of_one_name_apart_and_rejects_another_size(tmp_path):
+def test_qupath_distinguishes_slides_of_one_name_and_rejects_another_size(tmp_path):
     script = copy_import_script(tmp_path)
     for case, size_px in (("a", 1000), ("b", 1000), ("c", 1000), ("d", 900)):
         (tmp_path / case).mkdir()

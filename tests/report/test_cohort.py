@@ -158,7 +158,7 @@ def test_results_of_another_slide_are_rejected(slide_folder):
 
 @pytest.mark.parametrize("name", ["nuclei.parquet", "tissue.npz", "slide.json", "image-500nm.zarr/zarr.json"])
 def test_one_unreadable_file_costs_one_slide(slide_folder, name):
-    (slide_folder / name).write_bytes(b"not what it says")
+    (slide_folder / name).write_bytes(b"of another format")
     slide = judge_slide(slide_folder.parent, row("one"))
     assert (slide.status, slide.step) == ("failed", "report")
     assert "run the workflow again" in slide.reason

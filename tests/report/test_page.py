@@ -204,9 +204,9 @@ def test_the_filter_shows_slides_with_a_value_between_two_numbers(page_path, tmp
     flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'profile'} --dump-dom"
     command = [CHROMIUM, *flags.split(), (tmp_path / "free.html").as_uri()]
     dump = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
-    rows, cards, said = json.loads(re.search("<title>(.*?)</title>", dump)[1])
+    rows, cards, counter = json.loads(re.search("<title>(.*?)</title>", dump)[1])
     assert len(rows) == len(cards) == n
-    assert said == f"{n} of 4 shown"
+    assert counter == f"{n} of 4 shown"
 
 
 def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, tmp_path):

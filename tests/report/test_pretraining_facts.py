@@ -31,12 +31,12 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def said_of(folder: Path) -> str:
+def facts_of(folder: Path) -> str:
     return pretraining_facts(folder, Album(folder.parents[1] / "report.html", embedded=False))
 
 
 def test_the_answer_stands_there_with_the_way_to_its_page(folder):
-    output = said_of(folder)
+    output = facts_of(folder)
     assert SENTENCE.replace("<", "&lt;").replace(">", "&gt;") in output
     assert 'class="answer yes"' in output
     for name in ("compare/compare.html", "views.png"):
@@ -46,12 +46,12 @@ def test_the_answer_stands_there_with_the_way_to_its_page(folder):
 
 def test_what_is_missing_is_reported_and_an_older_answer_is_none(folder):
     os.utime(folder / "compare" / "compare.json", ns=(0, 0))
-    output = said_of(folder)
+    output = facts_of(folder)
     assert SENTENCE[:20] not in output and "Whether it helped is not known" in output
     assert "logs/compare.log" in output
     (folder / "cohort.yaml").touch()  # other settings than the backbone's
-    assert "It has not ended" in said_of(folder)
+    assert "It has not ended" in facts_of(folder)
     (folder / "checkpoint.pt").unlink()
-    assert "It has not ended" in said_of(folder) and "logs/pretrain.log" in said_of(folder)
+    assert "It has not ended" in facts_of(folder) and "logs/pretrain.log" in facts_of(folder)
     (folder / "logs" / "pretrain.log").unlink()
-    assert "fix them, or list them in `pretrain.exclude`" in said_of(folder)
+    assert "fix them, or list them in `pretrain.exclude`" in facts_of(folder)

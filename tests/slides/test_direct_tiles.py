@@ -130,7 +130,7 @@ def encode_halved(pixels, kind):
     """A codestream whose second and third component have half the width, which imagecodecs does not write.
 
     Each component is encoded alone; where all packets of one component come before those of the next (progression by
-    component), one codestream of three is theirs one after the other, under a header that says so.
+    component), a codestream of all three has their packets one after the other, under a header that declares it.
     """
     planes = [pixels[..., 0], *(np.ascontiguousarray(pixels[:, ::2, i]) for i in (1, 2))]
     heads, packets = zip(*(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True)

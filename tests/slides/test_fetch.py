@@ -79,7 +79,7 @@ BAD = {
     "cut": (Served(b"x" * 200_000, cut_after=30_000), "cannot be fetched"),
     "cut at once": (Served(b"x" * 40_000, cut_after=30_000), "cannot be fetched"),
     "growing": (Served(b"x" * 200_000, grows=b"x"), "changed while it was fetched"),
-    "endless": (Served(b"x" * 200_000, says_size=False), "does not report the size"),
+    "endless": (Served(b"x" * 200_000, states_size=False), "does not report the size"),
 }
 
 

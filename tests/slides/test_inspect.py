@@ -49,7 +49,7 @@ def test_aperio_mpp(tmp_path, gradient):
     assert (info.mpp, info.mpp_source, info.warnings) == ((0.4, 0.4), "openslide.mpp-x", ())
 
 
-def test_no_mpp_is_a_refusal_that_states_how_to_give_it(tmp_path, gradient):
+def test_a_missing_mpp_is_rejected_with_the_way_to_give_it(tmp_path, gradient):
     path = tmp_path / "picture.png"
     Image.fromarray(gradient).save(path, dpi=(72, 72))
     with pytest.raises(MppError, match=r"picture.png: .*sheet's mpp column or with --mpp"):

@@ -90,7 +90,7 @@ def test_one_row_is_read_whatever_the_others_state(sheet):
 
 
 @pytest.mark.parametrize("text", [f"A\t{SIGNED}\n", f"slide_id\tpath\tmpp\n{SIGNED}\tno.svs\t{SIGNED}\n"])
-def test_a_url_in_a_wrong_position_tells_nothing_either(tmp_path, text):
+def test_a_url_in_a_wrong_position_reveals_nothing_either(tmp_path, text):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text(text)
     with pytest.raises(SheetError, match=r"https://host\.org:8443/a%20b\.svs") as raised:

@@ -96,7 +96,7 @@ def test_three_groups_are_compared_pair_by_pair():
         (["a", "a", "b"], "group 'a' has one patient"),
     ],
 )
-def test_groups_that_cannot_be_compared_are_refused(groups, message):
+def test_groups_that_cannot_be_compared_are_rejected(groups, message):
     slides = ["s1", "s2", "s3"]
     with pytest.raises(ConfigError, match=message):
         require_groups(dict(zip(slides, groups, strict=True)), {"s1": "P1", "s2": "P1", "s3": "P2"})
@@ -115,11 +115,11 @@ def results(tmp_path):
         folder = tmp_path / f"s{number}"
         folder.mkdir()
         card = {"classes": [{"name": "X", "color": [1, 2, 3]}]}
-        said = {"slide_id": f"s{number}", "fingerprint": "", "model": {"name": "m", "sha256": ""}, "card": card}
+        provenance = {"slide_id": f"s{number}", "fingerprint": "", "model": {"name": "m", "sha256": ""}, "card": card}
         nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.zeros(20))
         nuclei.prob = np.ones((20, 1), np.float32)
         shapes = dict.fromkeys(SHAPE_COLUMNS, random.normal(50 + 20 * (group == "b"), 1, 20))
-        with NucleiWriter(folder / "nuclei.parquet", ["X"], said, 4) as writer:
+        with NucleiWriter(folder / "nuclei.parquet", ["X"], provenance, 4) as writer:
             import shapely
 
             writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), shapes)

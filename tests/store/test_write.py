@@ -244,7 +244,7 @@ def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
     assert open_store(tmp_path / "a.zarr").tissue[0].any()
 
 
-def test_the_last_pixels_of_a_mask_speak_for_one_more():
+def test_the_last_pixels_of_a_mask_cover_one_more():
     """A slide's smaller levels are cut down to whole pixels, and nuclei beyond the mask's are kept."""
     mask = np.zeros((40, 40), bool)
     mask[:, -1] = True

@@ -1,4 +1,4 @@
-"""How a picture looks, in numbers: each answers to what it is named for and to little else."""
+"""Measures of a picture's appearance: each responds to what it is named for and to little else."""
 
 import cv2
 import numpy as np

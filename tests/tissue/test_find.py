@@ -136,7 +136,7 @@ def damaged_pyramid(path, pages):
 
 
 def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
-    """As glass it would never be looked at, and no one would know."""
+    """Taken for glass, it would be skipped without a warning."""
     whole, damaged = damaged_pyramid(tmp_path / "a.tif", []), damaged_pyramid(tmp_path / "b.tif", [1])
     assert not whole.warnings and "50.0% of level 1 cannot be decoded" in damaged.warnings[0]
     assert len(damaged.warnings) == 1

@@ -26,7 +26,7 @@ def test_kept_within_16_um_of_tissue():
     assert tissue.kept.contains(xy, slide_mpp).tolist() == [True, False, True, True]
 
 
-def test_the_last_pixels_speak_for_one_more_beyond_them():
+def test_the_last_pixels_cover_one_more_beyond_them():
     tissue = TissueMask(np.ones((4, 4), bool), np.array([8.0, 8.0]), None, 0.0)
     xy = np.array([[-0.1, 3], [3, -0.1], [127.9, 3], [128, 3], [3, 159.9], [160, 3], [3, 160]])
     assert tissue.kept.contains(xy, (0.25, 0.25)).tolist() == [False, False, True, True, True, False, False]

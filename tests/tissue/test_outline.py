@@ -26,7 +26,7 @@ from muse_pipeline.tissue.overview import read_overview
 
 
 def holed_mask(roi=None):
-    """A ring, a piece that touches it by a corner, and a piece at the border."""
+    """A ring, a part that touches it at a corner, and a part at the border."""
     mask = np.zeros((50, 60), bool)
     mask[5:25, 5:25] = True
     mask[10:15, 10:15] = False

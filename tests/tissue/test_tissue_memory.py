@@ -14,7 +14,7 @@ return_large_arrays()
 side = int(sys.argv[1])
 generator = np.random.default_rng(0)
 pixels = np.empty((side, side, 3), np.uint8)
-for top in range(0, side, 100):  # pieces of tissue of 400 by 400 um
+for top in range(0, side, 100):  # islands of tissue of 400 by 400 um
     pixels[top : top + 100] = generator.integers(241, 246, (100, side, 1))
     for left in range(0, side, 100):
         pixels[top : top + 50, left : left + 50] = (200, 110, 170) + generator.integers(-9, 10, (50, 50, 1))

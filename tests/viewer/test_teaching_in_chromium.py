@@ -11,7 +11,7 @@ from finished_slide import CLASSES
 from PIL import Image
 from scipy.spatial import cKDTree
 from uneven_slide import read_slide
-from viewer_tab import CENTRE, LEVEL0_UM, ON_SCREEN, Tab, is_color, place
+from viewer_tab import CENTRE, LEVEL0_UM, ON_SCREEN, Tab, fragment, is_color
 
 from muse_pipeline.nuclei.parquet import footer_checksum, read_nuclei
 from muse_pipeline.qupath.check import check_geojson
@@ -34,7 +34,7 @@ def start_teaching(tab: Tab, target: str) -> None:
 
 
 def click_at(tab: Tab, xy) -> None:
-    """Click a place of the slide given in QuPath px."""
+    """Click a position of the slide given in QuPath px."""
     x, y = tab.page.evaluate(ON_SCREEN, [float(each) for each in xy])
     tab.page.mouse.click(x, y)
 
@@ -65,7 +65,7 @@ def test_the_gallery_leads_to_its_nuclei(open_tab, viewer):
 
 
 def test_marks_are_drawn_kept_and_taken_back(open_tab, viewer, finished):
-    tab = open_tab(viewer, place())
+    tab = open_tab(viewer, fragment())
     start_teaching(tab, "Stromal")
     (xy,) = first_nuclei(finished, 1, label=1)
     before = tab.pixels()
@@ -87,7 +87,7 @@ def _within(xy: np.ndarray, area: shapely.Geometry) -> np.ndarray:
 
 
 def test_a_checked_area_is_downloaded_with_every_nucleus_in_it(open_tab, viewer, finished, tmp_path):
-    tab = open_tab(viewer, place())
+    tab = open_tab(viewer, fragment())
     wrong, none = first_nuclei(finished, 2, label=1)
     start_teaching(tab, "Lymphocyte")
     click_at(tab, wrong)
@@ -120,8 +120,8 @@ def test_a_checked_area_is_downloaded_with_every_nucleus_in_it(open_tab, viewer,
     )
 
 
-def test_a_mark_alone_tells_about_its_nucleus_alone(open_tab, viewer, finished):
-    tab = open_tab(viewer, place())
+def test_a_mark_alone_labels_its_nucleus_alone(open_tab, viewer, finished):
+    tab = open_tab(viewer, fragment())
     start_teaching(tab, "not a nucleus")
     (xy,) = first_nuclei(finished, 1, label=1)
     click_at(tab, xy)
@@ -132,8 +132,8 @@ def test_a_mark_alone_tells_about_its_nucleus_alone(open_tab, viewer, finished):
     assert shape.area * LEVEL0_UM**2 < 200
 
 
-def test_an_area_is_dragged_with_shift_and_refused_while_nuclei_are_hidden(open_tab, viewer):
-    tab = open_tab(viewer, place())
+def test_an_area_is_dragged_with_shift_and_rejected_while_nuclei_are_hidden(open_tab, viewer):
+    tab = open_tab(viewer, fragment())
     start_teaching(tab, "Stromal")
     tab.page.keyboard.down("Shift")
     tab.page.mouse.move(300, 300)
@@ -153,7 +153,7 @@ def test_an_area_is_dragged_with_shift_and_refused_while_nuclei_are_hidden(open_
 
 
 def test_corrections_of_an_earlier_result_are_named(open_tab, viewer):
-    tab = open_tab(viewer, place())
+    tab = open_tab(viewer, fragment())
     tab.page.evaluate("localStorage.setItem('muse one older', '[]')")
     tab.page.reload()
     tab.wait()

@@ -55,10 +55,10 @@ def read_chunks(viewer) -> np.ndarray:
         content = base64.b64decode(text)
         n = len(content) // (11 + n_rays)
         nuclei = np.zeros(n, kind)
-        place = np.frombuffer(content, "<u2", 2 * n, 4 * n).reshape(2, n).T
+        position = np.frombuffer(content, "<u2", 2 * n, 4 * n).reshape(2, n).T
         label, score, sureness = np.frombuffer(content, np.uint8, 3 * n, 8 * n).reshape(3, n)
         nuclei["row"] = np.frombuffer(content, "<u4", n)
-        nuclei["xy"] = (corner + (place + 0.5) / 65536) * side
+        nuclei["xy"] = (corner + (position + 0.5) / 65536) * side
         nuclei["label"], nuclei["score"], nuclei["sureness"] = label, score / 200, sureness / 255
         nuclei["rays"] = np.frombuffer(content, np.uint8, n * n_rays, 11 * n).reshape(n, n_rays) * float(scale)
         found.append(nuclei)
@@ -80,7 +80,7 @@ def test_chunks_hold_every_nucleus_as_the_table_has_it(finished, viewer):
     assert sum(n for *_, n in read_slide(viewer)["chunks"]["index"]) == len(nuclei)
 
 
-def test_nuclei_of_many_squares_and_batches_are_sorted_into_theirs(finished, tmp_path):
+def test_nuclei_of_many_squares_and_batches_are_sorted_by_square(finished, tmp_path):
     info = replace(read_info(finished / "slide.json"), size_px=(40_000, 30_000))
     batches = list(iterate_batches(finished / "nuclei.parquet", by_stain=False))
     writer = ChunkWriter(tmp_path / "nuclei", info, 32)

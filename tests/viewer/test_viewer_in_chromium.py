@@ -1,4 +1,4 @@
-"""The viewer in a real browser, opened from the disk: what it draws, its controls, and that it asks nobody."""
+"""The viewer in a real browser, opened from the disk: what it draws, its controls, and that it makes no request."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 from uneven_slide import HOSTILE, read_slide, write_uneven_slide
-from viewer_tab import CENTRE, is_color, place
+from viewer_tab import CENTRE, fragment, is_color
 
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import parse_outlines, read_nuclei, read_within
@@ -28,7 +28,7 @@ def test_it_draws_the_image_and_asks_for_its_own_files_alone(open_tab, viewer):
 
 
 def test_outlines_lie_within_a_pixel_of_the_table(open_tab, viewer, finished):
-    tab = open_tab(viewer, place()).nuclei_alone()
+    tab = open_tab(viewer, fragment()).nuclei_alone()
     pixels = tab.pixels()
     size = np.array(pixels.shape[1::-1])
     corner = np.array(CENTRE) - size / 2
@@ -50,7 +50,7 @@ def test_outlines_lie_within_a_pixel_of_the_table(open_tab, viewer, finished):
 
 
 def test_a_class_is_switched_off_and_on(open_tab, viewer):
-    tab = open_tab(viewer, place()).nuclei_alone()
+    tab = open_tab(viewer, fragment()).nuclei_alone()
     color = read_slide(viewer)["classes"][1]["safe_color"]
     shown = is_color(tab.pixels(), color).sum()
     tab.page.uncheck("input[data-label='1']")
@@ -60,7 +60,7 @@ def test_a_class_is_switched_off_and_on(open_tab, viewer):
 
 
 def test_the_slider_hides_low_scores_and_counts_the_rest(open_tab, viewer, finished):
-    tab = open_tab(viewer, place()).nuclei_alone()
+    tab = open_tab(viewer, fragment()).nuclei_alone()
     drawn = (tab.pixels() < 200).any(-1).sum()
     tab.set("#score", 13)
     assert 0 < (tab.pixels() < 200).any(-1).sum() < 0.8 * drawn
@@ -70,7 +70,7 @@ def test_the_slider_hides_low_scores_and_counts_the_rest(open_tab, viewer, finis
 
 
 def test_nuclei_are_dots_far_out_a_heat_map_nearer_and_outlines_nearest(open_tab, viewer):
-    tab = open_tab(viewer, place(um_per_px=12)).nuclei_alone()
+    tab = open_tab(viewer, fragment(um_per_px=12)).nuclei_alone()
     for um_per_px, mode in ((12, "dots"), (4, "heat map"), (0.5, "outlines")):
         tab.page.evaluate(f"muse.goTo(...muse.fromQuPath({CENTRE[0]}, {CENTRE[1]}), {um_per_px})")
         assert (tab.pixels() < 250).any()
@@ -91,8 +91,8 @@ def test_opacity_and_areas_change_the_picture(open_tab, viewer):
     assert (tab.pixels() != faint).any(-1).sum() > 1000
 
 
-def test_a_place_is_linked_and_found_again(open_tab, viewer):
-    tab = open_tab(viewer, place((900, 700), 0.4))
+def test_a_position_is_linked_and_found_again(open_tab, viewer):
+    tab = open_tab(viewer, fragment((900, 700), 0.4))
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), (900, 700), atol=0.5)
     tab.page.fill("#goto", "1200, 800")
     tab.page.press("#goto", "Enter")
@@ -106,7 +106,7 @@ def test_a_place_is_linked_and_found_again(open_tab, viewer):
 
 
 def test_the_keyboard_reaches_everything(open_tab, viewer):
-    tab = open_tab(viewer, place())
+    tab = open_tab(viewer, fragment())
     reached, controls = set(), tab.page.locator("input, select, button, summary, .openseadragon-canvas").count()
     for _ in range(2 * controls):
         tab.page.keyboard.press("Tab")
@@ -132,7 +132,7 @@ def test_without_a_store_nuclei_are_shown_on_white(open_tab, finished, tmp_path)
     folder = shutil.copytree(finished, tmp_path / "one")
     shutil.rmtree(folder / "viewer", ignore_errors=True)
     shutil.rmtree(folder / "image-500nm.zarr")
-    tab = open_tab(write_viewer(folder).parent, place())
+    tab = open_tab(write_viewer(folder).parent, fragment())
     assert "store of this slide was removed" in tab.page.inner_text("#no-image")
     pixels = tab.pixels()
     assert is_color(pixels, read_slide(folder / "viewer")["classes"][0]["safe_color"]).sum() > 50
@@ -160,7 +160,7 @@ LOWEST_CONTRAST = """() => {
     }
     return "rgb(255, 255, 255)";
   };
-  const texts = [...document.querySelectorAll("#panel *, #place *")].filter((node) =>
+  const texts = [...document.querySelectorAll("#panel *, #status-bar *")].filter((node) =>
     [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()) && !node.disabled);
   return Math.min(...texts.map((node) => {
     const [a, b] = [luminance(getComputedStyle(node).color), luminance(ground(node))].sort((x, y) => y - x);

@@ -9,14 +9,14 @@ import pytest
 from browsers import launched_firefox
 from PIL import Image
 from uneven_slide import read_slide
-from viewer_tab import is_color, place
+from viewer_tab import fragment, is_color
 
 
 @pytest.mark.slow
 def test_firefox_draws_the_image_and_the_nuclei(viewer):
     colors = [each["safe_color"] for each in read_slide(viewer)["classes"]]
     with launched_firefox() as browser:
-        browser.call("WebDriver:Navigate", url=(viewer / "index.html").as_uri() + place())
+        browser.call("WebDriver:Navigate", url=(viewer / "index.html").as_uri() + fragment())
         for _ in range(60):
             picture = browser.call("WebDriver:TakeScreenshot", full=False)["value"]
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")).astype(int)[:, :1000]

@@ -222,10 +222,10 @@ class MusePretraining(Method):
         use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
         """
         with torch.no_grad():
-            teachers = _encode_views(self.teacher, batch.wide, 2)
-        students = [*_encode_views(self.backbone, batch.wide, 2)]
-        if batch.near is not None:
-            students += _encode_views(self.backbone, batch.near, len(self.pairs) // 2 - 1)
+            teachers = _encode_views(self.teacher, batch.global_views, 2)
+        students = [*_encode_views(self.backbone, batch.global_views, 2)]
+        if batch.local_views is not None:
+            students += _encode_views(self.backbone, batch.local_views, len(self.pairs) // 2 - 1)
         found, loss = {}, students[0].dense.sum() * 0
         if self.nucleus is not None:
             found |= self._compare_nuclei(teachers, students, batch, progress)

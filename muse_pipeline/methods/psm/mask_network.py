@@ -136,7 +136,7 @@ PRIOR = 0.2  # share of nuclei in tissue: where probabilities start
 
 
 class MaskNetwork(nn.Module):
-    """Every cell of the dense map speaks for its own 4 x 4 pixels: a light head, without another decoder.
+    """Every cell of the dense map predicts its own 4 x 4 pixels: a light head, without another decoder.
 
     Args:
         backbone: registered name.

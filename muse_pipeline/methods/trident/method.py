@@ -170,7 +170,7 @@ class Trident(Method):
 
     def _encode_he(self, batch: PairBatch) -> list[Features]:
         """Features of the two global views; with two branches, of the first alone."""
-        pixels, colour = batch.views.wide
+        pixels, colour = batch.views.global_views
         n = 1 if self.settings.branches == 2 else 2
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
         features = self.backbone(self.backbone.prepare(pixels, colour))

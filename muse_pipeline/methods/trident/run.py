@@ -144,7 +144,7 @@ N_PAIRS, GAP_PX = 6, 8
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
     """Write a few first views, each above its partner; white where there is none."""
-    he = batch.views.wide.pixels[: len(batch.views.wide.pixels) // 2]
+    he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255.0)
     partners[batch.partner.image_known] = batch.partner.image
     rows = [

@@ -149,7 +149,7 @@
         await navigator.clipboard.writeText(link);
         copied.value = "copied";
       } catch {
-        window.prompt("Address of this place", link);
+        window.prompt("Address of this view", link);
       }
     };
     panel.append(muse.section("Place",

@@ -10,7 +10,7 @@
   const GROUP = 60; // outlines in one stroke
   const OUTLINES_FROM = 0.55; // screen px per um: a nucleus of 8 um is 4 px wide
   const HEAT_FROM = 0.1;
-  const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn in their place
+  const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn instead
   const HALO = "rgb(255 255 255 / 55%)";
   const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
   let front, back, job, heat;

@@ -161,7 +161,7 @@ const muse = {};
     return ring;
   };
 
-  /* The nucleus whose outline holds a place, else the nearest within 3 um; null if there is none among loaded chunks. */
+  /* The nucleus whose outline contains a position, else the nearest within 3 um; null if there is none among loaded chunks. */
   muse.pick = (x, y) => {
     const reach = 20;
     let best = null;

@@ -57,7 +57,7 @@
     window.addEventListener("hashchange", goToLink);
   };
 
-  /* White in the place of an image whose store was removed. */
+  /* White instead of an image whose store was removed. */
   function blankImage(slide) {
     const mpp = 0.5;
     return { mpp, tile_px: 1024, size_px: slide.size_px.map((n, i) => Math.ceil((n * slide.mpp[i]) / mpp)), tiles: [[]] };
@@ -71,7 +71,7 @@
     return { left: bounds.x * imageUm, top: bounds.y * imageUm, scale: size.x / (bounds.width * imageUm), width: size.x, height: size.y };
   };
 
-  /* Put a place in um into the middle of the view, at a number of um per screen px. */
+  /* Centre the view on a position in um, at a number of um per screen px. */
   muse.goTo = (x, y, umPerPx) => {
     const { viewport } = osd;
     const zoom = imageUm / (viewport.getContainerSize().x * umPerPx);
@@ -93,7 +93,7 @@
   muse.toQuPath = (x, y) => [x / muse.slide.mpp[0] - muse.slide.offset_px[0], y / muse.slide.mpp[1] - muse.slide.offset_px[1]];
   muse.fromQuPath = (x, y) => [(x + muse.slide.offset_px[0]) * muse.slide.mpp[0], (y + muse.slide.offset_px[1]) * muse.slide.mpp[1]];
 
-  /* The place on the slide, in um, of a position in the view. */
+  /* The position on the slide, in um, of a position in the view. */
   muse.toSlide = (position) => {
     const view = muse.view();
     return [view.left + position.x / view.scale, view.top + position.y / view.scale];
@@ -104,7 +104,7 @@
     return [view.left + view.width / view.scale / 2, view.top + view.height / view.scale / 2];
   };
 
-  /* The address of this place: its middle in QuPath pixels, and um per screen px. */
+  /* The address of this view: its middle in QuPath pixels, and um per screen px. */
   muse.link = () => {
     const [x, y] = muse.toQuPath(...muse.middle());
     return `${location.href.split("#")[0]}#at=${x.toFixed(1)},${y.toFixed(1)},${(1 / muse.view().scale).toPrecision(4)}`;

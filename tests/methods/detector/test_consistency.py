@@ -20,7 +20,7 @@ def maps_of(centre, label, requires_grad=False):
 
 
 def scene(logits, settings=None):
-    """A teacher that speaks at (row, column): (centre logit, label logit of class 1); Omega is the left half."""
+    """A teacher with predictions at (row, column): (centre logit, label logit of class 1); Omega is the left half."""
     centre, label = torch.full((1, 1, SIDE, SIDE), -9.0), torch.zeros(1, 2, SIDE, SIDE)
     for (row, column), (sure, second) in logits.items():
         centre[0, 0, row, column], label[0, 1, row, column] = sure, second

@@ -73,7 +73,7 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
 
 
 def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
-    """Else tissue that it knows would look different to it after a run on another lab's slides."""
+    """Otherwise the colours of its training tissue would change in a run on another laboratory's slides."""
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")
     whole, _ = run(continued(folder, some), tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Runs on labels of a part of each picture: the settings, and what is refused."""
+"""Runs on labels of a part of each picture: the settings, and what is rejected."""
 
 from pathlib import Path
 

@@ -63,11 +63,11 @@ def test_what_padding_holds_makes_no_difference():
 def test_same_views_and_temperatures_cost_the_teachers_entropy():
     settings = {"student_temperature": 0.1, "teacher_temperature": (0.1, 0.1)}
     method, batch = make_method(n_local=0, **settings).eval(), make_batch(n_local=0)
-    twice = batch.wide._replace(
-        pixels=batch.wide.pixels[:B].repeat(2, 1, 1, 1), colour=batch.wide.colour[:B].repeat(2, 1, 1)
+    twice = batch.global_views._replace(
+        pixels=batch.global_views.pixels[:B].repeat(2, 1, 1, 1), colour=batch.global_views.colour[:B].repeat(2, 1, 1)
     )
     shared = torch.ones_like(batch.shared)
-    batch = batch._replace(wide=twice, student_xy=batch.teacher_xy, shared=shared)
+    batch = batch._replace(global_views=twice, student_xy=batch.teacher_xy, shared=shared)
     found = method.losses(batch, "model", 0.5)
     most = math.log(method.settings.n_prototypes)
     assert found["nucleus"].item() == pytest.approx(found["entropy_nucleus"].item() * most, rel=1e-5)

@@ -35,7 +35,9 @@ def join(first: Views, second: Views, n_views: int) -> Views:
 def joined(first: ViewBatch, second: ViewBatch) -> ViewBatch:
     """The sets of both in one batch."""
     tables = (torch.cat(pair, 1) for pair in zip(first[2:], second[2:], strict=True))
-    return ViewBatch(join(first.wide, second.wide, 2), join(first.near, second.near, 2), *tables)
+    return ViewBatch(
+        join(first.global_views, second.global_views, 2), join(first.local_views, second.local_views, 2), *tables
+    )
 
 
 def rows() -> torch.Tensor:
@@ -51,8 +53,8 @@ def make_exact_method() -> MusePretraining:
 
 
 def in_double(batch: ViewBatch) -> ViewBatch:
-    wide, near = (Views(*(part.double() for part in views)) for views in (batch.wide, batch.near))
-    return batch._replace(wide=wide, near=near)
+    wide, near = (Views(*(part.double() for part in views)) for views in (batch.global_views, batch.local_views))
+    return batch._replace(global_views=wide, local_views=near)
 
 
 def learn(method, batch: ViewBatch) -> dict[str, torch.Tensor]:

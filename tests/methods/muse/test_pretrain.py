@@ -470,7 +470,7 @@ def huge_seed(location, source):
 
 
 def pictures_too_coarse(location, source):
-    """Refused before any nucleus is looked for."""
+    """Rejected before nuclei are detected."""
     cv2.imwrite(str(location / "a.png"), np.full((90, 90, 3), 220, np.uint8))
     return [{"images": str(location), "mpp": 2.0}], {}
 

@@ -26,7 +26,7 @@ def test_three_branches_are_two_views_and_the_partner():
     found = method.losses(batch, "model", 0.0)
     first, second = (
         features(method.backbone, pixels, colour)
-        for pixels, colour in zip(*(part.chunk(2) for part in batch.views.wide), strict=True)
+        for pixels, colour in zip(*(part.chunk(2) for part in batch.views.global_views), strict=True)
     )
     partner = features(method.partner, batch.partner.image, torch.eye(3, 4))
     has, everywhere = torch.tensor(KNOWN), torch.ones(3, dtype=torch.bool)
@@ -72,9 +72,9 @@ def test_every_kind_trains_whatever_partners_there_are(loss, vectors, branches, 
 
 def test_two_branches_see_the_first_view_alone():
     method, batch = make_trident(branches=2).eval(), make_pairs(KNOWN)
-    changed = batch.views.wide.pixels.clone()
+    changed = batch.views.global_views.pixels.clone()
     changed[3:] = 0
-    other = batch._replace(views=batch.views._replace(wide=batch.views.wide._replace(pixels=changed)))
+    other = batch._replace(views=batch.views._replace(global_views=batch.views.global_views._replace(pixels=changed)))
     assert method.losses(batch, "model", 0.0)["loss"] == method.losses(other, "model", 0.0)["loss"]
     assert method.trained() is method.backbone
 

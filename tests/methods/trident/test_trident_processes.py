@@ -19,7 +19,7 @@ def halves(vectors: bool) -> list[PairBatch]:
 
 def joined(first: PairBatch, second: PairBatch) -> PairBatch:
     """The sets of both in one batch."""
-    parts = [[part.chunk(2) for part in one.views.wide] for one in (first, second)]
+    parts = [[part.chunk(2) for part in one.views.global_views] for one in (first, second)]
     wide = Views(*(torch.cat([a[0], b[0], a[1], b[1]]) for a, b in zip(*parts, strict=True)))
     tables = (torch.cat(pair, 1) for pair in zip(first.views[2:], second.views[2:], strict=True))
     partners = zip(first.partner, second.partner, strict=True)
@@ -30,9 +30,9 @@ def joined(first: PairBatch, second: PairBatch) -> PairBatch:
 def learn(loss: str, branches: int, vectors: bool, batch: PairBatch) -> dict[str, torch.Tensor]:
     """Losses and gradients; in evaluation mode, where batch norms do not depend on the batch."""
     method = make_trident(vectors, loss=loss, branches=branches).double().eval()
-    wide = Views(*(part.double() for part in batch.views.wide))
+    wide = Views(*(part.double() for part in batch.views.global_views))
     partner = [p.double() if p is not None and p.is_floating_point() else p for p in batch.partner]
-    found = method.losses(PairBatch(batch.views._replace(wide=wide), PartnerBatch(*partner)), "model", 0.5)
+    found = method.losses(PairBatch(batch.views._replace(global_views=wide), PartnerBatch(*partner)), "model", 0.5)
     found["loss"].backward()
     parameters = dict(method.named_parameters())
     average_gradients(list(parameters.values()))

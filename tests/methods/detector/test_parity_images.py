@@ -1,4 +1,4 @@
-"""The pieces of pictures that a run leaves for the check of its export."""
+"""The crops of pictures that a run stores for the check of its export."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Rays from what a head states of them."""
+"""Rays from the output of a head."""
 
 import math
 

@@ -147,11 +147,11 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_program_ends_although_a_read_hangs(pipe):
     program = """
         import sys
-        from muse_pipeline.slides import isolation as patience
-        patience.LIMIT_S = 0.1
+        from muse_pipeline.slides import isolation
+        isolation.LIMIT_S = 0.1
         try:
-            patience.call_in_time("S", open, sys.argv[1])
-        except patience.HangingReadError as error:
+            isolation.call_in_time("S", open, sys.argv[1])
+        except isolation.HangingReadError as error:
             sys.exit(f"{error}"[:21])
     """
     process = start(program, pipe)
@@ -161,9 +161,9 @@ def test_a_program_ends_although_a_read_hangs(pipe):
 def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
     program = """
         import sys
-        from muse_pipeline.slides import isolation as patience
-        patience.LIMIT_S = 2
-        print(patience.call_in_time("S", lambda: open(sys.argv[1]).read()))
+        from muse_pipeline.slides import isolation
+        isolation.LIMIT_S = 2
+        print(isolation.call_in_time("S", lambda: open(sys.argv[1]).read()))
     """
     process = start(program, pipe)
     with pipe.open("w") as file:  # waits until the call has begun

@@ -12,7 +12,7 @@ GRID = WindowGrid((768, 768), input_px=320, halo_px=32)  # 3 x 3 cores of 256 px
 SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
 
 
-def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, pieces=1):
+def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
     """Let every window report what it sees of ``true_xy``, each with its own error, and resolve the seams."""
     generator = np.random.default_rng(seed)
     reports = []
@@ -22,13 +22,13 @@ def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, pieces=1):
         reports.append(report_window(Nuclei(seen, Frame.WINDOW), window, GRID, GRID.whole, MPP))
     nuclei = Nuclei.concatenate(reports)
     window = np.repeat(np.arange(len(reports)), [len(report) for report in reports])
-    return nuclei[np.concatenate(list(numbers_of(nuclei.xy, window, pieces)))]
+    return nuclei[np.concatenate(list(numbers_of(nuclei.xy, window, n_parts)))]
 
 
-def numbers_of(xy, window, pieces=1):
-    """What comes out, as it comes, when the reports go in by so many pieces."""
+def numbers_of(xy, window, n_parts=1):
+    """Numbers of the nuclei, in the order of the output, when the reports are added in ``n_parts``."""
     seams = SeamResolver(GRID, MPP)
-    for part in np.array_split(np.arange(len(window)), pieces):
+    for part in np.array_split(np.arange(len(window)), n_parts):
         yield seams.add(xy[part], window[part])
         assert seams.n_decided <= part.max(initial=0)
     yield seams.finish()
@@ -86,12 +86,12 @@ def test_random_nuclei_all_come_back_once_and_in_a_fixed_order():
     order = np.lexsort((found.xy[:, 0], found.xy[:, 1]))
     expected = true[np.lexsort((true[:, 0], true[:, 1]))]
     assert np.allclose(found.xy[order], expected, atol=1e-9)
-    for pieces in (3, 17, 1000):
-        assert np.array_equal(resolve(true, pieces=pieces).xy, found.xy)
+    for n_parts in (3, 17, 1000):
+        assert np.array_equal(resolve(true, n_parts=n_parts).xy, found.xy)
 
 
 def test_rows_without_windows_are_no_seam():
     xy, window = np.array([(100.0, 100.0), (100.0, 600.0)]), np.array([0, 6])
-    assert [numbers.tolist() for numbers in numbers_of(xy, window, pieces=2)] == [[], [], [0, 1]]
+    assert [numbers.tolist() for numbers in numbers_of(xy, window, n_parts=2)] == [[], [], [0, 1]]
     seams = SeamResolver(GRID, MPP)
     assert seams.add(np.zeros((0, 2)), np.zeros(0, int)).tolist() == seams.finish().tolist() == []

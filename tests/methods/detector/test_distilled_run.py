@@ -1,4 +1,4 @@
-"""A run that is trained by trained networks: named in the config, the same when it goes on, of the same nuclei."""
+"""A run with trained teachers: named in the config, unchanged on resume, of the same nuclei."""
 
 import dataclasses
 import shutil
@@ -23,7 +23,7 @@ class SmallSquares(HiddenLabelsStage):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Labelled pictures, ``tiny.yaml`` and two networks that were trained by it."""
-    folder = draw_labelled_folder(tmp_path_factory.mktemp("taught"))
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("distilled"))
     for seed in (0, 1):
         finetune(
             load_detector_config(write_config(folder, steps=5), changes=[f"seed={seed}"]), folder / f"t{seed}", CPU
@@ -112,19 +112,19 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     """Else those would count as unseen, and validation on them would flatter without a word."""
     output = []
-    running = Options(accelerator="cpu", say=output.append)
+    options = Options(accelerator="cpu", say=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
     begun = distilled(folder, "t0", changes=alone)
-    checkpoint = load_checkpoint(finetune(begun, tmp_path / "taught", running))
+    checkpoint = load_checkpoint(finetune(begun, tmp_path / "distilled", options))
     assert checkpoint.images == checkpoint.patients == {"P0", "P1", "P2"}
     assert not any("scores are too high" in sentence for sentence in output)
     begun = load_detector_config(folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"])
     held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
-    finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", running)
+    finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", options)
     assert any("validation scores are too high" in sentence and "P1" in sentence for sentence in output)
     output.clear()
     alone = load_detector_config(folder / "tiny.yaml", changes=alone)
-    finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", running)
+    finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", options)
     again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
-    assert load_checkpoint(finetune(again, tmp_path / "second", running)).learnt_patients == {"P0"}
+    assert load_checkpoint(finetune(again, tmp_path / "second", options)).learnt_patients == {"P0"}
     assert not any("scores are too high" in sentence for sentence in output)  # P1 was looked at, and never learnt from
