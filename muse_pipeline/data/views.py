@@ -157,8 +157,8 @@ class ViewSampler:
 
     Args:
         images: with at least one nucleus each.
-        settings: see there.
-        balance: 0 draws every image alike, 1 every mm2 that holds nuclei; weights multiply.
+        settings: of the views.
+        balance: 0 draws images equally often, 1 in proportion to their area with nuclei; multiplied by their weights.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
@@ -167,7 +167,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """A set around a drawn nucleus; where its global views share too few it has none, and is views alone."""
+        """A set of views around a drawn nucleus; it has no nuclei if its global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):

@@ -31,8 +31,8 @@ class Annotations:
         nuclei: with rays (N, R) in um, NaN where only a point is known.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
         unit: what is numbered: "line", "feature" or "instance".
-        regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; none: all of it.
-        made_in_viewer: whether they are corrections of nuclei of this very slide, whose empty regions are meant so.
+        regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; empty for all of it.
+        made_in_viewer: whether they are corrections of this slide's nuclei, in which empty regions are intended.
     """
 
     path: Path

@@ -87,14 +87,14 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
 
 STEP_UM = 0.25  # between samples along a ray
 REACH_UM = 12.0
-WIDTH_UM = 0.75  # what is darker inside than outside is compared over so much on either side
+WIDTH_UM = 0.75  # of the bands on either side of an edge that are compared
 LEAST_UM = 1.0
-CIRCLES_UM = (4.5, 6.5)  # outlines that are tried beside the one that is there: pale nuclei are large
-LOYALTY = 0.7  # cost of a radius that differs by all of itself from the outline tried, in units of a nucleus' own edge
-OUTWARD_UM = 0.125  # people draw nuclei so far outside of the steepest edge: areas are then 1.01 and 0.99 of drawn ones
+CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried beside the given outline: pale nuclei are large
+LOYALTY = 0.7  # cost of a relative difference of 1 from the outline tried, in units of a nucleus' own edge
+OUTWARD_UM = 0.125  # drawn outlines lie so far outside of the steepest edge: areas are then 1.01 and 0.99 of drawn ones
 INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
-TRUST = 0.2  # by how much less clear one may be that was found from the outline that is there
+TRUST = 0.2  # by how much less clear an outline found from the given one may be
 CROWDED = 1.0  # cost of a um past ``PAST_HALF_WAY`` to a neighbour
 PAST_HALF_WAY = 1.1  # times as far: of two nuclei one may be the larger
 FAINTEST = 0.12  # an edge; the darkest nuclei are about 1

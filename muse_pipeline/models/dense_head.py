@@ -11,7 +11,7 @@ from muse_pipeline.models import HEADS
 from muse_pipeline.models.base import conv_norm
 from muse_pipeline.models.heads import MEAN_RAY, PRIOR, NucleusHead, NucleusMaps, as_rows, pick, to_rays
 
-HIDDEN = (64, 96)  # least and most channels: at stride 4 they are dear
+HIDDEN = (64, 96)  # least and most channels: they are expensive at stride 4
 FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
 SAME_NUCLEUS_CELLS = 1.0  # across or down: 2 um at 0.5 um/px
 LEAST_WEIGHT = 1e-12
