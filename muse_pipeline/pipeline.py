@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.core.types import SlideInfo
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.appearance import Verdict
+    from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.inference.region_maps import MapShard
     from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import Store
     from muse_pipeline.tissue.colour import SlideColour
+    from muse_pipeline.tissue.mask import TissueMask
 
 Begin = Callable[[str], None]  # called with the name of every step before it starts
 
@@ -38,6 +41,7 @@ def run_slide(
     *,
     region_model: RegionPredictor | None = None,
     features: str = "basic",
+    quality: bool = False,
     n_shards: int = 1,
     threads: int = 1,
     viewer: bool = True,
@@ -53,7 +57,8 @@ def run_slide(
         predictor: the model.
         region_model: maps tissue regions, unless the row has a file of drawn ones.
         features: set of features to measure of every nucleus.
-        n_shards: pieces that detection is cut into; changes no result.
+        quality: whether nuclei out of focus or in ink are flagged, and left out of the totals.
+        n_shards: number of shards of the detection; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.
         begin: called with the name of every step before it starts.
@@ -78,7 +83,7 @@ def run_slide(
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
             warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
     shards = [files.shard(name) for name in shard_names(n_shards)]
-    pixels = {"features": features, "store": files.store(mpp)}
+    pixels = {"features": features, "quality": quality, "store": files.store(mpp)}
     make_nuclei(shards, files, viewer=viewer, regions=areas, **pixels, threads=threads, begin=begin)
 
 
@@ -119,6 +124,7 @@ def make_nuclei(
     measurements: Sequence[str] = (),
     regions: Path | None = None,
     features: str = "none",
+    quality: bool = False,
     store: Path | None = None,
     threads: int = 1,
     begin: Begin = str,
@@ -128,6 +134,7 @@ def make_nuclei(
     with _step(files, "stitch", begin) as warnings:
         csv_file = files.csv if csv else None
         pixels = {"features": features, "store": store, "colour": files.colour}
+        pixels["artefacts"] = files.artefacts if quality else None
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
     with _step(files, "geojson", begin):
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)
@@ -344,6 +351,7 @@ def stitch(
     features: str = "none",
     store: Path | None = None,
     colour: Path | None = None,
+    artefacts: Path | None = None,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -358,6 +366,7 @@ def stitch(
         features: set of features to measure; all but "none" need ``store`` and ``colour``.
         store: the image that the nuclei were found in.
         colour: the stains of the slide.
+        artefacts: GeoJSON of the areas of ``store`` that are out of focus or in ink; its nuclei are flagged.
     """
     import pyarrow as pa
 
@@ -371,10 +380,13 @@ def stitch(
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     known = read_info(info)
-    kept = TissueMask.load(mask, known).kept  # and not the mask, which takes eight times as much
+    tissue = TissueMask.load(mask, known)
+    damage = _write_artefacts(store, tissue, known, artefacts, threads) if artefacts else None
+    kept = tissue.kept
+    del tissue  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
     settings = None if features == "none" else _feature_settings(features, store, colour)
-    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, damage)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
@@ -384,6 +396,15 @@ def stitch(
     n_without = provenance.get("features", {}).get("n_without_pixels")
     unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
     return [warning for warning in (doubt, failed, unmeasured) if warning]
+
+
+def _write_artefacts(store: Path, tissue: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
+    from muse_pipeline.inference.artefacts import find_artefacts
+    from muse_pipeline.store.store import open_store
+
+    found = find_artefacts(open_store(store), tissue, threads)
+    found.write_outlines(output, info)
+    return found
 
 
 def _feature_settings(chosen: str, store: Path, colour: Path) -> FeatureSettings:

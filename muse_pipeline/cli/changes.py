@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="JSON", help="of `muse model --resolved`")
     add_frame_argument(parser)
     parser.add_argument("--features", choices=FEATURE_SETS, default="basic", help="features of the nuclei")
+    parser.add_argument("--quality", action="store_true", help="nuclei out of focus or in ink are flagged")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
 
     try:
         rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
-        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], args.frame, args.features, None)
+        how = args.frame, args.features, args.quality, None
+        settings = RunSettings(model["name"], model.get("sha256"), model["provider"], *how)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{args.slides} or {args.model}: cannot be read ({error}); give those of a run") from error
     for line in describe_changes(

@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="basic",
         help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
     )
-    parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="pieces that detection is cut into")
+    parser.add_argument(
+        "--quality", action="store_true", help="flag nuclei out of focus or in ink, and leave them out of the totals"
+    )
+    parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="number of shards of the detection")
     parser.add_argument(
         "--threads",
         type=at_least_one,
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run what is not finished, name what failed."""
     from muse_pipeline.cli.run_slides import Plan, run_slides
     from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.cohort.settings import require_quality_mpp
     from muse_pipeline.core.environment import count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
@@ -88,7 +92,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
     threads = args.threads or count_cores()
-    plan = Plan(args.output, predictor, region_model, args.features, args.shards, threads, viewer=not args.no_viewer)
+    if args.quality:
+        require_quality_mpp(card.mpp)
+    more = {"features": args.features, "quality": args.quality, "viewer": not args.no_viewer}
+    plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
     failed, without_regions = run_slides(rows, plan)
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
         if names:

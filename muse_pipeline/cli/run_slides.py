@@ -34,7 +34,8 @@ class Plan:
         predictor: the model, one session for all slides.
         region_model: the model of tissue regions, or None.
         features: set of features that are measured of every nucleus.
-        n_shards: pieces that detection of a slide is cut into, unless its row has a number.
+        quality: whether nuclei out of focus or in ink are flagged.
+        n_shards: number of shards of a slide's detection, unless its row has a number.
         threads: threads of the steps that use them.
         viewer: whether every slide gets its page for the browser.
     """
@@ -43,6 +44,7 @@ class Plan:
     predictor: Predictor
     region_model: RegionPredictor | None = None
     features: str = "basic"
+    quality: bool = False
     n_shards: int = 1
     threads: int = 1
     viewer: bool = True
@@ -52,7 +54,8 @@ class Plan:
         """What the results record of it."""
         model, regions = self.predictor, self.region_model
         named = name_version(regions.card.name, regions.sha256) if regions else "none"
-        return RunSettings(model.card.name, model.sha256, model.provider, features=self.features, regions=named)
+        how = {"features": self.features, "quality": self.quality, "regions": named}
+        return RunSettings(model.card.name, model.sha256, model.provider, **how)
 
     def shards_of(self, row: SheetRow) -> int:
         """Shards of the slide's detection."""
@@ -170,6 +173,7 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
             how = {
                 "region_model": plan.region_model,
                 "features": plan.features,
+                "quality": plan.quality,
                 "n_shards": plan.shards_of(row),
                 "threads": plan.threads,
                 "viewer": plan.viewer,

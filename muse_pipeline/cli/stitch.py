@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
     add_features_arguments(parser)
+    parser.add_argument(
+        "--artefacts",
+        type=Path,
+        metavar="GEOJSON",
+        help="find areas out of focus or in ink, write them here and flag their nuclei; needs --store",
+    )
     parser.add_argument("--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed by --features")
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
@@ -40,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.features != "none" and not (args.store and args.colour):
         raise ConfigError(f"--features {args.features} is measured in pixels; give --store and --colour too")
-    pixels = {"features": args.features, "store": args.store, "colour": args.colour}
+    if args.artefacts and not args.store:
+        raise ConfigError("--artefacts are found in pixels; give --store too")
+    pixels = {"features": args.features, "store": args.store, "colour": args.colour, "artefacts": args.artefacts}
     results = args.info, args.tissue, args.output, args.csv, args.threads, args.regions
     args.warnings += stitch(args.shards, *results, **pixels)

@@ -28,6 +28,7 @@ class RunSettings:
         provider: what runs the model.
         frame: pixel frame of the GeoJSON.
         features: set of features of the nuclei.
+        quality: whether nuclei out of focus or in ink are flagged.
         regions: the model of tissue regions, as ``name_version`` gives it, or "none"; None where it is not compared.
     """
 
@@ -36,6 +37,7 @@ class RunSettings:
     provider: str
     frame: str = "qupath"
     features: str = "basic"
+    quality: bool = False
     regions: str | None = "none"
 
 
@@ -109,6 +111,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),
         "features": (provenance.get("features", {}).get("set", "none"), run.features),
+        "quality": (str("quality" in provenance).lower(), str(run.quality).lower()),
         "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
     }
 

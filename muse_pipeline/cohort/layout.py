@@ -20,6 +20,7 @@ REPLACED = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
     *DRAWN,
+    "artefacts.geojson",
     *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
     *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
     *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay")),
@@ -98,6 +99,11 @@ class SlideFiles:
     def geojson(self) -> Path:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
+
+    @property
+    def artefacts(self) -> Path:
+        """Areas out of focus or in ink, for QuPath."""
+        return self.folder / "artefacts.geojson"
 
     @property
     def partner(self) -> Path:

@@ -118,9 +118,11 @@ class Plan:
         return option("--regions", self.row(slide).get("regions") or mapped)
 
     def features_option(self, slide: str) -> list[Any]:
-        """The features of the config, and the image that they are measured in, as options of the same step."""
-        chosen = self.config.get("features", "none")
-        return [] if chosen == "none" else ["--features", chosen, "--store", f"{self.folder(slide)}/{self.store}"]
+        """What is measured of nuclei in the image, and the image, as options of the same step."""
+        chosen, quality = self.config.get("features", "none"), self.config.get("quality")
+        options = ["--features", chosen] if chosen != "none" else []
+        options += ["--quality"] if quality else []
+        return [*options, "--store", f"{self.folder(slide)}/{self.store}"] if options else []
 
     def threads(self, slide: str) -> int:
         """Threads of a job of the slide; starting several takes longer than reading a small file with one."""

@@ -43,9 +43,21 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         settings["features"] = "all"
     if settings.get("spatialdata") and not settings["keep_stores"]:
         raise ConfigError("config: spatialdata links to the images, which keep_stores: false deletes; set it to true")
+    if settings.get("quality"):
+        require_quality_mpp(settings["mpp"])
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings
+
+
+def require_quality_mpp(mpp: float) -> None:
+    """Reject images in which focus cannot be judged.
+
+    Raises:
+        ConfigError: they are coarser than 0.5 um/px, or no whole number of their pixels is as large.
+    """
+    if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
+        raise ConfigError(f"quality: focus is judged at 0.5 um/px, of which {mpp:g} um/px is no whole part")
 
 
 def at_home(value: Any) -> Any:

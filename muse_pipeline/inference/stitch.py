@@ -27,7 +27,7 @@ from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
+from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, QUALITY, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
@@ -106,6 +106,7 @@ class SizeSample:
 
 if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
     from muse_pipeline.features.measure import FeatureMeter, FeatureSettings
+    from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
@@ -123,6 +124,7 @@ def stitch_shards(
     threads: int = 1,
     regions: SlideRegions | FailedRegions | None = None,
     features: FeatureSettings | None = None,
+    artefacts: ArtefactMap | None = None,
 ) -> dict[str, Any]:
     """Join all shards of a slide into ``nuclei.parquet``.
 
@@ -134,6 +136,7 @@ def stitch_shards(
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
         regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
         features: what else to measure of every nucleus; None for no more than the outline.
+        artefacts: areas that nuclei are flagged in; None leaves the column ``quality`` out.
 
     Returns:
         The provenance that is written into the table.
@@ -151,6 +154,8 @@ def stitch_shards(
         described["roi"] = kept.roi_file
     if regions is not None:
         described["regions"] = regions.describe()
+    if artefacts is not None:
+        described["quality"] = artefacts.describe()
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
@@ -168,9 +173,10 @@ def stitch_shards(
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
     classes_of_regions = None if regions is None else [one.name for one in regions.classes]
     more = {"regions": classes_of_regions, "features": meter.names if meter else ()}
+    more["artefacts"] = None if artefacts is None else artefacts.kinds
     around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
     with NucleiWriter(output, names, described, *columns, **more) as writer:
-        size = write_nuclei(writer, around, Measures(clusters, regions, meter), info, threads)
+        size = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts, info), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
@@ -185,6 +191,8 @@ class Measures:
     clusters: MorphologyClusters | None
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
+    artefacts: ArtefactMap | None
+    info: SlideInfo
 
     def columns(
         self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
@@ -196,6 +204,8 @@ class Measures:
         if self.regions is not None:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
+        if self.artefacts is not None:
+            columns[QUALITY] = self.artefacts.at(nuclei.xy * np.array(self.info.mpp))
         if self.meter:
             columns |= self.meter.measure(nuclei, others, rings, shapes)
         return columns

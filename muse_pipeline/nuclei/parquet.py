@@ -31,6 +31,7 @@ PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
 REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
+QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
@@ -65,10 +66,11 @@ class NucleiWriter:
         regions: names of the classes of tissue regions; None without the columns ``region``, ``region_prob`` and
             ``border_distance_um``.
         features: names of further columns of numbers.
+        artefacts: names of what may be wrong with the image; None without the column ``quality``.
 
     Attributes:
         provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` are added, with
-            ``positive_od`` also ``n_positive``.
+            ``positive_od`` also ``n_positive``, and to "quality" the ``n_by_class`` of flagged nuclei.
     """
 
     def __init__(
@@ -82,16 +84,18 @@ class NucleiWriter:
         positive_od: float | None = None,
         regions: Sequence[str] | None = None,
         features: Sequence[str] = (),
+        artefacts: Sequence[str] | None = None,
     ):
-        self.regions, self.features = regions, tuple(features)
+        self.regions, self.features, self.artefacts = regions, tuple(features), artefacts
         self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
         self.positive_od = positive_od
         # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
-        optional = clusters, positive_od is not None, regions is not None
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional, self.features)
+        optional = clusters, positive_od is not None, regions is not None, self.features, artefacts is not None
+        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
+        self._n_flagged = np.zeros(len(self.classes), int)
         self._n_nuclei = self._n_positive = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
@@ -113,7 +117,8 @@ class NucleiWriter:
 
         A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
         region's class (-1 for none), its probability and the distance to the border (NaN where not known) by the names
-        of these columns, and one with features these by their names.
+        of these columns, one with artefacts their index (-1 for none) as "quality", and one with features these by
+        their names.
         """
         nuclei.require(Frame.LEVEL0)
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -130,6 +135,9 @@ class NucleiWriter:
         self._n_by_label += np.bincount(label[label >= 0], minlength=len(self.classes))
         if self.positive_od is not None:
             self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
+        if self.artefacts is not None:
+            flagged = label[rows.table[QUALITY].is_valid().to_numpy()]
+            self._n_flagged += np.bincount(flagged[flagged >= 0], minlength=len(self.classes))
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
@@ -144,6 +152,9 @@ class NucleiWriter:
             self.provenance |= {"n_nuclei": self._n_nuclei, "n_by_class": counts}
             if self.positive_od is not None:
                 self.provenance["n_positive"] = self._n_positive
+            if self.artefacts is not None:
+                flagged = dict(zip(self.classes, self._n_flagged.tolist(), strict=True))
+                self.provenance["quality"]["n_by_class"] = flagged
             geo = _geo_metadata(self._bounds if self._n_nuclei else None)
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
@@ -170,6 +181,7 @@ class NucleiWriter:
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
             *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
             *(self._region_columns(shapes) if self.regions is not None else []),
+            *([] if self.artefacts is None else [_name_or_null(shapes[QUALITY], self.artefacts)]),
             *(_or_null(shapes[name]) for name in self.features),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
@@ -181,11 +193,16 @@ class NucleiWriter:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
-        region, names = values[REGION], bytes_to_arrow([name.encode() for name in self.regions], pa.string())
         return [
-            pa.DictionaryArray.from_arrays(to_arrow(region, valid=region != _NO_CLASS), names),
+            _name_or_null(values[REGION], self.regions),
             *(_or_null(values[name]) for name in (REGION_PROB, BORDER)),
         ]
+
+
+def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
+    """The name of each index (N,) int32; null where it is -1."""
+    of_index = bytes_to_arrow([name.encode() for name in names], pa.string())
+    return pa.DictionaryArray.from_arrays(to_arrow(index, valid=index != _NO_CLASS), of_index)
 
 
 def _or_null(values: np.ndarray) -> pa.Array:
@@ -202,8 +219,9 @@ def nuclei_schema(
     dab: bool = False,
     regions: bool = False,
     features: Sequence[str] = (),
+    quality: bool = False,
 ) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB, regions and features only those asked for."""
+    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB, regions, features and quality those asked for."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -216,6 +234,7 @@ def nuclei_schema(
             *([(CLUSTER, pa.int32())] if clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
             *([(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())] if regions else []),
+            *([(QUALITY, _NAME)] if quality else []),
             *((name, pa.float32()) for name in features),
             ("rays", pa.list_(pa.float32(), n_rays)),
             *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),

@@ -41,7 +41,7 @@ class SlideResult:
         patient: whose slide it is, and
         split: its part of the cohort, from the sheet; "" without one.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
-        tissue_mm2: area of tissue, None where ``tissue`` did not get so far.
+        tissue_mm2: area of tissue, artefacts left out; None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
         warnings: sentences of the steps.
         partner: how the registration of its partner ended (partner.json); None where it has none.
@@ -91,6 +91,16 @@ class SlideResult:
     def regions(self) -> dict[str, Any] | None:
         """Tissue regions and their nuclei (``report.regions``); None where not asked for, or of a failed slide."""
         return self.summary.get("regions") if self.summary else None
+
+    @property
+    def artefacts_mm2(self) -> dict[str, float] | None:
+        """mm2 of tissue by what is wrong with it; None where that was not asked for, or of a failed slide."""
+        return self.summary["provenance"].get("quality", {}).get("area_mm2") if self.summary else None
+
+    @property
+    def n_flagged(self) -> int | None:
+        """Nuclei in these areas, which no total contains; None likewise."""
+        return None if self.artefacts_mm2 is None else sum(self.summary["provenance"]["quality"]["n_by_class"].values())
 
     @property
     def lacks_regions(self) -> str:
@@ -190,8 +200,10 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
     stale = _find_stale(known["info"], tissue, summary, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
+    artefacts_mm2 = summary["provenance"].get("quality", {}).get("area_mm2", {})
+    known["tissue_mm2"] = max(known["tissue_mm2"] - sum(artefacts_mm2.values()), 0.0)
     known["warnings"] = _join_reasons(known["warnings"], summary)
-    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(known["tissue_mm2"], summary)
+    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
 
@@ -363,7 +375,9 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
         roi = summary["provenance"].get("roi")
         within = f" within the ROI {roi['name']}" if roi else ""
         return f"no tissue was found{within}; see tissue.png"
-    return "" if summary["n_nuclei"] else "no nuclei were found"
+    if summary["n_nuclei"]:
+        return ""
+    return "all nuclei are out of focus or in ink" if summary["provenance"]["n_nuclei"] else "no nuclei were found"
 
 
 def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:

@@ -9,12 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_within
+from muse_pipeline.nuclei.parquet import QUALITY, ROW_GROUP, iterate_rows, parse_outlines, read_within
 
 
-def stream_positions(path: Path, *columns: str) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size."""
-    for table in iterate_rows(path, ROW_GROUP, ["x", "y", *columns]):
+def stream_positions(path: Path, *columns: str, sound_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size.
+
+    Args:
+        path: the table.
+        columns: of numbers.
+        sound_only: leave out nuclei that are flagged in the column ``quality``.
+    """
+    flags = [QUALITY] if sound_only else []
+    for batch in iterate_rows(path, ROW_GROUP, ["x", "y", *columns, *flags]):
+        table = batch.filter(batch[QUALITY].is_null()) if sound_only else batch
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 

@@ -85,6 +85,7 @@ def _facts(slide: SlideResult) -> Markup:
         "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
         "Positive": _positive(slide.positive) if slide.positive and slide.n_nuclei else None,
+        "Artefacts": _artefacts(slide) if slide.artefacts_mm2 is not None else None,
         "Region of interest": _roi(slide.roi) if slide.roi else None,
     }
     if info:
@@ -95,6 +96,13 @@ def _facts(slide: SlideResult) -> Markup:
         )
     pairs["Time"] = time_text(slide.seconds) if slide.seconds else None
     return definitions(pairs, "facts")
+
+
+def _artefacts(slide: SlideResult) -> Markup:
+    """Area and nuclei that are in no total."""
+    areas = [f"{area_text(mm2)} mm² {kind}" for kind, mm2 in slide.artefacts_mm2.items() if mm2]
+    n = element("small", f"{count_text(slide.n_flagged)} nuclei left out")
+    return element("span", ", ".join(areas) or "none", " ", n if slide.n_flagged else None)
 
 
 def _positive(positive: dict[str, Any]) -> Markup:

@@ -98,7 +98,8 @@ def _describe(
     cv2.setNumThreads(1)
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
-    grid = count_nuclei(stream_positions(nuclei, "label"), info.size_px, info.mpp, len(classes))
+    sound = stream_positions(nuclei, "label", sound_only="quality" in provenance)
+    grid = count_nuclei(sound, info.size_px, info.mpp, len(classes))
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
 
     def draw_map() -> None:

@@ -80,6 +80,7 @@ _OF_ANNOTATION = (
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a cell without a value is empty, the columns depend on classes and regions alone."""
     columns = [*_LEADING, *_class_columns(slides)]
+    columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     with_regions = any(record.step == "regions" for slide in slides for record in slide.progress)
     steps = [step for step in STEPS if step != "regions" or with_regions]
@@ -128,10 +129,19 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
         **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
+        **_artefact_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
     }
+
+
+def _artefact_values(slide: SlideResult) -> dict[str, float]:
+    """mm2 that are in no total, by what is wrong with them, and the nuclei there; none where not asked for."""
+    if slide.artefacts_mm2 is None:
+        return {}
+    areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
+    return {**areas, "nuclei_in_artefacts": slide.n_flagged}
 
 
 def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:

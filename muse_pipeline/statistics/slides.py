@@ -29,8 +29,10 @@ def measure_slide(folder: Path) -> dict[str, float]:
     """
     path = folder / "nuclei.parquet"
     provenance = read_provenance(path)
-    counts, area_mm2 = provenance["n_by_class"], _read_area(folder / "tissue.npz")
-    n = provenance["n_nuclei"]
+    counts, area_mm2, n = provenance["n_by_class"], _read_area(folder / "tissue.npz"), provenance["n_nuclei"]
+    if quality := provenance.get("quality"):
+        counts = {name: n_of_class - quality["n_by_class"][name] for name, n_of_class in counts.items()}
+        area_mm2, n = area_mm2 - sum(quality["area_mm2"].values()), n - sum(quality["n_by_class"].values())
     found = {"nuclei_per_mm2": n / area_mm2 if area_mm2 else np.nan}
     for name, n_of_class in counts.items():
         found[f"nuclei_per_mm2_{name}"] = n_of_class / area_mm2 if area_mm2 else np.nan

@@ -123,19 +123,20 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
 
 
 def _layers(folder: Path, info: SlideInfo) -> Iterator[dict[str, Any]]:
-    """Areas that can be drawn over the image: tissue, region of interest, tissue regions by class."""
+    """Areas that can be drawn over the image: tissue, region of interest, tissue regions and artefacts by class."""
     if (folder / "tissue.npz").is_file():
         tissue = TissueMask.load(folder / "tissue.npz", info)
         yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)
         if tissue.roi is not None:
             yield _layer(ROI, "#000000", tissue.roi, info)
-    areas: list[ClassArea] = []
-    with suppress(GeoJSONError):  # no file, or one without areas
-        areas = read_class_areas(folder / "regions.geojson", info)
-    for name in sorted({area.class_name for area in areas}):
-        own = [area for area in areas if area.class_name == name]
-        color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
-        yield _layer(f"Region: {name}", color, shapely.union_all([area.shape for area in own]), info)
+    for file, what in (("regions.geojson", "Region"), ("artefacts.geojson", "Artefact")):
+        areas: list[ClassArea] = []
+        with suppress(GeoJSONError):  # no file, or one without areas
+            areas = read_class_areas(folder / file, info)
+        for name in sorted({area.class_name for area in areas}):
+            own = [area for area in areas if area.class_name == name]
+            color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
+            yield _layer(f"{what}: {name}", color, shapely.union_all([area.shape for area in own]), info)
 
 
 def _layer(name: str, color: str, shape: BaseGeometry, info: SlideInfo) -> dict[str, Any]:

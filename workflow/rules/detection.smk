@@ -6,6 +6,7 @@ with its provenance beside it, nuclei.csv.gz if the config asks for it, summary.
 
 # Proposals are drawn too, and their failure must cost no nuclei: the pictures are then a job of their own.
 DRAWS_AT_ONCE = not config["proposals"]
+MEASURES_PIXELS = config["features"] != "none" or config["quality"]
 
 
 def model_file(wildcards):
@@ -55,13 +56,14 @@ rule nuclei:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
         regions=of_slide(PLAN.regions),
-        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or config["features"] != "none" else [],
+        store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or MEASURES_PIXELS else [],
         colour="<results>/{slide}/colour.json" if config["features"] != "none" else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
         geojson="<results>/{slide}/nuclei.geojson.gz",
         provenance="<results>/{slide}/nuclei.provenance.json",
         csv=["<results>/{slide}/nuclei.csv.gz"] if config["csv"] else [],
+        artefacts=["<results>/{slide}/artefacts.geojson"] if config["quality"] else [],
         summary=["<results>/{slide}/summary.json"] if DRAWS_AT_ONCE else [],
         density=["<results>/{slide}/density.png"] if DRAWS_AT_ONCE else [],
         overlays=directory("<results>/{slide}/overlays") if DRAWS_AT_ONCE else [],
