@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,15 @@ from muse_pipeline.features.densities import measure_densities, split_stain, sta
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
 from muse_pipeline.features.shape import measure_form
 from muse_pipeline.features.texture import measure_texture
-from muse_pipeline.features.zones import RIM, RING, RING_UM, ZonePixels, find_zones
+from muse_pipeline.features.zones import RING_UM, find_nuclei, find_zones
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
 MAX_RAY_UM = 24.0  # pixels further from the centre count as outside: so what may touch a nucleus is near it
-FIELD_PX = 1024  # side of what is measured at once
+FIELD_PX = 1500  # longest side of what is read at once
+AT_ONCE = 256  # nuclei of about one size whose pixels are held at once
 CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
 
 
@@ -100,14 +101,16 @@ class FeatureMeter:
         all_xy = np.concatenate([xy, others_xy])
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
         radius = all_rays.max(1, initial=0) / self.store.mpp
-        parts = []
-        for field in _fields(xy):
-            margin = radius[field].max() + RING_UM / self.store.mpp + 2
-            low, high = xy[field].min(0) - margin, xy[field].max(0) + margin
-            near = ((all_xy + radius[:, None] >= low) & (all_xy - radius[:, None] <= high)).all(1)
+        all_low, all_high = (all_xy - radius[:, None]).T, (all_xy + radius[:, None]).T
+        parts, fields = [], _fields(xy, radius[: len(xy)])
+        for field in fields:
+            margin = RING_UM / self.store.mpp + 2
+            low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
+            high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
+            near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
             near[field] = False
             parts.append(self._measure_field(xy[field], all_rays[field], all_xy[near], all_rays[near], low, high))
-        order = np.concatenate(list(_fields(xy)))
+        order = np.concatenate(fields)
         found = {name: np.empty(len(xy)) for name in parts[0]}
         for name, values in found.items():
             values[order] = np.concatenate([part[name] for part in parts])
@@ -123,37 +126,32 @@ class FeatureMeter:
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """Features of the nuclei at ``xy`` (N, 2) from the pixels between ``low`` and ``high``, all in work px."""
-        corner = np.floor(low).astype(int)
-        width, height = np.ceil(high).astype(int) - corner
-        shape = (int(height), int(width))
-        zones = self._within_slide(find_zones(xy - corner, rays, self.store.mpp, shape), corner, shape)
-        other = find_zones(others_xy - corner, others_rays, self.store.mpp, shape)
+        width, height = high - low
+        image = self.store.mpp, low, (int(height), int(width))
+        groups = [slice(start, start + AT_ONCE) for start in range(0, len(xy), AT_ONCE)]
+        zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
-        for each in (zones, other):
-            taken[each.place[each.zone >= RIM]] = True
-        pixels = self.store.read(tuple(corner), (width, height))
-        counted = replace(zones, zone=zones.zone * ((zones.zone != RING) | ~taken.take(zones.place)))
-        of_zones = pixels.reshape(-1, 1, 3).take(zones.place, axis=0)
-        found = {}
-        for stain, table in zip("he", self._tables, strict=True):
-            found |= measure_densities(stain, counted, split_stain(of_zones, table).ravel())
-        if "texture" in self.groups:
-            found |= measure_texture(zones, split_stain(pixels, self._tables[0]), self.store.mpp)
-        return found
-
-    def _within_slide(self, zones: ZonePixels, corner: np.ndarray, shape: tuple[int, int]) -> ZonePixels:
-        """Without the pixels beyond the image, which are no glass."""
-        size = self.store.size_px
-        if (corner >= 0).all() and (corner + shape[::-1] <= size).all():
-            return zones
-        y, x = np.divmod(zones.place, shape[1])
-        inside = (x >= -corner[0]) & (x < size[0] - corner[0]) & (y >= -corner[1]) & (y < size[1] - corner[1])
-        return zones.where(inside)
+        for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
+            taken[nuclei.place] = True
+        pixels = self.store.read(tuple(low), (width, height))
+        density = split_stain(pixels, self._tables[0]) if "texture" in self.groups else None
+        parts = []
+        for group in zones:
+            free = group.ring.where(~taken.take(group.ring.place))
+            parts.append(measure_densities(replace(group, ring=free), pixels, self._tables))
+            if density is not None:
+                parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _fields(xy: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of positions (N, 2) in squares of ``FIELD_PX``, square by square."""
-    square = np.floor((xy - xy.min(0)) / FIELD_PX).astype(np.int64)
-    key = square[:, 1] * (square[:, 0].max() + 1) + square[:, 0]
-    order = np.argsort(key, kind="stable")
-    yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
+    """Indices of positions (N, 2) by rectangle, by ascending ``radius`` (N,).
+
+    Their box is cut into as few equal rectangles as ``FIELD_PX`` allows.
+    """
+    low, high = xy.min(0), xy.max(0)
+    n = np.ceil((high - low + 1) / FIELD_PX).astype(int)
+    column, row = np.floor((xy - low) / (high - low + 1) * n).astype(int).T
+    key = row * n[0] + column
+    order = np.lexsort((radius, key))
+    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1)

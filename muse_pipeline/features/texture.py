@@ -6,62 +6,70 @@ has one symmetric matrix: of the pairs of adjacent pixels in all four directions
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from muse_pipeline.features.densities import mean_and_sd
-from muse_pipeline.features.zones import RIM, ZonePixels
+from muse_pipeline.features.densities import STEP, mean_and_sd
+from muse_pipeline.features.zones import Pixels
 
-STEP, N_LEVELS = 0.05, 32  # of OD; densities above 1.6 are of the last level, negative ones of the first
+LEVEL_OD, N_LEVELS = 0.05, 32  # densities above 1.6 are of the last level, negative ones of the first
 
 
-def measure_texture(zones: ZonePixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
+def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
     """The features of the group *texture*, (N,) each; NaN where they are not defined.
 
     Args:
-        zones: of the nuclei.
-        density: (h, w) haematoxylin of the image; every nucleus lies at least one pixel from its edges.
+        nuclei: their pixels.
+        density: (h, w) haematoxylin of the image, in ``densities.STEP``; beyond its edges it is as at the edges.
         mpp: um per pixel.
     """
-    zones = zones.where(zones.zone >= RIM)
-    values, width = density.ravel(), density.shape[1]
-    here, right, left, below, above = (values.take(zones.place + step) for step in (0, 1, -1, width, -width))
-    level = (here * np.float32(1 / STEP)).astype(np.int32).clip(0, N_LEVELS - 1)
-    everywhere = np.ones(len(here), bool)
-    gradient = np.sqrt((right - left) ** 2 + (below - above) ** 2).astype(float) / (2 * mpp)
-    gradient_mean, gradient_sd = mean_and_sd(zones, gradient, everywhere)
+    y, x = np.divmod(nuclei.place, density.shape[1])
+    values = density.ravel().take(nuclei.place)
+    level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
+    gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(density, x, y) * (STEP / mpp))
     return {
         "texture_gradient_mean": gradient_mean,
         "texture_gradient_sd": gradient_sd,
-        "texture_entropy": _entropy(zones, level),
-        **_haralick(zones, level),
-        "texture_clumped_fraction": _clumped_fraction(zones, here.astype(float), everywhere),
+        "texture_entropy": _entropy(nuclei, level),
+        **_haralick(nuclei, level, x, y),
+        "texture_clumped_fraction": _clumped_fraction(nuclei, values),
     }
 
 
-def _entropy(zones: ZonePixels, level: np.ndarray) -> np.ndarray:
-    n = len(zones.n_pixels)
-    counts = np.bincount(zones.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(n, N_LEVELS)
+def _gradient(density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(M,) magnitude of the central differences at pixels (x, y), per pixel."""
+    padded = cv2.copyMakeBorder(density, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    width, values = padded.shape[1], padded.ravel()
+    place = (y + 1) * width + x + 1
+    right, left, below, above = (values.take(place + step) for step in (1, -1, width, -width))
+    return np.hypot(right - left, below - above) / 2
+
+
+def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
+    n = len(nuclei.n)
+    counts = np.bincount(nuclei.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(n, N_LEVELS)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = counts / zones.n_pixels[:, None]
-        return np.where(zones.n_pixels > 0, -np.nansum(share * np.log2(share), 1), np.nan)
+        share = counts / nuclei.n[:, None]
+        return np.where(nuclei.n > 0, -np.nansum(share * np.log2(share), 1), np.nan)
 
 
-def _haralick(zones: ZonePixels, level: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over all pairs of adjacent pixels of a nucleus; whole numbers, so that their order does not matter."""
-    n = len(zones.n_pixels)
-    level_of_cell = np.full(zones.width.sum(), -1, np.int32)
-    level_of_cell[zones.cell] = level
-    below, row_of_matrix = zones.cell + zones.width.take(zones.row), zones.owner * N_LEVELS
+def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over all pairs of adjacent pixels of a nucleus."""
+    n, owner = len(nuclei.n), nuclei.owner
+    cell, stride = _cells(nuclei, x, y)
+    level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int32)
+    level_of_cell[cell] = level
+    row_of_matrix = owner * N_LEVELS
     totals = np.zeros((6, n))
     counts = np.zeros(n * N_LEVELS**2, np.int64)
     inverse_of = 1 / (1 + np.arange(N_LEVELS) ** 2)
-    for cell in (zones.cell + 1, below - 1, below, below + 1):
-        other = level_of_cell.take(cell)
+    for step in (1, stride - 1, stride, stride + 1):
+        other = level_of_cell.take(cell + step)
         known = other >= 0
         first, second = level * known, other * known
         apart = np.abs(first - second)
         of_pair = known, first + second, first * first + second * second, first * second, apart * apart
-        totals += [zones.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
+        totals += [nuclei.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
         place = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
         counts += np.bincount(place[known], minlength=len(counts))
     n_pairs, sums, squares, products, differences, inverse = totals
@@ -77,6 +85,22 @@ def _haralick(zones: ZonePixels, level: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
+def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers (M,) of pixels (x, y) in boxes one after the other, and the cells in a row of each box.
+
+    Boxes have a margin to the right and below, so the cells next to a pixel lie in the same box or are margin.
+    """
+    known = np.flatnonzero(nuclei.n)
+    if not len(known):
+        return np.zeros(0, int), 1
+    first, last = nuclei.start[known], nuclei.start[known + 1] - 1
+    left, right = np.minimum.reduceat(x, first), np.maximum.reduceat(x, first)
+    stride = int((right - left).max()) + 2
+    n_rows = y[last] - y[first] + 2
+    shift = (np.cumsum(n_rows) - n_rows - y[first]) * stride - left
+    return np.repeat(shift, nuclei.n[known]) + y * stride + x, stride
+
+
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
     """(n,) of the symmetric matrices whose lower triangles have the counts (n, L, L) of both."""
     diagonal = np.einsum("nii->ni", counts)
@@ -84,8 +108,8 @@ def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
     return (whole + on_diagonal) / 2
 
 
-def _clumped_fraction(zones: ZonePixels, values: np.ndarray, everywhere: np.ndarray) -> np.ndarray:
-    mean, sd = mean_and_sd(zones, values, everywhere)
-    dense, total = values > np.repeat(mean + sd, zones.n_pixels), zones.sum(values)
+def _clumped_fraction(nuclei: Pixels, values: np.ndarray) -> np.ndarray:
+    mean, sd = mean_and_sd(nuclei, values)
+    dense, total = values > np.repeat(mean + sd, nuclei.n), nuclei.sum(values)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total > 0, zones.sum(values * dense) / total, np.nan)
+        return np.where(total > 0, nuclei.sum(values * dense) / total, np.nan)

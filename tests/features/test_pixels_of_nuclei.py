@@ -6,15 +6,17 @@ import shapely
 from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops_table
 
-from muse_pipeline.features.densities import measure_densities, split_stain, stain_tables
+from muse_pipeline.features.densities import STEP, measure_densities, split_stain, stain_tables
 from muse_pipeline.features.shape import measure_form
 from muse_pipeline.features.texture import measure_texture
-from muse_pipeline.features.zones import RIM, RING, find_zones
+from muse_pipeline.features.zones import find_zones
 from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
 
 MPP, SIDE, N = 0.5, 400, 60
+IMAGE = MPP, np.array([0, 0]), (SIDE, SIDE)
+CORNER = np.array([80, 100])  # of a smaller image
 
 
 @pytest.fixture(scope="module")
@@ -42,58 +44,78 @@ def contains(xy, rays, index):
     return shapely.contains_xy(shapely.Polygon(ring), x, y)
 
 
+def pixels_of(zone, index):
+    """(h, w) bool: the pixels of one nucleus."""
+    found = np.zeros((SIDE, SIDE), int)
+    np.add.at(found.ravel(), zone.place[zone.start[index] : zone.start[index + 1]], 1)
+    assert found.max(initial=0) <= 1
+    return found > 0
+
+
 def test_zones_hold_the_pixels_that_geos_finds_in_three_outlines(nuclei):
     xy, rays = nuclei
-    zones = find_zones(xy, rays, MPP, (SIDE, SIDE))
+    zones = find_zones(xy, rays, *IMAGE)
     for index in range(N):
-        outlines = (rays + 2, rays, np.maximum(rays - 1, 0))
-        expected = sum(contains(xy, each, index).astype(int) for each in outlines)
-        found = np.zeros((SIDE, SIDE), int)
-        own = slice(zones.start[index], zones.start[index + 1])
-        found.flat[zones.place[own]] = zones.zone[own]
-        assert (found == expected).all()
+        outer, own, core = (contains(xy, each, index) for each in (rays + 2, rays, np.maximum(rays - 1, 0)))
+        assert (pixels_of(zones.nucleus, index) == own).all()
+        assert (pixels_of(zones.rim, index) == own & ~core).all()
+        assert (pixels_of(zones.ring, index) == outer & ~own).all()
+
+
+def test_zones_are_the_same_in_every_image(nuclei):
+    xy, rays = nuclei
+    inner = ((xy - rays.max(1)[:, None] / MPP > 105) & (xy + rays.max(1)[:, None] / MPP < 345)).all(1)
+    whole, part = (
+        find_zones(xy[inner], rays[inner], *IMAGE),
+        find_zones(xy[inner], rays[inner], MPP, CORNER, (250, 280)),
+    )
+    for zone in ("nucleus", "rim", "ring"):
+        y, x = np.divmod(getattr(part, zone).place, 280)
+        assert ((y + CORNER[1]) * SIDE + x + CORNER[0] == getattr(whole, zone).place).all()
 
 
 def test_densities_are_those_of_numpy(nuclei, pixels):
     xy, rays = nuclei
-    zones = find_zones(xy, rays, MPP, (SIDE, SIDE))
+    zones = find_zones(xy, rays, *IMAGE)
+    found = measure_densities(zones, pixels, stain_tables(TEXTBOOK))
     expected = optical_density(pixels) / np.log(10) @ np.linalg.pinv(TEXTBOOK)
     for number, stain in enumerate("he"):
-        density = split_stain(pixels, stain_tables(TEXTBOOK)[number])
+        density = split_stain(pixels, stain_tables(TEXTBOOK)[number]) * STEP
         np.testing.assert_allclose(density, expected[..., number], atol=2e-6)
-        found = measure_densities(stain, zones, density.ravel()[zones.place])
         for index in range(N):
-            own = slice(zones.start[index], zones.start[index + 1])
-            values, zone = expected[..., number].ravel()[zones.place[own]], zones.zone[own]
-            inside = values[zone >= RIM]
-            if not len(inside):
+            own, rim, ring = (
+                expected[..., number][pixels_of(zone, index)] for zone in (zones.nucleus, zones.rim, zones.ring)
+            )
+            if not len(own):
                 assert np.isnan(found[f"{stain}_mean"][index])
                 continue
-            measures = {"mean": inside.mean(), "sd": inside.std(), "ring_mean": values[zone == RING].mean()}
-            measures |= {f"p{percent}": np.percentile(inside, percent) for percent in (10, 50, 90)}
-            if (zone == RIM).any():
-                measures["rim_mean"] = values[zone == RIM].mean()
+            measures = {"mean": own.mean(), "sd": own.std(), "ring_mean": ring.mean()}
+            measures |= {f"p{percent}": np.percentile(own, percent) for percent in (10, 50, 90)}
+            if len(rim):
+                measures["rim_mean"] = rim.mean()
             for name, value in measures.items():
                 np.testing.assert_allclose(found[f"{stain}_{name}"][index], value, rtol=1e-3, atol=1e-5)
 
 
 def test_texture_is_that_of_scikit_image(nuclei, pixels):
     xy, rays = nuclei
-    inner = ((xy - rays.max(1)[:, None] / MPP > 5) & (xy + rays.max(1)[:, None] / MPP < SIDE - 5)).all(1)
     density = split_stain(pixels, stain_tables(TEXTBOOK)[0])
-    found = measure_texture(find_zones(xy[inner], rays[inner], MPP, (SIDE, SIDE)), density, MPP)
+    zones = find_zones(xy, rays, *IMAGE)
+    found = measure_texture(zones.nucleus, density, MPP)
+    density = density * STEP
     level = np.clip(density / 0.05, 0, 31).astype(np.uint8)
-    gradient = np.hypot(*np.gradient(density.astype(float), MPP))
-    for place, index in enumerate(np.flatnonzero(inner)):
+    padded = np.pad(density, 1, "edge")
+    gradient = np.hypot(*np.gradient(padded, MPP))[1:-1, 1:-1]
+    for index in np.flatnonzero(zones.nucleus.n > 5):
         inside = contains(xy, rays, index)
         share = np.bincount(level[inside], minlength=32) / inside.sum()
-        values = density[inside].astype(float)
+        values = density[inside]
         expected = {"gradient_mean": gradient[inside].mean(), "gradient_sd": gradient[inside].std()}
         expected["entropy"] = -(share[share > 0] * np.log2(share[share > 0])).sum()
         expected |= haralick(np.where(inside, level, 32))
         expected["clumped_fraction"] = values[values > values.mean() + values.std()].sum() / values.sum()
         for name, value in expected.items():
-            np.testing.assert_allclose(found[f"texture_{name}"][place], value, rtol=1e-3, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(found[f"texture_{name}"][index], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 def haralick(level):
