@@ -35,7 +35,6 @@ def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400):
         batch=B,
         augmentation=augmentation or Augmentation(),
         seed=7,
-        device=torch.device("cpu"),
         grey=grey,
     )
 
