@@ -78,6 +78,8 @@ def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     """Nucleus-guided dense self-distillation on views of tissue."""
 
+    in_workers = True
+
     @cached_property
     def _start(self) -> Path | None:
         return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
