@@ -3,7 +3,8 @@
     python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data [--threads 2] [--set batch=8]
 
 Counted is processor time over threads, the rate of an idle machine; beside it the rate by the clock. Local views are
-counted by what batches cost more than batches of global views alone.
+counted by what batches cost more than batches of global views alone. Of sources that are stores, also how many chunks
+a set of views shows, and how many are decoded for it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import torch
 
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.run import load_muse_config, make_batches
+from muse_pipeline.store import sharding as shards
+from muse_pipeline.store.sharding import ShardFiles
 
 
 def main() -> None:
@@ -32,6 +36,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
+    cv2.setNumThreads(1)
     torch.set_num_threads(1)  # threads make batches side by side instead
     config = load_muse_config(args.config, args.data, args.set)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +45,7 @@ def main() -> None:
         opening = time.process_time() - started
         wide = dataclasses.replace(config, views=dataclasses.replace(config.views, n_local=0))
         few, all_views = (measure(one, data, args.batches, args.threads) for one in (wide, config))
+        chunks = count_chunks(config, data)
     n_sets = args.batches * config.batch
     local = max(all_views["processor"] - few["processor"], 1e-9)
     found = {
@@ -53,18 +59,38 @@ def main() -> None:
         "local_views_per_s": config.views.n_local * n_sets * args.threads / local,
         "sets_per_s": n_sets * args.threads / all_views["processor"],
         "sets_per_s_by_the_clock": n_sets / all_views["clock"],
+        "processor_s_per_64_sets": 64 * all_views["processor"] / n_sets,
+        **chunks,
     }
-    print(json.dumps({name: round(value, 1) for name, value in found.items()}, indent=1))
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=1))
 
 
 def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
     """Seconds by the processor and by the clock of ``n_batches`` batches."""
-    batches = make_batches(config, data, torch.device("cpu"))
+    batches = make_batches(config, data)
     batches(n_batches)  # the first finds memory
     processor, clock = time.process_time(), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(batches, range(n_batches)))
     return {"processor": time.process_time() - processor, "clock": time.perf_counter() - clock}
+
+
+def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:
+    """Chunks that a set of views shows, and chunks decoded for each set of a batch."""
+    decoded, read_chunk = [], ShardFiles.read_chunk
+    ShardFiles.read_chunk = lambda *given: decoded.append(given[1:]) or read_chunk(*given)
+    try:
+        sets = make_batches(config, data).draw(config.schedule.steps)[1]
+        n_decoded, shown = len(decoded), 0
+        for one in sets:
+            decoded.clear()
+            shards._recent_chunk.cache_clear()
+            for view in one.views:
+                view.cut(one.image)
+            shown += len(set(decoded))
+    finally:
+        ShardFiles.read_chunk = read_chunk
+    return {"chunks_shown_per_set": shown / len(sets), "chunks_decoded_per_set": n_decoded / len(sets)}
 
 
 if __name__ == "__main__":

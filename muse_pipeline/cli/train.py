@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
     add_compute_arguments(parser)
     parser.add_argument(
-        "--loaders", type=zero_or_more, default=0, help="threads that read ahead of a GPU (default: %(default)s)"
+        "--loaders",
+        type=zero_or_more,
+        help="processes or threads that make batches ahead (default: as many as --threads with a GPU, else 0)",
     )
     parser.add_argument(
         "--devices",

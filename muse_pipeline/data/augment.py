@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -179,15 +182,13 @@ def vary_appearance(
     return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)
 
 
-def vary_sharpness(
-    pixels: Tensor, mpp: float | Tensor, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
-    """Blur some windows (B, 3, H, W), of one mpp or of one each (B,), and add noise to all."""
-    n, finest = len(pixels), float(mpp.min()) if isinstance(mpp, Tensor) else mpp
+def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Blur some windows (B, 3, H, W) and add noise to all."""
+    n = len(pixels)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        radius = _blur_radius(augmentation.blur_um / finest, min(pixels.shape[2:]))
+        radius = _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred
@@ -197,6 +198,34 @@ def vary_sharpness(
         generator = torch.Generator(pixels.device).manual_seed(seed)
     noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)
     return (pixels + level * noise).clamp(0, 255)
+
+
+NOISE_STD = 24.0  # of the noise that views share, in steps of int8
+N_OFFSETS = 1 << 22
+
+
+def vary_view_sharpness(
+    pixels: np.ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
+) -> np.ndarray:
+    """Blur one (R, R, 3) uint8 view, or not, and add noise; the distributions are those of ``vary_sharpness``.
+
+    The noise is read from a table at a random offset: drawing normal numbers takes longer than reading the pixels.
+    """
+    if generator.random() < augmentation.blur:
+        sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
+        size = 2 * _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[:2])) + 1
+        pixels = cv2.GaussianBlur(pixels, (size, size), sigma, borderType=cv2.BORDER_REFLECT_101)
+    level = generator.random() * augmentation.noise
+    offset = int(generator.integers(N_OFFSETS))
+    noise = _noise_table(pixels.size)[offset : offset + pixels.size].reshape(pixels.shape)
+    return cv2.addWeighted(pixels, 1, noise, level / NOISE_STD, 0, dtype=cv2.CV_8U)
+
+
+@lru_cache
+def _noise_table(n: int) -> np.ndarray:
+    """Normal numbers of ``NOISE_STD`` as int8, from which ``n`` are read at any of ``N_OFFSETS`` offsets."""
+    normal = np.random.default_rng(0).standard_normal(N_OFFSETS + n, np.float32)
+    return (NOISE_STD * normal).round().clip(-127, 127).astype(np.int8)
 
 
 def _blur_radius(sigma_px: float, side_px: int) -> int:

@@ -21,7 +21,7 @@ class PartnerBatch(NamedTuple):
     """The partners of B sets of views, in the geometry of each set's first global view.
 
     Attributes:
-        image: pixels (K, 3, R, R), 0 to 255, or vectors (K, D) at the middle of the view, of the K sets that have one.
+        image: pixels (K, 3, R, R) uint8, or vectors (K, D) at the middle of the view, of the K sets that have one.
         image_known: (B,) bool, K of them.
         nuclei: (B, M, D) vectors at the nuclei that the global views share; None for pictures.
         nuclei_known: (B, M) bool, the shared nuclei that the partner covers.
@@ -71,7 +71,7 @@ class PairBatches:
         """The batch of ``number``."""
         views, sets = self.views.draw(number)
         location = self._vectors if self.n_columns else self._pictures
-        return PairBatch(views, location(sets, views.teacher_xy[0].cpu().numpy(), views.shared[0].cpu().numpy()))
+        return PairBatch(views, location(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 
     def _pictures(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
         cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
@@ -85,8 +85,7 @@ class PairBatches:
                 at_nuclei[number] = shared[number] & partner.covers(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
-        pixels = pixels.to(self.views.device).permute(0, 3, 1, 2).float()
-        return PartnerBatch(pixels, self._to_device(known), None, self._to_device(at_nuclei))
+        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), None, torch.from_numpy(at_nuclei))
 
     def _vectors(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
         at_middle, known = np.zeros((len(sets), self.n_columns), np.float32), np.zeros(len(sets), bool)
@@ -99,7 +98,4 @@ class PairBatches:
             (at_middle[number],), (known[number],) = partner.at(middle)
             nuclei[number], covered = partner.at(view.source_xy(xy[number]))
             at_nuclei[number] = shared[number] & covered
-        return PartnerBatch(*map(self._to_device, (at_middle[known], known, nuclei, at_nuclei)))
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.views.device)
+        return PartnerBatch(*map(torch.from_numpy, (at_middle[known], known, nuclei, at_nuclei)))

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from muse_pipeline.core.config import require_between, require_one_of
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary_sharpness
+from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary_view_sharpness
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.stream import seed_of_step
 
 MPP_MODES = ("independent", "same")
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
 MAX_SIDE_PX = 4096
+QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # 1, 2 and 3 of them
 BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
 INFINITE = float("inf")
 
@@ -121,7 +122,9 @@ class View:
         if self.side_px != self.size_px:
             how = cv2.INTER_AREA if self.side_px > self.size_px else cv2.INTER_CUBIC
             pixels = cv2.resize(pixels, (self.size_px, self.size_px), interpolation=how)
-        return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if self.mirror else pixels, self.turns))
+        if self.mirror:
+            pixels = cv2.flip(pixels, 1)
+        return cv2.rotate(pixels, QUARTER_TURNS[self.turns - 1]) if self.turns else np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +234,7 @@ class Views(NamedTuple):
     """Views of one size, view by view: the first views of B sets, then of the second, and so on.
 
     Attributes:
-        pixels: (n * B, 3, R, R) float, 0 to 255.
+        pixels: (n * B, 3, R, R) uint8.
         colour: (n * B, 3, 4) map in optical density.
     """
 
@@ -267,7 +270,7 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 
 
 class ViewBatches:
-    """Draws batches; one number always gives one batch, so that a resumed run gets the same batches.
+    """Draws batches on the CPU; one number always gives one batch, so that a resumed run gets the same batches.
 
     Args:
         images: with at least one nucleus each.
@@ -277,7 +280,6 @@ class ViewBatches:
         batch: B.
         augmentation: of colour and sharpness; geometry is the views' own.
         seed: of the run.
-        device: where batches go.
         balance: see ``ViewSampler``.
         grey: share of views without hue.
     """
@@ -292,7 +294,6 @@ class ViewBatches:
         batch: int,
         augmentation: Augmentation,
         seed: int,
-        device: torch.device,
         balance: float = 0.5,
         grey: float = 0.1,
     ):
@@ -300,7 +301,7 @@ class ViewBatches:
         self._colour = {id(image): colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
         self.settings, self.batch, self.augmentation, self.seed = settings, batch, augmentation, seed
-        self.device, self.grey = device, grey
+        self.grey = grey
 
     def __call__(self, number: int) -> ViewBatch:
         """The batch of ``number``."""
@@ -309,24 +310,35 @@ class ViewBatches:
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
         """The batch of ``number``, and the sets that it is made of."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
-        sets = [self.sample(generator) for _ in range(self.batch)]
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
-        n_local = self.settings.n_local
-        near = self._photograph(sets, range(2, 2 + n_local), varied) if n_local else None
-        return ViewBatch(self._photograph(sets, range(2), varied), near, *self._match(sets, generator)), sets
+        sets = [self.sample(generator) for _ in range(self.batch)]
+        pixels = self._cut(sets, generator)
+        wide = Views(pixels[0], self._draw_colours(sets, 2, varied))
+        near = Views(pixels[1], self._draw_colours(sets, self.settings.n_local, varied))
+        near = near if self.settings.n_local else None
+        return ViewBatch(wide, near, *self._match(sets, generator)), sets
 
-    def _photograph(self, sets: Sequence[ViewSet], numbers: Sequence[int], generator: torch.Generator) -> Views:
-        """The views ``numbers`` of all sets, each in colours of its own."""
-        views = [(one, one.views[number]) for number in numbers for one in sets]
-        pixels = torch.from_numpy(np.stack([view.cut(one.image) for one, view in views])).to(self.device)
-        colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one, _ in views]).astype(np.float32))
+    def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Pixels of the global and of the local views, varied in sharpness.
+
+        The views of a set are cut one after the other, since they show the same few chunks of a store.
+        """
+        settings = self.settings
+        wide = np.empty((2, len(sets), settings.global_px, settings.global_px, 3), np.uint8)
+        near = np.empty((settings.n_local, len(sets), settings.local_px, settings.local_px, 3), np.uint8)
+        for number, one in enumerate(sets):
+            for view, pixels in zip(one.views, (*wide[:, number], *near[:, number]), strict=True):
+                pixels[:] = vary_view_sharpness(view.cut(one.image), view.mpp, self.augmentation, generator)
+        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in (wide, near))
+
+    def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
+        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each in colours of its own."""
+        colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
+        colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
-        colour = part_way(colour, least + (1 - least) * torch.rand(len(views), generator=generator))
+        colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
         colour = vary_colour(colour, self._stains, self.augmentation, generator)
-        colour = _without_hue(colour, torch.rand(len(views), generator=generator) < self.grey)
-        mpp = torch.tensor([view.mpp for _, view in views])
-        pixels = vary_sharpness(pixels.permute(0, 3, 1, 2).float(), mpp, self.augmentation, generator)
-        return Views(pixels, colour.to(self.device))
+        return _without_hue(colour, torch.rand(n, generator=generator) < self.grey)
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves``."""
@@ -341,7 +353,7 @@ class ViewBatches:
                 xy[:, p, b, :n] = one.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
                 octaves[p, b] = abs(math.log2(one.views[teacher].mpp / one.views[student].mpp))
-        return tuple(torch.from_numpy(part).to(self.device) for part in (*xy, shared, octaves))
+        return tuple(torch.from_numpy(part) for part in (*xy, shared, octaves))
 
 
 def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:

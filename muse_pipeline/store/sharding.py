@@ -20,6 +20,7 @@ from numcodecs.checksum32 import CRC32C
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
 N_OPEN = 64  # files, of all stores of a process together: pretraining reads a cohort's stores at random
+N_RECENT = 32  # decoded chunks, of 0.8 MB each, likewise: the views of a set show the same few
 
 
 def z_order(n: int) -> list[tuple[int, int]]:
@@ -100,6 +101,10 @@ class ShardFiles:
         content = os.pread(file.fileno(), int(length), int(offset))
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, self.chunk_px, self.chunk_px)
 
+    def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
+        """Decode a chunk unless it is among the last ``N_RECENT`` of this process; see ``read_chunk``."""
+        return _recent_chunk(self, row, column)
+
     def open_shard(self, row: int, column: int):
         """The open file and its table (rows, columns, 2), or None."""
         try:
@@ -110,6 +115,11 @@ class ShardFiles:
         file.seek(-n_bytes, os.SEEK_END)
         table = np.frombuffer(CRC32C().decode(file.read(n_bytes)), "<u8")
         return file, table.reshape(self.chunks_per_shard, self.chunks_per_shard, 2)
+
+
+@lru_cache(maxsize=N_RECENT)
+def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
+    return shards.read_chunk(row, column)
 
 
 @lru_cache(maxsize=N_OPEN)

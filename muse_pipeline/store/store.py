@@ -149,6 +149,10 @@ class Store:
         """Keep the last ``n`` decoded chunks, of 0.8 MB each, for a reader whose boxes overlap."""
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
+    def share_chunks(self) -> None:
+        """Keep the last decoded chunks of all such stores of the process, for boxes of one area read in turn."""
+        self._read_chunk = self._shards.read_recent_chunk
+
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
 

@@ -28,7 +28,8 @@ class Options:
         threads: of each process on a CPU.
         devices: GPUs, or processes on a CPU, of each node; each has batches of its own.
         nodes: machines, each of which runs the same command.
-        loaders: threads that read batches ahead; 0 reads each when it is needed.
+        loaders: processes or threads that make batches ahead, see ``TrainingStage.in_workers``; 0 makes each when it is
+            needed; None: as many as ``threads`` with a GPU, else 0.
         start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
             raising.
         say: called with a line for the user.
@@ -39,7 +40,7 @@ class Options:
     threads: int = 1
     devices: int = 1
     nodes: int = 1
-    loaders: int = 0
+    loaders: int | None = None
     start_over: bool = False
     say: Say = lambda line: None
     progress: Progress = lambda done, steps, losses: None

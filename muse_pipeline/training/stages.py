@@ -9,19 +9,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
-from muse_pipeline.data.stream import Prefetched
+from muse_pipeline.data.stream import Prefetched, WorkerBatches
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs, describe_run
 from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 C, D = TypeVar("C"), TypeVar("D")
 STAGES = "stages"  # folder of the stages of a run that has several
@@ -62,7 +65,13 @@ class TrainingStage(Stage, Generic[C, D]):
         config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
         folder: of the stage.
         name: for the user.
+
+    Attributes:
+        in_workers: whether batches are made on the CPU, by worker processes, and then moved to the device; else by
+            threads, on the device.
     """
+
+    in_workers: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):
         super().__init__(folder, name)
@@ -147,7 +156,7 @@ class TrainingStage(Stage, Generic[C, D]):
         if fabric.is_global_zero:
             run.describe(config, provenance)
             self.describe(data, options.say)
-        with Prefetched(self.batches(data, fabric.device), fabric.world_size, options.loaders) as batches:
+        with self._stream(data, fabric, options) as batches:
             monitors = self.monitors(data, method)
             train(
                 method,
@@ -164,6 +173,14 @@ class TrainingStage(Stage, Generic[C, D]):
             self.finish(data, method, options.say)
         fabric.barrier()  # the next stage of every process reads the checkpoint
         return run.checkpoint
+
+    def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched | WorkerBatches:
+        on_gpu = fabric.device.type == "cuda"
+        loaders = options.loaders if options.loaders is not None else options.threads * on_gpu
+        if not self.in_workers:
+            return Prefetched(self.batches(data, fabric.device), fabric.world_size, loaders)
+        batches = self.batches(data, torch.device("cpu"))
+        return WorkerBatches(batches, fabric.world_size, loaders, fabric.to_device, pin=on_gpu)
 
 
 class PreparedStage(Stage):

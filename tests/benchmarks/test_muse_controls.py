@@ -12,7 +12,7 @@ from muse_pipeline.data.views import ViewBatches, ViewSettings
 def draw_batch(image):
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
     settings = ViewSettings(global_px=64, local_px=32, n_local=2, mpp=(0.5, 1.0))
-    options = {"augmentation": Augmentation(), "seed": 7, "device": torch.device("cpu"), "batch": 3}
+    options = {"augmentation": Augmentation(), "seed": 7, "batch": 3}
     return ViewBatches([image], np.eye(3, 4)[None], stains, settings=settings, **options)(0)
 
 

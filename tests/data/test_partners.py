@@ -40,7 +40,6 @@ def make_batches(images, partners, n_columns=0, **settings) -> PairBatches:
         batch=8,
         augmentation=still,
         seed=3,
-        device=torch.device("cpu"),
     )
     return PairBatches(views, images, partners, n_columns)
 

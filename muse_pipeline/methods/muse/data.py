@@ -152,6 +152,7 @@ def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
+    store.share_chunks()
     _require_fine(store.slide_id, store.mpp, finest_mpp)
     return NucleusSlide(
         name=store.slide_id,

@@ -60,7 +60,7 @@ def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
     return MuseStage(config, folder).run(options)
 
 
-def make_batches(config: MuseConfig, data: PretrainData, device: torch.device) -> ViewBatches:
+def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
     """The stream of views of a run."""
     return ViewBatches(
         data.images,
@@ -70,7 +70,6 @@ def make_batches(config: MuseConfig, data: PretrainData, device: torch.device) -
         batch=config.batch,
         augmentation=config.augmentation,
         seed=config.seed,
-        device=device,
         balance=config.balance,
         grey=config.grey,
     )
@@ -78,6 +77,8 @@ def make_batches(config: MuseConfig, data: PretrainData, device: torch.device) -
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     """Nucleus-guided dense self-distillation on views of tissue."""
+
+    in_workers = True
 
     @cached_property
     def _start(self) -> Path | None:
@@ -120,7 +121,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
         """Sets of views."""
-        return make_batches(self.config, data, device)
+        return make_batches(self.config, data)
 
     def describe(self, data: PretrainData, say: Say) -> None:
         """Print what is trained on what, and draw some views."""
@@ -130,7 +131,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             origin += " in a run that is continued"
         images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
         say(f"{config.backbone} from {origin}, on {images}")
-        draw_views(make_batches(config, data, torch.device("cpu")).sample, config.seed, run.path / "views.png")
+        draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse."""

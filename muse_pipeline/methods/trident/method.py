@@ -180,7 +180,8 @@ class Trident(Method):
         if not isinstance(self.partner, Backbone):
             return None
         pixels = batch.partner.image
-        return self.partner(self.partner.prepare(pixels, torch.eye(3, 4).to(pixels)))
+        colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
+        return self.partner(self.partner.prepare(pixels, colour))
 
     def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
         rows = None

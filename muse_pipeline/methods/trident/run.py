@@ -96,7 +96,7 @@ class TridentStage(MuseStage):
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches | SumBatches:
         """Sets of views with their partners."""
-        views = make_batches(self.config, data, device)
+        views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners, len(data.columns))
         return pairs if self.config.distillation is None else SumBatches(pairs)
 
@@ -109,7 +109,7 @@ class TridentStage(MuseStage):
         kind = f"vectors of {len(data.columns)} columns" if data.columns else "pictures"
         say(f"{n_partners} of {len(data.images)} images have partners ({kind})")
         if not data.columns:
-            views = make_batches(self.config, data, torch.device("cpu"))
+            views = make_batches(self.config, data)
             batch = PairBatches(views, data.images, data.partners)(0)
             draw_pairs(batch, self.run_folder.path / "pairs.png")
 
@@ -145,11 +145,11 @@ N_PAIRS, GAP_PX = 6, 8
 def draw_pairs(batch: PairBatch, output: Path) -> None:
     """Write a few first views, each above its partner; white where there is none."""
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
-    partners = torch.full_like(he, 255.0)
+    partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image
     rows = [
         np.concatenate([np.pad(one, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for one in row], 1)
-        for row in (part[:N_PAIRS].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy() for part in (he, partners))
+        for row in (part[:N_PAIRS].permute(0, 2, 3, 1).numpy() for part in (he, partners))
     ]
     with complete_file(output) as partial:
         write_png(partial, np.concatenate(rows))

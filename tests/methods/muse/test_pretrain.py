@@ -21,6 +21,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.store import sharding as shard_files
 from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.log import MetricsLog
@@ -189,6 +190,18 @@ def test_what_is_left_out_may_come_and_go(tmp_path):
     assert [file.name for _, file in source_files(source)] == ["kept.png"]
 
 
+def n_chunks(views):
+    """Chunks of its store that the views of a set show, those without tissue included."""
+    return len(
+        {
+            (row, column)
+            for view in views.views
+            for column in range(view.corner[0] // CHUNK_PX, -(-(view.corner[0] + view.side_px) // CHUNK_PX))
+            for row in range(view.corner[1] // CHUNK_PX, -(-(view.corner[1] + view.side_px) // CHUNK_PX))
+        }
+    )
+
+
 def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
     """Spec of scale: a cohort's slides are opened, their proposals indexed, and nothing else is read before a batch."""
     sources, chunks = [], []
@@ -202,12 +215,15 @@ def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_ope
     before = n_open_files()
     data = read_pretrain_data(config.sources, 0.5, 20, tmp_path / "index")
     assert len(data.patients) == 80 and not chunks
-    batches = make_batches(config, data, torch.device("cpu"))
+    batches = make_batches(config, data)
     assert not chunks
     for number in range(60):
         batches(number)
     assert chunks and len({id(given[0]) for given in chunks}) > 70
     assert n_open_files() - before <= shard_files.N_OPEN + 8
+    chunks.clear()
+    sets = batches.draw(60)[1]
+    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once; sets of one slide may share some
 
 
 def test_the_index_of_proposals_is_made_once(slide, tmp_path):
