@@ -10,6 +10,7 @@ the others go on; the exit status is then 2. Slides that were run into the same 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cores to use, which change no result (default: all that this process may use)",
     )
+    parser.add_argument("--profile", action="store_true", help="also print where the time went, step by step")
 
 
 def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run what is not finished, name what failed."""
-    from muse_pipeline.cli.run_slides import Plan, run_slides
+    started = time.monotonic()
+    from muse_pipeline.cli.run_slides import Plan, describe_costs, run_slides
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.cohort.settings import require_quality_mpp
-    from muse_pipeline.core.environment import count_cores
+    from muse_pipeline.core.environment import all_processor_seconds, count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
     from muse_pipeline.inference.model import choose_provider, find_model, name_model
@@ -96,7 +99,9 @@ def run(args: argparse.Namespace) -> None:
         require_quality_mpp(card.mpp)
     more = {"features": args.features, "quality": args.quality, "viewer": not args.no_viewer}
     plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
-    failed, without_regions = run_slides(rows, plan)
+    failed, without_regions, ran = run_slides(rows, plan)
+    if args.profile:
+        print(*describe_costs(ran, plan, time.monotonic() - started, all_processor_seconds()), sep="\n")
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
         if names:
             page = args.output / "report.html"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from muse_pipeline.core.text import one_line, time_text
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.pipeline import run_slide
 from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
+from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
@@ -62,7 +64,7 @@ class Plan:
         return row.shards or self.n_shards
 
 
-def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str]]:
+def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], list[SheetRow]]:
     """Run every slide that is not finished with the same settings, and print a line for each; a failure stops no other.
 
     The report covers every slide that has results in the folder, those of earlier runs too.
@@ -72,7 +74,8 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str]]:
         plan: how they are run.
 
     Returns:
-        the ids of the slides that failed, and of those with nuclei whose region model failed.
+        the ids of the slides that failed, those of slides with nuclei whose region model failed, and the rows of the
+        slides that were not skipped.
 
     Raises:
         OutputError: the output folder cannot be written to, or has another slide's results under one's name.
@@ -101,7 +104,8 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str]]:
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]
-    return failed, [name for name in runs if name not in failed and ended[name].get("regions") == "failed"]
+    without_regions = [name for name in runs if name not in failed and ended[name].get("regions") == "failed"]
+    return failed, without_regions, [row for row in rows if row.slide_id not in kept]
 
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
@@ -128,9 +132,18 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
     return stopped
 
 
+def describe_costs(rows: list[SheetRow], plan: Plan, seconds: float, processor_seconds: float) -> Iterator[str]:
+    """Where the time of a run of these slides went, which took so long from its start to its end, as lines."""
+    return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
+
+
+def _judge(row: SheetRow, plan: Plan) -> SlideResult:
+    return judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+
+
 def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
     """What was found in a slide whose steps have ended well."""
-    result = judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+    result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
     return "; ".join([f"{result.n_nuclei:,} nuclei, {time_text(seconds)}", *filter(None, [result.reason])])

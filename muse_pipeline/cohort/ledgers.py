@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.core.environment import all_processor_seconds, peak_memory_mib
 from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, read_json, write_json
 from muse_pipeline.core.text import one_line
@@ -32,6 +32,7 @@ class StepRecord:
         status: "ok", "failed" or "missing".
         reason: one sentence if it did not end well.
         seconds: time it took, summed over shards; None where nothing was recorded.
+        processor_seconds: processor time of all its threads, likewise.
         peak_memory_mib: largest memory, over shards.
         warnings: its warnings, each once.
     """
@@ -40,6 +41,7 @@ class StepRecord:
     status: str
     reason: str = ""
     seconds: float | None = None
+    processor_seconds: float | None = None
     peak_memory_mib: int | None = None
     warnings: tuple[str, ...] = ()
 
@@ -96,10 +98,15 @@ def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:
         step=step,
         status="failed" if failed else "ok",
         reason=str(failed.get("reason") or "failed without a reason; see its log") if failed else "",
-        seconds=round(sum(entry.get("seconds") or 0 for entry in entries), 3),
+        seconds=_total(entries, "seconds"),
+        processor_seconds=_total(entries, "processor_seconds"),
         peak_memory_mib=max(entry.get("peak_memory_mib") or 0 for entry in entries),
         warnings=tuple(dict.fromkeys(warning for entry in entries for warning in entry.get("warnings") or ())),
     )
+
+
+def _total(entries: list[dict[str, Any]], quantity: str) -> float:
+    return round(sum(entry.get(quantity) or 0 for entry in entries), 3)
 
 
 def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) -> StepRecord:
@@ -116,7 +123,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
-    """Write {step, status, reason, seconds, peak_memory_mib} to ``path`` when the block ends, however it ends.
+    """Write how a step ended, its time and its peak memory to ``path`` when the block ends, however it ends.
 
     Warnings that the block appends to the list that it gets are written as ``warnings``, and so is every
     ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process
@@ -133,7 +140,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     if path is not None:
         _begin_entry(path)
     _forget_peak_memory()
-    started = time.monotonic()
+    started, used = time.monotonic(), all_processor_seconds()
     status, reason = "ok", ""
     noted: list[str] = []
     try:
@@ -153,6 +160,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
                 "status": status,
                 "reason": one_line(reason),
                 "seconds": round(time.monotonic() - started, 3),
+                "processor_seconds": round(all_processor_seconds() - used, 3),
                 "peak_memory_mib": peak_memory_mib(),
                 **({"warnings": noted} if noted else {}),
             }

@@ -22,6 +22,7 @@ from muse_pipeline.report.cohort import (
     summarise_failures,
     summarise_flags,
 )
+from muse_pipeline.report.costs import cost_table
 from muse_pipeline.report.html import Markup, element, frame_document
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
@@ -59,7 +60,7 @@ def write_report(
 
 
 def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:
-    """Write the page: what needs attention, the cohort, a table, every slide, the pretraining, the models.
+    """Write the page: what needs attention, the cohort, a table, every slide, costs, the pretraining, the models.
 
     Slides are given in the order of the sheet and shown by ``notices.rank``, the failed ones first. The pictures of up
     to ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
@@ -89,6 +90,9 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     yield element("h2", "Slide by slide")
     yield from map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
     yield from suggested_fields(album, slides)
+    if costs := cost_table(slides):
+        yield element("h2", "Where the time went")
+        yield costs
     if pretraining:
         yield element("h2", "Pretraining")
         yield pretraining_facts(pretraining, album)

@@ -232,15 +232,15 @@ def _files(slide: SlideResult, album: Album) -> Markup:
 
 
 def _steps(slide: SlideResult) -> Markup:
-    head = element(
-        "tr", *(element("th", name, scope="col") for name in ("Step", "End", "Time", "Peak memory", "Reason"))
-    )
+    names = "Step", "End", "Time", "Processor", "Peak memory", "Reason"
+    head = element("tr", *(element("th", name, scope="col") for name in names))
     rows = [
         element(
             "tr",
             element("th", record.step, scope="row"),
             element("td", record.status),
             element("td", time_text(record.seconds), class_="number"),
+            element("td", time_text(record.processor_seconds), class_="number"),
             element("td", memory_text(record.peak_memory_mib), class_="number"),
             element("td", record.reason),
         )

@@ -84,7 +84,8 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     with_regions = any(record.step == "regions" for slide in slides for record in slide.progress)
     steps = [step for step in STEPS if step != "regions" or with_regions]
-    columns += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in steps]
+    quantities = "seconds", "processor_seconds", "peak_memory_mib"
+    columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     _write(path, columns, map(_row, slides))
 
 
@@ -132,6 +133,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         **_artefact_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
+        **{f"processor_seconds_{record.step}": record.processor_seconds for record in slide.progress},
         **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
     }
 

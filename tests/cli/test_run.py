@@ -23,6 +23,7 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.report.costs import COLUMNS
 
 
 def report_of(folder):
@@ -90,6 +91,18 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     shown = muse(*run)[1]
     assert re.findall(r"^(.): .* unchanged, skipped$", shown, re.M) == ["C"]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
+
+
+def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
+    run = "run", mixed / "slides", "-o", mixed / "results", "--profile"
+    status, shown, _ = muse(*run)
+    rows = {line.split("  ")[0]: re.split("  +", line) for line in shown.splitlines()}
+    assert status == 2 and rows["Step"] == list(COLUMNS)
+    steps = ["inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "other", "all"]
+    assert list(rows)[list(rows).index("Step") + 1 :] == steps
+    assert float(rows["detect"][4]) > 0 and rows["other"][5] == "–"
+    shown = muse(*run)[1]  # the finished slide is skipped, the other one fails at its first step
+    assert re.search(r"^inspect ", shown, re.M) and not re.search(r"^(tissue|detect) ", shown, re.M)
 
 
 def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
@@ -275,7 +288,8 @@ def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monke
         return "stopped"
 
     monkeypatch.setattr(run_slides, "run_logged", begin)
-    assert run_slides.run_slides(rows, run_slides.Plan(results, Predictor(find_model("compact")))) == (["a", "b"], [])
+    plan = run_slides.Plan(results, Predictor(find_model("compact")))
+    assert run_slides.run_slides(rows, plan) == (["a", "b"], [], rows)
     assert set(report_of(results)) == {"a", "b", "other"}
 
 

@@ -1,5 +1,9 @@
 """The ledger states how a step ended, and nothing of one that was killed."""
 
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -62,6 +66,25 @@ def test_a_step_without_a_ledger(tmp_path):
     with record_step(None, "tile"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_processor_time_is_that_of_the_step_s_threads_and_processes(tmp_path):
+    command = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"]
+    with record_step(tmp_path / "busy.json", "detect"):
+        subprocess.run(command, check=True)
+        thread = threading.Thread(target=keep_busy, args=(0.3,))
+        thread.start()
+        thread.join()
+    with record_step(tmp_path / "idle.json", "tile"):
+        pass
+    busy, idle = (read_json(tmp_path / name)["processor_seconds"] for name in ("busy.json", "idle.json"))
+    assert busy >= 0.55 and idle < busy - 0.5
+
+
+def keep_busy(seconds):
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        pass
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets the peak start anew")

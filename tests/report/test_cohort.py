@@ -194,7 +194,8 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "mean_class_probability",
     ]
     expected += [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in CLASSES]
-    expected += [f"{quantity}_{step}" for quantity in ("seconds", "peak_memory_mib") for step in STEPS]
+    quantities = "seconds", "processor_seconds", "peak_memory_mib"
+    expected += [f"{quantity}_{step}" for quantity in quantities for step in STEPS]
     assert list(rows[0]) == expected
     good, failed = rows[0], rows[2]
     assert int(good["nuclei"]) == slides["good"].n_nuclei == sum(int(good[f"nuclei_{name}"]) for name in CLASSES)

@@ -1,0 +1,86 @@
+"""Where the time of a cohort goes: seconds, processor time and memory of every step, over all slides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from muse_pipeline.cohort.ledgers import STEPS, StepRecord
+from muse_pipeline.core.text import memory_text, time_text
+from muse_pipeline.report.cohort import SlideResult
+from muse_pipeline.report.html import Markup, element
+
+COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
+OTHER, WHOLE = "other", "all"  # rows: start, model and report; everything
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step cost.
+
+    Attributes:
+        step: its name, or that of a sum.
+        seconds: that passed; shards that ran at the same time count each.
+        processor_seconds: of all threads.
+        tissue_mm2: area of the slides' tissue.
+        peak_memory_mib: largest memory of any slide, None of what is no step.
+    """
+
+    step: str
+    seconds: float
+    processor_seconds: float
+    tissue_mm2: float
+    peak_memory_mib: int | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The cells of ``COLUMNS``; a dash where there is no value."""
+        cores = f"{self.processor_seconds / self.seconds:.2f}" if self.seconds else "–"
+        per_mm2 = f"{self.processor_seconds / self.tissue_mm2:.3f}" if self.tissue_mm2 else "–"
+        times = time_text(self.seconds), time_text(self.processor_seconds)
+        return self.step, *times, cores, per_mm2, memory_text(self.peak_memory_mib)
+
+
+def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
+    """The costs of the steps that ran, in their order, over all slides, and ``WHOLE`` of them."""
+    tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in slides)
+    ran = [record for slide in slides for record in slide.progress if record.seconds is not None]
+    costs = [_add_up(step, found, tissue_mm2) for step in STEPS if (found := [one for one in ran if one.step == step])]
+    return [*costs, _add_up(WHOLE, ran, tissue_mm2)] if ran else []
+
+
+def _add_up(name: str, records: Iterable[StepRecord], tissue_mm2: float) -> Cost:
+    seconds, used = (sum(getattr(one, what) or 0 for one in records) for what in ("seconds", "processor_seconds"))
+    return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one in records))
+
+
+def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds: float) -> Iterator[str]:
+    """The costs of a run as lines of text.
+
+    Args:
+        slides: that it ran.
+        seconds: that it took, from its start to its end.
+        processor_seconds: likewise.
+    """
+    *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
+    rest = seconds - total.seconds, processor_seconds - total.processor_seconds
+    steps.append(Cost(OTHER, *rest, total.tissue_mm2))
+    steps.append(Cost(WHOLE, seconds, processor_seconds, total.tissue_mm2, total.peak_memory_mib))
+    table = [COLUMNS, *(cost.texts for cost in steps)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for step, *cells in table:
+        yield "  ".join([step.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+
+
+def cost_table(slides: Sequence[SlideResult]) -> Markup | None:
+    """The costs of the slides' last runs as a table; None where no step ran."""
+    costs = step_costs(slides)
+    if not costs:
+        return None
+    head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(COLUMNS)]
+    rows = [
+        element("tr", element("th", name, scope="row"), *(element("td", text, class_="number") for text in texts))
+        for name, *texts in (cost.texts for cost in costs)
+    ]
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
+    return element("div", table, class_="scroll")

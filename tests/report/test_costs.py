@@ -1,0 +1,50 @@
+"""Where the time of a cohort went, as text and in the report."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from muse_pipeline.cohort.ledgers import StepRecord
+from muse_pipeline.report.cohort import SlideResult
+from muse_pipeline.report.costs import COLUMNS, Cost, cost_lines, cost_table, step_costs
+
+
+def slide(mm2: float | None, *records: StepRecord) -> SlideResult:
+    return SlideResult("s", "s.svs", Path("s"), "ok", "", "", list(records), tissue_mm2=mm2)
+
+
+@pytest.fixture
+def slides():
+    missing = StepRecord("stitch", "missing", "not reached because detect failed")
+    return [
+        slide(3.0, StepRecord("tile", "ok", "", 2.0, 3.0, 200), StepRecord("detect", "ok", "", 5.0, 9.5, 400)),
+        slide(1.0, StepRecord("tile", "ok", "", 1.0, 1.0, 300), StepRecord("detect", "failed", "x", 0.5, 0.5), missing),
+    ]
+
+
+def test_the_steps_of_all_slides_are_added_up(slides):
+    tile, detect = Cost("tile", 3.0, 4.0, 4.0, 300), Cost("detect", 5.5, 10.0, 4.0, 400)
+    assert step_costs(slides) == [tile, detect, Cost("all", 8.5, 14.0, 4.0, 400)]
+
+
+def test_a_run_has_a_row_for_what_is_no_step(slides):
+    table = [re.split("  +", line) for line in cost_lines(slides, seconds=10.0, processor_seconds=16.0)]
+    assert table[0] == list(COLUMNS)
+    assert table[2] == ["detect", "5.5 s", "10.0 s", "1.82", "2.500", "400 MiB"]
+    assert table[3:] == [
+        ["other", "1.5 s", "2.0 s", "1.33", "0.500", "–"],
+        ["all", "10.0 s", "16.0 s", "1.60", "4.000", "400 MiB"],
+    ]
+
+
+def test_without_a_step_or_tissue_there_is_nothing_to_divide():
+    assert cost_table([slide(None)]) is None
+    *_, last = cost_lines([slide(None)], 2.0, 1.0)
+    assert re.split("  +", last) == ["all", "2.0 s", "1.0 s", "0.50", "–", "–"]
+
+
+def test_the_report_has_the_same_table(slides):
+    table = cost_table(slides)
+    assert re.findall(r'scope="row">(\w+)<', table) == ["tile", "detect", "all"]
+    assert all(text in table for text in ("10.0 s", "2.500", "300 MiB"))
