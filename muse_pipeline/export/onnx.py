@@ -176,7 +176,7 @@ def describe_model(
         n_rays=config.n_rays,
         readout=backbone.lattice.name,
         licence=config.licence,
-        training_data=config.training_data,
+        training_data=config.credits,
         colour=dataclasses.replace(reference, share=settings.colour_share),
         precision=settings.precision,
         embedding_dim=backbone.channels if settings.embedding else 0,

@@ -267,7 +267,15 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
     Raises:
         LabelError: the file cannot be read, is no mask or has another size.
     """
-    mask = read_label_image(path)
+    return measure_instances(path, read_label_image(path), size_px, mpp, n_rays)
+
+
+def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
+    """The nuclei of a mask (h, w) of whole numbers that was read from ``path``; see ``read_instances``.
+
+    Raises:
+        LabelError: the mask is not as large as its picture.
+    """
     if mask.shape[::-1] != size_px:
         raise LabelError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "

@@ -124,30 +124,60 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
         if source.diameter_um is not None:
             stated_mpp, setting = source.diameter_um / median_diameter_px(files["labels"]), "diameter_um"
         pixels, picture_mpp = read_picture(path, stated_mpp, setting)
-        stain = fit_macenko(pixels.reshape(-1, 3))
         annotations = _read(files, source, classes, pixels.shape[1::-1], picture_mpp, n_rays)
-        inside = annotations.in_regions(source)
-        nuclei = annotations.nuclei[inside]
-        if not len(nuclei) and not source.allow_empty:
-            raise LabelError(
-                f"{annotations.path}: holds no nucleus of {path.name}; exclude the picture, or set `allow_empty: true` "
-                "if there is none in it"
-            )
         region = _fill(annotations, pixels.shape[1::-1])
-        pixels, nuclei, region = _resample(pixels, nuclei, region, picture_mpp / mpp)
-        nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
-        yield LabelledImage(
-            name=path.stem,
-            pixels=pixels,
-            nuclei=nuclei,
-            stain=stain,
-            weight=source.weight,
-            region=region,
-            patient=source.patient_of(path.stem),
-            source=str(source.images),
-            stated_mpp=source.mpp,
-            n_left_out=int((~inside).sum()),
+        picture = AnnotatedPicture(path.name, pixels, picture_mpp, annotations, region)
+        yield label_image(picture, path.stem, source.patient_of(path.stem), source, mpp, n_rays)
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedPicture:
+    """A picture and its labels as their files have them.
+
+    Attributes:
+        title: of the picture, for messages.
+        pixels: (h, w, 3) uint8.
+        mpp: um per pixel.
+        annotations: nuclei in its pixels.
+        region: (h, w) bool, the pixels that were annotated; None: all of them.
+    """
+
+    title: str
+    pixels: np.ndarray
+    mpp: float
+    annotations: Annotations
+    region: np.ndarray | None = None
+
+
+def label_image(
+    picture: AnnotatedPicture, name: str, patient: str, source: LabelSource, mpp: float, n_rays: int
+) -> LabelledImage:
+    """A picture resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
+
+    Raises:
+        LabelError: it has no nucleus, or one outside the annotated regions, and the source does not allow that.
+    """
+    annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
+    inside = annotations.in_regions(source)
+    nuclei = annotations.nuclei[inside]
+    if not len(nuclei) and not source.allow_empty:
+        raise LabelError(
+            f"{annotations.path}: holds no nucleus of {picture.title}; exclude the picture, or set `allow_empty: true` "
+            "if there is none in it"
         )
+    pixels, nuclei, region = _resample(picture.pixels, nuclei, picture.region, picture.mpp / mpp)
+    return LabelledImage(
+        name=name,
+        pixels=pixels,
+        nuclei=complete_outlines(pixels, nuclei, stain, mpp, n_rays),
+        stain=stain,
+        weight=source.weight,
+        region=region,
+        patient=patient,
+        source=str(source.location),
+        stated_mpp=source.mpp,
+        n_left_out=int((~inside).sum()),
+    )
 
 
 def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
@@ -173,16 +203,31 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
             f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), and a "
             "labelled picture needs square ones; resample it and its labels, or label it as a slide"
         )
-    if mpp is None and known is None:
-        raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
+    if known is None:
+        return pixels, require_mpp(path, mpp, f"`{setting}` of this source")
+    stated = float(known.mpp[0]) if mpp is None else mpp
+    return pixels, require_mpp(path, stated, f"that of the file ({known.source})")
+
+
+def require_mpp(path: Path, mpp: float | None, place: str = "`mpp` of this source") -> float:
+    """Um per pixel, if they are known and those of a picture of nuclei.
+
+    Args:
+        path: the picture.
+        mpp: as the file or the config states it, if one does.
+        place: where it is stated.
+
+    Raises:
+        LabelError: it is unknown, or no picture of nuclei has it.
+    """
+    if mpp is None:
+        raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
     low, high = PLAUSIBLE_RANGE_UM
-    found = float(known.mpp[0] if mpp is None else mpp)
-    if not low <= found <= high:
-        wrong = f"`{setting}` of this source" if known is None else f"that of the file ({known.source})"
-        raise LabelError(f"{path}: has {found:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {wrong}")
-    return pixels, found
+    if not low <= mpp <= high:
+        raise LabelError(f"{path}: has {mpp:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {place}")
+    return mpp
 
 
 def require_agreement(

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.datasets import all_samples, choose_samples, patient_of, read_dataset
 from muse_pipeline.labels.pictures import LabelledImage, read_pictures
 from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
-from muse_pipeline.labels.sources import LabelSource, all_pictures, check_source, read_split, require_in_names
+from muse_pipeline.labels.sources import (
+    LabelSource,
+    all_pictures,
+    check_source,
+    image_paths,
+    read_split,
+    require_in_names,
+)
 
 CONTEXT_PX = 1024  # side of the largest window that training cuts
 
@@ -33,7 +41,9 @@ def read_labelled_images(
     images: list[LabelledImage] = []
     for source in sources:
         check_source(source)
-        if source.images is not None:
+        if source.is_dataset:
+            of_source = list(read_dataset(source, classes, mpp, n_rays))
+        elif source.images is not None:
             of_source = list(read_pictures(source, classes, mpp, n_rays))
         else:
             of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
@@ -66,6 +76,9 @@ def require_readable(source: LabelSource) -> None:
         SheetError: the sheet of slides is wrong.
     """
     check_source(source)
+    if source.is_dataset:
+        choose_samples(source)
+        return
     if source.images is None:
         choose_slides(list_slides(source), source)
         return
@@ -74,7 +87,25 @@ def require_readable(source: LabelSource) -> None:
         read_split(source)
 
 
+def patients_in(source: LabelSource) -> list[str]:
+    """The patients of the pictures or slides that a source chooses; no picture is read.
+
+    Raises:
+        LabelError: see ``require_readable``, or the rule of patients does not suit a name.
+        SheetError: the sheet of slides is wrong.
+    """
+    check_source(source)
+    if source.is_dataset:
+        return [patient_of(sample, source) for sample in choose_samples(source)]
+    if source.images is not None:
+        return [source.patient_of(path.stem) for path in image_paths(source)]
+    rows = choose_slides(list_slides(source), source)
+    return [row.patient or source.patient_of(row.slide_id) for row in rows]
+
+
 def _names_in(source: LabelSource) -> list[str]:
+    if source.is_dataset:
+        return [sample.name for sample in all_samples(source)]
     if source.images is not None:
         return [path.name for path in all_pictures(source)]
     return [name for row in list_slides(source) for name in (row.slide_id, Path(row.path).name)]

@@ -10,10 +10,12 @@ from pathlib import Path
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures
+from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.objects import IGNORED, REGION
 
-FORMATS = ("row column class", "x y class", "geojson", "instances")
+FORMATS = ("row column class", "x y class", "geojson", "instances")  # beside those of open datasets
+BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an open dataset does not take
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,15 @@ class LabelSource:
     """A folder of labels and the pictures or the slides that they belong to (``docs/guide/labels.md``).
 
     Attributes:
-        labels: folder of label files; a file's name begins with its picture's stem or its slide's id.
+        labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
+            dataset its folder, with the pictures.
         format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
-            QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only).
+            QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only); or an open dataset: "lizard",
+            "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
         images: folder of pictures.
-        slides: in location of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
+        slides: instead of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
-        diameter_um: in location of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
+        diameter_um: instead of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
             every picture.
         class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
             word that is missing is an error. By default the words are the class names.
@@ -43,7 +47,9 @@ class LabelSource:
             rejected.
         weight: relative frequency at which its pictures are drawn.
         patient: patient in a picture's name: a number of leading characters, or a regular expression whose first group
-            (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name.
+            (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name; for an
+            open dataset what it states.
+        licence: of the labels and pictures, for the card of the model.
     """
 
     labels: Path
@@ -64,11 +70,17 @@ class LabelSource:
     results: Path | None = None
     weight: float = 1.0
     patient: str | int | None = None
+    licence: str = ""
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether ``labels`` is the folder of an open dataset."""
+        return self.format in LAYOUTS.names()
 
     @property
     def location(self) -> Path:
         """Folder of the pictures or slides."""
-        return self.slides if self.images is None else self.images
+        return self.images or self.slides or self.labels
 
     def is_used(self, name: str) -> bool:
         """Whether ``exclude`` lets a picture or slide in."""
@@ -89,14 +101,21 @@ def check_source(source: LabelSource) -> None:
     Raises:
         LabelError: the first that does not.
     """
+    known = [*FORMATS, *LAYOUTS.names()]
+    superfluous = [name for name in BESIDE_LABELS if source.is_dataset and getattr(source, name) is not None]
     problems = (
         (
-            (source.images is None) == (source.slides is None),
+            not source.is_dataset and (source.images is None) == (source.slides is None),
             f"{source.labels}: give either `images` or `slides` for these labels",
         ),
         (
-            source.format not in FORMATS,
-            f"label format '{source.format}' is unknown; use {', '.join(map(repr, FORMATS[:-1]))} or '{FORMATS[-1]}'",
+            bool(superfluous),
+            f"{source.labels}: format '{source.format}' takes only `labels`, the folder of the dataset; remove "
+            f"`{next(iter(superfluous), '')}` from this source",
+        ),
+        (
+            source.format not in known,
+            f"label format '{source.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
         ),
         (
             source.mpp is not None and not 0 < source.mpp < float("inf"),

@@ -17,6 +17,8 @@ from muse_pipeline import __version__
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
+from muse_pipeline.labels.datasets import dataset_files
+from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint
 
@@ -102,11 +104,13 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of every file of a source; pictures, slides and proposals are large."""
+    """(name, checksum) of every file of a source; pictures, slides, proposals and open datasets are large."""
     for setting, file in source_files(source):
-        large = setting in {"images", "slides", "proposals"}
+        large = setting in {"images", "slides", "proposals"} or is_dataset(source)
         checksum = fingerprint_file(file) if large else sha256_of(file)
-        yield f"source {number}: {setting}/{file.name}", checksum
+        folder = getattr(source, setting)
+        name = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+        yield f"source {number}: {setting}/{name}", checksum
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
@@ -116,8 +120,15 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
     """
     for setting in (one.name for one in dataclasses.fields(source)):
         path = getattr(source, setting)
-        if isinstance(path, Path):
+        if setting == "labels" and is_dataset(source):
+            yield from ((setting, file) for file in dataset_files(source))
+        elif isinstance(path, Path):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             unused = getattr(source, "exclude", ()) if setting == "images" else ()
             files = (file for file in inside if file.is_file())
             yield from ((setting, file) for file in files if not any(word in file.name for word in unused))
+
+
+def is_dataset(source: Any) -> bool:
+    """Whether a source is of labels in the layout of an open dataset."""
+    return isinstance(source, LabelSource) and source.is_dataset

@@ -135,6 +135,14 @@ class DetectorConfig:
         """Names of the classes, in order."""
         return tuple(one.name for one in self.classes)
 
+    @property
+    def credits(self) -> str:
+        """``training_data`` with the licences that the sources state, for the card."""
+        stated = {source.labels.name: source.licence for source in self.sources if source.licence}
+        if not stated:
+            return self.training_data
+        return f"{self.training_data} Licences: {', '.join(f'{name} {licence}' for name, licence in stated.items())}."
+
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Fill in export settings that a config does not set from the detector that the run starts from.

@@ -20,9 +20,8 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import read_picture
-from muse_pipeline.labels.read import read_labelled_images, require_words
-from muse_pipeline.labels.slides import choose_slides, list_slides
-from muse_pipeline.labels.sources import LabelSource, check_source, image_paths, require_in_names
+from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
+from muse_pipeline.labels.sources import LabelSource, require_in_names
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.store.store import Store, open_store
@@ -102,20 +101,12 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     Raises:
         LabelError: a patient is on both sides.
     """
-    judged = {patient for source in held for patient in _patients(source)}
+    judged = {patient for source in held for patient in patients_in(source)}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
             f"{some_of(shared)}: in `sources`, or seen by what the run begins with, and in `held`, so the backbone "
             "would be evaluated on its training data; take them out of either (`exclude`)"
         )
-
-
-def _patients(source: LabelSource) -> list[str]:
-    check_source(source)
-    if source.images is not None:
-        return [source.patient_of(path.stem) for path in image_paths(source)]
-    rows = choose_slides(list_slides(source), source)
-    return [row.patient or source.patient_of(row.slide_id) for row in rows]
 
 
 def _require_words(sources: Sequence[NucleusSource]) -> None:

@@ -1,0 +1,94 @@
+"""Lizard: pictures of colon at 20x with instances of six classes as MATLAB files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.text import one_line
+from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.layouts.base import Layout, Sample, name_nuclei
+from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
+from muse_pipeline.labels.sources import LabelSource, read_lines
+
+WORDS = {1: "Neutrophil", 2: "Epithelial", 3: "Lymphocyte", 4: "Plasma", 5: "Eosinophil", 6: "Connective"}
+KEYS = ("inst_map", "id", "class")
+
+
+@LAYOUTS.register("lizard")
+class Lizard(Layout):
+    """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
+
+    Patients are not stated: a fold of ``info.csv`` counts as one.
+    """
+
+    title = "Lizard"
+
+    def samples(self) -> list[Sample]:
+        """See ``Layout``; names are fold and picture."""
+        labels = self.find("*.mat")
+        pictures = {path.stem: path for path in self.find("*.png") if "images" in path.parent.name.lower()}
+        info = self.find("info.csv")[0]
+        folds = _read_folds(info)
+        samples = []
+        for path in labels:
+            if path.stem not in folds:
+                raise LabelError(f"{info}: has no row of '{path.stem}'; take the file as it was published")
+            picture = self.choose([pictures.get(path.stem)], f"picture '{path.stem}.png' in a folder Lizard_Images")
+            fold = f"fold{folds[path.stem]}"
+            samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
+        return samples
+
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """See ``Layout``."""
+        picture, path, _ = sample.files
+        pixels, mpp = read_picture(picture, source.mpp)
+        mask, codes = _read_labels(path)
+        annotations = measure_instances(path, mask, pixels.shape[1::-1], mpp, n_rays)
+        words = []
+        for index, number in enumerate(annotations.places.tolist()):
+            if codes.get(number) not in WORDS:
+                raise LabelError(
+                    f"{annotations.where(index)}: has the class {codes.get(number)}, expected 1 to {len(WORDS)}; take "
+                    "the file as it was published"
+                )
+            words.append(WORDS[codes[number]])
+        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
+
+
+def _read_folds(path: Path) -> dict[str, str]:
+    """The fold of each picture.
+
+    Raises:
+        LabelError: the file lacks a column.
+    """
+    rows = csv.DictReader(read_lines(path))
+    if not {"Filename", "Split"} <= set(rows.fieldnames or ()):
+        raise LabelError(f"{path}: has no columns Filename and Split; take the file as it was published")
+    return {Path(row["Filename"]).stem: row["Split"] for row in rows}
+
+
+def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
+    """Instances (h, w), and the class of each by its number.
+
+    Raises:
+        LabelError: the file is damaged or holds something else.
+    """
+    try:
+        content = loadmat(path, variable_names=KEYS)
+    except Exception as error:  # SciPy raises anything on damaged files
+        raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
+    if missing := [key for key in KEYS if key not in content]:
+        raise LabelError(f"{path}: has no `{missing[0]}`; take the file as it was published")
+    mask, numbers, codes = (content[key].astype(np.int64) for key in KEYS)
+    if mask.ndim != 2 or numbers.size != codes.size:
+        raise LabelError(
+            f"{path}: has an instance map of shape {mask.shape}, {numbers.size} numbers and {codes.size} classes; take "
+            "the file as it was published"
+        )
+    return mask, dict(zip(numbers.ravel().tolist(), codes.ravel().tolist(), strict=True))

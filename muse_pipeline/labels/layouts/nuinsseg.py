@@ -1,0 +1,64 @@
+"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances, of no class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.formats import read_instances
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.layouts.base import Layout, Sample
+from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.nuclei.masks import read_mask
+
+MASKS = ("label masks modify", "label masks")  # in the second overlaps of nuclei have numbers of their own
+
+
+@LAYOUTS.register("nuinsseg")
+class NuInsSeg(Layout):
+    """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
+
+    Each organ is of one slide and counts as a patient. What the authors found too vague to outline was not annotated.
+    """
+
+    title = "NuInsSeg"
+
+    def samples(self) -> list[Sample]:
+        """See ``Layout``; names are organ and picture."""
+        return [self._list(path) for path in self.find("tissue images/*.png")]
+
+    def _list(self, picture: Path) -> Sample:
+        organ = picture.parents[1]
+        mask = self.choose(
+            [organ / kind / f"{picture.stem}.tif" for kind in MASKS], f"'{MASKS[0]}/{picture.stem}.tif' in {organ.name}"
+        )
+        vague = sorted(organ.glob(f"vague areas/mask binary*/{picture.stem}.png"))[:1]
+        return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
+
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """See ``Layout``."""
+        picture, mask, *vague = sample.files
+        pixels, mpp = read_picture(picture, source.mpp)
+        annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
+        if not vague:
+            return AnnotatedPicture(sample.name, pixels, mpp, annotations)
+        region = _read_region(vague[0], pixels.shape[:2])
+        column, row = annotations.nuclei.xy.astype(int).T
+        clear = region[row, column]
+        annotations = replace(annotations, nuclei=annotations.nuclei[clear], places=annotations.places[clear])
+        return AnnotatedPicture(sample.name, pixels, mpp, annotations, region)
+
+
+def _read_region(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool: the pixels that are not vague."""
+    vague = read_mask(path)
+    if vague.shape != shape:
+        raise LabelError(
+            f"{path}: is {vague.shape[1]} x {vague.shape[0]} px and its picture {shape[1]} x {shape[0]} px; take the "
+            "file as it was published"
+        )
+    return vague == 0

@@ -1,0 +1,80 @@
+"""OCELOT: pictures of six organs with points, tumour cells and all others."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.formats import read_text
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.layouts.base import Layout, Sample
+from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement
+from muse_pipeline.labels.sources import LabelSource, read_lines
+
+
+@LAYOUTS.register("ocelot")
+class Ocelot(Layout):
+    """``images/{train,val,test}/cell/*.jpg``, ``annotations/{train,val,test}/cell/*.csv`` and ``metadata.json``.
+
+    Classes are the numbers in the files: 1 is any other cell, 2 a tumour cell. The metadata state the slide, which
+    names the patient, and the um per pixel to which each picture was resampled.
+    """
+
+    title = "OCELOT"
+
+    def samples(self) -> list[Sample]:
+        """See ``Layout``; names are split, organ and picture."""
+        return [self._list(path) for path in self.find("images/*/cell/*.jpg")]
+
+    def _list(self, picture: Path) -> Sample:
+        split = picture.parts[-3]
+        place = f"annotations/{split}/cell/{picture.stem}.csv"
+        points = self.choose([picture.parents[3] / place], f"'{place}'")
+        name = f"{split}_{self._fact(picture, 'organ')}_{picture.stem}"
+        return Sample(
+            name, patient_in_name(str(self._fact(picture, "slide_name"))), (picture, points, self._metadata_path)
+        )
+
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """See ``Layout``."""
+        picture, points, _ = sample.files
+        mpp = self._fact(picture, "cell", "resized_mpp_x")
+        if not isinstance(mpp, float | int):
+            raise LabelError(f"{self._metadata_path}: resized_mpp_x of sample {picture.stem} is no number; correct it")
+        if source.mpp is not None:
+            require_agreement(picture, source.mpp, (mpp, mpp), "metadata.json")
+        pixels, mpp = read_picture(picture, mpp, "resized_mpp_x")
+        annotations = read_text(points, source, classes, Frame.WINDOW, n_rays, "x y class")
+        annotations.require_within(pixels.shape[1::-1], "the picture")
+        return AnnotatedPicture(sample.name, pixels, mpp, annotations)
+
+    @cached_property
+    def _metadata_path(self) -> Path:
+        return self.find("metadata.json")[0]
+
+    @cached_property
+    def _metadata(self) -> dict:
+        try:
+            return json.loads("\n".join(read_lines(self._metadata_path)))
+        except json.JSONDecodeError as error:
+            raise LabelError(f"{self._metadata_path}: not readable as JSON ({error}); download it again") from error
+
+    def _fact(self, picture: Path, *keys: str) -> object:
+        """What the metadata state of a picture under nested ``keys``.
+
+        Raises:
+            LabelError: nothing.
+        """
+        value = self._metadata
+        for key in ("sample_pairs", picture.stem, *keys):
+            if not isinstance(value, dict) or key not in value:
+                raise LabelError(
+                    f"{self._metadata_path}: states no {'.'.join(keys)} of sample {picture.stem}; take the file as it "
+                    "was published"
+                )
+            value = value[key]
+        return value

@@ -1,0 +1,92 @@
+"""PanNuke: three folds of 256 px patches of 19 organs, instances and their classes as NumPy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.text import one_line
+from muse_pipeline.labels.formats import measure_instances
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.layouts.base import Layout, Sample, name_nuclei
+from muse_pipeline.labels.pictures import AnnotatedPicture, require_mpp
+from muse_pipeline.labels.sources import LabelSource
+
+WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # channels of masks.npy; then background
+
+
+@LAYOUTS.register("pannuke")
+class PanNuke(Layout):
+    """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy`` of each fold, at any depth.
+
+    Patients are not stated: a fold counts as one.
+    """
+
+    title = "PanNuke"
+
+    def samples(self) -> list[Sample]:
+        """See ``Layout``; names are fold, organ and number."""
+        masks = {path.parent.name: path for path in self.find("masks.npy")}
+        return [sample for path in self.find("images.npy") for sample in self._list_fold(path, masks)]
+
+    def _list_fold(self, images: Path, masks: dict[str, Path]) -> list[Sample]:
+        fold = images.parent.name
+        files = (
+            images,
+            self.choose([masks.get(fold)], f"masks.npy of {fold}"),
+            self.choose([images.with_name("types.npy")], f"types.npy of {fold}"),
+        )
+        pictures, channels, organs = (_open_array(path) for path in files)
+        n, *size = pictures.shape
+        for path, found, wanted in zip(
+            files,
+            (pictures.shape, channels.shape, organs.shape),
+            ((n, *size[:2], 3), (n, *size[:2], len(WORDS) + 1), (n,)),
+            strict=True,
+        ):
+            if found != wanted or len(size) != 3:
+                raise LabelError(
+                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; take the file as it was published"
+                )
+        patient = f"PanNuke {fold}"
+        return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
+
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """See ``Layout``; of the arrays only the part of this picture is read."""
+        images, masks, _ = sample.files
+        mpp = require_mpp(images, source.mpp)
+        pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
+        mask, words = _merge_channels(np.asarray(_open_array(masks)[sample.index]))
+        annotations = measure_instances(masks, mask, pixels.shape[1::-1], mpp, n_rays)
+        annotations = replace(annotations, unit=f"picture {sample.index}, instance")
+        words = [words[number - 1] for number in annotations.places]
+        return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
+
+
+def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Instances (h, w) of all classes, numbered from 1, and the class of each; a later class covers an earlier one.
+
+    Numbers are counted within each of the channels (h, w, 6) by itself.
+    """
+    mask, words = np.zeros(channels.shape[:2], np.int32), []
+    for channel, word in enumerate(WORDS):
+        inside = channels[..., channel] > 0
+        numbers, ranks = np.unique(channels[inside, channel], return_inverse=True)
+        mask[inside] = ranks + len(words) + 1
+        words += [word] * len(numbers)
+    return mask, words
+
+
+def _open_array(path: Path) -> np.ndarray:
+    """An array on disk.
+
+    Raises:
+        LabelError: the file is no such array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LabelError(f"{path}: not readable as an array ({one_line(error)}); download it again") from error

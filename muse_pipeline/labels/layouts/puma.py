@@ -1,0 +1,39 @@
+"""PUMA: pictures of melanoma with outlines of ten classes as GeoJSON."""
+
+from __future__ import annotations
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.formats import read_annotated
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.layouts.base import Layout, Sample
+from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
+from muse_pipeline.labels.sources import LabelSource
+
+NUCLEI = "_nuclei.geojson"
+
+
+@LAYOUTS.register("puma")
+class Puma(Layout):
+    """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at any depth.
+
+    Patients are not stated: a picture counts as one.
+    """
+
+    title = "PUMA"
+
+    def samples(self) -> list[Sample]:
+        """See ``Layout``; names are those of the pictures."""
+        labels = {path.name.removesuffix(NUCLEI): path for path in self.find(f"*{NUCLEI}")}
+        pictures = {path.stem: path for path in self.find("*.tif")}
+        return [
+            Sample(name, name, (self.choose([pictures.get(name)], f"picture '{name}.tif'"), path))
+            for name, path in labels.items()
+        ]
+
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """See ``Layout``."""
+        picture, path = sample.files
+        pixels, mpp = read_picture(picture, source.mpp)
+        annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
+        annotations.require_within(pixels.shape[1::-1], "the picture")
+        return AnnotatedPicture(sample.name, pixels, mpp, annotations)

@@ -1,0 +1,134 @@
+"""Small drawn files in the layouts of the open datasets that ``labels.layouts`` reads; nothing of theirs is in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from drawn_labels import disc, draw_nuclei, geojson, grid_xy
+from scipy.io import savemat
+
+SIZE = (128, 96)  # width and height of every picture
+XY = grid_xy(SIZE)  # six nuclei, rows of three
+RADIUS_PX = 9
+WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # of PUMA, after "nuclei_"
+CHANNELS = (0, 1, 2, 3, 4, 0)  # of PanNuke's masks
+LABELS = {  # of the six nuclei, by the class maps of config/train/multi_organ.yaml
+    "pannuke": [1, 0, 2, -1, 1, 1],
+    "lizard": [-1, 1, 0, 0, -1, 2],
+    "puma": [1, 0, 2, -1, 1, 0],
+    "ocelot": [-1, 1, -1, 1, -1, 1],
+    "nuinsseg": [-1] * 6,
+}
+
+
+def draw_mask() -> np.ndarray:
+    """(h, w) int32: nucleus i is i + 1."""
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]] + 0.5
+    distance = np.hypot(x - XY[:, 0, None, None], y - XY[:, 1, None, None])
+    return np.where(distance.min(0) <= RADIUS_PX, distance.argmin(0) + 1, 0).astype(np.int32)
+
+
+def write_picture(path: Path) -> None:
+    """PNG, JPEG or TIFF of the nuclei, without um per pixel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = draw_nuclei(SIZE, XY, RADIUS_PX)
+    if path.suffix == ".tif":
+        opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        tifffile.imwrite(path, np.concatenate([pixels, opaque], 2), photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        cv2.imwrite(str(path), pixels[..., ::-1])
+
+
+def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) -> None:
+    """Three folds with a patch of each organ; in the last nothing is."""
+    channels = np.zeros((len(organs), SIZE[1], SIZE[0], 6))
+    mask = draw_mask()
+    for index, channel in enumerate(CHANNELS):
+        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # numbers return
+    channels[..., 5] = (channels[..., :5] == 0).all(-1)
+    pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * len(organs)).astype(float)
+    pixels[-1] = 230.0
+    for fold in ("fold1", "fold2", "fold3"):
+        pictures, masks = (folder / f"Fold {fold[-1]}" / kind / fold for kind in ("images", "masks"))
+        pictures.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        np.save(pictures / "images.npy", pixels)
+        np.save(pictures / "types.npy", np.array(organs))
+        np.save(masks / "masks.npy", channels)
+
+
+def draw_lizard(folder: Path) -> None:
+    """Four pictures in two folders, three folds."""
+    rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
+    labels = folder / "Lizard_Labels" / "Labels"
+    labels.mkdir(parents=True)
+    order = np.array([4, 1, 6, 2, 5, 3])  # numbers of the nuclei, not sorted; each is of the class of its number
+    for index, name in enumerate(rows):
+        write_picture(folder / f"Lizard_Images{1 + index % 2}" / f"{name}.png")
+        write_picture(folder / "Overlay" / f"{name}.png")
+        content = {"inst_map": draw_mask(), "id": order[:, None], "class": order[:, None].astype(np.uint8)}
+        savemat(labels / f"{name}.mat", {**content, "bbox": np.zeros((6, 4)), "centroid": XY[order - 1]})
+    with (folder / "Lizard_Labels" / "info.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("Filename", "Source", "Split"), *((name, name[:-2], n) for name, n in rows.items())]
+        )
+
+
+def draw_puma(folder: Path) -> None:
+    """Two pictures."""
+    for name in ("training_set_primary_roi_001", "training_set_metastatic_roi_001"):
+        write_picture(folder / "01_training_dataset_tif_ROIs" / f"{name}.tif")
+        labels = folder / "01_training_dataset_geojson_nuclei"
+        labels.mkdir(exist_ok=True)
+        outlines = [(disc(*xy, RADIUS_PX), f"nuclei_{word}") for xy, word in zip(XY, WORDS, strict=True)]
+        (labels / f"{name}_nuclei.geojson").write_text(geojson(*outlines))
+
+
+def draw_ocelot(folder: Path) -> None:
+    """A picture in each split; that of the test has no cell."""
+    top, pairs = folder / "ocelot2023_v1.0.1", {}
+    for number, split in enumerate(("train", "val", "test"), 1):
+        write_picture(top / "images" / split / "cell" / f"{number:03}.jpg")
+        labels = top / "annotations" / split / "cell"
+        labels.mkdir(parents=True)
+        lines = [f"{int(x)},{int(y)},{1 + index % 2}" for index, (x, y) in enumerate(XY)] if split != "test" else []
+        (labels / f"{number:03}.csv").write_text("\n".join(lines))
+        slide = f"TCGA-AB-000{number}-01Z-00-DX1"
+        pairs[f"{number:03}"] = {"slide_name": slide, "organ": "kidney", "mpp_x": 0.5, "cell": {"resized_mpp_x": 0.2}}
+    (top / "metadata.json").write_text(json.dumps({"sample_pairs": pairs}))
+
+
+def draw_nuinsseg(folder: Path) -> None:
+    """Two organs; a corner of the first was too vague to outline."""
+    for organ in ("human bladder", "mouse lung"):
+        name = organ.replace(" ", "_") + "_01"
+        write_picture(folder / organ / "tissue images" / f"{name}.png")
+        masks = folder / organ / "label masks modify"
+        masks.mkdir()
+        tifffile.imwrite(masks / f"{name}.tif", draw_mask().astype(np.uint16))
+    vague = np.zeros(SIZE[::-1], np.uint8)
+    vague[40:, 80:] = 255  # the last nucleus
+    path = folder / "human bladder" / "vague areas" / "mask binary" / "human_bladder_01.png"
+    path.parent.mkdir(parents=True)
+    cv2.imwrite(str(path), vague)
+
+
+DRAWERS = {
+    "pannuke": draw_pannuke,
+    "lizard": draw_lizard,
+    "puma": draw_puma,
+    "ocelot": draw_ocelot,
+    "nuinsseg": draw_nuinsseg,
+}
+
+
+def draw_datasets(folder: Path) -> Path:
+    """All five, each in the folder that the recipe names."""
+    for name, draw in DRAWERS.items():
+        draw(folder / name)
+    return folder

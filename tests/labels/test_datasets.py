@@ -1,0 +1,235 @@
+"""Open datasets: each layout gives the nuclei that were drawn in it, and what is wrong is one sentence."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_datasets import DRAWERS, LABELS, RADIUS_PX, SIZE, XY
+from scipy.io import loadmat, savemat
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.datasets import all_samples, dataset_files
+from muse_pipeline.labels.layouts import LAYOUTS
+from muse_pipeline.labels.read import patients_in, read_labelled_images
+from muse_pipeline.methods.detector.run import load_detector_config
+
+RECIPE = Path(__file__).parents[2] / "config" / "train" / "multi_organ.yaml"
+CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
+PATIENTS = {
+    "pannuke": {"PanNuke fold1", "PanNuke fold2", "PanNuke fold3"},
+    "lizard": {"Lizard fold1", "Lizard fold2", "Lizard fold3"},
+    "puma": {"training_set_primary_roi_001", "training_set_metastatic_roi_001"},
+    "ocelot": {"TCGA-AB-0001", "TCGA-AB-0002", "TCGA-AB-0003"},
+    "nuinsseg": {"NuInsSeg human bladder", "NuInsSeg mouse lung"},
+}
+MPP = {"pannuke": 0.25, "lizard": 0.5, "puma": 0.23, "ocelot": 0.2, "nuinsseg": 0.25}
+
+
+def draw_source(folder, name, **settings):
+    """The recipe's source of a drawn dataset, with all of its pictures."""
+    DRAWERS[name](folder / name)
+    sources = {source.format: source for source in load_detector_config(RECIPE, folder).sources}
+    return replace(sources[name], exclude=(), **settings)
+
+
+def read(*sources, mpp=0.25, n_rays=8):
+    return read_labelled_images(sources, CLASSES, mpp, n_rays)
+
+
+def test_every_layout_is_in_the_recipe():
+    assert sorted(LABELS) == LAYOUTS.names()
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_layout_gives_what_was_drawn(tmp_path, name):
+    source = draw_source(tmp_path, name)
+    images = read(source)
+    assert [image.name for image in images] == [sample.name for sample in all_samples(source)]
+    assert {image.patient for image in images} == set(patients_in(source)) == PATIENTS[name]
+    first, factor = next(image for image in images if len(image.nuclei)), MPP[name] / 0.25
+    assert first.pixels.shape == (round(SIZE[1] * factor), round(SIZE[0] * factor), 3)
+    kept = 5 if name == "nuinsseg" else 6  # one nucleus lies where the first organ is vague
+    order = np.lexsort(first.nuclei.xy.round().T)  # row by row, as they were drawn
+    assert np.allclose(first.nuclei.xy[order], XY[:kept] * first.pixels.shape[1::-1] / SIZE, atol=0.05)
+    assert first.nuclei.label[order].tolist() == LABELS[name][:kept]
+    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # around points it is grown
+    dark = first.pixels[tuple(np.floor(first.nuclei.xy).astype(int).T[::-1])]
+    assert dark.mean() < first.pixels.mean() - 40  # each lies on its disc
+
+
+def test_what_is_vague_was_not_annotated(tmp_path):
+    first, second = read(draw_source(tmp_path, "nuinsseg"))
+    assert np.array_equal(np.argwhere(~first.region)[[0, -1]], [[40, 80], [95, 127]])
+    assert second.region is None
+    assert len(second.nuclei) == 6
+
+
+def test_patches_without_nuclei_must_be_allowed(tmp_path):
+    source = draw_source(tmp_path, "pannuke")
+    assert [len(image.nuclei) for image in read(source)] == [6, 0] * 3
+    with pytest.raises(LabelError, match=r"masks.npy: holds no nucleus of fold1_Colon_0001; .*allow_empty"):
+        read(replace(source, allow_empty=False))
+
+
+def test_numbers_that_return_in_another_class_are_other_nuclei(tmp_path):
+    source = draw_source(tmp_path, "pannuke")
+    channels = np.load(next(tmp_path.rglob("masks.npy")))[0]
+    assert 1 in channels[..., 0]
+    assert 1 in channels[..., 1]
+    assert len(read(source)[0].nuclei) == 6
+
+
+def test_folds_organs_and_patches_are_chosen_by_name(tmp_path):
+    source = draw_source(tmp_path, "pannuke")
+    chosen = read(replace(source, exclude=("fold1", "fold2", "Colon")))
+    assert [image.name for image in chosen] == ["fold3_Breast_0000"]
+    (tmp_path / "split.txt").write_text("fold2_Colon_0001\nfold1_Breast_0000\n")
+    chosen = read(replace(source, split=tmp_path / "split.txt"))
+    assert [image.name for image in chosen] == ["fold2_Colon_0001", "fold1_Breast_0000"]
+    (tmp_path / "split.txt").write_text("fold4_Colon_0001\n")
+    with pytest.raises(LabelError, match=r"1 of its pictures are not in .*pannuke, first fold4_Colon_0001"):
+        read(replace(source, split=tmp_path / "split.txt"))
+
+
+def test_a_rule_of_patients_comes_before_the_dataset(tmp_path):
+    images = read(draw_source(tmp_path, "lizard", patient=r"_([a-z]+)_"))
+    assert [image.patient for image in images] == ["consep", "crag", "glas", "pannuke"]
+
+
+def test_files_count_only_where_they_are_used(tmp_path):
+    names = [path.name for path in dataset_files(replace(draw_source(tmp_path, "pannuke"), exclude=("fold1", "fold2")))]
+    assert names == ["images.npy", "types.npy", "masks.npy"]
+    names = {path.name for path in dataset_files(draw_source(tmp_path, "ocelot"))}
+    assert names == {"metadata.json", *(f"00{n}.{suffix}" for n in (1, 2, 3) for suffix in ("jpg", "csv"))}
+
+
+def remove(pattern):
+    return lambda folder: [path.unlink() for path in sorted(folder.rglob(pattern))]
+
+
+def reshape(pattern, cut):
+    def change(folder):
+        path = next(folder.rglob(pattern))
+        np.save(path, np.load(path)[cut])
+
+    return change
+
+
+def overwrite(pattern, content):
+    return lambda folder: next(folder.rglob(pattern)).write_bytes(content)
+
+
+def change_mat(**changes):
+    def change(folder):
+        path = sorted(folder.rglob("*.mat"))[0]
+        content = {key: value for key, value in loadmat(path).items() if not key.startswith("_")}
+        content = {**content, **changes}
+        savemat(path, {key: value for key, value in content.items() if value is not None})
+
+    return change
+
+
+def change_metadata(change):
+    def write(folder):
+        path = next(folder.rglob("metadata.json"))
+        content = json.loads(path.read_text())
+        change(content["sample_pairs"])
+        path.write_text(json.dumps(content))
+
+    return write
+
+
+WRONG = {
+    "pannuke": [
+        (remove("masks.npy"), "pannuke: holds no 'masks.npy'; give the folder of the unpacked PanNuke .*open-data"),
+        (remove("Fold 2/masks/fold2/masks.npy"), "has no masks.npy of fold2; unpack all files of PanNuke there"),
+        (remove("types.npy"), "has no types.npy of fold1"),
+        (
+            reshape("masks.npy", np.s_[..., :5]),
+            r"the shape \(2, 96, 128, 5\), expected \(2, 96, 128, 6\) as in PanNuke",
+        ),
+        (reshape("types.npy", np.s_[:1]), r"types.npy: has the shape \(1,\), expected \(2,\)"),
+        (reshape("images.npy", np.s_[0]), r"images.npy: has the shape \(96, 128, 3\), expected"),
+        (overwrite("images.npy", b"\x93NUMPY"), r"images.npy: not readable as an array \("),
+    ],
+    "lizard": [
+        (remove("*.mat"), r"lizard: holds no '\*.mat'"),
+        (remove("info.csv"), "holds no 'info.csv'"),
+        (remove("Lizard_Images2/*.png"), "has no picture 'glas_2.png' in a folder Lizard_Images"),
+        (overwrite("info.csv", b"name,fold\n"), "info.csv: has no columns Filename and Split"),
+        (overwrite("info.csv", b"Filename,Split\nglas_2,1\n"), "info.csv: has no row of 'consep_1'"),
+        (overwrite("consep_1.mat", b"MATLAB 5.0"), r"consep_1.mat: not readable as a MATLAB file \("),
+        (change_mat(inst_map=None), "consep_1.mat: has no `inst_map`"),
+        (change_mat(id=np.zeros((2, 1))), "has an instance map of .*, 2 numbers and 6 classes"),
+        (change_mat(**{"class": np.full((6, 1), 7)}), "consep_1.mat, instance 1: has the class 7, expected 1 to 6"),
+        (change_mat(inst_map=np.ones((9, 9), np.int32)), "consep_1.mat: is 9 x 9 px and its picture 128 x 96 px"),
+    ],
+    "puma": [
+        (remove("*.geojson"), r"puma: holds no '\*_nuclei.geojson'"),
+        (remove("*primary*.tif"), "has no picture 'training_set_primary_roi_001.tif'"),
+        (overwrite("*metastatic*.geojson", b"{"), "metastatic_roi_001_nuclei.geojson"),
+    ],
+    "ocelot": [
+        (remove("*.jpg"), r"ocelot: holds no 'images/\*/cell/\*.jpg'"),
+        (remove("001.csv"), "has no 'annotations/train/cell/001.csv'"),
+        (remove("metadata.json"), "holds no 'metadata.json'"),
+        (overwrite("metadata.json", b"{"), r"metadata.json: not readable as JSON \("),
+        (change_metadata(lambda pairs: pairs.pop("002")), "metadata.json: states no organ of sample 002"),
+        (change_metadata(lambda pairs: pairs["003"].pop("cell")), "states no cell.resized_mpp_x of sample 003"),
+        (
+            change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": "0.2"})),
+            "of sample 001 is no number",
+        ),
+        (overwrite("001.csv", b"5,5,3\n"), r"001.csv, line 1: class '3' is not in class_map \(1, 2\)"),
+        (
+            overwrite("001.csv", b"500,5,2\n"),
+            r"001.csv, line 1: \(500.5, 5.5\) lies outside the picture of 128 x 96 px",
+        ),
+    ],
+    "nuinsseg": [
+        (remove("*.png"), r"nuinsseg: holds no 'tissue images/\*.png'"),
+        (remove("mouse_lung_01.tif"), "has no 'label masks modify/mouse_lung_01.tif' in mouse lung"),
+        (overwrite("mouse_lung_01.tif", b"II*"), "mouse_lung_01.tif: not readable as a mask"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "sentence"), [(name, *case) for name, cases in WRONG.items() for case in cases]
+)
+def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, name, damage, sentence):
+    source = draw_source(tmp_path, name)
+    damage(tmp_path / name)
+    with pytest.raises(LabelError, match=sentence):
+        read(source)
+
+
+@pytest.mark.parametrize("name", ["pannuke", "lizard", "puma", "nuinsseg"])
+def test_um_per_pixel_are_never_guessed(tmp_path, name):
+    with pytest.raises(LabelError, match="has no size of a pixel; give `mpp`"):
+        read(draw_source(tmp_path, name, mpp=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("pannuke", {"mpp": 25.0}, r"has 25 um per pixel, not 0.08 to 2 as at nuclei; correct `mpp` of this source"),
+        ("ocelot", {"mpp": 0.5}, r"003.jpg: the config states 0.5 um/px and the file 0.2 um/px \(metadata.json\)"),
+        ("pannuke", {"class_map": {"Dead": None}}, r"masks.npy, picture 0, instance 1: class 'Neoplastic' is not in"),
+        ("lizard", {"class_map": {}}, "consep_1.mat, instance 1: class 'Neutrophil'"),
+        ("puma", {"class_map": {}}, "feature 1: class 'nuclei_tumor'"),
+        (
+            "puma",
+            {"images": Path("i")},
+            "format 'puma' takes only `labels`, the folder of the dataset; remove `images`",
+        ),
+        ("lizard", {"points": Path("p")}, "remove `points` from this source"),
+        ("puma", {"labels": Path("nowhere")}, "nowhere: no such folder of labels"),
+        ("puma", {"format": "pma", "images": Path("i")}, "'pma' is unknown; use 'row column class', .* or 'puma'"),
+    ],
+)
+def test_settings_that_do_not_suit_a_dataset(tmp_path, name, settings, sentence):
+    with pytest.raises(LabelError, match=sentence):
+        read(draw_source(tmp_path, name, **settings))
