@@ -222,7 +222,7 @@ def train_classifier(config: MilConfig) -> RegionNetwork:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        average.follow(network)
+        average.update(network)
     return average.network.eval()
 
 

@@ -56,6 +56,7 @@ ARMS = {
     "weighted": ("dice", student()),
     "exchange": ("dice", student(swap="exchange")),
     "restart-best": ("dice", student(swap="restart_best")),
+    "lower-rate": ("dice", student(schedule=dataclasses.replace(ROUND, learning_rate=3e-4))),
     "gm-teacher": ("gm", StudentSettings(rounds=0)),
     "gm-weighted": ("gm", student()),
 }
@@ -67,6 +68,7 @@ TITLES = {
     "weighted": "and weighted cross-entropy, no swap",
     "exchange": "and `swap: exchange`",
     "restart-best": "and `swap: restart_best`",
+    "lower-rate": "no swap, learning rate 3e-4 in place of 1e-3",
     "gm-teacher": "teacher, generalised means",
     "gm-weighted": "its student with distillation and weighted cross-entropy, no swap",
 }

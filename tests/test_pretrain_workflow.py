@@ -55,6 +55,24 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
 
 
+def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
+    weighted = {**PRETRAIN, "region_weights": {"Tumour": 3}}
+    (cohort / "tumour.onnx").touch()
+    (cohort / "areas.geojson").touch()
+    write_sheet(cohort / "slides.tsv", [{**ROWS[0], "regions": "areas.geojson"}, {**ROWS[1], "regions": ""}])
+    write_config(cohort, pretrain={**weighted, "held_splits": []}, regions="tumour.onnx")
+    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
+    read = inputs_of(run.stdout, "pretrain")
+    assert {str(cohort / "areas.geojson"), "results/b/regions.json", "results/a/tissue.npz"} <= set(read), run.stdout
+    written = yaml.safe_load((cohort / RUN / "cohort.yaml").read_text())
+    assert [source.get("regions") for source in written["sources"]] == [str(cohort / "areas.geojson"), None]
+
+    write_config(cohort, pretrain=PRETRAIN, regions="tumour.onnx")
+    assert "results/b/regions.json" not in inputs_of(
+        run_snakemake(cohort, "--dry-run", "--printshellcmds").stdout, "pretrain"
+    )
+
+
 def test_a_training_run_begins_with_it(cohort):
     """Whatever weights the run names itself, which need not even be there."""
     training = cohort / "tiny.yaml"
@@ -82,6 +100,10 @@ def test_a_training_run_begins_with_it(cohort):
             "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
         ),
         ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
+        (
+            {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},
+            "`pretrain` weights tissue regions, and slide 'a' has none; set `regions`",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class NucleusSource:
         store: image store of a slide, from ``muse tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
         colour: ``colour.json`` of the slide; by default the one beside the store.
+        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map beside the store. Read only
+            for ``region_weights``.
         patient_name: patient of the slide; by default derived from its id as for labels.
         images: folder of pictures; ``detector`` finds their nuclei.
         mpp: um per pixel of the pictures, if their files do not state it.
@@ -38,6 +41,7 @@ class NucleusSource:
     store: Path | None = None
     proposals: Path | None = None
     colour: Path | None = None
+    regions: Path | None = None
     patient_name: str | None = None
     images: Path | None = None
     mpp: float | None = None
@@ -157,6 +161,7 @@ class NucleusSlide(NucleusImage):
 
 CELL_UM = 64.0
 FILES = ("xy", "occupied", "start")
+WEIGHTS = "cumulated.npy"  # only of an index with weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +174,7 @@ class NucleusIndex:
         xy: (N, 2) float32 image px.
         occupied: (C,) int64 numbers, row by row, of the cells that hold a nucleus; rising.
         start: (C + 1,) int64, where the nuclei of each occupied cell begin in ``xy``.
+        cumulated: (C,) running sum of the weights of the occupied cells; None where all weigh 1.
     """
 
     cell_px: float
@@ -176,6 +182,12 @@ class NucleusIndex:
     xy: np.ndarray
     occupied: np.ndarray
     start: np.ndarray
+    cumulated: np.ndarray | None = None
+
+    @property
+    def extent(self) -> float:
+        """Number of occupied cells, each times its weight."""
+        return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
     def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
@@ -196,11 +208,18 @@ class NucleusIndex:
         index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
         return index, inside[order]
 
+    def with_weights(self, weight: np.ndarray) -> NucleusIndex:
+        """The same with the mean weight of its nuclei, (N,) in the order of ``xy``, for each occupied cell."""
+        mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
+        return dataclasses.replace(self, cumulated=mean.cumsum())
+
     @classmethod
     def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
         """The index that ``save`` wrote; ``mapped`` keeps its files open, and else they are read."""
         how = "r" if mapped else None
-        return cls(*_cells(size_px, mpp), *(np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES))
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
+        weights = folder / WEIGHTS
+        return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
         """Write the files into a folder, which appears whole.
@@ -216,6 +235,8 @@ class NucleusIndex:
         """Write the files into a folder that exists."""
         for name in FILES:
             np.save(folder / f"{name}.npy", getattr(self, name))
+        if self.cumulated is not None:
+            np.save(folder / WEIGHTS, self.cumulated)
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (M,) and positions (M, 2) float64 of the nuclei in a half-open box of the image, in px."""
@@ -230,8 +251,11 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """(2,) position of a nucleus: occupied cells are drawn alike, whether few or many lie in them."""
-        cell = generator.integers(len(self.occupied))
+        """(2,) position of a nucleus: occupied cells are drawn by weight, whether few or many lie in them."""
+        if self.cumulated is None:
+            cell = generator.integers(len(self.occupied))
+        else:
+            cell = np.searchsorted(self.cumulated, generator.random() * self.cumulated[-1], side="right")
         return self.xy[generator.integers(self.start[cell], self.start[cell + 1])].astype(np.float64)
 
 

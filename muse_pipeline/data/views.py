@@ -166,7 +166,7 @@ class ViewSampler:
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
         self.images, self.settings = images, settings
-        share = np.array([one.weight * len(one.nuclei.occupied) ** balance for one in images], float)
+        share = np.array([one.weight * one.nuclei.extent**balance for one in images], float)
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:

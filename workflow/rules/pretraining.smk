@@ -31,6 +31,12 @@ def plan_pretraining():
         *([] if held_splits is None else ["--held-splits", *held_splits]),
         *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
     )
+    missing = [slide for slide in planned["slides"] if not (config["regions"] or ROWS[slide].get("regions"))]
+    if planned["reads_regions"] and missing:
+        sys.exit(
+            f"config: `pretrain` weights tissue regions, and slide '{missing[0]}' has none; set `regions` to a region "
+            "model or a run that trains one"
+        )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
         sys.exit(
             f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
@@ -78,6 +84,14 @@ def every_store(wildcards):
     names = [STORE, *map(store_name, config["extra_mpps"])]
     of_pretraining = PLAN.files(PRETRAIN_STORE, slides=[*PRETRAIN_SLIDES, *COMPARE_SLIDES])
     return list(dict.fromkeys([*PLAN.files(*names), *of_pretraining]))
+
+
+def regions_of_pretraining(wildcards):
+    """The tissue regions of the slides that are learnt from, where the run weights them."""
+    if not PRETRAINING["reads_regions"]:
+        return []
+    files = PLAN.files("slide.json", "tissue.npz", slides=PRETRAIN_SLIDES)
+    return [*files, *(file for slide in PRETRAIN_SLIDES for file in PLAN.regions(slide))]
 
 
 def devices_of(resources, threads):
@@ -131,6 +145,7 @@ rule pretrain:
         colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
         partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PAIRED_SLIDES),
+        regions=regions_of_pretraining,
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",

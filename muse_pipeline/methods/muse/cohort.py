@@ -99,6 +99,7 @@ class CohortRun:
             "slides": self.slides,
             "partners": self.partners,
             "held": self.held,
+            "reads_regions": reads_regions(config),
             "inputs": [str(file) for file in files_of_pretraining(config)],
         }
 
@@ -164,6 +165,11 @@ def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) ->
 def store_mpp(config: MuseConfig | UnitConfig) -> float:
     """Um per pixel of the stores that a run reads: of MUSE the finest of its views."""
     return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
+
+
+def reads_regions(config: MuseConfig | UnitConfig) -> bool:
+    """Whether a run reads the tissue regions of its slides."""
+    return bool(getattr(config, "region_weights", {}))
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
@@ -233,6 +239,8 @@ def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> Nuc
     source = NucleusSource(store=folder / store, proposals=folder / "proposals.parquet", patient_name=row.patient)
     if isinstance(config, UnitConfig):
         return source
+    if row.regions and reads_regions(config):
+        source = dataclasses.replace(source, regions=Path(row.regions))
     return config.pair(source, SlideFiles(folder).partner / store if row.partner else None)
 
 

@@ -40,6 +40,8 @@ class MuseConfig:
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
         balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.
+        region_weights: class of a tissue region -> how often its tissue is drawn, relative to all other tissue; needs
+            the region maps of the slides.
         min_nuclei: fewest nuclei of a slide that is used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
@@ -59,6 +61,7 @@ class MuseConfig:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
     grey: float = 0.1
     balance: float = 0.5
+    region_weights: dict[str, float] = field(default_factory=dict)
     min_nuclei: int = 50
     batch: int = 16
     seed: int = 0
@@ -68,6 +71,9 @@ class MuseConfig:
     def __post_init__(self) -> None:
         require_between(self, "", grey=(0, 1), balance=(0, 1), min_nuclei=(1, math.inf), seed=(0, MAX_SEED))
         require_between(self, "", batch=(1, math.inf))
+        for name, weight in self.region_weights.items():
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"region_weights: {name} must be > 0 (got {weight:g})")
         if not self.sources:
             raise ConfigError("sources: there is none; name tissue with nucleus positions")
 

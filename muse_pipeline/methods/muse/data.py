@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.core.text import some_of
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
@@ -19,12 +21,16 @@ from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.region_files import RECORD
+from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.labels.pictures import read_picture
 from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource, require_in_names
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
@@ -59,6 +65,7 @@ def read_pretrain_data(
     min_nuclei: int,
     folder: Path,
     say: Callable[[str], None] = lambda sentence: None,
+    region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
     """Open every source: of stores no pixel is read, and their positions are written to ``folder`` once.
 
@@ -68,6 +75,7 @@ def read_pretrain_data(
         min_nuclei: images with fewer are left out.
         folder: for the indices of slides.
         say: called with a line on what is left out.
+        region_weights: see ``MuseConfig``; pictures have no regions.
 
     Raises:
         ConfigError: no image is left, or there is no folder or picture.
@@ -75,10 +83,11 @@ def read_pretrain_data(
         ModelError: the detector is not there.
         MppError: views are finer than an image.
         NucleiError: proposals cannot be read, or are those of another slide.
-        StoreError: a store or a ``colour.json`` is missing or damaged.
+        StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
     """
     _require_words(sources)
-    opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder)]
+    regions = RegionWeights(region_weights, say)
+    opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder, regions)]
     images = [image for image, _ in opened]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
@@ -88,6 +97,7 @@ def read_pretrain_data(
     if len(kept) < len(images):
         few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
         say(f"{len(images) - len(kept)} images have fewer than {min_nuclei} nuclei and are left out, first {few}")
+    regions.require_use(kept)
     fits = [one.stain for one in kept]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
     colours = np.stack([colour_of_fit(reference, fit) for fit in fits])
@@ -123,9 +133,9 @@ def _pictures_of(source: NucleusSource) -> list[Path]:
     return list_pictures(source.images)
 
 
-def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
+def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> Iterator[NucleusImage]:
     if source.store is not None:
-        yield _open_slide(source, finest_mpp, folder)
+        yield _open_slide(source, finest_mpp, folder, regions)
     elif source.images is not None:
         yield from _read_pictures(source, finest_mpp, folder)
     else:
@@ -141,7 +151,7 @@ def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
         )
 
 
-def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
+def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> NucleusSlide:
     store = open_store(source.store)
     store.share_chunks()
     _require_fine(store.slide_id, store.mpp, finest_mpp)
@@ -153,16 +163,17 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> Nucle
         stain=read_colour(source.colour or source.store.parent / COLOUR).macenko,
         weight=source.weight,
         store=store,
-        folder=_index(source.proposals, store, folder),
+        folder=_index(source, store, folder, regions),
     )
 
 
-def _index(proposals: Path, store: Store, folder: Path) -> Path:
-    """The folder of the index of ``proposals``, made where it is not there yet."""
+def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
+    """The folder of the index of a slide's proposals, made where it is not there yet."""
+    proposals = source.proposals
     stated = read_provenance(proposals)
     if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
         raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
-    location = folder / _key(proposals, f"{store.mpp} {store.size_px}")
+    location = folder / _key(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
         parts = [
             np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
@@ -171,8 +182,94 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
         xy = np.concatenate([np.zeros((0, 2)), *parts])
         if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
             raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; make it again")
-        NucleusIndex.build(level0_to_work(xy, store.slide_mpp, store.mpp), store.size_px, store.mpp).save(location)
+        work_xy = level0_to_work(xy, store.slide_mpp, store.mpp)
+        index, order = NucleusIndex.build_ordered(work_xy, store.size_px, store.mpp)
+        if regions.weights:
+            index = index.with_weights(regions.weigh(source, xy[order]))
+        index.save(location)
     return location
+
+
+@dataclass(frozen=True)
+class RegionWeights:
+    """Weights of nuclei by the region of tissue that they lie in.
+
+    Attributes:
+        weights: by class; nuclei elsewhere weigh 1.
+        say: called with a line on a slide whose region model failed.
+    """
+
+    weights: Mapping[str, float]
+    say: Callable[[str], None]
+
+    def describe(self, source: NucleusSource) -> str:
+        """What the weights of a slide's nuclei depend on; empty without weights."""
+        if not self.weights:
+            return ""
+        return f" {sorted(self.weights.items())} {_key(_file_of_regions(source), '')}"
+
+    def weigh(self, source: NucleusSource, xy: np.ndarray) -> np.ndarray:
+        """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
+
+        Raises:
+            ConfigError: a class is none of the region model's.
+            StoreError: the slide has no region map.
+        """
+        folder = source.store.parent
+        info = read_info(folder / "slide.json")
+        found = load_regions(source.regions or folder, info, TissueMask.load(folder / "tissue.npz", info).kept)
+        if isinstance(found, FailedRegions):
+            self.say(f"{info.slide_id}: its tissue is drawn alike, because it has no regions ({found.reason})")
+            return np.ones(len(xy))
+        names = [one.name for one in found.classes]
+        unknown = [name for name in self.weights if name not in names]
+        if unknown and source.regions is None:
+            raise ConfigError(
+                f"region_weights: the region map of slide '{info.slide_id}' has no class {some_of(unknown)}; its "
+                f"classes are {', '.join(names)}"
+            )
+        weights = np.array([*(self.weights.get(name, 1.0) for name in names), 1.0])  # the last: of no region
+        return weights[found.columns(xy).region]
+
+    def require_use(self, images: Sequence[NucleusImage]) -> None:
+        """Reject weights of classes that no slide has.
+
+        Raises:
+            ConfigError: the weights are named.
+        """
+        if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
+            raise ConfigError(
+                f"region_weights: no slide has nuclei in {' or '.join(self.weights)}; correct the names of the classes "
+                "or leave `region_weights` out"
+            )
+
+
+def _file_of_regions(source: NucleusSource) -> Path:
+    """The drawn areas of a slide, or the record of its region map.
+
+    Raises:
+        ConfigError: the drawn areas are missing.
+        StoreError: the region map is.
+    """
+    if source.regions is None:
+        read_record(source.store.parent)
+        return source.store.parent / RECORD
+    if not source.regions.is_file():
+        raise ConfigError(f"{source.regions}: no such file of areas; correct `regions` in the config")
+    return source.regions
+
+
+def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
+    """Checksums of the region maps beside the stores of ``sources``.
+
+    Raises:
+        StoreError: a slide has none.
+    """
+    return {
+        f"source {number}: {RECORD}": sha256_of(_file_of_regions(source))
+        for number, source in enumerate(sources)
+        if source.store is not None and source.regions is None
+    }
 
 
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:

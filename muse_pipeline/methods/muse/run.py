@@ -20,7 +20,7 @@ from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
-from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data, require_apart
+from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
@@ -93,8 +93,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, nucleus positions and the checkpoint to start from."""
-        return Inputs(tuple(source.labelled or source for source in self.config.sources), self._start)
+        """Tissue, nucleus positions, regions and the checkpoint to start from."""
+        config = self.config
+        regions = checksums_of_regions(config.sources) if config.region_weights else {}
+        return Inputs(tuple(source.labelled or source for source in config.sources), self._start, checksums=regions)
 
     def read(self, say: Say) -> PretrainData:
         """Open the images; stores are read while the run goes on."""
@@ -105,7 +107,9 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def open_data(self, say: Say) -> PretrainData:
         """See ``data.read_pretrain_data``."""
         config = self.config
-        return read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say)
+        return read_pretrain_data(
+            config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say, config.region_weights
+        )
 
     def build(self, data: PretrainData) -> Method:
         """Student and teacher."""

@@ -38,7 +38,9 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
         ConfigError: no image has a partner, or two tables have other columns.
         MuseError: a source or a partner cannot be used.
     """
-    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, folder, say)
+    data = read_pretrain_data(
+        config.sources, config.views.mpp[0], config.min_nuclei, folder, say, config.region_weights
+    )
     wanted = [source.partner if config.alignment.branches > 1 else None for source in data.sources]
     partners = [
         None if source is None else open_partner(source, image, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ class TridentStage(MuseStage):
         require_sound_pairs(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, nucleus positions, partners and the checkpoint to start from."""
+        """Those of MUSE, and partners."""
+        of_muse = super().inputs()
         partners = [source.partner for source in self.config.sources if source.partner is not None]
-        return Inputs((*(source.labelled or source for source in self.config.sources), *partners), self._start)
+        return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
     def open_data(self, say: Say) -> PairedData:
         """See ``data.read_paired_data``."""
