@@ -26,20 +26,23 @@ from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interv
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.losses.painted import paint
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config
 from muse_pipeline.methods.unit.data import MasksStage, UnitData
-from muse_pipeline.methods.unit.method import UnitTraining
+from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -47,11 +50,24 @@ from muse_pipeline.training.run import Options
 TOP = Path(__file__).parents[1]
 RUNS = Path(__file__).parent / "unit_real"
 MPP, MIN_PX, RAYS = 0.25, 20, 32
+STRIDE_PX = 32  # of the reader
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
     "first": "its first stage alone",
-    "painted": "control: the same reader trained on flat painted masks, no GAN",
+    "third": "a third of its steps",
+    "no-guide": "a third, without the instance guide; nuclei of read masks",
+    "uniform": "a third, nuclei of masks placed uniformly",
+    "painted": "control, a third: the same reader trained on flat painted masks, no GAN",
+}
+THIRD = ["schedule.steps=100", "second.steps=100"]
+CHANGES = {  # of settings
+    "unit": [],
+    "first": [],
+    "third": THIRD,
+    "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
+    "uniform": [*THIRD, "tissue.placement=uniform"],
+    "painted": THIRD,
 }
 UNTRAINED = {
     "colour": "k-means of colour, cut into nuclei",
@@ -96,11 +112,15 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
         return find_by_otsu
     if arm == "label_free":
         return network_finder(find_model("label_free"))
-    _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}"])
+    _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}", *CHANGES[arm]])
     if arm == "painted":
         checkpoint = train_painted(config, runs / f"painted-{seed}")
+    elif arm == "first":
+        checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation")
     else:
-        checkpoint = train_unit(config, runs / f"unit-{seed}", until="reader" if arm == "unit" else "translation")
+        checkpoint = train_unit(config, runs / f"{arm}-{seed}", until="reader")
+    if arm == "no-guide":
+        return mask_finder(checkpoint, config)
     model = checkpoint.with_name("model.onnx")
     export_onnx(checkpoint, model)
     return network_finder(model)
@@ -185,6 +205,28 @@ def network_finder(model: Path) -> Find:
         nuclei = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
         nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
         return rings_to_labels(rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP)), pixels.shape[:2])
+
+    return find
+
+
+def mask_finder(checkpoint: Path, config: UnitConfig) -> Find:
+    """The fills of read masks, parted by their contours, in the colour that the detector is run in."""
+    reader = build_reader(config).eval()
+    trained = load_checkpoint(checkpoint)
+    load_detector_weights(reader.detector(), trained, checkpoint)
+    reader.translation.load_state_dict(trained.networks["translation"])
+    reference = ColourReference(**trained.meta["colour"])
+
+    @torch.no_grad()
+    def find(pixels: np.ndarray) -> np.ndarray:
+        height, width = (round(side * MPP / config.mpp) // STRIDE_PX * STRIDE_PX for side in pixels.shape[:2])
+        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        colour = torch.from_numpy(colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3))))
+        mask = reader(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), colour).mask[0].numpy()
+        inside = (mask[1:].max(0) > INSIDE) & (mask[0] < 0)
+        _, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
+        whole = cv2.resize(labels.astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        return drop_small_labels(whole.astype(np.int32), MIN_PX)
 
     return find
 

@@ -22,6 +22,7 @@ import torch
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import write_png
+from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.methods.unit.config import (
@@ -50,6 +51,7 @@ TRAINED, TRAINED_PX, SCORED, SCORED_PX = 300, 160, 32, 128
 THRESHOLDS, DEFAULT = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6), 0.2
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
 MIN_PX = 6  # of a component of a read mask
+PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)  # of one stain and one camera
 ARMS = {
     "whole": "all parts",
     "no-guide": "without the instance guide",
@@ -123,6 +125,9 @@ def arm_config(arm: str, seed: int, steps: int, tissue: Path) -> UnitConfig:
         batch=8,
         n_masks=1000,
         mask_px=160,
+        colour="identity",
+        augmentation=PLAIN,
+        calibrate=False,
         discriminator_rate=0.4,
         weights=weights,
         generator=generator,

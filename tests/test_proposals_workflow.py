@@ -18,8 +18,8 @@ pytestmark = pytest.mark.timeout(1200)
 UNIT = """
 method: unit
 name: tiny
-schedule: { steps: 30, save_every: 15, log_every: 10, learning_rate: 0.001 }
-second: { steps: 30, learning_rate: 0.001 }
+schedule: { steps: 3, learning_rate: 0.001 }
+second: { steps: 3, learning_rate: 0.001 }
 window_px: 64
 batch: 4
 n_masks: 20
@@ -30,7 +30,8 @@ generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim:
 reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
 pictures: { widths: [8, 16], loss: least squares }
 mask_discriminator: { widths: [8, 16] }
-export: { input_px: 192, capacity: 200, threshold: 0.05 }
+calibrate: false
+export: { input_px: 192, capacity: 200, threshold: 0.01 }
 licence: CC0-1.0
 training_data: drawn tissue
 """

@@ -53,6 +53,8 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     """
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
+    if tissue.magnification > 1:
+        mpp /= tissue.magnification ** rng.uniform(-1, 1)  # larger nuclei are nuclei at a finer mpp
     while True:
         mask = paint(plan_tissue(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
         if len(mask.kinds) and (mask.instances == 0).any():

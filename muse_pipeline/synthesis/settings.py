@@ -73,6 +73,7 @@ class TissueSettings:
         roughness: amplitude of the Fourier series on an outline, relative to its radius, uniform between these.
         max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
         min_area_um2: smaller instances, and smaller remains of those at the border of a mask, are left out.
+        magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / this and this.
         placement: "structured", or "uniform": the same nuclei anywhere and in any direction.
     """
 
@@ -90,8 +91,10 @@ class TissueSettings:
     roughness: tuple[float, float] = (0.04, 0.08)
     max_overlap: float = 0.1
     min_area_um2: float = 10.0
+    magnification: float = 1.0
     placement: str = "structured"
 
     def __post_init__(self) -> None:
         require_between(self, "tissue", glands_per_mm2=(0, 1000), stroma_per_mm2=(1, 30_000), max_overlap=(0, 0.5))
+        require_between(self, "tissue", magnification=(1, 3))
         require_one_of(self, "tissue", placement=PLACEMENTS)

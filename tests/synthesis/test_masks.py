@@ -129,6 +129,16 @@ def test_nuclei_are_as_large_as_planned():
     assert minor.mean() == pytest.approx(axes[:, 1].mean(), rel=0.03)
 
 
+def test_a_magnification_scales_all_nuclei_of_a_mask_by_one_factor():
+    def log_areas(tissue: TissueSettings) -> np.ndarray:
+        masks = [synthesise_mask(index, 0, 160, 0.5, tissue) for index in range(30)]
+        return np.log([np.median(np.bincount(mask.instances.ravel())[1:]) for mask in masks])
+
+    plain, scaled = log_areas(TISSUE), log_areas(replace(TISSUE, magnification=1.5))
+    assert scaled.mean() == pytest.approx(plain.mean(), abs=0.2)
+    assert scaled.std() > 1.5 * plain.std()
+
+
 def test_a_nucleus_that_loses_too_much_or_encloses_another_is_left_out():
     def painted(*nuclei):
         xy, axes = (np.array([nucleus[i] for nucleus in nuclei], float) for i in (0, 1))

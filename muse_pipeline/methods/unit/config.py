@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from muse_pipeline.core.config import Weights, require_between, require_one_of
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.methods.detector.config import DetectorConfig, ExportSettings, export_window, require_window
+from muse_pipeline.methods.detector.config import (
+    COLOURS,
+    DetectorConfig,
+    ExportSettings,
+    export_window,
+    require_window,
+)
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.synthesis.masks import require_drawable
 from muse_pipeline.synthesis.settings import TissueSettings
@@ -180,7 +189,10 @@ class UnitConfig:
         mask_px: their side; windows are cut from them.
         tissue: what they look like, see ``synthesis.settings``.
         checkpoint: a backbone that the reader starts from, in both stages; random weights without one.
-        colour_jitter: standard deviation, as a factor, of the optical density of each channel that the reader sees.
+        colour: "macenko": all tissue, in training and at run time, is taken to the mean stains of the sources;
+            "identity": it keeps its colours.
+        augmentation: how appearance is varied before the reader sees tissue; the settings of geometry and
+            ``partial_colour`` have no effect.
         discriminator_rate: learning rate of the discriminators, relative to the schedule's.
         betas: of Adam.
         eps: of Adam.
@@ -192,6 +204,8 @@ class UnitConfig:
         ada: adaptive augmentation before the discriminator of tissue; none unless given.
         seed: of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
+        calibrate: whether the score threshold of the export is measured without labels, see ``validation``;
+            ``export.threshold`` is used if not.
         export: how the detector will be run.
         metrics: measured elsewhere, for the card.
         method: "unit".
@@ -212,7 +226,8 @@ class UnitConfig:
     mask_px: int = 320  # code: windows are 0.8 of a tile
     tissue: TissueSettings = field(default_factory=TissueSettings)
     checkpoint: Weights | None = None  # not certain: the authors' ladder starts from an unnamed weight file
-    colour_jitter: float = 0.0  # ours; the paper has none
+    colour: str = "macenko"  # ours; the paper has none
+    augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
     discriminator_rate: float = 1.0  # code
     betas: tuple[float, float] = (0.0, 0.99)  # secondary; older code: (0.9, 0.999)
     eps: float = 1e-8  # secondary
@@ -224,13 +239,14 @@ class UnitConfig:
     ada: AdaSettings | None = None  # code: on; ours: needed below some 5,000 tiles alone
     seed: int = 0
     precision: str = "32-true"
+    calibrate: bool = True
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
     metrics: dict[str, float] = field(default_factory=dict)
     method: str = "unit"
 
     def __post_init__(self) -> None:
         require_between(self, "", window_px=(16, 4096), batch=(1, math.inf), n_masks=(1, 1_000_000), mpp=(0.01, 100))
-        require_between(self, "", mask_px=(self.window_px, 4096), seed=(0, MAX_SEED), colour_jitter=(0, 1))
+        require_between(self, "", mask_px=(self.window_px, 4096), seed=(0, MAX_SEED))
         require_between(self, "", eps=(0, 1), discriminator_rate=(0, 100))
 
 
@@ -255,8 +271,16 @@ def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> Unit
     return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "previous": previous})
 
 
-def detector_config(config: UnitConfig) -> DetectorConfig:
-    """The settings of the detector that leaves a run: the reader's backbone and instance head, and one class."""
+THRESHOLD = "validation threshold"  # in the scores of a snapshot
+
+
+def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
+    """The settings of the detector that leaves a run: the reader's backbone and instance head, and one class.
+
+    Args:
+        config: of the run.
+        scores: of the snapshot, with the measured threshold of its score; without one it is the configured one.
+    """
     return DetectorConfig(
         name=config.name,
         backbone=config.reader.backbone,
@@ -268,12 +292,12 @@ def detector_config(config: UnitConfig) -> DetectorConfig:
         training_data=config.training_data,
         limits=config.limits,
         n_rays=config.reader.n_rays,
-        colour="identity",
+        colour=config.colour,
         window_px=config.window_px,
         batch=config.batch,
         seed=config.seed,
         precision=config.precision,
-        export=config.export,
+        export=dataclasses.replace(config.export, threshold=scores.get(THRESHOLD, config.export.threshold)),
         metrics=config.metrics,
     )
 
@@ -285,7 +309,7 @@ def require_sound(config: UnitConfig) -> None:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
         ConfigError: a setting is wrong.
     """
-    require_one_of(config, "", precision=PRECISIONS)
+    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.reader.backbone]()
     require_window(config.window_px, backbone, config.reader.backbone)

@@ -16,13 +16,18 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
 from muse_pipeline.methods.unit.masks import MaskDomain
+from muse_pipeline.models.base import recoloured
 from muse_pipeline.store.store import open_store
 from muse_pipeline.synthesis.folder import SETTINGS, read_masks, write_masks
 from muse_pipeline.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko
 from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
@@ -30,6 +35,7 @@ MASKS = "masks"
 MIN_TISSUE, GLASS = 0.5, 200  # least part of a window below this darkest channel
 TRIES = 8  # windows drawn for one with enough tissue
 SAMPLE = 64  # windows that colours are measured on
+STAIN_WINDOWS, STAIN_PX = 8, 128  # of an image, that its stains are fitted on, and their side
 KEPT, KEPT_PX = 8, 512  # pieces of tissue beside the checkpoint, and their side
 MAX_BROWN = 0.02  # of stained blocks; single H&E pictures of five sources have at most 0.004
 DARK, PALE = 20, 40  # percentiles of brightness: nuclei lie below, background above
@@ -111,6 +117,41 @@ def _is_wide(instances: np.ndarray) -> bool:
     return bool((same & (corner > 0)).any())
 
 
+@dataclass(frozen=True, eq=False)
+class Recoloured:
+    """An image taken to other stains.
+
+    Attributes:
+        image: a picture or a store.
+        colour: (3, 4) map in optical density.
+    """
+
+    image: Image
+    colour: np.ndarray
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """See ``Image``."""
+        return self.image.size_px
+
+    @property
+    def tissue(self) -> tuple[np.ndarray, float]:
+        """See ``Image``."""
+        return self.image.tissue
+
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """See ``Image``."""
+        pixels = torch.from_numpy(self.image.read(xy, size).transpose(2, 0, 1)[None].copy())
+        mapped = recoloured(pixels, torch.from_numpy(self.colour))[0]
+        return mapped.round().byte().permute(1, 2, 0).numpy()
+
+
+def fit_stains(image: Image) -> MacenkoFit | None:
+    """The stains of windows drawn from an image, None where they cannot be fitted."""
+    windows = WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0))
+    return fit_macenko(windows.reshape(-1, 3))
+
+
 class TissueWindows:
     """Draws windows of tissue, turned and mirrored; one ``step`` always gives the same windows.
 
@@ -169,22 +210,31 @@ class UnitData:
 
     Attributes:
         masks: of one mpp.
-        images: tissue at the same mpp.
+        images: tissue at the same mpp, in its own colours.
         names: of pictures and slides.
+        reference: the colour that tissue is taken to.
+        recoloured: the images in that colour.
         palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth of the tissue, and of the paler part.
     """
 
     masks: list[InstanceMask]
     images: list[Image]
     names: tuple[str, ...]
+    reference: ColourReference
+    recoloured: list[Image]
     palette: np.ndarray
+
+    @property
+    def stains(self) -> np.ndarray:
+        """(2, 3) of ``reference``, or textbook's where tissue keeps its colours."""
+        return np.array(self.reference.stains or ROUNDED_TEXTBOOK)
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Number -> batch; the same number always gives the same batch."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )
-        tissue = TissueWindows(self.images, config.window_px, config.seed)
+        tissue = TissueWindows(self.recoloured, config.window_px, config.seed)
 
         def draw(number: int) -> UnitBatch:
             arrays = (*masks(number, config.batch), tissue(number, config.batch))
@@ -217,16 +267,21 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     """
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
-    windows = TissueWindows(images, config.window_px, config.seed)(0, SAMPLE).transpose(0, 2, 3, 1)
-    return UnitData(usable, images, _names(config.sources), measure_palette(windows, config.mpp))
+    require_stained(_draw_sample(images, config), config.mpp)
+    fits = [fit_stains(image) for image in images]
+    reference = mean_stains(fits, config.colour)
+    mapped = [Recoloured(image, colour_of_fit(reference, fit)) for image, fit in zip(images, fits, strict=True)]
+    palette = measure_palette(_draw_sample(mapped, config))
+    return UnitData(usable, images, _names(config.sources), reference, mapped, palette)
 
 
-def measure_palette(windows: np.ndarray, mpp: float) -> np.ndarray:
-    """(2, 3) float32 colours of what is dark and what is pale in tissue.
+def _draw_sample(images: Sequence[Image], config: UnitConfig) -> np.ndarray:
+    """(N, S, S, 3) uint8."""
+    return TissueWindows(images, config.window_px, config.seed)(0, SAMPLE).transpose(0, 2, 3, 1)
 
-    Args:
-        windows: (N, S, S, 3) uint8.
-        mpp: um per pixel.
+
+def require_stained(windows: np.ndarray, mpp: float) -> None:
+    """Check that windows (N, S, S, 3) uint8 are tissue stained with haematoxylin and eosin.
 
     Raises:
         ConfigError: the tissue is brown, or fewer than half of the windows have any.
@@ -238,12 +293,17 @@ def measure_palette(windows: np.ndarray, mpp: float) -> np.ndarray:
         raise ConfigError(
             f"sources: {brown:.0%} of the stained tissue is brown, as in immunohistochemistry; name H&E tissue"
         )
-    tissue = [window for window in windows if has_tissue(window)]
-    if len(tissue) < len(windows) / 2:
+    n = sum(map(has_tissue, windows))
+    if n < len(windows) / 2:
         raise ConfigError(
-            f"sources: only {len(tissue)} of {len(windows)} windows drawn from them have tissue; name pictures of "
-            "tissue, or stores of slides with more of it"
+            f"sources: only {n} of {len(windows)} windows drawn from them have tissue; name pictures of tissue, or "
+            "stores of slides with more of it"
         )
+
+
+def measure_palette(windows: np.ndarray) -> np.ndarray:
+    """(2, 3) float32 mean colours of what is dark and what is pale in windows (N, S, S, 3) uint8 with tissue."""
+    tissue = [window for window in windows if has_tissue(window)] or windows
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)
     dark, pale = np.percentile(brightness, (DARK, PALE))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
 from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
 from muse_pipeline.losses.cycle import cycle_loss
@@ -29,8 +29,7 @@ from muse_pipeline.training.schedule import Schedule
 
 LOSSES = {"least squares": least_squares_gan, "logistic": logistic_gan}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
-SHIFT = 0.3  # of a jitter: standard deviation added to optical densities
-GAUGED, GAUGE_JITTER = 2, 0.15  # windows that gauges are measured on, and how far colours vary for them
+GAUGED, GAUGE_VARIATION = 2, Augmentation()  # windows that gauges are measured on, and how far colours vary for them
 INSIDE = -0.5  # read masks above it, in any channel, are nuclei
 PRIOR_FALLS = 0.25  # part of the first stage
 
@@ -62,23 +61,18 @@ def to_unit(pixels: Tensor) -> Tensor:
     return (pixels - 127.5) / 127.5
 
 
-def jitter_colour(n: int, sigma: float, device: torch.device) -> Tensor:
-    """(n, 3, 4) maps in optical density that vary strength and hue; the identity for ``sigma`` = 0."""
-    gain = torch.eye(3, device=device) * (sigma * torch.randn(n, 3, 1, device=device)).exp()
-    return torch.cat((gain, SHIFT * sigma * torch.randn(n, 3, 1, device=device)), 2)
-
-
 class UnitTraining(Method):
     """Generator and reader take one turn, both discriminators the other.
 
     Args:
         config: of the stage.
         palette: (2, 3) colours of nuclei and background for the colour prior, 0 to 255.
+        stains: (2, 3) along which colour is varied, haematoxylin first.
     """
 
     turns = ("generator", "discriminator")
 
-    def __init__(self, config: UnitConfig, palette: np.ndarray):
+    def __init__(self, config: UnitConfig, palette: np.ndarray, stains: np.ndarray):
         super().__init__()
         self.config = config
         self.generator = CoModulatedGenerator(**vars(config.generator))
@@ -90,6 +84,7 @@ class UnitTraining(Method):
         self.augment = ada and AdaptiveAugmentation(ada.target, ada.pictures, MIDPOINT[config.pictures.loss])
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
+        self.register_buffer("stains", torch.from_numpy(stains).float())
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
         self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and read masks that await the discriminators
 
@@ -120,15 +115,20 @@ class UnitTraining(Method):
         n = len(batch.masks)
         device = batch.masks.device
         noise, grain = self.draw_noise(n, batch.masks.shape[-1], device)
-        rendered = self.generator(batch.masks, noise, grain)
-        colour, real_colour = (jitter_colour(n, self.config.colour_jitter, device) for _ in range(2))
+        rendered = self.generator(batch.masks, noise, grain).float()
+        seen, colour = self._vary(rendered)
         with kept_statistics(self.reader):
-            mask_again, nuclei = self.reader(rendered, colour)
-        read, _ = self.reader(batch.pictures, real_colour)
-        labels = LabelledBatch(rendered, colour, batch.xy, batch.label, batch.rays)
-        picture_again = self.generator(read, *self.draw_noise(n, read.shape[-1], device))
+            mask_again, nuclei = self.reader(seen, colour)
+        read, _ = self.reader(*self._vary(batch.pictures))
+        labels = LabelledBatch(seen, colour, batch.xy, batch.label, batch.rays)
+        picture_again = self.generator(read, *self.draw_noise(n, read.shape[-1], device)).float()
         instances = self.criterion(nuclei, labels)["loss"]
         return Translation(rendered, noise, grain, mask_again, read, picture_again, instances)
+
+    def vary_colour(self, n: int) -> Tensor:
+        """(n, 3, 4) maps that vary colour as gauges do."""
+        same = torch.eye(3, 4, device=self.stains.device).expand(n, 3, 4)
+        return vary_colour(same, self.stains, GAUGE_VARIATION, torch.default_generator)
 
     def draw_noise(self, n: int, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """(n, Z) noise and (n, 1, S, S) grain."""
@@ -142,6 +142,15 @@ class UnitTraining(Method):
     def after_step(self, progress: float) -> None:
         """Count."""
         self.step += 1
+
+    def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures as the reader sees them, and their colour maps; noise between the networks erases hidden codes."""
+        same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
+        config = self.config
+        with torch.autocast(pictures.device.type, enabled=False):  # grey levels need more than 8 bits
+            return vary_appearance(
+                pictures, same, self.stains, config.mpp, config.augmentation, torch.default_generator
+            )
 
     def _terms(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
         weights, rendered = self.config.weights, to_unit(made.rendered)
@@ -208,7 +217,7 @@ class UnitTraining(Method):
 
     def _agreement(self, pictures: Tensor) -> Tensor:
         self.reader.eval()
-        colours = (jitter_colour(len(pictures), GAUGE_JITTER, pictures.device) for _ in range(2))
+        colours = (self.vary_colour(len(pictures)) for _ in range(2))
         read = torch.stack([(self.reader(pictures, colour).mask.amax(1) > INSIDE).flatten() for colour in colours])
         self.reader.train()
         return torch.corrcoef(read.float())[0, 1].nan_to_num()

@@ -32,7 +32,7 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
     "agreement": (
         0.1,
         "masks read from tissue change with its colour or are empty, so the cycle is closed without nuclei",
-        "set `weights.painted: [10, 3]`, raise `colour_jitter` or lower `schedule.learning_rate`",
+        "set `weights.painted: [10, 3]`, raise `augmentation.stain_gain` or lower `schedule.learning_rate`",
     ),
     "contrast": (
         0.1,

@@ -13,7 +13,6 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.unlabelled import picture_files
-from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.unit.config import (
@@ -115,7 +114,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def build(self, data: UnitData) -> UnitTraining:
         """Fresh networks; the second stage continues with the first's generator and discriminator of tissue."""
         config = self.config
-        method = UnitTraining(config, data.palette)
+        method = UnitTraining(config, data.palette, data.stains)
         if config.checkpoint is not None:
             load_backbone(method.reader.backbone, find_checkpoint(config.checkpoint))
         if config.previous is not None:
@@ -146,7 +145,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
-            SnapshotChoice(SnapshotScorer(method, batch, config.mpp, config.export.threshold), keep),
+            SnapshotChoice(SnapshotScorer(method, batch, config), keep),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
@@ -167,7 +166,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         seen = seen_before(self.inputs().checkpoints)
         patients = {patient_in_name(name) for name in data.names}
         meta = {
-            **describe_detector(detector_config(config), ColourReference(method="identity")),
+            **describe_detector(detector_config(config, scores), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
             "images": sorted({*data.names} | seen.images),
             "patients": sorted(patients | seen.patients),

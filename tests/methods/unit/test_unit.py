@@ -20,6 +20,7 @@ from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.synthesis.folder import write_masks
 from muse_pipeline.synthesis.masks import synthesise_mask
 from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run, train_run
@@ -36,7 +37,6 @@ window_px: 64
 batch: 2
 n_masks: 6
 mask_px: 96
-colour_jitter: 0.1
 discriminator_rate: 0.4
 weights: { painted: [10, 3], diversity: 1 }
 generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0.5 }
@@ -217,7 +217,7 @@ def test_the_alarm_waits_for_a_fifth_of_the_stage_and_for_five_low_values():
 
 def test_agreement_is_0_where_everything_is_read_as_nuclei(tissue):
     _, config = load_run(write_config(tissue))
-    training = method.UnitTraining(config, np.zeros((2, 3), np.float32))
+    training = method.UnitTraining(config, np.zeros((2, 3), np.float32), np.array(ROUNDED_TEXTBOOK))
     torch.nn.init.constant_(training.reader.translation.layers[-1].bias, 100.0)
     torch.manual_seed(0)
     assert training._agreement(torch.rand(2, 3, 64, 64) * 255) == 0
@@ -225,7 +225,7 @@ def test_agreement_is_0_where_everything_is_read_as_nuclei(tissue):
 
 def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     _, config = load_run(write_config(tissue))
-    training = method.UnitTraining(config, np.zeros((2, 3), np.float32))
+    training = method.UnitTraining(config, np.zeros((2, 3), np.float32), np.array(ROUNDED_TEXTBOOK))
     assert config.weights == LossWeights(painted=(10, 3), diversity=1)
     found = [training._weights(progress)["painted"] for progress in (0, 0.125, 0.25, 1)]
     assert found == [10, 6.5, 3, 3]
