@@ -14,7 +14,6 @@ those of tissue: with weights of 1, 25 and 1 in 16 dimensions either B or C was 
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from arms import run_arms
 from torch import Tensor
 
 from muse_pipeline.core.files import read_json
@@ -49,7 +49,7 @@ TINT = (-0.5, 1.0, -0.5)  # green
 N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # largest noise of a view
 AUGMENTATION = Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS)
 WEIGHTS = {"hidden": 64, "width": 32, "invariance": 3.0, "variance": 50.0, "covariance": 1.0}
-STEPS, SEEDS = 500, (0, 1, 2)
+STEPS = 500
 ARMS = {  # branches, and what is done to the partners
     "siamese": (1, "none"),
     "two": (2, "paired"),
@@ -232,30 +232,7 @@ def run_arm(arm: str, seed: int, steps: int, folder: Path, **alignment: float) -
     backbone.load_state_dict(checkpoint.backbone)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     gauges = {name: round(json.loads(lines[-1])[f"image_{name}"], 4) for name in ("std", "spread", "rank")}
-    return {"arm": arm, "seed": seed, "steps": steps, **probe_factors(backbone, seed), **gauges}
-
-
-def main() -> None:
-    """Train and probe the runs that have no JSON yet, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/trident_factors"), help="for runs (default: %(default)s)"
-    )
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
-    args = parser.parse_args()
-    if args.table:
-        print(render_table())
-        return
-    torch.set_num_threads(1)
-    for seed in args.seeds:
-        for arm in args.arms:
-            result = RUNS / f"{arm}-{seed}.json"
-            if not result.is_file():
-                facts = run_arm(arm, seed, STEPS, args.work / f"{arm}-{seed}")
-                result.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-                print(result, flush=True)
+    return {"steps": steps, **probe_factors(backbone, seed), **gauges}
 
 
 def render_table() -> str:
@@ -276,4 +253,10 @@ def render_cell(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_arms(
+        __doc__,
+        RUNS,
+        ARMS,
+        lambda arm, seed, args: run_arm(arm, seed, STEPS, args.work / f"{arm}-{seed}"),
+        render_table,
+    )

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from drawn import ArraySlide, paint
+from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.demo.texture import smooth_noise
-from muse_pipeline.inference.dab import DAB
+from muse_pipeline.inference.dab import DAB, split_stains
 from muse_pipeline.registration.transform import Transform
+from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 HAEMATOXYLIN, EOSIN, BROWN = (stain / np.linalg.norm(stain) for stain in (*TEXTBOOK, DAB))
@@ -181,3 +183,13 @@ def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000)
     is_tissue = section.amounts[row, column, 2] > 0.05
     found = transform.to_partner(slide_um[inside][is_tissue][:n])
     return np.linalg.norm(found - partner_um[inside][is_tissue][:n], axis=1)
+
+
+def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a partner's store is brown at each nucleus that no other touches, and the hidden class of each."""
+    distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
+    xy = section.xy_um / store.mpp
+    chosen = (distance[:, 1] > 12) & store.in_tissue(xy)
+    column, row = np.floor(xy[chosen]).astype(int).T
+    brown = split_stains(store.read((0, 0), store.size_px))[row, column, 1]
+    return brown > 0.3, section.has_marker[chosen]

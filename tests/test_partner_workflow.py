@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import yaml
-from drawn_pair import Warp, draw_partner, draw_section, stain_he
-from scipy.spatial import cKDTree
+from drawn_pair import Warp, brown_nuclei, draw_partner, draw_section, stain_he
 from slide_files import write_pyramid
 from workflow_runs import inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.inference.dab import split_stains
 from muse_pipeline.store.store import open_store
 from muse_pipeline.training.checkpoint import load_checkpoint
 
@@ -51,16 +49,6 @@ def test_partners_are_registered_for_the_slides_that_are_learnt_from(tmp_path):
     assert f"{tmp_path}/ihc.tif" in run.stdout
     write_config(tmp_path, pretrain={"run": "partners.yaml", "exclude": ["b"], "alignment": {"branches": 1}})
     assert "partner" not in planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
-
-
-def brown_nuclei(store, section):
-    """Whether a partner's store is brown at each nucleus that no other touches, and the hidden class of each."""
-    distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
-    xy = section.xy_um / store.mpp
-    chosen = (distance[:, 1] > 12) & store.in_tissue(xy)
-    column, row = np.floor(xy[chosen]).astype(int).T
-    brown = split_stains(store.read((0, 0), store.size_px))[row, column, 1]
-    return brown > 0.3, section.has_marker[chosen]
 
 
 @pytest.mark.slow

@@ -45,10 +45,10 @@ def open_store(path: Path | str) -> Store:
     """
     try:
         group = zarr.open_group(str(path), mode="r", zarr_format=3)
-        attributes = dict(group.attrs["muse"])
-        _require_ours(attributes, group["0"], group["labels/tissue/0"])
+        attributes, image, tissue = dict(group.attrs["muse"]), group["0"], group["labels/tissue/0"]
+        _require_ours(attributes, image, tissue)
         _require_files(attributes, Path(path))
-        return Store(Path(path), group["0"], group["labels/tissue/0"], attributes)
+        return Store(Path(path), image, tissue, attributes)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such store; run `muse tile` first") from error
     except Exception as error:  # whatever zarr raises on foreign metadata

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from labelled import write_config as write_training_config
 from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
-from pretraining import draw_slide
+from pretraining import MPP, draw_slide
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
+from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
 
@@ -188,6 +189,17 @@ def write_table(path, *lines):
 def test_a_table_that_cannot_be_used_is_refused(lines, partner, words, slide, tmp_path, muse):
     table = write_table(tmp_path / "t.csv", *lines)
     refused(muse, tmp_path, with_partner(slide, vectors=table, **partner), "t.csv: ", words)
+
+
+def test_a_table_of_cells_in_the_other_unit_is_refused(slide, tmp_path, muse):
+    """In um at 0.5 um/px all cells lie within the upper left quarter of the px that were stated."""
+    xy = MPP * read_nuclei(Path(slide["proposals"])).xy
+    table = write_table(tmp_path / "t.csv", "x,y,a", *(f"{x:.2f},{y:.2f},1" for x, y in xy))
+    config = write_paired_config(tmp_path, [with_partner(slide, vectors=table, unit="um")], schedule={"steps": 1})
+    status, _, errors = train(muse, config, tmp_path / "um")
+    assert status == 0, errors
+    words = "t.csv: 100% of its places in tissue lie at a nucleus of S1 with x and y in um, and ", "set `unit: um`"
+    refused(muse, tmp_path, with_partner(slide, vectors=table), *words)
 
 
 def test_tables_with_other_columns_are_refused(slide, tmp_path, muse):

@@ -1,0 +1,94 @@
+"""Views per second of pairs of H&E and a second stain, and seconds until many paired stores are open.
+
+    python benchmarks/pair_speed.py [--stores 1000] [--threads 2] [--global-px 224]
+
+A drawn slide's store and that of its partner are copied; each pair is a slide of its own. Counted are H&E views and
+views of partners. Rates are of processor time over threads, those of an idle machine; beside them that by the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from paired import draw_paired_slide
+
+from muse_pipeline.data.pairs import PairBatch
+from muse_pipeline.data.partners import PairedSource, PartnerSource
+from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.methods.trident.config import TridentConfig
+from muse_pipeline.methods.trident.run import TridentStage
+from muse_pipeline.training.schedule import Schedule
+
+
+def main() -> None:
+    """Draw and copy the stores, open them, draw batches, print the rates as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stores", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--global-px", type=int, default=224)
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # threads make batches side by side instead
+    with tempfile.TemporaryDirectory() as folder:
+        config = TridentConfig(
+            name="speed",
+            backbone="muse_compact_16",
+            sources=copy_pairs(Path(folder), args.stores),
+            schedule=Schedule(steps=1),
+            views=ViewSettings(global_px=args.global_px, mpp=(0.5, 1.0), n_local=0),
+            batch=24,
+        )
+        stage = TridentStage(config, Path(folder) / "run")
+        processor, clock = time.process_time(), time.perf_counter()
+        data = stage.open_data(lambda sentence: None)
+        opening = {"processor_s": time.process_time() - processor, "clock_s": time.perf_counter() - clock}
+        batches = stage.batches(data, torch.device("cpu"))
+        batches(args.batches)  # the first finds memory
+        processor, clock = time.process_time(), time.perf_counter()
+        with ThreadPoolExecutor(args.threads) as pool:
+            n_views = sum(pool.map(lambda number: count_views(batches(number)), range(args.batches)))
+        processor, clock = time.process_time() - processor, time.perf_counter() - clock
+    found = {
+        "paired_stores": len(data.images),
+        **{f"opening_{name}": seconds for name, seconds in opening.items()},
+        "threads": args.threads,
+        "global_px": args.global_px,
+        "views_per_s": n_views * args.threads / processor,
+        "views_per_s_by_the_clock": n_views / clock,
+    }
+    print(json.dumps({name: round(value, 1) for name, value in found.items()}, indent=1))
+
+
+def copy_pairs(folder: Path, n: int) -> tuple[PairedSource, ...]:
+    """``n`` slides, each with the store of a partner."""
+    draw_paired_slide(folder / "0")
+    for number in range(1, n):
+        shutil.copytree(folder / "0", folder / str(number))
+    return tuple(
+        PairedSource(
+            store=one / "image-500nm.zarr",
+            proposals=one / "proposals.parquet",
+            partner=PartnerSource(store=one / "partner.zarr"),
+        )
+        for one in (folder / str(number) for number in range(n))
+    )
+
+
+def count_views(batch: PairBatch) -> int:
+    """Of both stains."""
+    return len(batch.views.wide.pixels) + len(batch.partner.image)
+
+
+if __name__ == "__main__":
+    main()

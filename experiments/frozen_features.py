@@ -1,0 +1,118 @@
+"""Classes of nuclei read from frozen features with few labels, and the table of arms that differ in the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from muse_pipeline.core.files import read_json
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import confusion_by_patient
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.probing.features import PointSet, point_features
+from muse_pipeline.probing.protocols import classify_by_neighbours, train_linear_probe
+from muse_pipeline.training.start import load_backbone
+
+PROTOCOLS = ("kNN", "linear")
+K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
+
+
+def count_predictions(
+    name: str, checkpoint: Path | None, known: Sequence[LabelledImage], judged: Sequence[LabelledImage], seed: int
+) -> dict:
+    """Nuclei of each judged patient by true and predicted class, with the labels of ``N_LABELLED`` known pictures.
+
+    Args:
+        name: of the backbone.
+        checkpoint: its weights; random ones without.
+        known: pictures of which some are drawn, ``N_DRAWS`` times.
+        judged: pictures whose nuclei are classified.
+        seed: of random weights.
+
+    Returns:
+        ``patients``, P names, and ``counts``: for each protocol (P, C * C), summed over the draws.
+    """
+    torch.manual_seed(seed)
+    backbone, n_classes = BACKBONES[name](), 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
+    if checkpoint is None:
+        reference = mean_stains([image.stain for image in known], "macenko")
+    else:
+        colour = load_backbone(backbone, checkpoint).meta["colour"]
+        reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
+    (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
+    mean, std = bank.mean(0), bank.std(0) + 1e-6
+    bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
+    picture, counts = labelled.places()[0], dict.fromkeys(PROTOCOLS, 0)
+    for draw in range(N_DRAWS):
+        chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
+        features, label = bank[chosen], labelled.label[chosen]
+        predicted = {
+            "kNN": classify_by_neighbours(features, label, query, n_classes, [K])[0],
+            "linear": train_linear_probe(features, label, n_classes, seed=draw).classify(query)[-1],
+        }
+        for protocol, classes in predicted.items():
+            patients, found = confusion_by_patient(truth, classes.numpy(), points.patient, n_classes)
+            counts[protocol] = counts[protocol] + found
+    return {
+        "patients": list(patients),
+        "counts": {protocol: found.reshape(len(patients), -1).tolist() for protocol, found in counts.items()},
+    }
+
+
+def read_points(
+    backbone: Backbone, images: Sequence[LabelledImage], reference: ColourReference
+) -> tuple[torch.Tensor, PointSet]:
+    """(N, D) features of the nuclei of ``images``, and these nuclei."""
+    points = PointSet(images, np.stack([image_colour(image, reference) for image in images]), WINDOW_PX)
+    return point_features(backbone, points, torch.device("cpu")), points
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """(...) mean F1 in % of classes and S seeds, of counts (..., S, C, C) by true and predicted class."""
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    return 100 * (2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean((-2, -1))
+
+
+def render_arms(folder: Path, titles: Mapping[str, str], baseline: str) -> str:
+    """F1 by arm, and the difference from the baseline's runs of the same seeds with its interval over patients.
+
+    Args:
+        folder: of the JSON files.
+        titles: of the arms.
+        baseline: name of an arm.
+    """
+    runs = {(run["arm"], run["seed"]): run for run in map(read_json, sorted(folder.glob("*.json")))}
+    header = ["backbone", "runs", *(f"{name} F1" for name in PROTOCOLS)]
+    header += [f"{name}, less {baseline.capitalize()}" for name in PROTOCOLS]
+    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for arm, title in titles.items():
+        seeds = sorted(seed for name, seed in runs if name == arm)
+        if not seeds:
+            continue
+        cells = [f"{macro_f1(stack_counts(runs, arm, seeds, name).sum(0)):.1f}" for name in PROTOCOLS]
+        both = [seed for seed in seeds if (baseline, seed) in runs]
+        cells += [compare(runs, arm, baseline, both, name) if both and arm != baseline else "" for name in PROTOCOLS]
+        rows.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
+    """(P, S, C, C) counts of the runs of an arm."""
+    counts = np.stack([runs[arm, seed]["counts"][protocol] for seed in seeds], 1)
+    n_classes = round(counts.shape[-1] ** 0.5)
+    return counts.reshape(*counts.shape[:2], n_classes, n_classes)
+
+
+def compare(runs: Mapping, arm: str, baseline: str, seeds: Sequence[int], protocol: str) -> str:
+    """Difference from the baseline, with its 95 % interval."""
+    before, after = (stack_counts(runs, one, seeds, protocol) for one in (baseline, arm))
+    found = compare_scores(before, after, runs[arm, seeds[0]]["patients"], macro_f1)
+    low, high = found["interval"]
+    return f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
