@@ -229,7 +229,14 @@ def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path,
 
 
 def tile(
-    slide: Path, info: Path, mask: Path, output: Path, mpp: float, threads: int = 1, max_corrupt: float = 0.01
+    slide: Path,
+    info: Path,
+    mask: Path,
+    output: Path,
+    mpp: float,
+    threads: int = 1,
+    max_corrupt: float = 0.01,
+    codec: str = "zstd",
 ) -> None:
     """Write the tissue of a slide as an image store at ``mpp``; at most ``max_corrupt`` of it may be undecodable."""
     from muse_pipeline.core.process import return_large_arrays
@@ -243,9 +250,8 @@ def tile(
     with open_slide(slide, known.reader) as opened:
         require_unchanged(opened, known)
         # The mask is as large as the slide, and write_store releases it early: no variable here may hold it.
-        write_store(
-            opened, known, TissueMask.load(mask, known), output, mpp=mpp, threads=threads, max_corrupt=max_corrupt
-        )
+        how = {"mpp": mpp, "threads": threads, "max_corrupt": max_corrupt, "codec": codec}
+        write_store(opened, known, TissueMask.load(mask, known), output, **how)
 
 
 def regions(
@@ -270,6 +276,7 @@ def map_regions(store: Path, predictor: RegionPredictor, colour: Path, shard: Sh
     from muse_pipeline.store.store import open_store
 
     image = open_store(store)
+    image.require_lossless()
     stained = read_colour(colour, image.fingerprint)
     with print_load("mapping regions", threads), show_progress("windows") as progress:
         fitted = colour_of_fit(predictor.card.colour, stained.macenko)
@@ -300,6 +307,7 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     from muse_pipeline.store.store import open_store
 
     part, image = Shard.parse(shard), open_store(store)
+    image.require_lossless()
     stained = read_colour(colour, image.fingerprint)
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:

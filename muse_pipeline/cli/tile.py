@@ -29,14 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
     )
+    parser.add_argument(
+        "--codec",
+        choices=("zstd", "jpeg"),
+        default="zstd",
+        help="zstd is lossless; jpeg is smaller and for pretraining alone (default: %(default)s)",
+    )
     add_output_argument(parser, "ZARR", "image-500nm.zarr for 0.5 um/px")
     add_ledger_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
+    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.pipeline import tile
 
+    if args.transform and args.codec != "zstd":
+        raise ConfigError("--codec jpeg: partners are written losslessly; leave it out with --transform")
     if args.transform:
         from muse_pipeline.registration.partner import tile_partner
         from muse_pipeline.slides.inspect import read_info
@@ -44,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
         how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
         tile_partner(args.slide, args.transform, read_info(args.info), args.tissue, args.output, **how)
     else:
-        tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt)
+        tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec)

@@ -62,7 +62,8 @@ def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
         (B, M, D), not normalised. Outside the window: the border's features under the half-pixel rule, zeros under the
         authors'.
     """
-    size = xy.new_tensor([dense.shape[-1] * CELL_PX, dense.shape[-2] * CELL_PX])
+    # Filled where they are needed: a list would be copied to the device, which waits for it.
+    size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
     grid = (2 * xy / size - 1)[:, None].to(dense.dtype)  # (B, 1, M, 2)
     padding = "zeros" if lattice.align_corners else "border"
     read = functional.grid_sample(dense, grid, "bilinear", padding, align_corners=lattice.align_corners)

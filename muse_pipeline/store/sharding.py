@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
+
+from muse_pipeline.store.codec import LOSSLESS, decode
 
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
@@ -79,10 +80,11 @@ class ShardFiles:
     Attributes:
         chunk_px: side of a chunk.
         chunks_per_shard: chunks along a side of a shard.
+        codec: of the chunks, one of ``codec.CODECS``.
     """
 
-    def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int):
-        self.folder, self.chunk_px, self.chunks_per_shard = folder, chunk_px, chunks_per_shard
+    def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
+        self.folder, self.chunk_px, self.chunks_per_shard, self.codec = folder, chunk_px, chunks_per_shard, codec
 
     def read_chunk(self, row: int, column: int) -> np.ndarray | None:
         """Decode a chunk: (3, chunk_px, chunk_px) uint8, or None where there is none.
@@ -99,7 +101,7 @@ class ShardFiles:
         if offset == _ABSENT:
             return None
         content = os.pread(file.fileno(), int(length), int(offset))
-        return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, self.chunk_px, self.chunk_px)
+        return decode(content, self.chunk_px, self.codec)
 
     def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
         """Decode a chunk unless it is among the last ``N_RECENT`` of this process; see ``read_chunk``."""

@@ -17,6 +17,7 @@ import zarr
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
+from muse_pipeline.store.codec import CODECS, LOSSLESS
 from muse_pipeline.store.sharding import ShardFiles
 
 CHUNK_PX = 512
@@ -68,6 +69,8 @@ def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Ar
     shard_px = (3, SHARD_PX, SHARD_PX)
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.shards != shard_px:
         raise ValueError(f"its image is {image.dtype} of {image.shape} in shards of {image.shards}, not of {shard_px}")
+    if attributes.get("codec", LOSSLESS) not in CODECS:
+        raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
     pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in image.shape[1:])
     if tissue.shape != pixels or tissue.dtype != np.uint8:
         raise ValueError(f"its tissue is {tissue.dtype} of {tissue.shape}, not of {pixels}")
@@ -111,6 +114,7 @@ class Store:
         size_px: (width, height) of the work lattice.
         slide_id: the slide's name in the sheet.
         fingerprint: the slide's checksum.
+        codec: one of ``codec.CODECS``.
     """
 
     def __init__(
@@ -122,7 +126,8 @@ class Store:
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
-        self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px)
+        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name theirs
+        self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec)
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
@@ -196,6 +201,18 @@ class Store:
         right, bottom = min(box[2], x + self._chunk_px), min(box[3], y + self._chunk_px)
         part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
         result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
+
+    def require_lossless(self) -> None:
+        """Reject pixels that were changed by compression, which are for pretraining alone.
+
+        Raises:
+            StoreError: the store has JPEG chunks.
+        """
+        if self.codec != LOSSLESS:
+            raise StoreError(
+                f"{self.path}: is compressed with loss ({self.codec}), for pretraining alone; write a lossless store "
+                "with `muse tile`"
+            )
 
     def require_unchanged(self) -> None:
         """Whether the folder that was opened is still the one that lies there.

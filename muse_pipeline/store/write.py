@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import zarr
-from numcodecs import Zstd
-from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
 from muse_pipeline.core.errors import SlideError
@@ -32,6 +30,7 @@ from muse_pipeline.store.chunks import (
     tissue_in_chunks,
     tissue_on_lattice,
 )
+from muse_pipeline.store.codec import LOSSLESS, array_codecs, encode
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.store.sharding import NewShardFile, shard_path, z_order
 from muse_pipeline.store.store import (
@@ -51,7 +50,6 @@ from muse_pipeline.store.store import (
 from muse_pipeline.tissue.mask import TissueMask
 
 MARGIN_UM = 32.0  # what a window sees beyond its core
-COMPRESSION = {"level": 1, "checksum": True}  # of zstd
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,14 @@ def write_store(
     margin_um: float = MARGIN_UM,
     within: tuple[np.ndarray, np.ndarray] | None = None,
     open_image: Callable[[Slide, SlideInfo, float], ImageReader] = AreaReader,
+    codec: str = LOSSLESS,
     facts: dict[str, Any] | None = None,
 ) -> None:
     """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
 
     What cannot be decoded is white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
-    ``mpp``; ``facts`` are added to the store's attributes.
+    ``mpp``; ``codec`` is one of ``codec.CODECS``; ``facts`` are added to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
@@ -110,17 +109,17 @@ def write_store(
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)
     with complete_file(path) as folder, zarr_at_rest():
-        create_levels(folder, reader.size_px)
+        create_levels(folder, reader.size_px, codec)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
         n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # they are as large as the slide
-        with closing(read_chunks(reader, chunks_by_shard(chunks), threads)) as read:
+        with closing(read_chunks(reader, chunks_by_shard(chunks), threads, codec)) as read:
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
-                write_shard(folder, shard, of_shard, corrupt)
-        known = {"tissue_sha256": tissue_sha256, **(facts or {})}
+                write_shard(folder, shard, of_shard, corrupt, codec)
+        known = {"tissue_sha256": tissue_sha256, "codec": codec, **(facts or {})}
         write_attributes(folder, info, mpp, corrupt, reader.size_px, known)
 
 
@@ -146,7 +145,7 @@ async def wait_for_others() -> None:
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
-def create_levels(path: Path, size_px: tuple[int, int]) -> None:
+def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
     """Create the image's empty arrays, one per level of the pyramid."""
     group = zarr.create_group(store=str(path), zarr_format=3)
     for level, factor in enumerate(PYRAMID):
@@ -156,18 +155,20 @@ def create_levels(path: Path, size_px: tuple[int, int]) -> None:
             dtype="uint8",
             chunks=(3, *[chunk_px(factor)] * 2),
             shards=(3, *[SHARD_PX // factor] * 2),
-            compressors=[ZstdCodec(**COMPRESSION)],
+            **array_codecs(codec),
             fill_value=BACKGROUND,
             dimension_names=("c", "y", "x"),
         )
 
 
-def read_chunks(reader: ImageReader, chunks: Iterable[Chunk], threads: int) -> Iterator[tuple[Chunk, ReadChunk]]:
+def read_chunks(
+    reader: ImageReader, chunks: Iterable[Chunk], threads: int, codec: str
+) -> Iterator[tuple[Chunk, ReadChunk]]:
     """Read the ``chunks`` in their order, on ``threads`` threads."""
-    return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk)), chunks, threads)
+    return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks, threads)
 
 
-def read_chunk(reader: ImageReader, chunk: Chunk) -> ReadChunk:
+def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     """Read and compress a chunk; beyond the image it is white, and so is one that cannot be decoded."""
     planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
@@ -178,7 +179,7 @@ def read_chunk(reader: ImageReader, chunk: Chunk) -> ReadChunk:
     smaller = [planes]
     for finer, coarser in pairwise(PYRAMID):
         smaller.append(reduce_planes(smaller[-1], coarser // finer))
-    return ReadChunk(compress(planes), tuple(smaller[1:]), damage)
+    return ReadChunk(compress(planes, codec), tuple(smaller[1:]), damage)
 
 
 def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
@@ -187,13 +188,17 @@ def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
     return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes])
 
 
-def compress(planes: np.ndarray) -> bytes | None:
+def compress(planes: np.ndarray, codec: str) -> bytes | None:
     """What a chunk (3, side, side) uint8 is in its file; None if it is white."""
-    return None if planes.min() == BACKGROUND else Zstd(**COMPRESSION).encode(planes)
+    return None if planes.min() == BACKGROUND else encode(planes, codec)
 
 
 def write_shard(
-    folder: Path, shard: tuple[int, int], chunks: Iterable[tuple[Chunk, ReadChunk]], corrupt: CorruptChunks
+    folder: Path,
+    shard: tuple[int, int],
+    chunks: Iterable[tuple[Chunk, ReadChunk]],
+    corrupt: CorruptChunks,
+    codec: str,
 ) -> None:
     """Write a shard's ``chunks`` as they come, then what they become at the smaller levels."""
     smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
@@ -206,15 +211,15 @@ def write_shard(
             for image, part in zip(smaller, read.smaller, strict=True):
                 image[place(chunk.in_shard, part.shape[1])] = part
     for level, image in enumerate(smaller, 1):
-        write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]))
+        write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]), codec)
 
 
-def write_smaller(path: Path, image: np.ndarray, side_px: int) -> None:
+def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> None:
     """Write a whole shard of a smaller level, (3, h, w) uint8, in chunks of ``side_px``."""
     n = image.shape[1] // side_px
     with NewShardFile(path, n) as file:
         for at in z_order(n):
-            if content := compress(np.ascontiguousarray(image[place(at, side_px)])):
+            if content := compress(np.ascontiguousarray(image[place(at, side_px)]), codec):
                 file.add(*at, content)
 
 

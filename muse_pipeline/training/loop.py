@@ -151,6 +151,7 @@ def train(
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
         losses: dict[str, Tensor] = {}
+        method.set_gauges(schedule.is_logged(step))
         for turn in turns:
             numbers = range(step * schedule.accumulate, (step + 1) * schedule.accumulate)
             own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)
@@ -189,8 +190,9 @@ class Reports:
     def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
         """Log and validate where that is due."""
         done, schedule = step + 1, self.schedule
-        if step % schedule.log_every == 0 or done == schedule.steps:
-            values = {name: float(value) for name, value in losses.items() if not name.endswith("gradient")}
+        if schedule.is_logged(step):
+            logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
+            values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # one copy
             if self.leads:
                 self.log.append(step, {"learning_rate": schedule.rate(step), **values})
                 self.progress(done, schedule.steps, values)

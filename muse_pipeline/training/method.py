@@ -17,9 +17,11 @@ class Method(nn.Module):
     Attributes:
         turns: what is optimised within a step, one after the other. Each turn has losses, parameters and an optimiser
             of its own; a GAN has "generator" and "discriminator".
+        gauges: whether ``losses`` shall return what is only logged; the loop sets it for steps that are logged.
     """
 
     turns: tuple[str, ...] = ("model",)
+    gauges: bool = True
 
     def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
         """Losses of one batch: ``"loss"`` is minimised, every other entry is logged under its name.
@@ -38,6 +40,12 @@ class Method(nn.Module):
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """The optimiser of ``turn``: AdamW unless overridden."""
         return build_adamw(self.turn_parameters(turn), schedule)
+
+    def set_gauges(self, gauges: bool) -> None:
+        """Set ``gauges`` here and in the methods that this one is made of."""
+        for one in self.modules():
+            if isinstance(one, Method):
+                one.gauges = gauges
 
     def before_step(self, turn: str, progress: float) -> None:
         """Called when the gradients of ``turn`` are clipped and not yet applied."""

@@ -72,6 +72,10 @@ class Schedule:
         done = 0.5 * (1 - math.cos(math.pi * step / self.steps))
         return self.weight_decay + done * (self.last_weight_decay - self.weight_decay)
 
+    def is_logged(self, step: int) -> bool:
+        """True if the losses of ``step``, counted from 0, are logged."""
+        return step % self.log_every == 0 or step + 1 == self.steps
+
     def is_due(self, done: int, every: int) -> bool:
         """True after every ``every`` steps and at the end of the run."""
         return done % every == 0 or done == self.steps

@@ -27,7 +27,7 @@ from muse_pipeline.losses.self_distillation import (
     sinkhorn_targets,
 )
 from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.readout import read_at
+from muse_pipeline.models.readout import Lattice, read_at
 from muse_pipeline.training.method import Method
 
 
@@ -166,9 +166,9 @@ class Level(nn.Module):
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
         logits, chosen, n_rows = self._sums.take(self.centre)
-        if n_rows > 0:
-            self.centre.lerp_(logits / n_rows, 1 - CENTRE_MOMENTUM)
-            self.use.lerp_(chosen / n_rows, 1 - USE_MOMENTUM)
+        any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
+        self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
+        self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
         """Share of the prototypes that are some row's first, over the last hundred steps or so."""
@@ -182,17 +182,18 @@ class _Sums:
         self._n, self._parts = n_prototypes, []
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        chosen = torch.bincount(targets.argmax(-1), minlength=self._n).float()
+        first = targets.argmax(-1)
+        chosen = logits.new_zeros(self._n, dtype=torch.float).index_add_(0, first, torch.ones_like(first).float())
         self._parts.append((logits.float().sum(0), chosen, float(len(logits))))
 
-    def take(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Summed logits (K,), how often each prototype came first (K,), and rows; over all processes."""
+    def take(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Summed logits (K,), how often each prototype came first (K,), and rows (1,); over all processes."""
         logits = sum((part[0] for part in self._parts), torch.zeros_like(like))
         chosen = sum((part[1] for part in self._parts), torch.zeros_like(like))
-        n_rows = torch.tensor([sum(part[2] for part in self._parts)], device=like.device)
+        n_rows = like.new_full((1,), sum(part[2] for part in self._parts))
         self._parts = []
         total = all_sum(torch.cat([logits, chosen, n_rows]))
-        return total[: self._n], total[self._n : -1], float(total[-1])
+        return total[: self._n], total[self._n : -1], total[-1:]
 
 
 class MusePretraining(Method):
@@ -217,9 +218,9 @@ class MusePretraining(Method):
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Cross-entropies over shared nuclei and over views, their weighted sum, and the run's health.
 
-        Health: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of the largest possible;
-        ``spread`` of the teacher's normalised nucleus vectors, 1 where they point everywhere; share of prototypes in
-        use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
+        Health, at steps that are logged: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of
+        the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 where they point everywhere;
+        share of prototypes in use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -241,46 +242,49 @@ class MusePretraining(Method):
     def _compare_nuclei(
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
     ) -> dict[str, Tensor]:
-        level, lattice = self.nucleus, self.backbone.lattice
-        totals, rows, entropies, vectors, gaps = [], [], [], [], []
-        shared = batch.shared
+        level, lattice, rows = self.nucleus, self.backbone.lattice, _rows_of_pairs(batch.shared)
         student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
+        vectors, targets, losses = [], [], []
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
-            teacher_pred = [read_at(teachers[teacher].dense, batch.teacher_xy[n], lattice)[shared[n]] for n in numbers]
-            vectors += teacher_pred
-            targets = level.targets(torch.cat(teacher_pred), progress).split([len(part) for part in teacher_pred])
-            for n, target in zip(numbers, targets, strict=True):
-                ours = read_at(students[self.pairs[n][1]].dense, student_xy[n], lattice)[shared[n]]
-                losses = level.loss(target, ours)
-                # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
-                n_rows = all_sum(torch.tensor(float(len(losses)), device=losses.device))
-                totals.append(losses.sum() * n_processes() / n_rows.clamp(min=1))
-                rows.append(n_rows)
-                entropies.append(_entropy(target))
-                octaves = batch.octaves[n][:, None].expand_as(shared[n])[shared[n]]
-                gaps.append((losses.detach(), octaves))
-        values, octaves = (torch.cat(part) for part in zip(*gaps, strict=True))
-        n_pairs, n_shared = all_sum(values.new_tensor([float(batch.octaves.numel()), float(len(values))]))
+            read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
+            pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
+            for n, target in zip(numbers, pred, strict=True):
+                ours = _read_rows(students[self.pairs[n][1]], student_xy[n], lattice, rows[n])
+                losses.append(level.loss(target, ours))
+            vectors += read
+            targets += pred
+        # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
+        n_rows = all_sum(batch.shared.sum((1, 2)).float())
+        totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
+        found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
+        if not self.gauges:
+            return found
+        n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
+        most = batch.shared.shape[2]
+        octaves = [batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)]
         return {
-            "nucleus": torch.stack(totals).sum() / (torch.stack(rows) > 0).sum().clamp(min=1),
-            "shared_nuclei": n_shared / n_pairs.clamp(min=1),
-            "entropy_nucleus": _mean(torch.cat(entropies)) / math.log(self.settings.n_prototypes),
+            **found,
+            "shared_nuclei": n_rows.sum() / n_pairs.clamp(min=1),
+            "entropy_nucleus": self._relative_entropy(targets),
             "spread": _spread(torch.cat(vectors)),
             "prototypes_nucleus": level.prototype_usage(),
-            "scale_gap": _difference(values, octaves > HALF_OCTAVE),
+            "scale_gap": _difference(torch.cat(losses).detach(), torch.cat(octaves) > HALF_OCTAVE),
         }
 
     def _compare_images(self, teachers: list[Features], students: list[Features], progress: float) -> dict[str, Tensor]:
         level = self.image
         targets = [level.targets(one.image, progress) for one in teachers]
         losses = [level.loss(targets[one], students[other].image).mean() for one, other in self.pairs]
-        entropies = torch.cat([_entropy(one) for one in targets])
-        return {
-            "image": torch.stack(losses).mean(),
-            "entropy_image": _mean(entropies) / math.log(self.settings.n_prototypes),
-            "prototypes_image": level.prototype_usage(),
-        }
+        found = {"image": torch.stack(losses).mean()}
+        if not self.gauges:
+            return found
+        gauges = {"entropy_image": self._relative_entropy(targets), "prototypes_image": level.prototype_usage()}
+        return found | gauges
+
+    def _relative_entropy(self, targets: list[Tensor]) -> Tensor:
+        """Mean entropy of the rows of all ``targets`` (N, K), as a share of the largest possible."""
+        return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
         """Prototypes stay at first."""
@@ -320,6 +324,20 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
 
 
+def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
+    """Of each pair the numbers of the nuclei that are there, counted through the (B, M) of its sets.
+
+    Both lines wait for the device. Indexing with ``shared`` itself would, too, for each pair and each view of it.
+    """
+    _, rows = shared.flatten(1).nonzero(as_tuple=True)
+    return list(rows.split(shared.sum((1, 2)).tolist()))
+
+
+def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
+    """(n, D) of the dense map at the chosen ``rows`` of the positions (B, M, 2)."""
+    return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
+
+
 def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
 
@@ -329,14 +347,14 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 def _mean(values: Tensor) -> Tensor:
     """Of all rows (N,); 0 where there are none."""
-    total, n_rows = all_sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
+    total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
     """Standard deviation of unit vectors (N, D), over that of vectors that point everywhere alike; 0 below two."""
     unit = functional.normalize(vectors.float(), dim=-1)
-    n_rows = all_sum(unit.new_tensor(float(len(unit))))
+    n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
     squares = all_sum((unit - mean).square().sum(0))
     return (squares / (n_rows - 1).clamp(min=1)).sqrt().mean() * math.sqrt(vectors.shape[1])

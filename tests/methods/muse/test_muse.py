@@ -5,10 +5,16 @@ import math
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from literal_muse import literal_losses
 from muse_views import B, make_batch, make_method, randomise
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from muse_pipeline.methods.muse.method import Level, Projector, SelfDistillationSettings, _spread
+from muse_pipeline.training.loop import Turn, _require_finite
+from muse_pipeline.training.method import WeightedSum
+from muse_pipeline.training.run import RunFolder
+from muse_pipeline.training.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,48 @@ def test_same_views_and_temperatures_cost_the_teachers_entropy():
     assert found["nucleus"].item() == pytest.approx(found["entropy_nucleus"].item() * most, rel=1e-5)
     assert found["image"].item() == pytest.approx(found["entropy_image"].item() * most, rel=1e-5)
     assert found["loss"].item() == pytest.approx((found["nucleus"] + found["image"]).item(), rel=1e-6)
+
+
+class WaitCounter(TorchDispatchMode):
+    """Counts operations for which the host waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        by_mask = name.startswith(("aten.index.Tensor", "aten.index_put")) and any(
+            isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in args[1]
+        )
+        if name.startswith(("aten._local_scalar_dense", "aten.nonzero")) or by_mask:
+            self.waits.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gauges", [False, True])
+def test_the_host_rarely_waits_for_the_device_in_a_step(tmp_path, gauges):
+    """All of a step but the optimiser, which counts its steps on the CPU."""
+    method, batch = make_method(n_local=8), make_batch(n_local=8)
+    method.set_gauges(gauges)
+    turn, counter = Turn(method, "model", Schedule(steps=10)), WaitCounter()
+    with counter:
+        found = turn.update(5, [batch], Fabric(accelerator="cpu", devices=1))
+        _require_finite(found, 5, RunFolder(tmp_path))
+    turn.apply(5)
+    with counter:
+        method.after_step(0.5)
+    assert 0 < len(counter.waits) <= 5, counter.waits
+
+
+@torch.no_grad()
+def test_what_is_only_logged_is_left_out_on_demand():
+    method, batch = make_method().eval(), make_batch()
+    everything = method.losses(batch, "model", 0.5)
+    WeightedSum({"muse": method}, {"muse": 1.0}).set_gauges(False)
+    found = method.losses(batch, "model", 0.5)
+    assert set(found) == {"loss", "nucleus", "image"} < set(everything)
+    assert all(torch.equal(value, everything[name]) for name, value in found.items())
 
 
 def test_only_the_student_learns():
