@@ -9,7 +9,7 @@ import pytest
 from drawn_datasets import draw_datasets
 
 from muse_pipeline.inference.model import read_card
-from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.detector.run import describe_config, load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 
 RECIPE = Path(__file__).parents[3] / "config" / "train" / "multi_organ.yaml"
@@ -60,6 +60,14 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     licences = card.training_data.split("Licences: ")[1]
     assert licences.startswith("pannuke CC BY-NC-SA 4.0, lizard CC BY-NC-SA 4.0, puma CC0 1.0, ocelot CC BY-NC 4.0, nu")
     assert "non-commercial" in card.limits
+
+
+def test_the_files_of_a_run_are_those_of_its_pictures(data):
+    inputs = describe_config(load_detector_config(RECIPE, data))["inputs"]
+    names = [str(Path(path).relative_to(data)) for path in inputs]
+    assert "ocelot/ocelot2023_v1.0.1/metadata.json" in names
+    assert "lizard/Lizard_Images1/consep_1.png" in names
+    assert not [name for name in names if "Overlay" in name or "/test/" in name or "pannuke_4" in name]
 
 
 def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_path):
