@@ -9,7 +9,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.layouts.base import Sample
 from muse_pipeline.labels.pictures import LabelledImage, label_image
-from muse_pipeline.labels.sources import LabelSource, read_split
+from muse_pipeline.labels.sources import LabelSource, check_source, read_split
 
 
 def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
@@ -64,6 +64,7 @@ def all_samples(source: LabelSource) -> list[Sample]:
     """Every picture of the dataset, used or not.
 
     Raises:
-        LabelError: the folder does not hold the dataset.
+        LabelError: the folder does not hold the dataset, or the settings of the source do not go together.
     """
+    check_source(source)
     return LAYOUTS[source.format](source.labels).samples()

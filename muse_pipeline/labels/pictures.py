@@ -159,6 +159,9 @@ def label_image(
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
+    if picture.region is not None and not len(annotations.regions):  # painted, not drawn
+        column, row = annotations.nuclei.xy.astype(int).T
+        inside = picture.region[row, column]
     nuclei = annotations.nuclei[inside]
     if not len(nuclei) and not source.allow_empty:
         raise LabelError(

@@ -105,6 +105,10 @@ def check_source(source: LabelSource) -> None:
     superfluous = [name for name in BESIDE_LABELS if source.is_dataset and getattr(source, name) is not None]
     problems = (
         (
+            source.format not in known,
+            f"label format '{source.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
+        ),
+        (
             not source.is_dataset and (source.images is None) == (source.slides is None),
             f"{source.labels}: give either `images` or `slides` for these labels",
         ),
@@ -112,10 +116,6 @@ def check_source(source: LabelSource) -> None:
             bool(superfluous),
             f"{source.labels}: format '{source.format}' takes only `labels`, the folder of the dataset; remove "
             f"`{next(iter(superfluous), '')}` from this source",
-        ),
-        (
-            source.format not in known,
-            f"label format '{source.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
         ),
         (
             source.mpp is not None and not 0 < source.mpp < float("inf"),

@@ -63,6 +63,7 @@ def test_what_is_vague_was_not_annotated(tmp_path):
     first, second = read(draw_source(tmp_path, "nuinsseg"))
     assert np.array_equal(np.argwhere(~first.region)[[0, -1]], [[40, 80], [95, 127]])
     assert second.region is None
+    assert (first.n_left_out, second.n_left_out) == (1, 0)
     assert len(second.nuclei) == 6
 
 
@@ -79,6 +80,14 @@ def test_numbers_that_return_in_another_class_are_other_nuclei(tmp_path):
     assert 1 in channels[..., 0]
     assert 1 in channels[..., 1]
     assert len(read(source)[0].nuclei) == 6
+
+
+def test_arrays_stay_on_disk(tmp_path, monkeypatch):
+    source, opened, load = draw_source(tmp_path, "pannuke"), [], np.load
+    monkeypatch.setattr(np, "load", lambda path, **how: opened.append(load(path, **how)) or opened[-1])
+    assert len(read(source)) == 6
+    assert all(isinstance(array, np.memmap) for array in opened)
+    assert len(opened) >= 6
 
 
 def test_folds_organs_and_patches_are_chosen_by_name(tmp_path):
@@ -227,7 +236,7 @@ def test_um_per_pixel_are_never_guessed(tmp_path, name):
         ),
         ("lizard", {"points": Path("p")}, "remove `points` from this source"),
         ("puma", {"labels": Path("nowhere")}, "nowhere: no such folder of labels"),
-        ("puma", {"format": "pma", "images": Path("i")}, "'pma' is unknown; use 'row column class', .* or 'puma'"),
+        ("puma", {"format": "pma"}, "label format 'pma' is unknown; use 'row column class', .* or 'puma'"),
     ],
 )
 def test_settings_that_do_not_suit_a_dataset(tmp_path, name, settings, sentence):

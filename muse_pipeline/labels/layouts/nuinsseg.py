@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +43,7 @@ class NuInsSeg(Layout):
         picture, mask, *vague = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
-        if not vague:
-            return AnnotatedPicture(sample.name, pixels, mpp, annotations)
-        region = _read_region(vague[0], pixels.shape[:2])
-        column, row = annotations.nuclei.xy.astype(int).T
-        clear = region[row, column]
-        annotations = replace(annotations, nuclei=annotations.nuclei[clear], places=annotations.places[clear])
+        region = _read_region(vague[0], pixels.shape[:2]) if vague else None
         return AnnotatedPicture(sample.name, pixels, mpp, annotations, region)
 
 

@@ -57,3 +57,15 @@ def test_class_and_rays_are_those_of_the_nucleus_that_the_cell_is_counted_for():
     wrong = criterion(maps, batch._replace(label=label.flip(1), rays=rays + 1))
     assert wrong["label"] > 40
     assert math.isclose(wrong["rays"], 1 / 4, rel_tol=1e-5)  # in mean radii
+
+
+def test_an_unknown_class_teaches_that_it_is_a_nucleus_and_its_outline_and_not_which():
+    maps = NucleusMaps(*(torch.zeros(1, n, SIDE, SIDE, requires_grad=True) for n in (1, 2, 2, 4)))
+    xy = torch.tensor([[[18.0, 22.0], [46.0, 30.0]]])  # the first is of no class
+    batch = LabelledBatch(None, None, xy, torch.tensor([[-1, 1]]), torch.ones(1, 2, 4), None)
+    DenseCriterion(0.5, torch.ones(2))(maps, batch)["loss"].backward()
+    unknown, known = (..., 5, 4), (..., 7, 11)
+    assert (maps.label.grad[unknown] == 0).all()
+    assert (maps.label.grad[known] != 0).all()
+    for values in (maps.centre, maps.rays):
+        assert (values.grad[unknown] < 0).all()

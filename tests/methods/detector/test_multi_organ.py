@@ -1,0 +1,90 @@
+"""The recipe of the open datasets, from drawn files of all five to a model with a card."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from drawn_datasets import draw_datasets
+
+from muse_pipeline.inference.model import read_card
+from muse_pipeline.methods.detector.run import describe_config, load_detector_config
+from muse_pipeline.training.checkpoint import load_checkpoint
+
+RECIPE = Path(__file__).parents[3] / "config" / "train" / "multi_organ.yaml"
+SMALL = (
+    "backbone=muse_compact_16",
+    "n_rays=8",
+    "window_px=64",
+    "batch=2",
+    "precision=32-true",
+    "schedule.steps=6",
+    "schedule.validate_every=6",
+    "export.input_px=128",
+    "export.capacity=500",
+    "export.threshold=0.01",  # so few steps find little
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_datasets(tmp_path_factory.mktemp("datasets"))
+
+
+def train(muse, data, folder, *changes):
+    options = ["--output", folder, "--accelerator", "cpu", "--threads", 1]
+    return muse("finetune", RECIPE, "--data", data, *options, "--set", *SMALL, *changes)
+
+
+@pytest.mark.slow
+def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
+    run, model = tmp_path / "run", tmp_path / "multi_organ.onnx"
+    status, _, errors = train(muse, data, run)
+    assert status == 0, errors
+    with (run / "labels-training.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    counts = {name: sum(int(row[name]) for row in rows) for name in ("Lymphocyte", "Epithelial", "Stroma", "unknown")}
+    assert counts == {"Lymphocyte": 2 + 4 + 4, "Epithelial": 6 + 2 + 4 + 3, "Stroma": 2 + 2 + 2, "unknown": 22}
+    meta = load_checkpoint(run / "checkpoint.pt").meta
+    assert {"PanNuke fold1", "Lizard fold2", "TCGA-AB-0001", "NuInsSeg mouse lung"} <= set(meta["learnt_patients"])
+    assert not {"PanNuke fold3", "Lizard fold3", "TCGA-AB-0002"} & set(meta["learnt_patients"])
+    inputs = json.loads((run / "provenance.json").read_text())["inputs"]
+    assert {f"source 0: labels/Fold {fold}/masks/fold{fold}/masks.npy" for fold in (1, 2)} <= set(inputs)
+    assert "validation mean class F1" in (run / "metrics.jsonl").read_text()
+
+    status, _, errors = muse("export", run / "checkpoint.pt", "--output", model)
+    assert status == 0, errors
+    card = read_card(model)
+    assert card.licence == "CC-BY-NC-SA-4.0"
+    licences = card.training_data.split("Licences: ")[1]
+    assert licences.startswith("pannuke CC BY-NC-SA 4.0, lizard CC BY-NC-SA 4.0, puma CC0 1.0, ocelot CC BY-NC 4.0, nu")
+    assert "non-commercial" in card.limits
+
+
+def test_the_files_of_a_run_are_those_of_its_pictures(data):
+    inputs = describe_config(load_detector_config(RECIPE, data))["inputs"]
+    names = [str(Path(path).relative_to(data)) for path in inputs]
+    assert "ocelot/ocelot2023_v1.0.1/metadata.json" in names
+    assert "lizard/Lizard_Images1/consep_1.png" in names
+    assert not [name for name in names if "Overlay" in name or "/test/" in name or "pannuke_4" in name]
+
+
+def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_path):
+    status, _, errors = train(muse, tmp_path, tmp_path / "run")
+    assert status == 2
+    assert errors.strip().splitlines()[-1].endswith("pannuke: no such folder of labels; correct `labels` in the config")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_patient_of_both_sides_is_found(muse, data, tmp_path):
+    status, _, errors = train(muse, data, tmp_path / "run", "sources.0.exclude=[]")
+    assert status == 2
+    assert "patients in training and in validation: PanNuke fold3" in errors
+
+
+def test_sources_without_a_licence_leave_the_card_as_it_is_written():
+    config = load_detector_config(RECIPE)
+    assert config.credits.startswith(f"{config.training_data} Licences: pannuke CC BY-NC-SA 4.0, ")
+    bare = replace(config, sources=tuple(replace(source, licence="") for source in config.sources))
+    assert bare.credits == config.training_data
