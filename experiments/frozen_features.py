@@ -49,7 +49,7 @@ def count_predictions(
     (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
     mean, std = bank.mean(0), bank.std(0) + 1e-6
     bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
-    picture, counts = labelled.places()[0], dict.fromkeys(PROTOCOLS, 0)
+    picture, counts = labelled.positions()[0], dict.fromkeys(PROTOCOLS, 0)
     for draw in range(N_DRAWS):
         chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
         features, label = bank[chosen], labelled.label[chosen]

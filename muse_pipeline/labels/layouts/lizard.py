@@ -51,7 +51,7 @@ class Lizard(Layout):
         mask, codes = _read_labels(path)
         annotations = measure_instances(path, mask, pixels.shape[1::-1], mpp, n_rays)
         words = []
-        for index, number in enumerate(annotations.places.tolist()):
+        for index, number in enumerate(annotations.numbers.tolist()):
             if codes.get(number) not in WORDS:
                 raise LabelError(
                     f"{annotations.where(index)}: has the class {codes.get(number)}, expected 1 to {len(WORDS)}; take "

@@ -62,7 +62,7 @@ class PanNuke(Layout):
         mask, words = _merge_channels(np.asarray(_open_array(masks)[sample.index]))
         annotations = measure_instances(masks, mask, pixels.shape[1::-1], mpp, n_rays)
         annotations = replace(annotations, unit=f"picture {sample.index}, instance")
-        words = [words[number - 1] for number in annotations.places]
+        words = [words[number - 1] for number in annotations.numbers]
         return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
 
 

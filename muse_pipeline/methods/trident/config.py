@@ -91,6 +91,7 @@ class TridentConfig(MuseConfig):
         augmentation: of each H&E view's colour and sharpness; its geometry is not used, the views have their own.
         grey: share of H&E views without hue.
         balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
+        region_weights: class of a tissue region -> how often its tissue is drawn, relative to all other tissue.
         min_nuclei: slides with fewer are left out.
         batch: sets of views per batch (and device).
         seed: of weights and views.
