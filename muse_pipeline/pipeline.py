@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.appearance import Verdict
     from muse_pipeline.inference.artefacts import ArtefactMap
+    from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.inference.region_maps import MapShard
+    from muse_pipeline.nuclei.table import Nuclei
     from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import Store
@@ -422,6 +424,78 @@ def _feature_settings(chosen: str, store: Path, colour: Path) -> FeatureSettings
 
     image = open_store(store)
     return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
+
+
+def image_mpp(folder: Path) -> float:
+    """Size of a pixel, in um, of the image of a finished slide; of the finest if there are several."""
+    from muse_pipeline.core.errors import StoreError
+    from muse_pipeline.store.store import open_store
+
+    images = sorted(folder.glob("image-*.zarr"))
+    if not images:
+        raise StoreError(f"{folder}: has no image of a slide; give results of a run that keeps its stores")
+    return min(open_store(image).mpp for image in images)
+
+
+def embed(
+    folder: Path,
+    embedder: Embedder,
+    features: bool = False,
+    threads: int = 1,
+    foreign: tuple[Path, Nuclei] | None = None,
+) -> Path:
+    """Write the features that a network gives the nuclei of a finished slide; returns the file.
+
+    Args:
+        folder: results of the slide, with its image.
+        embedder: the network.
+        features: whether to measure shape, stains, texture and neighbours too.
+        threads: windows run at the same time; changes no result.
+        foreign: file of another program and its nuclei (frame: level0); None for ``nuclei.parquet``.
+    """
+    from muse_pipeline.core.coords import level0_to_work
+    from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.features.measure import FeatureSettings, measure_slide
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.inference.embed import embed_nuclei, write_embeddings
+    from muse_pipeline.inference.stitch import clip_to_slide
+    from muse_pipeline.qupath.write import nucleus_ids
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.store import open_store
+    from muse_pipeline.tissue.mask import TissueMask
+
+    files, card = SlideFiles(folder), embedder.card
+    info, image = read_info(files.info), open_store(files.store(card.mpp))
+    nuclei, classes, origin = _known_nuclei(files, foreign)
+    fit = read_colour(files.colour, image.fingerprint).macenko
+    with print_load("reading features", threads), show_progress("windows") as progress:
+        xy = level0_to_work(nuclei.xy, info.mpp, image.mpp)
+        embedding = embed_nuclei(image, embedder, colour_of_fit(card.colour, fit), xy, threads, progress)
+    columns = {}
+    if features:
+        meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
+        columns = measure_slide(meter, clip_to_slide(nuclei, info))
+    output = files.embeddings(f"{card.name}-{foreign[0].name.partition('.')[0]}" if foreign else card.name)
+    origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}
+    write_embeddings(output, nucleus_ids(origin, *nuclei.xy.T), nuclei.xy, columns, embedding, origin)
+    return output
+
+
+def _known_nuclei(
+    files: SlideFiles, foreign: tuple[Path, Nuclei] | None
+) -> tuple[Nuclei, list[str], dict[str, object]]:
+    """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that their ids stand for."""
+    from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+    from muse_pipeline.slides.inspect import read_info
+
+    if foreign:
+        path, nuclei = foreign
+        model = {"name": path.name, "sha256": sha256_of(path)}
+        return nuclei, ["Nucleus"], {"slide_id": read_info(files.info).slide_id, "model": model}
+    known = read_provenance(files.nuclei)
+    classes = [each["name"] for each in known["card"]["classes"]]
+    return read_nuclei(files.nuclei), classes, {name: known[name] for name in ("slide_id", "model")}
 
 
 def geojson(

@@ -21,7 +21,7 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 GROUPS = {
     "to begin with": "run preflight doctor sheet",
     "from glass to QuPath step by step": (
-        "fetch inspect tissue register tile regions propose detect stitch geojson overlay report view suggest"
+        "fetch inspect tissue register tile regions propose detect stitch embed geojson overlay report view suggest"
     ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
     "to judge results and models": "statistics evaluate probe compare card proposer",

@@ -13,7 +13,7 @@ from muse_pipeline.core.files import remove
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
 DRAWN = (  # from the nuclei
     *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer"),
-    *("nuclei.h5ad", "slide.spatialdata.zarr"),
+    *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
 )
 # Stores and shards are not listed: each records the slide that it was made from.
 REPLACED = (
@@ -99,6 +99,10 @@ class SlideFiles:
     def geojson(self) -> Path:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
+
+    def embeddings(self, name: str) -> Path:
+        """The features that a network gave the nuclei."""
+        return self.folder / f"embeddings-{name}.parquet"
 
     @property
     def artefacts(self) -> Path:

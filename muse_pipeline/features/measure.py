@@ -16,6 +16,8 @@ from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, m
 from muse_pipeline.features.shape import measure_form
 from muse_pipeline.features.texture import measure_texture
 from muse_pipeline.features.zones import RING_UM, find_nuclei, find_zones
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
@@ -142,6 +144,22 @@ class FeatureMeter:
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
+    """The columns of all nuclei of a slide (frame: level0), and the ``SHAPE_COLUMNS``, in their order."""
+    xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
+    found = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
+    work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
+    for field in _fields(work_xy, nuclei.rays.max(1, initial=0)) if len(xy) else ():
+        low, high = xy[field].min(0) - reach, xy[field].max(0) + reach
+        near = ((xy >= low) & (xy <= high)).all(1)
+        near[field] = False
+        rings = rays_to_rings(xy[field], nuclei.rays[field], meter.info.mpp)
+        shapes = measure_shapes(rings, meter.info.mpp)
+        for name, values in (shapes | meter.measure(nuclei[field], nuclei[near], rings, shapes)).items():
+            found[name][field] = values
+    return found
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:

@@ -120,6 +120,9 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
 
+    does = "finds nuclei"
+    verb = "muse detect"
+
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
         sizes = {"mpp": self.mpp, **counts, "classes": len(self.classes), "temperature": self.temperature}
@@ -146,7 +149,7 @@ class ModelCard:
         """
         card = read_any_card(text, where)
         if not isinstance(card, cls):
-            raise ModelError(f"{where}: maps regions and finds no nuclei; run it with `muse regions`")
+            raise ModelError(f"{where}: {card.does}, and finds no nuclei; run it with `{card.verb}`")
         return card
 
 
@@ -193,6 +196,9 @@ class RegionCard:
     limits: str = ""
     kind: str = REGIONS
 
+    does = "maps regions"
+    verb = "muse regions"
+
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
             raise ConfigError(f"card of '{self.name}': give two classes or more, each with a name of its own")
@@ -216,19 +222,85 @@ class RegionCard:
         """
         card = read_any_card(text, where)
         if not isinstance(card, cls):
-            raise ModelError(f"{where}: finds nuclei and maps no regions; give a region model (docs/guide/regions.md)")
+            raise ModelError(f"{where}: {card.does} and maps no regions; give a region model (docs/guide/regions.md)")
         return card
 
 
-def read_any_card(text: str, where: str) -> ModelCard | RegionCard:
-    """The card of a model of either kind.
+EMBEDDER = "embedder"
+
+
+@dataclass(frozen=True)
+class EmbedderCard:
+    """Contract of a model that gives every nucleus a vector of features.
+
+    Attributes:
+        name: name of the model.
+        mpp: um per pixel of its input.
+        input_px: side of the square window.
+        halo_px: border of a window whose nuclei are read in its neighbours.
+        stride_px: total stride of the network; windows start at multiples of it.
+        batch: windows per call of the graph.
+        readout: rule that ties the dense map to positions (``models.readout``).
+        embedding_dim: channels of the dense map.
+        licence: SPDX name of the weights' licence.
+        training_data: what the weights were trained on, with licences.
+        colour: how the ``colour`` input is fitted.
+        precision: of weights and activations inside the graph.
+        source: checkpoint's checksum, backbone and package versions.
+        kind: "embedder".
+    """
+
+    name: str
+    mpp: float
+    input_px: int
+    halo_px: int
+    stride_px: int
+    batch: int
+    readout: str
+    embedding_dim: int
+    licence: str
+    training_data: str
+    colour: ColourReference = field(default_factory=ColourReference)
+    precision: str = "fp32"
+    source: dict[str, str] = field(default_factory=dict)
+    kind: str = EMBEDDER
+
+    does = "gives features of nuclei"
+    verb = "muse embed"
+
+    def to_json(self) -> str:
+        """Stable JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> EmbedderCard:
+        """Read a card; ``where`` names the file in errors.
+
+        Raises:
+            ModelError: the text is not a card, or that of another kind of model.
+        """
+        card = read_any_card(text, where)
+        if not isinstance(card, cls):
+            raise ModelError(
+                f"{where}: {card.does} and gives no features at given positions; give --checkpoint with the checkpoint "
+                "that it was exported from"
+            )
+        return card
+
+
+AnyCard = ModelCard | RegionCard | EmbedderCard
+KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard}
+
+
+def read_any_card(text: str, where: str) -> AnyCard:
+    """The card of a model of any kind.
 
     Raises:
         ModelError: the text is not a card.
     """
     try:
         values: Any = json.loads(text)
-        is_region = isinstance(values, dict) and values.get("kind") == REGIONS
-        return parse_config(values, RegionCard if is_region else ModelCard, where)
+        kind = values.get("kind") if isinstance(values, dict) else None
+        return parse_config(values, KINDS.get(kind, ModelCard), where)
     except (json.JSONDecodeError, ConfigError) as error:
         raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error

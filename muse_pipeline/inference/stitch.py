@@ -161,7 +161,7 @@ def stitch_shards(
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
             level0 = replace(nuclei, xy=work_to_level0(nuclei.xy, info.mpp, card.mpp), frame=Frame.LEVEL0)
             on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
-            yield _clip(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
+            yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
     # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
@@ -250,7 +250,7 @@ def write_nuclei(
     return sizes.measure()
 
 
-def _clip(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
+def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
     """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if it has any."""
     rays = nuclei.rays
     for box in ((0, 0, *info.size_px), info.scanned_box):

@@ -6,6 +6,7 @@ heads) belongs to its training and is left alone. Names and shapes must agree ex
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from collections.abc import Mapping
@@ -28,11 +29,13 @@ PREFIX = "module.backbone."
 def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
     """The dictionary that a file holds; without ``trust_pickle`` nothing but tensors and plain values is unpickled.
 
+    Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants keep as ``args``.
+
     Raises:
         CheckpointError: the file is missing or damaged, or needs more than that.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # torch warns of protocols; unreadable files raise below
             state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -21,6 +21,7 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import Detector
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
@@ -31,6 +32,8 @@ from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
 TABLES = (".csv", ".csv.gz")
 HDF5 = (".h5", ".hdf5")
+LABEL_IMAGES = (".npy", ".png", ".tif", ".tiff")
+SAME_SHAPE = 0.01  # by which the sides of a label image may differ from those of its slide
 UNITS = ("px", "um")
 SLIDE = "{slide}"
 
@@ -155,6 +158,38 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     if settings.unit == "um":
         xy = xy / np.asarray(info.mpp)
     return Nuclei(xy, Frame.LEVEL0, rays=np.zeros((len(xy), N_RAYS)), score=score)
+
+
+def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
+    """All nuclei of a file or a label image of the whole slide (frame: level0), by y; points with round outlines.
+
+    Raises:
+        ConfigError: the file is of no known kind.
+        LabelError: it is broken, or has nuclei outside the slide.
+    """
+    settings = ImportSettings(str(path))
+    is_image = path.suffix.lower() in LABEL_IMAGES
+    nuclei = _read_label_image(path, info) if is_image else read_foreign(path, settings, info)
+    outside = np.flatnonzero(((nuclei.xy < 0) | (nuclei.xy >= info.size_px)).any(1))
+    if len(outside):
+        x, y = nuclei.xy[outside[0]]
+        raise LabelError(
+            f"{path}: {len(outside):,} of {len(nuclei):,} nuclei lie outside the slide of {info.size_px[0]:,} x "
+            f"{info.size_px[1]:,} px, the first at ({x:.0f}, {y:.0f}); give positions in level-0 pixels of this slide"
+        )
+    columns = {"rays": _with_outlines(nuclei.rays, settings.radius_um), "label": np.zeros(len(nuclei), np.int32)}
+    return Nuclei(nuclei.xy, Frame.LEVEL0, **columns)[np.lexsort(nuclei.xy.T)]
+
+
+def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
+    instances = read_label_image(path)
+    scale = np.array(info.size_px) / instances.shape[::-1]  # level-0 pixels per pixel
+    if abs(scale[0] / scale[1] - 1) > SAME_SHAPE:
+        width, height = instances.shape[::-1]
+        raise LabelError(f"{path}: {width} x {height} px have not the shape of the slide; give a mask of all of it")
+    mpp = tuple(np.asarray(info.mpp) * scale)
+    nuclei = label_image_to_nuclei(instances, mpp, N_RAYS)
+    return Nuclei(nuclei.xy * scale, Frame.LEVEL0, rays=nuclei.rays)
 
 
 def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:

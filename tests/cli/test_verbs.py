@@ -92,6 +92,7 @@ BAD_INPUT = {
     "propose": ["{missing}", "--colour", "{missing}", "--info", "{missing}", "--output", "{out}"],
     "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
     "stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "embed": ["{missing}", "--model", "{noise}"],
     "geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
     "anndata": ["{noise}", "-o", "{out}"],
     "spatialdata": ["{noise}", "--store", "{missing}", "-o", "{out}"],

@@ -1,6 +1,7 @@
 """Checkpoint files in the authors' layout: what goes in comes out, and what does not fit is rejected by name."""
 
 import argparse
+import fractions
 from pathlib import Path
 
 import pytest
@@ -196,12 +197,19 @@ def test_weights_that_are_no_numbers_are_rejected(tmp_path, value):
 
 def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
     written = build(SMALL)
-    path = write_official(tmp_path / "a.pth", written.state_dict(), args=argparse.Namespace(arch="vit"))
+    path = write_official(tmp_path / "a.pth", written.state_dict(), args=fractions.Fraction(1, 2))
     sentence = rejection(path)
-    assert "holds argparse.Namespace, which is code" in sentence
+    assert "holds fractions.Fraction, which is code" in sentence
     assert "--trust-pickle" in sentence
     read = build(SMALL, 1)
     load_backbone(read, path, trust_pickle=True)
+    assert same_features(written, read)
+
+
+def test_the_settings_that_dino_keeps_as_a_namespace_are_read(tmp_path):
+    written, read = build(SMALL), build(SMALL, 1)
+    settings = argparse.Namespace(arch="vit_small", lr=5e-4, local_crops_scale=(0.05, 0.4), norm_last_layer=True)
+    load_backbone(read, write_official(tmp_path / "a.pth", written.state_dict(), args=settings))
     assert same_features(written, read)
 
 

@@ -1,0 +1,58 @@
+"""Give the nuclei of a slide the features of a network, whichever model found them.
+
+    muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
+    muse embed results/T --model muse.onnx                                     needs no torch
+
+Reads the nuclei and the image of a finished slide and writes `embeddings-<model>.parquet` beside them: id in QuPath,
+position and a vector of 16-bit floats per nucleus. Nuclei of another program come with --nuclei: outlines or points as
+GeoJSON, points as CSV or HDF5 in level-0 pixels, or a label image.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_provider_argument, add_threads_argument
+from muse_pipeline.cli.output import add_ledger_argument
+
+WRITES = frozenset({"ledger", "model"})  # the model only with --checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse embed``."""
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS_SLIDE", help="folder of one slide in the output of a run"
+    )
+    parser.add_argument("--model", type=Path, metavar="ONNX", required=True, help="model of features")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="write the model first: from a checkpoint of `muse train`, a released MUSE file or a built-in model",
+    )
+    parser.add_argument("--nuclei", type=Path, metavar="FILE", help="nuclei of another program, in place of the run's")
+    parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")
+    add_threads_argument(parser, "windows run at the same time")
+    add_provider_argument(parser)
+    add_ledger_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export if asked to, embed."""
+    from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.pipeline import embed, image_mpp
+    from muse_pipeline.slides.inspect import read_info
+
+    if args.checkpoint:
+        from muse_pipeline.export.embedder import export_embedder
+
+        card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
+        print(f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at {card.mpp:g} um/px")
+    embedder, foreign = Embedder(args.model, args.provider), None
+    if args.nuclei:
+        from muse_pipeline.proposals.imported import read_nuclei_of_others
+
+        foreign = args.nuclei, read_nuclei_of_others(args.nuclei, read_info(SlideFiles(args.results).info))
+    print(embed(args.results, embedder, args.features, args.threads, foreign))

@@ -1,0 +1,151 @@
+"""Features of a network at given nuclei of a slide, whoever found them.
+
+Windows are those of detection: every nucleus is read in the one window in whose core it lies, far from the window's
+edges, at its exact position.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.inference.card import EmbedderCard
+from muse_pipeline.inference.model import card_text
+from muse_pipeline.inference.predictor import GraphRunner
+from muse_pipeline.nuclei.arrow import to_arrow
+from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
+from muse_pipeline.store.grid import WindowGrid
+from muse_pipeline.store.store import Store
+
+DENSE = "dense"  # output of the graph
+HALF_PIXEL = "x/4-0.5"  # see ``models.readout``
+
+
+class Embedder(GraphRunner):
+    """Runs a model of features.
+
+    Raises:
+        ModelError: the file is not ONNX, has no card of such a model, or its card states another graph.
+        ProviderError: the provider is not installed.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu"):
+        super().__init__(path, provider)
+        self.card = card = EmbedderCard.from_json(card_text(self.session, self.path), str(self.path))
+        side, cells = card.input_px, card.input_px // CELL_PX
+        self.require_shapes(
+            {"pixels": (card.batch, 3, side, side), DENSE: (card.batch, card.embedding_dim, cells, cells)}
+        )
+
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:
+        """(N, D) float32 features of one window (S, S, 3) uint8 at positions (N, 2) in it."""
+        return read_map(self.run([DENSE], pixels[None], colour)[0][0], xy, self.card.readout)
+
+    def describe(self) -> dict[str, Any]:
+        """For the provenance of what it gives."""
+        return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
+
+
+def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
+    """A map (D, h, w) read bilinearly at positions (N, 2) in the window: (N, D); as ``models.readout.read_at``."""
+    size = np.array(dense.shape[:0:-1])
+    at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
+    at = np.clip(at, 0, size - 1)
+    low = np.minimum(np.floor(at).astype(int), size - 2)
+    (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
+    upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right
+    lower = dense[:, y + 1, x] * (1 - right) + dense[:, y + 1, x + 1] * right
+    return (upper * (1 - below) + lower * below).T
+
+
+def embed_nuclei(
+    store: Store,
+    embedder: Embedder,
+    colour: np.ndarray,
+    xy: np.ndarray,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    offset_px: int = 0,
+) -> np.ndarray:
+    """(N, D) float16 features of nuclei at ``xy`` (N, 2) in work pixels, which lie on the slide.
+
+    Args:
+        store: the slide's image at the card's mpp.
+        embedder: the model.
+        colour: (3, 4) of the slide, see ``inference.colour_input``.
+        xy: positions.
+        threads: windows that are read and run at the same time; never changes a result.
+        progress: called with (windows done, windows in all).
+        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+
+    Raises:
+        ModelError: the store's mpp is not the card's.
+        StoreError: the store was replaced meanwhile.
+    """
+    card = embedder.card
+    if abs(store.mpp / card.mpp - 1) > 1e-6:
+        raise ModelError(
+            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
+            f"tile the slide at {card.mpp:g} or choose another model"
+        )
+    grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
+    column, row = ((xy + offset_px) // grid.core_px).astype(int).T
+    window = row * grid.shape[1] + column
+    order = np.argsort(window, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(window[order])) + 1) if len(order) else []
+
+    def embed_window(nuclei: np.ndarray) -> np.ndarray:
+        origin = grid.origin_xy(window[nuclei[0]])
+        pixels = store.read(tuple(origin), (card.input_px, card.input_px))
+        return embedder(pixels, colour, xy[nuclei] - origin).astype(np.float16)
+
+    found = np.empty((len(xy), card.embedding_dim), np.float16)
+    for done, (nuclei, features) in enumerate(zip(groups, map_in_order(embed_window, groups, threads), strict=True), 1):
+        found[nuclei] = features
+        if progress:
+            progress(done, len(groups))
+    store.require_unchanged()
+    return found
+
+
+def write_embeddings(
+    path: Path,
+    ids: np.ndarray,
+    xy: np.ndarray,
+    features: Mapping[str, np.ndarray],
+    embedding: np.ndarray,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write ``embeddings-<model>.parquet``: a row per nucleus.
+
+    Args:
+        path: the file.
+        ids: (N,) S36, of the objects in QuPath.
+        xy: (N, 2) in level-0 pixels.
+        features: columns of numbers (N,); written as null where they are not finite.
+        embedding: (N, D) float16.
+        provenance: slide, nuclei and model.
+    """
+    columns = {
+        "id": pa.array(ids.astype("U36").tolist(), pa.string()),
+        "x": to_arrow(xy[:, 0]),
+        "y": to_arrow(xy[:, 1]),
+    }
+    for name, values in features.items():
+        column = np.asarray(values, np.float32)
+        columns[name] = to_arrow(column, valid=np.isfinite(column))
+    values = to_arrow(np.ascontiguousarray(embedding).ravel())
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding.shape[1])
+    table = pa.table(columns).replace_schema_metadata({PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)})
+    with complete_file(path) as partial:
+        pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)

@@ -1,0 +1,128 @@
+"""Features of a network at nuclei of any origin: of the slide's table, of points and masks of another program."""
+
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.export.embedder import load_embedder
+from muse_pipeline.inference.embed import Embedder, embed_nuclei
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.readout import read_at
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.qupath.write import nucleus_ids
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tiled_slide, table_file, tmp_path_factory):
+    """The results of a slide, with a checkpoint of a backbone beside them and what was read from the nuclei."""
+    folder = tmp_path_factory.mktemp("results") / "drawn"
+    shutil.copytree(tiled_slide.folder, folder)
+    shutil.copy(table_file, folder / "nuclei.parquet")
+    torch.manual_seed(1)
+    meta = {"kind": "backbone", "backbone": "muse_compact_16", "mpp": 0.5}
+    save_checkpoint(folder.parent / "small.pt", Checkpoint(BACKBONES["muse_compact_16"]().state_dict(), {}, meta))
+    assert embed(folder, "--checkpoint", folder.parent / "small.pt") == 0
+    return folder
+
+
+def embed(folder, *words):
+    return main(["embed", str(folder), "--model", str(folder.parent / "small.onnx"), *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return pandas.read_parquet(folder / "embeddings-small.parquet")
+
+
+def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, table_file, tiled_slide):
+    assert (found[["x", "y"]] == table[["x", "y"]]).all(axis=None)
+    ids = nucleus_ids(read_provenance(table_file), table["x"].to_numpy(), table["y"].to_numpy())
+    assert list(found["id"]) == list(ids.astype(str))
+    graph, card = load_embedder(folder.parent / "small.pt", mpp=1.0)
+    assert (card.mpp, card.embedding_dim, card.readout) == (0.5, graph.backbone.channels, "x/4-0.5")
+    xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
+    core_px = card.input_px - 2 * card.halo_px
+    core = np.median(xy, axis=0) // core_px * core_px
+    inside = ((xy >= core) & (xy < core + core_px)).all(1)
+    origin = (core - card.halo_px).astype(int)
+    pixels = tiled_slide.store.read(tuple(origin), (card.input_px, card.input_px))
+    with torch.no_grad():
+        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.eye(3, 4))
+    positions = torch.from_numpy(xy[inside] - origin).float()
+    expected = read_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
+    vectors = np.stack(found["embedding"])
+    assert vectors.dtype == np.float16 and inside.sum() > 50
+    np.testing.assert_allclose(vectors[inside], expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_the_same_bytes_with_any_number_of_threads(folder, found):
+    output = folder / "embeddings-small.parquet"
+    before = output.read_bytes()
+    assert embed(folder, "--threads", 3) == 0
+    assert output.read_bytes() == before
+
+
+def test_windows_leave_no_trace(folder, found, tiled_slide):
+    embedder = Embedder(folder.parent / "small.onnx")
+    core_px = embedder.card.input_px - 2 * embedder.card.halo_px
+    xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
+    vectors = np.stack(found["embedding"]).astype(float)
+    shifted = embed_nuclei(tiled_slide.store, embedder, np.eye(3, 4, dtype=np.float32), xy, offset_px=core_px // 2)
+    shifted = shifted.astype(float)
+    cosine = (vectors * shifted).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(shifted, axis=1)
+    assert cosine.min() >= 0.999
+
+
+def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table):
+    points = folder.parent / "points.csv"
+    found[["x", "y"]].to_csv(points, index=False)
+    assert embed(folder, "--nuclei", points, "--features") == 0
+    foreign = pandas.read_parquet(folder / "embeddings-small-points.parquet")
+    order = np.lexsort(found[["x", "y"]].to_numpy().T)
+    np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
+    assert not set(foreign["id"]) & set(found["id"])
+    assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of 4 um
+    counts = "neighbours_within_50um"
+    assert (foreign[counts].to_numpy() == table[counts].to_numpy()[order]).all()
+
+
+def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table):
+    shutil.copytree(folder, again := folder.parent / "again")
+    assert embed(again, "--features") == 0
+    measured = pandas.read_parquet(again / "embeddings-small.parquet")
+    names = [name for name in table if name.split("_")[0] in {"shape", "h", "e", "texture", "neighbours"}]
+    pandas.testing.assert_frame_equal(measured[names], table[names])
+
+
+def test_a_label_image_gives_its_instances(folder, tiled_slide):
+    width, height = tiled_slide.info.size_px
+    label = np.zeros((-(-height // 4), -(-width // 4)), np.int32)
+    label[100:112, 200:216], label[150:160, 90:100] = 5, 9
+    np.save(folder.parent / "mask.npy", label)
+    assert embed(folder, "--nuclei", folder.parent / "mask.npy", "--features") == 0
+    found = pandas.read_parquet(folder / "embeddings-small-mask.parquet")
+    np.testing.assert_allclose(found[["x", "y"]], [[832, 424], [380, 620]], atol=3)
+    np.testing.assert_allclose(found["area_um2"], [12 * 16, 100], rtol=0.15)
+
+
+def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
+    beyond = folder.parent / "beyond.csv"
+    beyond.write_text("x,y\n10,10\n99999999,10\n")
+    assert embed(folder, "--nuclei", beyond) == 2
+    assert "1 of 2 nuclei lie outside the slide" in capsys.readouterr().err
+    np.save(folder.parent / "flat.npy", np.zeros((10, 1000), np.int32))
+    assert embed(folder, "--nuclei", folder.parent / "flat.npy") == 2
+    assert "1000 x 10 px have not the shape of the slide" in capsys.readouterr().err
+    assert main(["embed", str(folder), "--model", str(find_model("compact"))]) == 2
+    assert "finds nuclei and gives no features at given positions; give --checkpoint" in capsys.readouterr().err
+    assert main(["detect", str(folder), "--model", str(folder.parent / "small.onnx"), "--colour", "c", "-o", "o"]) == 2
+    assert "gives features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
+    assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2
+    assert "slide.json" in capsys.readouterr().err
