@@ -11,6 +11,7 @@ run as they are delivered: the default threshold, crops of 0.25 um/px, no truth.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -55,15 +56,22 @@ Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 ins
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
     "first": "its first stage alone",
+    "before": "an earlier recipe: no stain reference, threshold 0.2, masks of the published sizes",
     "third": "a third of its steps",
     "no-guide": "a third, without the instance guide; nuclei of read masks",
     "uniform": "a third, nuclei of masks placed uniformly",
     "painted": "control, a third: the same reader trained on flat painted masks, no GAN",
 }
-THIRD = ["schedule.steps=100", "second.steps=100"]
+THIRD = ["schedule.steps=40", "second.steps=50"]
+BEFORE = [
+    *("schedule.steps=500", "second.steps=400", "second.learning_rate=5.0e-4", "precision=32-true"),
+    *("colour=identity", "calibrate=false", "tissue={}"),
+    "augmentation={stain_gain: 0.1, stain_mix: 0, shift: 0.03, blur: 0, noise: 0}",
+]
 CHANGES = {  # of settings
     "unit": [],
     "first": [],
+    "before": BEFORE,
     "third": THIRD,
     "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
     "uniform": [*THIRD, "tissue.placement=uniform"],
@@ -169,9 +177,10 @@ class PaintedStage(UnitStage):
 
 
 def train_painted(config: UnitConfig, folder: Path) -> Path:
-    """As long as the longer stage; instance loss alone."""
+    """As long as the second stage; instance loss alone."""
     weights = LossWeights(picture_gan=0, mask_gan=0, cycle=0, instances=config.weights.instances)
-    settings = {**vars(config), "weights": weights}
+    schedule = dataclasses.replace(config.schedule, **vars(config.second))
+    settings = {**vars(config), "weights": weights, "schedule": schedule}
     masks = MasksStage(config, folder / "masks").run(_options())
     return PaintedStage(stage_config(UnitConfig(**settings), masks, None), folder / "reader").run(_options())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -55,6 +55,8 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
         mpp /= tissue.magnification ** rng.uniform(-1, 1)  # larger nuclei are nuclei at a finer mpp
+    if tissue.sparsest < 1:
+        tissue = replace(tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1))
     while True:
         mask = paint(plan_tissue(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
         if len(mask.kinds) and (mask.instances == 0).any():

@@ -70,6 +70,7 @@ class TissueSettings:
         clear_band: probability that a band around a gland is free of nuclei.
         clear_band_um: width of that band, uniform between these.
         stroma_per_mm2: nuclei outside glands.
+        sparsest: the stroma of a mask has a fraction of these nuclei, drawn uniformly between this and 1.
         roughness: amplitude of the Fourier series on an outline, relative to its radius, uniform between these.
         max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
         min_area_um2: smaller instances, and smaller remains of those at the border of a mask, are left out.
@@ -88,6 +89,7 @@ class TissueSettings:
     clear_band: float = 0.5
     clear_band_um: tuple[float, float] = (3.75, 15.0)
     stroma_per_mm2: float = 3800.0
+    sparsest: float = 1.0
     roughness: tuple[float, float] = (0.04, 0.08)
     max_overlap: float = 0.1
     min_area_um2: float = 10.0
@@ -96,5 +98,5 @@ class TissueSettings:
 
     def __post_init__(self) -> None:
         require_between(self, "tissue", glands_per_mm2=(0, 1000), stroma_per_mm2=(1, 30_000), max_overlap=(0, 0.5))
-        require_between(self, "tissue", magnification=(1, 3))
+        require_between(self, "tissue", magnification=(1, 3), sparsest=(0.01, 1))
         require_one_of(self, "tissue", placement=PLACEMENTS)

@@ -139,6 +139,16 @@ def test_a_magnification_scales_all_nuclei_of_a_mask_by_one_factor():
     assert scaled.std() > 1.5 * plain.std()
 
 
+def test_the_stroma_of_masks_is_thinned_by_different_fractions():
+    def stroma(tissue: TissueSettings) -> np.ndarray:
+        masks = [synthesise_mask(index, 0, 160, 0.5, replace(tissue, glands_per_mm2=0)) for index in range(60)]
+        return np.array([len(mask.kinds) for mask in masks])
+
+    plain, thinned = stroma(TISSUE), stroma(replace(TISSUE, sparsest=0.1))
+    assert thinned.mean() == pytest.approx(0.55 * plain.mean(), rel=0.15)
+    assert thinned.min() < 0.3 * plain.min() and thinned.max() > 0.8 * plain.mean()
+
+
 def test_a_nucleus_that_loses_too_much_or_encloses_another_is_left_out():
     def painted(*nuclei):
         xy, axes = (np.array([nucleus[i] for nucleus in nuclei], float) for i in (0, 1))
