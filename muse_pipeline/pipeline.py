@@ -209,7 +209,7 @@ def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path,
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
     from muse_pipeline.tissue.find import find_tissue, is_fluorescence, measure_annotation
-    from muse_pipeline.tissue.outline import read_thumbnail, write_picture
+    from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 
     return_large_arrays()
     known = read_info(info)
@@ -222,10 +222,11 @@ def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path,
             parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
             found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
         dark_background = is_fluorescence(search.overview.pixels)
-        write_picture(picture, read_thumbnail(opened, known, search.overview), found, known)
+        traced = trace_outline(found, known)
+        write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
         del search  # the overview makes room for the pixels that the stains are measured in
         stains = measure_colour(opened, known, found, dark_background, warnings)
-    write_outline(outline, found, known)
+    write_outline(outline, traced, known)
     write_json(colour, stains.to_dict())
     found.save(mask)
 

@@ -30,6 +30,8 @@ from muse_pipeline.store.store import Store, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 
+CACHED_CHUNKS = 8  # per thread, 6 MB: what a window shares with the next one of its row
+
 
 class Detector(Protocol):
     """What finds nuclei in windows; called from several threads at once.
@@ -111,6 +113,7 @@ def find_in_shard(
     _require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     batches = _find_batches(store, grid, card.batch, shard, within)
+    store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full: list[int] = []
     guarded: dict[str, list[int]] = defaultdict(list)

@@ -35,8 +35,8 @@ from muse_pipeline.qupath.objects import (
     why_left_out,
 )
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
-from muse_pipeline.tissue.mask import RoiArea, TissueMask
-from muse_pipeline.tissue.outline import TISSUE_RGB, trace_outline
+from muse_pipeline.tissue.mask import RoiArea
+from muse_pipeline.tissue.outline import TISSUE_RGB
 
 LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
 
@@ -230,9 +230,14 @@ def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
-def write_outline(path: Path | str, tissue: TissueMask, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does."""
-    outline = trace_outline(tissue, info)
+def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
+    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does.
+
+    Args:
+        path: of the file.
+        outline: of the tissue, from ``trace_outline``.
+        info: the slide.
+    """
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)

@@ -64,7 +64,9 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
         return overview
 
 
-def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, info: SlideInfo) -> None:
+def write_picture(
+    path: Path | str, thumbnail: Overview, outline: BaseGeometry, roi: BaseGeometry | None, info: SlideInfo
+) -> None:
     """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500 px wide and high."""
     height, width = thumbnail.pixels.shape[:2]
     um = thumbnail.mpp * (width, height)
@@ -73,9 +75,9 @@ def write_picture(path: Path | str, thumbnail: Overview, tissue: TissueMask, inf
     picture = cv2.resize(thumbnail.pixels, size, interpolation=cv2.INTER_AREA)
     to_picture = np.asarray(info.mpp) * scale
     thickness = 1 + max(size) // 600
-    _draw(picture, trace_outline(tissue, info), to_picture, TISSUE_RGB, thickness)
-    if tissue.roi is not None:
-        _draw(picture, tissue.roi, to_picture, ROI_RGB, thickness)
+    _draw(picture, outline, to_picture, TISSUE_RGB, thickness)
+    if roi is not None:
+        _draw(picture, roi, to_picture, ROI_RGB, thickness)
     with complete_file(path) as partial:
         Image.fromarray(picture).save(partial, **PNG)
 

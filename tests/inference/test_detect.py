@@ -1,6 +1,7 @@
 """Detection and stitching of a drawn slide: the cut of the work never shows in the result."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,8 @@ from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.store.grid import Shard
-from muse_pipeline.store.store import open_store
+from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.store.store import Store, open_store
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
@@ -147,6 +149,20 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
     assert 0 < facts["n_windows"] == sum(map(len, runs)) < sum(map(len, every))
+
+
+def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monkeypatch):
+    class Blind(ModelFinder):
+        def __call__(self, pixels, origin_xy):
+            return [no_nuclei(self.card)] * self.card.batch
+
+    read_chunk, copy_chunk, decoded, copied = ShardFiles.read_chunk, Store._copy_chunk, [], []
+    monkeypatch.setattr(ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at))
+    monkeypatch.setattr(Store, "_copy_chunk", lambda self, *how: copied.append(how[:2]) or copy_chunk(self, *how))
+    store = open_store(tiled_slide.store.path)
+    find_in_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
+    assert max(Counter(copied).values()) == 4  # windows that meet in a chunk
+    assert max(Counter(decoded).values()) == 1
 
 
 def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, tmp_path):

@@ -52,7 +52,7 @@ def test_outline_is_valid_and_covers_the_mask_exactly():
 
 def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
     _, info = slide_and_info(Bounds(64, 32, 800, 700))
-    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
     assert feature["properties"] == {
         "objectType": "annotation",
@@ -63,13 +63,13 @@ def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
     shape = shapely.from_geojson(json.dumps(feature["geometry"]))
     assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)  # cut at the bounds, as QuPath's image is
     first = (tmp_path / "t.geojson").read_bytes()
-    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     assert (tmp_path / "t.geojson").read_bytes() == first
 
 
 def test_what_we_write_we_read_as_a_roi(tmp_path):
     _, info = slide_and_info(Bounds(64, 32, 800, 700))
-    write_outline(tmp_path / "t.geojson", holed_mask(), info)
+    write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     assert read_roi(tmp_path / "t.geojson", info).equals(trace_outline(holed_mask(), info))
 
 
@@ -81,7 +81,7 @@ def test_an_outline_of_one_part_is_a_polygon(tmp_path):
         kept = np.zeros_like(tissue.mask)
         kept[rows, :25] = tissue.mask[rows, :25]
         kept[40:, :3] = rows == slice(None)
-        write_outline(tmp_path / "t.geojson", replace(tissue, mask=kept), info)
+        write_outline(tmp_path / "t.geojson", trace_outline(replace(tissue, mask=kept), info), info)
         [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
         assert feature["geometry"]["type"] == kind
         assert len(feature["geometry"]["coordinates"]) == 2  # an outline and its hole, or two parts
@@ -97,7 +97,8 @@ def test_outline_stays_within_the_roi():
 
 def test_no_tissue_is_an_empty_collection(tmp_path):
     _, info = slide_and_info()
-    write_outline(tmp_path / "t.geojson", TissueMask(np.zeros((50, 60), bool), np.array([8.0, 8.0]), None, 0.0), info)
+    glass = TissueMask(np.zeros((50, 60), bool), np.array([8.0, 8.0]), None, 0.0)
+    write_outline(tmp_path / "t.geojson", trace_outline(glass, info), info)
     assert json.loads((tmp_path / "t.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
 
 
@@ -107,7 +108,8 @@ def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
     info = slide.info((0.5, 0.25))
     tissue = TissueMask(np.zeros((50, 250), bool), np.array([8.0, 8.0]), box(1000, 200, 3000, 1400), 0.0)
     tissue.mask[20:30, 100:150] = True
-    write_picture(tmp_path / "t.png", read_thumbnail(slide, info, read_overview(slide, info)), tissue, info)
+    thumbnail = read_thumbnail(slide, info, read_overview(slide, info))
+    write_picture(tmp_path / "t.png", thumbnail, trace_outline(tissue, info), tissue.roi, info)
     picture = np.asarray(Image.open(tmp_path / "t.png")).astype(int)
     assert picture.shape == (300, 1500, 3)
     rows, columns = np.nonzero((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30))
