@@ -41,8 +41,10 @@ def cohort(tmp_path) -> Path:
 
 
 def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
-    write_config(cohort, pretrain={**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}})
+    finer = {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}
+    write_config(cohort, pretrain=finer, pretrain_store={"codec": "jpeg"})
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
+    assert run.stdout.count("--codec jpeg") == 2
     planned = planned_jobs(run.stdout)
     assert {planned.get(name) for name in ("pretrain", "compare")} == {1}, run.stdout
     assert (planned["image"], planned["tile"]) == (2, 2)  # at 0.5 for the model, at 0.25 for the views
@@ -98,6 +100,10 @@ def test_a_training_run_begins_with_it(cohort):
         (
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
             "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
+        ),
+        (
+            {"pretrain": PRETRAIN, "pretrain_store": {"codec": "jpeg"}},
+            "config: pretrain_store: codec jpeg loses detail, and image-500nm.zarr is not for pretraining alone",
         ),
         ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
         (

@@ -114,6 +114,25 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
 
 
+def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
+    """Name of a store -> its codec, for the store of pretraining where ``pretrain_store`` has one.
+
+    Args:
+        settings: the config.
+        pretrain_mpp: um per pixel that pretraining reads.
+
+    Raises:
+        ConfigError: a lossy codec is asked for, and others read the same store.
+    """
+    codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
+    if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
+        raise ConfigError(
+            f"config: pretrain_store: codec {codec} loses detail, and {store} is not for pretraining alone but also "
+            "`mpp` or one of `extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
+        )
+    return {store: codec}
+
+
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
     """Name of a store -> its mpp.
 

@@ -11,6 +11,7 @@ from muse_pipeline.core.errors import ConfigError, OutputError
 CONFIG = {
     **{"output": "results", "mode": "supervised", "model": None, "mpp": 0.5, "shards": 1, "max_features": None},
     **{"pretrain": None, "proposals": None, "train_data": None, "regions": None, "slides": "slides.tsv"},
+    **{"extra_mpps": [], "pretrain_store": {"codec": "zstd"}},
 }
 
 
@@ -81,6 +82,15 @@ def test_two_images_of_one_name_are_rejected():
     assert settings.name_stores([0.5, 0.25, 0.5]) == {"image-500nm.zarr": 0.5, "image-250nm.zarr": 0.25}
     with pytest.raises(ConfigError, match=r"images at 0\.25 and 0\.2499 um/px would both be image-250nm\.zarr"):
         settings.name_stores([0.25, 0.2499])
+
+
+def test_only_an_image_for_pretraining_alone_may_be_lossy():
+    lossy = complete(pretrain_store={"codec": "jpeg"}, extra_mpps=[1.0])
+    assert settings.name_codecs(lossy, 0.25) == {"image-250nm.zarr": "jpeg"}
+    for mpp in (0.5, 1.0):
+        with pytest.raises(ConfigError, match=r"codec jpeg loses detail, and image-\d+nm\.zarr is not for pretraining"):
+            settings.name_codecs(lossy, mpp)
+        assert settings.name_codecs(complete(), mpp)[f"image-{round(1000 * mpp)}nm.zarr"] == "zstd"
 
 
 def test_a_training_run_may_be_a_file_or_stand_in_the_config(tmp_path):

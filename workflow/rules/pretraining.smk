@@ -75,6 +75,7 @@ LABELS = PRETRAINING["labels"] if PRETRAINING else None
 # Whether pretraining helped is also asked of the slides held back; where there is neither label nor such a slide, of those
 # learnt from.
 COMPARE_SLIDES = (PRETRAINING["held"] or ([] if LABELS else PRETRAIN_SLIDES)) if PRETRAINING else []
+CODEC_OF_STORE = or_exit(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
 if PRETRAINING:
     MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
 

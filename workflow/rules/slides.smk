@@ -90,6 +90,7 @@ rule tile:
     params:
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
+        codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
         max_corrupt=config["max_corrupt"],
     shell:
         r"""
@@ -97,6 +98,7 @@ rule tile:
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --mpp {params.mpp} \
+            --codec {params.codec} \
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \

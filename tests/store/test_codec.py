@@ -1,0 +1,70 @@
+"""A store with JPEG chunks: smaller, nearly the same, and for pretraining alone."""
+
+import numpy as np
+import pytest
+import zarr
+from drawn import ArraySlide
+
+from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.store.store import open_store
+from muse_pipeline.store.write import write_store
+from muse_pipeline.tissue.mask import TissueMask
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """The same 1,000 x 700 px of smooth tissue, by codec."""
+    y, x = np.mgrid[:700, :1000]
+    waves = [150 + 60 * np.sin(x / 40) + 30 * np.cos(y / 25), 120 + 50 * np.sin((x + y) / 50), 160 + y * 0.05]
+    noise = np.random.default_rng(0).normal(0, 4, (700, 1000, 1))
+    slide = ArraySlide([(np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8)])
+    mask = TissueMask(np.ones((44, 63), bool), np.array([8.0, 8.0]), None, 0.175)
+    folder = tmp_path_factory.mktemp("codec")
+    paths = {codec: folder / f"{codec}.zarr" for codec in ("zstd", "jpeg")}
+    for codec, path in paths.items():
+        write_store(slide, slide.info((0.5, 0.5)), mask, path, codec=codec)
+    return paths
+
+
+def n_bytes(path):
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("mpp", [0.5, 2.0])
+def test_pixels_are_nearly_those_of_a_lossless_store(paths, mpp):
+    lossless, lossy = (open_store(paths[codec]).at(mpp) for codec in ("zstd", "jpeg"))
+    one, other = (store.read((-20, -10), (600, 400)).astype(int) for store in (lossless, lossy))
+    assert 0 < np.abs(one - other).mean() < 3
+    assert (one.shape, one.mean((0, 1))) == (other.shape, pytest.approx(other.mean((0, 1)), abs=0.5))
+    assert (other[:10] == 255).all()
+    assert n_bytes(paths["jpeg"]) < 0.4 * n_bytes(paths["zstd"])
+
+
+def test_zarr_reads_the_same_pixels(paths):
+    array = zarr.open_group(paths["jpeg"], mode="r")["0"]
+    assert array.shape == (3, 700, 1000)
+    found = np.moveaxis(array[:, 450:700, 480:900], 0, -1)  # four chunks
+    assert np.array_equal(found, open_store(paths["jpeg"]).read((480, 450), (420, 250)))
+    codecs = [
+        codec["name"] for codec in read_json(paths["jpeg"] / "0/zarr.json")["codecs"][0]["configuration"]["codecs"]
+    ]
+    assert codecs == ["transpose", "imagecodecs_jpeg"]
+
+
+def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
+    given = ("--model", "label_free", "--colour", tmp_path / "colour.json", "-o", tmp_path / "shard.parquet")
+    status, _, errors = muse("detect", paths["jpeg"], *given)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "jpeg.zarr: is compressed with loss (jpeg), for pretraining alone" in errors
+    assert not (tmp_path / "shard.parquet").exists()
+    open_store(paths["zstd"]).require_lossless()
+
+
+def test_a_codec_of_a_later_version_is_rejected(paths, tmp_path):
+    group = zarr.open_group(paths["jpeg"], mode="r+")
+    before = group.attrs["muse"]
+    group.attrs["muse"] = {**before, "codec": "jxl"}
+    with pytest.raises(StoreError, match="its chunks are compressed by jxl, not by zstd or jpeg"):
+        open_store(paths["jpeg"])
+    group.attrs["muse"] = before
