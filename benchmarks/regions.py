@@ -22,7 +22,7 @@ import torch
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.methods.mil.attention import SlideAttention
 from muse_pipeline.models.abmil import GatedAttention
-from muse_pipeline.pipeline import join_regions, map_regions
+from muse_pipeline.steps import join_regions, map_regions
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import open_store
 

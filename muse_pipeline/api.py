@@ -29,9 +29,9 @@ from muse_pipeline.inference.model import choose_provider, find_model, precision
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.seams import SLACK_UM
-from muse_pipeline.pipeline import detect_in
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
+from muse_pipeline.steps import detect_in
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.sharding import close_shards
 from muse_pipeline.store.store import open_store

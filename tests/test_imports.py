@@ -30,7 +30,8 @@ LAYERS = (
     {"demo", "preflight", "training", "report", "statistics"},
     {"methods", "viewer"},
     {"export", "probing"},
-    {"geodataframe", "pipeline"},
+    {"geodataframe", "steps"},
+    {"pipeline"},
     {"api"},
     {"cli"},
 )

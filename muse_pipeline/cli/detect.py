@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Detect one shard."""
     from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.inference.predictor import Predictor
-    from muse_pipeline.pipeline import detect
+    from muse_pipeline.steps import detect
 
     provider = choose_provider(args.provider)
     predictor = Predictor(find_model(args.model, provider), provider)

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     """Export if asked to, embed."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.embed import Embedder
-    from muse_pipeline.pipeline import embed, image_mpp
     from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.steps import embed, image_mpp
 
     if args.checkpoint:
         from muse_pipeline.export.embedder import export_embedder

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the URL, copy."""
-    from muse_pipeline.pipeline import fetch
+    from muse_pipeline.steps import fetch
 
     fetch(find_url(args.url, args.slide_id), args.output, args.threads)
 

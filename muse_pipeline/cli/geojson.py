@@ -25,6 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files."""
-    from muse_pipeline.pipeline import geojson
+    from muse_pipeline.steps import geojson
 
     geojson(args.nuclei, args.info, args.output, args.frame, args.max_features, args.threads, args.measurements)

@@ -23,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, sum up."""
-    from muse_pipeline.pipeline import overlay
+    from muse_pipeline.steps import overlay
 
     overlay(args.folder, viewer=not args.no_viewer)

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Map one slide, or a part of it."""
     from muse_pipeline.core.files import remove
     from muse_pipeline.inference.region_maps import MapShard
-    from muse_pipeline.pipeline import join_regions
+    from muse_pipeline.steps import join_regions
     from muse_pipeline.store.grid import Shard
 
     if args.shard:
@@ -65,7 +65,7 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     from muse_pipeline.core.files import read_json
     from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
-    from muse_pipeline.pipeline import map_regions
+    from muse_pipeline.steps import map_regions
 
     if args.training and read_json(args.training)["status"] != "ok":
         raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")

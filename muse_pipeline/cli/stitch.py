@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.pipeline import stitch
+    from muse_pipeline.steps import stitch
 
     if args.features != "none" and not (args.store and args.colour):
         raise ConfigError(f"--features {args.features} is measured in pixels; give --store and --colour too")

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, write."""
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.pipeline import tile
+    from muse_pipeline.steps import tile
 
     if args.transform and args.codec != "zstd":
         raise ConfigError("--codec jpeg: partners are written losslessly; leave it out with --transform")

@@ -27,6 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find, measure, write."""
-    from muse_pipeline.pipeline import tissue
+    from muse_pipeline.steps import tissue
 
     tissue(args.slide, args.info, args.roi, args.mask, args.picture, args.outline, args.colour)

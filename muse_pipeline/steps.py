@@ -1,0 +1,410 @@
+"""The steps of a slide: one function each, from files to files, called by the verb of its name.
+
+A step imports what it needs when it is called, because loading the libraries of all steps takes longer than a step on a
+small slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muse_pipeline.cohort.layout import SlideFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from muse_pipeline.core.types import SlideInfo
+    from muse_pipeline.features.measure import FeatureSettings
+    from muse_pipeline.inference.appearance import Verdict
+    from muse_pipeline.inference.artefacts import ArtefactMap
+    from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.inference.region_maps import MapShard
+    from muse_pipeline.nuclei.table import Nuclei
+    from muse_pipeline.slides.remote import SlideUrl
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import Store
+    from muse_pipeline.tissue.colour import SlideColour
+    from muse_pipeline.tissue.mask import TissueMask
+
+
+def fetch(url: SlideUrl, output: Path, threads: int = 1) -> None:
+    """Copy the slide at ``url`` to the folder ``output``."""
+    from muse_pipeline.slides.fetch import fetch_slide
+
+    n_bytes = fetch_slide(url, output, threads)
+    print(f"{url}: {n_bytes:,} bytes")
+
+
+def inspect(
+    slide: Path,
+    slide_id: str,
+    mpp: float | None = None,
+    source: str | None = None,
+    output: Path | None = None,
+) -> None:
+    """Print what a slide is, and write it to ``output``.
+
+    The slide is opened in a process of its own, so that a file that crashes or hangs its reader is rejected here.
+
+    Args:
+        slide: a slide, an image or a folder of ``fetch``.
+        slide_id: its name in the cohort.
+        mpp: um per level-0 pixel; overrides that of the file.
+        source: the URL that a fetched slide must come from.
+        output: slide.json.
+    """
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.slides.inspect import info_text, inspect_slide
+    from muse_pipeline.slides.isolation import call_isolated
+
+    info = call_isolated(inspect_slide, slide, slide_id, mpp, source)
+    if output:
+        write_json(output, info.to_dict())
+    print(info_text(info))
+
+
+def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path, outline: Path, colour: Path) -> None:
+    """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
+
+    Writes the mask, the outline on the slide and for QuPath, and the stains.
+    """
+    from dataclasses import replace
+
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.qupath.regions import describe_roi, read_annotations, read_roi, write_outline
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
+    from muse_pipeline.tissue.colour import measure_colour
+    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, measure_annotation
+    from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
+
+    return_large_arrays()
+    known = read_info(info)
+    area = read_roi(roi, known) if roi else None
+    with open_slide(slide, known.reader) as opened:
+        require_unchanged(opened, known)
+        search = find_tissue(opened, known, area)
+        found, warnings = search.tissue, search.warnings
+        if area is not None:
+            parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
+            found = replace(found, roi_file=describe_roi(roi, area, known), annotations=tuple(parts))
+        dark_background = is_fluorescence(search.overview.pixels)
+        traced = trace_outline(found, known)
+        write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
+        del search  # the overview makes room for the pixels that the stains are measured in
+        stains = measure_colour(opened, known, found, dark_background, warnings)
+    write_outline(outline, traced, known)
+    write_json(colour, stains.to_dict())
+    found.save(mask)
+
+
+def tile(
+    slide: Path,
+    info: Path,
+    mask: Path,
+    output: Path,
+    mpp: float,
+    threads: int = 1,
+    max_corrupt: float = 0.01,
+    codec: str = "zstd",
+) -> None:
+    """Write the tissue of a slide as an image store at ``mpp``; at most ``max_corrupt`` of it may be undecodable."""
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import read_info, require_unchanged
+    from muse_pipeline.store.write import write_store
+    from muse_pipeline.tissue.mask import TissueMask
+
+    return_large_arrays()
+    known = read_info(info)
+    with open_slide(slide, known.reader) as opened:
+        require_unchanged(opened, known)
+        # The mask is as large as the slide, and write_store releases it early: no variable here may hold it.
+        how = {"mpp": mpp, "threads": threads, "max_corrupt": max_corrupt, "codec": codec}
+        write_store(opened, known, TissueMask.load(mask, known), output, **how)
+
+
+def regions(
+    store: Path, predictor: RegionPredictor, info: Path, colour: Path, output: Path, threads: int = 1
+) -> list[str]:
+    """Map the tissue regions of a slide into the folder ``output``; returns warnings.
+
+    If that fails, the folder has a ``regions.json`` that states why, and no other file of regions.
+    """
+    from muse_pipeline.inference.model import precision_warnings
+    from muse_pipeline.store.grid import Shard
+
+    join_regions(store, info, output, lambda: [map_regions(store, predictor, colour, Shard(1, 1), threads)])
+    return precision_warnings(predictor.card, predictor.provider)
+
+
+def map_regions(store: Path, predictor: RegionPredictor, colour: Path, shard: Shard, threads: int = 1) -> MapShard:
+    """Map one shard of a slide."""
+    from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.inference.region_maps import map_shard
+    from muse_pipeline.store.store import open_store
+
+    image = open_store(store)
+    image.require_lossless()
+    stained = read_colour(colour, image.fingerprint)
+    with print_load("mapping regions", threads), show_progress("windows") as progress:
+        fitted = colour_of_fit(predictor.card.colour, stained.macenko)
+        return map_shard(image, predictor, fitted, shard, threads=threads, progress=progress)
+
+
+def join_regions(store: Path, info: Path, output: Path, find_shards: Callable[[], list[MapShard]]) -> None:
+    """Write the files of a slide's regions from the shards that ``find_shards`` returns, and print areas."""
+    from muse_pipeline.inference.region_files import record_failure, write_regions
+    from muse_pipeline.inference.region_maps import join_shards
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.store import open_store
+
+    known = read_info(info)
+    with record_failure(output, known.slide_id):
+        shards, image = find_shards(), open_store(store)
+        record = write_regions(join_shards(shards, image), image, known, output)
+    for one in record["classes"]:
+        print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
+
+
+def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
+    """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
+    from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.model import name_model, precision_warnings
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
+
+    part, image = Shard.parse(shard), open_store(store)
+    image.require_lossless()
+    stained = read_colour(colour, image.fingerprint)
+    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
+    with print_load("finding nuclei", threads), show_progress("windows") as progress:
+        verdict = detect_in(image, predictor, stained, part, output, threads, progress)
+    return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]
+
+
+def detect_in(
+    store: Store,
+    predictor: Predictor,
+    stained: SlideColour,
+    shard: Shard,
+    output: Path,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    within: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Verdict:
+    """The same of an open store; returns whether the slide looks like the model's training data.
+
+    Args:
+        store: the image.
+        predictor: the model.
+        stained: the stains of the slide.
+        shard: which windows.
+        output: file of the shard.
+        threads: windows run at the same time.
+        progress: called with (batches done, batches in all).
+        within: two corners (x, y) in work pixels; only windows whose cores touch this rectangle are run.
+    """
+    from muse_pipeline.inference.appearance import judge_appearance
+    from muse_pipeline.inference.colour_input import colour_of_fit
+    from muse_pipeline.inference.detect import detect_shard
+
+    card = predictor.card
+    verdict = judge_appearance(card.appearance, stained)
+    how = {"threads": threads, "progress": progress, "appearance": verdict, "within": within}
+    detect_shard(store, predictor, colour_of_fit(card.colour, stained.macenko), shard, output, **how)
+    return verdict
+
+
+def stitch(
+    shards: Sequence[Path],
+    info: Path,
+    mask: Path,
+    output: Path,
+    csv: Path | None = None,
+    threads: int = 1,
+    regions: Path | None = None,
+    features: str = "none",
+    store: Path | None = None,
+    colour: Path | None = None,
+    artefacts: Path | None = None,
+) -> list[str]:
+    """Join all shards of a slide into one table of nuclei; returns warnings.
+
+    Args:
+        shards: of the slide.
+        info: slide.json.
+        mask: tissue.npz.
+        output: the table.
+        csv: the table once more, as CSV.
+        threads: threads that draw outlines.
+        regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
+        features: set of features to measure; all but "none" need ``store`` and ``colour``.
+        store: the image that the nuclei were found in.
+        colour: the stains of the slide.
+        artefacts: GeoJSON of the areas of ``store`` that are out of focus or in ink; its nuclei are flagged.
+    """
+    import pyarrow as pa
+
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
+    from muse_pipeline.inference.stitch import stitch_shards
+    from muse_pipeline.nuclei.parquet import write_csv
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
+
+    return_large_arrays()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
+    known = read_info(info)
+    tissue = TissueMask.load(mask, known)
+    damage = _write_artefacts(store, tissue, known, artefacts, threads) if artefacts else None
+    kept = tissue.kept
+    del tissue  # it takes eight times as much
+    areas = load_regions(regions, known, kept) if regions else None
+    settings = None if features == "none" else _feature_settings(features, store, colour)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, damage)
+    if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
+        output.with_suffix(".csv.gz").unlink(missing_ok=True)
+    if csv:
+        write_csv(output, csv)
+    doubt = provenance.get("nuclear_size", {}).get("doubt")
+    failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
+    n_without = provenance.get("features", {}).get("n_without_pixels")
+    unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
+    return [warning for warning in (doubt, failed, unmeasured) if warning]
+
+
+def _write_artefacts(store: Path, tissue: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
+    from muse_pipeline.inference.artefacts import find_artefacts
+    from muse_pipeline.store.store import open_store
+
+    found = find_artefacts(open_store(store), tissue, threads)
+    found.write_outlines(output, info)
+    return found
+
+
+def _feature_settings(chosen: str, store: Path, colour: Path) -> FeatureSettings:
+    from muse_pipeline.features.measure import FeatureSettings
+    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.store.store import open_store
+
+    image = open_store(store)
+    return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
+
+
+def image_mpp(folder: Path) -> float:
+    """Size of a pixel, in um, of the image of a finished slide; of the finest if there are several."""
+    from muse_pipeline.core.errors import StoreError
+    from muse_pipeline.store.store import open_store
+
+    images = sorted(folder.glob("image-*.zarr"))
+    if not images:
+        raise StoreError(f"{folder}: has no image of a slide; give results of a run that keeps its stores")
+    return min(open_store(image).mpp for image in images)
+
+
+def embed(
+    folder: Path,
+    embedder: Embedder,
+    features: bool = False,
+    threads: int = 1,
+    foreign: tuple[Path, Nuclei] | None = None,
+) -> Path:
+    """Write the features that a network gives the nuclei of a finished slide; returns the file.
+
+    Args:
+        folder: results of the slide, with its image.
+        embedder: the network.
+        features: whether to measure shape, stains, texture and neighbours too.
+        threads: windows run at the same time; changes no result.
+        foreign: file of another program and its nuclei (frame: level0); None for ``nuclei.parquet``.
+    """
+    from muse_pipeline.core.coords import level0_to_work
+    from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.features.measure import FeatureSettings, measure_slide
+    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+    from muse_pipeline.inference.embed import embed_nuclei, write_embeddings
+    from muse_pipeline.inference.stitch import clip_to_slide
+    from muse_pipeline.qupath.write import nucleus_ids
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.store import open_store
+    from muse_pipeline.tissue.mask import TissueMask
+
+    files, card = SlideFiles(folder), embedder.card
+    info, image = read_info(files.info), open_store(files.store(card.mpp))
+    nuclei, classes, origin = _known_nuclei(files, foreign)
+    fit = read_colour(files.colour, image.fingerprint).macenko
+    with print_load("reading features", threads), show_progress("windows") as progress:
+        xy = level0_to_work(nuclei.xy, info.mpp, image.mpp)
+        embedding = embed_nuclei(image, embedder, colour_of_fit(card.colour, fit), xy, threads, progress)
+    columns = {}
+    if features:
+        meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
+        columns = measure_slide(meter, clip_to_slide(nuclei, info))
+    output = files.embeddings(f"{card.name}-{foreign[0].name.partition('.')[0]}" if foreign else card.name)
+    origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}
+    write_embeddings(output, nucleus_ids(origin, *nuclei.xy.T), nuclei.xy, columns, embedding, origin)
+    return output
+
+
+def _known_nuclei(
+    files: SlideFiles, foreign: tuple[Path, Nuclei] | None
+) -> tuple[Nuclei, list[str], dict[str, object]]:
+    """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that their ids stand for."""
+    from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+    from muse_pipeline.slides.inspect import read_info
+
+    if foreign:
+        path, nuclei = foreign
+        model = {"name": path.name, "sha256": sha256_of(path)}
+        return nuclei, ["Nucleus"], {"slide_id": read_info(files.info).slide_id, "model": model}
+    known = read_provenance(files.nuclei)
+    classes = [each["name"] for each in known["card"]["classes"]]
+    return read_nuclei(files.nuclei), classes, {name: known[name] for name in ("slide_id", "model")}
+
+
+def geojson(
+    nuclei: Path,
+    info: Path,
+    output: Path,
+    frame: str = "qupath",
+    max_features: int | None = None,
+    threads: int = 1,
+    measurements: Sequence[str] = (),
+) -> None:
+    """Write a table of nuclei as GeoJSON for QuPath, with its provenance beside it.
+
+    Args:
+        nuclei: the table.
+        info: slide.json.
+        output: the GeoJSON.
+        frame: "qupath" or "openslide", where coordinates start.
+        max_features: also write parts of at most so many nuclei.
+        threads: threads that write.
+        measurements: further columns of numbers that nuclei have in QuPath.
+    """
+    from muse_pipeline.qupath.write import write_geojson
+    from muse_pipeline.slides.inspect import read_info
+
+    how = {"frame": frame, "max_features": max_features, "threads": threads, "measurements": measurements}
+    write_geojson(nuclei, read_info(info), output, **how)
+
+
+def overlay(folder: Path, threads: int = 1, viewer: bool = True) -> None:
+    """Draw density and outlines of a finished slide, write its ``viewer``, and summarise it for the report."""
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.report.slide_summary import summarise_slide
+
+    return_large_arrays()
+    if viewer:
+        from muse_pipeline.viewer.page import write_viewer
+
+        write_viewer(folder, threads)
+    summarise_slide(folder, threads)
