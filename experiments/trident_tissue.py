@@ -95,7 +95,14 @@ def make_stage(arm: str, seed: int, images: Path, work: Path) -> MuseStage:
     views = {"global_px": 64, "local_px": 32, "mpp": (0.5, 1.0)}
     folder = work / f"{arm}-{seed}"
     if arm == "muse":
-        distillation = SelfDistillationSettings(n_prototypes=512, hidden=256, bottleneck=64, momentum=0.98)
+        distillation = SelfDistillationSettings(
+            balance="sinkhorn",
+            teacher_temperature=(0.01, 0.01),
+            n_prototypes=512,
+            hidden=256,
+            bottleneck=64,
+            momentum=0.98,
+        )
         sources = (NucleusSource(**source),)
         config = MuseConfig(
             sources=sources, views=ViewSettings(n_local=2, **views), distillation=distillation, **common

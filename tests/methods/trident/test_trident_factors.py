@@ -69,12 +69,9 @@ def test_three_branches_keep_what_each_pair_teaches():
 
 @pytest.mark.slow
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
-    """What holds for every seed that was run: (i), (ii), and B in three branches.
-
-    C is in three branches with two of three seeds, see docs/results.md; with linear encoders it is, above.
-    """
+    """One seed of the experiment of docs/results.md."""
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
     siamese, two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("siamese", "two", "three"))
-    assert siamese["B"] > 0.9 and siamese["C"] < 0.65
-    assert two["C"] > 0.9 and two["B"] < 0.8
-    assert three["A"] > 0.95 and abs(three["B"] - siamese["B"]) < 0.05
+    assert siamese["B"] > 0.95 and siamese["C"] < 0.65
+    assert two["C"] > 0.95 and two["B"] < 0.85
+    assert three["A"] > 0.95 and abs(three["B"] - siamese["B"]) < 0.05 and three["C"] > two["C"] - 0.05
