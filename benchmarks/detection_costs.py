@@ -1,0 +1,84 @@
+"""What detection of a slide costs beside its network's nuclei: halo and glass that are run, and reading and cutting.
+
+    python benchmarks/detection_costs.py RESULTS/SLIDE [--sides 512 1024 2048] [--threads 2]
+
+On a processor the part of each window that holds tissue is run, with its halo. A larger window has less halo, and a
+part that fits the tissue less closely. Seconds are the processor's, of detection with a network that finds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.coords import work_size_px
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.detect import detect_shard, plan_windows
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.stain import IDENTITY
+
+
+def main() -> None:
+    """Print the area by the side of a window, then the seconds of three runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="RESULTS/SLIDE")
+    parser.add_argument("--model", default="compact")
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 768, 1024, 1536, 2048])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    files, predictor = SlideFiles(args.folder), Predictor(find_model(args.model))
+    info = read_info(files.info)
+    tissue = TissueMask.load(files.mask, info)
+    print(f"{tissue.area_mm2:.1f} mm2 of tissue\n\n| side of a window, px | windows | mm2 run |\n|---|---|---|")
+    for side in args.sides:
+        n, mm2 = area_run(predictor, side, tissue, info)
+        print(f"| {side} | {n:,} | {mm2:.1f} |")
+    predictor.session = Blind(predictor)
+    seconds = [time_without_network(predictor, files, args.threads) for _ in range(3)]
+    print(f"\ndetection without its network, s: {', '.join(f'{each:.2f}' for each in seconds)}")
+
+
+def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo) -> tuple[int, float]:
+    """Windows of this side, and the mm2 that the model runs in them."""
+    card = predictor.card
+    predictor.card = replace(card, input_px=side_px)
+    sizes = plan_windows(predictor, tissue, work_size_px(info.size_px, info.mpp, card.mpp))[:, 2:]
+    predictor.card = card
+    return len(sizes), float(sizes.prod(1).sum() * card.mpp**2 / 1e6)
+
+
+class Blind:
+    """A session that takes the pixels and finds nothing."""
+
+    def __init__(self, predictor: Predictor):
+        card = predictor.card
+        widths = {"xy": (2,), "score": (), "prob": (len(card.classes),), "rays": (card.n_rays,)}
+        self._shapes = widths | {"embedding": (card.embedding_dim,)}
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """No nuclei in any window."""
+        return [np.zeros((len(inputs["pixels"]), 0, *self._shapes[name]), np.float32) for name in outputs]
+
+
+def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) -> float:
+    """Processor seconds of detection by a blind session."""
+    store = open_store(files.store(predictor.card.mpp))
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        detect_shard(store, predictor, IDENTITY, Shard(1, 1), Path(folder) / "shard.parquet", threads=threads)
+        return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()
