@@ -5,7 +5,7 @@
 
 `config/train/unit.yaml` trains on pixels of BRCA-M2C and CAMELYON16. It is scored on TNBC (Institut Curie, 35 crops
 of 7 patients) and NuCLS (10 crops, each taken for a patient), which it is neither trained on nor chosen by. All arms
-run as they are delivered: the default threshold, crops of 0.25 um/px, no truth. A stopped training continues.
+run as they are delivered: the threshold of the card, crops of 0.25 um/px, no truth. A stopped training continues.
 """
 
 from __future__ import annotations
