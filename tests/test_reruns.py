@@ -76,6 +76,7 @@ CHANGED_SETTINGS = [
     ("spatialdata", True, {"spatialdata": 2, **NUCLEI}),
     ("statistics", {"group": "label"}, {"statistics": 1}),
     ("viewer", False, NUCLEI),
+    ("quality", True, NUCLEI),
 ]
 # The built-in model works at 0.5 um alone; the setting needs one that does not.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}

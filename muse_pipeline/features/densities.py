@@ -42,7 +42,7 @@ def measure_densities(zones: Zones, pixels: np.ndarray, tables: np.ndarray) -> d
         tables: (2, 3, 256) of ``stain_tables``.
     """
     colours = [
-        pixels.reshape(-1, 3).take(zone.place, axis=0)[:, None] for zone in (zones.nucleus, zones.rim, zones.ring)
+        pixels.reshape(-1, 3).take(zone.pixel, axis=0)[:, None] for zone in (zones.nucleus, zones.rim, zones.ring)
     ]
     found = {}
     for stain, table in zip("he", tables, strict=True):

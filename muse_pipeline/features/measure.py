@@ -134,12 +134,12 @@ class FeatureMeter:
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
-            taken[nuclei.place] = True
+            taken[nuclei.pixel] = True
         pixels = self.store.read(tuple(low), (width, height))
         density = split_stain(pixels, self._tables[0]) if "texture" in self.groups else None
         parts = []
         for group in zones:
-            free = group.ring.where(~taken.take(group.ring.place))
+            free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), pixels, self._tables))
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)

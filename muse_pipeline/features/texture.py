@@ -23,8 +23,8 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
         density: (h, w) haematoxylin of the image, in ``densities.STEP``; beyond its edges it is as at the edges.
         mpp: um per pixel.
     """
-    y, x = np.divmod(nuclei.place, density.shape[1])
-    values = density.ravel().take(nuclei.place)
+    y, x = np.divmod(nuclei.pixel, density.shape[1])
+    values = density.ravel().take(nuclei.pixel)
     level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
     gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(density, x, y) * (STEP / mpp))
     return {
@@ -40,8 +40,8 @@ def _gradient(density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(M,) magnitude of the central differences at pixels (x, y), per pixel."""
     padded = cv2.copyMakeBorder(density, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     width, values = padded.shape[1], padded.ravel()
-    place = (y + 1) * width + x + 1
-    right, left, below, above = (values.take(place + step) for step in (1, -1, width, -width))
+    cell = (y + 1) * width + x + 1
+    right, left, below, above = (values.take(cell + step) for step in (1, -1, width, -width))
     return np.hypot(right - left, below - above) / 2
 
 
@@ -70,8 +70,8 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
         apart = np.abs(first - second)
         of_pair = known, first + second, first * first + second * second, first * second, apart * apart
         totals += [nuclei.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
-        place = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
-        counts += np.bincount(place[known], minlength=len(counts))
+        cell = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
+        counts += np.bincount(cell[known], minlength=len(counts))
     n_pairs, sums, squares, products, differences, inverse = totals
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / (2 * n_pairs)

@@ -22,11 +22,11 @@ class Pixels:
     """Pixels of N nuclei, nucleus by nucleus and row by row.
 
     Attributes:
-        place: (M,) int32 index of the pixel in the flattened image.
+        pixel: (M,) int32 index of the pixel in the flattened image.
         start: (N + 1,) the nucleus i has the pixels from start[i] to start[i + 1].
     """
 
-    place: np.ndarray
+    pixel: np.ndarray
     start: np.ndarray
 
     @property
@@ -41,8 +41,8 @@ class Pixels:
 
     def where(self, chosen: np.ndarray) -> Pixels:
         """The pixels that are chosen (M,) bool."""
-        places = np.flatnonzero(chosen)
-        return Pixels(self.place.take(places), np.searchsorted(places, self.start))
+        kept = np.flatnonzero(chosen)
+        return Pixels(self.pixel.take(kept), np.searchsorted(kept, self.start))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """(N,) sums of values (M,) by nucleus; float64, or int64 where the values are whole numbers."""

@@ -35,7 +35,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
-MIN_NUCLEI = 100  # fewer may be of one place
+MIN_NUCLEI = 100  # fewer may be of one area
 SMALLEST = (0.78, 0.94), (20.0, 12.0)  # mean class probability -> least median area in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
 SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
@@ -345,7 +345,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 
 
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
-    """For each group of the shards' reports the places (n,) in it of those that stay, in the order of the table."""
+    """For each group of the shards' reports the indices (n,) in it of those that stay, in the order of the table."""
     seams = SeamResolver(grid, mpp)
     chosen, stops = np.zeros(0, np.int64), deque([0])  # what waits to be handed out, and the ends of groups not yet so
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):

@@ -12,9 +12,9 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.registration.sample import PixelReader, grid_um, nuclear_density, sample
 from muse_pipeline.registration.transform import Transform
 
-CLEAR = 0.1  # of correlation, by which the best place in a tile exceeds every other
+CLEAR = 0.1  # of correlation, by which the best position in a tile exceeds every other
 MIN_CORRELATION = 0.2
-OTHER_PLACE_UM = 8.0  # further from the best place than this is another one
+OTHER_POSITION_UM = 8.0  # further from the best position than this is another one
 FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
 COVERED = 0.25  # of a tile, by tissue, so that a transform is fitted to it
 MIN_SEEN = 0.8  # part of a tile that lies on the partner
@@ -27,7 +27,7 @@ class Power:
     Attributes:
         um: per pixel.
         tile_um: side of a tile.
-        reach_um: how far from its place a tile is looked for.
+        reach_um: how far from its position a tile is looked for.
     """
 
     um: float
@@ -52,9 +52,9 @@ class Matches:
     Attributes:
         centre_um: (N, 2) on the slide.
         shift_um: (N, 2), how far from ``centre_um`` the transform finds on the slide what it should find there.
-        correlation: (N,) of the tile and the partner at its best place.
+        correlation: (N,) of the tile and the partner at its best position.
         is_seen: (N,) bool, whether the partner shows anything there.
-        is_clear: (N,) bool, whether one place is much better than all others.
+        is_clear: (N,) bool, whether one position is much better than all others.
         is_alike: (N,) bool, whether the tile correlates with the partner where it is, or is too even to do so.
     """
 
@@ -124,26 +124,26 @@ def _match_tile(
     if tile.std() < FLAT:
         return EVEN
     score = cv2.matchTemplate(around, tile, cv2.TM_CCOEFF_NORMED)
-    place = np.array(np.unravel_index(score.argmax(), score.shape))
-    best = float(score[tuple(place)])
-    near = round(OTHER_PLACE_UM / power.um) + 1
+    position = np.array(np.unravel_index(score.argmax(), score.shape))
+    best = float(score[tuple(position)])
+    near = round(OTHER_POSITION_UM / power.um) + 1
     others = score.copy()
-    others[tuple(slice(max(at - near, 0), at + near + 1) for at in place)] = -1
-    at_edge = (place == 0).any() or (place == 2 * reach).any()
+    others[tuple(slice(max(at - near, 0), at + near + 1) for at in position)] = -1
+    at_edge = (position == 0).any() or (position == 2 * reach).any()
     clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
-    shift = (place + _subpixel(score, place) - reach)[::-1] * power.um
+    shift = (position + _subpixel(score, position) - reach)[::-1] * power.um
     return TileMatch(shift, best, True, bool(clear), bool(score[reach, reach] >= MIN_CORRELATION))
 
 
-def _subpixel(score: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
     """(row, column) offset of the peak of a parabola through the best score and its neighbours, at most half a px."""
     offset = np.zeros(2)
     for axis in range(2):
-        before, after = (place.copy() for _ in range(2))
+        before, after = (position.copy() for _ in range(2))
         before[axis], after[axis] = before[axis] - 1, after[axis] + 1
         if before[axis] < 0 or after[axis] >= score.shape[axis]:
             continue
-        low, middle, high = (float(score[tuple(at)]) for at in (before, place, after))
+        low, middle, high = (float(score[tuple(at)]) for at in (before, position, after))
         curvature = low - 2 * middle + high
         if curvature < 0:
             offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, COVERED)

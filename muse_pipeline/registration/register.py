@@ -122,7 +122,7 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
 
 def search(pair: Pair) -> list[Transform]:
     """The likeliest placements of the partner, the best first."""
-    return [place.transform for place in find_placements(pair.low, pair.partner_low, pair.threads)]
+    return [placement.transform for placement in find_placements(pair.low, pair.partner_low, pair.threads)]
 
 
 def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:

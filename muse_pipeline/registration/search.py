@@ -67,7 +67,7 @@ def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> lis
     turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))
     tried = list(map_in_order(lambda turn: search.correlate(*turn, 1.0), turns, threads))
     chosen = map_in_order(search.refine, islice(_best_apart(tried), N_PLACEMENTS), threads)
-    return sorted(chosen, key=lambda place: -place.score)
+    return sorted(chosen, key=lambda placement: -placement.score)
 
 
 class _Search:
@@ -88,10 +88,10 @@ class _Search:
         """The Fourier transform of maps (h, w, 2), padded so that no shift wraps around."""
         return scipy.fft.rfft2(np.moveaxis(maps, -1, 0), self.shape)
 
-    def refine(self, place: Placement) -> Placement:
+    def refine(self, placement: Placement) -> Placement:
         """The best of nearby angles and scales."""
-        angles = place.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
-        around = [self.correlate(angle, place.mirrored, scale) for angle, scale in product(angles, SCALES)]
+        angles = placement.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
+        around = [self.correlate(angle, placement.mirrored, scale) for angle, scale in product(angles, SCALES)]
         return max(around, key=lambda one: one.score)
 
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
@@ -120,12 +120,12 @@ def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
     return scale * turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])
 
 
-def _best_apart(places: Sequence[Placement]) -> Iterator[Placement]:
+def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
     """Placements from the best down, without those close in angle to a better one."""
     kept: list[Placement] = []
-    for place in sorted(places, key=lambda one: -one.score):
-        same_side = [other.degrees for other in kept if other.mirrored == place.mirrored]
-        turns = [abs((place.degrees - degrees + 180) % 360 - 180) for degrees in same_side]
+    for placement in sorted(placements, key=lambda one: -one.score):
+        same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
+        turns = [abs((placement.degrees - degrees + 180) % 360 - 180) for degrees in same_side]
         if min(turns, default=180.0) >= APART_DEGREES:
-            kept.append(place)
-            yield place
+            kept.append(placement)
+            yield placement

@@ -209,7 +209,7 @@ def write_shard(
             if read.content:
                 file.add(*chunk.in_shard, read.content)
             for image, part in zip(smaller, read.smaller, strict=True):
-                image[place(chunk.in_shard, part.shape[1])] = part
+                image[slices(chunk.in_shard, part.shape[1])] = part
     for level, image in enumerate(smaller, 1):
         write_smaller(shard_path(folder / str(level), *shard), image, chunk_px(PYRAMID[level]), codec)
 
@@ -219,11 +219,11 @@ def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> No
     n = image.shape[1] // side_px
     with NewShardFile(path, n) as file:
         for at in z_order(n):
-            if content := compress(np.ascontiguousarray(image[place(at, side_px)]), codec):
+            if content := compress(np.ascontiguousarray(image[slices(at, side_px)]), codec):
                 file.add(*at, content)
 
 
-def place(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
+def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
     """Where in an image (3, h, w) the square of a grid of ``side_px`` lies."""
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 

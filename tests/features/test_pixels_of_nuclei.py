@@ -47,7 +47,7 @@ def contains(xy, rays, index):
 def pixels_of(zone, index):
     """(h, w) bool: the pixels of one nucleus."""
     found = np.zeros((SIDE, SIDE), int)
-    np.add.at(found.ravel(), zone.place[zone.start[index] : zone.start[index + 1]], 1)
+    np.add.at(found.ravel(), zone.pixel[zone.start[index] : zone.start[index + 1]], 1)
     assert found.max(initial=0) <= 1
     return found > 0
 
@@ -70,8 +70,8 @@ def test_zones_are_the_same_in_every_image(nuclei):
         find_zones(xy[inner], rays[inner], MPP, CORNER, (250, 280)),
     )
     for zone in ("nucleus", "rim", "ring"):
-        y, x = np.divmod(getattr(part, zone).place, 280)
-        assert ((y + CORNER[1]) * SIDE + x + CORNER[0] == getattr(whole, zone).place).all()
+        y, x = np.divmod(getattr(part, zone).pixel, 280)
+        assert ((y + CORNER[1]) * SIDE + x + CORNER[0] == getattr(whole, zone).pixel).all()
 
 
 def test_densities_are_those_of_numpy(nuclei, pixels):

@@ -62,14 +62,14 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         labels = {row.slide_id: (row.label, "") for row in rows.values() if row.label}
     else:
         labels = read_label_table(settings.table, "slide")
-    place, found = settings.table or settings.slides, []
+    location, found = settings.table or settings.slides, []
     for slide_id, (word, patient) in labels.items():
         name = settings.class_map.get(word, word)
         if slide_id not in rows:
-            raise LabelError(f"{place}: labels '{slide_id}', which is no slide of {settings.slides}; correct either")
+            raise LabelError(f"{location}: labels '{slide_id}', which is no slide of {settings.slides}; correct either")
         if name not in classes:
             raise LabelError(
-                f"{place}: label '{word}' is no class of the model ({', '.join(classes)}); see `class_map`"
+                f"{location}: label '{word}' is no class of the model ({', '.join(classes)}); see `class_map`"
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
         found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
@@ -77,7 +77,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         n_patients = len({slide.patient for slide in found if slide.label == index})
         if n_patients < settings.folds:
             raise LabelError(
-                f"{place}: slides of {name} are of {count_noun(n_patients, 'patient')}, and {settings.folds} folds "
+                f"{location}: slides of {name} are of {count_noun(n_patients, 'patient')}, and {settings.folds} folds "
                 "need as many or more; add slides or lower `folds`"
             )
     return found

@@ -190,14 +190,14 @@ class Trident(Method):
         return self.image([one.image for one in he], rows, batch.partner.image_known)
 
     def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
-        places, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
+        positions, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
-        views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, places, strict=False)]
+        views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
-            rows = read_at(in_float(pictures.dense), places[0][has], self.partner.lattice)[known[has]]
+            rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
         elif self.partner is not None:
             rows = apply_to_rows(self.partner, partner.nuclei[known])
         return self.nucleus(views, rows, known[chosen])
@@ -209,10 +209,10 @@ class Trident(Method):
 
 def _draw(shared: Tensor, most: int) -> Tensor:
     """``shared`` (B, M) with at most ``most`` entries set, drawn from those that are."""
-    places = shared.nonzero()
-    if len(places) <= most:
+    positions = shared.nonzero()
+    if len(positions) <= most:
         return shared
-    kept = places[torch.randperm(len(places), device=places.device)[:most]]
+    kept = positions[torch.randperm(len(positions), device=positions.device)[:most]]
     return torch.zeros_like(shared).index_put(
         (kept[:, 0], kept[:, 1]), torch.ones((), dtype=torch.bool, device=kept.device)
     )

@@ -54,9 +54,9 @@ class MaskDomain:
         padded_xy = np.full((batch, most, 2), FAR, np.float32)
         padded_rays = np.full((batch, most, self.turned.shape[1]), np.nan, np.float32)
         label = np.full((batch, most), -1, np.int64)
-        for index, (places, radii) in enumerate(zip(xy, rays, strict=True)):
-            padded_xy[index, : len(places)], padded_rays[index, : len(places)] = places, radii
-            label[index, : len(places)] = 0
+        for index, (centres, radii) in enumerate(zip(xy, rays, strict=True)):
+            padded_xy[index, : len(centres)], padded_rays[index, : len(centres)] = centres, radii
+            label[index, : len(centres)] = 0
         return MaskWindows(np.stack(pictures), padded_xy, padded_rays, label)
 
     def nuclei(self, index: int) -> Nuclei:

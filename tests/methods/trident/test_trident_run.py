@@ -198,7 +198,7 @@ def test_a_table_of_cells_in_the_other_unit_is_refused(slide, tmp_path, muse):
     config = write_paired_config(tmp_path, [with_partner(slide, vectors=table, unit="um")], schedule={"steps": 1})
     status, _, errors = train(muse, config, tmp_path / "um")
     assert status == 0, errors
-    words = "t.csv: 100% of its places in tissue lie at a nucleus of S1 with x and y in um, and ", "set `unit: um`"
+    words = "t.csv: 100% of its spots in tissue lie at a nucleus of S1 with x and y in um, and ", "set `unit: um`"
     refused(muse, tmp_path, with_partner(slide, vectors=table), *words)
 
 
