@@ -40,8 +40,8 @@ def _gradient(density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(M,) magnitude of the central differences at pixels (x, y), per pixel."""
     padded = cv2.copyMakeBorder(density, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     width, values = padded.shape[1], padded.ravel()
-    cell = (y + 1) * width + x + 1
-    right, left, below, above = (values.take(cell + step) for step in (1, -1, width, -width))
+    pixel = (y + 1) * width + x + 1
+    right, left, below, above = (values.take(pixel + step) for step in (1, -1, width, -width))
     return np.hypot(right - left, below - above) / 2
 
 
@@ -70,8 +70,8 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
         apart = np.abs(first - second)
         of_pair = known, first + second, first * first + second * second, first * second, apart * apart
         totals += [nuclei.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
-        cell = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
-        counts += np.bincount(cell[known], minlength=len(counts))
+        entry = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
+        counts += np.bincount(entry[known], minlength=len(counts))
     n_pairs, sums, squares, products, differences, inverse = totals
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / (2 * n_pairs)

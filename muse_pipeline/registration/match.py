@@ -146,7 +146,7 @@ def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
         low, middle, high = (float(score[tuple(at)]) for at in (before, position, after))
         curvature = low - 2 * middle + high
         if curvature < 0:
-            offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, COVERED)
+            offset[axis] = np.clip((low - high) / (2 * curvature), -0.5, 0.5)
     return offset
 
 
