@@ -74,7 +74,7 @@ def cut_crops(slide: Path, folder: Path, n_crops: int, area_mm2: float) -> None:
     names = [f"crop-{number:02}" for number in range(1, n_crops + 1)]
     lines = ["slide_id\tpath", *(f"{name}\tslides/{name}.tif" for name in names)]
     (folder / "slides.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "config.yaml").write_text("slides: slides.tsv\n", encoding="utf-8")
+    (folder / "config.yaml").write_text("slides: slides.tsv\nviewer: false\n", encoding="utf-8")
 
 
 def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
@@ -84,7 +84,17 @@ def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
     python = [sys.executable, "-m"]
     commands = {
         "workflow": [*python, "snakemake", "--snakefile", str(tree / "Snakefile"), "--cores", str(cores)],
-        "muse run": [*python, "muse_pipeline.cli.main", "run", "slides", "-o", "run", "--threads", str(cores)],
+        "muse run": [
+            *python,
+            "muse_pipeline.cli.main",
+            "run",
+            "slides",
+            "-o",
+            "run",
+            "--threads",
+            str(cores),
+            "--no-viewer",
+        ],
     }
     options = ["--configfile", "config.yaml"] if way == "workflow" else []
     environment = {**os.environ, "PYTHONPATH": str(tree)}
