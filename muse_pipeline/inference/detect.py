@@ -115,8 +115,7 @@ def find_in_shard(
     batches = _find_batches(store, grid, card.batch, shard, within)
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
-    full: list[int] = []
-    guarded: dict[str, list[int]] = defaultdict(list)
+    full, guarded = [], defaultdict(list)  # windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):

@@ -148,14 +148,8 @@ def stitch_shards(
     require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
-    names, described = [one.name for one in card.classes], provenance(shards, card, info)
-    described["tissue_sha256"] = kept.tissue_sha256
-    if kept.roi_file is not None:
-        described["roi"] = kept.roi_file
-    if regions is not None:
-        described["regions"] = regions.describe()
-    if artefacts is not None:
-        described["quality"] = artefacts.describe()
+    names = [one.name for one in card.classes]
+    described = provenance(shards, card, info) | _describe_areas(kept, regions, artefacts)
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
@@ -182,6 +176,20 @@ def stitch_shards(
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
             writer.provenance["nuclear_size"] = {**size.to_dict(), "doubt": doubt}
     return writer.provenance
+
+
+def _describe_areas(
+    kept: KeptArea, regions: SlideRegions | FailedRegions | None, artefacts: ArtefactMap | None
+) -> dict[str, Any]:
+    """Tissue, region of interest, tissue regions and artefacts, for the provenance."""
+    described: dict[str, Any] = {"tissue_sha256": kept.tissue_sha256}
+    if kept.roi_file is not None:
+        described["roi"] = kept.roi_file
+    if regions is not None:
+        described["regions"] = regions.describe()
+    if artefacts is not None:
+        described["quality"] = artefacts.describe()
+    return described
 
 
 @dataclass(frozen=True)
