@@ -82,7 +82,7 @@ def _pair(args: argparse.Namespace):
     from muse_pipeline.core.errors import ConfigError, NucleiError
     from muse_pipeline.evaluation.pairing import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
-    from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
+    from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:

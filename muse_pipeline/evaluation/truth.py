@@ -20,8 +20,8 @@ from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.objects import list_counts
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import require_nucleus_size, split_regions, union_of_areas
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.parquet import footer_checksum
-from muse_pipeline.qupath.features import iterate_features
 from muse_pipeline.qupath.objects import properties_of
+from muse_pipeline.qupath.parse import iterate_features
 
 SLIDE, NUCLEI = "muse slide", "muse nuclei"  # in the metadata of a region, as page/teach.js writes it
 

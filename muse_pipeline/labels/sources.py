@@ -11,8 +11,8 @@ from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.objects import IGNORED, REGION
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 FORMATS = ("row column class", "x y class", "geojson", "instances")  # beside those of open datasets
 BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an open dataset does not take

@@ -25,7 +25,7 @@ from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
-from muse_pipeline.qupath.features import GEOJSON_SUFFIXES
+from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 

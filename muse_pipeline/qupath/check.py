@@ -20,7 +20,8 @@ import shapely
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import list_geojson, open_member
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
-from muse_pipeline.qupath.features import (
+from muse_pipeline.qupath.objects import read_object_type
+from muse_pipeline.qupath.parse import (
     ALONE,
     COLLECTION,
     GEOJSON_SUFFIXES,
@@ -29,7 +30,6 @@ from muse_pipeline.qupath.features import (
     iterate_items,
     loads_lenient,
 )
-from muse_pipeline.qupath.objects import read_object_type
 from muse_pipeline.qupath.rules import (
     SINCE_06,
     VERSIONS,

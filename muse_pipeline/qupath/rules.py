@@ -16,8 +16,8 @@ import orjson
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.qupath.features import GEOMETRIES
 from muse_pipeline.qupath.objects import LEGACY_IDS, TYPE_KEYS, properties_of, read_object_type, type_of_word
+from muse_pipeline.qupath.parse import GEOMETRIES
 
 VERSIONS = ("0.4", "0.5", "0.6", "0.7")
 BEFORE_05, BEFORE_06, SINCE_06 = VERSIONS[:1], VERSIONS[:2], VERSIONS[2:]

@@ -42,7 +42,7 @@ def _window(card: Mapping[str, Any]) -> str | None:
 
 def _colour(colour: Mapping[str, Any]) -> str | None:
     share = colour.get("share", 1.0)
-    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", {share:.0%} of the way"
+    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", strength {share:.0%}"
     return f"{colour['method']}{partly}" if "method" in colour else None
 
 

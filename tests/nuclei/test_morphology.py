@@ -11,7 +11,7 @@ from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter, read_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.features import iterate_features
+from muse_pipeline.qupath.parse import iterate_features
 from muse_pipeline.qupath.write import write_geojson
 
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.qupath.features import iterate_features
+from muse_pipeline.qupath.parse import iterate_features
 
 FEATURES = [{"type": "Feature", "id": number} for number in range(3)]
 LINES = [json.dumps(feature) for feature in FEATURES]
