@@ -11,9 +11,9 @@ from muse_pipeline.core.types import GEOJSON_FRAMES, SlideInfo
 from muse_pipeline.registration.checkerboard import write_checkerboard
 from muse_pipeline.registration.given import read_given
 from muse_pipeline.registration.outcome import CHECKERBOARD, RESIDUALS, TRANSFORM
+from muse_pipeline.registration.partner_store import write_partner_store
 from muse_pipeline.registration.record import describe, read_registered, write_residuals
 from muse_pipeline.registration.register import LIMIT_UM, inspect_partner, open_pair, register_partner
-from muse_pipeline.registration.store import write_partner_store
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.tissue.mask import TissueMask

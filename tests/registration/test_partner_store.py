@@ -7,9 +7,9 @@ from drawn_pair import Warp, draw_partner, draw_section, open_drawn, stain_he
 from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.dab import split_stains
+from muse_pipeline.registration.partner_store import write_partner_store
 from muse_pipeline.registration.record import describe, read_registered
 from muse_pipeline.registration.register import open_pair, register_partner
-from muse_pipeline.registration.store import write_partner_store
 from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.find import find_tissue
