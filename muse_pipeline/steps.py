@@ -248,7 +248,7 @@ def stitch(
         features: set of features to measure; all but "none" need ``store`` and ``colour``.
         store: the image that the nuclei were found in.
         colour: the stains of the slide.
-        artefacts: GeoJSON of the areas of ``store`` that are out of focus or in ink; its nuclei are flagged.
+        artefacts: GeoJSON for the areas of ``store`` that are out of focus or in ink, whose nuclei are flagged.
     """
     import pyarrow as pa
 
@@ -263,12 +263,12 @@ def stitch(
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     known = read_info(info)
     tissue = TissueMask.load(mask, known)
-    damage = _write_artefacts(store, tissue, known, artefacts, threads) if artefacts else None
+    flagged = _write_artefacts(store, tissue, known, artefacts, threads) if artefacts else None
     kept = tissue.kept
     del tissue  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
-    settings = None if features == "none" else _feature_settings(features, store, colour)
-    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, damage)
+    settings = None if features == "none" else _feature_settings(features, store, colour, known)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, flagged)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
@@ -282,31 +282,47 @@ def stitch(
 
 def _write_artefacts(store: Path, tissue: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
     from muse_pipeline.inference.artefacts import find_artefacts
-    from muse_pipeline.store.store import open_store
 
-    found = find_artefacts(open_store(store), tissue, threads)
+    found = find_artefacts(_open_image(store, info), tissue, threads)
     found.write_outlines(output, info)
     return found
 
 
-def _feature_settings(chosen: str, store: Path, colour: Path) -> FeatureSettings:
-    from muse_pipeline.features.measure import FeatureSettings
-    from muse_pipeline.inference.colour_input import read_colour
+def _open_image(store: Path, info: SlideInfo) -> Store:
+    """The image of a slide, in which pixels are measured.
+
+    Raises:
+        StoreError: it is of another slide, or compressed with losses.
+    """
+    from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
 
     image = open_store(store)
+    image.require_lossless()
+    if image.fingerprint != info.fingerprint:
+        raise StoreError(f"{store}: is the image of another slide than '{info.slide_id}'; give the image of this slide")
+    return image
+
+
+def _feature_settings(chosen: str, store: Path, colour: Path, info: SlideInfo) -> FeatureSettings:
+    from muse_pipeline.features.measure import FeatureSettings
+    from muse_pipeline.inference.colour_input import read_colour
+
+    image = _open_image(store, info)
     return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
 
 
 def image_mpp(folder: Path) -> float:
     """Size of a pixel, in um, of the image of a finished slide; of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
+    from muse_pipeline.store.codec import LOSSLESS
     from muse_pipeline.store.store import open_store
 
-    images = sorted(folder.glob("image-*.zarr"))
-    if not images:
+    images = map(open_store, folder.glob("image-*.zarr"))
+    mpps = [image.mpp for image in images if image.codec == LOSSLESS]
+    if not mpps:
         raise StoreError(f"{folder}: has no image of a slide; give results of a run that keeps its stores")
-    return min(open_store(image).mpp for image in images)
+    return min(mpps)
 
 
 def embed(
@@ -333,11 +349,11 @@ def embed(
     from muse_pipeline.inference.stitch import clip_to_slide
     from muse_pipeline.qupath.write import nucleus_ids
     from muse_pipeline.slides.inspect import read_info
-    from muse_pipeline.store.store import open_store
     from muse_pipeline.tissue.mask import TissueMask
 
     files, card = SlideFiles(folder), embedder.card
-    info, image = read_info(files.info), open_store(files.store(card.mpp))
+    info = read_info(files.info)
+    image = _open_image(files.store(card.mpp), info)
     nuclei, classes, origin = _known_nuclei(files, foreign)
     fit = read_colour(files.colour, image.fingerprint).macenko
     with print_load("reading features", threads), show_progress("windows") as progress:
@@ -346,6 +362,7 @@ def embed(
     columns = {}
     if features:
         meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
+        origin["features"] = meter.describe()
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(f"{card.name}-{foreign[0].name.partition('.')[0]}" if foreign else card.name)
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}

@@ -77,6 +77,7 @@ CHANGED_SETTINGS = [
     ("statistics", {"group": "label"}, {"statistics": 1}),
     ("viewer", False, NUCLEI),
     ("quality", True, NUCLEI),
+    ("pretrain_store", {"codec": "jpeg"}, {}),
 ]
 # The built-in model works at 0.5 um alone; the setting needs one that does not.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}

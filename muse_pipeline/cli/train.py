@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
-        help="processes or threads that make batches ahead (default: as many as --threads with a GPU, else 0)",
+        help="threads that make batches ahead (default: as many as --threads with a GPU, else 0)",
     )
     parser.add_argument(
         "--devices",

@@ -1,9 +1,9 @@
 """Areas of a slide that are out of focus or inked, where nuclei are not to be trusted: found in its image alone.
 
-Out of focus. A picture is blurred twice as much again and again, from 0.5 to 2 um; what each blur removes is detail of
-that size. In tissue in focus the detail of 0.5 to 1 um holds 0.4 to 2 times the energy of that of 1 to 2 um, whatever
-the stain and the contrast; a defocus of 1 um leaves a third. The noise of the camera is measured in the finest detail,
-and subtracted. Ink. Colours that neither stain has, see ``tissue.background.find_ink``.
+Out of focus. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is the
+detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2 um,
+whatever the stain and the contrast; a defocus of 1 um leaves a third. The noise of the camera is measured in the finest
+detail and subtracted. Ink. Colours that neither stain has, see ``tissue.background.find_ink``.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is judged
 CELL_UM = 16.0
 _CELL_PX = 32
-MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Areas out of focus"
+MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Areas out of focus and in ink"
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
-MIN_AREA_MM2 = 0.004  # smaller areas are none
-MIN_INK_UM = 24.0  # width; narrower is pigment or a fold of keratin
+MIN_AREA_MM2 = 0.004  # smaller areas out of focus are dropped
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
 MAX_GREY = 220  # of 255; brighter is glass
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px
-_HALO_PX = 16  # how far the blurs reach
+_HALO_PX = 40  # how far the blurs and the search for ink reach
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
 
@@ -71,7 +70,8 @@ class ArtefactMap:
         for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=True)):
             row, column = np.nonzero(self.kind == number)
             outlines = shapely.union_all(shapely.box(column, row, column + 1, row + 1))
-            parts = shapely.get_parts(shapely.transform(outlines, lambda xy: xy * to_level0))
+            slide = shapely.box(0, 0, *info.size_px)
+            parts = shapely.get_parts(slide & shapely.transform(outlines, lambda xy: xy * to_level0))
             areas += [ClassArea(name.capitalize(), color, part) for part in parts]
         write_class_areas(path, areas, info, "artefacts")
 
@@ -165,7 +165,12 @@ def _average(values: np.ndarray) -> np.ndarray:
 def _find_blurred(fine: np.ndarray, coarse: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """(rows, columns) bool of the cells out of focus; each is judged with the cells around it that are tissue."""
     is_tissue = tissue > MIN_TISSUE
-    fine, coarse = (cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE) for each in (fine, coarse))
+    share, fine, coarse = (
+        cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        for each in (np.ones_like(fine), fine, coarse)
+    )
+    coarse = np.where(is_tissue, coarse / np.maximum(share, 0.1), 0)
+    fine = np.where(is_tissue, fine / np.maximum(share, 0.1), 0)
     blurred = (coarse > MIN_ENERGY) & (fine < MIN_RATIO * coarse) & is_tissue
     closed = cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
     return _widen(_drop_small(closed))
@@ -173,8 +178,9 @@ def _find_blurred(fine: np.ndarray, coarse: np.ndarray, tissue: np.ndarray) -> n
 
 def _find_inked(ink: np.ndarray) -> np.ndarray:
     """(rows, columns) bool of the cells in ink, by its share of each."""
-    side = round(MIN_INK_UM / CELL_UM)
-    wide = cv2.morphologyEx((ink > 0.3).astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    inked = (ink > 0.3).astype(np.uint8)
+    square = np.ones((2, 2), np.uint8)  # narrower is pigment or a fold of keratin
+    wide = cv2.dilate(cv2.erode(inked, square, anchor=(0, 0)), square, anchor=(1, 1))
     return _widen(wide > 0)
 
 

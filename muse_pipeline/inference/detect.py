@@ -312,7 +312,7 @@ def detect_shard(
     appearance: Verdict | None = None,
     within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Find the nuclei of one shard with a model and write them to ``output``; see ``walk.find_in_shard``.
+    """Find the nuclei of one shard with a model and write them to ``output``; see ``find_in_shard``.
 
     On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
     brown of every nucleus is measured (``inference.dab``).

@@ -35,7 +35,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
-MIN_NUCLEI = 100  # fewer may be of one area
+MIN_NUCLEI = 100  # fewer may all come from one part of the slide
 SMALLEST = (0.78, 0.94), (20.0, 12.0)  # mean class probability -> least median area in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
 SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger

@@ -110,7 +110,7 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
     """Every picture of a source, resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
 
     Raises:
-        LabelError: see ``labels.read_labelled_images``.
+        LabelError: see ``labels.read.read_labelled_images``.
     """
     stems = [path.stem for path in all_pictures(source)]
     folders = {"labels": LabelFiles(source.labels, stems, SUFFIXES.get(source.format, TEXT_SUFFIXES))}

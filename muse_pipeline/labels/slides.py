@@ -39,7 +39,7 @@ def read_slides(
     """The annotated regions of every slide of a source; see ``regions.cut_regions`` for the pictures around them.
 
     Raises:
-        LabelError: see ``labels.read_labelled_images``.
+        LabelError: see ``labels.read.read_labelled_images``.
     """
     rows = list_slides(source)
     ids = [row.slide_id for row in rows]

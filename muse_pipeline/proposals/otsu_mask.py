@@ -33,7 +33,7 @@ class OtsuMask:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
         threshold: optical density of haematoxylin from which a pixel is nucleus.
         mpp: um per pixel of the pictures.
-        spread: of ``cut.blob_answer`` over the slide.
+        spread: of ``blob_answer`` over the slide.
     """
 
     stains: np.ndarray

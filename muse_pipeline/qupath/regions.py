@@ -278,7 +278,7 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
         path: ends in ``.geojson`` or ``.geojson.gz``.
         areas: rounded to 0.1 px.
         info: the slide.
-        made_by: checksum of the model; the same areas of the same model have the same ids.
+        made_by: checksum of the model, or another word; the same areas made by the same have the same ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|{made_by}")

@@ -75,7 +75,7 @@ def tile_partner(
     threads: int = 1,
     max_corrupt: float = 0.01,
 ) -> None:
-    """Write a registered partner as a store; see ``store.write_partner_store``.
+    """Write a registered partner as a store; see ``partner_store.write_partner_store``.
 
     Args:
         partner: its file.

@@ -98,6 +98,11 @@ class SlideResult:
         return self.summary["provenance"].get("quality", {}).get("area_mm2") if self.summary else None
 
     @property
+    def processed_mm2(self) -> float:
+        """mm2 of tissue, artefacts included."""
+        return (self.tissue_mm2 or 0.0) + sum((self.artefacts_mm2 or {}).values())
+
+    @property
     def n_flagged(self) -> int | None:
         """Nuclei in these areas, which no total contains; None likewise."""
         return None if self.artefacts_mm2 is None else sum(self.summary["provenance"]["quality"]["n_by_class"].values())

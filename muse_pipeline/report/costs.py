@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from muse_pipeline.cohort.ledgers import STEPS, StepRecord
@@ -43,13 +43,13 @@ class Cost:
 
 def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
     """The costs of the steps that ran, in their order, over all slides, and ``WHOLE`` of them."""
-    tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in slides)
+    tissue_mm2 = sum(slide.processed_mm2 for slide in slides)
     ran = [record for slide in slides for record in slide.progress if record.seconds is not None]
     costs = [_add_up(step, found, tissue_mm2) for step in STEPS if (found := [one for one in ran if one.step == step])]
     return [*costs, _add_up(WHOLE, ran, tissue_mm2)] if ran else []
 
 
-def _add_up(name: str, records: Iterable[StepRecord], tissue_mm2: float) -> Cost:
+def _add_up(name: str, records: Sequence[StepRecord], tissue_mm2: float) -> Cost:
     seconds, used = (sum(getattr(one, what) or 0 for one in records) for what in ("seconds", "processor_seconds"))
     return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one in records))
 

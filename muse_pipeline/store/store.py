@@ -1,7 +1,8 @@
 """A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
 
 The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
-white. Any OME-Zarr 0.5 viewer opens the folder. ``docs/guide/store.md`` describes its content.
+white. Any OME-Zarr 0.5 viewer opens the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes its
+content.
 """
 
 from __future__ import annotations

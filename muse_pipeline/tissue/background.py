@@ -103,7 +103,7 @@ def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 
 def is_ink(density: np.ndarray) -> np.ndarray:
-    """Where (h, w, 3) ``density`` beyond glass (see ``glass.absorbed``) has the colour of an ink: (h, w) bool."""
+    """Where (h, w, 3) ``density`` beyond glass (see ``absorbed``) has the colour of an ink: (h, w) bool."""
     return is_green(density) | is_blue(density) | is_red(density) | is_black(density)
 
 

@@ -97,7 +97,7 @@ class TissueMask:
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
-        roi_file: origin of the ROI by ``roi.describe_roi``, or None.
+        roi_file: origin of the ROI by ``qupath.regions.describe_roi``, or None.
         fingerprint: the slide's checksum; None where the file is of before it was noted.
         slide_mpp: um per level-0 pixel, x and y, that the slide was taken to have; None likewise.
         annotations: the areas of the ROI one by one.

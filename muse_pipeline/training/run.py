@@ -28,8 +28,8 @@ class Options:
         threads: of each process on a CPU.
         devices: GPUs, or processes on a CPU, of each node; each has batches of its own.
         nodes: machines, each of which runs the same command.
-        loaders: processes or threads that make batches ahead, see ``TrainingStage.in_workers``; 0 makes each when it is
-            needed; None: as many as ``threads`` with a GPU, else 0.
+        loaders: threads that make batches ahead; 0 makes each when it is needed; None: as many as ``threads`` with a
+            GPU, else 0.
         start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
             raising.
         say: called with a line for the user.

@@ -15,7 +15,7 @@ import torch
 
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
-from muse_pipeline.data.stream import Prefetched, WorkerBatches
+from muse_pipeline.data.stream import Prefetched
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train
@@ -67,11 +67,10 @@ class TrainingStage(Stage, Generic[C, D]):
         name: for the user.
 
     Attributes:
-        in_workers: whether batches are made on the CPU, by worker processes, and then moved to the device; else by
-            threads, on the device.
+        on_cpu: whether batches are made on the CPU and then moved to the device; else they are made on the device.
     """
 
-    in_workers: ClassVar[bool] = False
+    on_cpu: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):
         super().__init__(folder, name)
@@ -174,13 +173,12 @@ class TrainingStage(Stage, Generic[C, D]):
         fabric.barrier()  # the next stage of every process reads the checkpoint
         return run.checkpoint
 
-    def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched | WorkerBatches:
-        on_gpu = fabric.device.type == "cuda"
-        loaders = options.loaders if options.loaders is not None else options.threads * on_gpu
-        if not self.in_workers:
-            return Prefetched(self.batches(data, fabric.device), fabric.world_size, loaders)
-        batches = self.batches(data, torch.device("cpu"))
-        return WorkerBatches(batches, fabric.world_size, loaders, fabric.to_device, pin=on_gpu)
+    def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched:
+        loaders = options.loaders if options.loaders is not None else options.threads * (fabric.device.type == "cuda")
+        batches = self.batches(data, torch.device("cpu") if self.on_cpu else fabric.device)
+        if not self.on_cpu:
+            return Prefetched(batches, fabric.world_size, loaders)
+        return Prefetched(lambda number: fabric.to_device(batches(number)), fabric.world_size, loaders)
 
 
 class PreparedStage(Stage):

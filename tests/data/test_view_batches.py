@@ -2,17 +2,15 @@
 
 import dataclasses
 import itertools
-import os
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.core.errors import StoreError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.stream import Prefetched, WorkerBatches
+from muse_pipeline.data.stream import Prefetched
 from muse_pipeline.data.views import ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3
@@ -73,13 +71,6 @@ def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread():
     for threads in (0, 1, 3):
         with Prefetched(make(), 2, threads) as stream:
             assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
-    for workers in (0, 2):
-        torch.manual_seed(3)
-        with WorkerBatches(make(), 2, workers) as stream:
-            assert all(same(stream(number), expected[number]) for number in (1, 3, 5, 7, 2, 4, 6))
-        after = torch.rand(3)
-        torch.manual_seed(3)
-        assert torch.equal(after, torch.rand(3))  # which methods draw from
 
 
 def test_batches_that_no_one_asks_for_are_given_up_at_the_end():
@@ -107,21 +98,6 @@ def test_a_batch_that_cannot_be_made_raises_where_it_is_asked_for():
         assert [stream(number) for number in range(3)] == [0, 1, 2]
         with pytest.raises(OSError, match="gone"):
             stream(3)
-
-
-def test_a_batch_that_a_worker_cannot_make_raises_its_own_error():
-    def broken(number):
-        if number == 3:
-            raise StoreError("S1: chunk (0, 0) is damaged")
-        return torch.tensor([number, os.getpid()])
-
-    with WorkerBatches(broken, 1, 2) as stream:
-        made = torch.stack([stream(number) for number in range(3)])
-        assert made[:, 0].tolist() == [0, 1, 2] and os.getpid() not in made[:, 1] and len(set(made[:, 1].tolist())) == 2
-        with pytest.raises(StoreError, match=r"^S1: chunk \(0, 0\) is damaged$"):
-            stream(3)
-    with pytest.raises(StoreError), WorkerBatches(broken, 1, 0) as stream:
-        stream(3)
 
 
 def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():

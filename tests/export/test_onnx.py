@@ -124,6 +124,9 @@ def test_a_full_window_is_named(run, tmp_path):
             tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
             return np.tile(tile, (2, 2, 1))[: size[1], : size[0]]
 
+        def keep_chunks(self, n):
+            pass
+
         def require_unchanged(self):
             pass
 

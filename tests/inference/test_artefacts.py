@@ -12,6 +12,7 @@ from slide_files import write_pyramid
 
 from muse_pipeline.cohort.settings import require_quality_mpp
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.inference import artefacts
 
 MPP, SIZE_PX = 0.5, (2000, 1400)
 BLURRED = shapely.Point(650, 700).buffer(400)  # in level-0 px
@@ -98,7 +99,7 @@ def test_qupath_imports_the_areas(results, muse):
 
 @pytest.mark.parametrize("mpp", [1.0, 0.3])
 def test_images_in_which_focus_cannot_be_judged_are_rejected(mpp):
-    with pytest.raises(ConfigError, match=f"focus is judged at 0.5 um/px, of which {mpp:g} um/px is no whole part"):
+    with pytest.raises(ConfigError, match=f"focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it"):
         require_quality_mpp(mpp)
 
 
@@ -114,3 +115,22 @@ def read_row(folder):
     with (folder / "cohort.tsv").open() as file:
         (row,) = csv.DictReader(file, dialect="excel-tab")
     return row
+
+
+def test_ink_is_widened_alike_on_all_sides():
+    ink = np.zeros((12, 12), np.float32)
+    ink[4:8, 4:8] = 1
+    found = artefacts._find_inked(ink)
+    expected = np.zeros((12, 12), bool)
+    expected[3:9, 3:9] = True
+    assert (found == expected).all()
+
+
+def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
+    other = results / "flagged/drawn"
+    info = json.loads((other / "slide.json").read_text())
+    (tmp_path / "slide.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
+    words = [other / "shards/1-of-1.parquet", "--info", tmp_path / "slide.json", "--tissue", other / "tissue.npz"]
+    words += ["--store", other / "image-500nm.zarr", "--artefacts", tmp_path / "a.geojson"]
+    status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
+    assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()

@@ -41,7 +41,7 @@ class OutlineTask:
         classes: of the model.
         mpp: um per pixel of what is written.
         n_rays: of the watershed's outlines.
-        find_mask: see ``point_instances.mask_finder``.
+        find_mask: see ``mask_finder``.
     """
 
     classes: tuple[str, ...]
@@ -160,7 +160,7 @@ def outline_config(
     Args:
         path: of the config.
         folder: of the result; absent or whole, and not there yet.
-        mask: what finds the foreground that points share, see ``point_instances.mask_finder``.
+        mask: what finds the foreground that points share, see ``mask_finder``.
         data: where the config's paths start; its folder when not given.
         say: called with a line about every source.
 
@@ -170,7 +170,7 @@ def outline_config(
     Raises:
         ConfigError: the config is wrong.
         LabelError: no source consists of points on pictures; or see ``outline_source``.
-        ModelError: see ``point_instances.mask_finder``.
+        ModelError: see ``mask_finder``.
         OutputError: the folder holds something, or cannot be written.
     """
     require_own_folder(folder)

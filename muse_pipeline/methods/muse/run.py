@@ -78,7 +78,7 @@ def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     """Nucleus-guided dense self-distillation on views of tissue."""
 
-    in_workers = True
+    on_cpu = True
 
     @cached_property
     def _start(self) -> Path | None:
