@@ -70,8 +70,8 @@ class PairBatches:
     def __call__(self, number: int) -> PairBatch:
         """The batch of ``number``."""
         views, sets = self.views.draw(number)
-        location = self._vectors if self.n_columns else self._pictures
-        return PairBatch(views, location(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
+        read_partners = self._vectors if self.n_columns else self._pictures
+        return PairBatch(views, read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 
     def _pictures(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
         cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)

@@ -305,8 +305,8 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> SpotVectors:
     path, other = source.vectors, UNITS[1 - UNITS.index(source.unit)]
-    locations, names, values = read_spots(path, source.columns)
-    xy = _in_image(locations, source.unit, image)
+    table_xy, names, values = read_spots(path, source.columns)
+    xy = _in_image(table_xy, source.unit, image)
     if not _is_inside(xy, image).any():
         raise NucleiError(
             f"{path}: all {len(xy)} spots lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
@@ -323,7 +323,7 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> S
             f"{path}: no spot lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
             f"are read as {source.unit}) and `radius_um`"
         )
-    as_stated, as_other = (_share_at_nuclei(_in_image(locations, unit, image), image) for unit in (source.unit, other))
+    as_stated, as_other = (_share_at_nuclei(_in_image(table_xy, unit, image), image) for unit in (source.unit, other))
     if as_other > max(LEAST_SHARE, LARGER_SHARE * as_stated):
         raise NucleiError(
             f"{path}: {as_other:.0%} of its spots in tissue lie at a nucleus of {image.name} with x and y in {other}, "
@@ -332,14 +332,14 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> S
     return found
 
 
-AT_NUCLEUS_UM, IN_TISSUE_UM, LEAST_PLACES, LEAST_INSIDE = 4.0, 20.0, 20, 0.95
+AT_NUCLEUS_UM, IN_TISSUE_UM, LEAST_SPOTS, LEAST_INSIDE = 4.0, 20.0, 20, 0.95
 LEAST_SHARE, LARGER_SHARE = 0.6, 1.5  # spots of a grid are at nuclei as often in either unit, cells in theirs alone
 
 
-def _in_image(locations: np.ndarray, unit: str, image: NucleusSlide) -> np.ndarray:
+def _in_image(table_xy: np.ndarray, unit: str, image: NucleusSlide) -> np.ndarray:
     """(P, 2) image px of positions in level-0 px or um."""
     to_level0 = np.asarray(image.store.slide_mpp) if unit == "um" else 1.0
-    return level0_to_work(locations / to_level0, image.store.slide_mpp, image.mpp)
+    return level0_to_work(table_xy / to_level0, image.store.slide_mpp, image.mpp)
 
 
 def _is_inside(xy: np.ndarray, image: NucleusImage) -> np.ndarray:
@@ -347,12 +347,12 @@ def _is_inside(xy: np.ndarray, image: NucleusImage) -> np.ndarray:
 
 
 def _share_at_nuclei(xy: np.ndarray, image: NucleusImage) -> float:
-    """Share of the places in tissue that lie at a nucleus; 0 where many are outside or few are in tissue."""
+    """Share of the spots in tissue that lie at a nucleus; 0 where many are outside or few are in tissue."""
     if _is_inside(xy, image).mean() < LEAST_INSIDE:
         return 0.0
     distance_um = cKDTree(image.nuclei.xy).query(xy)[0] * image.mpp
     in_tissue = distance_um < IN_TISSUE_UM
-    if in_tissue.sum() < LEAST_PLACES:
+    if in_tissue.sum() < LEAST_SPOTS:
         return 0.0
     return float((distance_um[in_tissue] < AT_NUCLEUS_UM).mean())
 

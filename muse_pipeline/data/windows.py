@@ -224,8 +224,8 @@ class NucleiStack:
         Returns:
             xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R).
         """
-        window, location = _number(self.n[chosen])
-        row = self.first[chosen][window] + location
+        window, rank = _number(self.n[chosen])
+        row = self.first[chosen][window] + rank
         moved = torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
         inside = ((moved > -NEAR_PX) & (moved < size_px + NEAR_PX)).all(1)
         row, n_inside = row[inside], torch.bincount(window[inside], minlength=len(chosen))

@@ -91,8 +91,8 @@ class SlideRegions:
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
-        for location in np.flatnonzero(near)[::-1]:  # smaller ones come last
-            region[shapely.contains_xy(self._shapes[location], xy)] = self._label[location]
+        for number in np.flatnonzero(near)[::-1]:  # smaller ones come last
+            region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
             prob[known] = self._prob.at(xy[known], region[known])

@@ -201,8 +201,8 @@ def join_shards(shards: Sequence[MapShard], store: Store) -> SlideMap:
     for shard in shards:
         corners = grid.core_xy(shard.windows).reshape(-1, 2) // cell_px
         for (x, y), found in zip(corners.tolist(), shard.maps, strict=True):
-            location = prob[:, y : y + found.shape[1], x : x + found.shape[2]]
-            location[:] = found[:, : location.shape[1], : location.shape[2]]
+            part = prob[:, y : y + found.shape[1], x : x + found.shape[2]]
+            part[:] = found[:, : part.shape[1], : part.shape[2]]
     tissue = tissue_on_cells(store, cell_px)
     prob[:, ~tissue] = 0
     return SlideMap(card, prob, tissue, first)

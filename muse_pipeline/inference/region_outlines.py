@@ -117,7 +117,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the sides of cells between different values, from one place where three meet to the next.
+    """Lines (n, 2) along the sides of cells between different values, from one point where three meet to the next.
 
     Lines that meet no third are closed. Sides are followed one by one, which takes a tenth of the time of
     ``shapely.line_merge``.

@@ -214,13 +214,13 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
     return pixels, require_mpp(path, stated, f"that of the file ({known.source})")
 
 
-def require_mpp(path: Path, mpp: float | None, place: str = "`mpp` of this source") -> float:
+def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
     """Um per pixel, if they are known and those of a picture of nuclei.
 
     Args:
         path: the picture.
         mpp: as the file or the config states it, if one does.
-        place: where it is stated.
+        stated: where it is stated.
 
     Raises:
         LabelError: it is unknown, or no picture of nuclei has it.
@@ -229,7 +229,7 @@ def require_mpp(path: Path, mpp: float | None, place: str = "`mpp` of this sourc
         raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
     low, high = PLAUSIBLE_RANGE_UM
     if not low <= mpp <= high:
-        raise LabelError(f"{path}: has {mpp:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {place}")
+        raise LabelError(f"{path}: has {mpp:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {stated}")
     return mpp
 
 

@@ -62,8 +62,8 @@ class PatchFolder:
         Raises:
             LabelError: a label contradicts another, or belongs to no picture.
         """
-        location = {"folders": self.folder} if self.table is None else {"images": self.folder, "table": self.table}
-        return list_labelled(TissueSource(**location, mpp=1.0, patient=self.patient), classes)
+        folders = {"folders": self.folder} if self.table is None else {"images": self.folder, "table": self.table}
+        return list_labelled(TissueSource(**folders, mpp=1.0, patient=self.patient), classes)
 
 
 @dataclass(frozen=True)

@@ -140,16 +140,16 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
     relief = _relief(mask, density, mpp, spread)[mask]
-    location = inside[np.argsort(relief, kind="stable")]  # from here on a pixel is its rank, so that no two are equal
+    pixels = inside[np.argsort(relief, kind="stable")]  # from here on a pixel is its rank, so that no two are equal
     rank = np.full(framed.shape, -1, np.int32)
-    rank.flat[location] = np.arange(len(location), dtype=np.int32)
+    rank.flat[pixels] = np.arange(len(pixels), dtype=np.int32)
     component = cv2.connectedComponents(framed.astype(np.uint8))[1]
-    goal = _step_up(rank, location)
-    goal = _join_peaks(goal, rank, location, component, reach)
+    goal = _step_up(rank, pixels)
+    goal = _join_peaks(goal, rank, pixels, component, reach)
     while not np.array_equal(further := goal[goal], goal):  # twice as far each time
         goal = further
     labels = np.zeros(framed.size, np.int32)
-    labels[location] = np.unique(location[goal], return_inverse=True)[1] + 1
+    labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1
     labels = labels.reshape(framed.shape)[reach:-reach, reach:-reach]
     return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
@@ -169,17 +169,17 @@ def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | N
     return depth / RADIUS_UM + STAIN_SHARE * blobs / max(float(blobs.std()) if spread is None else spread, 1e-9)
 
 
-def _step_up(rank: np.ndarray, location: np.ndarray) -> np.ndarray:
+def _step_up(rank: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """(n,) rank of the highest of each pixel and its eight neighbours; a peak's own."""
     flat, row = rank.ravel(), rank.shape[1]
-    highest = np.arange(len(location), dtype=np.int32)
+    highest = np.arange(len(pixels), dtype=np.int32)
     for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):
-        np.maximum(highest, flat[location + shift], out=highest)
+        np.maximum(highest, flat[pixels + shift], out=highest)
     return highest
 
 
 def _join_peaks(
-    goal: np.ndarray, rank: np.ndarray, location: np.ndarray, component: np.ndarray, reach: int
+    goal: np.ndarray, rank: np.ndarray, pixels: np.ndarray, component: np.ndarray, reach: int
 ) -> np.ndarray:
     """Let peaks go on to the highest pixel within ``reach`` pixels in their own component of the mask."""
     peaks = np.flatnonzero(goal == np.arange(len(goal)))
@@ -187,8 +187,8 @@ def _join_peaks(
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             if dy * dy + dx * dx <= reach * reach:
-                there = location[peaks] + dy * rank.shape[1] + dx
-                same = owner[there] == owner[location[peaks]]
+                there = pixels[peaks] + dy * rank.shape[1] + dx
+                same = owner[there] == owner[pixels[peaks]]
                 np.maximum(highest, np.where(same, flat[there], -1), out=highest)
     goal = goal.copy()
     goal[peaks] = highest

@@ -151,7 +151,7 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
     items = iterate_items(file, verdict.path, loads_lenient)
-    members = (member for item, location in items for member in _members(item, location))
+    members = (member for item, container in items for member in _members(item, container))
     n = 0
     try:
         while batch := list(islice(members, _BATCH)):
@@ -167,18 +167,18 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     _judge_duplicates(seen_ids, verdict)
 
 
-def _members(item: Any, location: str) -> Iterator[tuple[str, Any]]:
+def _members(item: Any, container: str) -> Iterator[tuple[str, Any]]:
     """Items of a document as QuPath sees them: features, bare geometries, and what it skips.
 
     Within a FeatureCollection every item is a feature; elsewhere the type decides.
     """
-    if location == COLLECTION:
+    if container == COLLECTION:
         yield "feature", item
     elif isinstance(item, list):
         for each in item:
             yield from _members(each, LIST)
     elif not isinstance(item, dict) or "type" not in item:
-        yield _SKIPPED[location], None
+        yield _SKIPPED[container], None
     elif item["type"] == COLLECTION and isinstance(item.get("features"), list):
         for each in item["features"]:
             yield "feature", each
@@ -187,7 +187,7 @@ def _members(item: Any, location: str) -> Iterator[tuple[str, Any]]:
     elif is_geometry(item):
         yield "geometry", {"geometry": item}
     else:
-        yield "untyped" if item["type"] is None else _SKIPPED[location], None
+        yield "untyped" if item["type"] is None else _SKIPPED[container], None
 
 
 _SKIPPED = {LIST: "skipped", ALONE: "no features"}
@@ -246,14 +246,14 @@ def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
         if fault:
             yield fault, index
     shapes = shapely.from_geojson(np.array(list(map(_to_plain_text, geometries)), object), on_invalid="ignore")
-    for location in np.flatnonzero(shapely.is_missing(shapes)):
+    for number in np.flatnonzero(shapely.is_missing(shapes)):
         try:
-            shapes[location] = build_as_jts(geometries[location])
+            shapes[number] = build_as_jts(geometries[number])
         except ValueError as error:
-            yield Fault(str(error), VERSIONS), indices[location]
-            shapes[location] = _NOT_BUILT
-    for fault, location in _judge_built(shapes):
-        yield fault, indices[location]
+            yield Fault(str(error), VERSIONS), indices[number]
+            shapes[number] = _NOT_BUILT
+    for fault, number in _judge_built(shapes):
+        yield fault, indices[number]
 
 
 def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:

@@ -38,8 +38,8 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
             of the feature where reading ended.
     """
     with open_geojson(path) as file:
-        for item, location in iterate_items(file, path):
-            if location == ALONE and not (
+        for item, container in iterate_items(file, path):
+            if container == ALONE and not (
                 is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")
             ):
                 raise GeoJSONError(
@@ -111,7 +111,7 @@ def _is_object(text: bytes) -> bool:
 def _iterate_lines(
     file: BinaryIO, head: bytes, path: Path | str, parse: Callable[[bytes], Any]
 ) -> Iterator[tuple[Any, str]]:
-    location = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
+    container = COLLECTION if head.rstrip()[:-1].strip(b"\xef\xbb\xbf \t\r\n") else LIST
     number, comma = 0, True
     for line in file:
         text = line.strip()
@@ -135,7 +135,7 @@ def _iterate_lines(
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error
             yield from _split(rest)
             return
-        yield feature, location
+        yield feature, container
     raise GeoJSONError(f"{path}: ends after feature {number} without ']'; it was cut off")
 
 

@@ -208,15 +208,13 @@ class FeatureRenderer:
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
         texts = []
-        for locations, rings in wkb_to_rings(geometry):
+        for rows, rings in wkb_to_rings(geometry):
             n, n_vertices, _ = rings.shape
             is_last = np.tile(np.arange(n_vertices) == n_vertices - 1, n)
-            texts.append(
-                (locations, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1))
-            )
+            texts.append((rows, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1)))
         matrix = np.zeros((len(geometry), max(text.shape[1] for _, text in texts)), np.uint8)
-        for locations, text in texts:
-            matrix[locations, : text.shape[1]] = text
+        for rows, text in texts:
+            matrix[rows, : text.shape[1]] = text
         return matrix
 
     def _render_classifications(self, label: np.ndarray) -> np.ndarray:
@@ -244,10 +242,10 @@ def _classification(entry: Mapping[str, Any]) -> bytes:
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch get a running number."""
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
-    location = hundredths[0] << 32 | hundredths[1]
-    order = np.argsort(location, kind="stable")
-    rank = np.arange(len(location))
-    begins = np.diff(location[order], prepend=-1) != 0
+    key = hundredths[0] << 32 | hundredths[1]
+    order = np.argsort(key, kind="stable")
+    rank = np.arange(len(key))
+    begins = np.diff(key[order], prepend=-1) != 0
     repeat = np.empty_like(rank)  # stitch leaves no two nuclei at one position: zeros
     repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
     columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]

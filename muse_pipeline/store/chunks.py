@@ -17,7 +17,7 @@ from muse_pipeline.tissue.overview import ROWS, strips
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """A chunk of an image, by its place in the grid of all chunks; in order row by row."""
+    """A chunk of an image, by its position in the grid of all chunks; in order row by row."""
 
     row: int
     column: int

@@ -86,8 +86,8 @@ def find_mask(
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
     """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
     coverage = np.zeros(shape, np.float32)
-    for location, part in _cover_strips(roi, shape, mask_px):
-        coverage[location] = part
+    for strip, part in _cover_strips(roi, shape, mask_px):
+        coverage[strip] = part
     return coverage
 
 
@@ -95,7 +95,7 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
     """Measure an area of the ROI, whose shape lies on the slide, in absolute level-0 px."""
     mask_px = tissue.mask_mpp / np.array(info.mpp)
     strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
-    covered = sum(float((part * tissue.mask[location]).sum(dtype=float)) for location, part in strips_of_it)
+    covered = sum(float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it)
     areas_um2 = area.shape.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
     areas_mm2 = (round(float(um2) / 1e6, 6) for um2 in areas_um2)
     return RoiAnnotation(area.name, area.class_name, area.shape, *areas_mm2)

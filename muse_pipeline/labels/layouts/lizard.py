@@ -53,9 +53,10 @@ class Lizard(Layout):
         words = []
         for index, number in enumerate(annotations.numbers.tolist()):
             if codes.get(number) not in WORDS:
+                found = f"has the class {codes[number]}" if number in codes else "has no class"
                 raise LabelError(
-                    f"{annotations.where(index)}: has the class {codes.get(number)}, expected 1 to {len(WORDS)}; take "
-                    "the file as it was published"
+                    f"{annotations.where(index)}: {found}, expected 1 to {len(WORDS)}; take the file as it was "
+                    "published"
                 )
             words.append(WORDS[codes[number]])
         return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))

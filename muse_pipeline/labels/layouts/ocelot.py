@@ -32,8 +32,8 @@ class Ocelot(Layout):
 
     def _list(self, picture: Path) -> Sample:
         split = picture.parts[-3]
-        place = f"annotations/{split}/cell/{picture.stem}.csv"
-        points = self.choose([picture.parents[3] / place], f"'{place}'")
+        table = f"annotations/{split}/cell/{picture.stem}.csv"
+        points = self.choose([picture.parents[3] / table], f"'{table}'")
         name = f"{split}_{self._fact(picture, 'organ')}_{picture.stem}"
         return Sample(
             name, patient_in_name(str(self._fact(picture, "slide_name"))), (picture, points, self._metadata_path)
@@ -67,7 +67,7 @@ class Ocelot(Layout):
         """What the metadata state of a picture under nested ``keys``.
 
         Raises:
-            LabelError: nothing.
+            LabelError: they state nothing there.
         """
         value = self._metadata
         for key in ("sample_pairs", picture.stem, *keys):

@@ -40,14 +40,14 @@ class PanNuke(Layout):
             self.choose([images.with_name("types.npy")], f"types.npy of {fold}"),
         )
         pictures, channels, organs = (_open_array(path) for path in files)
-        n, *size = pictures.shape
+        n, *size = pictures.shape or (0,)
         for path, found, wanted in zip(
             files,
             (pictures.shape, channels.shape, organs.shape),
             ((n, *size[:2], 3), (n, *size[:2], len(WORDS) + 1), (n,)),
             strict=True,
         ):
-            if found != wanted or len(size) != 3:
+            if found != wanted:
                 raise LabelError(
                     f"{path}: has the shape {found}, expected {wanted} as in PanNuke; take the file as it was published"
                 )
