@@ -116,7 +116,7 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
 def _require_provenance(nuclei: geopandas.GeoDataFrame) -> dict[str, Any]:
     if missing := {*COLUMNS, "class"} - {"label", *nuclei.columns}:
         raise ArgumentError(
-            f"nuclei: column {', '.join(sorted(missing))} is missing; keep those that find_nuclei gives"
+            f"nuclei: column {', '.join(sorted(missing))} is missing; give a table with all columns of find_nuclei"
         )
     if "provenance" not in nuclei.attrs:
         raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from what find_nuclei or read_nuclei gave")

@@ -91,10 +91,8 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb in {
-        "run",
-        *OF_THE_WORKFLOW,
-    }:  # matrices are small, and starting NumPy's threads takes 40 ms
+    if hasattr(args, "ledger") or args.verb in {"run", *OF_THE_WORKFLOW}:
+        # Matrices are small, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
     with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:
@@ -118,7 +116,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
-    """Reject to write a file over one that is read, or over another that is written.
+    """Raise an error if a file would be written over one that is read, or over another that is written.
 
     Raises:
         OutputError: two of the arguments mean one file.

@@ -136,7 +136,7 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
 
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
-    """Reject to read what is withdrawn before it is read, as an earlier run's outline that is now given as --roi."""
+    """Raise an error if a file would be removed before it is read, as an earlier run's outline given as --roi."""
     from muse_pipeline.cohort.layout import replaced_results
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.slides.remote import is_url

@@ -109,7 +109,7 @@ def _make_way(path: Path, partial: Path, replaced: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Reject to replace a folder that this package did not create.
+    """Raise an error if a folder that this package did not create would be replaced.
 
     Args:
         path: folder, which need not exist.

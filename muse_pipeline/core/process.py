@@ -40,8 +40,7 @@ def return_large_arrays() -> None:
     """Return large arrays to the system when they are freed, for the rest of this process.
 
     By default glibc keeps freed arrays of up to 32 MB for later use; a step that frees a few masks of a slide would
-    hold
-    all of them until it ends. No effect with other C libraries.
+    hold all of them until it ends. No effect with other C libraries.
     """
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)

@@ -161,7 +161,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
 def describe_model(
     config: DetectorConfig, detector: NucleusDetector, input_px: int, reference: ColourReference, path: Path
 ) -> ModelCard:
-    """The card of a detector for windows of ``input_px``, from the run's settings and its checkpoint's ``path``."""
+    """The card of a detector for windows of ``input_px``, from the settings of its run; ``path`` is its checkpoint."""
     settings, backbone = config.export, detector.backbone
     return ModelCard(
         name=config.name,

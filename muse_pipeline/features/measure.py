@@ -163,9 +163,9 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
-    """Indices of positions (N, 2) by rectangle, by ascending ``radius`` (N,).
+    """For each rectangle the indices of the positions (N, 2) in it, by ascending ``radius`` (N,).
 
-    Their box is cut into as few equal rectangles as ``FIELD_PX`` allows.
+    The rectangles cut the box around all positions evenly; none is longer than ``FIELD_PX``.
     """
     low, high = xy.min(0), xy.max(0)
     n = np.ceil((high - low + 1) / FIELD_PX).astype(int)

@@ -90,7 +90,7 @@ def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndar
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Consecutive runs of ``n`` (N,) int32 values as rows (N, max n), filled up with the largest int32."""
+    """Consecutive runs of int32 values, ``n`` (N,) to a run, as rows (N, max n), filled up with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
     rows.reshape(-1)[_count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows

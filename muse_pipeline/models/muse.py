@@ -58,7 +58,7 @@ class MuseBackbone(Backbone):
         return Features(self.decoder(levels), vector)
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The four maps that the decoder reads, all computed at once."""
+        """The four maps that the decoder reads; asking for one computes all."""
         yield from self.encoder["encoder"](image)[0]
 
 

@@ -1,4 +1,4 @@
-"""Features of nuclei that are known by position alone, in views of any mpp, mirrored, turned or stained otherwise."""
+"""Features of nuclei of which only the positions are known, in plain, mirrored, turned or restained views."""
 
 from __future__ import annotations
 

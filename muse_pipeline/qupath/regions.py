@@ -102,7 +102,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
     roi = translate(read_areas(path), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
-            f"{path}: the region of interest lies outside slide '{info.slide_id}'; is it another slide's?"
+            f"{path}: the region of interest lies outside slide '{info.slide_id}'; give annotations of this slide"
         )
     return roi
 

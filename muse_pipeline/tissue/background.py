@@ -141,8 +141,8 @@ def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.nd
     foreign = find_foreign_colours(pixels)
     if not foreign.any():
         return haematoxylin
-    spread = cv2.resize(foreign.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.where(spread > 0, np.float32(0), haematoxylin)
+    enlarged = cv2.resize(foreign.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.where(enlarged > 0, np.float32(0), haematoxylin)
 
 
 def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:

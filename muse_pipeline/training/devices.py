@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from muse_pipeline.core.errors import ProviderError
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.losses.self_distillation import n_processes
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
         )
     except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
         raise ProviderError(
-            f"{devices} x accelerator '{accelerator}' cannot be used here ({one_line(error)}); see "
-            "`muse doctor`, or choose --accelerator cpu"
+            f"{count_noun(devices, 'device')} of accelerator '{accelerator}' cannot be used here ({one_line(error)}); "
+            "see `muse doctor`, or choose --accelerator cpu"
         ) from error
     fabric.launch()
     return fabric

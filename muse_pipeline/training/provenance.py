@@ -104,7 +104,7 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of every file of a source; pictures, slides, proposals and open datasets are large."""
+    """(name, checksum) of every file of a source; large files have a fingerprint, the others SHA-256."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"} or is_dataset(source)
         checksum = fingerprint_file(file) if large else sha256_of(file)

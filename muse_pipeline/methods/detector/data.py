@@ -109,7 +109,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
 
 def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
-    """Reject to learn outside of annotated regions where every picture is annotated everywhere.
+    """Reject the option to learn outside of annotated regions where every picture is annotated everywhere.
 
     Raises:
         ConfigError: the setting that asks for it is named.

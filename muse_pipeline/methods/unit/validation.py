@@ -1,4 +1,4 @@
-"""Chooses the snapshot of a run without labels: what the reader finds where the answer is known, or must not change."""
+"""Chooses the best snapshot of a run without labels, by what the reader finds where the answer is known or fixed."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class SnapshotScorer:
 
     The first is its F1 on tissue that the generator renders from further masks. The second is how far it finds the same
     nuclei in real tissue once mirrored and in another colour: the F1 of one against the other. The third is the F1 of
-    the nuclei of real tissue against those that Otsu's threshold on haematoxylin gives. It excludes readers that find
-    the same wrong objects in either domain, and its best threshold is that of the exported detector, unless that is
-    configured. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
+    the nuclei of real tissue against those that Otsu's threshold on haematoxylin gives. The third excludes readers that
+    find the same wrong objects in either domain; the threshold that is best for it is exported, unless the config sets
+    one. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
 
     Args:
         method: whose weights at the time of a call are scored.
@@ -137,7 +137,7 @@ class SnapshotChoice(Monitor):
 
     Args:
         scorer: of the run.
-        keep: called with the step and the scores whenever none before were better.
+        keep: called with the step and the scores whenever no earlier snapshot scored higher.
     """
 
     def __init__(self, scorer: SnapshotScorer, keep: Callable[[int, dict[str, float]], None]):
