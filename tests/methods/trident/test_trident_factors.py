@@ -68,6 +68,7 @@ def test_three_branches_keep_what_each_pair_teaches():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three trainings of 75 s
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
     """One seed of the experiment of docs/results.md."""
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
