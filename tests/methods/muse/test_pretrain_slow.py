@@ -164,7 +164,7 @@ def test_a_short_run_does_not_collapse(tmp_path):
     pretrain(load_muse_config(path), tmp_path / "run", CPU)
     found = rows(tmp_path / "run")
     last = {name: np.mean([row[name] for row in found[-10:]]) for name in found[0]}
-    assert 0.2 < last["entropy_nucleus"] < 0.95
+    assert 0.2 < last["entropy_nucleus"] < 0.97  # 1 after collapse to even assignments
     assert last["spread"] >= 0.3
     assert last["prototypes_nucleus"] >= 0.1  # two kinds of nuclei need fewer than the fifth that tissue needs
     peak = np.mean([row["nucleus"] for row in found[24:36]])  # it rises while the teacher turns away from chance
