@@ -49,16 +49,20 @@ class ArtefactMap:
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
         area_mm2: tissue of each kind.
+        slide_mpp: (x, y) um per level-0 pixel.
         kinds: their names.
     """
 
     kind: np.ndarray
     area_mm2: dict[str, float]
+    slide_mpp: tuple[float, float]
     kinds: tuple[str, ...] = KINDS
 
-    def at(self, xy_um: np.ndarray) -> np.ndarray:
-        """(N,) int32 kinds at positions (N, 2) in um from the corner of level 0."""
-        return _look_up(self.kind, xy_um).astype(np.int32)
+    def at(self, xy: np.ndarray) -> np.ndarray:
+        """(N,) int32 kinds at positions (N, 2) in level-0 px."""
+        last = np.array(self.kind.shape[::-1]) - 1
+        column, row = (np.asarray(xy) * self.slide_mpp / CELL_UM).astype(int).clip(0, last).T
+        return self.kind[row, column].astype(np.int32)
 
     def describe(self) -> dict[str, Any]:
         """For the provenance of the table."""
@@ -66,7 +70,7 @@ class ArtefactMap:
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
         """Write the areas as annotations for QuPath, classified by kind."""
-        areas, to_level0 = [], CELL_UM / np.array(info.mpp)
+        areas, to_level0 = [], CELL_UM / np.array(self.slide_mpp)
         for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=True)):
             row, column = np.nonzero(self.kind == number)
             outlines = shapely.union_all(shapely.box(column, row, column + 1, row + 1))
@@ -100,20 +104,17 @@ def find_artefacts(store: Store, tissue: TissueMask, threads: int = 1) -> Artefa
     kind = np.full((rows, columns), CLEAN, np.int8)
     for number, mask in enumerate((_find_blurred(*np.moveaxis(cells[..., :3], -1, 0)), _find_inked(cells[..., 3]))):
         kind[mask] = number
-    return ArtefactMap(kind, _measure_areas(kind, tissue))
-
-
-def _look_up(kind: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
-    limit = np.array(kind.shape[::-1]) - 1
-    column, row = np.floor(np.asarray(xy_um) / CELL_UM).astype(int).clip(0, limit).T
-    return kind[row, column]
+    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp)
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
     """mm2 of tissue of each kind."""
-    row, column = np.nonzero(tissue.mask)
-    found = _look_up(kind, (np.stack([column, row], 1) + 0.5) * tissue.mask_mpp)
-    n = np.bincount(found[found != CLEAN], minlength=len(KINDS))
+    row, column = (
+        ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
+        for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
+    )
+    found = kind[np.ix_(row, column)][tissue.mask]  # a byte per pixel: masks of large slides have 20 million
+    n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
 

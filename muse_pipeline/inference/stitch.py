@@ -170,7 +170,7 @@ def stitch_shards(
     more["artefacts"] = None if artefacts is None else artefacts.kinds
     around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
     with NucleiWriter(output, names, described, *columns, **more) as writer:
-        size = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts, info), info, threads)
+        size = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
@@ -200,7 +200,6 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    info: SlideInfo
 
     def columns(
         self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
@@ -213,7 +212,7 @@ class Measures:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
         if self.artefacts is not None:
-            columns[QUALITY] = self.artefacts.at(nuclei.xy * np.array(self.info.mpp))
+            columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:
             columns |= self.meter.measure(nuclei, others, rings, shapes)
         return columns

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import zarr
 from slide_files import write_pyramid
 
 from muse_pipeline.cohort.settings import require_quality_mpp
@@ -127,10 +129,12 @@ def test_ink_is_widened_alike_on_all_sides():
 
 
 def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
-    other = results / "flagged/drawn"
-    info = json.loads((other / "slide.json").read_text())
-    (tmp_path / "slide.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
-    words = [other / "shards/1-of-1.parquet", "--info", tmp_path / "slide.json", "--tissue", other / "tissue.npz"]
-    words += ["--store", other / "image-500nm.zarr", "--artefacts", tmp_path / "a.geojson"]
+    folder = results / "flagged/drawn"
+    image = shutil.copytree(folder / "image-500nm.zarr", tmp_path / "image-500nm.zarr")
+    group = zarr.open_group(image, mode="r+")
+    group.attrs["muse"] = {**group.attrs["muse"], "fingerprint": "0" * 64}
+    words = [folder / "shards/1-of-1.parquet", "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"]
+    words += ["--store", image, "--artefacts", tmp_path / "a.geojson"]
     status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
+    assert "is the image of another slide than 'drawn'" in error
