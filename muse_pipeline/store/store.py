@@ -230,12 +230,12 @@ class Store:
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
         """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
-        return self._tissue[:] > 0, tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
+        return self._tissue[:] > 0, self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
         """(M,) bool: whether positions (M, 2) in work px lie in tissue; only the label around them is read."""
         found = np.zeros(len(xy), bool)
-        columns, rows = np.floor(np.asarray(xy) / tissue_pixel_px(self.mpp)).astype(int).T
+        columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
         inside = (columns >= 0) & (columns < self._tissue.shape[1]) & (rows >= 0) & (rows < self._tissue.shape[0])
         if inside.any():
             columns, rows = columns[inside], rows[inside]
@@ -243,6 +243,11 @@ class Store:
             label = self._tissue[top : rows.max() + 1, left : columns.max() + 1]
             found[inside] = label[rows - top, columns - left] > 0
         return found
+
+    @property
+    def _tissue_px(self) -> float:
+        """Side of a pixel of the tissue label in work pixels."""
+        return tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -57,6 +57,18 @@ def test_at_a_coarser_mpp_it_shows_the_same_positions(ramp, mpp):
     assert mask.shape == (163, 188)
 
 
+def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
+    """At 0.46 um/px a pixel of the label has 17 px, half of which are no whole number at 0.92."""
+    slide = ArraySlide([np.full((600, 2100, 3), 90, np.uint8)])
+    mask = TissueMask(np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13)
+    write_store(slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", mpp=0.46)
+    store = open_store(tmp_path / "image-460nm.zarr")
+    xy = np.stack([np.arange(2100), np.full(2100, 300)], 1) + 0.5
+    inside = store.in_tissue(xy)
+    assert 0 < inside.sum() < 2100
+    assert np.array_equal(store.at(0.92).in_tissue(xy / 2), inside)
+
+
 @pytest.mark.parametrize("mpp", [0.25, 0.75, 1.3])
 def test_another_mpp_than_a_multiple_is_rejected(ramp, mpp):
     with pytest.raises(StoreError, match="no whole multiple"):
