@@ -39,7 +39,7 @@ def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
     """
     if codec == LOSSLESS:
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
-    return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB")))
+    return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB"))).reshape(3, side_px, side_px)
 
 
 def array_codecs(codec: str) -> dict[str, Any]:

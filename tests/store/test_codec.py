@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import simplejpeg
 import zarr
 from drawn import ArraySlide
 
@@ -59,6 +60,13 @@ def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
     assert "jpeg.zarr: is compressed with loss (jpeg), for pretraining alone" in errors
     assert not (tmp_path / "shard.parquet").exists()
     open_store(paths["zstd"]).require_lossless()
+
+
+def test_a_chunk_of_another_size_is_damaged(paths, monkeypatch):
+    store, decode_jpeg = open_store(paths["jpeg"]), simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *how: decode_jpeg(*how)[:256])
+    with pytest.raises(StoreError, match=r"chunk \(0, 0\) is damaged"):
+        store.read((0, 0), (400, 300))
 
 
 def test_a_codec_of_a_later_version_is_rejected(paths, tmp_path):
