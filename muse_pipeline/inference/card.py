@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
@@ -69,8 +69,38 @@ class AppearanceReference:
     ranges: dict[str, tuple[float, float, float]]
 
 
+class Card:
+    """Base of the cards: frozen dataclasses, one for each kind of model.
+
+    Attributes:
+        does: what a model of this kind does.
+        verb: the command that runs it.
+        otherwise: how a message continues that states what a model of another kind, which ``verb`` runs, does.
+    """
+
+    does: ClassVar[str]
+    verb: ClassVar[str]
+    otherwise: ClassVar[str]
+
+    def to_json(self) -> str:
+        """Stable JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Self:
+        """Read a card; ``where`` names the file in errors.
+
+        Raises:
+            ModelError: the text is not a card, or that of a model of another kind.
+        """
+        card = read_any_card(text, where)
+        if not isinstance(card, cls):
+            raise ModelError(f"{where}: {card.does}{cls.otherwise.format(verb=card.verb)}")
+        return card
+
+
 @dataclass(frozen=True)
-class ModelCard:
+class ModelCard(Card):
     """Contract between a model file and whatever runs it.
 
     Attributes:
@@ -122,6 +152,7 @@ class ModelCard:
 
     does = "finds nuclei"
     verb = "muse detect"
+    otherwise = ", and finds no nuclei; run it with `{verb}`"
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
@@ -136,28 +167,12 @@ class ModelCard:
                 f"of {self.stride_px} px; core and halo must be multiples of it"
             )
 
-    def to_json(self) -> str:
-        """Stable JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> ModelCard:
-        """Read a card; ``where`` names the file in errors.
-
-        Raises:
-            ModelError: the text is not a card, or that of a region model.
-        """
-        card = read_any_card(text, where)
-        if not isinstance(card, cls):
-            raise ModelError(f"{where}: {card.does}, and finds no nuclei; run it with `{card.verb}`")
-        return card
-
 
 REGIONS = "regions"
 
 
 @dataclass(frozen=True)
-class RegionCard:
+class RegionCard(Card):
     """Contract of a model that maps tissue regions.
 
     Attributes:
@@ -198,6 +213,7 @@ class RegionCard:
 
     does = "maps regions"
     verb = "muse regions"
+    otherwise = " and maps no regions; give a region model (docs/guide/regions.md)"
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
@@ -209,28 +225,12 @@ class RegionCard:
                 f"of {self.input_px} px with a halo of {self.halo_px} px"
             )
 
-    def to_json(self) -> str:
-        """Stable JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> RegionCard:
-        """Read a card; ``where`` names the file in errors.
-
-        Raises:
-            ModelError: the text is not a card, or that of a detector.
-        """
-        card = read_any_card(text, where)
-        if not isinstance(card, cls):
-            raise ModelError(f"{where}: {card.does} and maps no regions; give a region model (docs/guide/regions.md)")
-        return card
-
 
 EMBEDDER = "embedder"
 
 
 @dataclass(frozen=True)
-class EmbedderCard:
+class EmbedderCard(Card):
     """Contract of a model that gives every nucleus a vector of features.
 
     Attributes:
@@ -267,32 +267,15 @@ class EmbedderCard:
 
     does = "gives features of nuclei"
     verb = "muse embed"
-
-    def to_json(self) -> str:
-        """Stable JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> EmbedderCard:
-        """Read a card; ``where`` names the file in errors.
-
-        Raises:
-            ModelError: the text is not a card, or that of another kind of model.
-        """
-        card = read_any_card(text, where)
-        if not isinstance(card, cls):
-            raise ModelError(
-                f"{where}: {card.does} and gives no features at given positions; give --checkpoint with the checkpoint "
-                "that it was exported from"
-            )
-        return card
+    otherwise = (
+        " and gives no features at given positions; give --checkpoint with the checkpoint that it was exported from"
+    )
 
 
-AnyCard = ModelCard | RegionCard | EmbedderCard
 KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard}
 
 
-def read_any_card(text: str, where: str) -> AnyCard:
+def read_any_card(text: str, where: str) -> Card:
     """The card of a model of any kind.
 
     Raises:
