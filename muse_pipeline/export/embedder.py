@@ -19,8 +19,8 @@ from muse_pipeline.inference.embed import DENSE
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.checkpoint import load_backbone_weights, read_weights
 from muse_pipeline.training.import_checkpoint import recognise_backbone
-from muse_pipeline.training.start import load_backbone, read_weights
 
 WINDOW_PX, HALO_PX = 1024, 192  # of networks that take windows of any sides
 HALO_SHARE = 4  # of the window, of those that are tied to theirs: a quarter
@@ -64,7 +64,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     config: dict[str, Any] = known.meta.get("config", {})
     name = known.meta.get("backbone") or config.get("backbone") or recognise_backbone(known.backbone, path)
     backbone = BACKBONES[name]()
-    load_backbone(backbone, path)
+    load_backbone_weights(backbone, known, path)
     input_px, halo_px = _window(backbone, name, known.meta, path)
     backbone.fix_size(input_px, input_px)
     card = EmbedderCard(

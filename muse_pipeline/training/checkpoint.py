@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusHead
 from muse_pipeline.models.weights import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
@@ -151,6 +152,15 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
     """
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     load_head_weights(network.head, checkpoint, path)
+
+
+def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
+    """Take over the backbone; ``path`` is for messages.
+
+    Raises:
+        CheckpointError: names or shapes are not exactly the network's.
+    """
+    load_weights(backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:

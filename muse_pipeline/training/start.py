@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, read_weights
+from muse_pipeline.training.checkpoint import Checkpoint, load_backbone_weights, read_weights
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
@@ -26,7 +25,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
         CheckpointError: the file cannot be read, or holds something else.
     """
     checkpoint = read_weights(path, trust_pickle)
-    load_weights(backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
+    load_backbone_weights(backbone, checkpoint, path)
     return checkpoint
 
 

@@ -12,9 +12,9 @@ from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import (
     Checkpoint,
+    load_backbone_weights,
     load_checkpoint,
     load_detector_weights,
     load_head_weights,
@@ -108,7 +108,7 @@ def take_over(network: NucleusDetector, start: Start) -> None:
         CheckpointError: the backbone is another one.
     """
     path, checkpoint = start.path, start.checkpoint
-    load_weights(network.backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
+    load_backbone_weights(network.backbone, checkpoint, path)
     if start.is_whole:
         load_head_weights(network.head, checkpoint, path)
 
