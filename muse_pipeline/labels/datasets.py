@@ -64,7 +64,16 @@ def all_samples(source: LabelSource) -> list[Sample]:
     """Every picture of the dataset, used or not.
 
     Raises:
-        LabelError: the folder does not hold the dataset, or the settings of the source do not go together.
+        LabelError: the folder does not hold the dataset or holds a picture twice, or the settings of the source do not
+            go together.
     """
     check_source(source)
-    return LAYOUTS[source.format](source.labels).samples()
+    by_name: dict[str, Sample] = {}
+    for sample in LAYOUTS[source.format](source.labels).samples():
+        if sample.name in by_name:
+            raise LabelError(
+                f"{source.labels}: holds '{sample.name}' twice, in {by_name[sample.name].files[0]} and "
+                f"{sample.files[0]}; remove one copy"
+            )
+        by_name[sample.name] = sample
+    return [*by_name.values()]

@@ -48,7 +48,8 @@ def read_labelled_images(
         else:
             of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
         if not of_source:
-            raise LabelError(f"{source.location}: gives no image; correct `images` or `slides`, `split` or `exclude`")
+            settings = "`split`" if source.is_dataset else "`images` or `slides`, `split`"
+            raise LabelError(f"{source.location}: gives no image; correct {settings} or `exclude`")
         images += of_source
     return images
 

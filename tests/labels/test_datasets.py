@@ -1,6 +1,7 @@
 """Open datasets: each layout gives the nuclei that were drawn in it, and what is wrong is one sentence."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_folds_organs_and_patches_are_chosen_by_name(tmp_path):
         read(replace(source, split=tmp_path / "split.txt"))
 
 
+@pytest.mark.parametrize("name", LABELS)
+def test_a_dataset_that_was_unpacked_twice_is_rejected(tmp_path, name):
+    source = draw_source(tmp_path, name)
+    shutil.move(shutil.copytree(tmp_path / name, tmp_path / "copy"), tmp_path / name / "copy")
+    with pytest.raises(LabelError, match=rf"{name}: holds '.*' twice, in .*copy.*; remove one copy"):
+        read(source)
+
+
+def test_a_choice_without_a_picture_is_rejected(tmp_path):
+    with pytest.raises(LabelError, match="puma: gives no image; correct `split` or `exclude`"):
+        read(replace(draw_source(tmp_path, "puma"), exclude=("training",)))
+
+
 def test_a_rule_of_patients_comes_before_the_dataset(tmp_path):
     images = read(draw_source(tmp_path, "lizard", patient=r"_([a-z]+)_"))
     assert [image.patient for image in images] == ["consep", "crag", "glas", "pannuke"]
@@ -190,6 +204,10 @@ WRONG = {
         (
             change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": "0.2"})),
             "of sample 001 is no number",
+        ),
+        (
+            change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": 20})),
+            "001.jpg: has 20 um per pixel, not .*; correct resized_mpp_x of sample 001 in .*metadata.json",
         ),
         (overwrite("001.csv", b"5,5,3\n"), r"001.csv, line 1: class '3' is not in class_map \(1, 2\)"),
         (

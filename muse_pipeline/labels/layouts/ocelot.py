@@ -12,7 +12,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import read_text
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.layouts.base import Layout, Sample
-from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement
+from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture, require_agreement, require_mpp
 from muse_pipeline.labels.sources import LabelSource, read_lines
 
 
@@ -42,15 +42,25 @@ class Ocelot(Layout):
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
         """See ``Layout``."""
         picture, points, _ = sample.files
-        mpp = self._fact(picture, "cell", "resized_mpp_x")
-        if not isinstance(mpp, float | int):
-            raise LabelError(f"{self._metadata_path}: resized_mpp_x of sample {picture.stem} is no number; correct it")
+        stated = self._read_mpp(picture)
         if source.mpp is not None:
-            require_agreement(picture, source.mpp, (mpp, mpp), "metadata.json")
-        pixels, mpp = read_picture(picture, mpp, "resized_mpp_x")
+            require_agreement(picture, source.mpp, (stated, stated), "metadata.json")
+        pixels, mpp = read_picture(picture, stated)
         annotations = read_text(points, source, classes, Frame.WINDOW, n_rays, "x y class")
         annotations.require_within(pixels.shape[1::-1], "the picture")
         return AnnotatedPicture(sample.name, pixels, mpp, annotations)
+
+    def _read_mpp(self, picture: Path) -> float:
+        """Um per pixel that the metadata state.
+
+        Raises:
+            LabelError: they state none, or none that a picture of nuclei has.
+        """
+        mpp = self._fact(picture, "cell", "resized_mpp_x")
+        where = f"resized_mpp_x of sample {picture.stem}"
+        if not isinstance(mpp, float | int):
+            raise LabelError(f"{self._metadata_path}: {where} is no number; correct it")
+        return require_mpp(picture, mpp, f"{where} in {self._metadata_path}")
 
     @cached_property
     def _metadata_path(self) -> Path:

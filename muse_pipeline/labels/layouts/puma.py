@@ -23,11 +23,11 @@ class Puma(Layout):
 
     def samples(self) -> list[Sample]:
         """See ``Layout``; names are those of the pictures."""
-        labels = {path.name.removesuffix(NUCLEI): path for path in self.find(f"*{NUCLEI}")}
+        labels = [(path.name.removesuffix(NUCLEI), path) for path in self.find(f"*{NUCLEI}")]
         pictures = {path.stem: path for path in self.find("*.tif")}
         return [
             Sample(name, name, (self.choose([pictures.get(name)], f"picture '{name}.tif'"), path))
-            for name, path in labels.items()
+            for name, path in labels
         ]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
