@@ -262,12 +262,13 @@ def stitch(
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     known = read_info(info)
-    tissue = TissueMask.load(mask, known)
-    flagged = _write_artefacts(store, tissue, known, artefacts, threads) if artefacts else None
-    kept = tissue.kept
-    del tissue  # it takes eight times as much
+    image = _open_image(store, known) if artefacts or features != "none" else None
+    found = TissueMask.load(mask, known)
+    flagged = _write_artefacts(image, found, known, artefacts, threads) if artefacts else None
+    kept = found.kept
+    del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
-    settings = None if features == "none" else _feature_settings(features, store, colour, known)
+    settings = None if features == "none" else _feature_settings(features, image, colour)
     provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, flagged)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
@@ -280,12 +281,12 @@ def stitch(
     return [warning for warning in (doubt, failed, unmeasured) if warning]
 
 
-def _write_artefacts(store: Path, tissue: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
+def _write_artefacts(image: Store, found: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
     from muse_pipeline.inference.artefacts import find_artefacts
 
-    found = find_artefacts(_open_image(store, info), tissue, threads)
-    found.write_outlines(output, info)
-    return found
+    areas = find_artefacts(image, found, threads)
+    areas.write_outlines(output, info)
+    return areas
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
@@ -304,11 +305,10 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     return image
 
 
-def _feature_settings(chosen: str, store: Path, colour: Path, info: SlideInfo) -> FeatureSettings:
+def _feature_settings(chosen: str, image: Store, colour: Path) -> FeatureSettings:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.colour_input import read_colour
 
-    image = _open_image(store, info)
     return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
 
 
@@ -354,7 +354,7 @@ def embed(
     files, card = SlideFiles(folder), embedder.card
     info = read_info(files.info)
     image = _open_image(files.store(card.mpp), info)
-    nuclei, classes, origin = _known_nuclei(files, foreign)
+    nuclei, classes, origin = _known_nuclei(files, info.slide_id, foreign)
     fit = read_colour(files.colour, image.fingerprint).macenko
     with print_load("reading features", threads), show_progress("windows") as progress:
         xy = level0_to_work(nuclei.xy, info.mpp, image.mpp)
@@ -371,17 +371,15 @@ def embed(
 
 
 def _known_nuclei(
-    files: SlideFiles, foreign: tuple[Path, Nuclei] | None
+    files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], dict[str, object]]:
     """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that their ids stand for."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
-    from muse_pipeline.slides.inspect import read_info
 
     if foreign:
         path, nuclei = foreign
-        model = {"name": path.name, "sha256": sha256_of(path)}
-        return nuclei, ["Nucleus"], {"slide_id": read_info(files.info).slide_id, "model": model}
+        return nuclei, ["Nucleus"], {"slide_id": slide_id, "model": {"name": path.name, "sha256": sha256_of(path)}}
     known = read_provenance(files.nuclei)
     classes = [each["name"] for each in known["card"]["classes"]]
     return read_nuclei(files.nuclei), classes, {name: known[name] for name in ("slide_id", "model")}
