@@ -95,10 +95,10 @@ def regions_of_pretraining(wildcards):
     return [*files, *(file for slide in PRETRAIN_SLIDES for file in PLAN.regions(slide))]
 
 
-def devices_of(resources, threads):
-    """What trains: as many GPUs as the profile gives, read ahead for by the threads; without, whatever is there."""
+def devices_of(resources):
+    """What trains: as many GPUs as the profile gives; without, whatever is there."""
     n_gpus = int(resources.get("gpu", 0))
-    return ["--accelerator", "cuda", "--devices", n_gpus, "--loaders", threads] if n_gpus else []
+    return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
 
 rule partner:
@@ -158,7 +158,7 @@ rule pretrain:
         "../../envs/train.yaml"
     params:
         folder=subpath(output.checkpoint, parent=True),
-        devices=lambda wildcards, resources, threads: devices_of(resources, threads),
+        devices=lambda wildcards, resources: devices_of(resources),
     shell:
         r"""
         muse pretrain {input.run:q} {params.devices} \

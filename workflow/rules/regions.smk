@@ -53,7 +53,7 @@ rule train_regions:
         changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
         labels=REGION_LABELS,
         state=lambda wildcards: state_of_files(files_of_region_run(wildcards)),
-        devices=lambda wildcards, resources, threads: devices_of(resources, threads),
+        devices=lambda wildcards, resources: devices_of(resources),
         folder=subpath(output.state, parent=True),
     shell:
         r"""
