@@ -69,7 +69,7 @@ def load_run(
     Args:
         path: of the YAML file; its ``method`` names the recipe.
         data: where the paths of sources start; the file's folder when None. Paths of checkpoints always start there.
-        changes: ``key=value``, see ``config.read_settings``.
+        changes: ``key=value``, see ``core.config.load_config``.
         default: method of a file that names none.
         only: the dataclass of the one method that the caller takes; any when None.
 

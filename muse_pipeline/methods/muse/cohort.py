@@ -119,7 +119,7 @@ def plan_cohort_run(
         data: where the paths of the config's own sources start; its folder when not given.
         judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
             will be judged on.
-        changes: ``key=value``, see ``config.load_config``.
+        changes: ``key=value``, see ``core.config.load_config``.
 
     Raises:
         ConfigError: a config is wrong, no slide is left, or a word chooses none.
