@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import cv2
@@ -311,12 +312,11 @@ class ViewBatches:
         """The batch of ``number``, and the sets that it is made of."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
-        sets = [self.sample(generator) for _ in range(self.batch)]
-        pixels = self._cut(sets, generator)
-        wide = Views(pixels[0], self._draw_colours(sets, 2, varied))
-        near = Views(pixels[1], self._draw_colours(sets, self.settings.n_local, varied))
-        near = near if self.settings.n_local else None
-        return ViewBatch(wide, near, *self._match(sets, generator)), sets
+        sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
+        pixels, local_pixels = self._cut(sets, generator)
+        global_views = Views(pixels, self._draw_colours(sets, 2, varied))
+        local_views = Views(local_pixels, self._draw_colours(sets, n_local, varied)) if n_local else None
+        return ViewBatch(global_views, local_views, *self._match(sets, generator)), sets
 
     def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Pixels of the global and of the local views, varied in sharpness.
@@ -324,12 +324,12 @@ class ViewBatches:
         The views of a set are cut one after the other, since they show the same few chunks of a store.
         """
         settings = self.settings
-        wide = np.empty((2, len(sets), settings.global_px, settings.global_px, 3), np.uint8)
-        near = np.empty((settings.n_local, len(sets), settings.local_px, settings.local_px, 3), np.uint8)
+        sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
+        parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
         for number, one in enumerate(sets):
-            for view, pixels in zip(one.views, (*wide[:, number], *near[:, number]), strict=True):
+            for view, pixels in zip(one.views, chain(*(part[:, number] for part in parts)), strict=True):
                 pixels[:] = vary_view_sharpness(view.cut(one.image), view.mpp, self.augmentation, generator)
-        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in (wide, near))
+        return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
         """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each in colours of its own."""
