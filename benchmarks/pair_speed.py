@@ -87,7 +87,7 @@ def copy_pairs(folder: Path, n: int) -> tuple[PairedSource, ...]:
 
 def count_views(batch: PairBatch) -> int:
     """Of both stains."""
-    return len(batch.views.wide.pixels) + len(batch.partner.image)
+    return len(batch.views.global_views.pixels) + len(batch.partner.image)
 
 
 if __name__ == "__main__":
