@@ -323,8 +323,8 @@ def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> S
             f"{path}: no spot lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
             f"are read as {source.unit}) and `radius_um`"
         )
-    as_stated, as_other = (_share_at_nuclei(_in_image(table_xy, unit, image), image) for unit in (source.unit, other))
-    if as_other > max(LEAST_SHARE, LARGER_SHARE * as_stated):
+    as_other = _share_at_nuclei(_in_image(table_xy, other, image), image)
+    if as_other > LEAST_SHARE and as_other > LARGER_SHARE * (as_stated := _share_at_nuclei(xy, image)):
         raise NucleiError(
             f"{path}: {as_other:.0%} of its spots in tissue lie at a nucleus of {image.name} with x and y in {other}, "
             f"and {as_stated:.0%} in {source.unit}; set `unit: {other}`, or give this slide's table"
