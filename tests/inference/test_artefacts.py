@@ -89,6 +89,14 @@ def test_without_the_setting_there_is_no_column_and_no_file(results):
     assert flagged.drop_columns("quality").equals(plain)
 
 
+def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
+    folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
+    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-pictures", "-o", folder)
+    assert status == 0, errors
+    assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
+    assert not (folder / "artefacts.geojson").exists()
+
+
 def test_the_same_bytes_for_any_shards_and_threads(results):
     for name in ("nuclei.parquet", "artefacts.geojson"):
         assert (results / "cut/drawn" / name).read_bytes() == (results / "flagged/drawn" / name).read_bytes()
