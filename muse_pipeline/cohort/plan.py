@@ -151,8 +151,7 @@ class Plan:
         """All settings that a slide's nuclei depend on.
 
         A killed run with other settings leaves old nuclei beside missing shards. Snakemake does not recreate the inputs
-        of a
-        file that is up to date; a changed parameter marks it as out of date.
+        of a file that is up to date; a changed parameter marks it as out of date.
         """
         model = [json.dumps(self.config["model"])] if self.is_trained else [self.model["model"], self.model["sha256"]]
         run = {**self.pretraining, "compare": None}

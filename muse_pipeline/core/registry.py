@@ -17,8 +17,7 @@ class Registry(Generic[T]):
     """Plug-ins of one kind, by name.
 
     The modules of ``package`` are imported at the first look-up. A module with the name of a plug-in is imported alone,
-    so
-    that a plug-in does not need the packages of the others; one whose packages are missing fails only when it is
+    so that a plug-in does not need the packages of the others; one whose packages are missing fails only when it is
     requested.
 
     Args:

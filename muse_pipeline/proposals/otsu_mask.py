@@ -1,8 +1,7 @@
 """The simplest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into nuclei.
 
 Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are in um, so that a
-slide
-has the same result at any resolution.
+slide has the same result at any resolution.
 """
 
 from __future__ import annotations

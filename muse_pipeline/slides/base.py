@@ -134,10 +134,8 @@ def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[
     """Level-0 pixels per pixel, (x, y) for every level.
 
     A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: if the sizes
-    agree
-    with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise positions
-    drift
-    towards the far edge.
+    agree with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise
+    positions drift towards the far edge.
     """
     return tuple(_exact_downsample(level_sizes_px[0], size) for size in level_sizes_px)
 
