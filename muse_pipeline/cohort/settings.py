@@ -57,7 +57,10 @@ def require_quality_mpp(mpp: float) -> None:
         ConfigError: they are coarser than 0.5 um/px, or no whole number of their pixels is as large.
     """
     if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
-        raise ConfigError(f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it")
+        raise ConfigError(
+            f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it; leave quality out, or take "
+            "a model for 0.5 or 0.25 um/px"
+        )
 
 
 def at_home(value: Any) -> Any:

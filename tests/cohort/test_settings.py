@@ -30,6 +30,12 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
     assert settings.at_home(["s3://bucket//a"]) == ["s3://bucket//a"]
 
 
+def test_quality_needs_an_image_in_which_focus_can_be_judged():
+    assert complete(quality=True, mpp=0.25)["quality"]
+    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, and 0\.3 um/px does not divide it"):
+        complete(quality=True, mpp=0.3)
+
+
 def test_an_output_that_is_a_pattern_is_rejected():
     with pytest.raises(ConfigError, match=r"output: res\{x\}\* has \* \{ \} in it"):
         complete(output="res{x}*")
