@@ -30,8 +30,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
     """Give a temporary neighbour to write to; rename it to ``path`` if the block succeeds, else remove it.
 
     Works for files and folders (an existing folder of that name is replaced by a folder, but never by a file).
-    Temporary
-    files that killed processes left for the same path are removed first.
+    Temporary files that killed processes left for the same path are removed first.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
@@ -191,6 +190,14 @@ def sha256_of(path: Path | str) -> str:
 
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_name(path: Path, how: str) -> str:
+    """Name for what is made of a file in one way; another one once the file is written again."""
+    import hashlib
+
+    found = path.stat()
+    return hashlib.sha256(f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {how}".encode()).hexdigest()[:16]
 
 
 def write_json(path: Path | str, values: Any) -> None:

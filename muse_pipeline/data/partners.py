@@ -6,7 +6,6 @@ image. It may cover part of the image, or be absent.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.config import require_one_of, require_positive
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
 from muse_pipeline.data.spots import SpotVectors, read_spots
@@ -369,8 +368,7 @@ def _size(size_px: Sequence[int]) -> str:
 
 
 def _key(path: Path, how: str) -> str:
-    """Name for what was made of a file, for as long as the file stays what it is."""
+    """See ``core.files.cache_name``."""
     if not path.is_file():
         raise NucleiError(f"{path}: no such file; correct `partner` in the config")
-    seen = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {how}".encode()).hexdigest()[:16]
+    return cache_name(path, how)

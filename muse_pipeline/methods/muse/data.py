@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
-from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.files import cache_name, sha256_of
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.core.text import some_of
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
@@ -173,7 +172,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
     stated = read_provenance(proposals)
     if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
         raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
-    location = folder / _key(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
+    location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
         parts = [
             np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1)
@@ -206,7 +205,7 @@ class RegionWeights:
         """What the weights of a slide's nuclei depend on; empty without weights."""
         if not self.weights:
             return ""
-        return f" {sorted(self.weights.items())} {_key(_file_of_regions(source), '')}"
+        return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
 
     def weigh(self, source: NucleusSource, xy: np.ndarray) -> np.ndarray:
         """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
@@ -280,7 +279,7 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)
         _require_fine(path.stem, mpp, finest_mpp)
-        location = folder / _key(path, f"{mpp} {predictor.sha256}")
+        location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
         if not location.is_dir():
             found = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
@@ -310,9 +309,3 @@ def _picture(
         pixels=pixels,
         index=nuclei,
     )
-
-
-def _key(path: Path, how: str) -> str:
-    """Name of the index of what was found in a file, for as long as the file stays what it is."""
-    seen = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {how}".encode()).hexdigest()[:16]
