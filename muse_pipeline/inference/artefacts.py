@@ -21,7 +21,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import Store
-from muse_pipeline.tissue.background import find_ink
+from muse_pipeline.tissue.background import coarsen, find_ink
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import DENSITY
 
@@ -39,6 +39,7 @@ MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
 MAX_GREY = 220  # of 255; brighter is glass
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px
 _HALO_PX = 40  # how far the blurs and the search for ink reach
+_READ_PX = _BLOCK_CELLS * _CELL_PX + 2 * _HALO_PX  # side of a block and its halo
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
 
@@ -134,10 +135,9 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     """(n, n, 4) of the cells of a block: energy of detail of both sizes, share of tissue, share of ink."""
     row, column = corner
-    side = _BLOCK_CELLS * _CELL_PX + 2 * _HALO_PX
-    pixels = image.read((column * _CELL_PX - _HALO_PX, row * _CELL_PX - _HALO_PX), (side, side))
+    pixels = image.read((column * _CELL_PX - _HALO_PX, row * _CELL_PX - _HALO_PX), (_READ_PX, _READ_PX))
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    ink = find_ink(DENSITY[cv2.resize(pixels, (side // 4, side // 4), interpolation=cv2.INTER_AREA)])
+    ink = find_ink(DENSITY[coarsen(pixels)])
     measures = (*_measure_detail(grey), _average(grey < MAX_GREY), _average(ink))
     return np.stack(measures, -1)
 
@@ -158,7 +158,7 @@ def _measure_detail(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _average(values: np.ndarray) -> np.ndarray:
     """Means (n, n) float32 over the cells of a block, of values at any resolution that covers block and halo."""
-    halo = values.shape[0] * _HALO_PX // (_BLOCK_CELLS * _CELL_PX + 2 * _HALO_PX)
+    halo = values.shape[0] * _HALO_PX // _READ_PX
     inner = np.ascontiguousarray(values[halo:-halo, halo:-halo], np.float32)
     return cv2.resize(inner, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
