@@ -1,11 +1,14 @@
-"""Modules, functions and classes that docstrings and comments name with their path exist."""
+"""Modules, functions and classes that docstrings, comments and the documentation name with their path exist."""
 
 import ast
+import pkgutil
 import re
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "muse_pipeline"
+TOP = Path(__file__).parents[1]
+PACKAGE = TOP / "muse_pipeline"
 PARTS = {path.stem for path in PACKAGE.iterdir()}
+IN_PAGES = re.compile(r"\bmuse_pipeline(?:\.\w+)+")
 DOTTED = re.compile(r"``(?:muse_pipeline\.)?([a-z_]+(?:\.\w+)+)(?:\(\))?``")
 FILES = re.compile(r"\.(csv|geojson|h5ad|json|npz|parquet|png|pt|py|svs|tsv)(\.gz)?$")
 SETTINGS = {"export.threshold"}  # of a config
@@ -47,3 +50,11 @@ def test_names_with_a_path_exist():
     names = read_names()
     found = {path.relative_to(PACKAGE).as_posix(): [*unknown_names(path, names)] for path in PACKAGE.rglob("*.py")}
     assert not {path: unknown for path, unknown in found.items() if unknown}
+
+
+def test_names_in_the_documentation_exist():
+    pages = [*TOP.glob("*.md"), *(path for folder in ("docs", "config") for path in (TOP / folder).rglob("*.md"))]
+    names = {name for page in pages for name in IN_PAGES.findall(page.read_text("utf-8"))}
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
