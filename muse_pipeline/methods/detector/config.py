@@ -138,10 +138,8 @@ class DetectorConfig:
     @property
     def credits(self) -> str:
         """``training_data`` with the licences that the sources state, for the card."""
-        stated = {source.labels.name: source.licence for source in self.sources if source.licence}
-        if not stated:
-            return self.training_data
-        return f"{self.training_data} Licences: {', '.join(f'{name} {licence}' for name, licence in stated.items())}."
+        stated = dict.fromkeys(f"{source.labels.name} {source.licence}" for source in self.sources if source.licence)
+        return f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -88,3 +88,9 @@ def test_sources_without_a_licence_leave_the_card_as_it_is_written():
     assert config.credits.startswith(f"{config.training_data} Licences: pannuke CC BY-NC-SA 4.0, ")
     bare = replace(config, sources=tuple(replace(source, licence="") for source in config.sources))
     assert bare.credits == config.training_data
+
+
+def test_folders_of_one_name_keep_their_licences():
+    config = load_detector_config(RECIPE)
+    labels = [replace(config.sources[0], labels=Path(site) / "labels", licence=site) for site in ("A", "B", "B")]
+    assert replace(config, sources=tuple(labels)).credits.endswith(" Licences: labels A, labels B.")
