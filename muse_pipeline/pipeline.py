@@ -120,11 +120,12 @@ def make_nuclei(
     """Run the steps from a slide's shards to its pictures and its ``viewer``; without ``draw`` to its GeoJSON."""
     _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
-        files.artefacts.unlink(missing_ok=True)  # of an earlier table
         csv_file = files.csv if csv else None
         pixels = {"features": features, "store": store, "colour": files.colour}
         pixels["artefacts"] = files.artefacts if quality else None
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
+        if not quality:
+            files.artefacts.unlink(missing_ok=True)  # of an earlier table
     with _step(files, "geojson", begin):
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)
     if draw:
