@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.export.onnx import embed_card, trace
+from muse_pipeline.export.onnx import trace, write_model
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.model import runtime_arguments
 from muse_pipeline.inference.predictor import OUTPUTS, Predictor
@@ -32,7 +31,7 @@ from muse_pipeline.tissue.stain import IDENTITY
 MPP = 0.5
 
 
-def write_model(path: Path, backbone: str, head: str, window_px: int) -> None:
+def write_untrained(path: Path, backbone: str, head: str, window_px: int) -> None:
     """Export an untrained detector, with a threshold that every peak passes."""
     torch.manual_seed(0)
     detector = NucleusDetector(backbone, head, 3, 32).eval()
@@ -52,8 +51,7 @@ def write_model(path: Path, backbone: str, head: str, window_px: int) -> None:
         licence="CC0-1.0",
         training_data="none",
     )
-    model = trace(DetectionGraph(detector, card.threshold, card.capacity).eval(), card)
-    onnx.save_model(embed_card(model, card), path)
+    write_model(trace(DetectionGraph(detector, card.threshold, card.capacity).eval(), card), card, path)
 
 
 def open_bare(path: Path, n_threads: int, provider: str) -> onnxruntime.InferenceSession:
@@ -85,7 +83,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        write_model(path, args.backbone, args.head, args.window)
+        write_untrained(path, args.backbone, args.head, args.window)
         predictor = Predictor(path, args.provider)
         together, alone = (open_bare(path, n_threads, args.provider) for n_threads in (args.threads, 1))
         pixels = np.random.default_rng(0).integers(0, 256, (args.windows, 1, args.window, args.window, 3), np.uint8)

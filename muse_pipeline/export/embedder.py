@@ -7,13 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnx
 from torch import Tensor, nn
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError
-from muse_pipeline.core.files import complete_file, sha256_of
-from muse_pipeline.export.onnx import embed_card, trace_windows
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.inference.card import ColourReference, EmbedderCard
 from muse_pipeline.inference.embed import DENSE
 from muse_pipeline.inference.model import find_checkpoint
@@ -50,10 +49,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
         CheckpointError: it holds no backbone with a dense map, or cannot be read.
     """
     graph, card = load_embedder(checkpoint, mpp)
-    model = embed_card(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card)
-    onnx.checker.check_model(model)
-    with complete_file(output) as partial:
-        onnx.save_model(model, partial)
+    write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)
     return card
 
 

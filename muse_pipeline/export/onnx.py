@@ -22,7 +22,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
 from muse_pipeline.inference.appearance import describe_training
-from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, ColourReference, ModelCard, RegionCard
+from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, Card, ColourReference, ModelCard
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
@@ -63,10 +63,7 @@ def export_onnx(
     if windows:
         model = quantise(model, windows, card.source["backbone"])
         card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
-    model = embed_card(model, card)
-    onnx.checker.check_model(model)
-    with complete_file(output) as partial:
-        onnx.save_model(model, partial)
+    write_model(model, card, output)
     return card
 
 
@@ -76,9 +73,7 @@ def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
     return trace_windows(graph, card, outputs, graph.detector.backbone.lattice.any_size)
 
 
-def trace_windows(
-    graph: torch.nn.Module, card: ModelCard | RegionCard, outputs: list[str], any_size: bool
-) -> onnx.ModelProto:
+def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_size: bool) -> onnx.ModelProto:
     """A graph of pixels and colour as ONNX, for batches of any size.
 
     Args:
@@ -122,14 +117,19 @@ def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-def embed_card(model: onnx.ModelProto, card: ModelCard | RegionCard) -> onnx.ModelProto:
-    """The model with its card, without the exporter's notes, which name source files and differ from call to call."""
+def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
+    """Write one file, the card in its metadata, without the exporter's notes.
+
+    Notes name source files and differ from call to call.
+    """
     onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
-    return model
+    onnx.checker.check_model(model)
+    with complete_file(output) as partial:
+        onnx.save_model(model, partial)
 
 
 def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
@@ -200,9 +200,7 @@ def recard(model: Path, output: Path, **facts: AppearanceReference | float | str
         ModelError: the file is not ONNX or has no card.
     """
     card = dataclasses.replace(read_card(model), **facts)
-    graph = embed_card(onnx.load(model), card)
-    with complete_file(output) as partial:
-        onnx.save_model(graph, partial)
+    write_model(onnx.load(model), card, output)
     return card
 
 

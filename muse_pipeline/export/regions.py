@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
-from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import list_pictures
-from muse_pipeline.export.onnx import embed_card, trace_windows
+from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.export.parity import COLOUR
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
 from muse_pipeline.inference.card import REGIONS, ColourReference, RegionCard
@@ -135,10 +134,7 @@ def export_region_model(
     if windows:
         traced = quantise(traced, windows, card.source["backbone"])
         card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
-    onnx_model = embed_card(traced, card)
-    onnx.checker.check_model(onnx_model)
-    with complete_file(output) as partial:
-        onnx.save_model(onnx_model, partial)
+    write_model(traced, card, output)
     return card
 
 
