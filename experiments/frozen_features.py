@@ -104,15 +104,23 @@ def render_arms(folder: Path, titles: Mapping[str, str], baseline: str) -> str:
 
 
 def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
-    """(P, S, C, C) counts of the runs of an arm."""
-    counts = np.stack([runs[arm, seed]["counts"][protocol] for seed in seeds], 1)
-    n_classes = round(counts.shape[-1] ** 0.5)
-    return counts.reshape(*counts.shape[:2], n_classes, n_classes)
+    """(P, S, C, C) counts of the runs of an arm; (P, 1, C, C) where every run judges patients of its own."""
+    counts = [np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds]
+    found = np.concatenate(counts)[:, None] if _patients_differ(runs, arm, seeds) else np.stack(counts, 1)
+    n_classes = round(found.shape[-1] ** 0.5)
+    return found.reshape(*found.shape[:2], n_classes, n_classes)
 
 
 def compare(runs: Mapping, arm: str, baseline: str, seeds: Sequence[int], protocol: str) -> str:
     """Difference from the baseline, with its 95 % interval."""
     before, after = (stack_counts(runs, one, seeds, protocol) for one in (baseline, arm))
-    found = compare_scores(before, after, runs[arm, seeds[0]]["patients"], macro_f1)
+    patients = runs[arm, seeds[0]]["patients"]
+    if _patients_differ(runs, arm, seeds):
+        patients = [f"{seed} {name}" for seed in seeds for name in runs[arm, seed]["patients"]]
+    found = compare_scores(before, after, patients, macro_f1)
     low, high = found["interval"]
     return f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _patients_differ(runs: Mapping, arm: str, seeds: Sequence[int]) -> bool:
+    return any(runs[arm, seed]["patients"] != runs[arm, seeds[0]]["patients"] for seed in seeds)

@@ -54,10 +54,11 @@ ALIGNMENT = {  # of nuclei alone: a batch has hundreds of them, and few views
 SETTINGS = {
     "method": "trident",
     "name": "restain",
-    "backbone": "muse_compact_16",
+    "backbone": "muse_compact_32",
+    "partner_backbone": "colour_cnn",
     "views": {"global_px": 64, "mpp": [0.5, 1.0]},
     "batch": 12,
-    "schedule": {"steps": 300, "learning_rate": 5e-3, "warmup": 0.1, "weight_decay": 1e-4, "clip": 30.0},
+    "schedule": {"steps": 400, "learning_rate": 2e-3, "warmup": 0.1, "weight_decay": 1e-4, "clip": 30.0},
 }
 
 

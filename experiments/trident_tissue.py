@@ -1,24 +1,26 @@
-"""What a free partner teaches an H&E backbone of real tissue: outlines of nuclei that a threshold finds.
+"""What a free partner teaches an H&E backbone of real tissue: the nuclei that the built-in `label_free` finds.
 
     python experiments/trident_tissue.py --data ../shared/data    # trains what is missing: a JSON per run
     python experiments/trident_tissue.py --table                  # the table of docs/results.md, from these
 
-Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. The partner of a picture is
-a drawing of the nuclei that Otsu's threshold finds in its haematoxylin. The frozen features at the true nuclei of sites
-A7 and AC are classified from the labels of five pictures of A8, drawn five times: by the 20 nearest neighbours and by
-a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
+Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode label-free`
+finds and measures the nuclei of its pictures; the partner of a picture is the table of these measurements, or a drawing
+of the outlines. The frozen features at the true nuclei of sites A7 and AC are classified from the labels of five
+pictures of A8, drawn five times: by the 20 nearest neighbours and by a linear layer. A stopped run goes on. DATA is a
+folder with brca-m2c/.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 from arms import run_arms
 from frozen_features import count_predictions, render_arms
 
-from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
@@ -30,25 +32,25 @@ from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.methods.trident.config import AlignmentSettings, TridentConfig
 from muse_pipeline.methods.trident.run import TridentStage
-from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule
 
 RUNS = Path(__file__).parent / "trident_tissue"
-BACKBONE, MPP, STEPS, BATCH = "muse_compact_16", 0.5, 500, 12
+BACKBONE, MPP, STEPS, BATCH = "muse_compact_32", 0.5, 400, 12
 LEARNT, JUDGED = ("A8",), ("A7", "AC")
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
-ARMS = {  # branches, folder of partners
-    "three": (3, "masks"),
-    "siamese": (1, "masks"),
-    "three-shuffled": (3, "shuffled"),
-    "muse": (0, ""),
-    "untrained": (0, ""),
-}
+MEASUREMENTS = (
+    *("area_um2", "major_axis_um", "minor_axis_um", "eccentricity", "solidity"),
+    *("h_mean", "h_sd", "e_mean", "e_ring_mean"),
+    *("texture_gradient_mean", "texture_entropy", "texture_contrast", "texture_homogeneity"),
+    "texture_clumped_fraction",
+)
+ARMS = ("three", "three-shuffled", "three-drawn", "siamese", "muse", "untrained")
 TITLES = {
-    "three": "two H&E views and drawn nuclei (TriDeNT)",
+    "three": "two H&E views and measurements of nuclei (TriDeNT)",
+    "three-shuffled": "likewise, measurements of another picture's nuclei",
+    "three-drawn": "two H&E views and drawn nuclei",
     "siamese": "two H&E views (Siamese)",
-    "three-shuffled": "TriDeNT, nuclei of other pictures",
     "muse": "MUSE",
     "untrained": "random weights",
 }
@@ -59,30 +61,35 @@ def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"TCGA-{site}-" for site in (*LEARNT, *JUDGED) if site not in sites)
 
 
-def draw_partners(images: Path, work: Path) -> None:
-    """Write the label images of the learnt pictures' nuclei, and the same under the names of other pictures."""
-    if (work / "shuffled").is_dir():
-        return
+def find_nuclei(images: Path, results: Path) -> list[Path]:
+    """Tile the learnt pictures, find and measure their nuclei without labels; returns the folder of each."""
     paths = [path for path in list_pictures(images) if not any(word in path.name for word in sites_but(LEARNT))]
-    for name in ("masks", "shuffled.partial"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-    found = []
-    for path in paths:
-        pixels = read_rgb(path)
-        found.append(fit_otsu([pixels], MPP).instances(pixels))
-        np.save(work / "masks" / f"{path.stem}.npy", found[-1])
-    for path, own, other in zip(paths, found, found[1:] + found[:1], strict=True):
-        fitting = np.zeros_like(own)
-        height, width = np.minimum(own.shape, other.shape)
-        fitting[:height, :width] = other[:height, :width]
-        np.save(work / "shuffled.partial" / f"{path.stem}.npy", fitting)
-    (work / "shuffled.partial").rename(work / "shuffled")
+    if not (results / "report.html").is_file():
+        options = ["--mpp", str(MPP), "--mode", "label-free", "--features", "all", "--no-viewer", "-o", results]
+        subprocess.run([Path(sys.executable).with_name("muse"), "run", *paths, *options], check=True)
+    return [results / path.stem for path in paths]
 
 
-def make_stage(arm: str, seed: int, images: Path, work: Path) -> MuseStage:
+def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
+    """The pictures of an arm, with their partners."""
+    sources = []
+    for slide, other in zip(slides, slides[1:] + slides[:1], strict=True):
+        source = {"store": slide / "image-500nm.zarr", "proposals": slide / "nuclei.parquet"}
+        if arm == "muse":
+            sources.append(NucleusSource(**source))
+            continue
+        partner = PartnerSource(nuclei=slide / "nuclei.parquet")
+        if arm != "three-drawn":
+            table = (other if arm == "three-shuffled" else slide) / "nuclei.parquet"
+            radius_um = 30.0 if arm == "three-shuffled" else 2.0  # another picture's nuclei lie elsewhere
+            partner = PartnerSource(vectors=table, columns=MEASUREMENTS, radius_um=radius_um)
+        sources.append(PairedSource(**source, partner=partner))
+    return tuple(sources)
+
+
+def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage:
     """The run of an arm."""
-    branches, partners = ARMS[arm]
-    source = {"images": images, "mpp": MPP, "exclude": sites_but(LEARNT)}
+    sources = make_sources(arm, slides)
     common = {
         "name": arm,
         "backbone": BACKBONE,
@@ -103,15 +110,22 @@ def make_stage(arm: str, seed: int, images: Path, work: Path) -> MuseStage:
             bottleneck=64,
             momentum=0.98,
         )
-        sources = (NucleusSource(**source),)
         config = MuseConfig(
             sources=sources, views=ViewSettings(n_local=2, **views), distillation=distillation, **common
         )
         return MuseStage(config, folder)
-    paired = PairedSource(**source, partner=PartnerSource(nuclei=work / partners))
-    alignment = AlignmentSettings(branches=branches, nucleus_weight=1.0, hidden=256, width=256)
+    alignment = AlignmentSettings(
+        branches=1 if arm == "siamese" else 3,
+        loss="infonce",
+        temperature=0.2,
+        image_weight=0.0,
+        nucleus_weight=1.0,
+        hidden=256,
+        width=256,
+    )
     views = ViewSettings(n_local=0, **views)
-    return TridentStage(TridentConfig(sources=(paired,), views=views, alignment=alignment, **common), folder)
+    config = TridentConfig(sources=sources, views=views, alignment=alignment, partner_backbone="colour_cnn", **common)
+    return TridentStage(config, folder)
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
@@ -125,8 +139,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
     )
     checkpoint = None
     if arm != "untrained":
-        draw_partners(labels.images, work)
-        stage = make_stage(arm, seed, labels.images, work)
+        stage = make_stage(arm, seed, find_nuclei(labels.images, work / "nuclei"), work)
         share_index(stage.folder / INDEX, work / INDEX)
         checkpoint = stage.run(Options(accelerator="cpu", threads=1, say=print))
         share_index(work / INDEX, stage.folder / INDEX)

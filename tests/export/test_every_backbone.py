@@ -155,6 +155,7 @@ PAIRS = [  # those of one architecture stand together
     ("muse_r50_512", "point"),
     ("shallow_cnn", "dense"),
     ("vgg16_3_stages", "dense"),
+    ("colour_cnn", "dense"),
 ]
 
 
