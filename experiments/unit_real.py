@@ -56,13 +56,14 @@ Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 ins
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
     "first": "its first stage alone",
+    "short": "the same with 120 + 150 steps",
     "before": "an earlier recipe: no stain reference, threshold 0.2, masks of the published sizes",
     "third": "a third of its steps",
     "no-guide": "a third, without the instance guide; nuclei of read masks",
     "uniform": "a third, nuclei of masks placed uniformly",
     "painted": "control, a third: the same reader trained on flat painted masks, no GAN",
 }
-THIRD = ["schedule.steps=40", "second.steps=50"]
+THIRD = ["schedule.steps=500", "second.steps=500"]
 BEFORE = [
     *("schedule.steps=500", "second.steps=400", "second.learning_rate=5.0e-4", "precision=32-true"),
     *("colour=identity", "calibrate=false", "tissue={}"),
@@ -71,6 +72,7 @@ BEFORE = [
 CHANGES = {  # of settings
     "unit": [],
     "first": [],
+    "short": ["schedule.steps=120", "second.steps=150"],
     "before": BEFORE,
     "third": THIRD,
     "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
