@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse anndata``."""
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
     parser.add_argument("--patient", help="of the slide (default: as its name has it)")
+    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")
     add_output_argument(parser, "H5AD")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the file."""
-    from muse_pipeline.scverse.anndata import write_anndata
+    from muse_pipeline.steps import anndata
 
-    write_anndata(args.nuclei, args.output, args.patient)
+    anndata(args.nuclei, args.output, args.patient, args.embeddings)

@@ -14,19 +14,20 @@ from muse_pipeline.scverse.columns import Batch, NucleiTable, class_colors
 from muse_pipeline.scverse.elements import Array, Elements, open_hdf5
 
 
-def write_anndata(nuclei: Path, output: Path, patient: str | None) -> None:
+def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
     """Write the nuclei of a slide as AnnData.
 
     Args:
         nuclei: ``nuclei.parquet``.
         output: ``nuclei.h5ad``.
         patient: of the slide; None: as its name has it.
+        embeddings: of the nuclei, by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not one of ours.
+        NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
     """
-    table = NucleiTable.open(nuclei, patient)
+    table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         write_elements(elements, table, {})
 

@@ -1,6 +1,8 @@
 """Features of a network at nuclei of any origin: of the slide's table, of points and masks of another program."""
 
+import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -9,7 +11,9 @@ import torch
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.embedder import load_embedder
+from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.models import BACKBONES
@@ -47,6 +51,11 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
     assert list(found["id"]) == list(ids.astype(str))
     graph, card = load_embedder(folder.parent / "small.pt", mpp=1.0)
     assert (card.mpp, card.embedding_dim, card.readout) == (0.5, graph.backbone.channels, "x/4-0.5")
+    require_vectors_of(graph, card, found, tiled_slide, np.eye(3, 4))
+
+
+def require_vectors_of(graph, card, found, tiled_slide, colour):
+    """The vectors of the nuclei in one core are those of torch."""
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
     core_px = card.input_px - 2 * card.halo_px
     core = np.median(xy, axis=0) // core_px * core_px
@@ -54,7 +63,7 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
     origin = (core - card.halo_px).astype(int)
     pixels = tiled_slide.store.read(tuple(origin), (card.input_px, card.input_px))
     with torch.no_grad():
-        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.eye(3, 4))
+        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.from_numpy(colour).float())
     positions = torch.from_numpy(xy[inside] - origin).float()
     expected = read_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
     vectors = np.stack(found["embedding"])
@@ -69,22 +78,56 @@ def test_the_same_bytes_with_any_number_of_threads(folder, found):
     assert output.read_bytes() == before
 
 
+def cosine(first, second):
+    first, second = first.astype(float), second.astype(float)
+    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+
 def test_windows_leave_no_trace(folder, found, tiled_slide):
     embedder = Embedder(folder.parent / "small.onnx")
     core_px = embedder.card.input_px - 2 * embedder.card.halo_px
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
-    vectors = np.stack(found["embedding"]).astype(float)
     shifted = embed_nuclei(tiled_slide.store, embedder, np.eye(3, 4, dtype=np.float32), xy, offset_px=core_px // 2)
-    shifted = shifted.astype(float)
-    cosine = (vectors * shifted).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(shifted, axis=1)
-    assert cosine.min() >= 0.999
+    assert cosine(np.stack(found["embedding"]), shifted).min() >= 0.999
+
+
+@pytest.fixture(scope="module")
+def of_detector(folder):
+    """What the built-in detector gives its nuclei."""
+    assert main(["embed", str(folder), "--model", "compact-fp32"]) == 0
+    return pandas.read_parquet(folder / "embeddings-compact.parquet")
+
+
+def test_a_detector_gives_the_features_before_its_head(folder, found, of_detector, tiled_slide):
+    assert list(of_detector["id"]) == list(found["id"])
+    graph, card = load_embedder(Path("compact"), mpp=1.0)
+    assert dataclasses.replace(card, source={}) == dataclasses.replace(
+        Embedder(find_model("compact-fp32")).card, source={}
+    )
+    require_vectors_of(graph, card, of_detector, tiled_slide, tiled_slide.colour)
+    assert Embedder(find_model("compact-int8")).card.embedding_dim == card.embedding_dim
+
+
+def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
+    embedder = Embedder(find_model("compact-fp32"))
+    core_px = embedder.card.input_px - 2 * embedder.card.halo_px
+    xy = level0_to_work(of_detector[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
+    shifted = embed_nuclei(tiled_slide.store, embedder, tiled_slide.colour, xy, offset_px=core_px // 2)
+    vectors = np.stack(of_detector["embedding"])
+    assert cosine(vectors, shifted).min() >= 0.999 and not np.array_equal(vectors, shifted)
+
+
+def test_a_graph_without_a_head_cannot_be_cut(folder):
+    path = folder.parent / "small.onnx"
+    with pytest.raises(ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\."):
+        cut_before_head(path.read_bytes(), "dense", path)
 
 
 def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table):
     points = folder.parent / "points.csv"
     found[["x", "y"]].to_csv(points, index=False)
     assert embed(folder, "--nuclei", points, "--features") == 0
-    foreign = pandas.read_parquet(folder / "embeddings-small-points.parquet")
+    foreign = pandas.read_parquet(folder / "embeddings-small-points.csv.parquet")
     order = np.lexsort(found[["x", "y"]].to_numpy().T)
     np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
     assert not set(foreign["id"]) & set(found["id"])
@@ -107,7 +150,7 @@ def test_a_label_image_gives_its_instances(folder, tiled_slide):
     label[100:112, 200:216], label[150:160, 90:100] = 5, 9
     np.save(folder.parent / "mask.npy", label)
     assert embed(folder, "--nuclei", folder.parent / "mask.npy", "--features") == 0
-    found = pandas.read_parquet(folder / "embeddings-small-mask.parquet")
+    found = pandas.read_parquet(folder / "embeddings-small-mask.npy.parquet")
     np.testing.assert_allclose(found[["x", "y"]], [[832, 424], [380, 620]], atol=3)
     np.testing.assert_allclose(found["area_um2"], [12 * 16, 100], rtol=0.15)
 
@@ -120,8 +163,6 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     np.save(folder.parent / "flat.npy", np.zeros((10, 1000), np.int32))
     assert embed(folder, "--nuclei", folder.parent / "flat.npy") == 2
     assert "1000 x 10 px have not the shape of the slide" in capsys.readouterr().err
-    assert main(["embed", str(folder), "--model", str(find_model("compact"))]) == 2
-    assert "finds nuclei and gives no features at given positions; give --checkpoint" in capsys.readouterr().err
     assert main(["detect", str(folder), "--model", str(folder.parent / "small.onnx"), "--colour", "c", "-o", "o"]) == 2
     assert "gives features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
     assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2

@@ -35,6 +35,13 @@ def test_settings_that_contradict_are_one_sentence(cohort):
     assert "spatialdata links to the images, which keep_stores: false deletes" in run.stdout
 
 
+@pytest.mark.timeout(600)
+def test_every_slide_has_a_job_for_its_embeddings(cohort):
+    write_config(cohort, embedding=True, anndata=True)
+    jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
+    assert (jobs["embed"], jobs["anndata"]) == (4, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohort):

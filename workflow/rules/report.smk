@@ -73,7 +73,12 @@ def forget_unasked_steps():
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
         outcome.forget_unasked_steps(
-            Path(PLAN.folder(slide)), asked, PLAN.is_remote(slide), bool(config["proposals"]), bool(config["regions"])
+            Path(PLAN.folder(slide)),
+            asked,
+            PLAN.is_remote(slide),
+            bool(config["proposals"]),
+            bool(config["regions"]),
+            config["embedding"],
         )
 
 
