@@ -44,6 +44,7 @@ rule all:
         artefacts=of_every_slide("artefacts.geojson") if config["quality"] else [],
         embeddings=lambda wildcards: [path for slide in SLIDES for path in PLAN.embeddings(slide)],
         anndata=of_every_slide("nuclei.h5ad") if config["anndata"] else [],
+        cohort="<results>/cohort.h5ad" if config["anndata"] else [],
         spatialdata=of_every_slide("slide.spatialdata.zarr") if config["spatialdata"] else [],
         statistics="<results>/statistics.tsv" if config["statistics"] else [],
         images=every_store if config["keep_stores"] else [],

@@ -16,7 +16,7 @@ from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
-from muse_pipeline.core.text import one_line, time_text
+from muse_pipeline.core.text import count_noun, one_line, time_text
 from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.pipeline import Begin, add_files, run_slide
@@ -26,6 +26,7 @@ from muse_pipeline.report.page import write_report
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.statistics.anndata import write_cohort
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
+    if plan.h5ad and any(row["slide_id"] not in stopped for row in runs.values()):
+        n_slides = write_cohort(plan.output, read_rows(sheet), plan.output / "cohort.h5ad")
+        print(f"{plan.output / 'cohort.h5ad'}: {count_noun(n_slides, 'slide')}")
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]

@@ -13,9 +13,12 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.cohort import patients_of
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
-from muse_pipeline.statistics.slides import measure_slide
+from muse_pipeline.statistics.slides import Measure, measure_slides
 
-COLUMNS = ("measure", "first", "second", "n_first", "n_second", "mean_first", "mean_second", "effect", "low", "high")
+COLUMNS = (
+    *("measure", "unit", "first", "second", "n_first", "n_second", "mean_first", "mean_second"),
+    *("effect", "low", "high", "p", "q"),
+)
 
 
 def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output: Path) -> list[str]:
@@ -37,12 +40,10 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     """
     groups, patients = read_groups(results, sheet, group, patient)
     group_of = require_groups(groups, patients)
-    measures = [measure_slide(results / slide) for slide in groups]
-    names = list(dict.fromkeys(name for each in measures for name in each))
-    values = np.array([[each.get(name, np.nan) for name in names] for each in measures])
+    measures, values = measure_slides(results, groups)
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
-    _write(output, names, compared)
+    _write(output, measures, compared)
     lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
         "slides"
@@ -50,7 +51,7 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())
         lines.append(
-            f"{second} against {first}: {n_found} of {len(names)} measures differ at a false discovery rate of 5 %"
+            f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false discovery rate of 5 %"
         )
     return lines
 
@@ -74,15 +75,15 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
 
 
-def _write(output: Path, names: list[str], compared: list[tuple[str, str, Difference]]) -> None:
+def _write(output: Path, measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> None:
     with complete_file(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-        table.writerow([*COLUMNS, "p", "q"])
+        table.writerow(COLUMNS)
         for first, second, found in compared:
-            for k, name in enumerate(names):
+            for k, measure in enumerate(measures):
                 numbers = (*found.mean[:, k], *(getattr(found, each)[k] for each in ("effect", "low", "high")))
                 chances = (found.p[k], found.q[k])
-                row = [name, first, second, *found.n[:, k]]
+                row = [measure.name, measure.unit, first, second, *found.n[:, k]]
                 table.writerow([*row, *map(_text, (*numbers, *chances))])
 
 

@@ -1,6 +1,6 @@
-"""Groups of patients compared by the nuclei of their slides, where the config asks for `statistics`.
+"""Numbers per slide: as AnnData where the config asks for `anndata`, compared by groups of patients for `statistics`.
 
-Takes the tables of nuclei and the sheet; gives <results>/statistics.tsv.
+Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad and <results>/statistics.tsv.
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
@@ -31,4 +31,28 @@ rule statistics:
             --group {params.group:q} \
             --patient {params.patient:q} \
             --output {output.table:q} >{log:q} 2>&1
+        """
+
+
+rule cohort:
+    """Write a row of numbers per slide."""
+    input:
+        nuclei=of_every_slide("nuclei.parquet"),
+    output:
+        h5ad="<results>/cohort.h5ad",
+    log:
+        "<results>/logs/cohort.log",
+    benchmark:
+        "<results>/benchmarks/cohort.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    params:
+        results=OUTPUT,
+        sheet=config["slides"],
+        state=state_of_files([config["slides"]]),
+    shell:
+        r"""
+        muse anndata {params.results:q} \
+            --sheet {params.sheet:q} \
+            --output {output.h5ad:q} >{log:q} 2>&1
         """
