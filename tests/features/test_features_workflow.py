@@ -46,7 +46,7 @@ def test_settings_that_contradict_are_one_sentence(cohort):
 def test_every_slide_has_a_job_for_its_embeddings(cohort):
     write_config(cohort, embedding=True, anndata=True)
     jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
-    assert (jobs["embed"], jobs["anndata"], jobs["cohort"]) == (4, 4, 1)
+    assert (jobs["embed"], jobs["anndata"], jobs["anndata_cohort"]) == (4, 4, 1)
 
 
 def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path, capsys):

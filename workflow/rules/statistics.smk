@@ -34,16 +34,16 @@ rule statistics:
         """
 
 
-rule cohort:
+rule anndata_cohort:
     """Write a row of numbers per slide."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
     output:
         h5ad="<results>/cohort.h5ad",
     log:
-        "<results>/logs/cohort.log",
+        "<results>/logs/anndata.log",
     benchmark:
-        "<results>/benchmarks/cohort.tsv"
+        "<results>/benchmarks/anndata.tsv"
     conda:
         "../../envs/infer.yaml"
     params:
