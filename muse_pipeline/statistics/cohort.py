@@ -1,10 +1,12 @@
-"""``statistics.tsv``: the groups of a cohort compared by patient."""
+"""``statistics.tsv``, the groups of a cohort compared by patient, and ``statistics.patients.tsv``, their values."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ COLUMNS = (
 
 def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output: Path) -> list[str]:
     """Compare the groups of a results folder and write a row per measure and pair of groups.
+
+    Beside it, in ``statistics.patients.tsv``, every patient has a row with its group and the means of its slides.
 
     Args:
         results: folder of the results.
@@ -43,7 +47,11 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     measures, values = measure_slides(results, groups)
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
-    _write(output, measures, compared)
+    _write(output, COLUMNS, _rows_of_measures(measures, compared))
+    n_slides = Counter(patients.values())
+    rows = ([one, group_of[one], n_slides[one], *map(_text, mean)] for one, mean in zip(order, means, strict=True))
+    header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
+    _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
         "slides"
@@ -75,16 +83,19 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
 
 
-def _write(output: Path, measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> None:
+def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:
+    for first, second, found in compared:
+        for k, measure in enumerate(measures):
+            numbers = (getattr(found, each)[k] for each in ("effect", "low", "high", "p", "q"))
+            row = [measure.name, measure.unit, first, second, *found.n[:, k]]
+            yield [*row, *map(_text, (*found.mean[:, k], *numbers))]
+
+
+def _write(output: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with complete_file(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-        table.writerow(COLUMNS)
-        for first, second, found in compared:
-            for k, measure in enumerate(measures):
-                numbers = (*found.mean[:, k], *(getattr(found, each)[k] for each in ("effect", "low", "high")))
-                chances = (found.p[k], found.q[k])
-                row = [measure.name, measure.unit, first, second, *found.n[:, k]]
-                table.writerow([*row, *map(_text, (*numbers, *chances))])
+        table.writerow(header)
+        table.writerows(rows)
 
 
 def _text(number: float) -> str:

@@ -100,6 +100,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     assert {"h_mean", "texture_asm"} <= set(said["measurements"])
     with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert "malignant</bdi> against <bdi>benign" in (results / "report.html").read_text()
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
     assert float(density["mean_second"]) > float(density["mean_first"])

@@ -121,6 +121,7 @@ rule report:
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
         compared=COMPARED,
+        statistics=STATISTICS_FILE,
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
@@ -133,9 +134,10 @@ rule report:
         "../../envs/infer.yaml"
     params:
         command=REPORT_COMMAND,
+        statistics=option("--statistics", *(STATISTICS_FILE or [None])),
     shell:
         r"""
-        {params.command:q} \
+        {params.command:q} {params.statistics:q} \
             --output {output.page:q} \
             --table {output.table:q} >{log:q} 2>&1
         """

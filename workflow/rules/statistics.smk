@@ -1,9 +1,10 @@
 """Numbers per slide: as AnnData where the config asks for `anndata`, compared by groups of patients for `statistics`.
 
-Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad and <results>/statistics.tsv.
+Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
+STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 
 
 rule statistics:
@@ -12,6 +13,7 @@ rule statistics:
         nuclei=of_every_slide("nuclei.parquet"),
     output:
         table="<results>/statistics.tsv",
+        patients="<results>/statistics.patients.tsv",
     log:
         "<results>/logs/statistics.log",
     benchmark:
