@@ -13,6 +13,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.embedder import load_embedder
+from muse_pipeline.features.measure import with_near
 from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.model import find_model
@@ -134,6 +135,32 @@ def test_points_of_another_program_get_the_same_vectors_and_features(folder, fou
     assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of 4 um
     counts = "neighbours_within_50um"
     assert (foreign[counts].to_numpy() == table[counts].to_numpy()[order]).all()
+
+
+def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder, found, table, tiled_slide):
+    outlines = folder.parent / "cells.geojson"
+    words = ["geojson", str(folder / "nuclei.parquet"), "--info", str(folder / "slide.json"), "-o", str(outlines)]
+    assert main(words) == 0
+    assert embed(folder, "--nuclei", outlines, "--features") == 0
+    foreign = pandas.read_parquet(folder / "embeddings-small-cells.geojson.parquet")
+    assert len(foreign) == len(table) and set(found) | set(table.filter(regex="^(shape|h|e|texture)_")) < set(foreign)
+    detected = table[["x", "y"]].to_numpy()
+    near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
+    matched = table.iloc[near.argmin(1)].reset_index(drop=True)
+    assert np.median(near.min(1)) < 2  # the centroid of the outline, in pixels of 0.25 um
+    for name in ("area_um2", "h_mean", "e_ring_mean", "texture_contrast"):
+        assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
+
+
+def test_what_is_near_a_field_is_found_by_rows():
+    random = np.random.default_rng(0)
+    xy, reach = random.uniform(0, 3000, (2000, 2)).round(), np.array([60.0, 40.0])
+    fields = np.array_split(np.lexsort((xy[:, 0] // 500, xy[:, 1] // 500)), 30)
+    for field, near in with_near(xy, fields, reach):
+        low, high = xy[field].min(0) - reach, xy[field].max(0) + reach
+        expected = ((xy >= low) & (xy <= high)).all(1)
+        expected[field] = False
+        np.testing.assert_array_equal(near, np.flatnonzero(expected))
 
 
 def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table):
