@@ -42,7 +42,7 @@ rule all:
         tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
         artefacts=of_every_slide("artefacts.geojson") if config["quality"] else [],
-        embeddings=lambda wildcards: [path for slide in SLIDES for path in PLAN.embeddings(slide)],
+        embeddings=embeddings_of_all,
         anndata=of_every_slide("nuclei.h5ad") if config["anndata"] else [],
         cohort="<results>/cohort.h5ad" if config["anndata"] else [],
         spatialdata=of_every_slide("slide.spatialdata.zarr") if config["spatialdata"] else [],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -59,8 +60,8 @@ def _write_var(elements: Elements, measures: Sequence[Measure]) -> None:
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]]) -> None:
     """The columns of the sheet that have a value; the patient of every slide, of its name where the sheet has none."""
     rows = [{**row, "patient": row.get("patient") or patient_in_name(row["slide_id"])} for row in slides]
-    filled = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
-    texts = [name for name in filled if name not in LEFT_OUT]
+    filled = {name for row in rows for name, value in row.items() if value is not None}
+    texts = [name for name in COLUMNS if name in filled - LEFT_OUT]
     frame(elements, "obs", [*texts, *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name in texts:

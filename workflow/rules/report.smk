@@ -120,6 +120,7 @@ rule report:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
+        embeddings=embeddings_of_all,
         compared=COMPARED,
         statistics=STATISTICS_FILE,
     output:

@@ -5,6 +5,11 @@ slide.spatialdata.zarr.
 """
 
 
+def embeddings_of_all(wildcards):
+    """The embeddings of every slide, if the config asks for them."""
+    return [path for slide in SLIDES for path in PLAN.embeddings(slide)]
+
+
 rule embed:
     """Read the model's features of every nucleus."""
     input:
