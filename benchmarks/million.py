@@ -1,7 +1,8 @@
 """Time and peak memory of a million nuclei with all features: AnnData, SpatialData, neighbours, nuclei of others.
 
     muse demo-slide demo --area-mm2 8 --mpp 0.25 && muse run demo/demo.svs -o results --features all
-    python benchmarks/million.py results/demo
+    python benchmarks/million.py results/demo --json benchmarks/million.json
+    python benchmarks/million.py --table                                  # the table of docs/results.md
 
 The nuclei of the slide are repeated beside each other until there are so many; outlines stay where they are, which
 makes no difference to a writer. Every stage is a process on one thread: its seconds by the clock and by the processor,
@@ -24,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.measure import _fields, with_near
 from muse_pipeline.features.neighbours import REACH_UM, measure_neighbours, with_surroundings
@@ -32,15 +34,30 @@ from muse_pipeline.nuclei.table import Nuclei
 
 WINDOW_UM = 480.0  # core of a window of the built-in models
 GAP_PX = 2_000.0
+MEASURED = Path(__file__).with_suffix(".json")
+ROWS = {  # of the table, with the seconds aimed at
+    "anndata": ("`muse anndata`", "15"),
+    "spatialdata": ("`muse spatialdata`", "30"),
+    "neighbours": ("neighbours of detected nuclei", "20"),
+    "near": ("surroundings of imported nuclei: search", ""),
+    "near, all nuclei": ("the same, every nucleus compared with every field (control)", ""),
+}
 
 
 def main() -> None:
     """Make the table, run every stage, print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", type=Path, help="results of a slide with all features, or with --stage the table")
+    parser.add_argument(
+        "slide", type=Path, nargs="?", help="results of a slide with all features, or with --stage the table"
+    )
     parser.add_argument("--nuclei", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--table", action="store_true", help="print the table of the committed figures")
     parser.add_argument("--stage", choices=STAGES)
     args = parser.parse_args()
+    if args.table:
+        print(render_table(read_json(MEASURED)), end="")
+        return
     if args.stage:
         STAGES[args.stage](args.slide)
         return
@@ -54,8 +71,22 @@ def main() -> None:
             "spatialdata": [*muse, "spatialdata", table, "--store", store, "-o", f"{folder}/slide.spatialdata.zarr"],
             **{stage: [sys.executable, __file__, table, "--stage", stage] for stage in STAGES},
         }
+        stages = []
         for stage, command in commands.items():
-            print(json.dumps({"stage": stage, "nuclei": n, **run_measured(command)}), flush=True)
+            stages.append({"stage": stage, "nuclei": n, **run_measured(command)})
+            print(json.dumps(stages[-1]), flush=True)
+    if args.json:
+        write_json(args.json, {"load": round(os.getloadavg()[0]), "stages": stages})
+
+
+def render_table(found: dict) -> str:
+    """The table of docs/results.md."""
+    lines = ["| | processor s | aimed at | by the clock | peak MiB |", "|---|---|---|---|---|"]
+    for one in found["stages"]:
+        name, aim = ROWS[one["stage"]]
+        numbers = f"{one['processor_seconds']:.1f}", aim, f"{one['seconds']:.0f} s", str(one["peak_mib"])
+        lines.append(f"| {name} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
 
 
 def repeat_table(source: Path, output: Path, n: int) -> int:
