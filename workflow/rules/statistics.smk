@@ -20,6 +20,7 @@ rule statistics:
         "<results>/benchmarks/statistics.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: 4
     params:
         results=OUTPUT,
         sheet=config["slides"],
@@ -48,6 +49,7 @@ rule anndata_cohort:
         "<results>/benchmarks/anndata.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: 4
     params:
         results=OUTPUT,
         sheet=config["slides"],
