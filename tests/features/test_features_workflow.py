@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline import read_cohort
@@ -94,12 +95,17 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
         assert table.read_bytes() == (cohort / "by_run" / name / "nuclei.parquet").read_bytes()
         for file in ("nuclei.h5ad", "embeddings-compact.parquet"):
             assert (results / name / file).read_bytes() == (cohort / "by_run" / name / file).read_bytes()
-        assert (results / name / "slide.spatialdata.zarr/tables/table/zarr.json").is_file()
+        table_of_slide = zarr.open_group(results / name / "slide.spatialdata.zarr/tables/table", mode="r")
+        vectors = pq.read_table(results / name / "embeddings-compact.parquet")["embedding"].to_pylist()
+        np.testing.assert_array_equal(table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16))
         assert pq.read_metadata(table).num_rows > 20
     said = json.loads((results / "s1/nuclei.provenance.json").read_text())
     assert {"h_mean", "texture_asm"} <= set(said["measurements"])
     with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        slides = list(csv.DictReader(file, dialect="excel-tab"))
+    assert {slide["status"] for slide in slides} == {"ok"} and all(slide["seconds_embed"] for slide in slides)
     assert "malignant</bdi> against <bdi>benign" in (results / "report.html").read_text()
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
