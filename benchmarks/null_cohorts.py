@@ -3,8 +3,8 @@
     python benchmarks/null_cohorts.py                      # measures, and writes null_cohorts.json
     python benchmarks/null_cohorts.py --table              # prints the table of docs/results.md
 
-Cohorts are drawn: 24 patients in two groups, three slides a patient, 100 nuclei a slide. Patients, slides and nuclei add
-normal deviations of 0.5, 0.3 and 1. By nucleus and by slide the test is Student's, by patient that of
+Cohorts are drawn: 24 patients in two groups, three slides a patient, 100 nuclei a slide. Patients, slides and nuclei
+add normal deviations of 0.5, 0.3 and 1. By nucleus and by slide the test is Student's, by patient that of
 `muse statistics`.
 """
 

@@ -40,8 +40,8 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
             before.append(whole)
     if not dense:
         raise ModelError(
-            f"{path}: its graph has no weights named {HEAD}..., so its features cannot be read; give --checkpoint with "
-            "the checkpoint that it was exported from"
+            f"{path}: its graph has no weights named {HEAD}..., so its features cannot be read; use `muse embed "
+            "--checkpoint` with the checkpoint that it was exported from"
         )
     name = output.encode()
     rename = _field(INPUTS, dense) + _field(OUTPUTS, name) + _field(OPERATOR, b"Identity")
