@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
     parser.add_argument(
+        "--statistics", type=Path, metavar="TSV", help="groups of patients that `muse statistics` compared"
+    )
+    parser.add_argument(
         "--no-model", default="", metavar="WHY", help="reason why there is no model, for slides without detection"
     )
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
@@ -32,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
-    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model):
+    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model, args.statistics):
         print(line)
 
 

@@ -82,8 +82,8 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
-    with_regions = any(record.step == "regions" for slide in slides for record in slide.progress)
-    steps = [step for step in STEPS if step != "regions" or with_regions]
+    ran = {record.step for slide in slides for record in slide.progress}
+    steps = [step for step in STEPS if step not in {"regions", "embed"} - ran]
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     _write(path, columns, map(_row, slides))

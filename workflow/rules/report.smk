@@ -73,7 +73,12 @@ def forget_unasked_steps():
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
         outcome.forget_unasked_steps(
-            Path(PLAN.folder(slide)), asked, PLAN.is_remote(slide), bool(config["proposals"]), bool(config["regions"])
+            Path(PLAN.folder(slide)),
+            asked,
+            PLAN.is_remote(slide),
+            bool(config["proposals"]),
+            bool(config["regions"]),
+            config["embedding"],
         )
 
 
@@ -115,7 +120,9 @@ rule report:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
+        embeddings=embeddings_of_all,
         compared=COMPARED,
+        statistics=STATISTICS_FILE,
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
@@ -128,9 +135,10 @@ rule report:
         "../../envs/infer.yaml"
     params:
         command=REPORT_COMMAND,
+        statistics=option("--statistics", *(STATISTICS_FILE or [None])),
     shell:
         r"""
-        {params.command:q} \
+        {params.command:q} {params.statistics:q} \
             --output {output.page:q} \
             --table {output.table:q} >{log:q} 2>&1
         """
