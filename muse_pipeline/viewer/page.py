@@ -23,6 +23,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.report.plots import COLOR_BLIND_SAFE
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -33,8 +34,6 @@ from muse_pipeline.viewer.pyramid import write_tiles
 FORMAT = 1
 SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
-# Okabe & Ito, "Color Universal Design", 2008
-COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 TISSUE, ROI = "Tissue", "Region of interest"
 SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
 
