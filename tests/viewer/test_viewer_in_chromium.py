@@ -8,7 +8,7 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 from uneven_slide import HOSTILE, read_slide, write_uneven_slide
-from viewer_tab import CENTRE, fragment, is_color
+from viewer_tab import CENTRE, LEVEL0_UM, fragment, is_color
 
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import parse_outlines, read_nuclei, read_within
@@ -91,6 +91,27 @@ def test_opacity_and_areas_change_the_picture(open_tab, viewer):
     assert (tab.pixels() != faint).any(-1).sum() > 1000
 
 
+def test_the_image_is_that_of_the_position(open_tab, viewer):
+    fresh = open_tab(viewer, fragment()).pixels()
+    tab = open_tab(viewer)
+    tab.wait()
+    tab.page.evaluate(f"muse.goTo(...muse.fromQuPath({CENTRE[0]}, {CENTRE[1]}), {LEVEL0_UM})")
+    away = tab.page.locator(".navigator").bounding_box()
+    later = tab.pixels()
+    below = round(away["y"] + away["height"]) + 10
+    assert (abs(later - fresh)[below:-60] > 30).any(-1).mean() < 0.001
+
+
+def test_proposals_are_drawn_near(open_tab, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "one")
+    shutil.copy(folder / "nuclei.parquet", folder / "proposals.parquet")
+    tab = open_tab(write_viewer(folder).parent, fragment()).nuclei_alone()
+    tab.page.keyboard.press("n")
+    assert (tab.pixels() < 100).all(-1).sum() == 0
+    tab.page.get_by_label("Proposals").check()
+    assert (tab.pixels() < 60).all(-1).sum() > 1000
+
+
 def test_a_position_is_linked_and_found_again(open_tab, viewer):
     tab = open_tab(viewer, fragment((900, 700), 0.4))
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), (900, 700), atol=0.5)
@@ -107,11 +128,22 @@ def test_a_position_is_linked_and_found_again(open_tab, viewer):
 
 def test_the_keyboard_reaches_everything(open_tab, viewer):
     tab = open_tab(viewer, fragment())
-    reached, controls = set(), tab.page.locator("input, select, button, summary, .openseadragon-canvas").count()
-    for _ in range(2 * controls):
-        tab.page.keyboard.press("Tab")
-        reached.add(tab.page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
-    assert all(f'id="{name}"' in " ".join(reached) for name in ("score", "drawn", "opacity", "goto", "image-opacity"))
+    press, page = tab.page.keyboard.press, tab.page
+    press("t")
+    press("g")
+    page.locator("#goto").focus()
+    press("Tab")
+    press("Enter")  # "Keys"
+    controls = page.locator(":is(input, select, button, summary, [tabindex='0']):visible:not(:disabled)")
+    wanted = set(range(controls.evaluate_all("(all) => all.forEach((each, i) => (each.number = i)) ?? all.length")))
+    wanted -= set(
+        controls.evaluate_all("(all) => all.filter((e) => e.type === 'radio' && !e.checked).map((e) => e.number)")
+    )
+    assert len(wanted) > 50  # with the thumbnails of the gallery
+    for _ in range(2 * len(wanted)):
+        press("Tab")
+        wanted.discard(page.evaluate("document.activeElement.number"))
+    assert wanted == set()
     tab.page.locator(".openseadragon-canvas").first.focus()
     before = tab.page.evaluate("muse.view()")
     tab.page.keyboard.press("ArrowRight")
