@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from browsers import launched_chromium
 from finished_slide import HOSTILE, row, write_slide
+from viewer_tab import LOWEST_CONTRAST
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.report.cohort import gather_cohort
@@ -126,6 +127,18 @@ def test_a_large_cohort_is_filtered_sorted_and_opened_in_chromium(slides, tmp_pa
         assert page.locator("#slide-4 details[open]").count() == 1
         assert all(url.startswith("file:") for url in requests)
         assert errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 800])
+def test_text_has_contrast_and_nothing_is_cut_off(slides, tmp_path, scheme, width):
+    write_page([replace(slide, group=f"g{i % 2}") for i, slide in enumerate(slides)], tmp_path / "r.html")
+    with launched_chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto((tmp_path / "r.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(LOWEST_CONTRAST, "body :not(title, script)") >= 4.5
 
 
 def test_the_command_reads_groups_from_the_sheet(slides, tmp_path, capsys):

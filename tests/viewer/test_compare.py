@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from finished_slide import CLASSES
 from uneven_slide import HOSTILE, read_slide, write_nuclei, write_uneven_slide
+from viewer_tab import LOWEST_CONTRAST
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import read_json, write_json
@@ -133,6 +134,7 @@ def test_both_viewers_move_together_and_visit_what_differs(chromium, page, width
         tab.get_by_role("button", name="Controls of both").click()
         wait(tab, "getComputedStyle(document.getElementById('panel')).display !== 'none'", viewers)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert tab.evaluate(LOWEST_CONTRAST, "body *") >= 4.5
         home = page.parents[1].as_uri()
         assert [url for url in requests if not url.startswith((home, "blob:", "data:"))] == []
         assert errors == []
