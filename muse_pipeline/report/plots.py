@@ -237,18 +237,14 @@ def _row(
     low, middle, high = (place(value) for value in np.percentile(values[own], (25, 50, 75)))
     positions = {i: (place(values[i]), _spread(i, top)) for i in own}
     is_linked = len(anchored) <= MOST_LINKED
-    linked = [i for i in own if is_linked or abs(score[i]) > FAR]
-    path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in positions.items() if i not in set(linked))
+    linked = {i for i in own if is_linked or abs(score[i]) > FAR}
+    path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in positions.items() if i not in linked)
     return element(
         "g",
-        element("rect", x=low, width=round(max(high - low, 1), 1), y=top + 4, height=_ROW - 8, class_="half"),
-        *(
-            element("path", d=path, class_=kind, stroke=shade)
-            for kind, shade in (("rim", None), ("dots", color))
-            if path
-        ),
-        *(_dot(anchored[i], values[i], positions[i], color, abs(score[i]) > FAR) for i in linked),
-        element("line", x1=middle, x2=middle, y1=top + 2, y2=top + _ROW - 2, class_="median"),
+        element("path", d=path, class_="dots", stroke=color) if path else None,
+        *(_dot(anchored[i], values[i], positions[i], color, abs(score[i]) > FAR) for i in own if i in linked),
+        element("rect", x=low, width=round(max(high - low, 1), 1), y=top + 3, height=_ROW - 6, class_="half"),
+        element("line", x1=middle, x2=middle, y1=top + 3, y2=top + _ROW - 3, class_="median"),
     )
 
 

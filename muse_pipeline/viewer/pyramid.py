@@ -45,11 +45,12 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
         as "COLUMN_ROW".
     """
     n_levels, glass = count_levels(store.size_px), read_glass(store)
+    plate = np.broadcast_to(glass, (2 * TILE_PX, 2 * TILE_PX, 3)).copy()
     for level in range(n_levels):
         (folder / str(level)).mkdir(parents=True)
     found: list[list[str]] = [[] for _ in range(n_levels)]
     for written in map_in_order(
-        lambda block: _write_block(store, block, folder, n_levels, glass), _blocks(store), threads
+        lambda block: _write_block(store, block, folder, n_levels, plate), _blocks(store), threads
     ):
         for level, name in written:
             found[level].append(name)
@@ -81,23 +82,27 @@ def _blocks(store: Store) -> Iterator[Block]:
 
 
 def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass: np.ndarray) -> list[tuple[int, str]]:
-    """Write the tiles of a block and the one above them; returns (level, name) of those that have stored pixels."""
+    """Write the tiles of a block and the one above them; returns (level, name) of those that have stored pixels.
+
+    ``glass`` (2 * TILE_PX, 2 * TILE_PX, 3) has the colour for pixels that were not stored, which read as white.
+    """
     level_store = store.at(store.mpp * 2**block.level)
     corner = 2 * TILE_PX * block.column, 2 * TILE_PX * block.row
     size = [min(2 * TILE_PX, side - start) for side, start in zip(level_store.size_px, corner, strict=True)]
     pixels = level_store.read(corner, tuple(size))
-    if pixels.min() == BACKGROUND:
+    tiles = {
+        f"{2 * block.column + column}_{2 * block.row + row}": tile
+        for row, column in np.ndindex(-(-size[1] // TILE_PX), -(-size[0] // TILE_PX))
+        if (tile := _part(pixels, row, column)).min() < BACKGROUND
+    }
+    if not tiles:
         return []
-    written = []
-    for row, column in np.ndindex(-(-size[1] // TILE_PX), -(-size[0] // TILE_PX)):
-        tile = pixels[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX]
-        if tile.min() < BACKGROUND:
-            name = f"{2 * block.column + column}_{2 * block.row + row}"
-            written.append((block.level, name))
-            _paint_glass(tile, glass)
-            _write_tile(tile, folder / f"{block.level}/{name}.jpg")
+    white = cv2.inRange(pixels, (BACKGROUND,) * 3, (BACKGROUND,) * 3)
+    cv2.copyTo(glass[: size[1], : size[0]], white, pixels)
+    for name, tile in tiles.items():
+        _write_tile(tile, folder / f"{block.level}/{name}.jpg")
+    written = [(block.level, name) for name in tiles]
     if block.level + 1 < n_levels:
-        _paint_glass(pixels, glass)
         half = cv2.resize(pixels, (-(-size[0] // 2), -(-size[1] // 2)), interpolation=cv2.INTER_AREA)
         name = f"{block.column}_{block.row}"
         written.append((block.level + 1, name))
@@ -105,11 +110,9 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
     return written
 
 
-def _paint_glass(pixels: np.ndarray, glass: np.ndarray) -> None:
-    """Give pixels that were not stored, which read as white, the colour of the glass beside them."""
-    white = cv2.inRange(pixels, (BACKGROUND,) * 3, (BACKGROUND,) * 3)
-    if white.any():
-        pixels[white > 0] = glass
+def _part(pixels: np.ndarray, row: int, column: int) -> np.ndarray:
+    """One of the four tiles of a block."""
+    return pixels[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX]
 
 
 def _write_tile(pixels: np.ndarray, path: Path) -> None:

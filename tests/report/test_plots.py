@@ -70,6 +70,7 @@ def test_many_slides_share_a_path_but_outliers_keep_their_link(slides):
     figure = figure_of(draw([slides[0], *many]), "All nuclei, per mm²")
     assert figure.count("<circle") == 1
     assert re.search(r'<path d="([^"]*)" class="dots"', figure)[1].count("M") == 300
+    assert figure.count("<path") == 1
 
 
 def test_groups_are_rows_of_their_own_with_their_own_outliers(slides):
@@ -139,6 +140,8 @@ def test_text_has_contrast_and_nothing_is_cut_off(slides, tmp_path, scheme, widt
         page.goto((tmp_path / "r.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate(LOWEST_CONTRAST, "body :not(title, script)") >= 4.5
+        page.emulate_media(media="print")  # A4 is about 800 px wide
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_the_command_reads_groups_from_the_sheet(slides, tmp_path, capsys):
