@@ -74,7 +74,7 @@ CHANGED_SETTINGS = [
     ("measurements", ["h_mean"], NUCLEI),
     ("anndata", True, {"anndata": 2, **NUCLEI}),
     ("spatialdata", True, {"spatialdata": 2, **NUCLEI}),
-    ("statistics", {"group": "label"}, {"statistics": 1}),
+    ("statistics", {"group": "label"}, {"statistics": 1, "report": 1}),
     ("viewer", False, NUCLEI),
     ("quality", True, NUCLEI),
     ("pretrain_store", {"codec": "jpeg"}, {}),

@@ -39,7 +39,10 @@
     const percent = `${Math.round(sureness * 100)} %`;
     const button = el("button", {
       type: "button", title: percent, "aria-label": `Go to nucleus ${row}, ${percent}`,
-      click: () => muse.goTo(...um, 0.25),
+      click: () => {
+        muse.goTo(...um, 0.25);
+        muse.ring(...um);
+      },
     }, canvas);
     paint(canvas.getContext("2d"), um, row);
     return button;

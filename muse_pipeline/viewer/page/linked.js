@@ -4,12 +4,10 @@
 (() => {
   const SAME_PX = 0.5;
   let followed = null;
-  let ring;
 
   muse.startLink = () => {
     if (window.parent === window) return;
     document.body.classList.add("framed");
-    ring = muse.el("div", { id: "ring" });
     window.addEventListener("message", receive);
     muse.osd.addHandler("update-viewport", report);
     muse.events.addEventListener("open", () => window.parent.postMessage({ kind: "open" }, "*"));
@@ -28,10 +26,6 @@
     else if (data.kind === "view") {
       followed = data;
       muse.goTo(data.x, data.y, data.umPerPx);
-    } else if (data.kind === "ring") {
-      const location = new OpenSeadragon.Point(data.x / muse.widthUm, data.y / muse.widthUm);
-      muse.osd.removeOverlay(ring);
-      muse.osd.addOverlay({ element: ring, location, placement: "CENTER", checkResize: false });
-    }
+    } else if (data.kind === "ring") muse.ring(data.x, data.y);
   }
 })();

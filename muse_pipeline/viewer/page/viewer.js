@@ -42,7 +42,6 @@
     });
     muse.osd = osd;
     muse.image = image;
-    muse.widthUm = imageUm; // of the image, which OpenSeadragon takes as 1
     muse.startDrawing(osd.canvas);
     osd.addHandler("open", () => {
       muse.isOpen = true;
@@ -85,6 +84,13 @@
     osd.forceRedraw();
     muse.frame();
     noteLink();
+  };
+
+  /* A ring around a position in um; there is one at a time. */
+  muse.ring = (x, y) => {
+    const element = document.getElementById("ring") || Object.assign(document.createElement("div"), { id: "ring" });
+    osd.removeOverlay(element);
+    osd.addOverlay({ element, location: new OpenSeadragon.Point(x / imageUm, y / imageUm), placement: "CENTER", checkResize: false });
   };
 
   muse.fit = () => osd.viewport.goHome(true);
