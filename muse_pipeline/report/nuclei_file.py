@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,14 @@ def stream_positions(path: Path, *columns: str, sound_only: bool = False) -> Ite
         columns: of numbers.
         sound_only: leave out nuclei that are flagged in the column ``quality``.
     """
-    flags = [QUALITY] if sound_only else []
-    for batch in iterate_rows(path, ROW_GROUP, ["x", "y", *columns, *flags]):
-        table = batch.filter(batch[QUALITY].is_null()) if sound_only else batch
+    for table in _stream(path, ["x", "y", *columns], sound_only):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
+
+
+def _stream(path: Path, columns: Sequence[str], sound_only: bool) -> Iterator[pa.Table]:
+    flags = [QUALITY] if sound_only else []
+    for batch in iterate_rows(path, ROW_GROUP, [*columns, *flags]):
+        yield batch.filter(batch[QUALITY].is_null()) if sound_only else batch
 
 
 def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
@@ -41,7 +45,7 @@ def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
     names = [each.name for each in (*FIRST_COLUMNS, *features_of("all", classes)) if each.name in columns]
     medians = {}
     for name in names:
-        parts = [values for _, values in stream_positions(path, name, sound_only="quality" in provenance)]
+        parts = [to_numpy(table[name]) for table in _stream(path, [name], "quality" in provenance)]
         values = np.concatenate(parts) if parts else np.zeros(0)
         if np.isfinite(values).any():
             medians[name] = float(f"{np.nanmedian(values):.5g}")

@@ -57,24 +57,25 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     if proposals := find_proposals(folder, read_info(folder / "slide.json")):
         made_from["proposals"] = footer_checksum(proposals)
-    known = _read_known(viewer)
-    if (
-        known
-        and known["has_pixels"]
-        and not store_path.exists()
-        and known["made_from"]["nuclei"] == made_from["nuclei"]
-    ):
-        return viewer / "index.html"
-    if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
+    if _is_current(_read_known(viewer), made_from, store_path.exists()):
         return viewer / "index.html"
     store = open_store(store_path) if store_path.exists() else None
     with complete_file(viewer) as partial:
         partial.mkdir()
         image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
         write_slide_page(partial, folder, image)
-        known = {"made_from": made_from, "has_pixels": store is not None, "image": image}
+        known = {"made_from": made_from, "image": image}
         (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
     return viewer / "index.html"
+
+
+def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_store: bool) -> bool:
+    """Whether a viewer can stay; one with an image that cannot be made again stays unless its nuclei were replaced."""
+    if known is None:
+        return False
+    if known["image"] and not has_store:
+        return known["made_from"]["nuclei"] == made_from["nuclei"]
+    return known["made_from"] == made_from and bool(known["image"]) == has_store
 
 
 def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -> None:
@@ -102,10 +103,12 @@ def read_image(viewer: Path) -> dict[str, Any] | None:
 
 
 def _read_known(viewer: Path) -> dict[str, Any] | None:
+    """What an earlier viewer was made from, if it is of this format."""
     try:
-        return read_json(viewer / "made_from.json")
+        known = read_json(viewer / "made_from.json")
     except (OSError, ValueError):
         return None
+    return known if known["made_from"]["format"] == FORMAT else None
 
 
 def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
