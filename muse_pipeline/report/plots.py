@@ -93,10 +93,9 @@ def _plots_of_model(anchored: Anchored, groups: Sequence[str]) -> Iterator[Marku
     names = class_names(slides)
     of_classes = {name: _class_counts(slides, name) for name in names if _has_classes(slides)}
     area, total = _numbers([slide.tissue_mm2 for slide in slides]), _numbers([slide.n_nuclei for slide in slides])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        densities = [Quantity("All nuclei, per mm²", total / area)]
-        densities += [Quantity(f"{name}, per mm²", n / area) for name, n in of_classes.items()]
-        shares = [Quantity(f"{name}, % of nuclei", 100 * n / total) for name, n in of_classes.items()]
+    densities = [Quantity("All nuclei, per mm²", _divide(total, area))]
+    densities += [Quantity(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
+    shares = [Quantity(f"{name}, % of nuclei", 100 * _divide(n, total)) for name, n in of_classes.items()]
     yield from _plot_row("Density", densities, anchored, groups)
     if of_classes:
         yield element("h3", "Class mix")
@@ -117,6 +116,11 @@ def _plot_row(title: str | None, quantities: Sequence[Quantity], anchored: Ancho
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
     """(S,) NaN for None."""
     return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """(S,) NaN where the whole is 0."""
+    return part / np.where(whole > 0, whole, np.nan)
 
 
 def _has_classes(slides: Sequence[SlideResult]) -> bool:
@@ -147,7 +151,7 @@ def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
 
 
 def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
-    measured = [slide.summary.get("features") or {} for slide in slides]
+    measured = [slide.summary["features"] for slide in slides]
     units = {each.name: each.unit for each in (*FIRST_COLUMNS, *features_of("all", class_names(slides)))}
     for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")

@@ -90,6 +90,14 @@ def test_modified_z_scores():
     assert (find_outliers(np.ones(9), ["a"] * 9) == 0).all()
 
 
+def test_slides_without_tissue_or_nuclei_are_left_out(slides):
+    classes = [{**each, "n_nuclei": 0} for each in slides[1].summary["classes"]]
+    summary = {**slides[1].summary, "classes": classes, "n_nuclei": 0, "features": {}}
+    page = draw([*slides, replace(slides[1], summary=summary, tissue_mm2=0.0)])
+    assert figure_of(page, "All nuclei, per mm²").count("<circle") == N_SLIDES
+    assert figure_of(page, "Class mix of every slide").count("<rect") == N_SLIDES
+
+
 def test_one_slide_has_no_plots(slides):
     assert draw(slides[:2]) == ""
 
