@@ -110,6 +110,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
     assert float(density["mean_second"]) > float(density["mean_first"])
+    assert (results / "report.html").read_text(encoding="utf-8").count('<td class="group"><bdi>benign') == 2
     counts = read_cohort(results).to_table(["patient"]).to_pandas()["patient"].value_counts()
     assert set(counts.index) == {"P1", "P2", "P3", "P4"}
 

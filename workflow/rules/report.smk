@@ -8,6 +8,8 @@ the same command over what there is.
 import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
+if config["statistics"]:
+    REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
 # Without it the page is about failures, and is no report of what is there once they are repaired.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
@@ -136,6 +138,7 @@ rule report:
     params:
         command=REPORT_COMMAND,
         statistics=option("--statistics", *(STATISTICS_FILE or [None])),
+        state=state_of_files([config["slides"]] if config["statistics"] else []),
     shell:
         r"""
         {params.command:q} {params.statistics:q} \
