@@ -20,7 +20,7 @@ from muse_pipeline.report.slide_card import add_up, css_color, swatch
 # Okabe & Ito, "Color Universal Design", 2008
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 LEAST_SLIDES = 3  # of a plot
-LEAST_OF_GROUP = 6  # of which an outlier can be told
+LEAST_OF_GROUP = 6  # with fewer, no outlier is named
 FAR = 3.5  # of the modified z-score (Iglewicz & Hoaglin 1993) from which a slide is an outlier
 ORIENTATION = "shape_orientation"  # an angle, whose median means nothing
 MOST_NAMED = 6  # outliers below a plot

@@ -99,8 +99,8 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
         vectors = pq.read_table(results / name / "embeddings-compact.parquet")["embedding"].to_pylist()
         np.testing.assert_array_equal(table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16))
         assert pq.read_metadata(table).num_rows > 20
-    said = json.loads((results / "s1/nuclei.provenance.json").read_text())
-    assert {"h_mean", "texture_asm"} <= set(said["measurements"])
+    stated = json.loads((results / "s1/nuclei.provenance.json").read_text())
+    assert {"h_mean", "texture_asm"} <= set(stated["measurements"])
     with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
