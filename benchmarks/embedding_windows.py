@@ -1,8 +1,8 @@
 """How much of `muse embed` depends on where its windows lie: the same nuclei read on a grid and on one half a core off.
 
     muse demo-slide demo --area-mm2 25 --mpp 0.25 && muse run demo/demo.svs -o results
-    muse embed results/demo --checkpoint compact --model compact-features.onnx
-    python benchmarks/embedding_windows.py results/demo compact-features.onnx
+    python benchmarks/embedding_windows.py results/demo compact-fp32 --most 6000
+    python benchmarks/embedding_windows.py --table                        # of the runs in embedding_windows.json
 
 Variance that the position in the window explains is that of a cubic polynomial of the position, adjusted for its terms.
 The control is the position in the windows of the other grid, which the vectors were not read in.
@@ -18,8 +18,10 @@ import numpy as np
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
@@ -28,11 +30,15 @@ from muse_pipeline.store.store import open_store
 def main() -> None:
     """Read twice, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", type=Path, help="results of a slide, with its image")
-    parser.add_argument("model", type=Path, help="of `muse embed`")
+    parser.add_argument("slide", type=Path, nargs="?", help="results of a slide, with its image")
+    parser.add_argument("model", nargs="?", help="of `muse embed`")
+    parser.add_argument("--table", action="store_true", help="print the table of docs/results.md")
     parser.add_argument("--most", type=int, default=14_000, help="nuclei that are read (default: %(default)s)")
     args = parser.parse_args()
-    files, embedder = SlideFiles(args.slide), Embedder(args.model)
+    if args.table:
+        print(render_table(read_json(Path(__file__).with_suffix(".json"))), end="")
+        return
+    files, embedder = SlideFiles(args.slide), Embedder(find_model(args.model))
     store, card = open_store(files.store(embedder.card.mpp)), embedder.card
     colour = colour_of_fit(card.colour, read_colour(files.colour).macenko)
     xy = level0_to_work(read_nuclei(files.nuclei).xy, read_info(files.info).mpp, store.mpp)
@@ -43,13 +49,26 @@ def main() -> None:
     first, second = (embed_nuclei(store, embedder, colour, xy, offset_px=each).astype(float) for each in (0, offset_px))
     cosine = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
     result = {
+        "model": args.model,
+        "slide": args.slide.name,
         "nuclei": len(xy),
         "least_cosine": cosine.min(),
         "explained_by_position": explained(xy % core_px / core_px, first),
         "control": explained((xy + offset_px) % core_px / core_px, first),
         "variance_of_difference": ((first - second) ** 2).sum() / ((first - first.mean(0)) ** 2).sum(),
     }
-    print(json.dumps({name: float(f"{value:.5g}") for name, value in result.items()}))
+    print(json.dumps({name: float(f"{x:.5g}") if isinstance(x, float) else x for name, x in result.items()}))
+
+
+def render_table(runs: list[dict]) -> str:
+    """A row for each run."""
+    lines = ["| model | slide | nuclei | least cosine | variance of the difference | position | control |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for run in runs:
+        shares = f"{100 * run['explained_by_position']:.2f} %", f"{100 * run['control']:.2f} %"
+        numbers = f"{run['nuclei']:,}", f"{run['least_cosine']:.5f}", f"{run['variance_of_difference']:.0e}", *shares
+        lines.append(f"| {run['model']} | {run['slide']} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
 
 
 def explained(position: np.ndarray, vectors: np.ndarray) -> float:

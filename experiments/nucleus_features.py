@@ -6,7 +6,8 @@
 Outlines are those that `compact` draws; its classes are not used, but it was trained on these pictures, so outlines may
 fit better than elsewhere. A labelled point belongs to the outline that detection matches to it within 3 um. For each of
 the sites A7, A8 and AC a logistic regression is fitted to the standardised features of the nuclei of the other two.
-Intervals are bootstraps over patients. DATA is a folder with brca-m2c/.
+Embeddings are those of `label_free`, which read the pixels of these pictures and no label; those of `compact`, trained
+on these labels, would tell nothing. Intervals are bootstraps over patients. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
 from muse_pipeline.features.measure import FeatureSettings
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
@@ -50,11 +52,15 @@ ALL = tuple(
     for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
     if not each.name.startswith((*NOT_WITHOUT_CLASSES, "neighbours_tissue"))
 )
+EMBEDDING = tuple(f"embedding_{number}" for number in range(48))
 SETS = {
     "shape": SHAPE,
     "basic": tuple(name for name in ALL if not name.startswith(("texture", "neighbours"))),
     "all": ALL,
+    "embedding": EMBEDDING,
+    "both": (*ALL, *EMBEDDING),
 }
+COLUMNS = (*ALL, *EMBEDDING)
 
 
 class Picture:
@@ -73,8 +79,17 @@ class Picture:
         return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]])
 
 
-def measure_picture(image: LabelledImage, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, ALL) and labels (N,) of the labelled nuclei that were detected."""
+def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns ``EMBEDDING`` of nuclei at ``xy`` (N, 2), from a window with the picture in its middle."""
+    window = np.full((embedder.card.input_px,) * 2 + (3,), 255, np.uint8)
+    corner = (np.array(window.shape[1::-1]) - pixels.shape[1::-1]) // 2
+    window[corner[1] :, corner[0] :][: len(pixels), : pixels.shape[1]] = pixels
+    vectors = embedder(window, colour, xy + corner).astype(np.float16)
+    return dict(zip(EMBEDDING, vectors.T, strict=True))
+
+
+def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, COLUMNS) and labels (N,) of the labelled nuclei that were detected."""
     fit = fit_macenko(image.pixels.reshape(-1, 3))
     found = detect_image(predictor, image.pixels, colour_of_fit(predictor.card.colour, fit))
     taken = match_points(found.xy * MPP, found.score, image.nuclei.xy * MPP, RADIUS_UM)
@@ -86,8 +101,9 @@ def measure_picture(image: LabelledImage, predictor: Predictor) -> tuple[np.ndar
     rings = rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP))
     shapes = measure_shapes(rings, (MPP, MPP))
     columns = shapes | meter.measure(nuclei, nuclei[:0], rings, shapes)
+    columns |= embed_picture(image.pixels, embedder, colour_of_fit(embedder.card.colour, fit), found.xy)
     known = np.flatnonzero((taken >= 0) & (image.nuclei.label[taken] >= 0))
-    return np.stack([columns[name][known] for name in ALL], 1), image.nuclei.label[taken[known]]
+    return np.stack([columns[name][known] for name in COLUMNS], 1), image.nuclei.label[taken[known]]
 
 
 def measure(data: Path) -> dict[str, np.ndarray]:
@@ -96,10 +112,10 @@ def measure(data: Path) -> dict[str, np.ndarray]:
     words = {str(number): name for number, name in enumerate(CLASSES, 1)}
     how = {"format": "row column class", "mpp": MPP, "class_map": words}
     source = LabelSource(images=folder / "images", labels=folder / "labels", **how)
-    predictor = Predictor(find_model("compact"))
+    predictor, embedder = Predictor(find_model("compact")), Embedder(find_model("label_free"))
     parts, n_labelled = [], 0
     for image in read_labelled_images([source], CLASSES, MPP, predictor.card.n_rays):
-        values, label = measure_picture(image, predictor)
+        values, label = measure_picture(image, predictor, embedder)
         n_labelled += len(image.nuclei)
         parts.append((values, label, [patient_in_name(image.name)] * len(label)))
     values, label, patients = (np.concatenate(each) for each in zip(*parts, strict=True))
@@ -109,7 +125,7 @@ def measure(data: Path) -> dict[str, np.ndarray]:
 
 def confusion_by_patient(measured: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Per left-out site (patients, 3, 3) counts of true and predicted classes."""
-    values = measured["values"][:, [ALL.index(name) for name in names]]
+    values = measured["values"][:, [COLUMNS.index(name) for name in names]]
     values = np.where(np.isfinite(values), values, np.nanmedian(values, 0))
     found = {}
     for site in SITES:
@@ -132,11 +148,12 @@ def macro_f1(counts: np.ndarray) -> np.ndarray:
 
 def run(data: Path) -> None:
     """Measure, fit, and write a JSON per set of features."""
-    if all((RUNS / f"{name}.json").exists() for name in SETS):
+    missing = {name: columns for name, columns in SETS.items() if not (RUNS / f"{name}.json").exists()}
+    if not missing:
         return
     measured = measure(data)
     RUNS.mkdir(exist_ok=True)
-    for name, columns in SETS.items():
+    for name, columns in missing.items():
         found = confusion_by_patient(measured, columns)
         entry = {"features": list(columns), "n_labelled": int(measured["n_labelled"]), "sites": {}}
         entry["sites"] = {site: counts.tolist() for site, counts in found.items()}

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
-from muse_pipeline.steps import detect, fetch, geojson, inspect, overlay, regions, stitch, tile, tissue
+from muse_pipeline.steps import anndata, detect, embed, fetch, geojson, inspect, overlay, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 
 Begin = Callable[[str], None]  # called with the name of every step before it starts
@@ -28,11 +29,13 @@ def run_slide(
     predictor: Predictor,
     *,
     region_model: RegionPredictor | None = None,
+    embedder: Embedder | None = None,
     features: str = "basic",
     quality: bool = False,
     n_shards: int = 1,
     threads: int = 1,
     viewer: bool = True,
+    h5ad: bool = False,
     begin: Begin = str,
 ) -> None:
     """Run all steps of a slide, each with its ledger.
@@ -44,11 +47,13 @@ def run_slide(
         files: its results.
         predictor: the model.
         region_model: maps tissue regions, unless the row has a file of drawn ones.
+        embedder: gives every nucleus a vector of features.
         features: set of features to measure of every nucleus.
         quality: whether nuclei out of focus or in ink are flagged, and left out of the totals.
         n_shards: number of shards of the detection; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.
+        h5ad: whether to write the nuclei as AnnData.
         begin: called with the name of every step before it starts.
 
     Raises:
@@ -73,6 +78,27 @@ def run_slide(
     shards = [files.shard(name) for name in shard_names(n_shards)]
     pixels = {"features": features, "quality": quality, "store": files.store(mpp)}
     make_nuclei(shards, files, viewer=viewer, regions=areas, **pixels, threads=threads, begin=begin)
+    add_files(row, files, embedder=embedder, h5ad=h5ad, threads=threads, begin=begin)
+
+
+def add_files(
+    row: SheetRow,
+    files: SlideFiles,
+    *,
+    embedder: Embedder | None = None,
+    h5ad: bool = False,
+    threads: int = 1,
+    begin: Begin = str,
+) -> None:
+    """Write the embeddings and the AnnData file of a finished slide, if asked for and not there yet."""
+    embeddings = embedder and files.embeddings(embedder.card.name)
+    if embeddings and not embeddings.is_file():
+        files.anndata.unlink(missing_ok=True)  # it lacks them
+        with _step(files, "embed", begin):
+            embed(files.folder, embedder, threads=threads)
+    if h5ad and not files.anndata.is_file():
+        begin("anndata")
+        anndata(files.nuclei, files.anndata, row.patient, embeddings)
 
 
 def make_image(
@@ -118,7 +144,7 @@ def make_nuclei(
     begin: Begin = str,
 ) -> None:
     """Run the steps from a slide's shards to its pictures and its ``viewer``; without ``draw`` to its GeoJSON."""
-    _forget_steps(files, "stitch", "geojson", *(["overlay"] if draw else []))
+    _forget_steps(files, "stitch", "geojson", "embed", *(["overlay"] if draw else []))
     with _step(files, "stitch", begin) as warnings:
         csv_file = files.csv if csv else None
         pixels = {"features": features, "store": store, "colour": files.colour}

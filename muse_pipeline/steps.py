@@ -364,10 +364,17 @@ def embed(
         meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
         origin["features"] = meter.describe()
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
-    output = files.embeddings(f"{card.name}-{foreign[0].name.partition('.')[0]}" if foreign else card.name)
+    output = files.embeddings(card.name, foreign[0].name if foreign else "")
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}
     write_embeddings(output, nucleus_ids(origin, *nuclei.xy.T), nuclei.xy, columns, embedding, origin)
     return output
+
+
+def anndata(nuclei: Path, output: Path, patient: str | None = None, embeddings: Path | None = None) -> None:
+    """Write the nuclei of a slide as AnnData; without a patient, it is the one in the slide's name."""
+    from muse_pipeline.scverse.anndata import write_anndata
+
+    write_anndata(nuclei, output, patient, embeddings)
 
 
 def _known_nuclei(

@@ -73,8 +73,8 @@ def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
         assert body.lstrip().startswith('"""'), name
         if name == "check_regions":  # which reads what `regions` recorded, and runs nothing
             continue
-        # The same step on the slide's other table; for its regions; a verb's part for one slide.
-        verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_slide")
+        # The same step on the slide's other table; for its regions; a verb's part for one slide, or for all.
+        verb = name.removesuffix("_proposals").removesuffix("_regions").removesuffix("_slide").removesuffix("_cohort")
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"
         assert {"log:", "benchmark:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name

@@ -18,7 +18,7 @@ from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.pipeline import make_image, run_slide
 
-ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "regions", "propose"})
+ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "regions", "propose", "embed"})
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,28 @@ ON_SCREEN = """([x, y]) => {
   const [um, view] = [muse.fromQuPath(x, y), muse.view()];
   return [(um[0] - view.left) * view.scale, (um[1] - view.top) * view.scale];
 }"""
+# Of all texts that a selector finds.
+LOWEST_CONTRAST = """(selector) => {
+  const luminance = (color) => {
+    const parts = color.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
+    const [r, g, b] = parts.map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    for (let each = node; each; each = each.parentElement) {
+      const color = getComputedStyle(each).backgroundColor;
+      if (!/^rgba\\(.*, 0\\)$/.test(color)) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const texts = [...document.querySelectorAll(selector)].filter((node) =>
+    [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()) && !node.disabled);
+  return Math.min(...texts.map((node) => {
+    const { color, fill } = getComputedStyle(node);
+    const [a, b] = [luminance(node.ownerSVGElement ? fill : color), luminance(ground(node))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  }));
+}"""
 LEVEL0_UM = 0.25  # um per screen px at which a screen px is one of level 0
 CENTRE = (1536, 1024)  # of the slide, in QuPath px
 

@@ -1,9 +1,11 @@
-"""Write a slide's nuclei as AnnData, for scanpy and squidpy.
+"""Write a slide's nuclei, or the slides of a cohort, as AnnData, for scanpy and squidpy.
 
     muse anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
+    muse anndata results -o results/cohort.h5ad
 
-X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial") and in level-0
-px. Needs the extra `anndata` (h5py).
+Of a slide X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial") and
+in level-0 px. Of a cohort X has a row of numbers per slide (densities, percentages of the classes, medians of the
+features, mixing, infiltration), and obs the columns of the sheet. Needs the extra `anndata` (h5py).
 """
 
 from __future__ import annotations
@@ -16,13 +18,27 @@ from muse_pipeline.cli.arguments import add_output_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse anndata``."""
-    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
+    parser.add_argument("nuclei", type=Path, metavar="PATH", help="nuclei.parquet, or the folder of a run's results")
     parser.add_argument("--patient", help="of the slide (default: as its name has it)")
+    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="TSV", help="of the cohort (default: sheet.json in the folder of the results)"
+    )
     add_output_argument(parser, "H5AD")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the file."""
-    from muse_pipeline.scverse.anndata import write_anndata
+    if not args.nuclei.is_dir():
+        from muse_pipeline.steps import anndata
 
-    write_anndata(args.nuclei, args.output, args.patient)
+        anndata(args.nuclei, args.output, args.patient, args.embeddings)
+        return
+    from dataclasses import asdict
+
+    from muse_pipeline.cohort.sheet import read_sheet
+    from muse_pipeline.report.cohort import read_rows
+    from muse_pipeline.statistics.anndata import write_cohort
+
+    rows = [asdict(row) for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
+    print(f"{args.output}: {write_cohort(args.nuclei, rows, args.output)} slides")

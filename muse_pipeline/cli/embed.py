@@ -1,5 +1,6 @@
 """Give the nuclei of a slide the features of a network, whichever model found them.
 
+    muse embed results/S --model compact                                       the features of a detector
     muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
     muse embed results/T --model muse.onnx                                     needs no torch
 
@@ -24,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", type=Path, metavar="RESULTS_SLIDE", help="folder of one slide in the output of a run"
     )
-    parser.add_argument("--model", type=Path, metavar="ONNX", required=True, help="model of features")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="ONNX",
+        required=True,
+        help="model of features, detector, or name of a built-in detector",
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -42,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Export if asked to, embed."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.embed import Embedder
+    from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.steps import embed, image_mpp
 
@@ -50,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
 
         card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
         print(f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at {card.mpp:g} um/px")
-    embedder, foreign = Embedder(args.model, args.provider), None
+    provider = choose_provider(args.provider)
+    embedder, foreign = Embedder(find_model(str(args.model), provider), provider), None
     if args.nuclei:
         from muse_pipeline.proposals.imported import read_nuclei_of_others
 

@@ -1,6 +1,7 @@
 """Report what became of a cohort: report.html, cohort.tsv, roi.tsv of regions of interest, and pictures of every slide.
 
     muse report results      reads results/sheet.json, as a run has left it, and writes the files beside it
+    muse report results --sheet slides.tsv --group label      compares slides by that column of your sheet
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
 """
@@ -18,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
+    parser.add_argument("--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides")
+    parser.add_argument("--sheet", type=Path, metavar="SHEET", help="your sheet of slides, for --group")
+    parser.add_argument(
+        "--statistics", type=Path, metavar="TSV", help="groups of patients that `muse statistics` compared"
+    )
     parser.add_argument(
         "--no-model", default="", metavar="WHY", help="reason why there is no model, for slides without detection"
     )
@@ -27,12 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the report, print what it finds."""
-    from muse_pipeline.report.cohort import read_rows
+    from muse_pipeline.core.errors import SheetError
+    from muse_pipeline.report.cohort import read_groups, read_rows
     from muse_pipeline.report.page import write_report
+
+    if bool(args.group) != bool(args.sheet):
+        raise SheetError("--group and --sheet belong together; give the column and your sheet of slides")
 
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
-    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model):
+    groups = read_groups(args.sheet, args.group) if args.group else {}
+    given = (args.pretraining, args.no_model, args.statistics, groups)
+    for line in write_report(args.results, rows, page, table, *given):
         print(line)
 
 

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quality", action="store_true", help="flag nuclei out of focus or in ink, and leave them out of the totals"
     )
+    parser.add_argument(
+        "--embedding", action="store_true", help="also give every nucleus a vector of the model's features"
+    )
+    parser.add_argument(
+        "--anndata", action="store_true", help="also write nuclei.h5ad and cohort.h5ad; implies --features all"
+    )
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="number of shards of the detection")
     parser.add_argument(
         "--threads",
@@ -72,8 +78,10 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.environment import all_processor_seconds, count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
+    from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.scverse.elements import require_h5py
     from muse_pipeline.slides.signature import require_file
 
     for location in args.slides:
@@ -97,7 +105,15 @@ def run(args: argparse.Namespace) -> None:
     threads = args.threads or count_cores()
     if args.quality:
         require_quality_mpp(card.mpp)
-    more = {"features": args.features, "quality": args.quality, "viewer": not args.no_viewer}
+    if args.anndata:
+        require_h5py()
+    more = {
+        "features": "all" if args.anndata else args.features,
+        "quality": args.quality,
+        "viewer": not args.no_viewer,
+        "embedder": Embedder(path, provider) if args.embedding else None,
+        "h5ad": args.anndata,
+    }
     plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
     failed, without_regions, ran = run_slides(rows, plan)
     if args.profile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,15 +16,17 @@ from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
-from muse_pipeline.core.text import one_line, time_text
+from muse_pipeline.core.text import count_noun, one_line, time_text
+from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
-from muse_pipeline.pipeline import run_slide
+from muse_pipeline.pipeline import Begin, add_files, run_slide
 from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
+from muse_pipeline.statistics.anndata import write_cohort
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Plan:
         n_shards: number of shards of a slide's detection, unless its row has a number.
         threads: threads of the steps that use them.
         viewer: whether every slide gets its page for the browser.
+        embedder: gives every nucleus a vector of features, or None.
+        h5ad: whether nuclei and cohort are written as AnnData too.
     """
 
     output: Path
@@ -50,6 +54,8 @@ class Plan:
     n_shards: int = 1
     threads: int = 1
     viewer: bool = True
+    embedder: Embedder | None = None
+    h5ad: bool = False
 
     @property
     def settings(self) -> RunSettings:
@@ -101,6 +107,9 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
+    if plan.h5ad and any(row["slide_id"] not in stopped for row in runs.values()):
+        n_slides = write_cohort(plan.output, read_rows(sheet), plan.output / "cohort.h5ad")
+        print(f"{plan.output / 'cohort.h5ad'}: {count_noun(n_slides, 'slide')}")
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]
@@ -115,19 +124,22 @@ def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
 
 
 def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) -> set[str]:
-    """Run the slides that are not ``kept``, print a line for each, and give the ids of those that stopped."""
+    """Run the slides that are not ``kept``, complete those, print a line for each, and give the ids that stopped."""
     from tqdm import tqdm
 
     stopped: set[str] = set()
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
         for row in rows:
-            if row.slide_id in kept:
-                bar.write(f"{row.slide_id}: {kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped")
+            started = time.monotonic()
+            is_kept = row.slide_id in kept
+            if problem := (add_logged if is_kept else run_logged)(row, plan, bar):
+                stopped.add(row.slide_id)
+                end = problem
+            elif is_kept:
+                end = f"{kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped"
             else:
-                started = time.monotonic()
-                if problem := run_logged(row, plan, bar):
-                    stopped.add(row.slide_id)
-                bar.write(f"{row.slide_id}: {problem or _describe_end(row, plan, time.monotonic() - started)}")
+                end = _describe_end(row, plan, time.monotonic() - started)
+            bar.write(f"{row.slide_id}: {end}")
             bar.update()
     return stopped
 
@@ -173,33 +185,53 @@ def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
 
 def run_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Run one slide, whose steps print into its log; returns why it failed, or ""."""
-    files, steps = SlideFiles(plan.output / row.slide_id), ["start"]
+    files = SlideFiles(plan.output / row.slide_id)
+    how = {
+        "region_model": plan.region_model,
+        "embedder": plan.embedder,
+        "features": plan.features,
+        "quality": plan.quality,
+        "n_shards": plan.shards_of(row),
+        "threads": plan.threads,
+        "viewer": plan.viewer,
+        "h5ad": plan.h5ad,
+    }
+
+    def run(begin: Begin) -> None:
+        withdraw_results(files.folder)
+        run_slide(row, files, plan.predictor, **how, begin=begin)
+
+    try:
+        return _log_steps(row, files.log("run"), bar, run)
+    finally:
+        remove(files.fetched)
+
+
+def add_logged(row: SheetRow, plan: Plan, bar) -> str:
+    """Write the files that a finished slide lacks, likewise."""
+    if not (plan.embedder or plan.h5ad):
+        return ""
+    files = SlideFiles(plan.output / row.slide_id)
+    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "threads": plan.threads}
+    return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
+
+
+def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None]) -> str:
+    steps = ["start"]
 
     def begin(step: str) -> None:
         steps.append(step)
         bar.set_description(f"{row.slide_id}: {step}")
 
-    log_file = files.log("run")
     try:
-        withdraw_results(files.folder)
         with _open_log(log_file) as log, redirect_stdout(log):
-            how = {
-                "region_model": plan.region_model,
-                "features": plan.features,
-                "quality": plan.quality,
-                "n_shards": plan.shards_of(row),
-                "threads": plan.threads,
-                "viewer": plan.viewer,
-            }
-            run_slide(row, files, plan.predictor, **how, begin=begin)
+            run(begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
     except Exception as error:  # a defect of ours
         with log_file.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         return f"{steps[-1]}: unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"
-    finally:
-        remove(files.fetched)
     return ""
 
 

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
     parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
     parser.add_argument("--patient", help="of the slide (default: as its name has it)")
+    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")
     add_output_argument(parser, "ZARR")
 
 
@@ -26,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     """Write the folder."""
     from muse_pipeline.scverse.spatialdata import write_spatialdata
 
-    write_spatialdata(args.nuclei, args.store, args.output, args.patient)
+    write_spatialdata(args.nuclei, args.store, args.output, args.patient, args.embeddings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import remove
+from muse_pipeline.core.text import slug
 
 # The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
@@ -23,7 +24,7 @@ REPLACED = (
     "artefacts.geojson",
     *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
     *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
-    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay")),
+    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay", "embed")),
 )
 
 
@@ -100,9 +101,14 @@ class SlideFiles:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
 
-    def embeddings(self, name: str) -> Path:
-        """The features that a network gave the nuclei."""
-        return self.folder / f"embeddings-{name}.parquet"
+    def embeddings(self, model: str, nuclei: str = "") -> Path:
+        """The features that a model gave the nuclei, or those in the file ``nuclei`` of another program."""
+        return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
+
+    @property
+    def anndata(self) -> Path:
+        """The nuclei for scanpy."""
+        return self.folder / "nuclei.h5ad"
 
     @property
     def artefacts(self) -> Path:

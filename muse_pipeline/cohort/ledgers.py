@@ -18,9 +18,9 @@ from muse_pipeline.core.files import find_full_disk, read_json, write_json
 from muse_pipeline.core.text import one_line
 
 # Steps that are optional, or whose work the report does: no gap if they never ran.
-OPTIONAL = ("fetch", "regions", "propose", "overlay")
+OPTIONAL = ("fetch", "regions", "propose", "overlay", "embed")
 KILLED = "killed (out of memory or time?); see its log, run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
+STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay", "embed")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,12 @@ def withdraw_failed(folder: Path, store: str) -> None:
 
 
 def forget_unasked_steps(
-    folder: Path, stores: Collection[Path], is_remote: bool, has_proposals: bool, has_regions: bool
+    folder: Path,
+    stores: Collection[Path],
+    is_remote: bool,
+    has_proposals: bool,
+    has_regions: bool,
+    has_embedding: bool,
 ) -> None:
     """Remove the ledgers of steps that are not requested any more: their failures would stay in the report.
 
@@ -81,8 +86,9 @@ def forget_unasked_steps(
         is_remote: whether the slide is fetched.
         has_proposals: whether proposals are requested.
         has_regions: whether a region model is.
+        has_embedding: whether embeddings are.
     """
-    for step, is_asked in (("fetch", is_remote), ("regions", has_regions)):
+    for step, is_asked in (("fetch", is_remote), ("regions", has_regions), ("embed", has_embedding)):
         if not is_asked:
             (folder / f"ledger/{step}.json").unlink(missing_ok=True)
     for ledger in folder.glob("ledger/tile-*.json"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.layout import shard_names, store_name
+from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.core.errors import SheetError
 
 SMALL_BYTES = 8 << 20
@@ -123,6 +123,18 @@ class Plan:
         options = ["--features", chosen] if chosen != "none" else []
         options += ["--quality"] if quality else []
         return [*options, "--store", f"{self.folder(slide)}/{self.store}"] if options else []
+
+    def embeddings_file(self, slide: str) -> str:
+        """The file of the features that the model gives the nuclei of the slide."""
+        return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
+
+    def embeddings(self, slide: str) -> list[str]:
+        """The same as an input, if the config asks for it."""
+        return [self.embeddings_file(slide)] if self.config.get("embedding") else []
+
+    def embeddings_option(self, slide: str) -> list[Any]:
+        """The same as an option of `anndata`."""
+        return option("--embeddings", *(self.embeddings(slide) or [None]))
 
     def threads(self, slide: str) -> int:
         """Threads of a job of the slide; starting several takes longer than reading a small file with one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, OutputError
+from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import MODEL_OF_MODE
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
@@ -225,11 +225,6 @@ def _from_here(checkpoint: Any) -> Any:
     """Absolute path of a checkpoint; names of built-in models and other values stay."""
     has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
     return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
-
-
-def slug(name: str) -> str:
-    """``name`` as the name of a folder."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -54,3 +55,8 @@ def time_text(seconds: float | None) -> str:
 def memory_text(mib: int | None) -> str:
     """Memory in MiB or GiB."""
     return "–" if mib is None else f"{mib} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
+def slug(name: str) -> str:
+    """``name`` as the name of a folder or a part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

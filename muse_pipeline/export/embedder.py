@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,14 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.inference.card import ColourReference, EmbedderCard
-from muse_pipeline.inference.embed import DENSE
+from muse_pipeline.inference.embed import DENSE, embedding_halo
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import load_backbone_weights, read_weights
 from muse_pipeline.training.import_checkpoint import recognise_backbone
 
-WINDOW_PX, HALO_PX = 1024, 192  # of networks that take windows of any sides
-HALO_SHARE = 4  # of the window, of those that are tied to theirs: a quarter
+WINDOW_PX = 1024  # of networks that take windows of any sides
 
 
 class EmbeddingGraph(nn.Module):
@@ -63,6 +63,8 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     load_backbone_weights(backbone, known, path)
     input_px, halo_px = _window(backbone, name, known.meta, path)
     backbone.fix_size(input_px, input_px)
+    colour = parse_config(known.meta.get("colour", {}), ColourReference, f"{path}: colour")
+    share = config.get("export", {}).get("colour_share", colour.share)  # of a detector, as it is exported
     card = EmbedderCard(
         name=config.get("name") or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
         mpp=known.meta.get("mpp") or config.get("mpp") or mpp,
@@ -74,7 +76,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
         embedding_dim=backbone.channels,
         licence=config.get("licence", "unknown"),
         training_data=config.get("training_data", "unknown"),
-        colour=parse_config(known.meta.get("colour", {}), ColourReference, f"{path}: colour"),
+        colour=replace(colour, share=share),
         source={"backbone": name, "checkpoint_sha256": sha256_of(path), "torch": version("torch")},
     )
     return EmbeddingGraph(backbone).eval(), card
@@ -83,9 +85,9 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
 def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> tuple[int, int]:
     """Side and halo of the window in px; a network that ties positions to its window keeps that of its training."""
     if backbone.lattice.any_size:
-        return WINDOW_PX, HALO_PX
+        return WINDOW_PX, embedding_halo(WINDOW_PX, backbone.stride_px, any_size=True)
     by_name = re.search(r"_(\d+)$", name)
     side = meta.get("window_px") or meta.get("config", {}).get("window_px") or (by_name and int(by_name[1]))
     if not side:
         raise CheckpointError(f"{path}: does not state the window of its training; import it by its name first")
-    return side, side // HALO_SHARE // backbone.stride_px * backbone.stride_px
+    return side, embedding_halo(side, backbone.stride_px, any_size=False)

@@ -19,8 +19,9 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.inference.card import EmbedderCard
-from muse_pipeline.inference.model import card_text
+from muse_pipeline.inference.backbone import cut_before_head
+from muse_pipeline.inference.card import EmbedderCard, ModelCard
+from muse_pipeline.inference.model import card_text, read_card
 from muse_pipeline.inference.predictor import GraphRunner
 from muse_pipeline.nuclei.arrow import to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
@@ -31,8 +32,12 @@ DENSE = "dense"  # output of the graph
 HALF_PIXEL = "x/4-0.5"  # see ``models.readout``
 
 
+WINDOW_HALO_PX = 192  # of networks that take windows of any sides: less leaves traces of the grid
+HALO_SHARE = 4  # of the window, of networks that are tied to theirs: a quarter
+
+
 class Embedder(GraphRunner):
-    """Runs a model of features.
+    """Runs a model of features, or a detector as far as its head.
 
     Raises:
         ModelError: the file is not ONNX, has no card of such a model, or its card states another graph.
@@ -40,8 +45,14 @@ class Embedder(GraphRunner):
     """
 
     def __init__(self, path: Path, provider: str = "cpu"):
-        super().__init__(path, provider)
-        self.card = card = EmbedderCard.from_json(card_text(self.session, self.path), str(self.path))
+        detector = read_card(path)
+        if isinstance(detector, ModelCard):
+            super().__init__(path, provider, cut_before_head(Path(path).read_bytes(), DENSE, Path(path)))
+            self.card = describe_backbone(detector, self.session.get_outputs()[0].shape[1])
+        else:
+            super().__init__(path, provider)
+            self.card = EmbedderCard.from_json(card_text(self.session, self.path), str(self.path))
+        card = self.card
         side, cells = card.input_px, card.input_px // CELL_PX
         self.require_shapes(
             {"pixels": (card.batch, 3, side, side), DENSE: (card.batch, card.embedding_dim, cells, cells)}
@@ -54,6 +65,24 @@ class Embedder(GraphRunner):
     def describe(self) -> dict[str, Any]:
         """For the provenance of what it gives."""
         return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
+
+
+def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
+    """The card of a detector's backbone. Its head reads the map at the centres of cells, and so do embeddings."""
+    shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
+    return EmbedderCard(
+        **{name: getattr(detector, name) for name in shared},
+        halo_px=embedding_halo(detector.input_px, detector.stride_px, detector.readout == HALF_PIXEL),
+        batch=1,
+        readout=HALF_PIXEL,
+        embedding_dim=channels,
+    )
+
+
+def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
+    """Border of a window whose nuclei are read in its neighbours, a multiple of the stride."""
+    quarter = input_px // HALO_SHARE // stride_px * stride_px
+    return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:

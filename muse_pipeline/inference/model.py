@@ -94,8 +94,10 @@ def read_card(path: Path) -> ModelCard | RegionCard:
     return read_any_card(card_text(open_session(path, options, "cpu"), path), str(path))
 
 
-def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's session of a file; what it logs itself is left out.
+def open_session(
+    path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
+) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of a file, or of a ``graph`` made from it; what it logs itself is left out.
 
     Raises:
         ModelError: the file is not ONNX.
@@ -105,7 +107,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions, provider: str)
     options.log_severity_level = 3
     providers = runtime_arguments(provider)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
         broken = f"not usable as an ONNX model ({_first_line(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error

@@ -61,6 +61,7 @@ class GraphRunner:
     Args:
         path: an ONNX file with a card.
         provider: see ``inference.model.choose_provider``.
+        graph: the graph to run if it is not that of the file, but made from it.
 
     Attributes:
         any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.
@@ -70,14 +71,14 @@ class GraphRunner:
         ProviderError: the provider is not installed.
     """
 
-    def __init__(self, path: Path, provider: str = "cpu"):
+    def __init__(self, path: Path, provider: str = "cpu", graph: bytes | None = None):
         import onnxruntime
 
         self.path, self.provider = Path(path), choose_provider(provider)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self.session = open_session(self.path, options, self.provider)
+        self.session = open_session(self.path, options, self.provider, graph)
         if PROVIDERS[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]

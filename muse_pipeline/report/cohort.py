@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
+from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
@@ -40,6 +41,7 @@ class SlideResult:
         progress: one record per step.
         patient: whose slide it is, and
         split: its part of the cohort, from the sheet; "" without one.
+        group: what the report compares it by; "" without one.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
         tissue_mm2: area of tissue, artefacts left out; None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
@@ -56,6 +58,7 @@ class SlideResult:
     progress: list[StepRecord]
     patient: str = ""
     split: str = ""
+    group: str = ""
     info: SlideInfo | None = None
     tissue_mm2: float | None = None
     summary: dict[str, Any] | None = None
@@ -152,6 +155,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_groups(sheet: Path, column: str) -> dict[str, str]:
+    """The cells of a column of the user's sheet, by slide; empty ones are left out.
+
+    Raises:
+        SheetError: the sheet cannot be read, or has no such column.
+    """
+    header, records = read_table(sheet)
+    if column not in header:
+        raise SheetError(f"{sheet}: has no column '{column}' to group slides by; its columns are {', '.join(header)}")
+    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
+    return {row["slide_id"]: row[column] for row in rows if row.get(column)}
+
+
 def _is_row(row: dict[str, Any]) -> bool:
     """Whether a row names a folder among the results, and none outside; shards are a number or nothing."""
     name, n_shards = row.get("slide_id"), row.get("shards")
@@ -159,18 +175,21 @@ def _is_row(row: dict[str, Any]) -> bool:
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
 
 
-def gather_cohort(results: Path, rows: Iterable[dict[str, Any]], no_model: str = "") -> list[SlideResult]:
+def gather_cohort(
+    results: Path, rows: Iterable[dict[str, Any]], no_model: str = "", groups: Mapping[str, str] | None = None
+) -> list[SlideResult]:
     """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made.
 
     Args:
         results: folder with a folder per slide.
         rows: of the sheet.
         no_model: why there was no model to detect with; "" where there was one.
+        groups: the group of each slide that has one.
     """
-    return [judge_slide(results, row, no_model) for row in rows]
+    return [judge_slide(results, row, no_model, (groups or {}).get(str(row["slide_id"]), "")) for row in rows]
 
 
-def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> SlideResult:
+def judge_slide(results: Path, row: dict[str, Any], no_model: str = "", group: str = "") -> SlideResult:
     """How the slide of one ``row`` ended; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
@@ -182,6 +201,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "") -> Slide
         "progress": progress,
         "patient": str(row.get("patient") or ""),
         "split": str(row.get("split") or ""),
+        "group": group,
         "partner": read_outcome(folder / "partner") if row.get("partner") else None,
         "info": _read_info(folder) if "inspect" in done else None,
     }

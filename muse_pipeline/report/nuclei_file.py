@@ -1,15 +1,17 @@
-"""What the report reads of ``nuclei.parquet``: positions as a stream, and the outlines of one field."""
+"""What the report reads of ``nuclei.parquet``: positions as a stream, medians of features, outlines of one field."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import QUALITY, ROW_GROUP, iterate_rows, parse_outlines, read_within
+from muse_pipeline.nuclei.parquet import QUALITY, ROW_GROUP, iterate_rows, open_nuclei, parse_outlines, read_within
 
 
 def stream_positions(path: Path, *columns: str, sound_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
@@ -20,10 +22,34 @@ def stream_positions(path: Path, *columns: str, sound_only: bool = False) -> Ite
         columns: of numbers.
         sound_only: leave out nuclei that are flagged in the column ``quality``.
     """
-    flags = [QUALITY] if sound_only else []
-    for batch in iterate_rows(path, ROW_GROUP, ["x", "y", *columns, *flags]):
-        table = batch.filter(batch[QUALITY].is_null()) if sound_only else batch
+    for table in _stream(path, ["x", "y", *columns], sound_only):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
+
+
+def _stream(path: Path, columns: Sequence[str], sound_only: bool) -> Iterator[pa.Table]:
+    flags = [QUALITY] if sound_only else []
+    for batch in iterate_rows(path, ROW_GROUP, [*columns, *flags]):
+        yield batch.filter(batch[QUALITY].is_null()) if sound_only else batch
+
+
+def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
+    """The median of every feature that the table has, over the nuclei that are not flagged.
+
+    Args:
+        path: the table.
+        provenance: of it.
+    """
+    classes = [each["name"] for each in provenance["card"]["classes"]]
+    with open_nuclei(path) as file:
+        columns = file.schema_arrow.names
+    names = [each.name for each in (*FIRST_COLUMNS, *features_of("all", classes)) if each.name in columns]
+    medians = {}
+    for name in names:
+        parts = [to_numpy(table[name]) for table in _stream(path, [name], "quality" in provenance)]
+        values = np.concatenate(parts) if parts else np.zeros(0)
+        if np.isfinite(values).any():
+            medians[name] = float(f"{np.nanmedian(values):.5g}")
+    return medians
 
 
 def read_outlines(

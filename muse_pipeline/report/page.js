@@ -1,5 +1,6 @@
-// Filters the table of slides and sorts any table; without this script both are complete, in their first order.
-for (const table of document.querySelectorAll("table.sortable")) {
+// Filters the table of slides, sorts any table, and opens slides of a large cohort. Without this script a page of a small
+// cohort is complete, in its first order.
+function makeSortable(table) {
   const body = table.tBodies[0];
   const valueOf = (row, column) => {
     const cell = row.cells[column];
@@ -17,14 +18,37 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const rows = [...body.rows].sort((a, b) => compare(valueOf(a, column), valueOf(b, column)));
       body.append(...(descending ? rows.reverse() : rows));
+      table.dispatchEvent(new Event("sorted"));
     });
   });
 }
+document.querySelectorAll("table.sortable").forEach(makeSortable);
 
-// Shows the slides, in the table and below it, whose names contain the text, that are of the kind chosen, and whose value in
-// the column chosen lies between two numbers.
+// The cards of a large cohort are text until their slide is opened.
+const cards = document.getElementById("cards");
+function openSlide() {
+  const anchor = location.hash.slice(1);
+  if (!cards || !/^slide-\d+$/.test(anchor) || document.getElementById(anchor)) return;
+  const text = cards.textContent;
+  const start = text.indexOf(`<article id="${anchor}"`);
+  if (start < 0) return;
+  document.getElementById("opened").insertAdjacentHTML("afterend", text.slice(start, text.indexOf("</article>", start)));
+  const card = document.getElementById(anchor);
+  card.querySelectorAll("table.sortable").forEach(makeSortable);
+  card.scrollIntoView();
+}
+window.addEventListener("hashchange", openSlide);
+openSlide();
+
+// Shows the slides, in the table and below it, whose names or groups contain the text, that are of the kind chosen, and whose
+// value in the column chosen lies between two numbers; of a large cohort the first of them, until all are asked for.
 for (const scroll of document.querySelectorAll(".slides")) {
-  const rows = [...scroll.querySelector("table").tBodies[0].rows];
+  const table = scroll.querySelector("table");
+  const rows = [...table.tBodies[0].rows];
+  const words = new Map(
+    rows.map((row) => [row, [...row.querySelectorAll("th, .group")].map((cell) => cell.textContent.toLowerCase())]),
+  );
+  let most = rows.filter((row) => !row.hidden).length;
   const kinds = {
     "all slides": () => true,
     "red: needs attention": (row) => row.dataset.level === "red",
@@ -40,7 +64,7 @@ for (const scroll of document.querySelectorAll(".slides")) {
   const shown = document.createElement("output");
   bar.className = "filter";
   text.type = "search";
-  text.placeholder = text.ariaLabel = "Filter by name";
+  text.placeholder = text.ariaLabel = scroll.querySelector(".group") ? "Filter by name or group" : "Filter by name";
   kind.ariaLabel = "Filter by kind";
   const column = document.createElement("select");
   const [from, to] = ["from", "to"].map((word) => {
@@ -62,17 +86,27 @@ for (const scroll of document.querySelectorAll(".slides")) {
   const filter = () => {
     const wanted = text.value.trim().toLowerCase();
     let n = 0;
-    for (const row of rows) {
-      const isNamed = row.cells[0].textContent.toLowerCase().includes(wanted);
-      row.hidden = !(kinds[kind.value](row) && isNamed && isBetween(row));
-      document.getElementById(row.dataset.slide).hidden = row.hidden;
-      n += !row.hidden;
+    for (const row of table.tBodies[0].rows) {
+      const isNamed = words.get(row).some((word) => word.includes(wanted));
+      const isWanted = kinds[kind.value](row) && isNamed && isBetween(row);
+      n += isWanted;
+      row.hidden = !isWanted || n > most;
+      const card = document.getElementById(row.dataset.slide);
+      if (card) card.hidden = !isWanted;
     }
-    shown.value = `${n} of ${rows.length} shown`;
+    shown.value = n > most ? `first ${most} of ${n}` : `${n} of ${rows.length} shown`;
+    all.hidden = n <= most;
   };
+  const all = document.createElement("button");
+  Object.assign(all, { type: "button", textContent: "Show all" });
+  all.addEventListener("click", () => {
+    most = rows.length;
+    filter();
+  });
+  table.addEventListener("sorted", filter);
   bar.addEventListener("input", filter);
   bar.addEventListener("submit", (event) => event.preventDefault());
-  bar.append(text, kind, column, from, to, shown);
+  bar.append(text, kind, column, from, to, shown, all);
   scroll.before(bar);
   filter();
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from muse_pipeline.report.html import Markup, element, frame_document
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
+from muse_pipeline.report.plots import cohort_plots
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
+from muse_pipeline.report.statistics import statistics_section
 from muse_pipeline.report.suggested import suggested_fields
-from muse_pipeline.report.tables import slide_table, write_roi_table, write_table
+from muse_pipeline.report.tables import OPEN_SLIDES, slide_table, write_roi_table, write_table
 
 
 def write_report(
@@ -39,6 +41,8 @@ def write_report(
     table: Path,
     pretraining: Path | None = None,
     no_model: str = "",
+    statistics: Path | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Write page, tables and the import script for QuPath; returns lines that summarise the cohort.
 
@@ -49,18 +53,22 @@ def write_report(
         table: cohort.tsv; roi.tsv is written beside it.
         pretraining: folder of a pretraining run that belongs to the cohort.
         no_model: why slides were not detected, where there was no model.
+        statistics: statistics.tsv of ``muse statistics``.
+        groups: the group of each slide that has one, by which the plots compare slides.
     """
-    slides = gather_cohort(results, rows, no_model)
+    slides = gather_cohort(results, rows, no_model, groups)
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
-    write_page(slides, page, pretraining)
+    write_page(slides, page, pretraining, statistics)
     copy_import_script(results / "qupath")
     failures = [] if no_model else summarise_failures(slides)  # the same reason for all
     return [f"{summarise_cohort(slides)}; see {page}", *failures, *summarise_flags(slides)]
 
 
-def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None) -> None:
-    """Write the page: what needs attention, the cohort, a table, every slide, costs, the pretraining, the models.
+def write_page(
+    slides: Sequence[SlideResult], path: Path, pretraining: Path | None = None, statistics: Path | None = None
+) -> None:
+    """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
 
     Slides are given in the order of the sheet and shown by ``notices.rank``, the failed ones first. The pictures of up
     to ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
@@ -71,11 +79,13 @@ def write_page(slides: Sequence[SlideResult], path: Path, pretraining: Path | No
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         before, after = frame_document(f"Nuclei report – {summarise_cohort(slides)}", script="page.js")
         file.write(before)
-        file.writelines(_sections(anchored, album, pretraining))
+        file.writelines(_sections(anchored, album, pretraining, statistics))
         file.write(after)
 
 
-def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretraining: Path | None) -> Iterator[Markup]:
+def _sections(
+    anchored: Sequence[tuple[str, SlideResult]], album: Album, pretraining: Path | None, statistics: Path | None
+) -> Iterator[Markup]:
     slides = [slide for _, slide in anchored]
     summaries = [slide.summary for slide in slides if slide.summary]
     yield element("h1", "Nuclei report")
@@ -85,10 +95,12 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     if any(slide.n_nuclei for slide in counted(slides)):
         yield from _class_bars(by_model(counted(slides)))
         yield element("p", element("a", "What the classes mean", href="#model"), class_="note")
+    if statistics:
+        yield from statistics_section(statistics)
     yield element("h2", "All slides")
     yield slide_table(anchored, album)
-    yield element("h2", "Slide by slide")
-    yield from map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
+    yield from cohort_plots(anchored)
+    yield from _cards(anchored, album)
     yield from suggested_fields(album, slides)
     if costs := cost_table(slides):
         yield element("h2", "Where the time went")
@@ -99,6 +111,20 @@ def _sections(anchored: Sequence[tuple[str, SlideResult]], album: Album, pretrai
     if summaries:
         yield element("h2", "Model", id="model")
         yield model_facts(summary["provenance"] for summary in summaries)
+
+
+def _cards(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iterator[Markup]:
+    """Every slide; those of a large cohort as text that the script of the page turns into a card when it is opened."""
+    cards = map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
+    if len(anchored) <= OPEN_SLIDES:
+        yield element("h2", "Slide by slide")
+        yield from cards
+        return
+    yield element("h2", "Opened slides")
+    yield element("p", "A slide is shown here when its name is pressed.", class_="note", id="opened")
+    yield Markup('<script type="text/html" id="cards">')
+    yield from cards
+    yield Markup("</script>")
 
 
 def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:

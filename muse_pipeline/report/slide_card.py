@@ -226,9 +226,13 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]
-    page = slide.folder / "viewer/index.html"
-    viewer = element("a", "Open in the browser", href=album.link(page), class_="viewer") if page.is_file() else None
-    return element("p", viewer, source, element("br"), "Results ", join(links, " · "), class_="files")
+    pages = {"Open in the browser": "viewer/index.html", "Compare two results": "compare/index.html"}
+    viewers = [
+        element("a", text, href=album.link(slide.folder / page), class_="viewer")
+        for text, page in pages.items()
+        if (slide.folder / page).is_file()
+    ]
+    return element("p", *viewers, source, element("br"), "Results ", join(links, " · "), class_="files")
 
 
 def _steps(slide: SlideResult) -> Markup:

@@ -22,7 +22,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.report.annotations import count_in_annotations
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
-from muse_pipeline.report.nuclei_file import stream_positions
+from muse_pipeline.report.nuclei_file import median_features, stream_positions
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,
@@ -39,7 +39,7 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-FORMAT = 2  # of a summary; one of another is made again
+FORMAT = 3  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
@@ -122,6 +122,7 @@ def _describe(
         "immunohistochemistry": ihc,
         "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
         **_describe_regions(nuclei, provenance, classes),
+        "features": median_features(nuclei, provenance),
         "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(folder / "tissue.png"),
         "fields": fields,

@@ -17,20 +17,35 @@ from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
 
+OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
+
 
 def slide_table(slides: Sequence[tuple[str, SlideResult]], album: Album) -> Markup:
     """The table of (anchor, slide) in the order given; a script in the page filters its rows and sorts them."""
     names = class_names(slide for _, slide in slides if slide.positive is None)
     with_positive = any(slide.positive for _, slide in slides)
-    labels = ["Slide", "Status", "Tissue mm²", "Nuclei", "Nuclei/mm²", *names]
-    labels += [*(["Positive"] if with_positive else []), "Time"]
-    head = [element("th", label, scope="col", class_=None if i < 2 else "number") for i, label in enumerate(labels)]
-    rows = [_html_row(anchor, slide, album, names, with_positive) for anchor, slide in slides]
+    with_groups = any(slide.group for _, slide in slides)
+    texts = ["Slide", "Status", *(["Group"] if with_groups else [])]
+    numbers = ["Tissue mm²", "Nuclei", "Nuclei/mm²", *names, *(["Positive"] if with_positive else []), "Time"]
+    head = [element("th", label, scope="col") for label in texts]
+    head += [element("th", label, scope="col", class_="number") for label in numbers]
+    rows = [
+        _html_row(anchor, slide, album, names, with_positive, with_groups, is_hidden=i >= OPEN_SLIDES)
+        for i, (anchor, slide) in enumerate(slides)
+    ]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows), class_="sortable")
     return element("div", table, class_="scroll slides")
 
 
-def _html_row(anchor: str, slide: SlideResult, album: Album, names: Sequence[str], with_positive: bool) -> Markup:
+def _html_row(
+    anchor: str,
+    slide: SlideResult,
+    album: Album,
+    names: Sequence[str],
+    with_positive: bool,
+    with_groups: bool,
+    is_hidden: bool,
+) -> Markup:
     n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
     has_classes = slide.summary and slide.positive is None  # the model's are not for immunohistochemistry
     counts = {each["name"]: each["n_nuclei"] for each in slide.summary["classes"]} if has_classes else {}
@@ -40,6 +55,7 @@ def _html_row(anchor: str, slide: SlideResult, album: Album, names: Sequence[str
         "tr",
         element("th", element("span", _thumbnail(slide, album), link, class_="named"), scope="row"),
         element("td", pills(slide), data_value=rank(slide)),
+        element("td", element("bdi", slide.group), class_="group") if with_groups else None,
         _number(area_text(tissue_mm2), tissue_mm2),
         _number(count_text(n), n),
         _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
@@ -49,6 +65,7 @@ def _html_row(anchor: str, slide: SlideResult, album: Album, names: Sequence[str
         data_slide=anchor,
         data_status=slide.status,
         data_level=notices[0].level if notices else None,
+        hidden=is_hidden,
     )
 
 
@@ -82,8 +99,8 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
-    with_regions = any(record.step == "regions" for slide in slides for record in slide.progress)
-    steps = [step for step in STEPS if step != "regions" or with_regions]
+    ran = {record.step for slide in slides for record in slide.progress}
+    steps = [step for step in STEPS if step not in {"regions", "embed"} - ran]
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     _write(path, columns, map(_row, slides))

@@ -14,19 +14,20 @@ from muse_pipeline.scverse.columns import Batch, NucleiTable, class_colors
 from muse_pipeline.scverse.elements import Array, Elements, open_hdf5
 
 
-def write_anndata(nuclei: Path, output: Path, patient: str | None) -> None:
+def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
     """Write the nuclei of a slide as AnnData.
 
     Args:
         nuclei: ``nuclei.parquet``.
         output: ``nuclei.h5ad``.
         patient: of the slide; None: as its name has it.
+        embeddings: of the nuclei, by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not one of ours.
+        NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
     """
-    table = NucleiTable.open(nuclei, patient)
+    table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         write_elements(elements, table, {})
 
@@ -39,25 +40,30 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
         table: the nuclei.
         more: further columns of ``obs`` that have one value for all nuclei.
     """
-    elements.group("", _encoding("anndata", "0.1.0"))
-    for name in ("obsm", "layers", "obsp", "varm", "varp", "uns"):
-        elements.group(name, _encoding("dict", "0.1.0"))
+    begin_anndata(elements)
     _write_rows(elements, table, more)
     columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
-    _frame(elements, "var", columns)
+    frame(elements, "var", columns)
     for name, values in {"_index": [each.name for each in table.features], **columns}.items():
         elements.strings(f"var/{name}", values)
     _write_uns(elements, table)
 
 
+def begin_anndata(elements: Elements) -> None:
+    """Write the root of AnnData and its groups that may stay empty."""
+    elements.group("", _encoding("anndata", "0.1.0"))
+    for name in ("obsm", "layers", "obsp", "varm", "varp", "uns"):
+        elements.group(name, _encoding("dict", "0.1.0"))
+
+
 def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
     n = table.n_nuclei
     constants = {"patient": table.patient, "slide_id": table.slide_id, **more}
-    _frame(elements, "obs", [*table.categories, *constants, *table.numbers])
+    frame(elements, "obs", [*table.categories, *constants, *table.numbers])
     for name, value in constants.items():
-        _categorical(elements, name, [value], n)[0:n] = np.zeros(n, np.int8)
+        categorical(elements, name, [value], n)[0:n] = np.zeros(n, np.int8)
     arrays: dict[str, Array] = {"ids": elements.ids("obs/_index", n)}
-    arrays |= {f"codes {name}": _categorical(elements, name, names, n) for name, names in table.categories.items()}
+    arrays |= {f"codes {name}": categorical(elements, name, names, n) for name, names in table.categories.items()}
     arrays |= {f"number {name}": elements.array(f"obs/{name}", (n,), np.float32) for name in table.numbers}
     arrays["X"] = elements.array("X", (n, len(table.features)), np.float32)
     arrays |= {name: elements.array(f"obsm/{name}", (n, 2), float) for name in ("spatial", "spatial_px")}
@@ -84,13 +90,15 @@ def _values_of(batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def _categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
+def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
+    """Make a column of ``obs`` with these categories, to be filled with ``n`` codes, -1 for none."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
-    return elements.array(f"obs/{name}/codes", (n,), np.int8)
+    return elements.array(f"obs/{name}/codes", (n,), np.min_scalar_type(-max(len(names), 1)))
 
 
-def _frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
+def frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
+    """Make a data frame with an index and these columns, to be written next."""
     attributes = {"_index": "_index", "column-order": list(columns)}
     elements.group(path, {**_encoding("dataframe", "0.2.0"), **attributes})
 

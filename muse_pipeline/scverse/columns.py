@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, Feature, features_of
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
 from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.qupath.write import nucleus_ids
-from muse_pipeline.scverse.elements import CHUNK_ROWS
+from muse_pipeline.scverse.elements import CHUNK_ROWS, ID_LENGTH
 
 DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numbers of ``obs``, where the table has them
 
@@ -34,6 +35,7 @@ class NucleiTable:
         numbers: other columns of ``obs``.
         embedding_dim: columns of ``obsm["X_embedding"]``.
         n_nuclei: rows.
+        embeddings: ``embeddings-<model>.parquet`` of the same nuclei; None for the table's own column, if it has one.
     """
 
     path: Path
@@ -44,17 +46,20 @@ class NucleiTable:
     numbers: tuple[str, ...]
     embedding_dim: int
     n_nuclei: int
+    embeddings: Path | None = None
 
     @classmethod
-    def open(cls, path: Path, patient: str | None) -> NucleiTable:
+    def open(cls, path: Path, patient: str | None, embeddings: Path | None = None) -> NucleiTable:
         """The table at ``path``; without a patient, that is the one in the slide's name.
 
         Raises:
-            NucleiError: it is not one of ours.
+            NucleiError: it is not one of ours, or the embeddings are of other nuclei.
         """
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
-            schema = file.schema_arrow
+            schema = vectors = file.schema_arrow
+        if embeddings:
+            vectors = _embeddings_schema(embeddings, provenance["n_nuclei"])
         classes = [one["name"] for one in provenance["card"]["classes"]]
         categories = {"class": classes}
         if REGION in schema.names:
@@ -67,8 +72,9 @@ class NucleiTable:
             features=tuple(feature for feature in known if feature.name in schema.names),
             categories=categories,
             numbers=tuple(name for name in schema.names if name in DESCRIPTIONS or name.startswith("prob_")),
-            embedding_dim=schema.field("embedding").type.list_size if "embedding" in schema.names else 0,
+            embedding_dim=vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0,
             n_nuclei=provenance["n_nuclei"],
+            embeddings=embeddings,
         )
 
     @property
@@ -82,12 +88,34 @@ class NucleiTable:
         return np.asarray(self.provenance["slide_mpp"], float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
-        """All nuclei, a chunk of the arrays at a time."""
+        """All nuclei, a chunk of the arrays at a time.
+
+        Raises:
+            NucleiError: the embeddings are of other nuclei.
+        """
         columns = ["x", "y", *self.categories, *self.numbers, *(feature.name for feature in self.features)]
-        columns += ["embedding"] if self.embedding_dim else []
+        columns += ["embedding"] if self.embedding_dim and not self.embeddings else []
         columns += ["geometry"] if geometry else []
-        for rows in iterate_rows(self.path, CHUNK_ROWS, columns):
-            yield Batch(self, rows)
+        chunks = (Batch(self, rows) for rows in iterate_rows(self.path, CHUNK_ROWS, columns))
+        if not self.embeddings:
+            yield from chunks
+            return
+        vectors = iterate_rows(self.embeddings, CHUNK_ROWS, ["id", "embedding"])
+        for batch, found in zip(chunks, vectors, strict=True):
+            if found["id"].to_pylist() != batch.ids.astype(f"U{ID_LENGTH}").tolist():
+                raise _other_nuclei(self.embeddings)
+            yield Batch(self, batch.rows.append_column("embedding", found["embedding"]))
+
+
+def _embeddings_schema(path: Path, n_nuclei: int) -> pa.Schema:
+    with open_nuclei(path) as file:
+        if "embedding" not in file.schema_arrow.names or file.metadata.num_rows != n_nuclei:
+            raise _other_nuclei(path)
+        return file.schema_arrow
+
+
+def _other_nuclei(path: Path) -> NucleiError:
+    return NucleiError(f"{path}: has no embeddings of the nuclei in this table; write them with `muse embed` again")
 
 
 @dataclass(frozen=True)
@@ -123,7 +151,7 @@ class Batch:
 
     @property
     def embedding(self) -> np.ndarray:
-        """(N, D) float32."""
+        """(N, D) float32, or float16 of a file of embeddings."""
         return lists_to_numpy(self.rows["embedding"])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,13 +51,23 @@ def open_hdf5(path: Path) -> Hdf5Elements:
     Raises:
         MissingPackageError: h5py is not installed.
     """
+    h5py = require_h5py()
+    return Hdf5Elements(h5py.File(path, "w", libver="latest"), h5py.string_dtype())
+
+
+def require_h5py() -> ModuleType:
+    """The package that AnnData files are written with.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
     try:
         import h5py
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             "AnnData files need the package 'h5py', which is not installed; install the extra `anndata`"
         ) from error
-    return Hdf5Elements(h5py.File(path, "w", libver="latest"), h5py.string_dtype())
+    return h5py
 
 
 class Hdf5Elements:

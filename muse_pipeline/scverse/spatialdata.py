@@ -29,7 +29,9 @@ OME_VERSION = "0.5-dev-spatialdata"
 VERSION = {"version": "0.3"}  # of images and shapes
 
 
-def write_spatialdata(nuclei: Path, store: Path, output: Path, patient: str | None) -> None:
+def write_spatialdata(
+    nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None = None
+) -> None:
     """Write a slide for SpatialData.
 
     Args:
@@ -37,12 +39,13 @@ def write_spatialdata(nuclei: Path, store: Path, output: Path, patient: str | No
         store: the slide's image; must stay where it is, relative to ``output``.
         output: ``slide.spatialdata.zarr``.
         patient: of the slide; None: as its name has it.
+        embeddings: of the nuclei, by ``muse embed``.
 
     Raises:
-        NucleiError: the table is not one of ours.
+        NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
         StoreError: there is no such store.
     """
-    table, image = NucleiTable.open(nuclei, patient), open_store(store)
+    table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
     with complete_file(output) as partial:
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}

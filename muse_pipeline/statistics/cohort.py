@@ -1,10 +1,12 @@
-"""``statistics.tsv``: the groups of a cohort compared by patient."""
+"""``statistics.tsv``, the groups of a cohort compared by patient, and ``statistics.patients.tsv``, their values."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,18 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.cohort import patients_of
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
-from muse_pipeline.statistics.slides import measure_slide
+from muse_pipeline.statistics.slides import Measure, measure_slides
 
-COLUMNS = ("measure", "first", "second", "n_first", "n_second", "mean_first", "mean_second", "effect", "low", "high")
+COLUMNS = (
+    *("measure", "unit", "first", "second", "n_first", "n_second", "mean_first", "mean_second"),
+    *("effect", "low", "high", "p", "q"),
+)
 
 
 def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output: Path) -> list[str]:
     """Compare the groups of a results folder and write a row per measure and pair of groups.
+
+    Beside it, in ``statistics.patients.tsv``, every patient has a row with its group and the means of its slides.
 
     Args:
         results: folder of the results.
@@ -37,12 +44,14 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     """
     groups, patients = read_groups(results, sheet, group, patient)
     group_of = require_groups(groups, patients)
-    measures = [measure_slide(results / slide) for slide in groups]
-    names = list(dict.fromkeys(name for each in measures for name in each))
-    values = np.array([[each.get(name, np.nan) for name in names] for each in measures])
+    measures, values = measure_slides(results, groups)
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
-    _write(output, names, compared)
+    _write(output, COLUMNS, _rows_of_measures(measures, compared))
+    n_slides = Counter(patients.values())
+    rows = ([one, group_of[one], n_slides[one], *map(_text, mean)] for one, mean in zip(order, means, strict=True))
+    header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
+    _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
         "slides"
@@ -50,7 +59,7 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())
         lines.append(
-            f"{second} against {first}: {n_found} of {len(names)} measures differ at a false discovery rate of 5 %"
+            f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false discovery rate of 5 %"
         )
     return lines
 
@@ -74,16 +83,19 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
 
 
-def _write(output: Path, names: list[str], compared: list[tuple[str, str, Difference]]) -> None:
+def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:
+    for first, second, found in compared:
+        for k, measure in enumerate(measures):
+            numbers = (getattr(found, each)[k] for each in ("effect", "low", "high", "p", "q"))
+            row = [measure.name, measure.unit, first, second, *found.n[:, k]]
+            yield [*row, *map(_text, (*found.mean[:, k], *numbers))]
+
+
+def _write(output: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with complete_file(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-        table.writerow([*COLUMNS, "p", "q"])
-        for first, second, found in compared:
-            for k, name in enumerate(names):
-                numbers = (*found.mean[:, k], *(getattr(found, each)[k] for each in ("effect", "low", "high")))
-                chances = (found.p[k], found.q[k])
-                row = [name, first, second, *found.n[:, k]]
-                table.writerow([*row, *map(_text, (*numbers, *chances))])
+        table.writerow(header)
+        table.writerows(rows)
 
 
 def _text(number: float) -> str:

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, MIX_UM, features_of
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import BORDER, REGION, ROW_GROUP, iterate_rows, open_nuclei, read_provenance
 
 EDGE = "neighbours_tissue_edge_um"
+THREADS = 4  # slides that are read at once: a million nuclei take 300 MB
 
 
-def measure_slide(folder: Path) -> dict[str, float]:
-    """Densities per mm2 of tissue, percentages of the classes, medians of the features, mixing of the classes.
+class Measure(NamedTuple):
+    """One number per slide.
+
+    Attributes:
+        name: its name in ``statistics.tsv`` and ``cohort.h5ad``.
+        group: "density", "mix", "feature", "mixing" or "infiltration".
+        unit: "1/mm2", "%", "1", or that of the feature.
+    """
+
+    name: str
+    group: str
+    unit: str
+
+
+def measure_slides(results: Path, slides: Iterable[str]) -> tuple[list[Measure], np.ndarray]:
+    """Every measure that a slide has, and their values (S, M); NaN where a slide lacks one."""
+    found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, min(count_cores(), THREADS)))
+    measures = list(dict.fromkeys(measure for each in found for measure in each))
+    return measures, np.array([[each.get(measure, np.nan) for measure in measures] for each in found], float)
+
+
+def measure_slide(folder: Path) -> dict[Measure, float]:
+    """Densities per mm2 of tissue, percentages of the classes, medians of the features, mixing, infiltration.
 
     The mixing of A with B is the mean share of B among the nuclei within 50 um of nuclei of A; nuclei of A nearer than
-    that to the edge of the tissue, which have neighbours on one side only, are left out.
+    that to the edge of the tissue, which have neighbours on one side only, are left out. Infiltration is the density of
+    a class in a region, or in a band along the border of regions.
 
     Args:
         folder: results of the slide.
@@ -29,22 +57,30 @@ def measure_slide(folder: Path) -> dict[str, float]:
     """
     path = folder / "nuclei.parquet"
     provenance = read_provenance(path)
+    classes = [one["name"] for one in provenance["card"]["classes"]]  # by label; `n_by_class` is sorted by name
     counts, area_mm2, n = provenance["n_by_class"], _read_area(folder / "tissue.npz"), provenance["n_nuclei"]
     if quality := provenance.get("quality"):
         counts = {name: n_of_class - quality["n_by_class"][name] for name, n_of_class in counts.items()}
         area_mm2, n = area_mm2 - sum(quality["area_mm2"].values()), n - sum(quality["n_by_class"].values())
-    found = {"nuclei_per_mm2": n / area_mm2 if area_mm2 else np.nan}
-    for name, n_of_class in counts.items():
-        found[f"nuclei_per_mm2_{name}"] = n_of_class / area_mm2 if area_mm2 else np.nan
-        found[f"percent_{name}"] = 100 * n_of_class / n if n else np.nan
-    with open_nuclei(path) as file:
-        columns = file.schema_arrow.names
-    features = [each.name for each in (*FIRST_COLUMNS, *features_of("all", list(counts))) if each.name in columns]
-    for name in features:
-        found[f"median_{name}"] = _median(_read(path, name))
-    if EDGE in columns and len(counts) > 1:
-        found |= _mixing(path, list(counts))
+    found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
+    for name in classes:
+        n_of_class = counts[name]
+        found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
+        found[Measure(f"percent_{name}", "mix", "%")] = 100 * n_of_class / n if n else np.nan
+    features = (*FIRST_COLUMNS, *features_of("all", classes))
+    columns = _read_columns(path, ["label", REGION, BORDER, *(feature.name for feature in features)])
+    for feature in features:
+        if feature.name in columns:
+            found[Measure(f"median_{feature.name}", "feature", feature.unit)] = _median(columns[feature.name])
+    if EDGE in columns and len(classes) > 1:
+        found |= _mixing(columns, classes)
+    if "bands" in provenance.get("regions", {}):
+        found |= _infiltration(columns, provenance["regions"], classes)
     return found
+
+
+def _density(name: str, group: str = "density") -> Measure:
+    return Measure(name, group, "1/mm2")
 
 
 def _read_area(path: Path) -> float:
@@ -55,9 +91,16 @@ def _read_area(path: Path) -> float:
         raise StoreError(f"{path}: is no tissue mask; run `muse tissue` again") from error
 
 
-def _read(path: Path, name: str) -> np.ndarray:
-    parts = [to_numpy(table[name]) for table in iterate_rows(path, ROW_GROUP, [name])]
-    return np.concatenate(parts) if parts else np.zeros(0)
+def _read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the columns that a table has, (N,) each; regions as names, None where there is none."""
+    with open_nuclei(path) as file:
+        known = sorted(set(names) & set(file.schema_arrow.names))
+    parts = {name: [np.zeros(0)] for name in known}
+    for table in iterate_rows(path, ROW_GROUP, known):
+        for name in known:
+            column = table[name]
+            parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
+    return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
 
 
 def _median(values: np.ndarray) -> float:
@@ -65,13 +108,33 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _mixing(path: Path, classes: list[str]) -> dict[str, float]:
-    label, inner = _read(path, "label"), _read(path, EDGE) >= MIX_UM
+def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measure, float]:
+    label, inner = columns["label"], columns[EDGE] >= MIX_UM
     found = {}
     for other in classes:
-        share = _read(path, f"neighbours_fraction_{other}")
+        share = columns[f"neighbours_fraction_{other}"]
         for number, name in enumerate(classes):
             values = share[(label == number) & inner & np.isfinite(share)]
             if name != other:
-                found[f"mixing_{name}_with_{other}"] = float(values.mean()) if len(values) else np.nan
+                mean = float(values.mean()) if len(values) else np.nan
+                found[Measure(f"mixing_{name}_with_{other}", "mixing", "1")] = mean
+    return found
+
+
+def _infiltration(
+    columns: Mapping[str, np.ndarray], regions: dict[str, Any], classes: list[str]
+) -> dict[Measure, float]:
+    """Densities of the classes in each region, and in the bands on either side of the border."""
+    label, region, border = (columns[name] for name in ("label", REGION, BORDER))
+    places = [(one["name"], region == one["name"], one["area_mm2"]) for one in regions["classes"]]
+    for band in regions["bands"]:
+        um = band["um"]
+        for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
+            places.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band[f"{side}_mm2"]))
+    found = {}
+    for place, is_there, mm2 in places:
+        for number, name in enumerate(classes):
+            n = int((is_there & (label == number)).sum())
+            measure = _density(f"nuclei_per_mm2_in_{place}_{name}", "infiltration")
+            found[measure] = n / mm2 if mm2 else np.nan
     return found

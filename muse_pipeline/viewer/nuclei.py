@@ -90,7 +90,7 @@ class ChunkWriter:
     """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory holds one batch or one square.
 
     Args:
-        folder: where ``COLUMN_ROW.js`` go.
+        folder: where ``COLUMN_ROW.js`` go; the page tells sets of nuclei apart by its name.
         info: the slide.
         n_rays: of every nucleus.
     """
@@ -127,7 +127,8 @@ class ChunkWriter:
             records = np.frombuffer(waiting.read_bytes(), self._record)
             waiting.unlink()
             path = self.folder / f"{column}_{row}.js"
-            path.write_text(_script(f"{column}_{row}", *_columns(records)), encoding="ascii")
+            name = f"{self.folder.name}/{column}_{row}"
+            path.write_text(_script(name, *_columns(records)), encoding="ascii")
         index = [[*square, n] for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])]
         return {"side_um": CHUNK_UM, "n_rays": self._record["rays"].shape[0], "index": index}
 

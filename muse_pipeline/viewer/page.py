@@ -23,6 +23,8 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.report.overlays import find_proposals
+from muse_pipeline.report.plots import COLOR_BLIND_SAFE
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -30,11 +32,9 @@ from muse_pipeline.tissue.outline import trace_outline
 from muse_pipeline.viewer.nuclei import ChunkWriter, Gallery, Overview, iterate_batches
 from muse_pipeline.viewer.pyramid import write_tiles
 
-FORMAT = 1
-SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
+FORMAT = 2
+SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "linked.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
-# Okabe & Ito, "Color Universal Design", 2008
-COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 TISSUE, ROI = "Tissue", "Region of interest"
 SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
 
@@ -42,7 +42,8 @@ SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
 def write_viewer(folder: Path, threads: int = 1) -> Path:
     """Write the viewer of the finished slide in ``folder``; one of the same nuclei is kept.
 
-    Pixels come from the image store. Where it was removed already, nuclei are shown on white.
+    Pixels come from the image store. Where it was removed already, an earlier viewer of these nuclei stays; without one
+    nuclei are shown on white.
 
     Returns:
         ``index.html``.
@@ -54,28 +55,60 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     provenance = read_provenance(nuclei)
     store_path = folder / store_name(provenance["card"]["mpp"])
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    known = _read_known(viewer)
-    if known and known["made_from"] == made_from and (known["has_pixels"] or not store_path.exists()):
+    if proposals := find_proposals(folder, read_info(folder / "slide.json")):
+        made_from["proposals"] = footer_checksum(proposals)
+    if _is_current(_read_known(viewer), made_from, store_path.exists()):
         return viewer / "index.html"
-    info = read_info(folder / "slide.json")
     store = open_store(store_path) if store_path.exists() else None
     with complete_file(viewer) as partial:
         partial.mkdir()
-        slide = _describe(info, provenance, made_from["nuclei"])
-        slide["image"] = write_tiles(store, partial / "tiles", threads) if store else None
-        slide |= _write_nuclei(nuclei, info, slide, partial)
-        slide["layers"] = list(_layers(folder, info))
-        _write_page(partial, slide)
-        known = {"made_from": made_from, "has_pixels": store is not None}
+        image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
+        write_slide_page(partial, folder, image)
+        known = {"made_from": made_from, "image": image}
         (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
     return viewer / "index.html"
 
 
+def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_store: bool) -> bool:
+    """Whether a viewer can stay; one with an image that cannot be made again stays unless its nuclei were replaced."""
+    if known is None:
+        return False
+    if known["image"] and not has_store:
+        return known["made_from"]["nuclei"] == made_from["nuclei"]
+    return known["made_from"] == made_from and bool(known["image"]) == has_store
+
+
+def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -> None:
+    """Write the page and the nuclei of the slide in ``folder`` into ``target``.
+
+    Args:
+        target: an empty folder.
+        folder: results of the slide.
+        image: as ``write_tiles`` returns it, with the "folder" of the tiles relative to the page; None: white.
+    """
+    nuclei, info = folder / "nuclei.parquet", read_info(folder / "slide.json")
+    slide = _describe(info, read_provenance(nuclei), footer_checksum(nuclei))
+    slide["image"] = image
+    slide |= _write_nuclei(nuclei, info, slide, target)
+    proposals = find_proposals(folder, info)
+    slide["proposals"] = _write_proposals(proposals, info, target) if proposals else None
+    slide["layers"] = list(_layers(folder, info))
+    _write_page(target, slide)
+
+
+def read_image(viewer: Path) -> dict[str, Any] | None:
+    """The image of a viewer as its page has it; None where nuclei are shown on white."""
+    known = _read_known(viewer)
+    return known["image"] if known else None
+
+
 def _read_known(viewer: Path) -> dict[str, Any] | None:
+    """What an earlier viewer was made from, if it is of this format."""
     try:
-        return read_json(viewer / "made_from.json")
+        known = read_json(viewer / "made_from.json")
     except (OSError, ValueError):
         return None
+    return known if known["made_from"]["format"] == FORMAT else None
 
 
 def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
@@ -120,6 +153,15 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
         "overview": overview.write(folder / "overview.js"),
         "gallery": gallery.entries(),
     }
+
+
+def _write_proposals(path: Path, info: SlideInfo, folder: Path) -> dict[str, Any]:
+    with open_nuclei(path) as file:
+        n_rays = file.schema_arrow.field("rays").type.list_size
+    chunks = ChunkWriter(folder / "proposals", info, n_rays)
+    for batch in iterate_batches(path, by_stain=False):
+        chunks.add(batch)
+    return chunks.finish()
 
 
 def _layers(folder: Path, info: SlideInfo) -> Iterator[dict[str, Any]]:

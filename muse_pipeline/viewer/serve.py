@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from muse_pipeline.core.errors import NucleiError, OutputError
+from muse_pipeline.viewer.compare import write_comparison
 from muse_pipeline.viewer.page import write_viewer
 
 ADDRESS = "127.0.0.1"
@@ -46,6 +47,22 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
     except (OSError, OverflowError) as error:
         raise OutputError(f"port {port} cannot be used ({error}); give another --port") from error
+
+
+def compare_pages(results: Path, other: Path) -> list[str]:
+    """Write the pages that compare slides of two runs, or of one slide's folders; their paths relative to ``results``.
+
+    Raises:
+        NucleiError: the runs have no slide in common, or see ``compare.write_comparison``.
+    """
+    if (results / "nuclei.parquet").is_file():
+        return [write_comparison(results, other).relative_to(results).as_posix()]
+    names = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
+    shared = [name for name in names if (other / name / "nuclei.parquet").is_file()]
+    if not shared:
+        raise NucleiError(f"{results} and {other} have no slide with nuclei in common; give the outputs of two runs")
+    pages = (write_comparison(results / name, other / name) for name in shared)
+    return [quote(page.relative_to(results).as_posix()) for page in pages]
 
 
 def find_pages(results: Path) -> list[str]:

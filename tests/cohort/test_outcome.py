@@ -89,12 +89,14 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
     gone = [
         note(folder, "fetch", "failed"),
         note(folder, "regions", "failed"),
+        note(folder, "embed", "failed"),
         note(folder, "tile-image-250nm.zarr"),
         note(folder, "propose-2-of-2", None),
     ]
     everything = {folder / STORE, folder / "image-250nm.zarr"}
-    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True, has_regions=True)
+    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True, has_regions=True, has_embedding=True)
     assert all(ledger.exists() for ledger in kept + gone)
-    forget_unasked_steps(folder, {folder / STORE}, is_remote=False, has_proposals=False, has_regions=False)
-    assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 4)
+    none = dict.fromkeys(("is_remote", "has_proposals", "has_regions", "has_embedding"), False)
+    forget_unasked_steps(folder, {folder / STORE}, **none)
+    assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 5)
     assert (folder / "proposals.parquet").exists()

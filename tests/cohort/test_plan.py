@@ -9,7 +9,7 @@ from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patt
 from muse_pipeline.core.errors import SheetError
 
 CONFIG = {"output": "results", "slides": "slides.tsv", "mpp": 0.5, "max_corrupt": 0.01, "model": "compact"}
-MODEL = {"model": "compact-fp32", "sha256": "0" * 64, "provider": "cpu"}
+MODEL = {"model": "compact-fp32", "name": "compact", "sha256": "0" * 64, "provider": "cpu"}
 
 
 def row(path, shards=1, **cells):
@@ -36,6 +36,13 @@ def test_files_of_a_slide_and_of_all(plan):
     assert plan.shards("far") == ["results/far/shards/1-of-2.parquet", "results/far/shards/2-of-2.parquet"]
     assert plan.every_shard("proposals")[0] == "results/a/proposals/1-of-1.parquet"
     assert len(plan.every_shard()) == 4
+
+
+def test_embeddings_are_an_input_where_they_are_asked_for(plan):
+    assert plan.embeddings("a") == plan.embeddings_option("a") == []
+    asked = Plan({**CONFIG, "embedding": True}, plan.rows, {**MODEL, "name": "my model/2"})
+    assert asked.embeddings("a") == ["results/a/embeddings-my-model-2.parquet"]
+    assert asked.embeddings_option("a") == ["--embeddings", *asked.embeddings("a")]
 
 
 def test_a_slide_at_a_url_is_opened_by_its_copy(plan, slide):

@@ -1,6 +1,8 @@
 """Features of a network at nuclei of any origin: of the slide's table, of points and masks of another program."""
 
+import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -9,7 +11,10 @@ import torch
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.embedder import load_embedder
+from muse_pipeline.features.measure import with_near
+from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.models import BACKBONES
@@ -47,6 +52,11 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
     assert list(found["id"]) == list(ids.astype(str))
     graph, card = load_embedder(folder.parent / "small.pt", mpp=1.0)
     assert (card.mpp, card.embedding_dim, card.readout) == (0.5, graph.backbone.channels, "x/4-0.5")
+    require_vectors_of(graph, card, found, tiled_slide, np.eye(3, 4))
+
+
+def require_vectors_of(graph, card, found, tiled_slide, colour):
+    """The vectors of the nuclei in one core are those of torch."""
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
     core_px = card.input_px - 2 * card.halo_px
     core = np.median(xy, axis=0) // core_px * core_px
@@ -54,7 +64,7 @@ def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, t
     origin = (core - card.halo_px).astype(int)
     pixels = tiled_slide.store.read(tuple(origin), (card.input_px, card.input_px))
     with torch.no_grad():
-        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.eye(3, 4))
+        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.from_numpy(colour).float())
     positions = torch.from_numpy(xy[inside] - origin).float()
     expected = read_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
     vectors = np.stack(found["embedding"])
@@ -69,28 +79,88 @@ def test_the_same_bytes_with_any_number_of_threads(folder, found):
     assert output.read_bytes() == before
 
 
+def cosine(first, second):
+    first, second = first.astype(float), second.astype(float)
+    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+
 def test_windows_leave_no_trace(folder, found, tiled_slide):
     embedder = Embedder(folder.parent / "small.onnx")
     core_px = embedder.card.input_px - 2 * embedder.card.halo_px
     xy = level0_to_work(found[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
-    vectors = np.stack(found["embedding"]).astype(float)
     shifted = embed_nuclei(tiled_slide.store, embedder, np.eye(3, 4, dtype=np.float32), xy, offset_px=core_px // 2)
-    shifted = shifted.astype(float)
-    cosine = (vectors * shifted).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(shifted, axis=1)
-    assert cosine.min() >= 0.999
+    assert cosine(np.stack(found["embedding"]), shifted).min() >= 0.999
+
+
+@pytest.fixture(scope="module")
+def of_detector(folder):
+    """What the built-in detector gives its nuclei."""
+    assert main(["embed", str(folder), "--model", "compact-fp32"]) == 0
+    return pandas.read_parquet(folder / "embeddings-compact.parquet")
+
+
+def test_a_detector_gives_the_features_before_its_head(folder, found, of_detector, tiled_slide):
+    assert list(of_detector["id"]) == list(found["id"])
+    graph, card = load_embedder(Path("compact"), mpp=1.0)
+    assert dataclasses.replace(card, source={}) == dataclasses.replace(
+        Embedder(find_model("compact-fp32")).card, source={}
+    )
+    require_vectors_of(graph, card, of_detector, tiled_slide, tiled_slide.colour)
+    assert Embedder(find_model("compact-int8")).card.embedding_dim == card.embedding_dim
+
+
+def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
+    embedder = Embedder(find_model("compact-fp32"))
+    core_px = embedder.card.input_px - 2 * embedder.card.halo_px
+    xy = level0_to_work(of_detector[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
+    shifted = embed_nuclei(tiled_slide.store, embedder, tiled_slide.colour, xy, offset_px=core_px // 2)
+    vectors = np.stack(of_detector["embedding"])
+    assert cosine(vectors, shifted).min() >= 0.999 and not np.array_equal(vectors, shifted)
+
+
+def test_a_graph_without_a_head_cannot_be_cut(folder):
+    path = folder.parent / "small.onnx"
+    with pytest.raises(ModelError, match=r"small\.onnx: its graph has no weights named detector\.head\."):
+        cut_before_head(path.read_bytes(), "dense", path)
 
 
 def test_points_of_another_program_get_the_same_vectors_and_features(folder, found, table):
     points = folder.parent / "points.csv"
     found[["x", "y"]].to_csv(points, index=False)
     assert embed(folder, "--nuclei", points, "--features") == 0
-    foreign = pandas.read_parquet(folder / "embeddings-small-points.parquet")
+    foreign = pandas.read_parquet(folder / "embeddings-small-points.csv.parquet")
     order = np.lexsort(found[["x", "y"]].to_numpy().T)
     np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
     assert not set(foreign["id"]) & set(found["id"])
     assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of 4 um
     counts = "neighbours_within_50um"
     assert (foreign[counts].to_numpy() == table[counts].to_numpy()[order]).all()
+
+
+def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder, found, table, tiled_slide):
+    outlines = folder.parent / "cells.geojson"
+    words = ["geojson", str(folder / "nuclei.parquet"), "--info", str(folder / "slide.json"), "-o", str(outlines)]
+    assert main(words) == 0
+    assert embed(folder, "--nuclei", outlines, "--features") == 0
+    foreign = pandas.read_parquet(folder / "embeddings-small-cells.geojson.parquet")
+    assert len(foreign) == len(table) and set(found) | set(table.filter(regex="^(shape|h|e|texture)_")) < set(foreign)
+    detected = table[["x", "y"]].to_numpy()
+    near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
+    matched = table.iloc[near.argmin(1)].reset_index(drop=True)
+    assert np.median(near.min(1)) < 2  # the centroid of the outline, in pixels of 0.25 um
+    for name in ("area_um2", "h_mean", "e_ring_mean", "texture_contrast"):
+        assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
+
+
+def test_what_is_near_a_field_is_found_by_rows():
+    random = np.random.default_rng(0)
+    xy, reach = random.uniform(0, 3000, (2000, 2)).round(), np.array([60.0, 40.0])
+    fields = np.array_split(np.lexsort((xy[:, 0] // 500, xy[:, 1] // 500)), 30)
+    for field, near in with_near(xy, fields, reach):
+        low, high = xy[field].min(0) - reach, xy[field].max(0) + reach
+        expected = ((xy >= low) & (xy <= high)).all(1)
+        expected[field] = False
+        np.testing.assert_array_equal(near, np.flatnonzero(expected))
 
 
 def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table):
@@ -107,7 +177,7 @@ def test_a_label_image_gives_its_instances(folder, tiled_slide):
     label[100:112, 200:216], label[150:160, 90:100] = 5, 9
     np.save(folder.parent / "mask.npy", label)
     assert embed(folder, "--nuclei", folder.parent / "mask.npy", "--features") == 0
-    found = pandas.read_parquet(folder / "embeddings-small-mask.parquet")
+    found = pandas.read_parquet(folder / "embeddings-small-mask.npy.parquet")
     np.testing.assert_allclose(found[["x", "y"]], [[832, 424], [380, 620]], atol=3)
     np.testing.assert_allclose(found["area_um2"], [12 * 16, 100], rtol=0.15)
 
@@ -120,8 +190,6 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     np.save(folder.parent / "flat.npy", np.zeros((10, 1000), np.int32))
     assert embed(folder, "--nuclei", folder.parent / "flat.npy") == 2
     assert "1000 x 10 px have not the shape of the slide" in capsys.readouterr().err
-    assert main(["embed", str(folder), "--model", str(find_model("compact"))]) == 2
-    assert "finds nuclei and gives no features at given positions; give --checkpoint" in capsys.readouterr().err
     assert main(["detect", str(folder), "--model", str(folder.parent / "small.onnx"), "--colour", "c", "-o", "o"]) == 2
     assert "gives features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
     assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2

@@ -3,15 +3,23 @@
 import csv
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
 
 SLIDES = {"s1": ("P1", "benign"), "s2": ("P2", "benign"), "s3": ("P3", "malignant"), "s4": ("P4", "malignant")}
-SETTINGS = {"spatialdata": True, "statistics": {"group": "label"}, "measurements": ["h_mean", "texture_asm"]}
+SETTINGS = {
+    "spatialdata": True,
+    "anndata": True,
+    "embedding": True,
+    "statistics": {"group": "label"},
+    "measurements": ["h_mean", "texture_asm"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,43 @@ def test_settings_that_contradict_are_one_sentence(cohort):
     assert "spatialdata links to the images, which keep_stores: false deletes" in run.stdout
 
 
+@pytest.mark.timeout(600)
+def test_every_slide_has_a_job_for_its_embeddings(cohort):
+    write_config(cohort, embedding=True, anndata=True)
+    jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
+    assert (jobs["embed"], jobs["anndata"], jobs["anndata_cohort"]) == (4, 4, 1)
+
+
+def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path, capsys):
+    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    run = ["run", str(cohort / "s1.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5"]
+    assert main([*run, "--features", "all"]) == 0
+    table = (tmp_path / "s1/nuclei.parquet").stat().st_mtime_ns
+    assert main([*run, "--anndata"]) == 0
+    with h5py.File(tmp_path / "s1/nuclei.h5ad") as file:
+        assert "X_embedding" not in file["obsm"]
+    assert main([*run, "--anndata", "--embedding"]) == 0
+    assert capsys.readouterr().out.count("unchanged, skipped") == 2
+    assert (tmp_path / "s1/nuclei.parquet").stat().st_mtime_ns == table
+    vectors = pq.read_table(tmp_path / "s1/embeddings-compact.parquet")["embedding"].to_pylist()
+    with h5py.File(tmp_path / "s1/nuclei.h5ad") as file:
+        assert file["obsm/X_embedding"].dtype == np.float16
+        np.testing.assert_array_equal(file["obsm/X_embedding"][:], np.array(vectors, np.float16))
+    with h5py.File(tmp_path / "cohort.h5ad") as file:
+        assert list(file["obs/_index"].asstr()[:]) == ["s1"]
+    assert json.loads((tmp_path / "s1/ledger/embed.json").read_text())["status"] == "ok"
+
+
+def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
+    pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    run = ["run", str(cohort / "s1.tif"), str(cohort / "s2.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5"]
+    assert main([*run, "--embedding"]) == 0
+    words = ["anndata", str(tmp_path / "s1/nuclei.parquet"), "-o", str(tmp_path / "x.h5ad")]
+    assert main([*words, "--embeddings", str(tmp_path / "s2/embeddings-compact.parquet")]) == 2
+    assert "s2/embeddings-compact.parquet: has no embeddings of the nuclei" in capsys.readouterr().err
+    assert not (tmp_path / "x.h5ad").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohort):
@@ -42,22 +87,33 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     run = run_snakemake(cohort)
     assert run.returncode == 0, run.stdout
     results = cohort / "results"
-    assert main(["run", str(cohort / "slides.tsv"), "-o", str(cohort / "by_run"), "--features", "all"]) == 0
+    words = ["run", str(cohort / "slides.tsv"), "-o", str(cohort / "by_run"), "--anndata", "--embedding"]
+    assert main(words) == 0
+    assert (results / "cohort.h5ad").read_bytes() == (cohort / "by_run/cohort.h5ad").read_bytes()
     for name in SLIDES:
         table = results / name / "nuclei.parquet"
         assert table.read_bytes() == (cohort / "by_run" / name / "nuclei.parquet").read_bytes()
-        assert (results / name / "slide.spatialdata.zarr/tables/table/zarr.json").is_file()
+        for file in ("nuclei.h5ad", "embeddings-compact.parquet"):
+            assert (results / name / file).read_bytes() == (cohort / "by_run" / name / file).read_bytes()
+        table_of_slide = zarr.open_group(results / name / "slide.spatialdata.zarr/tables/table", mode="r")
+        vectors = pq.read_table(results / name / "embeddings-compact.parquet")["embedding"].to_pylist()
+        np.testing.assert_array_equal(table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16))
         assert pq.read_metadata(table).num_rows > 20
-    said = json.loads((results / "s1/nuclei.provenance.json").read_text())
-    assert {"h_mean", "texture_asm"} <= set(said["measurements"])
+    stated = json.loads((results / "s1/nuclei.provenance.json").read_text())
+    assert {"h_mean", "texture_asm"} <= set(stated["measurements"])
     with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        slides = list(csv.DictReader(file, dialect="excel-tab"))
+    assert {slide["status"] for slide in slides} == {"ok"} and all(slide["seconds_embed"] for slide in slides)
+    assert "malignant</bdi> against <bdi>benign" in (results / "report.html").read_text()
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
     assert float(density["mean_second"]) > float(density["mean_first"])
+    assert (results / "report.html").read_text(encoding="utf-8").count('<td class="group"><bdi>benign') == 2
     counts = read_cohort(results).to_table(["patient"]).to_pandas()["patient"].value_counts()
     assert set(counts.index) == {"P1", "P2", "P3", "P4"}
 
-    write_config(cohort, **{**SETTINGS, "spatialdata": False, "features": "basic"})
+    write_config(cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic"})
     jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
     assert jobs["nuclei"] == 4 and "detect" not in jobs and "image" not in jobs

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def test_the_page_is_well_formed_and_needs_no_network(outline):
     assert outline.open == []
     assert outline.tags.count("script") == 1
     assert not [address for address in outline.addresses if re.match(r"(https?:)?//", address)]
+
+
+def test_addresses_lead_to_files_of_the_results_folder(cohort, outline):
+    """So the folder can be zipped, mailed and opened elsewhere."""
+    files = {unquote(address) for address in outline.addresses if not address.startswith(("#", "data:"))}
+    assert {"good/nuclei.parquet", "with gaps/tissue.png"} <= files
+    assert not [file for file in files if file.startswith(("/", "..", "file:"))]
+    assert all((cohort[0] / file).is_file() for file in files)
 
 
 def test_hostile_names_stay_text(outline):
@@ -151,7 +160,9 @@ def test_a_browser_shows_the_page_and_sorts_the_table(page_path, tmp_path):
     assert pixels.shape[:2] == (2400, 1200)
     assert (np.ptp(pixels, axis=-1) > 60).mean() > 0.01  # tissue is drawn, not broken pictures
     dump = subprocess.run([*command[:-3], "--dump-dom", command[-1]], check=True, capture_output=True, timeout=120)
-    assert dump.stdout.decode().count("<button") == 9  # the page's own script ran: one button per column
+    assert (
+        dump.stdout.decode().count("<button") == 10
+    )  # the page's own script ran: one button per column, and "Show all"
 
 
 USE_FILTER = """<script>

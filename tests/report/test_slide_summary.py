@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 from finished_slide import draw_tissue, provenance, slide_path, write_nuclei
 from PIL import Image
 
@@ -19,6 +20,8 @@ def test_summary_counts_and_draws(slide_folder):
     _, xy, label = draw_tissue()
     assert summary["n_nuclei"] == len(xy)
     assert [each["n_nuclei"] for each in summary["classes"]] == np.bincount(label).tolist()
+    area = pq.read_table(slide_folder / "nuclei.parquet", columns=["area_um2"])["area_um2"].to_numpy()
+    assert np.isclose(summary["features"]["area_um2"], np.median(area), rtol=1e-4)
     assert [field["picture"] for field in summary["fields"]] == [f"overlays/{i}.png" for i in (1, 2, 3)]
     assert summary == read_json(slide_folder / "summary.json")
     assert max(Image.open(slide_folder / "density.png").size) <= 900

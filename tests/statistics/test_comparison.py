@@ -102,43 +102,17 @@ def test_groups_that_cannot_be_compared_are_rejected(groups, message):
         require_groups(dict(zip(slides, groups, strict=True)), {"s1": "P1", "s2": "P1", "s3": "P2"})
 
 
-@pytest.fixture
-def results(tmp_path):
-    """Results of six slides of four patients: tables without outlines, whose nuclei are larger in group b."""
-    from muse_pipeline.core.types import Frame
-    from muse_pipeline.nuclei.parquet import NucleiWriter
-    from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
-    from muse_pipeline.nuclei.table import Nuclei
-
-    lines, random = ["slide_id\tpatient\tlabel"], np.random.default_rng(0)
-    for number, group in enumerate("aaabbb"):
-        folder = tmp_path / f"s{number}"
-        folder.mkdir()
-        card = {"classes": [{"name": "X", "color": [1, 2, 3]}]}
-        provenance = {"slide_id": f"s{number}", "fingerprint": "", "model": {"name": "m", "sha256": ""}, "card": card}
-        nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.zeros(20))
-        nuclei.prob = np.ones((20, 1), np.float32)
-        shapes = dict.fromkeys(SHAPE_COLUMNS, random.normal(50 + 20 * (group == "b"), 1, 20))
-        with NucleiWriter(folder / "nuclei.parquet", ["X"], provenance, 4) as writer:
-            import shapely
-
-            writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), shapes)
-        np.savez(folder / "tissue.npz", area_mm2=0.5)
-        lines.append(f"s{number}\tP{number // 2 if number < 2 else number}\t{group}")
-    (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
 def test_the_table_has_a_row_per_measure(results, capsys):
     output, words = results / "statistics.tsv", ["statistics", str(results), "--sheet", str(results / "slides.tsv")]
     assert main([*words, "--group", "label", "-o", str(output)]) == 0
     assert "6 slides of 5 patients; the patient is the unit of every test" in capsys.readouterr().out
     with output.open(encoding="utf-8", newline="") as file:
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-    assert {"nuclei_per_mm2", "percent_X", "median_area_um2"} <= set(rows)
+    assert {"nuclei_per_mm2", "percent_Epithelial", "median_area_um2"} <= set(rows)
     area = rows["median_area_um2"]
+    assert area["unit"] == "um2"
     assert (area["first"], area["second"], area["n_first"], area["n_second"]) == ("a", "b", "2", "3")
     assert float(area["effect"]) > 5 and float(area["low"]) > 0 and float(rows["nuclei_per_mm2"]["mean_first"]) == 40
     assert main([*words, "--group", "grade", "-o", str(output)]) == 2
-    assert "has no column 'grade'; its columns are slide_id, patient, label" in capsys.readouterr().err
+    assert "has no column 'grade'; its columns are slide_id, path, patient, label" in capsys.readouterr().err
     assert json.dumps(rows)

@@ -55,6 +55,10 @@ def test_the_gallery_leads_to_its_nuclei(open_tab, viewer):
     entry = next(each for each in read_slide(viewer)["gallery"] if (each["label"], each["kind"]) == (1, "least sure"))
     thumbnails.nth(12).click()
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), entry["nuclei"][0][1:3], atol=0.5)
+    tab.wait()
+    ring, stage = (tab.page.locator(name).bounding_box() for name in ("#ring", "#stage"))
+    for side, length in (("x", "width"), ("y", "height")):
+        assert abs(ring[side] + ring[length] / 2 - stage[length] / 2) < 2
     color = read_slide(viewer)["classes"][1]["safe_color"]
     for _ in range(100):
         picture = np.asarray(Image.open(io.BytesIO(thumbnails.nth(12).screenshot())).convert("RGB")).astype(int)

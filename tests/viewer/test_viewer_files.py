@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from finished_slide import CLASSES, draw_tissue, write_slide
+from finished_slide import CLASSES, GLASS, draw_tissue, write_slide
 from PIL import Image
 from uneven_slide import HOSTILE, draw_nuclei, read_slide, write_nuclei, write_uneven_slide
 
@@ -51,7 +51,7 @@ def read_chunks(viewer) -> np.ndarray:
     for path in (viewer / "nuclei").iterdir():
         corner = np.array(path.stem.split("_"), float)
         name, scale, text = re.fullmatch(r'muse\.receive\("(.+)",(.+),"(.+)"\);\n', path.read_text()).groups()
-        assert name == path.stem
+        assert name == f"nuclei/{path.stem}"
         content = base64.b64decode(text)
         n = len(content) // (11 + n_rays)
         nuclei = np.zeros(n, kind)
@@ -144,7 +144,35 @@ def test_tiles_show_the_store(finished, viewer):
             with Image.open(viewer / f"tiles/{level}/{name}.jpg") as picture:
                 shown = np.asarray(picture).astype(int)
             expected = store.at(store.mpp * 2**level).read((column * TILE_PX, row * TILE_PX), shown.shape[1::-1])
+            expected[(expected == 255).all(-1)] = GLASS
             assert abs(shown - expected).mean() < 3
+    assert np.allclose(image["glass"], GLASS, atol=1)
+
+
+def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
+    pixels, xy, label = draw_tissue((3072, 1024))
+    pixels[(pixels == GLASS).all(-1)] = (236, 238, 240)
+    pixels[:, :2000] = (236, 238, 240)  # no tissue on the left: no chunks
+    kept = xy[:, 0] > 2010
+    viewer = write_viewer(write_slide(tmp_path, "one", (pixels, xy[kept], label[kept]), enlarged=1)).parent
+    image = read_slide(viewer)["image"]
+    assert np.allclose(image["glass"], (236, 238, 240), atol=1)
+    for level, names in enumerate(image["tiles"]):
+        for name in names:
+            with Image.open(viewer / f"tiles/{level}/{name}.jpg") as picture:
+                assert not (np.asarray(picture) == 255).all(-1).any()
+
+
+def test_proposals_are_a_set_of_their_own(folder):
+    nuclei = read_nuclei(folder / "nuclei.parquet")
+    write_nuclei(folder, nuclei[:50])
+    (folder / "nuclei.parquet").rename(folder / "proposals.parquet")
+    write_nuclei(folder, nuclei)
+    shutil.rmtree(folder / "viewer")
+    slide = read_slide(write_viewer(folder).parent)
+    assert sum(n for *_, n in slide["proposals"]["index"]) == 50
+    assert sum(n for *_, n in slide["chunks"]["index"]) == len(nuclei)
+    assert (folder / "viewer/proposals/0_0.js").read_text().startswith('muse.receive("proposals/0_0",')
 
 
 @pytest.mark.parametrize(("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)])

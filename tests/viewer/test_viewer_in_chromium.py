@@ -8,7 +8,7 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 from uneven_slide import HOSTILE, read_slide, write_uneven_slide
-from viewer_tab import CENTRE, fragment, is_color
+from viewer_tab import CENTRE, LEVEL0_UM, LOWEST_CONTRAST, fragment, is_color
 
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import parse_outlines, read_nuclei, read_within
@@ -91,6 +91,27 @@ def test_opacity_and_areas_change_the_picture(open_tab, viewer):
     assert (tab.pixels() != faint).any(-1).sum() > 1000
 
 
+def test_the_image_is_that_of_the_position(open_tab, viewer):
+    fresh = open_tab(viewer, fragment()).pixels()
+    tab = open_tab(viewer)
+    tab.wait()
+    tab.page.evaluate(f"muse.goTo(...muse.fromQuPath({CENTRE[0]}, {CENTRE[1]}), {LEVEL0_UM})")
+    away = tab.page.locator(".navigator").bounding_box()
+    later = tab.pixels()
+    below = round(away["y"] + away["height"]) + 10
+    assert (abs(later - fresh)[below:-60] > 30).any(-1).mean() < 0.001
+
+
+def test_proposals_are_drawn_near(open_tab, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "one")
+    shutil.copy(folder / "nuclei.parquet", folder / "proposals.parquet")
+    tab = open_tab(write_viewer(folder).parent, fragment()).nuclei_alone()
+    tab.page.keyboard.press("n")
+    assert (tab.pixels() < 100).all(-1).sum() == 0
+    tab.page.get_by_label("Proposals").check()
+    assert (tab.pixels() < 60).all(-1).sum() > 1000
+
+
 def test_a_position_is_linked_and_found_again(open_tab, viewer):
     tab = open_tab(viewer, fragment((900, 700), 0.4))
     assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), (900, 700), atol=0.5)
@@ -107,11 +128,22 @@ def test_a_position_is_linked_and_found_again(open_tab, viewer):
 
 def test_the_keyboard_reaches_everything(open_tab, viewer):
     tab = open_tab(viewer, fragment())
-    reached, controls = set(), tab.page.locator("input, select, button, summary, .openseadragon-canvas").count()
-    for _ in range(2 * controls):
-        tab.page.keyboard.press("Tab")
-        reached.add(tab.page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
-    assert all(f'id="{name}"' in " ".join(reached) for name in ("score", "drawn", "opacity", "goto", "image-opacity"))
+    press, page = tab.page.keyboard.press, tab.page
+    press("t")
+    press("g")
+    page.locator("#goto").focus()
+    press("Tab")
+    press("Enter")  # "Keys"
+    controls = page.locator(":is(input, select, button, summary, [tabindex='0']):visible:not(:disabled)")
+    wanted = set(range(controls.evaluate_all("(all) => all.forEach((each, i) => (each.number = i)) ?? all.length")))
+    wanted -= set(
+        controls.evaluate_all("(all) => all.filter((e) => e.type === 'radio' && !e.checked).map((e) => e.number)")
+    )
+    assert len(wanted) > 50  # with the thumbnails of the gallery
+    for _ in range(2 * len(wanted)):
+        press("Tab")
+        wanted.discard(page.evaluate("document.activeElement.number"))
+    assert wanted == set()
     tab.page.locator(".openseadragon-canvas").first.focus()
     before = tab.page.evaluate("muse.view()")
     tab.page.keyboard.press("ArrowRight")
@@ -144,26 +176,4 @@ def test_nothing_is_cut_off_and_text_has_contrast(open_tab, viewer, width):
     tab = open_tab(viewer, width=width)
     assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert tab.page.evaluate("(p => p.scrollWidth <= p.clientWidth)(document.getElementById('panel'))")
-    assert tab.page.evaluate(LOWEST_CONTRAST) >= 4.5
-
-
-LOWEST_CONTRAST = """() => {
-  const luminance = (color) => {
-    const parts = color.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
-    const [r, g, b] = parts.map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (node) => {
-    for (let each = node; each; each = each.parentElement) {
-      const color = getComputedStyle(each).backgroundColor;
-      if (!/^rgba\\(.*, 0\\)$/.test(color)) return color;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const texts = [...document.querySelectorAll("#panel *, #status-bar *")].filter((node) =>
-    [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()) && !node.disabled);
-  return Math.min(...texts.map((node) => {
-    const [a, b] = [luminance(getComputedStyle(node).color), luminance(ground(node))].sort((x, y) => y - x);
-    return (a + 0.05) / (b + 0.05);
-  }));
-}"""
+    assert tab.page.evaluate(LOWEST_CONTRAST, "#panel *, #status-bar *") >= 4.5

@@ -8,6 +8,8 @@ the same command over what there is.
 import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
+if config["statistics"]:
+    REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
 # Without it the page is about failures, and is no report of what is there once they are repaired.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
@@ -73,7 +75,12 @@ def forget_unasked_steps():
     asked = {Path(store) for store in every_store(None)}
     for slide in SLIDES:
         outcome.forget_unasked_steps(
-            Path(PLAN.folder(slide)), asked, PLAN.is_remote(slide), bool(config["proposals"]), bool(config["regions"])
+            Path(PLAN.folder(slide)),
+            asked,
+            PLAN.is_remote(slide),
+            bool(config["proposals"]),
+            bool(config["regions"]),
+            config["embedding"],
         )
 
 
@@ -115,7 +122,9 @@ rule report:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
+        embeddings=embeddings_of_all,
         compared=COMPARED,
+        statistics=STATISTICS_FILE,
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
@@ -128,9 +137,11 @@ rule report:
         "../../envs/infer.yaml"
     params:
         command=REPORT_COMMAND,
+        statistics=option("--statistics", *(STATISTICS_FILE or [None])),
+        state=state_of_files([config["slides"]] if config["statistics"] else []),
     shell:
         r"""
-        {params.command:q} \
+        {params.command:q} {params.statistics:q} \
             --output {output.page:q} \
             --table {output.table:q} >{log:q} 2>&1
         """

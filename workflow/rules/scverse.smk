@@ -1,14 +1,53 @@
-"""Files for scanpy, squidpy and SpatialData, where the config asks for `anndata` or `spatialdata`.
+"""Embeddings of nuclei, and files for scanpy, squidpy and SpatialData, where the config asks for them.
 
-Takes a slide's table of nuclei, and its image for SpatialData; gives <results>/{slide}/nuclei.h5ad and
-<results>/{slide}/slide.spatialdata.zarr.
+Takes a slide's table of nuclei and its image; gives <results>/{slide}/embeddings-{model}.parquet, nuclei.h5ad and
+slide.spatialdata.zarr.
 """
+
+
+def embeddings_of_all(wildcards):
+    """The embeddings of every slide, if the config asks for them."""
+    return [path for slide in SLIDES for path in PLAN.embeddings(slide)]
+
+
+rule embed:
+    """Read the model's features of every nucleus."""
+    input:
+        nuclei="<results>/{slide}/nuclei.parquet",
+        info="<results>/{slide}/slide.json",
+        store=f"<results>/{{slide}}/{STORE}",
+        colour="<results>/{slide}/colour.json",
+        model=model_file,
+    output:
+        embeddings=PLAN.embeddings_file("{slide}"),
+    log:
+        text="<results>/{slide}/logs/embed.log",
+        ledger="<results>/{slide}/ledger/embed.json",
+    benchmark:
+        "<results>/{slide}/benchmarks/embed.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    threads: of_slide(PLAN.threads)
+    params:
+        folder=subpath(input.nuclei, parent=True),
+        model=lambda wildcards, input: input.model or MODEL["model"],
+        checksum=MODEL.get("sha256"),
+        provider=MODEL["provider"],
+    shell:
+        r"""
+        muse embed {params.folder:q} \
+            --model {params.model:q} \
+            --threads {threads} \
+            --provider {params.provider} \
+            --ledger {log.ledger:q} >{log.text:q} 2>&1
+        """
 
 
 rule anndata:
     """Write the nuclei of a slide as AnnData."""
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
+        embeddings=of_slide(PLAN.embeddings),
     output:
         h5ad="<results>/{slide}/nuclei.h5ad",
     log:
@@ -19,9 +58,10 @@ rule anndata:
         "../../envs/infer.yaml"
     params:
         patient=of_slide(PLAN.option, "--patient", "patient"),
+        embeddings=of_slide(PLAN.embeddings_option),
     shell:
         r"""
-        muse anndata {input.nuclei:q} {params.patient:q} \
+        muse anndata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --output {output.h5ad:q} >{log:q} 2>&1
         """
 
@@ -31,6 +71,7 @@ rule spatialdata:
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         store=f"<results>/{{slide}}/{STORE}",
+        embeddings=of_slide(PLAN.embeddings),
     output:
         folder=directory("<results>/{slide}/slide.spatialdata.zarr"),
     log:
@@ -41,9 +82,10 @@ rule spatialdata:
         "../../envs/infer.yaml"
     params:
         patient=of_slide(PLAN.option, "--patient", "patient"),
+        embeddings=of_slide(PLAN.embeddings_option),
     shell:
         r"""
-        muse spatialdata {input.nuclei:q} {params.patient:q} \
+        muse spatialdata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --store {input.store:q} \
             --output {output.folder:q} >{log:q} 2>&1
         """

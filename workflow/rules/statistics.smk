@@ -1,9 +1,10 @@
-"""Groups of patients compared by the nuclei of their slides, where the config asks for `statistics`.
+"""Numbers per slide: as AnnData where the config asks for `anndata`, compared by groups of patients for `statistics`.
 
-Takes the tables of nuclei and the sheet; gives <results>/statistics.tsv.
+Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
+STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 
 
 rule statistics:
@@ -12,12 +13,14 @@ rule statistics:
         nuclei=of_every_slide("nuclei.parquet"),
     output:
         table="<results>/statistics.tsv",
+        patients="<results>/statistics.patients.tsv",
     log:
         "<results>/logs/statistics.log",
     benchmark:
         "<results>/benchmarks/statistics.tsv"
     conda:
         "../../envs/infer.yaml"
+    threads: 4
     params:
         results=OUTPUT,
         sheet=config["slides"],
@@ -31,4 +34,29 @@ rule statistics:
             --group {params.group:q} \
             --patient {params.patient:q} \
             --output {output.table:q} >{log:q} 2>&1
+        """
+
+
+rule anndata_cohort:
+    """Write a row of numbers per slide."""
+    input:
+        nuclei=of_every_slide("nuclei.parquet"),
+    output:
+        h5ad="<results>/cohort.h5ad",
+    log:
+        "<results>/logs/anndata.log",
+    benchmark:
+        "<results>/benchmarks/anndata.tsv"
+    conda:
+        "../../envs/infer.yaml"
+    threads: 4
+    params:
+        results=OUTPUT,
+        sheet=config["slides"],
+        state=state_of_files([config["slides"]]),
+    shell:
+        r"""
+        muse anndata {params.results:q} \
+            --sheet {params.sheet:q} \
+            --output {output.h5ad:q} >{log:q} 2>&1
         """

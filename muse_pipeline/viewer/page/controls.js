@@ -32,7 +32,7 @@
       muse.section("Nuclei", ...classRows(), scoreRow(), modeRow(), opacityRow("Opacity", "opacity"), colorRow()),
       muse.section("Image and areas", imageRow(), ...layerRows()),
     );
-    startPlace();
+    startPosition();
     document.addEventListener("keydown", pressKey);
   };
 
@@ -105,7 +105,7 @@
       muse.shown.colors = event.target.value;
       muse.changed();
     };
-    const options = [["safe", "for every eye"], ["model", "as in QuPath"]];
+    const options = [["safe", "colour-blind"], ["model", "as in QuPath"]];
     return el("label", { className: "row" }, "Colours",
       el("select", { id: "colors", change: choose }, ...options.map(([value, text]) => el("option", { value }, text))));
   }
@@ -123,7 +123,8 @@
   }
 
   function layerRows() {
-    return muse.slide.layers.map((layer) => {
+    const proposals = muse.slide.proposals ? [muse.proposalsLayer] : [];
+    return [...muse.slide.layers, ...proposals].map((layer) => {
       const change = (event) => {
         muse.shown.layers[event.target.checked ? "add" : "delete"](layer.name);
         muse.changed();
@@ -134,7 +135,7 @@
     });
   }
 
-  function startPlace() {
+  function startPosition() {
     const scale = document.getElementById("scale");
     scaleBar = scale.firstElementChild;
     scaleText = document.createTextNode("");
@@ -152,14 +153,14 @@
         window.prompt("Address of this view", link);
       }
     };
-    panel.append(muse.section("Place",
+    panel.append(muse.section("Position",
       el("p", { className: "buttons" },
         el("button", { type: "button", click: copy }, "Copy link"),
         el("button", { type: "button", click: muse.fit, title: "Key 0" }, "Whole slide"), copied),
       goToForm(),
       el("details", {}, el("summary", {}, "Keys"), keyList())));
-    muse.osd.addHandler("update-viewport", showPlace);
-    muse.events.addEventListener("view", showPlace);
+    muse.osd.addHandler("update-viewport", showView);
+    muse.events.addEventListener("view", showView);
     muse.events.addEventListener("change", updateCounts);
     muse.osd.canvas.addEventListener("pointermove", (event) => {
       const box = muse.osd.canvas.getBoundingClientRect();
@@ -179,7 +180,7 @@
     return el("form", { className: "row", submit }, el("label", { htmlFor: "goto" }, "Go to"), input);
   }
 
-  function showPlace() {
+  function showView() {
     const { scale, width } = muse.view();
     const longest = (Math.min(width, 600) / 4) / scale;
     const power = 10 ** Math.floor(Math.log10(longest));
@@ -214,7 +215,7 @@
     ["O", "next way of drawing"],
     [", .", "lower or higher score"],
     ["G", "gallery"],
-    ["T", "teach"],
+    ["T", "correct nuclei"],
   ];
   muse.keys = new Map([
     ["0", () => muse.fit()],

@@ -11,6 +11,9 @@
   const OUTLINES_FROM = 0.55; // screen px per um: a nucleus of 8 um is 4 px wide
   const HEAT_FROM = 0.1;
   const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn instead
+  const REACH_UM = 20; // from the centre of a nucleus to its outline, at most
+  const PROPOSALS = "Proposals"; // their layer
+  const PROPOSED = "#000000";
   const HALO = "rgb(255 255 255 / 55%)";
   const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
   let front, back, job, heat;
@@ -119,6 +122,8 @@
     requestAnimationFrame(proceed);
   }
 
+  muse.proposalsLayer = { name: PROPOSALS, color: PROPOSED };
+
   /* Whether everything that belongs to the view is drawn. */
   muse.isDrawn = () => {
     const view = muse.view();
@@ -136,15 +141,20 @@
     muse.chunksIn(view.left, view.top, view.left + view.width / view.scale, view.top + view.height / view.scale);
 
   function* drawAll(frame, view) {
+    const withNuclei = muse.shown.nuclei && (muse.overview || view.mode === "outlines");
+    const withChunks = withNuclei && view.mode !== "heat map" && (view.mode === "outlines" || chunksInView(view).length <= MOST_IN_VIEW);
+    const withProposals = muse.shown.layers.has(PROPOSALS) && view.mode === "outlines";
+    const names = withChunks ? chunksOf(frame, "nuclei") : [];
+    const proposed = withProposals ? chunksOf(frame, "proposals") : [];
+    if (withChunks || withProposals) muse.want([...names, ...proposed]);
     drawLayers(frame);
     yield;
-    if (muse.shown.nuclei && (muse.overview || view.mode === "outlines")) {
-      frame.pen.globalAlpha = muse.shown.opacity;
-      if (view.mode === "heat map") drawHeat(frame);
-      else if (view.mode === "outlines" || chunksInView(view).length <= MOST_IN_VIEW) yield* drawChunks(frame, view);
-      else yield* drawSample(frame);
-      frame.pen.globalAlpha = 1;
-    }
+    frame.pen.globalAlpha = muse.shown.opacity;
+    if (withChunks) yield* drawChunks(frame, view, names);
+    else if (withNuclei && view.mode === "heat map") drawHeat(frame);
+    else if (withNuclei) yield* drawSample(frame);
+    frame.pen.globalAlpha = 1;
+    yield* drawProposals(frame, proposed);
     if (muse.drawMarks) muse.drawMarks(frame);
   }
 
@@ -169,20 +179,27 @@
     }
   }
 
-  function* drawChunks(frame, view) {
-    const names = muse.chunksIn(frame.left, frame.top, frame.right, frame.bottom);
-    muse.want(names);
-    for (const name of names) {
-      const chunk = muse.chunk(name);
-      if (!chunk) continue;
+  const chunksOf = (frame, set) => muse.chunksIn(frame.left, frame.top, frame.right, frame.bottom, set);
+
+  function* drawChunks(frame, view, names) {
+    for (const chunk of names.map(muse.chunk).filter(Boolean)) {
       const members = sortByClass(chunk, frame);
       for (let label = 0; label < members.length; label++) {
         if (!members[label].length) continue;
-        if (view.mode === "outlines") yield* drawOutlines(frame, chunk, members[label], label);
+        if (view.mode === "outlines") yield* drawOutlines(frame, chunk, members[label], muse.colorOf(label));
         else drawDots(frame, chunk, members[label], label);
         yield;
       }
     }
+  }
+
+  function* drawProposals(frame, names) {
+    frame.pen.setLineDash([4 * frame.ratio, 2 * frame.ratio]);
+    for (const chunk of names.map(muse.chunk).filter(Boolean)) {
+      const all = Array.from({ length: chunk.n }, (_, i) => i).filter((i) => isNear(chunk, i, frame));
+      yield* drawOutlines(frame, chunk, all, PROPOSED);
+    }
+    frame.pen.setLineDash([]);
   }
 
   /* Numbers of the nuclei of a chunk that are shown and within the buffer, by class. */
@@ -190,21 +207,24 @@
     const least = leastScore();
     const { classes } = muse.shown;
     const members = classes.map(() => []);
-    const reach = 20;
     for (let i = 0; i < chunk.n; i++) {
-      if (chunk.score[i] < least) continue;
-      const x = chunk.left + chunk.x[i];
-      const y = chunk.top + chunk.y[i];
-      if (x < frame.left - reach || x > frame.right + reach || y < frame.top - reach || y > frame.bottom + reach) continue;
+      if (chunk.score[i] < least || !isNear(chunk, i, frame)) continue;
       const label = muse.classOf(chunk, i);
       if (label >= 0 && classes[label]) members[label].push(i);
     }
     return members;
   }
 
+  /* Whether a nucleus may be seen in the buffer. */
+  function isNear(chunk, i, frame) {
+    const x = chunk.left + chunk.x[i];
+    const y = chunk.top + chunk.y[i];
+    return x >= frame.left - REACH_UM && x <= frame.right + REACH_UM && y >= frame.top - REACH_UM && y <= frame.bottom + REACH_UM;
+  }
+
   const leastScore = () => muse.shown.bin * 10; // 200 levels of a score, 20 steps of the slider
 
-  function* drawOutlines(frame, chunk, members, label) {
+  function* drawOutlines(frame, chunk, members, color) {
     const { pen, scale, ratio } = frame;
     const radius = 4 * scale;
     const stride = chunk.nRays % 4 ? 1 : radius < 4 * ratio ? chunk.nRays / 8 : radius < 9 * ratio ? chunk.nRays / 16 : 1;
@@ -237,7 +257,7 @@
         pen.lineWidth = width + 2 * ratio;
         pen.stroke();
       }
-      pen.strokeStyle = muse.colorOf(label);
+      pen.strokeStyle = color;
       pen.lineWidth = width;
       pen.stroke();
       yield;

@@ -39,7 +39,10 @@
     const percent = `${Math.round(sureness * 100)} %`;
     const button = el("button", {
       type: "button", title: percent, "aria-label": `Go to nucleus ${row}, ${percent}`,
-      click: () => muse.goTo(...um, 0.25),
+      click: () => {
+        muse.goTo(...um, 0.25);
+        muse.ring(...um);
+      },
     }, canvas);
     paint(canvas.getContext("2d"), um, row);
     return button;
@@ -49,7 +52,7 @@
     const scale = SIDE_PX / SIDE_UM;
     const left = x - SIDE_UM / 2;
     const top = y - SIDE_UM / 2;
-    pen.fillStyle = "#fff";
+    pen.fillStyle = `rgb(${muse.image.glass.join(",")})`;
     pen.fillRect(0, 0, SIDE_PX, SIDE_PX);
     if (muse.slide.image) await paintTiles(pen, left, top, scale);
     const [chunk] = await muse.loadAll(muse.chunksIn(x - 0.01, y - 0.01, x + 0.01, y + 0.01));
@@ -73,7 +76,7 @@
     for (let row = rows[0]; row <= rows[1]; row++) {
       for (let column = columns[0]; column <= columns[1]; column++) {
         if (!known.has(`${column}_${row}`)) continue;
-        const tile = await loadTile(`tiles/0/${column}_${row}.jpg`);
+        const tile = await loadTile(`${muse.image.folder}/0/${column}_${row}.jpg`);
         const zoom = mpp * scale;
         pen.drawImage(tile, (column * side * mpp - left) * scale, (row * side * mpp - top) * scale, tile.width * zoom, tile.height * zoom);
       }

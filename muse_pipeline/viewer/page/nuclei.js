@@ -20,10 +20,14 @@ const muse = {};
     return bytes;
   }
 
-  /* One chunk as columns; called by its script. */
+  /* What is known of a set of nuclei: those of the slide, or proposals. */
+  const setOf = (set) => (set === "proposals" ? muse.slide.proposals : muse.slide.chunks);
+
+  /* One chunk as columns; called by its script. Its name is that of its file: SET/COLUMN_ROW. */
   muse.receive = (name, rayScale, text) => {
-    const [column, row] = name.split("_").map(Number);
-    const { side_um: side, n_rays: nRays } = muse.slide.chunks;
+    const [set, cell] = name.split("/");
+    const [column, row] = cell.split("_").map(Number);
+    const { side_um: side, n_rays: nRays } = setOf(set);
     const { buffer } = decode(text);
     const n = buffer.byteLength / (11 + nRays);
     const rows = new Uint32Array(buffer, 0, n);
@@ -63,14 +67,12 @@ const muse = {};
     muse.changed();
   };
 
-  const index = new Map();
-
   /* Names of the chunks that hold centres in a box, the nearest to its middle first. */
-  muse.chunksIn = (left, top, right, bottom) => {
-    const side = muse.slide.chunks.side_um;
-    if (!index.size) for (const [column, row] of muse.slide.chunks.index) index.set(`${column}_${row}`, [column, row]);
+  muse.chunksIn = (left, top, right, bottom, set = "nuclei") => {
+    const { side_um: side, index } = setOf(set);
     const found = [];
-    for (const [name, [column, row]] of index) {
+    for (const [column, row] of index) {
+      const name = `${set}/${column}_${row}`;
       const x = column * side;
       const y = row * side;
       if (x < right && x + side > left && y < bottom && y + side > top) {
@@ -101,7 +103,7 @@ const muse = {};
       const name = wanted.shift();
       const script = document.createElement("script");
       loading.add(name);
-      script.src = `nuclei/${name}.js`;
+      script.src = `${name}.js`;
       script.onload = script.onerror = () => {
         loading.delete(name);
         script.remove();

@@ -4,3 +4,4 @@ muse.startViewer();
 muse.startControls();
 muse.startTeaching();
 muse.startGallery();
+muse.startLink();

@@ -1,10 +1,10 @@
-/* Teach: nuclei of another class, missed ones and areas that were checked, kept in this browser, downloaded for QuPath
-   and for `muse finetune`. What was done is a list of steps; everything else follows from it. */
+/* Corrections: nuclei of another class, missed ones and areas that were checked, kept in this browser, downloaded for
+   QuPath and for `muse finetune`. What was done is a list of steps; everything else follows from it. */
 "use strict";
 
 (() => {
   const NONE = -1;
-  const GROW_UM = 1.5; // beyond its outline, of the area that a marked nucleus alone tells about
+  const GROW_UM = 1.5; // beyond its outline, of the area around a marked nucleus alone
   const POINT_UM = 5; // half the side of that area around an added nucleus
   const { el } = muse;
   let steps = [];
@@ -35,7 +35,7 @@
       button("undo", "Undo", undo, "Key U"),
       button("download", "Download", download),
       button("discard", "Discard all", discard));
-    document.getElementById("panel").append(muse.section("Teach", toggle, tools, summary, actions, stale));
+    document.getElementById("panel").append(muse.section("Corrections", toggle, tools, summary, actions, stale));
     rubber = el("div", { id: "rubber", hidden: true });
     document.getElementById("stage").append(rubber);
     muse.osd.addHandler("canvas-click", click);
@@ -67,7 +67,7 @@
     muse.keys.set("u", undo);
     muse.keys.set("c", whenOn(checkView));
     muse.keys.set("m", whenOn(() => mark(...muse.middle())));
-    muse.keyTexts.push(["M", "teach: mark what is in the middle"], ["C", "teach: this view is checked"], ["U", "teach: undo"]);
+    muse.keyTexts.push(["M", "correct: mark what is in the middle"], ["C", "correct: this view is checked"], ["U", "correct: undo"]);
   }
 
   /* Steps */

@@ -9,6 +9,8 @@
     const { slide } = muse;
     image = slide.image || blankImage(slide);
     imageUm = image.size_px[0] * image.mpp;
+    const glass = `rgb(${image.glass.join(",")})`;
+    document.documentElement.style.setProperty("--glass", glass);
     const deepest = image.tiles.length - 1;
     const tiles = image.tiles.map((names) => new Set(names));
     osd = OpenSeadragon({
@@ -27,7 +29,7 @@
       minZoomImageRatio: 0.6,
       visibilityRatio: 0.3,
       imageLoaderLimit: 6,
-      placeholderFillStyle: "#ffffff",
+      placeholderFillStyle: glass,
       tileSources: {
         width: image.size_px[0],
         height: image.size_px[1],
@@ -35,7 +37,7 @@
         minLevel: 0,
         maxLevel: deepest,
         tileExists: (level, x, y) => level >= 0 && level <= deepest && tiles[deepest - level].has(`${x}_${y}`),
-        getTileUrl: (level, x, y) => `tiles/${deepest - level}/${x}_${y}.jpg`,
+        getTileUrl: (level, x, y) => `${image.folder}/${deepest - level}/${x}_${y}.jpg`,
       },
     });
     muse.osd = osd;
@@ -60,7 +62,7 @@
   /* White instead of an image whose store was removed. */
   function blankImage(slide) {
     const mpp = 0.5;
-    return { mpp, tile_px: 1024, size_px: slide.size_px.map((n, i) => Math.ceil((n * slide.mpp[i]) / mpp)), tiles: [[]] };
+    return { mpp, glass: [255, 255, 255], tile_px: 1024, size_px: slide.size_px.map((n, i) => Math.ceil((n * slide.mpp[i]) / mpp)), tiles: [[]] };
   }
 
   /* What is in view: its corner in um, screen px per um, width and height in screen px. */
@@ -78,9 +80,17 @@
     viewport.zoomTo(zoom, null, true);
     viewport.panTo(new OpenSeadragon.Point(x / imageUm, y / imageUm), true);
     viewport.update();
+    osd.world.update(true); // OpenSeadragon itself compares with the viewport's last update
     osd.forceRedraw();
     muse.frame();
     noteLink();
+  };
+
+  /* A ring around a position in um; there is one at a time. */
+  muse.ring = (x, y) => {
+    const element = document.getElementById("ring") || Object.assign(document.createElement("div"), { id: "ring" });
+    osd.removeOverlay(element);
+    osd.addOverlay({ element, location: new OpenSeadragon.Point(x / imageUm, y / imageUm), placement: "CENTER", checkResize: false });
   };
 
   muse.fit = () => osd.viewport.goHome(true);

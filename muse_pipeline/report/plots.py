@@ -1,0 +1,324 @@
+"""Figures of all slides beside each other: densities, class mix, features, regions; outliers are named.
+
+Every plot is inline SVG. Dots that are not linked share a path, so that thousands of slides stay small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from muse_pipeline.core.text import count_noun, count_text
+from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.report.cohort import SlideResult, by_model, class_names, counted, describe_model
+from muse_pipeline.report.html import Markup, element, join
+from muse_pipeline.report.slide_card import add_up, css_color, swatch
+
+# Okabe & Ito, "Color Universal Design", 2008
+COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+LEAST_SLIDES = 3  # of a plot
+LEAST_OF_GROUP = 6  # with fewer, no outlier is named
+FAR = 3.5  # of the modified z-score (Iglewicz & Hoaglin 1993) from which a slide is an outlier
+ORIENTATION = "shape_orientation"  # an angle, whose median means nothing
+MOST_NAMED = 6  # outliers below a plot
+MOST_LINKED = 200  # slides whose dots are links, each with the slide's name
+
+_WIDTH, _LEFT, _RIGHT, _ROW, _AXIS = 380, 10, 370, 34, 24
+_MIX_WIDTH, _MIX_HEIGHT = 1150, 130
+_DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
+
+Anchored = Sequence[tuple[str, SlideResult]]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantity:
+    """A number of every slide.
+
+    Attributes:
+        title: with its unit.
+        values: (S,) NaN where a slide has none.
+    """
+
+    title: str
+    values: np.ndarray
+
+
+def cohort_plots(anchored: Anchored) -> Iterator[Markup]:
+    """The plots of every model's slides; none where a model has fewer than ``LEAST_SLIDES``."""
+    anchors = {id(slide): anchor for anchor, slide in anchored}
+    models = by_model(counted(slide for _, slide in anchored))
+    shown = [slides for slides in models if len(slides) >= LEAST_SLIDES]
+    if not shown:
+        return
+    yield element("h2", "Slides beside each other", id="plots")
+    groups = sorted({slide.group for slides in shown for slide in slides if slide.group})
+    yield element("p", _explain(groups), class_="note")
+    if groups:
+        yield _legend(groups)
+    for slides in shown:
+        if len(models) > 1:
+            yield element("h3", element("bdi", describe_model(slides)))
+        yield from _plots_of_model([(anchors[id(slide)], slide) for slide in slides], groups)
+
+
+def _explain(groups: Sequence[str]) -> str:
+    among, rows = ("its group", " Groups are rows, in this order:") if groups else ("all slides", "")
+    return (
+        "A dot is a slide, the line is the median, the box holds the middle half. Outliers are slides whose modified "
+        f"z-score among {among} exceeds {FAR:g}, where there are at least {LEAST_OF_GROUP}; a name leads to its slide."
+        f"{rows}"
+    )
+
+
+def _legend(groups: Sequence[str]) -> Markup:
+    entries = [
+        element("li", element("i", style=f"background:{_color(groups, group)}"), element("bdi", group))
+        for group in groups
+    ]
+    return element("ul", *entries, class_="legend")
+
+
+def _color(groups: Sequence[str], group: str) -> str:
+    """Of slides without a group grey, of a cohort without groups the first colour."""
+    if group in groups:
+        return COLOR_BLIND_SAFE[groups.index(group) % len(COLOR_BLIND_SAFE)]
+    return "#777777" if groups else COLOR_BLIND_SAFE[0]
+
+
+def _plots_of_model(anchored: Anchored, groups: Sequence[str]) -> Iterator[Markup]:
+    slides = [slide for _, slide in anchored]
+    names = class_names(slides)
+    of_classes = {name: _class_counts(slides, name) for name in names if _has_classes(slides)}
+    area, total = _numbers([slide.tissue_mm2 for slide in slides]), _numbers([slide.n_nuclei for slide in slides])
+    densities = [Quantity("All nuclei, per mm²", _divide(total, area))]
+    densities += [Quantity(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
+    shares = [Quantity(f"{name}, % of nuclei", 100 * _divide(n, total)) for name, n in of_classes.items()]
+    yield from _plot_row("Density", densities, anchored, groups)
+    if of_classes:
+        yield element("h3", "Class mix")
+        yield _class_mix(anchored, np.stack(list(of_classes.values()), 1), groups)
+        yield from _plot_row(None, shares, anchored, groups)
+    yield from _plot_row("Tissue regions", _region_areas(slides), anchored, groups)
+    yield from _plot_row("Features: medians over the nuclei of a slide", _features(slides), anchored, groups)
+
+
+def _plot_row(title: str | None, quantities: Sequence[Quantity], anchored: Anchored, groups: Sequence[str]) -> Iterator:
+    known = [each for each in quantities if np.isfinite(each.values).sum() >= LEAST_SLIDES]
+    if known and title:
+        yield element("h3", title)
+    if known:
+        yield element("div", *(_strip_plot(each, anchored, groups) for each in known), class_="plots")
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    """(S,) NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """(S,) NaN where the whole is 0."""
+    return part / np.where(whole > 0, whole, np.nan)
+
+
+def _has_classes(slides: Sequence[SlideResult]) -> bool:
+    return all(slide.positive is None for slide in slides)  # the model's are not for immunohistochemistry
+
+
+def _class_counts(slides: Sequence[SlideResult], name: str) -> np.ndarray:
+    return _numbers(
+        [
+            next((each["n_nuclei"] for each in slide.summary["classes"] if each["name"] == name), None)
+            for slide in slides
+        ]
+    )
+
+
+def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
+    """Percent of the regions' area that each takes."""
+    found = [
+        {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
+        if slide.regions and slide.regions["status"] == "ok"
+        else {}
+        for slide in slides
+    ]
+    totals = [sum(areas.values()) for areas in found]
+    for name in dict.fromkeys(name for areas in found for name in areas):
+        shares = [100 * areas[name] / total if total else None for areas, total in zip(found, totals, strict=True)]
+        yield Quantity(f"{name}, % of the regions' area", _numbers(shares))
+
+
+def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
+    measured = [slide.summary["features"] for slide in slides]
+    units = {each.name: each.unit for each in (*FIRST_COLUMNS, *features_of("all", class_names(slides)))}
+    for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
+        unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")
+        yield Quantity(f"{name}{unit}", _numbers([features.get(name) for features in measured]))
+
+
+def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
+    """(S,) the modified z-score of each slide among those of its group; 0 where that holds too few, or all are equal.
+
+    Args:
+        values: (S,) NaN where a slide has none.
+        group: (S,) name of each slide's group.
+    """
+    score, group = np.zeros(len(values)), np.asarray(group, str)
+    for name in np.unique(group):
+        own = np.flatnonzero((group == name) & np.isfinite(values))
+        distance = values[own] - np.median(values[own]) if len(own) >= LEAST_OF_GROUP else np.zeros(len(own))
+        deviation = np.median(abs(distance)) if len(own) else 0
+        if deviation > 0:
+            score[own] = _DEVIATION * distance / deviation
+    return score
+
+
+def _strip_plot(quantity: Quantity, anchored: Anchored, groups: Sequence[str]) -> Markup:
+    """A row of dots for every group, over an axis, and the names of the outliers."""
+    values, of_slide = quantity.values, [slide.group for _, slide in anchored]
+    rows = list(dict.fromkeys(name for name in (*groups, "") if name in of_slide))
+    ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
+    place = _Axis(ticks[0], ticks[-1])
+    score = find_outliers(values, of_slide)
+    height = _ROW * len(rows) + _AXIS
+    svg = element(
+        "svg",
+        *(_tick(place(tick), f"{tick:,.10g}", height) for tick in ticks),
+        *(_row(quantity, anchored, place, score, name, y * _ROW, _color(groups, name)) for y, name in enumerate(rows)),
+        viewBox=f"0 0 {_WIDTH} {height}",
+        role="img",
+        aria_label=f"{quantity.title}: {_describe(values)}",
+        class_="chart",
+    )
+    outliers = _named_outliers(values, score, anchored)
+    return element("figure", element("figcaption", quantity.title), svg, outliers, class_="plot")
+
+
+def _describe(values: np.ndarray) -> str:
+    low, middle, high = np.nanpercentile(values, (0, 50, 100))
+    n = int(np.isfinite(values).sum())
+    return f"{count_noun(n, 'slide')} from {_text(low)} to {_text(high)}, median {_text(middle)}"
+
+
+def _text(value: float) -> str:
+    return count_text(round(value)) if abs(value) >= 1000 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> float:
+        return round(_LEFT + (_RIGHT - _LEFT) * (value - self.low) / (self.high - self.low), 1)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, at most six, the first no larger and the last no smaller than the values."""
+    reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
+    power = 10.0 ** math.floor(math.log10(reach / 4))
+    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
+
+
+def _tick(x: float, text: str, height: int) -> Markup:
+    bottom = height - _AXIS
+    line = element("line", x1=x, x2=x, y1=0, y2=bottom + 4, class_="axis")
+    anchor = "start" if x < _LEFT + 15 else "end" if x > _RIGHT - 15 else "middle"
+    return join([line, element("text", text, x=x, y=bottom + 18, class_="tick", style=f"text-anchor:{anchor}")])
+
+
+def _row(
+    quantity: Quantity, anchored: Anchored, place: _Axis, score: np.ndarray, group: str, top: int, color: str
+) -> Markup:
+    values = quantity.values
+    own = [i for i, (_, slide) in enumerate(anchored) if slide.group == group and np.isfinite(values[i])]
+    if not own:
+        return Markup()
+    low, middle, high = (place(value) for value in np.percentile(values[own], (25, 50, 75)))
+    positions = {i: (place(values[i]), _spread(i, top)) for i in own}
+    is_linked = len(anchored) <= MOST_LINKED
+    linked = {i for i in own if is_linked or abs(score[i]) > FAR}
+    path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in positions.items() if i not in linked)
+    return element(
+        "g",
+        element("path", d=path, class_="dots", stroke=color) if path else None,
+        *(_dot(anchored[i], values[i], positions[i], color, abs(score[i]) > FAR) for i in own if i in linked),
+        element("rect", x=low, width=round(max(high - low, 1), 1), y=top + 3, height=_ROW - 6, class_="half"),
+        element("line", x1=middle, x2=middle, y1=top + 3, y2=top + _ROW - 3, class_="median"),
+    )
+
+
+def _spread(i: int, top: int) -> float:
+    """A height within the row, so that dots of equal values do not cover each other."""
+    return round(top + 7 + (_ROW - 14) * (i * 0.618034 % 1), 1)
+
+
+def _dot(slide: tuple[str, SlideResult], value: float, xy: tuple[float, float], color: str, is_outlier: bool) -> Markup:
+    title = element("title", f"{slide[1].slide_id}: {_text(value)}")
+    circle = element("circle", cx=xy[0], cy=xy[1], r=4 if is_outlier else 2.6, fill=color)
+    return element("a", title, circle, href=f"#{slide[0]}", tabindex=-1)  # the keyboard has the names below
+
+
+def _named_outliers(values: np.ndarray, score: np.ndarray, anchored: Anchored) -> Markup | None:
+    far = [i for i in np.argsort(-abs(score), kind="stable").tolist() if abs(score[i]) > FAR]
+    if not far:
+        return None
+    entries = [
+        element(
+            "li",
+            element("a", element("bdi", anchored[i][1].slide_id), href=f"#{anchored[i][0]}"),
+            f" {_text(values[i])}",
+        )
+        for i in far[:MOST_NAMED]
+    ]
+    if len(far) > MOST_NAMED:
+        entries.append(element("li", f"and {len(far) - MOST_NAMED:,} more"))
+    return element("ul", *entries, class_="outliers", aria_label="Outliers")
+
+
+def _class_mix(anchored: Anchored, counts: np.ndarray, groups: Sequence[str]) -> Markup:
+    """A column for every slide, cut by its classes; slides of a group side by side, by the share of the first class."""
+    slides = [slide for _, slide in anchored]
+    totals = np.nansum(counts, 1, keepdims=True)
+    shares = np.nan_to_num(counts) / np.where(totals > 0, totals, 1)
+    rank = [groups.index(slide.group) if slide.group else len(groups) for slide in slides]
+    order = [i for i in np.lexsort((-shares[:, 0], rank)).tolist() if totals[i] > 0]
+    width = _MIX_WIDTH / max(len(order), 1)
+    edges = np.cumsum(np.hstack([np.zeros((len(slides), 1)), shares]), 1) * _MIX_HEIGHT
+    classes = add_up(slide.summary for slide in slides)
+    bands = [_band(edges[order], k, width, css_color(each["color"])) for k, each in enumerate(classes)]
+    marks = [
+        _underline([k for k, i in enumerate(order) if slides[i].group == group], width, _color(groups, group))
+        for group in groups
+    ]
+    links = [_column(anchored[i], k, width) for k, i in enumerate(order)] if len(slides) <= MOST_LINKED else []
+    svg = element(
+        "svg", *bands, *marks, *links,
+        viewBox=f"0 0 {_MIX_WIDTH} {_MIX_HEIGHT + (12 if marks else 0)}", role="img",
+        aria_label="Class mix of every slide; the plots below have the figures", class_="mix",
+    )  # fmt: skip
+    names = [element("li", swatch(each["color"]), element("bdi", each["name"])) for each in classes]
+    return element("figure", svg, element("ul", *names, class_="legend"))
+
+
+def _band(edges: np.ndarray, k: int, width: float, color: str) -> Markup:
+    """One class of all columns as a single path."""
+    parts = [f"M{n * width:.2f} {row[k]:.1f}h{width:.2f}V{row[k + 1]:.1f}h-{width:.2f}z" for n, row in enumerate(edges)]
+    return element("path", d="".join(parts), fill=color)
+
+
+def _underline(columns: Sequence[int], width: float, color: str) -> Markup:
+    """The colour of a group below its columns."""
+    path = "".join(f"M{k * width:.2f} {_MIX_HEIGHT + 3}h{width:.2f}v7h-{width:.2f}z" for k in columns)
+    return element("path", d=path, fill=color)
+
+
+def _column(slide: tuple[str, SlideResult], k: int, width: float) -> Markup:
+    classes = ", ".join(f"{each['name']} {each['n_nuclei']:,}" for each in slide[1].summary["classes"])
+    title = element("title", f"{slide[1].slide_id}: {classes}")
+    rectangle = element("rect", x=round(k * width, 2), y=0, width=round(width, 2), height=_MIX_HEIGHT)
+    return element("a", title, rectangle, href=f"#{slide[0]}", tabindex=-1)

@@ -1,0 +1,55 @@
+"""Results of a small cohort: tables without outlines, whose nuclei are larger in group b."""
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
+from muse_pipeline.nuclei.table import Nuclei
+
+CLASSES = ("Lymphocyte", "Epithelial")
+REGIONS = {
+    "status": "ok",
+    "classes": [{"name": "tumour", "area_mm2": 0.25}, {"name": "stroma", "area_mm2": 0.2}],
+    "bands": [{"um": 50, "inside_mm2": 0.1, "outside_mm2": 0.05}],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Six slides of five patients; the first ten nuclei of each lie in tumour, five of them near its border."""
+    lines, rows, random = ["slide_id\tpath\tpatient\tlabel"], [], np.random.default_rng(0)
+    for number, group in enumerate("aaabbb"):
+        slide, patient = f"s{number}", f"P{number // 2 if number < 2 else number}"
+        write_slide(tmp_path / slide, 50 + 20 * (group == "b"), random)
+        lines.append(f"{slide}\tslides.tsv\t{patient}\t{group}")
+        rows.append({"slide_id": slide, "path": "/x.svs", "mpp": None, "patient": patient, "shards": 1, "label": group})
+    (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "sheet.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def write_slide(folder, area_um2, random):
+    folder.mkdir()
+    card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
+    provenance = {"slide_id": folder.name, "fingerprint": "f", "model": {"name": "m", "sha256": ""}, "card": card}
+    nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2)
+    nuclei.prob = np.ones((20, 2), np.float32)
+    columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))
+    in_tumour = np.arange(20) < 10
+    columns |= {"region": np.where(in_tumour, 0, 1).astype(np.int32), "region_prob": np.ones(20)}
+    columns["border_distance_um"] = np.where(in_tumour, -1, 1) * np.where(np.arange(20) % 10 < 5, 20, 400)
+    columns["neighbours_tissue_edge_um"] = np.full(20, 500.0)
+    columns["neighbours_fraction_Lymphocyte"] = np.where(np.arange(20) % 2 == 0, 0.25, 0.75)
+    columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
+    features = [name for name in columns if name.startswith("neighbours")]
+    regions = [one["name"] for one in REGIONS["classes"]]
+    with NucleiWriter(
+        folder / "nuclei.parquet", CLASSES, {**provenance, "regions": REGIONS}, 4, regions=regions, features=features
+    ) as writer:
+        writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
+    np.savez(folder / "tissue.npz", area_mm2=0.5)

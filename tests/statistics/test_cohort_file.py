@@ -1,0 +1,70 @@
+"""``cohort.h5ad``: a row of numbers per slide, by the format of AnnData and by the package itself where it is there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.statistics.slides import measure_slide
+
+h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+
+
+@pytest.fixture
+def output(results):
+    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    return results / "cohort.h5ad"
+
+
+def test_a_slide_has_its_densities_its_mix_and_its_infiltration(results):
+    found = {measure.name: value for measure, value in measure_slide(results / "s0").items()}
+    groups = {measure.name: (measure.group, measure.unit) for measure in measure_slide(results / "s0")}
+    assert (found["nuclei_per_mm2"], found["percent_Epithelial"]) == (40, 50)
+    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == 5 / 0.25
+    assert found["nuclei_per_mm2_in_border_inside_50um_Lymphocyte"] == pytest.approx(3 / 0.1)
+    assert found["nuclei_per_mm2_in_border_outside_50um_Epithelial"] == pytest.approx(2 / 0.05)
+    assert (found["mixing_Lymphocyte_with_Epithelial"], found["mixing_Epithelial_with_Lymphocyte"]) == (0.75, 0.75)
+    assert groups["median_area_um2"] == ("feature", "um2")
+    assert groups["nuclei_per_mm2_in_stroma_Epithelial"] == ("infiltration", "1/mm2")
+
+
+def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
+    with h5py.File(output) as file:
+        names = list(file["var/_index"].asstr()[:])
+        assert list(file["obs/_index"].asstr()[:]) == [f"s{number}" for number in range(6)]
+        assert list(file["obs"].attrs["column-order"]) == ["path", "patient", "label"]
+        patients = file["obs/patient/categories"].asstr()[:]
+        assert list(patients[file["obs/patient/codes"][:]]) == ["P0", "P0", "P2", "P3", "P4", "P5"]
+        assert list(file["obs/label/codes"][:]) == [0, 0, 0, 1, 1, 1]
+        assert file["X"].shape == (6, len(names))
+        row = {measure.name: value for measure, value in measure_slide(results / "s4").items()}
+        np.testing.assert_array_equal(file["X"][4], [row[name] for name in names])
+        assert file["var/unit"].asstr()[names.index("median_area_um2")] == "um2"
+        assert json.loads(file["uns/muse"].asstr()[()])["slides"]["s2"]["model"]["name"] == "m"
+    first = output.read_bytes()
+    assert main(["anndata", str(results), "-o", str(output)]) == 0
+    assert output.read_bytes() == first
+
+
+def test_a_slide_without_nuclei_is_left_out_and_a_sheet_may_be_given(results, output):
+    (results / "s3/nuclei.parquet").unlink()
+    (results / "sheet.json").unlink()
+    again = results / "again.h5ad"
+    sheet = results / "slides.tsv"
+    assert main(["anndata", str(results), "--sheet", str(sheet), "-o", str(again)]) == 0
+    with h5py.File(again) as file:
+        assert list(file["obs/_index"].asstr()[:]) == ["s0", "s1", "s2", "s4", "s5"]
+
+
+def test_results_without_nuclei_are_one_sentence(tmp_path, capsys):
+    (tmp_path / "sheet.json").write_text("[]")
+    assert main(["anndata", str(tmp_path), "-o", str(tmp_path / "cohort.h5ad")]) == 2
+    assert "has no slides of the sheet with nuclei.parquet" in capsys.readouterr().err
+
+
+def test_anndata_opens_it(output):
+    anndata = pytest.importorskip("anndata", reason="the package anndata is not installed")
+    cohort = anndata.read_h5ad(output)
+    assert cohort.shape[0] == 6 and list(cohort.obs["label"]) == list("aaabbb")
+    assert cohort[:, "nuclei_per_mm2"].X.ravel().tolist() == [40] * 6

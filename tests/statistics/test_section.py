@@ -1,0 +1,86 @@
+"""The section of the report on groups of patients."""
+
+import csv
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.report.statistics import SHOWN, statistics_section
+
+
+def compare(results, group="label"):
+    output = results / "statistics.tsv"
+    words = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", group]
+    assert main([*words, "-o", str(output)]) == 0
+    return output
+
+
+def section_of(table):
+    return ElementTree.fromstring(f"<main>{''.join(statistics_section(table))}</main>")
+
+
+def test_every_patient_has_a_row_with_the_means_of_its_slides(results):
+    compare(results)
+    with (results / "statistics.patients.tsv").open(encoding="utf-8", newline="") as file:
+        rows = {row["patient"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert {name: (row["group"], row["n_slides"]) for name, row in rows.items()} == {
+        **{"P0": ("a", "2"), "P2": ("a", "1")},
+        **{f"P{number}": ("b", "1") for number in (3, 4, 5)},
+    }
+    assert rows["P0"]["nuclei_per_mm2"] == "40" and float(rows["P3"]["median_area_um2"]) > 60
+
+
+def test_a_measure_has_its_patients_its_effect_and_its_tests(results):
+    page = section_of(compare(results))
+    rows = {row.find("th").text: row for row in page.iter("tr") if row.find("td") is not None}
+    with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+        table = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert set(rows) == {name.replace("_", " ") for name in table} and len(rows) > SHOWN
+    dots, effect = rows["median area um2"].iter("svg")
+    assert len(list(dots.iter("circle"))) == 5 and effect.find("g/circle") is not None
+    text = "".join(rows["median area um2"].itertext())
+    area = table["median_area_um2"]
+    assert f"{float(area['effect']):+.2f}" in text and f"{float(area['p']):.2f}" in text
+    shown = page.find("div").iter("th")
+    assert len([cell for cell in shown if cell.get("scope") == "row"]) == SHOWN
+    words = "".join(page.itertext())
+    assert "The unit of the test is the patient" in words and "b 3 patients" in words
+    assert "no p can be below 0.1" in words  # one in ten assignments of two and three patients
+
+
+def test_differences_that_are_found_are_bold(results):
+    output = compare(results)
+    lines = [line.split("\t") for line in output.read_text().splitlines()]
+    q = lines[0].index("q")
+    for line in lines[1:]:
+        line[q] = "0.04" if line[0] == "percent_Epithelial" else "0.06"
+    output.write_text("\n".join(map("\t".join, lines)) + "\n")
+    page = section_of(output)
+    rows = [row.find("th").text for row in page.iter("tr") if row.find("td/strong") is not None]
+    assert rows == ["percent Epithelial"]
+    assert re.search("1 of [0-9]+ measures differ", "".join(page.itertext()))
+
+
+def test_names_of_groups_stay_text(results):
+    sheet = results / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("\tb\n", "\t<script>alert(1)</script>\n"))
+    page = "".join(statistics_section(compare(results)))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_the_report_has_the_section(results):
+    output = compare(results)
+    assert main(["report", str(results), "--statistics", str(output)]) == 0
+    assert '<h2 id="statistics">Groups of patients</h2>' in (results / "report.html").read_text()
+    assert main(["report", str(results)]) == 0
+    assert "Groups of patients" not in (results / "report.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "measure\tq\n1\t2\n"])
+def test_a_file_that_is_none_is_one_sentence(tmp_path, text):
+    (tmp_path / "statistics.tsv").write_text(text)
+    with pytest.raises(ConfigError, match=r"statistics\.tsv: is no result of `muse statistics`"):
+        list(statistics_section(tmp_path / "statistics.tsv"))

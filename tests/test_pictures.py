@@ -1,0 +1,126 @@
+"""The pictures of README and docs: taken from a drawn slide in the browser, and like those that are committed.
+
+pytest tests/test_pictures.py -m slow -n 0 --pictures docs/images        takes them anew
+"""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browsers import launched_chromium
+from PIL import Image
+from viewer_tab import Tab
+
+from muse_pipeline.cli.main import main as muse
+from muse_pipeline.report.cohort import gather_cohort, read_rows
+from muse_pipeline.report.page import write_page
+from muse_pipeline.viewer.compare import write_comparison
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+IMAGES = Path(__file__).parents[1] / "docs/images"
+AT = "#at=3000,2350,0.35"  # of the viewer: middle in QuPath px, um per screen px
+# The nuclei in view that are nearest to points on the screen, as points on the screen.
+NUCLEI = """(points) => {
+  const view = muse.view();
+  const [width, height] = [view.width / view.scale, view.height / view.scale];
+  const centres = muse.chunksIn(view.left, view.top, view.left + width, view.top + height)
+    .map(muse.chunk).flatMap(({ n, left, top, x, y }) => Array.from({ length: n }, (_, i) => [left + x[i], top + y[i]]))
+    .map(([x, y]) => [(x - view.left) * view.scale, (y - view.top) * view.scale]);
+  return points.map(([x, y]) => centres.reduce((best, each) =>
+    (Math.hypot(each[0] - x, each[1] - y) < Math.hypot(best[0] - x, best[1] - y) ? each : best)));
+}"""
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """Results of the drawn slide."""
+    top = tmp_path_factory.mktemp("pictures")
+    assert muse(["demo-slide", str(top / "demo"), "--area-mm2", "2", "--mpp", "0.5"]) == 0
+    assert muse(["run", str(top / "demo/demo.svs"), "--output", str(top / "results")]) == 0
+    return top / "results/demo"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def keep(pytestconfig):
+    """Write a picture where the option has them, or else compare it with the one that is committed."""
+
+    def keep_one(name, png):
+        picture, folder = Image.open(io.BytesIO(png)).convert("RGB"), pytestconfig.getoption("--pictures")
+        if folder:
+            picture.save(Path(folder) / name, quality=82, optimize=True)
+            return
+        with Image.open(IMAGES / name) as committed:
+            assert committed.size == picture.size
+            shares = count_colours(picture), count_colours(committed.convert("RGB"))
+        assert np.minimum(*shares).sum() > 0.8  # fonts and the last bits of a model differ between machines
+
+    return keep_one
+
+
+def count_colours(picture):
+    """(512,) the share of the pixels that have each of 512 colours."""
+    levels = np.asarray(picture).reshape(-1, 3).astype(int) // 32
+    return np.bincount(levels @ (64, 8, 1), minlength=512) / len(levels)
+
+
+def test_the_viewer_with_corrections(slide, browser, keep):
+    tab = Tab(browser, slide / "viewer", AT)
+    tab.page.get_by_role("button", name="Correct nuclei").click()
+    tab.page.get_by_role("radio").nth(1).check()
+    for x, y in tab.page.evaluate(NUCLEI, [[450, 400], [560, 480], [700, 560]]):
+        tab.page.mouse.click(x, y)
+    tab.page.keyboard.down("Shift")
+    tab.page.mouse.move(380, 330)
+    tab.page.mouse.down()
+    tab.page.mouse.move(780, 640, steps=4)
+    tab.page.mouse.up()
+    tab.page.keyboard.up("Shift")
+    tab.wait()
+    keep("viewer.jpg", tab.page.screenshot())
+
+
+def test_two_results_side_by_side(slide, browser, keep, tmp_path):
+    command = ["run", str(slide.parents[1] / "demo/demo.svs"), "--no-viewer", "--features", "none"]
+    assert muse([*command, "--model", "compact-fp32", "--output", str(tmp_path / "fp32")]) == 0
+    page = write_comparison(slide, tmp_path / "fp32/demo")
+    tab = browser.new_page(viewport={"width": 1400, "height": 700})
+    tab.goto(page.as_uri())
+    wait(tab)
+    tab.get_by_role("button", name="Next").click()
+    wait(tab)
+    keep("compare.jpg", tab.screenshot())
+
+
+def wait(tab):
+    """Wait until both viewers have drawn all."""
+    for _ in range(1200):
+        tab.wait_for_timeout(50)
+        if all(frame.evaluate("Boolean(muse.isReady && muse.isReady())") for frame in tab.frames[1:]):
+            return
+    raise TimeoutError("the viewers have not drawn within a minute")
+
+
+def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
+    (one,) = gather_cohort(slide.parent, read_rows(slide.parent / "sheet.json"))
+    write_page([vary(one, number) for number in range(60)], tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": 1400, "height": 860})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#plots").evaluate("(heading) => heading.scrollIntoView()")
+    keep("report.jpg", page.screenshot())
+
+
+def vary(slide, number):
+    """A slide with other numbers of nuclei."""
+    random = np.random.default_rng(number)
+    counts = random.multinomial(int(slide.n_nuclei * random.lognormal(0, 0.25)), random.dirichlet((3, 6, 4)))
+    classes = [{**each, "n_nuclei": int(n)} for each, n in zip(slide.summary["classes"], counts, strict=True)]
+    summary = {**slide.summary, "classes": classes, "n_nuclei": int(counts.sum())}
+    return replace(slide, slide_id=f"slide {number + 1}", group=("centre A", "centre B")[number % 2], summary=summary)
