@@ -13,8 +13,8 @@ from muse_pipeline.models.base import Backbone, Features, Stage, conv_norm
 class ColourNetwork(Backbone):
     """Layers of single pixels, their mean over 8 x 8 px at stride 4, and layers of these means.
 
-    A partner lies on its H&E pixel by pixel. A network that reads shapes or neighbours distinguishes every nucleus by them,
-    in H&E and in the partner alike, and its H&E network then learns nothing of what the partner's stain adds.
+    A partner lies on its H&E pixel by pixel. A network that reads shapes or neighbours distinguishes every nucleus by
+    them, in H&E and in the partner alike, and its H&E network then learns nothing of what the partner's stain adds.
 
     Args:
         width: channels.
