@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
     parser.add_argument("--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides")
-    parser.add_argument("--sheet", type=Path, metavar="SHEET", help="your sheet of slides, for --group")
+    parser.add_argument("--sheet", type=Path, metavar="TSV", help="your sheet of slides, for --group")
     parser.add_argument(
         "--statistics", type=Path, metavar="TSV", help="groups of patients that `muse statistics` compared"
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone, Features, Stage, conv_norm
+
+N_STAGES = 3  # which every backbone has at least
 
 
 class ColourNetwork(Backbone):
@@ -26,17 +29,21 @@ class ColourNetwork(Backbone):
         self.mean = nn.AvgPool2d(8, stride=4, padding=2, count_include_pad=False)
         self.means = nn.Sequential(*_layer(width, width), *_layer(width, width), nn.Conv2d(width, width, 1))
         self.channels = self.image_channels = width
-        self.stride_px = 4
-        self.stage_sizes = (Stage(4, width),)
+        self.stride_px = 4 * 2 ** (N_STAGES - 1)
+        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index in range(N_STAGES))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> the map, and its mean."""
-        (dense,) = self.stage_maps(image)
+        dense = next(self.stage_maps(image))
         return Features(dense, dense.mean((2, 3)))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The map alone."""
-        yield self.means(self.mean(self.pixels(image)))
+        """The map, and its means over 2 x 2 and 4 x 4 cells."""
+        x = self.means(self.mean(self.pixels(image)))
+        yield x
+        for _ in range(N_STAGES - 1):
+            x = functional.avg_pool2d(x, 2)
+            yield x
 
 
 def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:

@@ -1,6 +1,6 @@
 """The pictures of README and docs: taken from a drawn slide in the browser, and like those that are committed.
 
-pytest tests/test_pictures.py -m slow -n 0 --pictures docs/images        takes them anew
+pytest tests/test_screenshots.py -m slow -n 0 --pictures docs/images        takes them anew
 """
 
 import io
