@@ -233,7 +233,20 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield from as_changes(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}={json.dumps(value)}"
+            yield f"{prefix}{name}={json.dumps(_as_number(value))}"
+
+
+def _as_number(value: Any) -> Any:
+    """Numbers and booleans as such: of `--config a='{b: 1}'` Snakemake reads what is within braces as text."""
+    if isinstance(value, list):
+        return [_as_number(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        number = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return number if isinstance(number, (bool, int, float)) else value
 
 
 def read_text(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from muse_pipeline.cohort import settings
 from muse_pipeline.core.errors import ConfigError, OutputError
@@ -114,6 +115,12 @@ def test_a_training_run_may_be_a_file_or_stand_in_the_config(tmp_path):
 
 def test_settings_within_settings_become_changes():
     assert list(settings.as_changes({"a": {"b": 1, "c": {"d": "x"}}, "e": {}})) == ["a.b=1", 'a.c.d="x"', "e={}"]
+
+
+def test_numbers_that_snakemake_reads_as_text_become_numbers():
+    given = parse_config(["run={steps: 100, mpp: [0.5, 1], rate: 1.0e-3, exact: true, name: a b}"])["run"]
+    changes = list(settings.as_changes(given))
+    assert changes == ["steps=100", "mpp=[0.5, 1]", "rate=0.001", "exact=true", 'name="a b"']
 
 
 @pytest.fixture
