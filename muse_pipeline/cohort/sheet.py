@@ -29,7 +29,10 @@ ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 ID_RESERVED = frozenset(
     {
         "cohort.tsv",
+        "cohort.h5ad",
         "roi.tsv",
+        "statistics.tsv",
+        "statistics.patients.tsv",
         "report.html",
         "sheet.json",
         "model.json",
