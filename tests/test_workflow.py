@@ -271,6 +271,10 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
             {"extra_mpps": [0.25, 0.4999]},
             "config: images at 0.5 and 0.4999 um/px would both be image-500nm.zarr; leave one of them out",
         ),
+        (
+            {"statistics": {"group": "grade"}},
+            "config: statistics: slides.tsv: has no column 'grade'; its columns are slide_id, path, shards, patient",
+        ),
     ],
 )
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sentence):

@@ -1,7 +1,7 @@
 """Write a slide's nuclei, or the slides of a cohort, as AnnData, for scanpy and squidpy.
 
     muse anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
-    muse anndata results -o results/cohort.h5ad
+    muse anndata results --sheet slides.tsv -o results/cohort.h5ad
 
 Of a slide X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial") and
 in level-0 px. Of a cohort X has a row of numbers per slide (densities, percentages of the classes, medians of the

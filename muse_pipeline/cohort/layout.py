@@ -13,7 +13,7 @@ from muse_pipeline.core.text import slug
 # The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
 DRAWN = (  # from the nuclei
-    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer"),
+    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer", "compare"),
     *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
 )
 # Stores and shards are not listed: each records the slide that it was made from.

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
-from muse_pipeline.core.errors import ConfigError, OutputError
+from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
 from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import MODEL_OF_MODE
 
@@ -61,6 +62,18 @@ def require_quality_mpp(mpp: float) -> None:
             f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it; leave quality out, or take "
             "a model for 0.5 or 0.25 um/px"
         )
+
+
+def require_columns(settings: Mapping[str, Any]) -> None:
+    """Check the columns that ``statistics`` names before anything runs; without "patient" slides' names have patients.
+
+    Raises:
+        ConfigError: the sheet cannot be read, or lacks one of them.
+    """
+    try:
+        read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
+    except SheetError as error:
+        raise ConfigError(f"config: statistics: {error}") from error
 
 
 def at_home(value: Any) -> Any:

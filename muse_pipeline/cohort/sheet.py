@@ -29,7 +29,10 @@ ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 ID_RESERVED = frozenset(
     {
         "cohort.tsv",
+        "cohort.h5ad",
         "roi.tsv",
+        "statistics.tsv",
+        "statistics.patients.tsv",
         "report.html",
         "sheet.json",
         "model.json",
@@ -192,6 +195,20 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 "under any other"
             )
     return header, filled[1:]
+
+
+def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
+    """The cells of every slide by column, of a sheet that may have columns of the user's own.
+
+    Raises:
+        SheetError: the sheet cannot be read, or lacks ``slide_id`` or one of the ``columns``.
+    """
+    header, records = read_table(path)
+    for name in ("slide_id", *columns):
+        if name not in header:
+            raise SheetError(f"{path}: has no column '{name}'; its columns are {', '.join(header)}")
+    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
+    return {row["slide_id"]: row for row in rows}
 
 
 def _header_problems(header: list[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
-from muse_pipeline.cohort.sheet import read_table
+from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
@@ -159,13 +159,9 @@ def read_groups(sheet: Path, column: str) -> dict[str, str]:
     """The cells of a column of the user's sheet, by slide; empty ones are left out.
 
     Raises:
-        SheetError: the sheet cannot be read, or has no such column.
+        SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
     """
-    header, records = read_table(sheet)
-    if column not in header:
-        raise SheetError(f"{sheet}: has no column '{column}' to group slides by; its columns are {', '.join(header)}")
-    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
-    return {row["slide_id"]: row[column] for row in rows if row.get(column)}
+    return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
 
 
 def _is_row(row: dict[str, Any]) -> bool:

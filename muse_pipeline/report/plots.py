@@ -65,24 +65,24 @@ def cohort_plots(anchored: Anchored) -> Iterator[Markup]:
 
 
 def _explain(groups: Sequence[str]) -> str:
-    among, rows = ("its group", " Groups are rows, in this order:") if groups else ("all slides", "")
+    among, rows = ("the slides of its group", " Groups are rows, in this order:") if groups else ("all slides", "")
     return (
-        "A dot is a slide, the line is the median, the box holds the middle half. Outliers are slides whose modified "
-        f"z-score among {among} exceeds {FAR:g}, where there are at least {LEAST_OF_GROUP}; a name leads to its slide."
-        f"{rows}"
+        "A dot is a slide, the line is the median, the box holds the middle half. A slide is an outlier if its "
+        f"modified z-score among {among} exceeds {FAR:g}; fewer than {LEAST_OF_GROUP} slides have no outliers. A name "
+        f"leads to its slide.{rows}"
     )
 
 
 def _legend(groups: Sequence[str]) -> Markup:
     entries = [
-        element("li", element("i", style=f"background:{_color(groups, group)}"), element("bdi", group))
+        element("li", element("i", style=f"background:{group_color(groups, group)}"), element("bdi", group))
         for group in groups
     ]
     return element("ul", *entries, class_="legend")
 
 
-def _color(groups: Sequence[str], group: str) -> str:
-    """Of slides without a group grey, of a cohort without groups the first colour."""
+def group_color(groups: Sequence[str], group: str) -> str:
+    """The colour of a group among sorted ``groups``; without a group grey, without any groups the first colour."""
     if group in groups:
         return COLOR_BLIND_SAFE[groups.index(group) % len(COLOR_BLIND_SAFE)]
     return "#777777" if groups else COLOR_BLIND_SAFE[0]
@@ -186,7 +186,10 @@ def _strip_plot(quantity: Quantity, anchored: Anchored, groups: Sequence[str]) -
     svg = element(
         "svg",
         *(_tick(place(tick), f"{tick:,.10g}", height) for tick in ticks),
-        *(_row(quantity, anchored, place, score, name, y * _ROW, _color(groups, name)) for y, name in enumerate(rows)),
+        *(
+            _row(quantity, anchored, place, score, name, y * _ROW, group_color(groups, name))
+            for y, name in enumerate(rows)
+        ),
         viewBox=f"0 0 {_WIDTH} {height}",
         role="img",
         aria_label=f"{quantity.title}: {_describe(values)}",
@@ -292,7 +295,7 @@ def _class_mix(anchored: Anchored, counts: np.ndarray, groups: Sequence[str]) ->
     classes = add_up(slide.summary for slide in slides)
     bands = [_band(edges[order], k, width, css_color(each["color"])) for k, each in enumerate(classes)]
     marks = [
-        _underline([k for k, i in enumerate(order) if slides[i].group == group], width, _color(groups, group))
+        _underline([k for k, i in enumerate(order) if slides[i].group == group], width, group_color(groups, group))
         for group in groups
     ]
     links = [_column(anchored[i], k, width) for k, i in enumerate(order)] if len(slides) <= MOST_LINKED else []

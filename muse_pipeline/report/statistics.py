@@ -14,18 +14,11 @@ import numpy as np
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.report.html import Markup, element, join
+from muse_pipeline.report.plots import group_color
 
 SHOWN = 15  # measures of a pair of groups; the others are folded away
 MOST_DOTS = 100  # of a group: a larger one is drawn by so many percentiles
 FOUND = 0.05  # false discovery rate
-COLOURS = (
-    "#0077bb",
-    "#ee7733",
-    "#009988",
-    "#cc3311",
-    "#ee3377",
-    "#33bbee",
-)  # of groups; colour-blind readers see them too
 PLOT_PX, MARGIN_PX = 220, 6
 LANES_PX, ROW_PX = (9, 25), 34  # where the groups are drawn in a row
 MOST_EFFECT = 4  # where the axis of effects ends at the latest
@@ -74,10 +67,9 @@ def statistics_section(table: Path) -> Iterator[Markup]:
     yield from map(_paragraph, _EXPLAINED)
     if len(pairs) > 1:
         yield _paragraph("Every pair of groups is corrected by itself.")
-    names = dict.fromkeys(name for pair, _ in pairs for name in pair)
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    names = sorted({name for pair, _ in pairs for name in pair})
     for pair, measures in pairs:
-        yield from _pair([(name, colours[name]) for name in pair], measures)
+        yield from _pair([(name, group_color(names, name)) for name in pair], measures)
     links = [element("a", path.name, href=path.name) for path in (table, patients)]
     yield element("p", "All numbers: ", links[0], "; of every patient: ", links[1], ".", class_="files")
 
@@ -144,8 +136,11 @@ def _pair(groups: Sequence[tuple[str, str]], measures: Sequence[ComparedMeasure]
         for colour, name, k in zip(colours, (first, second), n, strict=True)
     )
     yield element("p", *entries, class_="legend")
-    yield element("p", f"{n_found} of {n_tested} measures differ at a false discovery rate of 5 %.")
-    if (least := _least_p(*n)) > FOUND:
+    if n_tested:
+        yield element("p", f"{n_found} of {n_tested} measures differ at a false discovery rate of 5 %.")
+    else:
+        yield element("p", "No measure is tested: a group has values of fewer than two patients.")
+    if n_tested and (least := _least_p(*n)) > FOUND:
         text = f"With so few patients no p can be below {least:.2g}: nothing can be found at 5 %, whatever the effect."
         yield element("p", text, class_="warnings amber")
     ranked = sorted(measures, key=lambda each: (_last(each.q), _last(each.p), -abs(_first(each.effect[0]))))
@@ -187,7 +182,12 @@ def _row(measure: ComparedMeasure, reach: int, colours: Sequence[str]) -> Markup
     weight = "strong" if measure.is_found else "span"
     unit = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}.get(measure.unit, measure.unit)
     means = [
-        element("div", _number(mean), element("small", f" {unit}") if unit else None, style=f"color:{colour}")
+        element(
+            "div",
+            _number(mean),
+            element("small", f" {unit}") if unit else None,
+            style=f"border-right:3px solid {colour};padding-right:6px",
+        )
         for mean, colour in zip(measure.means, colours, strict=True)
     ]
     g, low, high = measure.effect

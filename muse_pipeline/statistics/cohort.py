@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from muse_pipeline.cohort.sheet import read_table
+from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.cohort import patients_of
@@ -32,15 +32,17 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
         results: folder of the results.
         sheet: table with a row per slide.
         group: its column of groups; slides with an empty cell are left out.
-        patient: its column of patients; where that is empty or missing, the patient is taken from the slide's name.
+        patient: its column of patients; where that is empty, or there is no "patient", the patient is the one in
+            the slide's name.
         output: ``statistics.tsv``.
 
     Returns:
         Sentences on what was compared.
 
     Raises:
-        ConfigError: the sheet has no such column, or the groups cannot be compared.
+        ConfigError: the groups cannot be compared.
         NucleiError: a table of nuclei is missing or damaged.
+        SheetError: the sheet lacks one of the columns.
     """
     groups, patients = read_groups(results, sheet, group, patient)
     group_of = require_groups(groups, patients)
@@ -68,15 +70,12 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     """Group and patient of the slides that have results and a group.
 
     Raises:
-        ConfigError: the sheet has no such column, or none of the slides.
+        ConfigError: none of the slides has a group.
         NucleiError: no slide has results.
+        SheetError: the sheet cannot be read, or lacks one of the columns.
     """
-    header, records = read_table(sheet)
-    if group not in header:
-        raise ConfigError(f"statistics: {sheet} has no column '{group}'; its columns are {', '.join(header)}")
-    rows = [dict(zip(header, cells, strict=False)) for _, cells in records]
+    of_slide = read_cells(sheet, group, *({patient} - {"patient"}))
     patients = patients_of(results)
-    of_slide: Mapping[str, dict[str, str]] = {row["slide_id"]: row for row in rows}
     groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}
     if not groups:
         raise ConfigError(f"statistics: no slide of {results} has a value in the column '{group}' of {sheet}")

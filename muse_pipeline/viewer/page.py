@@ -18,7 +18,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.files import complete_file, read_json, remove
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
@@ -60,6 +60,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     if _is_current(_read_known(viewer), made_from, store_path.exists()):
         return viewer / "index.html"
     store = open_store(store_path) if store_path.exists() else None
+    remove(folder / "compare")  # shows the nuclei of the viewer that is replaced
     with complete_file(viewer) as partial:
         partial.mkdir()
         image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None

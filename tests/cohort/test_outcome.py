@@ -21,6 +21,7 @@ NUCLEI = {
     "summary.json",
     "overlays/1.png",
     "viewer/index.html",
+    "compare/index.html",
 }
 PROPOSALS = {"proposals.parquet", "proposals.geojson.gz"}
 OWN = {"nuclei.qpdata", "overlays/mine.png"}

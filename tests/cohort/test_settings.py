@@ -37,6 +37,14 @@ def test_quality_needs_an_image_in_which_focus_can_be_judged():
         complete(quality=True, mpp=0.3)
 
 
+def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\tpath\tlabel\n")
+    settings.require_columns({"slides": str(sheet), "statistics": {"group": "label", "patient": "patient"}})
+    with pytest.raises(ConfigError, match=r"^config: statistics: .*has no column 'case'; its columns are"):
+        settings.require_columns({"slides": str(sheet), "statistics": {"group": "label", "patient": "case"}})
+
+
 def test_an_output_that_is_a_pattern_is_rejected():
     with pytest.raises(ConfigError, match=r"output: res\{x\}\* has \* \{ \} in it"):
         complete(output="res{x}*")

@@ -149,7 +149,7 @@ def test_names_that_are_safe(name):
 
 
 HIDDEN_OR_EMPTY = ["", ".", "..", ".a", "-a", " a", "a ", "a.", "\u202ea", "a\tb", "a\nb", "a\0b"]
-LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "roi.tsv", "Logs", "QuPath"]
+LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "roi.tsv", "cohort.h5ad", "statistics.tsv", "Logs", "QuPath"]
 
 
 @pytest.mark.parametrize("name", [*HIDDEN_OR_EMPTY, *LONG_OR_TAKEN, "../a", *(f"a{c}b" for c in "/\\'\"{}$`;*?#~%:|")])

@@ -165,6 +165,9 @@ def test_the_command_reads_groups_from_the_sheet(slides, tmp_path, capsys):
     capsys.readouterr()
     assert main(["report", str(results), "--sheet", str(sheet), "--group", "stage"]) == 2
     assert "has no column 'stage'" in capsys.readouterr().err
+    sheet.write_text("slide\tgrade\none\thigh\n")
+    assert main(["report", str(results), "--sheet", str(sheet), "--group", "grade"]) == 2
+    assert "has no column 'slide_id'; its columns are slide, grade" in capsys.readouterr().err
     assert main(["report", str(results), "--group", "grade"]) == 2
     assert "--group and --sheet belong together" in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """Tests by patient: calibrated where there is nothing to find, and able to find what is there."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -115,4 +114,5 @@ def test_the_table_has_a_row_per_measure(results, capsys):
     assert float(area["effect"]) > 5 and float(area["low"]) > 0 and float(rows["nuclei_per_mm2"]["mean_first"]) == 40
     assert main([*words, "--group", "grade", "-o", str(output)]) == 2
     assert "has no column 'grade'; its columns are slide_id, path, patient, label" in capsys.readouterr().err
-    assert json.dumps(rows)
+    assert main([*words, "--group", "label", "--patient", "case", "-o", str(output)]) == 2
+    assert "has no column 'case'" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.report.plots import group_color
 from muse_pipeline.report.statistics import SHOWN, statistics_section
 
 
@@ -62,6 +63,24 @@ def test_differences_that_are_found_are_bold(results):
     rows = [row.find("th").text for row in page.iter("tr") if row.find("td/strong") is not None]
     assert rows == ["percent Epithelial"]
     assert re.search("1 of [0-9]+ measures differ", "".join(page.itertext()))
+
+
+def test_groups_without_values_of_two_patients_are_not_tested(results):
+    output = compare(results)
+    lines = [line.split("\t") for line in output.read_text().splitlines()]
+    untested = [lines[0].index(name) for name in ("effect", "low", "high", "p", "q")]
+    for line in lines[1:]:
+        for column in untested:
+            line[column] = ""
+    output.write_text("\n".join(map("\t".join, lines)) + "\n")
+    words = "".join(section_of(output).itertext())
+    assert "No measure is tested" in words and "measures differ at" not in words and "no p can be" not in words
+
+
+def test_groups_have_the_same_colours_in_the_section_and_in_the_plots(results):
+    page = "".join(statistics_section(compare(results)))
+    found = re.findall(r'<i style="background:(#\w+)"></i><bdi>(\w)</bdi>', page)
+    assert found == [(group_color(["a", "b"], name), name) for name in "ab"]
 
 
 def test_names_of_groups_stay_text(results):

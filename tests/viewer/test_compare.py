@@ -14,6 +14,7 @@ from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.viewer.compare import Found, find_differences, write_comparison
+from muse_pipeline.viewer.page import write_viewer
 from muse_pipeline.viewer.serve import compare_pages
 
 NAMES = list(CLASSES)
@@ -138,3 +139,12 @@ def test_both_viewers_move_together_and_visit_what_differs(chromium, page, width
         home = page.parents[1].as_uri()
         assert [url for url in requests if not url.startswith((home, "blob:", "data:"))] == []
         assert errors == []
+
+
+def test_a_comparison_of_replaced_nuclei_is_removed(runs, tmp_path):
+    folder = shutil.copytree(runs[0], tmp_path / "one")
+    write_comparison(folder, runs[1])
+    assert write_viewer(folder) and (folder / "compare/index.html").is_file()
+    write_nuclei(folder, read_nuclei(folder / "nuclei.parquet")[:9])
+    write_viewer(folder)
+    assert not (folder / "compare").exists()

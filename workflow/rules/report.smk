@@ -62,6 +62,9 @@ def what_failed():
         beside = f", {len(failed)} failed" if failed else ""
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
         return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
+    of_cohort = [job for job in jobs if job.rule.name in {"statistics", "anndata_cohort"}]
+    if whys := [line for job in of_cohort for log in job.log for line in lines_of(Path(log))[-1:] if not behind]:
+        return "\n".join(["Every slide is done, but not the files of the cohort:", *whys])
     others = (
         "every other slide is done"
         if is_whole() and not workflow.dag_settings.batch
