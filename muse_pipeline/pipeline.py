@@ -91,8 +91,10 @@ def add_files(
     begin: Begin = str,
 ) -> None:
     """Write the embeddings and the AnnData file of a finished slide, if asked for and not there yet."""
+    from muse_pipeline.inference.embed import is_embedded
+
     embeddings = embedder and files.embeddings(embedder.card.name)
-    if embeddings and not embeddings.is_file():
+    if embeddings and not is_embedded(embeddings, embedder):
         files.anndata.unlink(missing_ok=True)  # it lacks them
         with _step(files, "embed", begin):
             embed(files.folder, embedder, threads=threads)

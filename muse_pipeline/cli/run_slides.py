@@ -107,9 +107,11 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
+    cohort = plan.output / "cohort.h5ad"
     if plan.h5ad and any(row["slide_id"] not in stopped for row in runs.values()):
-        n_slides = write_cohort(plan.output, read_rows(sheet), plan.output / "cohort.h5ad")
-        print(f"{plan.output / 'cohort.h5ad'}: {count_noun(n_slides, 'slide')}")
+        print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
+    elif len(kept) < len(rows):
+        cohort.unlink(missing_ok=True)  # it has numbers of earlier nuclei
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]

@@ -147,6 +147,14 @@ def embed_nuclei(
     return found
 
 
+def is_embedded(path: Path, embedder: Embedder) -> bool:
+    """Whether a file of embeddings is there, and was written with the weights of ``embedder``."""
+    if not path.is_file():
+        return False
+    provenance = json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
+    return provenance["embedder"]["sha256"] == embedder.sha256
+
+
 def write_embeddings(
     path: Path,
     ids: np.ndarray,
