@@ -22,7 +22,7 @@ class Cost:
         step: its name, or that of a sum.
         seconds: that passed; shards that ran at the same time count each.
         processor_seconds: of all threads.
-        tissue_mm2: area of the slides' tissue.
+        tissue_mm2: area of the tissue of the slides in which it ran.
         peak_memory_mib: largest memory of any slide, None of what is no step.
     """
 
@@ -42,16 +42,16 @@ class Cost:
 
 
 def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
-    """The costs of the steps that ran, in their order, over all slides, and ``WHOLE`` of them."""
-    tissue_mm2 = sum(slide.processed_mm2 for slide in slides)
-    ran = [record for slide in slides for record in slide.progress if record.seconds is not None]
-    costs = [_add_up(step, found, tissue_mm2) for step in STEPS if (found := [one for one in ran if one.step == step])]
-    return [*costs, _add_up(WHOLE, ran, tissue_mm2)] if ran else []
+    """The costs of the steps that ran, in their order, over the slides in which they ran, and ``WHOLE`` of them."""
+    ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
+    costs = [_add_up(step, found) for step in STEPS if (found := [one for one in ran if one[0].step == step])]
+    return [*costs, _add_up(WHOLE, ran)] if ran else []
 
 
-def _add_up(name: str, records: Sequence[StepRecord], tissue_mm2: float) -> Cost:
-    seconds, used = (sum(getattr(one, what) or 0 for one in records) for what in ("seconds", "processor_seconds"))
-    return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one in records))
+def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
+    seconds, used = (sum(getattr(one, what) or 0 for one, _ in ran) for what in ("seconds", "processor_seconds"))
+    tissue_mm2 = sum({id(slide): slide.processed_mm2 for _, slide in ran}.values())
+    return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one, _ in ran))
 
 
 def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds: float) -> Iterator[str]:

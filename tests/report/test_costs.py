@@ -28,6 +28,11 @@ def test_the_steps_of_all_slides_are_added_up(slides):
     assert step_costs(slides) == [tile, detect, Cost("all", 8.5, 14.0, 4.0, 400)]
 
 
+def test_a_step_is_divided_by_the_tissue_in_which_it_ran(slides):
+    skipped = slide(7.0, StepRecord("tile", "ok", "", 1.0, 2.0, 100))
+    assert [cost.tissue_mm2 for cost in step_costs([*slides, skipped])] == [11.0, 4.0, 11.0]
+
+
 def test_a_run_has_a_row_for_what_is_no_step(slides):
     table = [re.split("  +", line) for line in cost_lines(slides, seconds=10.0, processor_seconds=16.0)]
     assert table[0] == list(COLUMNS)
