@@ -12,9 +12,9 @@ import pyarrow as pa
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.features.catalogue import FIRST_COLUMNS, MIX_UM, features_of
+from muse_pipeline.features.catalogue import MIX_UM, every_feature
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import BORDER, REGION, ROW_GROUP, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import BORDER, QUALITY, REGION, ROW_GROUP, iterate_rows, open_nuclei, read_provenance
 
 EDGE = "neighbours_tissue_edge_um"
 THREADS = 4  # slides that are read at once: a million nuclei take 300 MB
@@ -67,7 +67,7 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         n_of_class = counts[name]
         found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
         found[Measure(f"percent_{name}", "mix", "%")] = 100 * n_of_class / n if n else np.nan
-    features = (*FIRST_COLUMNS, *features_of("all", classes))
+    features = every_feature(classes)
     columns = _read_columns(path, ["label", REGION, BORDER, *(feature.name for feature in features)])
     for feature in features:
         if feature.name in columns:
@@ -92,11 +92,13 @@ def _read_area(path: Path) -> float:
 
 
 def _read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the columns that a table has, (N,) each; regions as names, None where there is none."""
+    """Those of the columns that a table has, (N,) each, without flagged nuclei; regions as names, None for none."""
     with open_nuclei(path) as file:
+        flags = [QUALITY] if QUALITY in file.schema_arrow.names else []
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}
-    for table in iterate_rows(path, ROW_GROUP, known):
+    for batch in iterate_rows(path, ROW_GROUP, [*known, *flags]):
+        table = batch.filter(batch[QUALITY].is_null()) if flags else batch
         for name in known:
             column = table[name]
             parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))

@@ -33,7 +33,14 @@ def results(tmp_path):
     return tmp_path
 
 
-def write_slide(folder, area_um2, random):
+@pytest.fixture
+def flagged(tmp_path):
+    """A slide of which 12 of 20 nuclei are flagged, which are enormous."""
+    write_slide(tmp_path / "flagged", 50, np.random.default_rng(0), n_flagged=12)
+    return tmp_path / "flagged"
+
+
+def write_slide(folder, area_um2, random, n_flagged=None):
     folder.mkdir()
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     provenance = {"slide_id": folder.name, "fingerprint": "f", "model": {"name": "m", "sha256": ""}, "card": card}
@@ -48,8 +55,11 @@ def write_slide(folder, area_um2, random):
     columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
     features = [name for name in columns if name.startswith("neighbours")]
     regions = [one["name"] for one in REGIONS["classes"]]
-    with NucleiWriter(
-        folder / "nuclei.parquet", CLASSES, {**provenance, "regions": REGIONS}, 4, regions=regions, features=features
-    ) as writer:
+    provenance["regions"], more = REGIONS, {"regions": regions, "features": features}
+    if n_flagged is not None:
+        provenance["quality"], more["artefacts"] = {"area_mm2": {"ink": 0.1}}, ["ink"]
+        columns["quality"] = np.where(np.arange(20) < n_flagged, 0, -1).astype(np.int32)
+        columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
+    with NucleiWriter(folder / "nuclei.parquet", CLASSES, provenance, 4, **more) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
     np.savez(folder / "tissue.npz", area_mm2=0.5)

@@ -29,6 +29,13 @@ def test_a_slide_has_its_densities_its_mix_and_its_infiltration(results):
     assert groups["nuclei_per_mm2_in_stroma_Epithelial"] == ("infiltration", "1/mm2")
 
 
+def test_flagged_nuclei_are_in_no_number_of_a_slide(flagged):
+    found = {measure.name: value for measure, value in measure_slide(flagged).items()}
+    assert (found["nuclei_per_mm2"], found["percent_Epithelial"]) == (pytest.approx(8 / 0.4), 50)
+    assert found["median_area_um2"] < 60
+    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == 0
+
+
 def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
     with h5py.File(output) as file:
         names = list(file["var/_index"].asstr()[:])
