@@ -43,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
-    given = (args.pretraining, args.no_model, args.statistics, groups)
-    for line in write_report(args.results, rows, page, table, *given):
+    lines = write_report(
+        args.results, rows, page, table, args.pretraining, args.no_model, statistics=args.statistics, groups=groups
+    )
+    for line in lines:
         print(line)
 
 

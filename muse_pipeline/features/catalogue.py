@@ -106,3 +106,8 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
         "neighbours": _neighbours(classes),
     }
     return tuple(feature for group in GROUPS_OF_SET[chosen] for feature in by_group[group])
+
+
+def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
+    """Every feature that a table may have, the columns of any table of nuclei first; see ``features_of``."""
+    return (*FIRST_COLUMNS, *features_of("all", classes))

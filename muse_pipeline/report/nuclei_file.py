@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.features.catalogue import every_feature
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import QUALITY, ROW_GROUP, iterate_rows, open_nuclei, parse_outlines, read_within
 
@@ -42,7 +42,7 @@ def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
     classes = [each["name"] for each in provenance["card"]["classes"]]
     with open_nuclei(path) as file:
         columns = file.schema_arrow.names
-    names = [each.name for each in (*FIRST_COLUMNS, *features_of("all", classes)) if each.name in columns]
+    names = [each.name for each in every_feature(classes) if each.name in columns]
     medians = {}
     for name in names:
         parts = [to_numpy(table[name]) for table in _stream(path, [name], "quality" in provenance)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from muse_pipeline.core.text import count_noun, count_text
-from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.features.catalogue import every_feature
 from muse_pipeline.report.cohort import SlideResult, by_model, class_names, counted, describe_model
 from muse_pipeline.report.html import Markup, element, join
 from muse_pipeline.report.slide_card import add_up, css_color, swatch
@@ -105,7 +105,9 @@ def _plots_of_model(anchored: Anchored, groups: Sequence[str]) -> Iterator[Marku
     yield from _plot_row("Features: medians over the nuclei of a slide", _features(slides), anchored, groups)
 
 
-def _plot_row(title: str | None, quantities: Sequence[Quantity], anchored: Anchored, groups: Sequence[str]) -> Iterator:
+def _plot_row(
+    title: str | None, quantities: Sequence[Quantity], anchored: Anchored, groups: Sequence[str]
+) -> Iterator[Markup]:
     known = [each for each in quantities if np.isfinite(each.values).sum() >= LEAST_SLIDES]
     if known and title:
         yield element("h3", title)
@@ -152,7 +154,7 @@ def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
 
 def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
     measured = [slide.summary["features"] for slide in slides]
-    units = {each.name: each.unit for each in (*FIRST_COLUMNS, *features_of("all", class_names(slides)))}
+    units = {each.name: each.unit for each in every_feature(class_names(slides))}
     for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")
         yield Quantity(f"{name}{unit}", _numbers([features.get(name) for features in measured]))

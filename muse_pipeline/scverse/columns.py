@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import NucleiError
-from muse_pipeline.features.catalogue import FIRST_COLUMNS, Feature, features_of
+from muse_pipeline.features.catalogue import Feature, every_feature
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
 from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, iterate_rows, open_nuclei, read_provenance
 from muse_pipeline.qupath.write import nucleus_ids
@@ -64,7 +64,7 @@ class NucleiTable:
         categories = {"class": classes}
         if REGION in schema.names:
             categories[REGION] = [one["name"] for one in provenance["regions"].get("classes", [])]
-        known = (*FIRST_COLUMNS, *features_of("all", classes))
+        known = every_feature(classes)
         return cls(
             path=path,
             patient=patient or patient_in_name(provenance["slide_id"]),
