@@ -75,7 +75,7 @@ CHANGED_SETTINGS = [
     ("embedding", True, {"embed": 2, "report": 1}),
     ("anndata", True, {"anndata": 2, "anndata_cohort": 1, **NUCLEI}),
     ("spatialdata", True, {"spatialdata": 2, **NUCLEI}),
-    ("statistics", {"group": "label"}, {"statistics": 1, "report": 1}),
+    ("statistics", {"group": "split"}, {"statistics": 1, "report": 1}),
     ("viewer", False, NUCLEI),
     ("quality", True, NUCLEI),
     ("pretrain_store", {"codec": "jpeg"}, {}),
