@@ -9,21 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLACK = -0.9  # pixels of a mask with a channel above it belong to a nucleus
+BLACK = -0.9  # pixels of a mask with a fill above it belong to a nucleus
 
 
 def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
     """Masks in two flat colours, which is also the control without any generator.
 
     Args:
-        mask: (B, 3, H, W), -1 to 1.
+        mask: (B, 3, H, W), -1 to 1; its first channel, the contours, is background.
         nucleus: (3,) colour of nuclei, such as the mean of the darkest fifth of all pixels.
         background: (3,) colour of the rest.
 
     Returns:
         (B, 3, H, W) in the unit of the colours.
     """
-    inside = mask.amax(1, keepdim=True) > BLACK
+    inside = mask[:, 1:].amax(1, keepdim=True) > BLACK
     return torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
 
 

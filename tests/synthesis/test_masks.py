@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.errors import ArgumentError, ConfigError
 from muse_pipeline.synthesis.layout import Plan, plan_tissue
-from muse_pipeline.synthesis.masks import contours, draw_rings, paint, synthesise_mask
+from muse_pipeline.synthesis.masks import contours, draw_rings, fills, paint, synthesise_mask
 from muse_pipeline.synthesis.pictures import CONTOUR, FILL_RANGE, draw_page, stylise
 from muse_pipeline.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
 from muse_pipeline.synthesis.statistics import (
@@ -56,6 +56,15 @@ def test_every_contour_is_closed(masks):
             walked = ndimage.binary_propagation(~one, CROSS, mask=~(one & edge))
             assert not (walked & one).any()
             assert (one & ~edge).any() or one.sum() < 200
+
+
+def test_fills_end_inside_contours_and_no_instance_is_lost():
+    instances = np.zeros((20, 20), np.int32)
+    instances[2:10, 2:10], instances[2:10, 10:15], instances[15:17, 3:8] = 1, 2, 3
+    filled = fills(instances)
+    assert (filled[3:9, 3:9] == 1).all() and (filled == 1).sum() == 36
+    assert (filled[3:9, 11:14] == 2).all() and (filled == 2).sum() == 18
+    assert ((filled == 3) == (instances == 3)).all()
 
 
 def test_a_mask_depends_on_seed_and_index_alone():

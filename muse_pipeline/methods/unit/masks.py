@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.data.windows import FAR, NEAR_PX
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.synthesis.masks import InstanceMask
+from muse_pipeline.synthesis.masks import InstanceMask, fills
 from muse_pipeline.synthesis.pictures import stylise
 
 
@@ -20,7 +20,7 @@ class MaskWindows(NamedTuple):
     Attributes:
         pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.pictures``.
         xy: (B, M, 2) float32 window px; padding lies at -1e6.
-        rays: (B, M, R) float32 um, NaN for padding.
+        rays: (B, M, R) float32 um, to the inner edge of the contour, NaN for padding.
         label: (B, M) int64, 0, and -1 for padding.
     """
 
@@ -60,9 +60,9 @@ class MaskDomain:
         return MaskWindows(np.stack(pictures), padded_xy, padded_rays, label)
 
     def nuclei(self, index: int) -> Nuclei:
-        """The nuclei of a mask, measured at their first use: 10 ms for a mask of 320 px."""
+        """The fills of a mask, measured at their first use: 10 ms for a mask of 320 px."""
         if index not in self._nuclei:
-            instances = self.masks[index].instances
+            instances = fills(self.masks[index].instances)
             self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
         return self._nuclei[index]
 

@@ -20,7 +20,7 @@ from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.synthesis.folder import read_masks
-from muse_pipeline.synthesis.masks import InstanceMask, synthesise_mask
+from muse_pipeline.synthesis.masks import InstanceMask, fills, synthesise_mask
 from muse_pipeline.synthesis.pictures import draw_page, stylise
 from muse_pipeline.synthesis.settings import KINDS, TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -113,7 +113,7 @@ def write_pictures(
             _require_size(renderer, mask)
             pixels = renderer(mask, seed_of_step(seed, index))
             words = [KINDS[kind] for kind in mask.kinds]
-            write_instances(unfinished, f"picture-{index:06}", pixels, mask.instances, words)
+            write_instances(unfinished, f"picture-{index:06}", pixels, fills(mask.instances), words)
             if index < SHOWN:
                 shown += [(stylise(mask, renderer.mpp, np.random.default_rng(index)), pixels)]
             progress(index + 1, n)

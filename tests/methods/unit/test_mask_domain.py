@@ -10,7 +10,7 @@ from muse_pipeline.methods.unit.masks import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.models.reader import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.synthesis.masks import InstanceMask, synthesise_mask
+from muse_pipeline.synthesis.masks import InstanceMask, fills, synthesise_mask
 from muse_pipeline.synthesis.settings import TissueSettings
 
 MPP, N_RAYS = 0.5, 16
@@ -44,7 +44,7 @@ def test_padding_is_no_nucleus(domain):
 def test_nuclei_turn_with_their_pixels(turn):
     mask = synthesise_mask(2, 0, 64, MPP, TissueSettings())
     domain = MaskDomain([mask], mpp=MPP, window_px=64, n_rays=N_RAYS, seed=0)
-    turned = label_image_to_nuclei(turn_picture(mask.instances, turn), (MPP, MPP), N_RAYS)
+    turned = label_image_to_nuclei(fills(turn_picture(mask.instances, turn)), (MPP, MPP), N_RAYS)
     assert np.allclose(turn_xy(domain.nuclei(0).xy, turn, 64), turned.xy)
     found, wanted = domain.nuclei(0).rays[:, domain.turned[turn]], turned.rays
     both = np.isfinite(wanted[:, 0])
