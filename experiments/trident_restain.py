@@ -36,10 +36,11 @@ RUNS, SNAKEFILE = HERE / "trident_restain", HERE.parent / "Snakefile"
 SIZE_UM, MPP, FIELD_PX = (1500.0, 1300.0), 0.5, 256
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
 TRACE = 0.2  # added to the amount of what eosin stains, which varies by about 0.08
-ARMS = {"three": 3, "three-plain": 3, "siamese": 1, "untrained": 0}  # branches
+ARMS = {"three": 3, "three-plain": 3, "three-shapes": 3, "siamese": 1, "untrained": 0}  # branches
 TITLES = {
     "three": "two H&E views and the second stain (TriDeNT)",
     "three-plain": "likewise, a second stain without the marker",
+    "three-shapes": "TriDeNT with a partner network like the backbone, which sees shapes and neighbours",
     "siamese": "two H&E views (Siamese)",
     "untrained": "random weights",
 }
@@ -89,6 +90,8 @@ def train_arm(arm: str, seed: int, section: Section, folder: Path) -> Path:
             write_pyramid(folder / f"{name}.tif", pixels, (2, 4), mpp=MPP)
     (folder / "slides.tsv").write_text("slide_id\tpath\tpatient\tpartner\na\the.tif\tP1\tihc.tif\n", encoding="utf-8")
     settings = {**SETTINGS, "seed": seed, "alignment": {"branches": ARMS[arm], **ALIGNMENT}}
+    if arm == "three-shapes":
+        settings["partner_backbone"] = SETTINGS["backbone"]
     (folder / "restain.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     config = {"slides": "slides.tsv", "pretrain": {"run": "restain.yaml", "compare": False}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
