@@ -265,7 +265,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         # a buffer would keep all that was read until the end
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except FileNotFoundError as error:
-        raise NucleiError(f"{path}: no such file; give the path of a nuclei.parquet") from error
+        raise NucleiError(f"{path}: no such file; correct the path") from error
     except (pa.ArrowException, OSError) as error:
         raise NucleiError(
             f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse stitch` again"

@@ -162,7 +162,7 @@ def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
         f"{_size(estimate['largest_scratch_bytes'])} at most for a slide at a time"
     )
     yield f"results  {_size(estimate['result_bytes'])}"
-    yield "not included: proposals, further images (extra_mpps) and training, if the config asks for them"
+    yield "not included: proposals, embeddings, further images (extra_mpps) and training, if the config asks for them"
 
 
 def _duration(hours: float) -> str:

@@ -115,7 +115,9 @@ def read_info(path: Path | str) -> SlideInfo:
         _require_sound(info)
         return info
     except OSError as error:
-        raise SlideError(f"{path}: cannot be read ({error.strerror}); write it with `muse inspect`") from error
+        raise SlideError(
+            f"{path}: cannot be read ({error.strerror}); give the results of one slide, or write it with `muse inspect`"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SlideError(f"{path}: is not a slide.json of this version; write it with `muse inspect`") from error
 
