@@ -62,6 +62,7 @@ TRAINED = {
     "no-guide": "a third, without the instance guide; nuclei of read masks",
     "uniform": "a third, nuclei of masks placed uniformly",
     "painted": "control, a third: the same reader trained on flat painted masks, no GAN",
+    "painted-whole": "control, all steps of the reader on flat painted masks, no GAN",
 }
 THIRD = ["schedule.steps=500", "second.steps=500"]
 BEFORE = [
@@ -78,6 +79,7 @@ CHANGES = {  # of settings
     "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
     "uniform": [*THIRD, "tissue.placement=uniform"],
     "painted": THIRD,
+    "painted-whole": [],
 }
 UNTRAINED = {
     "colour": "k-means of colour, cut into nuclei",
@@ -123,8 +125,8 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
     if arm == "label_free":
         return network_finder(find_model("label_free"))
     _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}", *CHANGES[arm]])
-    if arm == "painted":
-        checkpoint = train_painted(config, runs / f"painted-{seed}")
+    if arm in {"painted", "painted-whole"}:
+        checkpoint = train_painted(config, runs / f"{arm}-{seed}")
     elif arm == "first":
         checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation")
     else:
