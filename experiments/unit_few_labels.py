@@ -6,7 +6,7 @@
 Detectors of `compact`'s kind are fine-tuned with the same settings from random weights, from MUSE (`trident_tissue.py`,
 of the same seed), from UNIT's backbone and from UNIT's whole detector (`unit_real.py`; one run for all seeds); these
 runs are in the folders trident_tissue/ and unit_real/ beside --work. Random weights are the control for pretraining,
-MUSE for pretraining without masks, UNIT's backbone for its instance head.
+MUSE for pretraining without masks, UNIT's backbone for its instance head, UNIT's detector as it is for the labels.
 
 `tnbc`: the seed shuffles the 7 patients of TNBC; the labelled crops are of the first three, and all crops of the other
 four are scored, at the threshold with the best AJI on the labelled crops. `a7`: the labelled pictures are of the sites
@@ -55,6 +55,7 @@ N_LABELLED, N_PATIENTS = (2, 8), 3
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))  # the class of UNIT's detector
 ARMS = (
+    "tnbc-0-unit-detector",
     *(f"tnbc-{n}-{start}" for n in N_LABELLED for start in STARTS),
     *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # of other classes
 )
@@ -103,8 +104,12 @@ def run_crops(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
         sources=(write_source(labelled, folder / "labelled"),),
         export=dataclasses.replace(config.export, threshold=min(THRESHOLDS)),
     )
-    predictor = make_predictor(finetune(config, folder / "run", Options(accelerator="cpu")))
-    threshold = choose_threshold(predictor, labelled)
+    if n:
+        predictor = make_predictor(finetune(config, folder / "run", Options(accelerator="cpu")))
+        threshold = choose_threshold(predictor, labelled)
+    else:
+        predictor = make_predictor(config.checkpoint)
+        threshold = predictor.card.threshold
     find = network_finder(predictor, threshold)
     return {
         "labelled": names[0],
@@ -191,7 +196,8 @@ def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str
     rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:
         _, n, start = arm.split("-", 2)
-        own, base = ({run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, f"{task}-{n}-{BASELINE}"))
+        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # there are no random weights without labels
+        own, base = ({run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, beside))
         seeds = sorted(own.keys() & base.keys())
         if not seeds:
             continue
