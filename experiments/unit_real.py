@@ -123,7 +123,7 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
     if arm == "otsu":
         return find_by_otsu
     if arm == "label_free":
-        return network_finder(find_model("label_free"))
+        return network_finder(Predictor(find_model("label_free")))
     _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}", *CHANGES[arm]])
     if arm in {"painted", "painted-whole"}:
         checkpoint = train_painted(config, runs / f"{arm}-{seed}")
@@ -135,7 +135,7 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
         return mask_finder(checkpoint, config)
     model = checkpoint.with_name("model.onnx")
     export_onnx(checkpoint, model)
-    return network_finder(model)
+    return network_finder(Predictor(model))
 
 
 def train_unit(config: UnitConfig, folder: Path, until: str) -> Path:
@@ -210,12 +210,12 @@ def _stains(pixels: np.ndarray) -> np.ndarray | None:
     return fit and fit.stains
 
 
-def network_finder(model: Path) -> Find:
-    """A model file, its outlines painted, the most certain on top."""
-    predictor = Predictor(model)
+def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
+    """A model, its outlines painted, the most certain on top; ``threshold`` counts where it is above the card's."""
 
     def find(pixels: np.ndarray) -> np.ndarray:
         nuclei = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
+        nuclei = nuclei[nuclei.score >= threshold]
         nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
         return rings_to_labels(rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP)), pixels.shape[:2])
 
