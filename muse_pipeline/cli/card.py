@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
     )
+    parser.add_argument(
+        "--snap-um",
+        type=positive,
+        metavar="UM",
+        help="how far outlines may move to the nearest edge of the stained nucleus",
+    )
     parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
     add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
 
@@ -48,11 +54,14 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.model import find_model, read_card
 
     model = find_model(args.model)
-    facts: dict = {name: fact for name in ("temperature", "limits") if (fact := getattr(args, name)) is not None}
+    facts: dict = {
+        name: fact for name in ("temperature", "snap_um", "limits") if (fact := getattr(args, name)) is not None
+    }
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
-                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature or --limits"
+                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature, --snap-um or "
+                "--limits"
             )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)
@@ -66,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
     card = recard(model, args.output, **facts)
-    print(f"{args.output}: {card.name}, temperature {card.temperature:g}")
+    print(f"{args.output}: {card.name}, temperature {card.temperature:g}, outlines move by {card.snap_um:g} um at most")
 
 
 def _text(card: ModelCard) -> str:

@@ -178,6 +178,7 @@ def describe_model(
         licence=config.licence,
         training_data=config.credits,
         colour=dataclasses.replace(reference, share=settings.colour_share),
+        snap_um=settings.snap_um,
         precision=settings.precision,
         embedding_dim=backbone.channels if settings.embedding else 0,
         source={

@@ -198,7 +198,8 @@ def _window(path: Path, input_px: int) -> np.ndarray:
 
 
 def _run_model(predictor: Predictor, window: np.ndarray) -> Nuclei:
-    return predictor(np.repeat(window[None], predictor.card.batch, 0), COLOUR)[0]
+    batch = np.repeat(window[None], predictor.card.batch, 0)
+    return nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
 
 
 @torch.no_grad()

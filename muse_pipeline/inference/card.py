@@ -119,6 +119,8 @@ class ModelCard(Card):
         appearance: of the training pictures; None if not measured.
         temperature: what the logits of the graph's class probabilities are divided by before they are written; 1
             leaves them as they are.
+        snap_um: how far outlines may move to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
+            as they are.
         precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
         embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
         licence: SPDX name of the weights' licence.
@@ -144,6 +146,7 @@ class ModelCard(Card):
     colour: ColourReference = field(default_factory=ColourReference)
     appearance: AppearanceReference | None = None
     temperature: float = 1.0
+    snap_um: float = 0.0
     precision: str = "fp32"
     embedding_dim: int = 0
     source: dict[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,9 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
+from muse_pipeline.inference.colour_input import measure_haematoxylin
 from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
+from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every detector; of those with an embedding_dim
@@ -149,7 +152,17 @@ class Predictor(GraphRunner):
         Returns:
             For each window its nuclei (frame: window), by descending score.
         """
-        return nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
+        found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
+        if not self.card.snap_um:
+            return found
+        return [self._snap(nuclei, window, colour) for nuclei, window in zip(found, pixels, strict=True)]
+
+    def _snap(self, nuclei: Nuclei, window: np.ndarray, colour: np.ndarray) -> Nuclei:
+        """Nuclei with outlines on the nearest edges of the haematoxylin of their window."""
+        if not len(nuclei):
+            return nuclei
+        amount = measure_haematoxylin(window, self.card.colour, colour)
+        return replace(nuclei, rays=snap_to_edges(amount, nuclei.xy, nuclei.rays, self.card.mpp, self.card.snap_um))
 
 
 class RegionPredictor(GraphRunner):

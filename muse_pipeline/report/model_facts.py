@@ -25,6 +25,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Precision": card.get("precision"),
         "Threshold": _number(card.get("threshold")),
         "Stain normalisation": _colour(card.get("colour") or {}),
+        "Outlines": f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None,
         "Training data": card.get("training_data"),
         "Measured": [f"{name}: {_number(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
         "Limits": card.get("limits"),

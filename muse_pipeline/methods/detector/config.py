@@ -41,6 +41,7 @@ class ExportSettings:
         embedding: also return the feature vector of every nucleus.
         any_window: allow a network that ties positions to its window to be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
+        snap_um: how far outlines may move to the nearest edge of the stained nucleus, um; 0 leaves them.
     """
 
     input_px: int | None = None
@@ -52,17 +53,18 @@ class ExportSettings:
     embedding: bool = False
     any_window: bool = False
     colour_share: float = 1.0
+    snap_um: float = 0.0
 
     def __post_init__(self) -> None:
         require_one_of(self, "export", precision=MODEL_PRECISIONS)
         require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
-        require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1))
+        require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1), snap_um=(0, 5))
 
 
 COLOURS = ("macenko", "identity")
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
 # No validation depends on these of the export's.
-UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
+UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window", "export.snap_um")
 
 
 @dataclass(frozen=True)
