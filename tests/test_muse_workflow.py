@@ -41,6 +41,7 @@ def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     assert "results/training/tiny/model.onnx" in run.stdout
 
 
+@pytest.mark.slow
 def test_a_training_run_that_fails_is_what_is_reported(cohort):
     write_config(cohort, model="tiny.yaml")
     for labels in cohort.rglob("P*_points.txt"):
@@ -61,6 +62,7 @@ def test_a_training_run_that_fails_is_what_is_reported(cohort):
     assert not (cohort / log).exists()  # what failed then is no reason for what fails now
 
 
+@pytest.mark.slow
 def test_a_run_may_stand_in_the_config(cohort):
     training = yaml.safe_load((cohort / "tiny.yaml").read_text())
     write_config(cohort, model={**training, "name": "my run"})

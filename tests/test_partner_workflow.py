@@ -38,6 +38,7 @@ def begin(folder):
     write_config(folder, pretrain={"run": "partners.yaml", "compare": False})
 
 
+@pytest.mark.slow
 def test_partners_are_registered_for_the_slides_that_are_learnt_from(tmp_path):
     for name in ("a", "b", "ihc", "glass"):
         (tmp_path / f"{name}.tif").touch()

@@ -57,6 +57,7 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
     weighted = {**PRETRAIN, "region_weights": {"Tumour": 3}}
     (cohort / "tumour.onnx").touch()
@@ -75,6 +76,7 @@ def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
     )
 
 
+@pytest.mark.slow
 def test_a_training_run_begins_with_it(cohort):
     """Whatever weights the run names itself, which need not even be there."""
     training = cohort / "tiny.yaml"

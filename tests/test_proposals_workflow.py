@@ -90,6 +90,7 @@ def translated(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_without_labels_or_sources_is_trained_on_the_slides(translated):
     write_config(translated, mode="label-free", model="tiny.yaml")
     run = run_snakemake(translated, "--dry-run", "--printshellcmds")

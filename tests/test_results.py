@@ -1,6 +1,6 @@
 """The tables of docs/results.md are those of the committed runs."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -13,8 +13,10 @@ EXPERIMENTS = sorted(path for path in (TOP / "experiments").glob("*.py") if path
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
-def test_a_table_is_what_its_experiment_prints(experiment):
-    command = [sys.executable, str(experiment), "--table"]
-    table = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TOP).stdout
+def test_a_table_is_what_its_experiment_prints(experiment, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(experiment.parent)
+    monkeypatch.setattr(sys, "argv", [str(experiment), "--table"])
+    runpy.run_path(str(experiment), run_name="__main__")
+    table = capsys.readouterr().out
     assert table.count("\n") > 2
     assert table in (TOP / "docs/results.md").read_text(encoding="utf-8")

@@ -100,6 +100,7 @@ def test_the_rest_is_in_the_logs(bare, untouched):
     assert WHY_BROKEN in (untouched / "results/broken/logs/image.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_is_replaced_is_named_before_it_is(bare, untouched):
     before = nuclei_of(untouched)
     again = run_snakemake(untouched, cores=1).stdout  # it tries the broken slide alone

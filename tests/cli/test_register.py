@@ -27,6 +27,7 @@ def files(tmp_path_factory):
     return folder, section
 
 
+@pytest.mark.slow
 def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     folder, section = files
     pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8"]

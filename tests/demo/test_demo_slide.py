@@ -74,6 +74,7 @@ def test_sheet_and_config_lead_to_the_slide(demo):
     assert (demo / sheet["path"].item()).is_file()
 
 
+@pytest.mark.slow
 def test_threads_repetition_and_a_partner_change_no_byte(demo, tmp_path):
     write_demo(tmp_path, 0.06, threads=2, partner=True)
     for name in ("demo.svs", "truth.csv", "truth.parquet"):

@@ -149,12 +149,14 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("head", ["point"])  # the other is what every other test of this folder exports
+@pytest.mark.slow
 def test_a_compact_network_with_the_point_head(head, shared_data):
     model, parity = export_and_compare(build("muse_compact_16", head), 160, shared_data, n_windows=4)
     require_the_same(parity)
     assert resizes(model) == {(b"linear", b"half_pixel")}
 
 
+@pytest.mark.slow
 def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data):
     model, parity = export_and_compare(build_tiny_vit("dense"), 160, shared_data, n_windows=4)
     require_the_same(parity)

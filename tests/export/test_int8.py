@@ -62,6 +62,7 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
+@pytest.mark.slow
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     again = tmp_path / "again.onnx"
     command = [sys.executable, "-m", "muse_pipeline.cli.main", "export", str(run / "run" / "checkpoint.pt")]

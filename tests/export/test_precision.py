@@ -49,6 +49,7 @@ def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.slow
 def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_data, tmp_path):
     """The built-in network at the issue's limits: positions within 0.05 px, 99.9 % of the classes."""
     checkpoint = find_checkpoint("compact")

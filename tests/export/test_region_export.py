@@ -55,6 +55,7 @@ def test_another_network_is_noticed(checkpoint, tmp_path):
         check_region_parity(other, tmp_path / "m.onnx", tmp_path / "pictures")
 
 
+@pytest.mark.slow
 def test_vgg_leaves_as_onnx_and_not_as_int8(tmp_path, capsys):
     torch.manual_seed(0)
     checkpoint = save_drawn_model(tmp_path, RegionNetwork("vgg16_3_stages", 2).eval(), "vgg16_3_stages")

@@ -120,6 +120,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
     """As a process of its own: the folder of temporary files is chosen once."""
     disk = tmp_path / "temporary"

@@ -79,6 +79,7 @@ def test_annotations_come_back_from_the_file(tmp_path):
     assert TissueMask.load(tmp_path / "plain.npz").annotations == ()
 
 
+@pytest.mark.slow
 def test_a_run_counts_the_nuclei_of_two_named_annotations(muse, tmp_path):
     assert muse("demo-slide", tmp_path, "--area-mm2", "0.3")[0] == 0
     halves = box(0, 0, 2400, 9000), box(2400, 0, 9000, 9000)
