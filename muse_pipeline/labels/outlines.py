@@ -33,36 +33,14 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     """
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
-    amount = _smooth_haematoxylin(pixels, stain, mpp)
+    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / mpp)
+    amount /= max(np.percentile(amount, 99), 1e-6)
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
-    rays = _smooth_outlines(follow_edges(amount, nuclei.xy, grown, mpp))
+    rays = follow_edges(amount, nuclei.xy, grown, mpp)
+    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
     area_um2 = np.pi * (rays**2).mean(1)
     rays[(area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1])] = np.nan
     return replace(nuclei, rays=rays)
-
-
-def put_on_edges(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float) -> Nuclei:
-    """Outlines on the clearest edge near each; one near which no edge is clear stays as it is.
-
-    Args:
-        pixels: (h, w, 3) uint8.
-        nuclei: with outlines, in its pixels; centres may lie beyond its border.
-        stain: as for ``outline_points``.
-        mpp: um per pixel.
-    """
-    rays = _smooth_outlines(follow_edges(_smooth_haematoxylin(pixels, stain, mpp), nuclei.xy, nuclei.rays, mpp))
-    return replace(nuclei, rays=np.where(np.isnan(rays).any(1, keepdims=True), nuclei.rays, rays))
-
-
-def _smooth_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None, mpp: float) -> np.ndarray:
-    """(h, w) float: about 1 in the darkest nuclei."""
-    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, stain), BLUR_UM / mpp)
-    return amount / max(np.percentile(amount, 99), 1e-6)
-
-
-def _smooth_outlines(rays: np.ndarray) -> np.ndarray:
-    """Edges are ragged, nuclei are not."""
-    return ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:

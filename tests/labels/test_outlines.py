@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.outlines import outline_points, put_on_edges
+from muse_pipeline.labels.outlines import outline_points
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP, N_RAYS = 0.5, 32
@@ -50,17 +50,3 @@ def test_any_number_of_rays_will_do(n_rays):
 def test_no_points_have_no_outlines():
     none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
     assert outline_points(picture(disc(30, 30, 7)), none, None, MPP, N_RAYS).rays.shape == (0, N_RAYS)
-
-
-def test_outlines_are_put_on_edges_and_stay_where_there_is_none():
-    pixels = picture(disc(30, 30, 9), disc(80, 60, 10))
-    rays = np.repeat(np.float32([[3.6], [6.0], [4.0]]), N_RAYS, 1)
-    found = put_on_edges(pixels, Nuclei(np.array([(30, 30), (80, 60), (30, 100.0)]), Frame.WINDOW, rays), None, MPP)
-    assert found.rays[0] == pytest.approx(4.5, abs=0.4)
-    assert found.rays[1] == pytest.approx(5, abs=0.4)
-    assert (found.rays[2] == 4).all()
-
-
-def test_without_nuclei_nothing_is_put_on_edges():
-    none = Nuclei(np.zeros((0, 2)), Frame.WINDOW, np.zeros((0, N_RAYS), np.float32))
-    assert put_on_edges(picture(disc(30, 30, 7)), none, None, MPP).rays.shape == (0, N_RAYS)
