@@ -17,6 +17,7 @@ from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import load_trained
@@ -26,6 +27,7 @@ from muse_pipeline.methods.psm.mask_network import TrainedMask
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, haematoxylin
 from muse_pipeline.proposals.points import find_points, split_mask
 from muse_pipeline.tissue.stain import fit_macenko
@@ -121,17 +123,11 @@ def write_found_labels(
     """
     names = sorted((labels / IMAGES).glob("*.png"))
     pictures = {path.stem: read_rgb(path, f"delete {labels} to make it again") for path in names}
-    margin = round(SURROUND_UM / config.mpp)
     predictor, reference = _load(checkpoint, config)
     n_nuclei = n_pictures = 0
     for name, pixels in pictures.items():
-        colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
-        surrounded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
-        found = detect_image(predictor, surrounded, colour)
-        found = found[np.argsort(found.score, kind="stable")]  # the surest lies on top
-        rings = rays_to_rings(found.xy - margin, found.rays, (config.mpp, config.mpp))
-        instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
-        n_here = write_found(folder, name, pixels, instances)
+        found = paint_nuclei(find_all(predictor, reference, pixels), pixels.shape[:2], config.mpp)
+        n_here = write_found(folder, name, pixels, found)
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     if not n_nuclei:
         raise ConfigError(
@@ -139,6 +135,27 @@ def write_found_labels(
             f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
         )
     say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
+    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; at its border as inside, some beyond it.
+
+    Args:
+        predictor: the detector.
+        reference: the colour that the picture is taken to.
+        pixels: the picture.
+    """
+    margin = round(SURROUND_UM / predictor.card.mpp)
+    colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
+    found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
+    found = found[np.argsort(found.score, kind="stable")]
+    return replace(found, xy=found.xy - margin)
+
+
+def paint_nuclei(found: Nuclei, shape: tuple[int, int], mpp: float) -> np.ndarray:
+    """(h, w) int32 instances of what ``find_all`` found; the surest lies on top."""
+    rings = rays_to_rings(found.xy, found.rays, (mpp, mpp))
+    return drop_small_labels(rings_to_labels(rings, shape), FRAGMENT_UM2 / mpp**2)
 
 
 def _load(path: Path, config: DetectorConfig) -> tuple[NetworkPredictor, ColourReference]:
