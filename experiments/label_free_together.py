@@ -5,11 +5,11 @@
     python experiments/label_free_together.py --table           # prints the table
 
 Pseudo-labels are what the built-in `label_free` finds from a score of 0.35 in the pixels of `config/train/psm.yaml`,
-made as in the self-training of `muse psm`. Tissue is rendered by the generator of `config/train/unit.yaml`, in the
-folder unit_real/ beside --work. All arms but `both-wide` train the same network from the same random weights, and all
-for as many steps with the augmentation of psm.yaml. The score from which a nucleus counts is the one with the best
-detection F1 at points of every fourth training picture of BRCA-M2C. TNBC and NuCLS are read as in `unit_real.py` and
-choose nothing.
+made as in the self-training of `muse psm`, with outlines as its network draws them. Tissue is rendered by the
+generator of `config/train/unit.yaml`, in the folder unit_real/ beside --work. All arms but `both-wide` train the same
+network from the same random weights, and all for as many steps with the augmentation of psm.yaml. The score from
+which a nucleus counts is the one with the best detection F1 at points of every fourth training picture of BRCA-M2C.
+TNBC and NuCLS are read as in `unit_real.py` and choose nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import cv2
 import numpy as np
 import onnx
 from arms import run_arms
-from scipy import ndimage
-from unit_real import MPP, TOP, Find, _change, _mean_of_seeds, _with_interval, aji, detection_f1, network_finder, score
 from unit_real import RUNS as UNIT_RUNS
+from unit_real import TOP, _change, _mean_of_seeds, _with_interval, aji, detection_f1, network_finder, score
 
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.pictures import read_rgb
@@ -34,7 +33,6 @@ from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.outlines import BLUR_UM, SMOOTHING, follow_edges, measure_haematoxylin
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.run import finetune
 from muse_pipeline.methods.psm.config import PsmConfig
@@ -42,9 +40,6 @@ from muse_pipeline.methods.psm.labels import find_all, label_source, paint_nucle
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
 from muse_pipeline.methods.psm.run import PsmRecipe, detector_config
 from muse_pipeline.methods.unit.pictures import Renderer, write_pictures
-from muse_pipeline.nuclei.masks import rings_to_labels
-from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
@@ -55,16 +50,13 @@ NARROW, WIDE = "muse_compact_32", "muse_compact_48"  # backbones; the built-in m
 N_RENDERED, RENDERED_PX = 400, 256
 LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)
 KINDS = {"pseudo": ("found",), "rendered": ("rendered",), "both": ("found", "rendered")}  # sources of each arm
-KINDS |= {"both-snapped": ("snapped", "rendered"), "both-wide": ("found", "rendered")}
-EDGES = {"both-edges": "both", "label_free-edges": "label_free"}  # whose outlines are put on edges once found
+KINDS["both-wide"] = KINDS["both"]
 TITLES = {
     "pseudo": "pseudo-labels",
     "rendered": "rendered tissue",
     "both": "**both**",
-    "both-snapped": "both, pseudo-labels put on the nearest edges",
     "both-wide": "both, a wider network (`muse_compact_48`)",
-    "both-edges": "both, outlines that it finds put on the nearest edges",
-    "label_free-edges": "built-in `label_free`, outlines that it finds put on the nearest edges",
+    "drawn": "built-in `label_free`, outlines as its network draws them",
 }
 BESIDE = {"otsu": "Otsu on haematoxylin, cut into nuclei", "label_free": "built-in `label_free`"}
 BASELINES = {"label_free": "`label_free`", "pseudo": "pseudo-labels"}
@@ -79,9 +71,8 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     """The threshold of a trained detector, how it was chosen, and its counts on both sets."""
     cv2.setNumThreads(1)
     data, work = args.data.resolve(), args.work.resolve()
-    if arm in EDGES:
-        trained = work / f"{EDGES[arm]}-{seed}/model.onnx"
-        return score(edge_finder(trained if EDGES[arm] in KINDS else find_model(EDGES[arm])), data)
+    if arm == "drawn":
+        return score(network_finder(as_drawn(find_model("label_free"))), data)
     backbone = WIDE if arm == "both-wide" else NARROW
     settings = (f"detector.backbone={backbone}", f"detector.schedule.steps={STEPS}", f"seed={seed}")
     _, config = load_run(TOP / "config/train/psm.yaml", data, settings)
@@ -93,7 +84,12 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     f1 = detection_by_threshold(Predictor(model), data / "brca-m2c")
     threshold = max(f1, key=f1.get)
     export_onnx(checkpoint, model, threshold=threshold)
-    return {"steps": STEPS, "threshold": threshold, "f1_by_threshold": f1, **score(network_finder(model), data)}
+    return {
+        "steps": STEPS,
+        "threshold": threshold,
+        "f1_by_threshold": f1,
+        **score(network_finder(Predictor(model)), data),
+    }
 
 
 def make_source(kind: str, config: PsmConfig, work: Path) -> LabelSource:
@@ -108,7 +104,7 @@ def make_source(kind: str, config: PsmConfig, work: Path) -> LabelSource:
     if not folder.is_dir():
         with complete_file(folder) as unfinished:
             unfinished.mkdir()
-            write_pseudo_labels(config, work, unfinished, snapped=kind == "snapped")
+            write_pseudo_labels(config, work, unfinished)
     return label_source(folder, config.mpp)
 
 
@@ -120,16 +116,21 @@ def weigh_alike(sources: list[LabelSource]) -> tuple[LabelSource, ...]:
     )
 
 
-def write_pseudo_labels(config: PsmConfig, work: Path, folder: Path, snapped: bool) -> None:
+def as_drawn(model: Path) -> Predictor:
+    """A detector whose outlines stay as its network draws them."""
+    predictor = Predictor(model)
+    predictor.card = dataclasses.replace(predictor.card, snap_um=0.0)
+    return predictor
+
+
+def write_pseudo_labels(config: PsmConfig, work: Path, folder: Path) -> None:
     """Write what the built-in model finds in the pictures of the config."""
     masks = train_run(PsmRecipe(), config, work / "psm", Options(accelerator="cpu", say=print), until="masks")
     lowered = work / "lowered.onnx"
     lower_threshold(find_model("label_free"), lowered, config.self_training.threshold)
-    predictor = Predictor(lowered)
+    predictor = as_drawn(lowered)
     for name, pixels, _ in read_pictures_and_masks(masks):
         found = find_all(predictor, predictor.card.colour, pixels)
-        if snapped:
-            found = put_on_edges(found, pixels, config.mpp)
         write_found(folder, name, pixels, paint_nuclei(found, pixels.shape[:2], config.mpp))
 
 
@@ -140,26 +141,6 @@ def lower_threshold(model: Path, output: Path, threshold: float) -> None:
     (limit,) = (one for one in graph.graph.initializer if one.name == comparison.input[1])
     limit.CopyFrom(onnx.numpy_helper.from_array(np.array(threshold, np.float32), limit.name))
     onnx.save_model(graph, output)
-
-
-def put_on_edges(found: Nuclei, pixels: np.ndarray, mpp: float) -> Nuclei:
-    """Outlines on the clearest edge near each, as those grown from points; one near which there is none stays."""
-    amount = ndimage.gaussian_filter(measure_haematoxylin(pixels, fit_macenko(pixels.reshape(-1, 3))), BLUR_UM / mpp)
-    rays = follow_edges(amount / max(np.percentile(amount, 99), 1e-6), found.xy, found.rays, mpp)
-    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")
-    return dataclasses.replace(found, rays=np.where(np.isnan(rays).any(1, keepdims=True), found.rays, rays))
-
-
-def edge_finder(model: Path) -> Find:
-    """What a model finds, its outlines put on edges."""
-    predictor = Predictor(model)
-
-    def find(pixels: np.ndarray) -> np.ndarray:
-        found = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
-        found = put_on_edges(found[np.argsort(found.score, kind="stable")], pixels, MPP)
-        return rings_to_labels(rays_to_rings(found.xy, found.rays, (MPP, MPP)), pixels.shape[:2])
-
-    return find
 
 
 def detection_by_threshold(predictor: Predictor, folder: Path) -> dict[float, float]:

@@ -53,11 +53,11 @@ RUNS = Path(__file__).parent / "unit_real"
 MPP, MIN_PX, RAYS = 0.25, 20, 32
 STRIDE_PX = 32  # of the reader
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
+SNAP_UM = 1.5  # as in the card of `label_free`
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
     "first": "its first stage alone",
-    "short": "the same with 120 + 150 steps",
-    "before": "an earlier recipe: no stain reference, threshold 0.2, masks of the published sizes",
+    "snapped": "its outlines on the nearest edges, as those of `label_free`",
     "third": "a third of its steps",
     "no-guide": "a third, without the instance guide; nuclei of read masks",
     "uniform": "a third, nuclei of masks placed uniformly",
@@ -65,16 +65,10 @@ TRAINED = {
     "painted-whole": "control, all steps of the reader on flat painted masks, no GAN",
 }
 THIRD = ["schedule.steps=500", "second.steps=500"]
-BEFORE = [
-    *("schedule.steps=500", "second.steps=400", "second.learning_rate=5.0e-4", "precision=32-true"),
-    *("colour=identity", "calibrate=false", "tissue={}"),
-    "augmentation={stain_gain: 0.1, stain_mix: 0, shift: 0.03, blur: 0, noise: 0}",
-]
 CHANGES = {  # of settings
     "unit": [],
     "first": [],
-    "short": ["schedule.steps=120", "second.steps=150"],
-    "before": BEFORE,
+    "snapped": [],
     "third": THIRD,
     "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
     "uniform": [*THIRD, "tissue.placement=uniform"],
@@ -127,15 +121,18 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
     _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}", *CHANGES[arm]])
     if arm in {"painted", "painted-whole"}:
         checkpoint = train_painted(config, runs / f"{arm}-{seed}")
-    elif arm == "first":
-        checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation")
+    elif arm in {"first", "snapped"}:  # of the whole run
+        checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation" if arm == "first" else "reader")
     else:
         checkpoint = train_unit(config, runs / f"{arm}-{seed}", until="reader")
     if arm == "no-guide":
         return mask_finder(checkpoint, config)
     model = checkpoint.with_name("model.onnx")
     export_onnx(checkpoint, model)
-    return network_finder(Predictor(model))
+    predictor = Predictor(model)
+    if arm == "snapped":
+        predictor.card = dataclasses.replace(predictor.card, snap_um=SNAP_UM)
+    return network_finder(predictor)
 
 
 def train_unit(config: UnitConfig, folder: Path, until: str) -> Path:
