@@ -11,6 +11,7 @@ from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
 
 METADATA_KEY = "muse_card"
+MAX_SNAP_UM = 5.0
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ class ModelCard(Card):
         for name, value in sizes.items():
             if not value > 0:
                 raise ConfigError(f"card of '{self.name}': {name} is {value}, which no model has")
+        if not 0 <= self.snap_um <= MAX_SNAP_UM:
+            raise ConfigError(
+                f"card of '{self.name}': snap_um is {self.snap_um:g}; give a number from 0 to {MAX_SNAP_UM:g}"
+            )
         core_px = self.input_px - 2 * self.halo_px
         if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
             raise ConfigError(

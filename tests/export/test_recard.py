@@ -8,6 +8,7 @@ import onnx
 import pytest
 from drawn_tissue import draw_labelled_tissue
 
+from muse_pipeline.export.parity import check_parity
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.tissue.stain import IDENTITY
@@ -41,6 +42,16 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
     assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()
 
 
+def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, picture):
+    model, moving = run / "model.onnx", tmp_path / "moving.onnx"
+    assert muse("card", model, "--snap-um", "1.5", "-o", moving)[0] == 0
+    drawn, moved = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, moving))
+    assert np.array_equal(drawn.xy, moved.xy) and np.array_equal(drawn.prob, moved.prob)
+    assert not np.array_equal(drawn.rays, moved.rays) and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
+    assert "moved by up to 1.5" in muse("card", moving)[1]
+    assert check_parity(run / "run/checkpoint.pt", moving, run / "images").n_nuclei
+
+
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
     model, printed = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
     assert muse("card", run / "model.onnx", "--limits", printed, "-o", model)[0] == 0
@@ -68,6 +79,7 @@ def test_a_finetuned_model_has_its_training_pictures(run):
     ("arguments", "complaint"),
     [
         (["--temperature", "2"], "--output"),
+        (["--snap-um", "50", "-o", "{out}"], "snap_um is 50"),
         (["-o", "{out}"], "nothing to change in the card"),
         (["--pictures", "{empty}", "0.5", "-o", "{out}"], "holds no pictures"),
         (["--pictures", "{empty}", "coarse", "-o", "{out}"], "um per pixel"),

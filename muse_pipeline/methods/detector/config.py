@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import MODEL_PRECISIONS
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.stream import MAX_SEED
-from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.consistency import ConsistencySettings
@@ -58,7 +58,9 @@ class ExportSettings:
     def __post_init__(self) -> None:
         require_one_of(self, "export", precision=MODEL_PRECISIONS)
         require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
-        require_between(self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1), snap_um=(0, 5))
+        require_between(
+            self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1), snap_um=(0, MAX_SNAP_UM)
+        )
 
 
 COLOURS = ("macenko", "identity")
