@@ -7,7 +7,7 @@ import numpy as np
 
 from muse_pipeline.nuclei.rays import ray_directions
 
-STEP_UM = 0.25  # between the places that are tried along a ray
+STEP_UM = 0.25  # between the radii that are tried along a ray
 WIDTH_UM = 0.75  # of the bands on either side of an edge that are compared
 LEAST_UM = 1.0  # shortest ray
 LOYALTY = 2.0  # cost of the squared relative change of a ray, in units of a nucleus' own edge
@@ -58,7 +58,7 @@ def _snap(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reac
 
 
 def _edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """(N, R, 2 n + 1): how much darker a ray is before than after each place, from ``n`` steps before its end."""
+    """(N, R, 2 n + 1): how much darker a ray is before than after each radius, from ``n`` steps before its end."""
     width = round(WIDTH_UM / STEP_UM)
     offsets = (np.arange(-n - width, n + width, dtype=np.float32) + 0.5) * np.float32(STEP_UM)
     along = np.maximum(rays[..., None] + offsets, 0) / np.float32(mpp)  # (N, R, samples) px
@@ -82,8 +82,8 @@ def closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
     """The cheapest closed path (N, R) through costs (N, R, S): of two turns the middle one, whose ends have met.
 
     Args:
-        cost: of each place on each ray.
-        jump: places that neighbouring rays may differ by.
+        cost: of each radius on each ray.
+        jump: steps that neighbouring rays may differ by.
         bend: cost of each.
     """
     n_rays, n_steps = cost.shape[1:]
