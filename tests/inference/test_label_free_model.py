@@ -1,5 +1,7 @@
 """The built-in model that no label trained: its card, its size, and nuclei where there are some."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -35,6 +37,20 @@ def test_it_finds_about_as_many_nuclei_as_there_are(predictor, shared_data):
     n_true = len(next((folder / "labels").glob(f"{path.stem}*")).read_text().splitlines())
     assert 0.6 * n_true < len(found) < 1.7 * n_true
     assert 2 < found.rays.mean() < 6  # um
+
+
+def test_its_outlines_are_those_of_the_graph_on_the_nearest_edges(predictor, shared_data, monkeypatch):
+    path = sorted((shared_data / "nucls-cc0/images").iterdir())[0]
+    pixels = cv2.resize(cv2.imread(str(path))[..., ::-1], (128, 128), interpolation=cv2.INTER_AREA)
+    colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))
+    window = np.full((1, 1024, 1024, 3), 255, np.uint8)
+    window[0, :128, :128] = pixels
+    (moved,) = predictor(window, colour)
+    monkeypatch.setattr(predictor, "card", dataclasses.replace(predictor.card, snap_um=0.0))
+    (plain,) = predictor(window, colour)
+    assert (moved.xy == plain.xy).all() and (moved.score == plain.score).all()
+    change = np.abs(moved.rays - plain.rays)
+    assert 0.2 < change.mean() < 1 and change.max() < 1.5 + 0.2
 
 
 def test_glass_and_plain_stroma_hold_no_nuclei(predictor):
