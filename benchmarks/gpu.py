@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,9 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for row in (*measure_inference(args), *measure_training(args)):
-        print(
-            "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{value}" for name, value in row.items())
-        )
+    for row in chain(measure_inference(args), measure_training(args)):
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+        print("  ".join(f"{name}: {value}" for name, value in shown.items()))
         rows.append(row)
     write_json(args.output / "gpu.json", rows)
 
@@ -88,16 +88,16 @@ def time_calls(calls: list[Callable], rounds: int) -> float:
 
 
 def find(predictor: Predictor, batch: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Positions (N, 2) px and scores (N,) of the nuclei of each window of a batch (B, 3, S, S)."""
-    xy, score = predictor.session.run(predictor.outputs, {"pixels": batch, "colour": IDENTITY})[:2]
-    return [(one[s > 0], s[s > 0]) for one, s in zip(xy, score, strict=True)]
+    """Positions (N, 2) px and scores (N,) of the nuclei of each window of a batch (B, S, S, 3)."""
+    return [(nuclei.xy, nuclei.score) for nuclei in predictor(batch, IDENTITY)]
 
 
 def bind(predictor: Predictor, batch: np.ndarray) -> Callable[[], None]:
     """A call of the graph whose inputs are on the device already, and whose outputs stay there."""
     device = "cuda" if predictor.provider in GPU_PROVIDERS else "cpu"
     binding = predictor.session.io_binding()
-    for name, values in {"pixels": batch, "colour": IDENTITY}.items():
+    planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+    for name, values in {"pixels": planes, "colour": IDENTITY}.items():
         binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(values, device))
     for name in predictor.outputs:
         binding.bind_output(name, device)

@@ -54,7 +54,7 @@ def seconds_in_turns(predictors: list[Predictor], windows: list[np.ndarray], rou
 
 
 def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]:
-    """``n`` windows (1, 3, side, side) uint8 of nine pictures each, white where these end."""
+    """``n`` windows (1, side, side, 3) uint8 of nine pictures each, white where these end."""
     part = side_px // ACROSS
     windows = []
     for first in range(0, n * ACROSS**2, ACROSS**2):
@@ -63,14 +63,14 @@ def draw_windows(pictures: list[Path], n: int, side_px: int) -> list[np.ndarray]
             pixels = cv2.imread(str(path))[:part, :part, ::-1]
             row, column = (part * at for at in divmod(location, ACROSS))
             window[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
-        windows.append(np.ascontiguousarray(window.transpose(2, 0, 1)[None]))
+        windows.append(window[None])
     return windows
 
 
 def run(predictor: Predictor, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N, 2) in px and scores (N,) of what is found in one window, whose colours are left as they are."""
-    xy, score = predictor.session.run(predictor.outputs, {"pixels": window, "colour": IDENTITY})[:2]
-    return xy[score > 0], score[score > 0]
+    (found,) = predictor(window, IDENTITY)
+    return found.xy, found.score
 
 
 def compare(expected: list[tuple], found: list[tuple]) -> tuple[int, int]:

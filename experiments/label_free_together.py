@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from arms import run_arms
 from unit_real import RUNS as UNIT_RUNS
-from unit_real import TOP, _change, _mean_of_seeds, _with_interval, aji, detection_f1, network_finder, score
+from unit_real import TOP, aji, change_from, detection_f1, mean_of_seeds, network_finder, score, with_interval
 
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.pictures import read_rgb
@@ -173,17 +173,17 @@ def _render(name: str, runs: list[dict]) -> str:
     changes = [f"change of {of} from {title} (95 %)" for title in BASELINES.values() for of in ("F1", "AJI")]
     header = [name, "seeds", "threshold", "detection F1 (95 %)", "AJI (95 %)", *changes]
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    sums = {arm: _mean_of_seeds([run for run in runs if run["arm"] == arm], name) for arm in (*TITLES, *BESIDE)}
+    sums = {arm: mean_of_seeds([run for run in runs if run["arm"] == arm], name) for arm in (*TITLES, *BESIDE)}
     for arm, title in (TITLES | BESIDE).items():
         if sums[arm] is None:
             continue
         values, patients, n = sums[arm]
         thresholds = ", ".join(f"{run['threshold']:.2f}" for run in runs if run["arm"] == arm and "threshold" in run)
         cells = [title, str(n) if arm.startswith(tuple(KINDS)) else "", thresholds]
-        cells += [_with_interval(measure, values, patients) for measure in (detection_f1, aji)]
+        cells += [with_interval(measure, values, patients) for measure in (detection_f1, aji)]
         for base in BASELINES:
             before = None if arm == base else sums[base]
-            cells += [_change(one, before[0], values, patients) if before else "" for one in (detection_f1, aji)]
+            cells += [change_from(one, before[0], values, patients) if before else "" for one in (detection_f1, aji)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

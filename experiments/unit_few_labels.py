@@ -26,10 +26,9 @@ import numpy as np
 from arms import run_arms
 from suggest import SCORES, load_breast, read_site, score, scorer_of, without
 from trident_detector import SETTINGS
-from unit_real import MPP, RAYS, aji, compare, detection_f1, network_finder, read_tnbc
+from unit_real import MPP, aji, compare, detection_f1, network_finder, read_tnbc
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
@@ -38,7 +37,8 @@ from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import finetune
 from muse_pipeline.methods.detector.validation import NetworkPredictor
-from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.methods.psm.labels import label_source
+from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
 
@@ -152,16 +152,11 @@ def divide_crops(patients: dict[str, str], n: int, seed: int) -> tuple[list[str]
 
 def write_source(crops: Sequence[Crop], folder: Path) -> LabelSource:
     """Write crops as pictures, instances and their class, as `format: instances` reads them."""
-    images, instances, points = (folder / name for name in ("images", "instances", "points"))
-    for path in (images, instances, points):
-        path.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, _, pixels, labels in crops:
-        write_png(images / f"{name}.png", pixels)
-        write_png(instances / f"{name}.png", labels.astype(np.uint16))
-        centres = label_image_to_nuclei(labels, (MPP, MPP), RAYS).xy
-        lines = [f"{x:.1f} {y:.1f} {NUCLEUS.name}\n" for x, y in centres]
-        (points / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-    return LabelSource(instances, "instances", images=images, points=points, mpp=MPP, patient=2)
+        n_nuclei = len(np.unique(labels[labels > 0]))
+        write_instances(folder, name, pixels, labels, [NUCLEUS.name] * n_nuclei)
+    return dataclasses.replace(label_source(folder, MPP), patient=2)
 
 
 def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:

@@ -298,20 +298,20 @@ def _render(name: str, runs: list[dict]) -> str:
         f"| {name} | seeds | detection F1 (95 %) | AJI (95 %) | change of F1 (95 %) | change of AJI (95 %) |",
         "|---|---|---|---|---|---|",
     ]
-    sums = {arm: _mean_of_seeds([run for run in runs if run["arm"] == arm], name) for arm in ARMS}
+    sums = {arm: mean_of_seeds([run for run in runs if run["arm"] == arm], name) for arm in ARMS}
     for arm, title in ARMS.items():
         if sums[arm] is None:
             continue
         values, patients, n = sums[arm]
-        cells = [_with_interval(measure, values, patients) for measure in (detection_f1, aji)]
+        cells = [with_interval(measure, values, patients) for measure in (detection_f1, aji)]
         changes = ["", ""]
         if arm != REFERENCE and sums[REFERENCE]:
-            changes = [_change(measure, sums[REFERENCE][0], values, patients) for measure in (detection_f1, aji)]
+            changes = [change_from(measure, sums[REFERENCE][0], values, patients) for measure in (detection_f1, aji)]
         rows.append(f"| {title} | {n if arm in TRAINED else ''} | " + " | ".join((*cells, *changes)) + " |")
     return "\n".join(rows)
 
 
-def _mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
+def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
     """(N, 5) sums of crops, their patients, and the number of seeds."""
     if not runs:
         return None
@@ -319,12 +319,14 @@ def _mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], 
     return values, [row[0] for row in runs[0]["crops"][name].values()], len(runs)
 
 
-def _with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
+def with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
+    """A measure of (N, 5) sums of crops, and its interval over patients."""
     low, high = percentile_interval(measure(resample_sums(values, patients)), patients)
     return f"{measure(values.sum(0)):.3f} ({low:.3f} to {high:.3f})"
 
 
-def _change(measure: Callable, before: np.ndarray, after: np.ndarray, patients: list[str]) -> str:
+def change_from(measure: Callable, before: np.ndarray, after: np.ndarray, patients: list[str]) -> str:
+    """The difference of a measure, paired by crop, and its interval over patients."""
     found = compare_scores(before, after, patients, measure)
     low, high = found["interval"]
     return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"

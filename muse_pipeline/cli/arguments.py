@@ -40,6 +40,13 @@ def positive(text: str) -> float:
     return number
 
 
+def not_negative(text: str) -> float:
+    """A finite number from 0."""
+    if not 0 <= (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return number
+
+
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
     if not 0 <= (number := _number(text)) <= 1:

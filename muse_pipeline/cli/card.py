@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import add_output_argument, positive, text_columns
+from muse_pipeline.cli.arguments import add_output_argument, not_negative, positive, text_columns
 from muse_pipeline.cli.output import add_json_argument, show_result
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--snap-um",
-        type=positive,
+        type=not_negative,
         metavar="UM",
-        help="how far outlines may move to the nearest edge of the stained nucleus",
+        help="how far outlines may move to the nearest edge of the stained nucleus; 0: not at all",
     )
     parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
     add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> None:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
     card = recard(model, args.output, **facts)
-    print(f"{args.output}: {card.name}, temperature {card.temperature:g}, outlines move by {card.snap_um:g} um at most")
+    print(
+        f"{args.output}: {card.name}, temperature {card.temperature:g}, outlines moved by at most {card.snap_um:g} um"
+    )
 
 
 def _text(card: ModelCard) -> str:

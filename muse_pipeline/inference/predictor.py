@@ -13,7 +13,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
-from muse_pipeline.inference.colour_input import measure_haematoxylin
+from muse_pipeline.inference.colour_input import reference_haematoxylin
 from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
 from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
@@ -161,7 +161,7 @@ class Predictor(GraphRunner):
         """Nuclei with outlines on the nearest edges of the haematoxylin of their window."""
         if not len(nuclei):
             return nuclei
-        amount = measure_haematoxylin(window, self.card.colour, colour)
+        amount = reference_haematoxylin(window, self.card.colour, colour)
         return replace(nuclei, rays=snap_to_edges(amount, nuclei.xy, nuclei.rays, self.card.mpp, self.card.snap_um))
 
 

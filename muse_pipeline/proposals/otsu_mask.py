@@ -14,7 +14,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.tissue.find import drop_small
-from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density
+from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
 BLUR_UM = 0.5  # grain of camera and chromatin
 OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
@@ -219,10 +219,7 @@ def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
     The least-squares share of the first of two ``stains`` (2, 3); what lies off their plane counts for neither.
     """
-    weights = np.linalg.pinv(np.asarray(stains, float))[:, 0]
-    table = (optical_density(np.arange(256, dtype=np.uint8))[:, None] * weights).astype(np.float32)
-    shares = cv2.LUT(np.ascontiguousarray(pixels), table[None])  # (h, w, 3): what each channel adds
-    return np.maximum(cv2.transform(shares, np.ones((1, 3), np.float32)), 0)
+    return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
 
 
 def _unit(stains: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 BROWN_DENSITY = 0.25  # of blue, from which brown is no haze
@@ -23,6 +24,17 @@ DENSITY.setflags(write=False)
 def optical_density(pixels: np.ndarray) -> np.ndarray:
     """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is as much in float32."""
     return _DENSITY[pixels]
+
+
+def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum of the optical densities of the channels, each times its weight: (h, w) float32.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        weights: (3,), such as a column of the pseudo-inverse of two stains, which gives the amount of one of them.
+    """
+    shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
+    return cv2.transform(shares, np.ones((1, 3), np.float32))
 
 
 def is_brown(density: np.ndarray) -> np.ndarray:
