@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.files import read_json
+from muse_pipeline.data.points import PointSet, point_features
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import confusion_by_patient
 from muse_pipeline.inference.card import ColourReference
@@ -16,8 +17,8 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour, mean_stains
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.probing.features import PointSet, point_features
-from muse_pipeline.probing.protocols import classify_by_neighbours, train_linear_probe
+from muse_pipeline.probing.protocols import train_linear_probe
+from muse_pipeline.training.neighbours import classify_by_neighbours
 from muse_pipeline.training.start import load_backbone
 
 PROTOCOLS = ("kNN", "linear")

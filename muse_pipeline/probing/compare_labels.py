@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muse_pipeline.data.points import PointSet
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import accuracy, balanced_accuracy, confusion_by_patient
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.probing.features import PointSet
 from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours
 from muse_pipeline.probing.network import SEED, ProbedNetwork
 from muse_pipeline.probing.probe import ProbeData, ProbeSettings

@@ -22,9 +22,10 @@ from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.tissue import LabelledPath, TissueSource, list_labelled, read_label_table
 from muse_pipeline.methods.detector.config import require_window
 from muse_pipeline.probing.network import SEED, ProbedNetwork
-from muse_pipeline.probing.protocols import classify_by_neighbours, train_linear_probe
+from muse_pipeline.probing.protocols import train_linear_probe
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.neighbours import classify_by_neighbours
 from muse_pipeline.training.run import Options
 
 K, BATCH, N_DRAWS = 20, 32, 5

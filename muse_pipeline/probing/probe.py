@@ -12,6 +12,7 @@ import torch
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.points import PointSet, cut_point_windows, largest_reflection
 from muse_pipeline.evaluation.bootstrap import REPEATS
 from muse_pipeline.evaluation.detection import score_classes
 from muse_pipeline.evaluation.summary_text import format_interval, format_number, render_table
@@ -21,7 +22,6 @@ from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import check_leaks, image_colour, require_every_class
 from muse_pipeline.methods.detector.config import DetectorConfig, require_window
-from muse_pipeline.probing.features import PointSet, cut_point_windows, largest_reflection
 from muse_pipeline.probing.network import SEED, open_network
 from muse_pipeline.probing.protocols import (
     FINETUNE,

@@ -8,12 +8,12 @@ from drawn_probe import write_probe_configs
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Frame
+from muse_pipeline.data.points import PointSet, cut_point_windows, largest_reflection, point_features, read_window
 from muse_pipeline.evaluation.detection import accuracy, balanced_accuracy, score_classes
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.probing.features import PointSet, cut_point_windows, largest_reflection, point_features, read_window
 from muse_pipeline.probing.protocols import ProbeSplit, choose, split_halves, split_validation_and_test
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
