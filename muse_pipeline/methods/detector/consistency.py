@@ -82,19 +82,20 @@ class ConsistencyTerm(nn.Module):
 
     Args:
         settings: see there.
-        n_classes: C.
+        class_weights: (C,) weights of the classes in the cross-entropy over types, as the labels' loss has them.
         mpp: um per pixel of the windows.
     """
 
-    def __init__(self, settings: ConsistencySettings, n_classes: int, mpp: float):
+    def __init__(self, settings: ConsistencySettings, class_weights: Tensor, mpp: float):
         super().__init__()
         self.settings, self.cell_um = settings, CELL_PX * mpp
-        self.register_buffer("confidence", torch.ones(n_classes))
+        self.register_buffer("class_weights", class_weights)
+        self.register_buffer("confidence", torch.ones(len(class_weights)))
 
     def forward(self, student: NucleusMaps, teacher: Teacher, batch: LabelledBatch) -> dict[str, Tensor]:
         """The unweighted term, and pseudo-nuclei per window."""
         nuclei, label, background = self.choose(teacher, unannotated_cells(batch))
-        type_error = functional.cross_entropy(student.label, label[:, 0], reduction="none")[:, None]
+        type_error = functional.cross_entropy(student.label, label[:, 0], self.class_weights, reduction="none")[:, None]
         error = (functional.softplus(-student.centre) + type_error) * nuclei
         error = error + functional.softplus(student.centre) * background
         return {

@@ -42,7 +42,7 @@ class DetectorTraining(Method):
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
-        self.consistency = ConsistencyTerm(consistency, len(class_weights), mpp) if consistency else None
+        self.consistency = ConsistencyTerm(consistency, class_weights, mpp) if consistency else None
         self.distillation, self.backbone_rate = distillation, backbone_rate
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:

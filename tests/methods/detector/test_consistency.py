@@ -12,6 +12,7 @@ from muse_pipeline.methods.detector.consistency import ConsistencySettings, Cons
 from muse_pipeline.models.heads import NucleusMaps
 
 SIDE = 16
+EVEN = torch.ones(2)
 
 
 def maps_of(centre, label, requires_grad=False):
@@ -19,7 +20,7 @@ def maps_of(centre, label, requires_grad=False):
     return NucleusMaps(*(values.requires_grad_() for values in maps)) if requires_grad else maps
 
 
-def scene(logits, settings=None):
+def scene(logits, settings=None, weights=EVEN):
     """A teacher with predictions at (row, column): (centre logit, label logit of class 1); Omega is the left half."""
     centre, label = torch.full((1, 1, SIDE, SIDE), -9.0), torch.zeros(1, 2, SIDE, SIDE)
     for (row, column), (sure, second) in logits.items():
@@ -29,7 +30,7 @@ def scene(logits, settings=None):
     region = torch.zeros(1, SIDE, SIDE)
     region[..., :8] = 5.0
     batch = LabelledBatch(None, None, torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.zeros(1, 1, 4), region)
-    term = ConsistencyTerm(settings or ConsistencySettings(), 2, 0.5)
+    term = ConsistencyTerm(settings or ConsistencySettings(), weights, 0.5)
     torch.manual_seed(0)
     student = maps_of(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1, 2, SIDE, SIDE), requires_grad=True)
     return term, student, term(student, teacher, batch)
@@ -55,6 +56,15 @@ def test_nuclei_cost_their_class_and_three_times_as_many_cells_the_background():
     assert (student.centre.grad > 0).sum() == 6
     assert (student.centre.grad < 0).nonzero().tolist() == [[0, 0, 3, 12], [0, 0, 9, 9]]
     assert student.label.grad[0, :, 3, 12].tolist() == pytest.approx([1 / 16, -1 / 16])
+
+
+def test_types_weigh_as_in_the_loss_of_the_labels():
+    _, student, terms = scene({(3, 12): (5.0, 5.0), (9, 9): (5.0, -5.0)}, weights=torch.tensor([3.0, 0.5]))
+    expected = (2 * math.log(2) + (3 + 0.5) * math.log(2) + 6 * math.log(2)) / 8
+    assert float(terms["consistency"].detach()) == pytest.approx(expected)
+    terms["consistency"].backward()
+    assert student.label.grad[0, :, 9, 9].tolist() == pytest.approx([-3 / 16, 3 / 16])
+    assert student.label.grad[0, :, 3, 12].tolist() == pytest.approx([0.5 / 16, -0.5 / 16])
 
 
 def test_what_is_not_sure_is_left_alone():
@@ -89,7 +99,7 @@ def test_confidence_is_remembered_by_type():
 
 
 def test_the_weight_rises_over_a_fifth_of_the_run():
-    term = ConsistencyTerm(ConsistencySettings(weight=2.0), 2, 0.5)
+    term = ConsistencyTerm(ConsistencySettings(weight=2.0), EVEN, 0.5)
     assert [term.weight(progress) for progress in (0, 0.1, 0.2, 0.9)] == [0, 1, 2, 2]
 
 
