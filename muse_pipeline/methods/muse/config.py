@@ -31,7 +31,8 @@ class MuseConfig:
         backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
         schedule: length and learning rate.
-        held: labelled images for the later evaluation; their patients must not be among the sources.
+        held: labelled images for the evaluation; their patients must not be among the sources. Where each has a
+            ``class_map``, the teacher is scored on them every ``schedule.validate_every`` steps, and kept.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE file or the name of a built-in model;
             random when not given.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.

@@ -22,10 +22,11 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.validation import SCORE, HeldScore, read_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
@@ -35,6 +36,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage
 from muse_pipeline.training.start import Seen, load_backbone, seen_before
 
 INDEX = "nuclei"
+TEACHERS = "teachers"  # checkpoints at validations
 
 
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
@@ -102,6 +104,9 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         """Open the images; stores are read while the run goes on."""
         data = self.open_data(say)
         require_apart([*data.patients, *self._seen.patients], self.config.held)
+        self._held = read_held(self.config.held, self.config.middle_mpp)
+        if self.config.held and not self._held:
+            say("`held` does not score the teacher: that needs a `class_map` of each source, two classes, two patients")
         return data
 
     def open_data(self, say: Say) -> PretrainData:
@@ -138,8 +143,21 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse."""
-        return (CollapseAlarm(self.config.schedule, self.folder),)
+        """An alarm for collapse; with labelled nuclei held back, scores of the teacher."""
+        return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
+
+    def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
+        """Scores of the backbone on the held nuclei, and a checkpoint with each."""
+        if not self._held:
+            return ()
+
+        def keep(done: int, score: float) -> None:
+            trained = self.checkpoint(data, method)
+            path = self.folder / TEACHERS / f"{done}.pt"
+            path.parent.mkdir(exist_ok=True)
+            save_checkpoint(path, dataclasses.replace(trained, meta={**trained.meta, "step": done, SCORE: score}))
+
+        return (HeldScore(method.trained(), self._held, data.reference, self.config.views.global_px, keep),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The backbone that leaves the run."""

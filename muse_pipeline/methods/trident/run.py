@@ -116,8 +116,8 @@ class TridentStage(MuseStage):
             draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse."""
-        return (SpreadAlarm(self.config.schedule, self.folder),)
+        """An alarm for collapse; with labelled nuclei held back, scores of the H&E backbone."""
+        return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
 LEAST_SPREAD = 0.05  # of runs that still learn; see ``method.measure_spread``

@@ -1,0 +1,93 @@
+"""How well the features of a teacher tell the classes of nuclei apart while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.data.points import PointSet, point_features
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import image_colour
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.neighbours import classify_by_neighbours
+
+SCORE = "held kNN"
+K, MAX_IMAGES = 20, 40
+
+
+def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
+    """At most ``MAX_IMAGES`` labelled images at ``mpp``, spread evenly; none where classes or patients are too few.
+
+    Classes are those of the sources' class maps.
+
+    Raises:
+        LabelError: see ``labels.read.read_labelled_images``.
+    """
+    classes = sorted({name for source in sources for name in source.class_map.values() if name})
+    if len(classes) < 2 or not all(source.class_map for source in sources):
+        return []
+    images = read_labelled_images(sources, tuple(classes), mpp, n_rays=3)
+    chosen = np.unique(np.linspace(0, len(images) - 1, MAX_IMAGES).round().astype(int))
+    images = [images[index] for index in chosen]
+    return images if len({image.patient for image in images}) > 1 else []
+
+
+class HeldScore(Monitor):
+    """Classes of held nuclei by their nearest neighbours among the nuclei of other held patients.
+
+    Args:
+        backbone: the teacher's, whose weights at the time of a call are scored.
+        images: labelled, of two or more patients.
+        reference: the colour that images are taken to.
+        window_px: side of the windows that nuclei are read in.
+        keep: called with the steps done and the accuracy in percent.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        images: Sequence[LabelledImage],
+        reference: ColourReference,
+        window_px: int,
+        keep: Callable[[int, float], None],
+    ):
+        self.backbone, self.keep = backbone, keep
+        colours = np.stack([image_colour(image, reference) for image in images])
+        self.points = PointSet(images, colours, window_px)
+
+    def on_validate(self, done: int, log: MetricsLog) -> None:
+        """Score, keep the weights, log."""
+        score = self.score()
+        self.keep(done, score)
+        log.append(done - 1, {SCORE: round(score, 2)})
+
+    def score(self) -> float:
+        """Accuracy in percent."""
+        device, was_training = next(self.backbone.parameters()).device, self.backbone.training
+        features = point_features(self.backbone, self.points, device)
+        self.backbone.train(was_training)
+        return accuracy_of_others(features, self.points.label, self.points.patient)
+
+
+def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
+    """Percent of P nuclei whose class is that of their ``K`` nearest neighbours in other patients.
+
+    Args:
+        features: (P, D).
+        label: (P,) class index.
+        patient: (P,) whose nucleus it is.
+    """
+    n_right = 0
+    for name in np.unique(patient):
+        own = torch.from_numpy(patient == name)
+        found = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1, [K])
+        n_right += int((found[0] == label[own]).sum())
+    return 100 * n_right / len(label)
