@@ -24,7 +24,7 @@ from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.stream import seed_of_step
 
-MPP_MODES = ("independent", "same", "ends")
+MPP_MODES = ("independent", "same")
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
 MAX_SIDE_PX = 4096
 QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # 1, 2 and 3 of them
@@ -41,8 +41,7 @@ class ViewSettings:
         local_px: side of a local view, px.
         n_local: local views per set, in addition to two global ones.
         mpp: (finest, coarsest) um per pixel of views, drawn uniformly.
-        mpp_mode: "independent": drawn for every view; "same": once for all views of a set; "ends": the finest or the
-            coarsest for every view, and one of each for the two global ones.
+        mpp_mode: "independent": drawn for every view; "same": once for all views of a set.
         min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
         max_matches: nuclei of a pair of views that are compared, drawn from those that both see.
         draws: see ``min_matches``.
@@ -176,7 +175,7 @@ class ViewSampler:
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
-            mpps = self._draw_mpps(generator)
+            mpps = self.draw_mpps(generator)
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
             _, xy = nuclei.inside(*_box(pair))
@@ -188,15 +187,10 @@ class ViewSampler:
         enough = len(found.shared(0, 1)) >= settings.min_matches
         return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
 
-    def _draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
-        """(2 + n_local,) um per pixel of the views."""
-        settings, n_views = self.settings, 2 + self.settings.n_local
-        if settings.mpp_mode == "ends":
-            ends = generator.integers(2, size=n_views)
-            ends[1] = 1 - ends[0]
-            return np.array(settings.mpp)[ends]
-        mpps = generator.uniform(*settings.mpp, n_views)
-        return np.full_like(mpps, mpps[0]) if settings.mpp_mode == "same" else mpps
+    def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
+        """(2 + n_local,) um per pixel of the views of a set."""
+        mpps = generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
+        return np.full_like(mpps, mpps[0]) if self.settings.mpp_mode == "same" else mpps
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A global view that holds ``pivot``, a tenth of its side or more from its border."""

@@ -145,16 +145,6 @@ def test_the_same_mpp_where_it_is_asked_for():
     assert np.ptp([view.mpp for view in found.views]) < 0.005
 
 
-def test_global_views_lie_at_either_end_of_the_scales_where_that_is_asked_for():
-    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (500, 2))
-    sample, generator = ViewSampler([tissue(xy)], ViewSettings(mpp_mode="ends")), np.random.default_rng(0)
-    mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(200)])
-    fine, coarse = np.isclose(mpps, 0.25, rtol=0.02), np.isclose(mpps, 0.5, rtol=0.02)
-    assert (fine | coarse).all()
-    assert (fine[:, 0] != fine[:, 1]).all()
-    np.testing.assert_allclose(fine.mean(0), 0.5, atol=0.15)
-
-
 def test_images_are_drawn_by_weight_and_area():
     rng = np.random.default_rng(0)
     small, large = tissue(rng.uniform(0, 512, (900, 2))), tissue(rng.uniform(0, SIDE_PX, (900, 2)))
