@@ -29,7 +29,7 @@ class Schedule:
             another number the rate is multiplied by the square root of the ratio. Not scaled when not given.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
-        validate_every: steps between validations, where the config names validation sources.
+        validate_every: steps between validations, where the config names ``validation`` or ``held`` sources.
     """
 
     steps: int

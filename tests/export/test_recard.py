@@ -49,6 +49,8 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
     assert np.array_equal(drawn.xy, moved.xy) and np.array_equal(drawn.prob, moved.prob)
     assert not np.array_equal(drawn.rays, moved.rays) and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
     assert "moved by up to 1.5" in muse("card", moving)[1]
+    assert muse("card", moving, "--snap-um", "0", "-o", tmp_path / "still.onnx")[0] == 0
+    assert np.array_equal(Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays)
     assert check_parity(run / "run/checkpoint.pt", moving, run / "images").n_nuclei
 
 

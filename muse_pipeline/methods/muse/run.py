@@ -36,7 +36,6 @@ from muse_pipeline.training.stages import Stage, TrainingStage
 from muse_pipeline.training.start import Seen, load_backbone, seen_before
 
 INDEX = "nuclei"
-TEACHERS = "teachers"  # checkpoints at validations
 
 
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
@@ -103,10 +102,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def read(self, say: Say) -> PretrainData:
         """Open the images; stores are read while the run goes on."""
         data = self.open_data(say)
-        require_apart([*data.patients, *self._seen.patients], self.config.held)
+        require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
         self._held = read_held(self.config.held, self.config.middle_mpp)
         if self.config.held and not self._held:
-            say("`held` does not score the teacher: that needs a `class_map` of each source, two classes, two patients")
+            say("no scores during training: `held` needs a `class_map` per source, and 2 classes of 2 patients")
         return data
 
     def open_data(self, say: Say) -> PretrainData:
@@ -147,15 +146,15 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
     def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """Scores of the backbone on the held nuclei, and a checkpoint with each."""
+        """Scores of the backbone on the held nuclei; the best one is kept."""
         if not self._held:
             return ()
 
         def keep(done: int, score: float) -> None:
             trained = self.checkpoint(data, method)
-            path = self.folder / TEACHERS / f"{done}.pt"
-            path.parent.mkdir(exist_ok=True)
-            save_checkpoint(path, dataclasses.replace(trained, meta={**trained.meta, "step": done, SCORE: score}))
+            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # chose weights
+            meta = {**trained.meta, "step": done, "patients": patients, SCORE: score}
+            save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
         return (HeldScore(method.trained(), self._held, data.reference, self.config.views.global_px, keep),)
 

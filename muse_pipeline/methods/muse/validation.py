@@ -24,20 +24,27 @@ K, MAX_IMAGES = 20, 40
 
 
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
-    """At most ``MAX_IMAGES`` labelled images at ``mpp``, spread evenly; none where classes or patients are too few.
+    """At most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
 
-    Classes are those of the sources' class maps.
+    Classes are those of the sources' class maps. There is no image without a map of each source, or with nuclei of one
+    class or one patient alone.
 
     Raises:
         LabelError: see ``labels.read.read_labelled_images``.
     """
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
-    if len(classes) < 2 or not all(source.class_map for source in sources):
+    if not classes or not all(source.class_map for source in sources):
         return []
-    images = read_labelled_images(sources, tuple(classes), mpp, n_rays=3)
-    chosen = np.unique(np.linspace(0, len(images) - 1, MAX_IMAGES).round().astype(int))
+    images = [image for image in read_labelled_images(sources, tuple(classes), mpp, n_rays=3) if known(image).size]
+    chosen = np.unique(np.linspace(0, len(images) - 1, MAX_IMAGES).round().astype(int)) if images else ()
     images = [images[index] for index in chosen]
-    return images if len({image.patient for image in images}) > 1 else []
+    n_classes = len({label for image in images for label in known(image).tolist()})
+    return images if n_classes > 1 and len({image.patient for image in images}) > 1 else []
+
+
+def known(image: LabelledImage) -> np.ndarray:
+    """(M,) class index of the nuclei of known class."""
+    return image.nuclei.label[image.nuclei.label >= 0]
 
 
 class HeldScore(Monitor):
@@ -48,7 +55,7 @@ class HeldScore(Monitor):
         images: labelled, of two or more patients.
         reference: the colour that images are taken to.
         window_px: side of the windows that nuclei are read in.
-        keep: called with the steps done and the accuracy in percent.
+        keep: called with the steps done and the accuracy in percent whenever it is better than all before.
     """
 
     def __init__(
@@ -64,10 +71,12 @@ class HeldScore(Monitor):
         self.points = PointSet(images, colours, window_px)
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep the weights, log."""
-        score = self.score()
-        self.keep(done, score)
-        log.append(done - 1, {SCORE: round(score, 2)})
+        """Score, keep the weights if they are the best, log."""
+        best = max((row[SCORE] for row in log.read() if SCORE in row), default=-np.inf)
+        score = round(self.score(), 2)
+        if score > best:
+            self.keep(done, score)
+        log.append(done - 1, {SCORE: score})
 
     def score(self) -> float:
         """Accuracy in percent."""

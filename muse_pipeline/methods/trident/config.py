@@ -83,7 +83,7 @@ class TridentConfig(MuseConfig):
         distillation: MUSE's settings. When given, MUSE's loss on the same views is added, and its teacher leaves the
             run.
         weight: factor of this loss beside MUSE's.
-        held: as of a MUSE run.
+        held: labelled images for the evaluation, see ``MuseConfig``.
         checkpoint: what the H&E network starts from: a file of ours, an official one or a built-in model's name. Random
             weights without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.

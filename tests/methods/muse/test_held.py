@@ -1,6 +1,7 @@
 """Labelled nuclei that are held back score the teacher during its training, and change nothing of it."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -47,17 +48,24 @@ def runs(folder):
 def test_a_run_is_scored_when_validation_is_due_and_at_its_end(runs):
     scores = {row["step"]: row[SCORE] for row in MetricsLog(runs[1] / "metrics.jsonl").read() if SCORE in row}
     assert list(scores) == [3, 5]
-    for step, score in scores.items():
-        meta = load_checkpoint(runs[1] / "teachers" / f"{step + 1}.pt").meta
-        assert (meta["step"], meta["kind"]) == (step + 1, "backbone")
-        assert meta[SCORE] == pytest.approx(score, abs=0.01)
-    assert not (runs[0] / "teachers").exists()
+    best = max(scores, key=scores.get)
+    kept = load_checkpoint(runs[1] / "best.pt")
+    assert (kept.meta["kind"], kept.meta["step"], kept.meta[SCORE]) == ("backbone", best + 1, scores[best])
+    assert kept.patients == {"P0", "P1", "P2", "Q0", "Q1", "Q2"} and kept.learnt_patients == {"P0", "P1", "P2"}
+    assert not (runs[0] / "best.pt").exists()
 
 
 def test_a_score_changes_no_weight(runs):
-    plain, scored = (load_checkpoint(run / "checkpoint.pt").backbone for run in runs)
-    last = load_checkpoint(runs[1] / "teachers/6.pt").backbone
-    assert all(torch.equal(plain[name], scored[name]) and torch.equal(plain[name], last[name]) for name in plain)
+    plain, scored = (load_checkpoint(run / "checkpoint.pt") for run in runs)
+    assert all(torch.equal(plain.backbone[name], scored.backbone[name]) for name in plain.backbone)
+    assert "Q0" not in scored.patients
+
+
+def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patients(folder, runs, source):
+    config = load_muse_config(folder / "tiny.yaml")
+    config = dataclasses.replace(config, held=(source,), checkpoint=runs[1] / "best.pt")
+    pretrain(config, folder / "again", CPU)
+    assert (folder / "again/best.pt").is_file()
 
 
 def test_neighbours_are_of_other_patients():
@@ -71,6 +79,16 @@ def test_neighbours_are_of_other_patients():
 @pytest.mark.parametrize("change", [{"class_map": {}}, {"class_map": {"1": "Dark", "2": None}}, {"patient": 1}])
 def test_without_classes_or_patients_there_is_no_score(source, change):
     assert read_held([dataclasses.replace(source, **change)], 0.5) == []
+
+
+def test_images_without_a_nucleus_of_known_class_do_not_count(source, folder, tmp_path):
+    """Of three patients one has classes."""
+    shutil.copytree(folder / "held/labels", tmp_path / "labels")
+    for name in ("Q1", "Q2"):
+        path = tmp_path / "labels" / f"{name}_points.txt"
+        path.write_text("".join(f"{line[:-1]}3\n" for line in path.read_text().splitlines()))
+    source = dataclasses.replace(source, labels=tmp_path / "labels", class_map={**MAP, "3": None})
+    assert read_held([source], 0.5) == []
 
 
 def test_a_class_that_is_not_in_the_map_is_named(source):
