@@ -3,15 +3,16 @@
     python experiments/unit_few_labels.py --data DATA    # trains what is missing: a JSON per run
     python experiments/unit_few_labels.py --table        # the tables of docs/results.md, from these
 
-Detectors of `compact`'s kind are fine-tuned with the same settings from random weights, from MUSE (`trident_tissue.py`,
-of the same seed), from UNIT's backbone and from UNIT's whole detector (`unit_real.py`; one run for all seeds); these
-runs are in the folders trident_tissue/ and unit_real/ beside --work. Random weights are the control for pretraining,
-MUSE for pretraining without masks, UNIT's backbone for its instance head, UNIT's detector as it is for the labels.
+Detectors of `compact`'s kind are fine-tuned with the same settings from random weights, from MUSE (`muse_proof.py`,
+without site A7, of the same seed), from UNIT's backbone and from UNIT's whole detector (`unit_real.py`; one run for all
+seeds); these runs are in the folders muse_proof/ and unit_real/ beside --work. Random weights are the control for
+pretraining, MUSE for pretraining without masks, UNIT's backbone for its instance head, UNIT's detector as it is for the
+labels.
 
 `tnbc`: the seed shuffles the 7 patients of TNBC; the labelled crops are of the first three, and all crops of the other
 four are scored, at the threshold with the best AJI on the labelled crops. `a7`: the labelled pictures are of the sites
-A8 and AC of BRCA-M2C, and all of A7 are scored, at the recipe's threshold. UNIT's run has read the pixels of A7, MUSE's
-those of A8 alone. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
+A8 and AC of BRCA-M2C, and all of A7 are scored, at the recipe's threshold. UNIT's run has read the pixels of A7, those
+of MUSE have not. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def find_start(start: str, seed: int, work: Path) -> Path | None:
     if start == "random":
         return None
     if start == "muse":
-        return work.with_name("trident_tissue") / f"muse-{seed}" / "checkpoint.pt"
+        return work.with_name("muse_proof") / f"full-A7-{seed}" / "checkpoint.pt"
     whole = work.with_name("unit_real") / "unit-0/stages/3-reader/checkpoint.pt"
     if start == "unit-detector":
         return whole

@@ -2,12 +2,16 @@
 
 import dataclasses
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from benchmarks.hidden_labels import HiddenLabelsStage
+sys.path.append(str(Path(__file__).parents[3] / "experiments"))
+from hidden_labels import HiddenLabelsStage
+
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint

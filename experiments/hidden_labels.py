@@ -82,7 +82,7 @@ class HiddenLabelsStage(DetectorStage):
         method = super().build(data)
         if method.consistency is not None:
             config = self.config
-            method.consistency = JudgedConsistency(config.consistency, len(config.classes), config.mpp)
+            method.consistency = JudgedConsistency(config.consistency, method.criterion.class_weights, config.mpp)
         return method
 
     def batches(self, data: DetectorData, device: torch.device) -> Callable[[int], LabelledBatch]:

@@ -1,13 +1,17 @@
 """The trial of labels on a small square: what is hidden, what a loss sees, and which pseudo-labels are right."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from benchmarks.hidden_labels import HiddenLabelsStage, JudgedConsistency, TrialBatch, hide_labels
+sys.path.append(str(Path(__file__).parents[3] / "experiments"))
+from hidden_labels import HiddenLabelsStage, JudgedConsistency, TrialBatch, hide_labels
+
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.labels.pictures import LabelledImage
@@ -87,6 +91,8 @@ def test_right_are_those_at_a_hidden_nucleus_of_their_class():
     batch = TrialBatch(None, None, *visible, region)
     xy = torch.tensor([[[50.0, 14.0], [38.0, 38.0], [62.0, 62.0]]])
     batch.hidden = LabelledBatch(None, None, xy, torch.tensor([[1, 1, 0]]), None)
-    terms = JudgedConsistency(ConsistencySettings(), 2, 0.5)(maps, Teacher(maps, centre.sigmoid(), centre > -8), batch)
+    terms = JudgedConsistency(ConsistencySettings(), torch.ones(2), 0.5)(
+        maps, Teacher(maps, centre.sigmoid(), centre > -8), batch
+    )
     assert terms["pseudo_nuclei"] == 3
     assert terms["pseudo_right"] == 1  # the second has another class, the third is 5.7 um away

@@ -1,9 +1,14 @@
 """The controls of the pretraining proof break what they are about, and nothing else."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from benchmarks.muse_controls import RandomPointsImage, shuffle_identities
+sys.path.append(str(Path(__file__).parents[3] / "experiments"))
+from muse_controls import EncoderAlone, EndsSampler, RandomPointsImage, shuffle_identities
+
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import ViewBatches, ViewSettings
@@ -43,3 +48,23 @@ def test_random_points_are_shared_by_views_and_are_no_nuclei():
     batch = draw_batch(other)
     assert batch.shared.any()
     assert not torch.equal(batch.teacher_xy, draw_batch(image).teacher_xy)
+
+
+def test_global_views_lie_at_either_end_of_the_scales():
+    sample = EndsSampler([make_image()], ViewSettings(global_px=64, local_px=32, n_local=2, mpp=(0.5, 1.0)))
+    generator = np.random.default_rng(0)
+    mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(200)])
+    fine, coarse = np.isclose(mpps, 0.5), np.isclose(mpps, 1.0)
+    assert (fine | coarse).all()
+    assert (fine[:, 0] != fine[:, 1]).all()
+    np.testing.assert_allclose(fine.mean(0), 0.5, atol=0.15)
+
+
+def test_the_encoder_alone_reads_the_deepest_stage_at_every_cell():
+    torch.manual_seed(0)
+    backbone = EncoderAlone((16, 16, 32), (1, 1, 1)).eval()
+    with torch.no_grad():
+        found = backbone(torch.rand(2, 3, 96, 64))
+    assert found.dense.shape == (2, backbone.channels, 24, 16)
+    torch.testing.assert_close(found.dense.mean((2, 3)), found.image)
+    assert not any(name.startswith("decoder") for name, _ in backbone.named_parameters())
