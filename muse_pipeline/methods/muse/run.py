@@ -19,6 +19,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
@@ -86,6 +87,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
 
     @cached_property
+    def _held(self) -> list[LabelledImage]:
+        return read_held(self.config.held, self.config.middle_mpp)
+
+    @cached_property
     def _seen(self) -> Seen:
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
@@ -103,7 +108,6 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         """Open the images; stores are read while the run goes on."""
         data = self.open_data(say)
         require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
-        self._held = read_held(self.config.held, self.config.middle_mpp)
         if self.config.held and not self._held:
             say("no scores during training: `held` needs a `class_map` per source, and 2 classes of 2 patients")
         return data
