@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLIDE = "S"
+TIMESTAMP = ".snakemake_timestamp"  # Snakemake's, in folders; none where it was killed while a step went on
 # All that a run makes of a slide, but for logs, ledgers and benchmarks, which tell of time.
 RESULTS = (
     *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),
@@ -25,7 +26,7 @@ class Undisturbed:
 def read_results(folder: Path) -> dict[str, bytes]:
     """The bytes of every result by name, of the image's files too; there is no result that is not complete."""
     results = folder / "results" / SLIDE
-    image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file()]
+    image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file() and path.name != TIMESTAMP]
     return {
         str(path.relative_to(results)): path.read_bytes() for path in [*(results / name for name in RESULTS), *image]
     }
