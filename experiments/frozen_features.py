@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.data.points import PointSet, point_features
+from muse_pipeline.data.labelled_points import PointSet, point_features
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import confusion_by_patient
 from muse_pipeline.inference.card import ColourReference
@@ -18,7 +18,7 @@ from muse_pipeline.labels.statistics import image_colour, mean_stains
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.protocols import train_linear_probe
-from muse_pipeline.training.neighbours import classify_by_neighbours
+from muse_pipeline.training.knn import classify_by_neighbours
 from muse_pipeline.training.start import load_backbone
 
 PROTOCOLS = ("kNN", "linear")
@@ -40,13 +40,8 @@ def count_predictions(
     Returns:
         ``patients``, P names, and ``counts``: for each protocol (P, C * C), summed over the draws.
     """
-    torch.manual_seed(seed)
-    backbone, n_classes = BACKBONES[name](), 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
-    if checkpoint is None:
-        reference = mean_stains([image.stain for image in known], "macenko")
-    else:
-        colour = load_backbone(backbone, checkpoint).meta["colour"]
-        reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
+    n_classes = 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
+    backbone, reference = load_frozen(name, checkpoint, known, seed)
     (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
     mean, std = bank.mean(0), bank.std(0) + 1e-6
     bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
@@ -65,6 +60,18 @@ def count_predictions(
         "patients": list(patients),
         "counts": {protocol: found.reshape(len(patients), -1).tolist() for protocol, found in counts.items()},
     }
+
+
+def load_frozen(
+    name: str, checkpoint: Path | None, known: Sequence[LabelledImage], seed: int
+) -> tuple[Backbone, ColourReference]:
+    """A backbone with the weights of a checkpoint, else random ones, and the colour that images are taken to."""
+    torch.manual_seed(seed)
+    backbone = BACKBONES[name]()
+    if checkpoint is None:
+        return backbone, mean_stains([image.stain for image in known], "macenko")
+    colour = load_backbone(backbone, checkpoint).meta["colour"]
+    return backbone, ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
 
 
 def read_points(

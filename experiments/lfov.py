@@ -30,6 +30,7 @@ from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import image_paths
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
@@ -40,14 +41,16 @@ from leave_one_site_out import THRESHOLDS, export_fold, score_picture, split_sou
 RUNS = Path(__file__).parent / "lfov"
 RECIPE = Path(__file__).parents[1] / "config/train/compact.yaml"
 SITES, SHARES, BASE = ("A7", "AC"), (100, 25), "lfov"  # shares in %
-N_PICTURES = {"A7": 54, "AC": 73}  # that are trained on where the site is left out
 KINDS = {  # title, and what differs
     "plain": ("windows of the square", (f"window_px={REGION_PX}",)),
     "lfov": ("LFoV", (f"window_px={2 * REGION_PX}",)),
     "consistency": ("LFoV and consistency", (f"window_px={2 * REGION_PX}", "consistency={}")),
 }
 EVERY = ("head=point", "schedule.steps=700", "schedule.log_every=10")
-MEASURES = {"mean class F1": lambda counts: counts.mean_class_f1, "detection F1": lambda counts: counts.f1[..., 0]}
+MEASURES = {  # of counts (..., S, C + 1, 3), means over S seeds
+    "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1.mean(-1),
+    "detection F1": lambda counts: DetectionCounts(counts).f1[..., 0].mean(-1),
+}
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -55,7 +58,8 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     (kind, share, site), data, work = arm.split("-"), args.data.resolve(), args.work.resolve()
     start = pretrain("full", site, seed, data, work.parent / "muse_proof")
     config = load_detector_config(RECIPE, data, (*EVERY, *KINDS[kind][1], f"seed={seed}", f"checkpoint={start}"))
-    folder, n_pictures = work / f"{arm}-{seed}", round(N_PICTURES[site] * int(share) / 100)
+    known = [path for source in split_sources(config, site)[0] for path in image_paths(source)]
+    folder, n_pictures = work / f"{arm}-{seed}", round(len(known) * int(share) / 100)
     checkpoint = train_fold(config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage)
     scores = score(config, site, export_fold(checkpoint, folder))
     return {"steps": config.schedule.steps, "pseudo_right": share_right(folder / "metrics.jsonl"), **scores}
@@ -105,15 +109,14 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
         return ""
     threshold, counts = best_counts(runs, arm, seeds)
     cells = [f"{site}, {share} %", KINDS[kind][0], str(len(seeds)), f"{threshold:g}"]
-    cells += [f"{measure(DetectionCounts(counts.sum(0))).mean():.1f}" for measure in MEASURES.values()]
+    cells += [f"{measure(counts.sum(0)):.1f}" for measure in MEASURES.values()]
     both = [seed for seed in seeds if (base, seed) in runs]
     for measure in MEASURES.values():
         if kind == BASE or not both:
             cells.append("")
             continue
         before, after = (best_counts(runs, one, both)[1] for one in (base, arm))
-        mean = lambda sums, measure=measure: measure(DetectionCounts(sums)).mean(-1)  # noqa: E731
-        found = compare_scores(before, after, runs[arm, both[0]]["patients"], mean)
+        found = compare_scores(before, after, runs[arm, both[0]]["patients"], measure)
         low, high = found["interval"]
         cells.append(f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
     right = [runs[arm, seed]["pseudo_right"] for seed in seeds]

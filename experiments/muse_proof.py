@@ -19,27 +19,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from arms import run_arms
-from frozen_features import read_points
+from frozen_features import load_frozen, read_points
 from muse_controls import ENCODER, EndsShuffledStage, EndsStage, RandomPointsStage, ShuffledStage, register_encoder
 from scipy.spatial import cKDTree
 from trident_tissue import share_index
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.data.points import PointSet
+from muse_pipeline.data.labelled_points import PointSet
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import confusion_by_patient
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, load_muse_config
-from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.protocols import train_linear_probe
-from muse_pipeline.training.neighbours import classify_by_neighbours
+from muse_pipeline.training.knn import classify_by_neighbours
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.start import load_backbone
 
 TOP = Path(__file__).parents[1]
 RUNS, RECIPE = Path(__file__).parent / "muse_proof", TOP / "config/train/muse_pretrain.yaml"
@@ -72,14 +69,9 @@ def run_arm(arm: str, site: str, seed: int, data: Path, work: Path) -> dict:
     known = dataclasses.replace(labels, exclude=(word_of(site),))
     judged = dataclasses.replace(labels, exclude=tuple(word_of(one) for one in SITES if one != site))
     config = make_config(arm, site, seed, data)
-    torch.manual_seed(seed)
-    backbone = BACKBONES[config.backbone]()
-    if arm == "untrained":
-        images = read_labelled_images([known], CLASSES, FINE, n_rays=3)
-        reference = mean_stains([image.stain for image in images], "macenko")
-    else:
-        colour = load_backbone(backbone, pretrain(arm, site, seed, data, work)).meta["colour"]
-        reference = ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
+    checkpoint = None if arm == "untrained" else pretrain(arm, site, seed, data, work)
+    images = read_labelled_images([known], CLASSES, FINE, n_rays=3)
+    backbone, reference = load_frozen(config.backbone, checkpoint, images, seed)
     return {"steps": config.schedule.steps, **classify(backbone, reference, known, judged)}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.points import PointSet
+from muse_pipeline.data.labelled_points import PointSet
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import accuracy, balanced_accuracy, confusion_by_patient

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muse_pipeline.data.labelled_points import BATCH, PointBatch
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
-from muse_pipeline.data.points import BATCH, PointBatch
 from muse_pipeline.data.views import View
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK

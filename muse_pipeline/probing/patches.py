@@ -25,7 +25,7 @@ from muse_pipeline.probing.network import SEED, ProbedNetwork
 from muse_pipeline.probing.protocols import train_linear_probe
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.neighbours import classify_by_neighbours
+from muse_pipeline.training.knn import classify_by_neighbours
 from muse_pipeline.training.run import Options
 
 K, BATCH, N_DRAWS = 20, 32, 5

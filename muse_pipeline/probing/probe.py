@@ -12,7 +12,7 @@ import torch
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.points import PointSet, cut_point_windows, largest_reflection
+from muse_pipeline.data.labelled_points import PointSet, cut_point_windows, largest_reflection
 from muse_pipeline.evaluation.bootstrap import REPEATS
 from muse_pipeline.evaluation.detection import score_classes
 from muse_pipeline.evaluation.summary_text import format_interval, format_number, render_table

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.points import BATCH, PointSet, point_features
+from muse_pipeline.data.labelled_points import BATCH, PointSet, point_features
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.network import SEED, ProbedNetwork
-from muse_pipeline.training.neighbours import KS, classify_by_neighbours
+from muse_pipeline.training.knn import KS, classify_by_neighbours
 
 KNN, BEST_KNN, LINEAR, FINETUNE = "kNN, k by validation", "kNN, best k on the test", "linear", "fine-tune"
 

@@ -8,7 +8,13 @@ from drawn_probe import write_probe_configs
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Frame
-from muse_pipeline.data.points import PointSet, cut_point_windows, largest_reflection, point_features, read_window
+from muse_pipeline.data.labelled_points import (
+    PointSet,
+    cut_point_windows,
+    largest_reflection,
+    point_features,
+    read_window,
+)
 from muse_pipeline.evaluation.detection import accuracy, balanced_accuracy, score_classes
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.models import BACKBONES

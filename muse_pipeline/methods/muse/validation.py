@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.points import PointSet, point_features
+from muse_pipeline.data.labelled_points import PointSet, point_features
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.knn import classify_by_neighbours
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import Monitor
-from muse_pipeline.training.neighbours import classify_by_neighbours
 
 SCORE = "held kNN"
 K, MAX_IMAGES = 20, 40
