@@ -38,10 +38,10 @@ from muse_pipeline.methods.unit.data import MasksStage, UnitData
 from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
+from muse_pipeline.nuclei.masks import drop_small_labels, label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, fit_otsu, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.loop import Monitor

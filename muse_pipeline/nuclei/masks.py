@@ -62,6 +62,13 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return labels
 
 
+def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
+    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in their order."""
+    kept = np.bincount(labels.ravel()) >= min_pixels
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
+
+
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     """The instances of a label image (h, w) as they are, pixel edges and all, in ascending order of their numbers.
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.nuclei.masks import drop_small_labels
 from muse_pipeline.tissue.find import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
@@ -192,13 +193,6 @@ def _join_peaks(
     goal = goal.copy()
     goal[peaks] = highest
     return goal
-
-
-def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
-    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in their order."""
-    kept = np.bincount(labels.ravel()) >= min_pixels
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
 OWN_SHARE = 0.4  # of the slide's own vectors: they follow the stain, but lean towards whatever tissue fills the slide

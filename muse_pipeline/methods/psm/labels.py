@@ -25,10 +25,10 @@ from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.methods.psm.mask_network import TrainedMask
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
-from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
+from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, drop_small_labels, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.proposals.points import find_points, split_mask
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
