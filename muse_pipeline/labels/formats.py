@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+import cv2
 import numpy as np
 import shapely
 from scipy.spatial import cKDTree
@@ -16,7 +17,7 @@ from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
 from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
+from muse_pipeline.nuclei.masks import drop_small_labels, label_image_to_nuclei, read_label_image, read_mask
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, require_nucleus_size
@@ -252,6 +253,8 @@ def _is_number(text: str) -> bool:
         return False
 
 
+WHITE = 255  # of a mask that does not number nuclei
+SPECK_UM2 = 1.25  # a smaller area of a mask is no nucleus
 POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
 
 
@@ -265,9 +268,23 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: rays per nucleus.
 
     Raises:
+        LabelError: the file cannot be read, is no mask or has another size, or does not number its nuclei.
+    """
+    mask = read_label_image(path)
+    if mask.max(initial=0) == WHITE and not ((mask > 0) & (mask < WHITE)).any():
+        raise LabelError(f"{path}: is white where nuclei are and does not number them; use `format: masks`")
+    return measure_instances(path, mask, size_px, mpp, n_rays)
+
+
+def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
+    """Read a mask (PNG, TIFF or NPY) whose connected areas above 0 are the nuclei, without specks; see
+    ``read_instances``.
+
+    Raises:
         LabelError: the file cannot be read, is no mask or has another size.
     """
-    return measure_instances(path, read_label_image(path), size_px, mpp, n_rays)
+    _, labels = cv2.connectedComponents((read_mask(path) > 0).astype(np.uint8))
+    return measure_instances(path, drop_small_labels(labels, SPECK_UM2 / mpp**2), size_px, mpp, n_rays)
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:

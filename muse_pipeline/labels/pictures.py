@@ -18,6 +18,7 @@ from muse_pipeline.labels.formats import (
     name_instances,
     read_annotated,
     read_instances,
+    read_masks,
     read_text,
 )
 from muse_pipeline.labels.outlines import outline_points
@@ -263,6 +264,8 @@ def _read(
             points = read_text(files["points"], source, classes, Frame.WINDOW, n_rays, "x y class")
             points.require_within(size_px, "the picture")
             name_instances(annotations, points, mpp)
+    elif source.format == "masks":
+        annotations = read_masks(path, size_px, mpp, n_rays)
     elif source.format == "geojson":
         annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
     else:

@@ -14,7 +14,7 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.objects import IGNORED, REGION
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-FORMATS = ("row column class", "x y class", "geojson", "instances")  # beside those of open datasets
+FORMATS = ("row column class", "x y class", "geojson", "instances", "masks")  # beside those of open datasets
 BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an open dataset does not take
 
 
@@ -26,8 +26,9 @@ class LabelSource:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
             dataset its folder, with the pictures.
         format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
-            QuPath writes them) or "instances" (label PNG, TIFF or NPY, pictures only); or an open dataset: "lizard",
-            "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
+            QuPath writes them), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (of nuclei and background
+            alone, likewise); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: instead of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
@@ -139,7 +140,7 @@ def check_source(source: LabelSource) -> None:
             f"{source.location}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
         ),
         (
-            source.format == "instances" and source.images is None,
+            source.format in MASK_FORMATS and source.images is None,
             f"{source.slides}: label masks go with pictures, not with slides; use geojson",
         ),
         (not source.labels.is_dir(), f"{source.labels}: no such folder of labels; correct `labels` in the config"),
@@ -167,7 +168,11 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
 
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy"})
-SUFFIXES = {"geojson": frozenset(GEOJSON_SUFFIXES), "instances": MASK_SUFFIXES}  # every other format is text
+MASK_FORMATS = ("instances", "masks")
+SUFFIXES = {  # every other format is text
+    "geojson": frozenset(GEOJSON_SUFFIXES),
+    **dict.fromkeys(MASK_FORMATS, MASK_SUFFIXES),
+}
 
 
 def image_paths(source: LabelSource) -> list[Path]:

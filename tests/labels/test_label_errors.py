@@ -134,6 +134,7 @@ def encoded(array, kind="PNG"):
         ),
         (b"nothing", r"P.png: not readable as a mask"),
         (encoded(np.zeros((90, 120), np.uint8)), r"P.png: holds no nucleus"),
+        (encoded(np.pad(np.full((5, 5), 255, np.uint8), ((0, 85), (0, 115)))), r"P.png: .* use `format: masks`"),
     ],
 )
 def test_masks(tmp_path, content, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from drawn_labels import RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
+from PIL import Image
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame
@@ -89,6 +90,20 @@ def test_masks_of_every_kind(tmp_path, suffix):
     nuclei = read(source)[0].nuclei
     assert np.allclose(nuclei.xy, XY)
     assert nuclei.label.tolist() == [0, -1, 1]
+    assert nuclei.rays.mean(1) == pytest.approx((RADIUS_PX + 0.5) * 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("white", [1, 255, True])
+def test_connected_areas_of_a_mask_are_nuclei_but_specks(tmp_path, white):
+    mask = np.zeros((90, 120), np.uint8)
+    for x, y in XY.astype(int):
+        cv2.circle(mask, (int(x), int(y)), RADIUS_PX, 1, -1)
+    mask[88:, 118:] = 1
+    source = make_source(tmp_path, "P.png", b"", "masks")
+    Image.fromarray(mask.astype(bool) if white is True else mask * np.uint8(white)).save(tmp_path / "labels" / "P.png")
+    nuclei = read(source)[0].nuclei
+    assert np.allclose(nuclei.xy, XY)
+    assert (nuclei.label == -1).all()
     assert nuclei.rays.mean(1) == pytest.approx((RADIUS_PX + 0.5) * 0.5, rel=0.1)
 
 
