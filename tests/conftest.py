@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from slide_files import draw_gradient, write_pyramid
 
 # Two tests run at a time, and threads that wait for each other on busy cores take many times as long: torch reads this
 # when it is imported, and what tests start has it too.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from inference_slides import TiledSlide, open_tiled, take_to_store
 
 from muse_pipeline.cli.main import main
 
@@ -41,6 +45,31 @@ def shared_data() -> Path:
 def qupath_reference() -> Path:
     """What QuPath 0.4 to 0.7 do with small files, and what they export: ../shared/reference/qupath."""
     return find_shared("reference/qupath")
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that one of the processes fills for all: ``once("drawn", fill)``. Copy it to change it."""
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent  # of the folders of all processes
+
+    def find(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = top / f"once-{name}", top / f"once-{name}.filled"
+        with FileLock(f"{folder}.lock"):
+            if not filled.is_file():
+                folder.mkdir()
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def tiled_slide(once) -> TiledSlide:
+    """A small drawn slide, taken to its store."""
+    return open_tiled(once("tiled", lambda folder: take_to_store(folder, mpp=0.25)))
 
 
 @pytest.fixture

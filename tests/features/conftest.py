@@ -1,22 +1,16 @@
-"""A small drawn slide, its nuclei before they are joined, and its table with all features."""
+"""Nuclei of a small drawn slide before they are joined, and their table with all features."""
 
 from pathlib import Path
 
 import pandas
 import pytest
-from inference_slides import TiledSlide, open_tiled, take_to_store
 
 from muse_pipeline.cli.main import main
 
 
 @pytest.fixture(scope="session")
-def tiled_slide(tmp_path_factory) -> TiledSlide:
-    return open_tiled(take_to_store(tmp_path_factory.mktemp("tiled"), mpp=0.25))
-
-
-@pytest.fixture(scope="session")
-def shard(tiled_slide, tmp_path_factory) -> Path:
-    return tiled_slide.detect(tmp_path_factory.mktemp("shards"))[0]
+def shard(tiled_slide, once) -> Path:
+    return once("shard", tiled_slide.detect) / "1-of-1.parquet"
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +28,11 @@ def stitch(tiled_slide):
 
 
 @pytest.fixture(scope="session")
-def table_file(stitch, shard, tmp_path_factory) -> Path:
-    return stitch(tmp_path_factory.mktemp("table") / "nuclei.parquet", [shard], "--features", "all")
+def table_file(stitch, shard, once) -> Path:
+    def write(folder: Path) -> Path:
+        return stitch(folder / "nuclei.parquet", [shard], "--features", "all")
+
+    return once("table", write) / "nuclei.parquet"
 
 
 @pytest.fixture(scope="session")

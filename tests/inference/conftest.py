@@ -1,20 +1,14 @@
-"""A small drawn slide, taken to its store and to its nuclei once."""
+"""Nuclei of a small drawn slide, and regions of another."""
 
 from pathlib import Path
 
 import pytest
-from inference_slides import TiledSlide, open_tiled, take_to_store
 
 
 @pytest.fixture(scope="session")
-def tiled_slide(tmp_path_factory) -> TiledSlide:
-    return open_tiled(take_to_store(tmp_path_factory.mktemp("tiled"), mpp=0.25))
-
-
-@pytest.fixture(scope="session")
-def whole(tiled_slide, tmp_path_factory) -> Path:
+def whole(tiled_slide, once) -> Path:
     """The slide's nuclei, detected in one shard on one thread."""
-    return tiled_slide.nuclei(tmp_path_factory.mktemp("whole"))
+    return once("whole", tiled_slide.nuclei) / "nuclei.parquet"
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +20,11 @@ def drawn_slide(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def region_model(tmp_path_factory) -> Path:
+def region_model(once) -> Path:
     """A region model that was fitted to drawn textures for a few seconds, as ONNX."""
     from region_slides import export_drawn_model
 
-    return export_drawn_model(tmp_path_factory.mktemp("region_model"))
+    return once("region_model", export_drawn_model) / "model.onnx"
 
 
 @pytest.fixture(scope="session")
