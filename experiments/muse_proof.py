@@ -22,7 +22,7 @@ from arms import run_arms
 from frozen_features import load_frozen, read_points
 from muse_controls import ENCODER, EndsShuffledStage, EndsStage, RandomPointsStage, ShuffledStage, register_encoder
 from scipy.spatial import cKDTree
-from trident_tissue import share_index
+from trident_tissue import CLASSES, breast_labels, share_index
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.data.labelled_points import PointSet
@@ -40,7 +40,7 @@ from muse_pipeline.training.run import Options
 
 TOP = Path(__file__).parents[1]
 RUNS, RECIPE = Path(__file__).parent / "muse_proof", TOP / "config/train/muse_pretrain.yaml"
-SITES, CLASSES = ("A7", "AC", "A8"), ("Lymphocyte", "Epithelial", "Stroma")
+SITES = ("A7", "AC", "A8")
 FINE, COARSE, K = 0.5, 1.0, 20
 ARMS = {  # title, and what differs from the recipe
     "full": ("MUSE: nuclei and views, mixed scales", ()),
@@ -65,7 +65,7 @@ PROTOCOLS = tuple(f"{protocol} {scales}" for protocol in ("kNN", "linear") for s
 
 def run_arm(arm: str, site: str, seed: int, data: Path, work: Path) -> dict:
     """Pretrain an arm without a site and classify its nuclei."""
-    labels = label_source(data)
+    labels = breast_labels(data)
     known = dataclasses.replace(labels, exclude=(word_of(site),))
     judged = dataclasses.replace(labels, exclude=tuple(word_of(one) for one in SITES if one != site))
     config = make_config(arm, site, seed, data)
@@ -97,12 +97,6 @@ def pretrain(arm: str, site: str, seed: int, data: Path, work: Path) -> Path:
 def word_of(site: str) -> str:
     """What the names of a site's pictures contain."""
     return f"TCGA-{site}-"
-
-
-def label_source(data: Path) -> LabelSource:
-    """BRCA-M2C's train and val."""
-    folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
-    return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=FINE, class_map=classes)
 
 
 def classify(backbone: Backbone, reference: ColourReference, known: LabelSource, judged: LabelSource) -> dict:

@@ -130,13 +130,7 @@ def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
     """Train an arm and classify the nuclei of the judged sites from its features."""
-    labels = LabelSource(
-        data / "brca-m2c/labels",
-        "row column class",
-        images=data / "brca-m2c/images",
-        mpp=MPP,
-        class_map=dict(zip("123", CLASSES, strict=True)),
-    )
+    labels = breast_labels(data)
     checkpoint = None
     if arm != "untrained":
         stage = make_stage(arm, seed, find_nuclei(labels.images, work / "nuclei"), work)
@@ -151,6 +145,12 @@ def share_index(to: Path, found: Path) -> None:
     """Copy the positions of nuclei, which are the same for all arms."""
     if found.is_dir() and not to.is_dir():
         shutil.copytree(found, to)
+
+
+def breast_labels(data: Path) -> LabelSource:
+    """BRCA-M2C's train and val."""
+    folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
+    return LabelSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
 
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
