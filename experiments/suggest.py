@@ -83,8 +83,8 @@ def run_site(site: str, draw: int, args: argparse.Namespace) -> dict:
 
 
 def load_breast(data: Path, *changes: str) -> DetectorConfig:
-    """The recipe of `compact` with changes, and BRCA-M2C alone."""
-    config = load_detector_config(RECIPE, data, changes)
+    """The recipe of `compact` with changes, scored at a threshold of 0.4, and BRCA-M2C alone."""
+    config = load_detector_config(RECIPE, data, ("export.threshold=0.4", *changes))
     return dataclasses.replace(config, sources=config.sources[:1])
 
 
