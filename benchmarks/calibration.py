@@ -35,7 +35,7 @@ from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 
-THRESHOLD = 0.4  # of the built-in model; the benchmark's graphs keep more
+THRESHOLD = 0.4  # of the figures in docs/guide/confidence.md; the benchmark's graphs keep more
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="in place of the built-in files")
     parser.add_argument("--site", help="that the checkpoint has not seen")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--threshold", type=float, default=0.4)
+    parser.add_argument("--threshold", type=float, default=0.4, help="of the graphs of a checkpoint")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     config = load_detector_config(args.config, args.data)
@@ -55,7 +55,7 @@ def main() -> None:
     predictors = export(args.checkpoint, args.threshold) if args.checkpoint else built_in()
     validation = read(VALIDATION)
     print_time(predictors, validation[0], args.rounds)
-    print_agreement(predictors, validation, args.threshold)
+    print_agreement(predictors, validation)
     if args.site:
         print_scores(predictors, read(args.site), names)
 
@@ -83,12 +83,12 @@ def print_time(predictors: list[Predictor], picture: LabelledImage, rounds: int)
     print(f"one window of {side} px: fp32 {fp32:.3f} s, int8 {int8:.3f} s of processor time, {fp32 / int8:.2f} times")
 
 
-def print_agreement(predictors: list[Predictor], pictures: list[LabelledImage], threshold: float) -> None:
+def print_agreement(predictors: list[Predictor], pictures: list[LabelledImage]) -> None:
     """Nucleus by nucleus: those within a pixel of each other, one to one."""
     pairs = []
     for picture in pictures:
         pairs.append([detect_image(p, picture.pixels, image_colour(picture, p.card.colour)) for p in predictors])
-    print("as `muse export` judges it:", compare(pairs, threshold, TOLERANCES["int8"]))
+    print("as `muse export` judges it:", compare(pairs, predictors[0].card.threshold, TOLERANCES["int8"]))
     n_expected = n_found = 0
     apart, score, other = [], [], []
     for expected, found in pairs:

@@ -11,7 +11,7 @@ labels.
 
 `tnbc`: the seed shuffles the 7 patients of TNBC; the labelled crops are of the first three, and all crops of the other
 four are scored, at the threshold with the best AJI on the labelled crops. `a7`: the labelled pictures are of the sites
-A8 and AC of BRCA-M2C, and all of A7 are scored, at the recipe's threshold. UNIT's run has read the pixels of A7, those
+A8 and AC of BRCA-M2C, and all of A7 are scored, at a threshold of 0.4. UNIT's run has read the pixels of A7, those
 of MUSE have not. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
 """
 

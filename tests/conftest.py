@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
         folder, filled = top / f"once-{name}", top / f"once-{name}.filled"
         with FileLock(f"{folder}.lock"):
             if not filled.is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that could not fill it
                 folder.mkdir()
                 fill(folder)
                 filled.touch()

@@ -253,7 +253,6 @@ def _is_number(text: str) -> bool:
         return False
 
 
-WHITE = 255  # of a mask that does not number nuclei
 SPECK_UM2 = 1.25  # a smaller area of a mask is no nucleus
 POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
 
@@ -268,23 +267,46 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size, or does not number its nuclei.
+        LabelError: the file cannot be read, is no mask or has another size, or gives all its nuclei one number.
     """
     mask = read_label_image(path)
-    if mask.max(initial=0) == WHITE and not ((mask > 0) & (mask < WHITE)).any():
-        raise LabelError(f"{path}: is white where nuclei are and does not number them; use `format: masks`")
+    require_size(path, mask, size_px)
+    numbers = np.unique(mask[mask > 0])
+    if len(numbers) == 1 and connected_areas(mask, mpp).max() > 1:
+        raise LabelError(
+            f"{path}: gives all its nuclei the number {numbers[0]}; number them, or use `format: masks` where they do "
+            "not touch"
+        )
     return measure_instances(path, mask, size_px, mpp, n_rays)
 
 
 def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) whose connected areas above 0 are the nuclei, without specks; see
-    ``read_instances``.
+    """Read a mask (PNG, TIFF or NPY) of one value above 0: every connected area but specks is a nucleus.
+
+    Args:
+        path: the mask.
+        size_px: (width, height) of its picture.
+        mpp: um per pixel.
+        n_rays: rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size.
+        LabelError: the file cannot be read, is no mask or has another size or further values.
     """
-    _, labels = cv2.connectedComponents((read_mask(path) > 0).astype(np.uint8))
-    return measure_instances(path, drop_small_labels(labels, SPECK_UM2 / mpp**2), size_px, mpp, n_rays)
+    mask = read_mask(path)
+    require_size(path, mask, size_px)
+    values = np.unique(mask[mask != 0])
+    if len(values) > 1:
+        raise LabelError(
+            f"{path}: has {len(values)} values beside 0; use `format: instances` if they number nuclei, else make it "
+            "black and white"
+        )
+    return measure_instances(path, connected_areas(mask, mpp), size_px, mpp, n_rays)
+
+
+def connected_areas(mask: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w) int32: the connected areas that are not 0, numbered 1..N, without specks."""
+    _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8))
+    return drop_small_labels(labels, SPECK_UM2 / mpp**2)
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
@@ -293,14 +315,23 @@ def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mp
     Raises:
         LabelError: the mask is not as large as its picture.
     """
+    require_size(path, mask, size_px)
+    nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
+    numbers = np.unique(mask)
+    return Annotations(path, nuclei, numbers[numbers > 0], "instance", np.zeros(0, object))
+
+
+def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None:
+    """Reject a mask (h, w) that is not as large as its picture (width, height).
+
+    Raises:
+        LabelError: it is not.
+    """
     if mask.shape[::-1] != size_px:
         raise LabelError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
             "give masks of the pictures' size"
         )
-    nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
-    numbers = np.unique(mask)
-    return Annotations(path, nuclei, numbers[numbers > 0], "instance", np.zeros(0, object))
 
 
 def median_diameter_px(path: Path) -> float:

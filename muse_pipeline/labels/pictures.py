@@ -24,6 +24,7 @@ from muse_pipeline.labels.formats import (
 from muse_pipeline.labels.outlines import outline_points
 from muse_pipeline.labels.regions import fill_polygon
 from muse_pipeline.labels.sources import (
+    MASK_FORMATS,
     SUFFIXES,
     TEXT_SUFFIXES,
     LabelFiles,
@@ -258,14 +259,13 @@ def _read(
     n_rays: int,
 ) -> Annotations:
     path = files["labels"]
-    if source.format == "instances":
-        annotations = read_instances(path, size_px, mpp, n_rays)
+    if source.format in MASK_FORMATS:
+        read = read_masks if source.format == "masks" else read_instances
+        annotations = read(path, size_px, mpp, n_rays)
         if "points" in files:
             points = read_text(files["points"], source, classes, Frame.WINDOW, n_rays, "x y class")
             points.require_within(size_px, "the picture")
             name_instances(annotations, points, mpp)
-    elif source.format == "masks":
-        annotations = read_masks(path, size_px, mpp, n_rays)
     elif source.format == "geojson":
         annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
     else:

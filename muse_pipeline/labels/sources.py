@@ -26,8 +26,8 @@ class LabelSource:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
             dataset its folder, with the pictures.
         format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
-            QuPath writes them), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (of nuclei and background
-            alone, likewise); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            QuPath writes them), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (likewise, white
+            where nuclei are); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
             (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: instead of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
@@ -41,7 +41,7 @@ class LabelSource:
         outside: "refuse": nuclei outside every region are an error; "leave out": they are counted and not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
-        points: for "instances": folder of "x y class" text files with the classes.
+        points: for "instances" and "masks": folder of "x y class" text files with the classes.
         split: text file with the pictures or slides to use, or a value of the sheet's split column; all when not given.
         exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
         results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are

@@ -117,6 +117,13 @@ def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     expect(r"regions.P\.geojson: no annotation 'Region' bounds what was annotated in the picture; draw one", source)
 
 
+def two_squares() -> np.ndarray:
+    """(90, 120) uint8, 1 in two squares."""
+    mask = np.zeros((90, 120), np.uint8)
+    mask[10:20, 10:20] = mask[10:20, 80:90] = 1
+    return mask
+
+
 def encoded(array, kind="PNG"):
     file = io.BytesIO()
     Image.fromarray(array).save(file, kind)
@@ -134,11 +141,29 @@ def encoded(array, kind="PNG"):
         ),
         (b"nothing", r"P.png: not readable as a mask"),
         (encoded(np.zeros((90, 120), np.uint8)), r"P.png: holds no nucleus"),
-        (encoded(np.pad(np.full((5, 5), 255, np.uint8), ((0, 85), (0, 115)))), r"P.png: .* use `format: masks`"),
     ],
 )
 def test_masks(tmp_path, content, message):
     expect(message, make_source(tmp_path, "P.png", content, "instances"))
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_instances_without_numbers(tmp_path, white):
+    message = rf"P.png: gives all its nuclei the number {white}; number them, or use `format: masks`"
+    expect(message, make_source(tmp_path, "P.png", encoded(two_squares() * white), "instances"))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (two_squares() * np.array([[1] * 60 + [2] * 60]), r"P.npy: has 2 values beside 0; use `format: instances` if"),
+        (np.zeros((0, 5), np.uint8), r"P.npy: is 5 x 0 px and its picture 120 x 90 px"),
+    ],
+)
+def test_masks_without_numbers(tmp_path, array, message):
+    source = make_source(tmp_path, "P.npy", b"", "masks")
+    np.save(tmp_path / "labels" / "P.npy", array)
+    expect(message, source)
 
 
 @pytest.mark.parametrize(
