@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-import cv2
 import numpy as np
 import shapely
 from scipy.spatial import cKDTree
@@ -17,7 +16,7 @@ from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
 from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import drop_small_labels, label_image_to_nuclei, read_label_image, read_mask
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, require_nucleus_size
@@ -269,14 +268,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
     Raises:
         LabelError: the file cannot be read, is no mask or has another size, or gives all its nuclei one number.
     """
-    mask = read_label_image(path)
-    require_size(path, mask, size_px)
-    numbers = np.unique(mask[mask > 0])
-    if len(numbers) == 1 and connected_areas(mask, mpp).max() > 1:
-        raise LabelError(
-            f"{path}: gives all its nuclei the number {numbers[0]}; number them, or use `format: masks` where they do "
-            "not touch"
-        )
+    mask = read_label_image(path, "number them, or use `format: masks` where they do not touch")
     return measure_instances(path, mask, size_px, mpp, n_rays)
 
 
@@ -300,13 +292,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
             f"{path}: has {len(values)} values beside 0; use `format: instances` if they number nuclei, else make it "
             "black and white"
         )
-    return measure_instances(path, connected_areas(mask, mpp), size_px, mpp, n_rays)
-
-
-def connected_areas(mask: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w) int32: the connected areas that are not 0, numbered 1..N, without specks."""
-    _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8))
-    return drop_small_labels(labels, SPECK_UM2 / mpp**2)
+    return measure_instances(path, number_areas(mask, SPECK_UM2 / mpp**2), size_px, mpp, n_rays)
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:

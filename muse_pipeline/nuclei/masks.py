@@ -69,6 +69,12 @@ def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
+def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
+    """(h, w) int32: the connected areas that are not 0 and have at least ``min_pixels``, numbered 1..N."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    return drop_small_labels(labels, min_pixels)
+
+
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     """The instances of a label image (h, w) as they are, pixel edges and all, in ascending order of their numbers.
 
@@ -172,17 +178,27 @@ MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers ha
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
-def read_label_image(path: Path) -> np.ndarray:
+SPECK_PX = 20  # a smaller area with the number of another is a remnant of drawing, no second nucleus
+
+
+def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
     """(h, w) whole numbers, none negative: 0 is background, any other number one nucleus.
 
+    Args:
+        path: the mask.
+        advice: what to do about a mask that does not number its nuclei, for the message.
+
     Raises:
-        LabelError: the file cannot be read or holds something else.
+        LabelError: the file cannot be read, holds something else or gives all its nuclei one number.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
-        raise LabelError(f"{path}: has one bit per pixel; give each nucleus its own number")
+        raise LabelError(f"{path}: has one bit per pixel; {advice}")
     if mask.min(initial=0) < 0:
         raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
+    number = mask.max(initial=0)
+    if number and np.isin(mask, (0, number)).all() and number_areas(mask, SPECK_PX).max() > 1:
+        raise LabelError(f"{path}: gives all its nuclei the number {number}; {advice}")
     return mask
 
 

@@ -39,6 +39,19 @@ def test_a_bit_a_pixel_is_a_region_and_no_nuclei(tmp_path):
         read_label_image(tmp_path / "s.png")
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_black_and_white_masks_number_no_nuclei(tmp_path, white):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2:12, 2:12] = white
+    mask[30:32, 30:32] = white  # a speck is no second nucleus
+    Image.fromarray(mask).save(tmp_path / "s.png")
+    assert np.array_equal(read_label_image(tmp_path / "s.png"), mask)
+    mask[25:35, 25:35] = white
+    Image.fromarray(mask).save(tmp_path / "s.png")
+    with pytest.raises(LabelError, match=rf"s\.png: gives all its nuclei the number {white}; give each nucleus its own"):
+        read_label_image(tmp_path / "s.png")
+
+
 def test_a_tiff_of_one_page_may_state_so(tmp_path):
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     tifffile.imwrite(tmp_path / "s.tif", mask[None], metadata={"axes": "ZYX"})
