@@ -29,6 +29,7 @@ from muse_pipeline.inference.model import choose_provider, find_model, precision
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.seams import SLACK_UM
+from muse_pipeline.nuclei.touching import REACH_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
 from muse_pipeline.steps import detect_in
@@ -42,7 +43,7 @@ from muse_pipeline.tissue.find import is_fluorescence
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import trace_outline
 
-SEAM_REACH_UM = 4 * SLACK_UM  # windows further from a box than this do not change the nuclei in it
+SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM  # windows further from a box than this do not change the nuclei in it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

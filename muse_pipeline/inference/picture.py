@@ -13,6 +13,7 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.nms import suppress_overlaps
 from muse_pipeline.nuclei.seams import SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.nuclei.touching import cut_apart
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.tissue.stain import MacenkoFit
 
@@ -44,7 +45,9 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
     nuclei, seams = Nuclei.concatenate(reports), SeamResolver(grid, card.mpp)
     kept = seams.add(nuclei.xy, np.repeat(windows, [len(report) for report in reports])), seams.finish()
     nuclei = nuclei[np.concatenate(kept)]
-    return nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
+    nuclei = nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
+    none = nuclei[:0]
+    return replace(nuclei, rays=cut_apart(nuclei.xy * card.mpp, nuclei.rays, none.xy, none.rays))
 
 
 def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:

@@ -32,6 +32,7 @@ from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygon
 from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.nuclei.touching import REACH_UM, cut_apart
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
@@ -148,6 +149,7 @@ def stitch_shards(
     require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
+    row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [one.name for one in card.classes]
     described = provenance(shards, card, info) | _describe_areas(kept, regions, artefacts)
 
@@ -157,8 +159,11 @@ def stitch_shards(
             on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may reach beyond it
             yield clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
 
+    def nuclei_apart() -> Iterator[Nuclei]:
+        return cut_touching(nuclei_in_tissue(), info, row_um)
+
     # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
-    clusters = fit_clusters(nuclei_in_tissue(), info) if len(names) == 1 else None
+    clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     if clusters:
         described["morphology"] = clusters.describe()
     meter = None if features is None else features.meter(info, kept, names)
@@ -168,7 +173,7 @@ def stitch_shards(
     classes_of_regions = None if regions is None else [one.name for one in regions.classes]
     more = {"regions": classes_of_regions, "features": meter.names if meter else ()}
     more["artefacts"] = None if artefacts is None else artefacts.kinds
-    around = surrounded(nuclei_in_tissue(), meter, grid, card.mpp)
+    around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, described, *columns, **more) as writer:
         size = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
         if shards.verb == "detect":
@@ -218,15 +223,21 @@ class Measures:
         return columns
 
 
+def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Iterator[Nuclei]:
+    """The same nuclei (frame: level0), row by row of windows of this height, with outlines that do not overlap."""
+    mpp = np.asarray(info.mpp)
+    for nuclei, others in with_surroundings((part for part in parts if len(part)), REACH_UM / mpp, row_um / mpp[1]):
+        rays = cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays)
+        yield replace(nuclei, rays=rays)
+
+
 def surrounded(
-    parts: Iterator[Nuclei], meter: FeatureMeter | None, grid: WindowGrid, mpp: float
+    parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
     """Each part (frame: level0) with the nuclei around it that its features depend on."""
     if meter is None:
         return ((part, None) for part in parts)
-    row_um = grid.core_px * mpp + 2 * SLACK_UM
-    reach, back = meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1]
-    return with_surroundings((part for part in parts if len(part)), reach, back)
+    return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
 
 
 def write_nuclei(
