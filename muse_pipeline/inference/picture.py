@@ -37,6 +37,13 @@ def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: 
 
 def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
     """Nuclei (frame: work, which is the picture's) of (h, w, 3) uint8 ``pixels`` at the card's mpp."""
+    nuclei, mpp = detect_overlapping(predictor, pixels, colour), predictor.card.mpp
+    none = nuclei[:0]
+    return replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, none.xy, none.rays))
+
+
+def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
+    """The nuclei of ``detect_image`` with outlines as the network draws them, which may overlap."""
     card = predictor.card
     height, width = pixels.shape[:2]
     grid = WindowGrid((width, height), card.input_px, card.halo_px)
@@ -45,9 +52,7 @@ def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -
     nuclei, seams = Nuclei.concatenate(reports), SeamResolver(grid, card.mpp)
     kept = seams.add(nuclei.xy, np.repeat(windows, [len(report) for report in reports])), seams.finish()
     nuclei = nuclei[np.concatenate(kept)]
-    nuclei = nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
-    none = nuclei[:0]
-    return replace(nuclei, rays=cut_apart(nuclei.xy * card.mpp, nuclei.rays, none.xy, none.rays))
+    return nuclei[((nuclei.xy >= 0) & (nuclei.xy < (width, height))).all(1)]
 
 
 def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colour: np.ndarray, window: int) -> Nuclei:
