@@ -2,7 +2,8 @@
 
     python benchmarks/score_cut.py compact --data ../shared/data
 
-Of the graph in 32-bit floats. Intervals are of the difference from 0.40, by bootstrap over the 7 patients. DATA is a folder with tnbc-nuclei/.
+Of the graph in 32-bit floats. Intervals are of the difference from 0.40, by bootstrap over the 7 patients. DATA is a
+folder with tnbc-nuclei/.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 Detectors are trained by `config/train/compact.yaml`, for 2,500 steps (half an hour of one core), without a site and
 without NuCLS; "muse" begins with the backbone of `muse_proof.py` of the same site and seed, which is trained before if
 it is not there (in muse_proof/ beside --work). Pictures of the site, the crops of TNBC and those of NuCLS are scored,
-of which no run is trained on any, at a threshold of 0.4. DATA is a folder with brca-m2c/, camelyon16-patches/, nucls-cc0/ and tnbc-nuclei/. A
-stopped run goes on.
+of which no run is trained on any, at a threshold of 0.4. DATA is a folder with brca-m2c/,
+camelyon16-patches/, nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
 """
 
 from __future__ import annotations

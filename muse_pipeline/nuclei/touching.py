@@ -61,7 +61,7 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
 
 
 def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
-    """Pairs (P, 2) that may overlap, among them one of the first ``n_own``; the upper nucleus of a pair is its first."""
+    """Pairs (P, 2) that may overlap, one of the first ``n_own`` in each; the upper nucleus of a pair is its first."""
     radius = np.fmax.reduce(rays, 1, initial=0)  # of a faulty model some are NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]

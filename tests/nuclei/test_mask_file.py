@@ -48,7 +48,7 @@ def test_black_and_white_masks_number_no_nuclei(tmp_path, white):
     assert np.array_equal(read_label_image(tmp_path / "s.png"), mask)
     mask[25:35, 25:35] = white
     Image.fromarray(mask).save(tmp_path / "s.png")
-    with pytest.raises(LabelError, match=rf"s\.png: gives all its nuclei the number {white}; give each nucleus its own"):
+    with pytest.raises(LabelError, match=rf"s\.png: gives all its nuclei the number {white}; give each nucleus"):
         read_label_image(tmp_path / "s.png")
 
 

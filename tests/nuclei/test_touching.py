@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
+from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.touching import cut_apart
 
 N_RAYS = 32
