@@ -49,6 +49,7 @@ class LabelledImage:
         stain: fitted on the picture, or on the tissue of its slide; None where that failed.
         appearance: measures of its slide as `muse tissue` takes them; None for a picture of no slide.
         weight: how often it is drawn, relative to others.
+        grow_outlines: whether nuclei that were labelled as points have grown outlines.
         region: (h, w) bool, the pixels that were annotated; None: all of them.
         annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei other images have; None: there
             are no others.
@@ -63,6 +64,7 @@ class LabelledImage:
     nuclei: Nuclei
     stain: MacenkoFit | None
     weight: float
+    grow_outlines: bool = True
     appearance: dict[str, float] | None = None
     region: np.ndarray | None = None
     annotated: np.ndarray | None = None
@@ -171,12 +173,15 @@ def label_image(
             "if there is none in it"
         )
     pixels, nuclei, region = _resample(picture.pixels, nuclei, picture.region, picture.mpp / mpp)
+    if source.grow_outlines:
+        nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
     return LabelledImage(
         name=name,
         pixels=pixels,
-        nuclei=complete_outlines(pixels, nuclei, stain, mpp, n_rays),
+        nuclei=nuclei,
         stain=stain,
         weight=source.weight,
+        grow_outlines=source.grow_outlines,
         region=region,
         patient=patient,
         source=str(source.location),

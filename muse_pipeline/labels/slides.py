@@ -148,13 +148,17 @@ def _read_regions(
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
         corner = work_to_level0(np.array(window.cell[:2]), info.mpp, mpp).round().astype(int)
+        own = _nuclei_of(window, nuclei)
+        if source.grow_outlines:
+            own = _grow_outlines(window, own, pixels, colour.macenko, mpp, n_rays)
         yield LabelledImage(
             name=f"{row.slide_id}_x{corner[0]}_y{corner[1]}",
             pixels=pixels,
-            nuclei=_nuclei_of(window, nuclei, pixels, colour.macenko, mpp, n_rays),
+            nuclei=own,
             stain=colour.macenko,
             appearance=colour.appearance,
             weight=source.weight,
+            grow_outlines=source.grow_outlines,
             region=window.mask(),
             annotated=window.annotated(),
             patient=row.patient or source.patient_of(row.slide_id),
@@ -227,12 +231,16 @@ def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
     return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
 
 
-def _nuclei_of(
-    window: RegionWindow, nuclei: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
-) -> Nuclei:
-    """The nuclei of a window's cell in its pixels; points grow on the pixels around the cell alone."""
+def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
+    """The nuclei (frame: window) of a window's cell."""
     own = nuclei[window.contains(nuclei.xy)]
-    own = replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
+    return replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
+
+
+def _grow_outlines(
+    window: RegionWindow, own: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
+) -> Nuclei:
+    """See ``complete_outlines``; on the pixels around the window's cell alone."""
     margin = round(OUTLINE_MARGIN_UM / mpp)
     left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
     right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))

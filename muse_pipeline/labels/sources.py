@@ -46,6 +46,8 @@ class LabelSource:
         exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
         results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are
             rejected.
+        grow_outlines: whether nuclei that are points get outlines grown on the haematoxylin; without, they train
+            positions and classes only.
         weight: relative frequency at which its pictures are drawn.
         patient: patient in a picture's name: a number of leading characters, or a regular expression whose first group
             (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name; for an
@@ -69,6 +71,7 @@ class LabelSource:
     split: Path | None = None
     exclude: tuple[str, ...] = ()
     results: Path | None = None
+    grow_outlines: bool = True
     weight: float = 1.0
     patient: str | int | None = None
     licence: str = ""

@@ -105,14 +105,14 @@ def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
     """A sentence on each source whose mpp makes nuclei of a size that no nuclei have."""
     by_source = defaultdict(list)
     for image in images:
-        by_source[image.source, image.stated_mpp].append(image.nuclei.rays)
+        by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)
     low, high = PLAUSIBLE_RADIUS_UM
-    for (source, mpp), all_rays in by_source.items():
+    for (source, mpp, are_grown), all_rays in by_source.items():
         scale = f"at the stated {mpp:g} um/px" if mpp else "at the um/px of their files"
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate(all_rays)
         radii = rays[np.isfinite(rays).all(1)].mean(1)
-        if len(radii) < MIN_SHARE_GROWN * len(rays):
+        if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
                 f"{source}: only {len(radii):,} of {len(rays):,} points lie on something of a nucleus' size {scale}; "
                 f"check {suspect} and the order of coordinates in `format`"
@@ -211,4 +211,17 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
     if missing := missing_classes(images, classes):
         raise ConfigError(
             f"the {split} images hold no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
+        )
+
+
+def require_outlines(images: list[LabelledImage]) -> None:
+    """A detector learns outlines from some.
+
+    Raises:
+        ConfigError: there are points alone, around which none are grown.
+    """
+    known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
+    if not known:
+        raise ConfigError(
+            "the training images hold no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
         )

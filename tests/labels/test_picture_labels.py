@@ -6,13 +6,14 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from drawn_labels import RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
+from drawn_labels import CLASSES, RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 from PIL import Image
 
-from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import require_outlines, summarise_labels
 
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
 
@@ -66,6 +67,20 @@ def test_outlines_that_were_drawn_stay_and_points_are_grown(tmp_path):
     assert image.nuclei.rays[0] == pytest.approx(4 * 0.5, rel=0.02)
     assert image.nuclei.rays[1].max() == pytest.approx(5.5 * 0.5 * 2**0.5, rel=1e-4)
     assert image.nuclei.rays[2] == pytest.approx(RADIUS_PX * 0.5, rel=0.2)
+
+
+def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_scale(tmp_path):
+    content = geojson((disc(*XY[0], 4), "Dark"), (point(*XY[1]), "Pale"), (point(*XY[2]), "Pale"))
+    source = make_source(tmp_path, "P.geojson", content, "geojson", grow_outlines=False)
+    images = read(source)
+    rays = images[0].nuclei.rays
+    assert rays[0] == pytest.approx(4 * 0.5, rel=0.02)
+    assert np.isnan(rays[1:]).all()
+    assert summarise_labels(images, CLASSES).warnings == ()
+    require_outlines(images)
+    points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
+    with pytest.raises(ConfigError, match="hold no outline; add a source of polygons or masks, or remove `grow_out"):
+        require_outlines(read(points))
 
 
 def test_every_part_of_a_multipoint_is_a_nucleus(tmp_path):

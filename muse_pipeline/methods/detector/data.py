@@ -23,6 +23,7 @@ from muse_pipeline.labels.statistics import (
     image_colour,
     missing_classes,
     require_every_class,
+    require_outlines,
     summarise_labels,
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
@@ -90,7 +91,8 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
             have labels of every class.
 
     Raises:
-        ConfigError: a class has no nucleus, or what the config asks for does not go with these labels.
+        ConfigError: a class has no nucleus, no nucleus has an outline, or what the config asks for does not go with
+            these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
     require_words((*config.sources, *config.validation))  # before pictures are read for minutes
@@ -101,6 +103,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     detector = start if start is not None and start.is_whole else None
     if detector is None:
         require_every_class(images, config.class_names, "training")
+        require_outlines(images)
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
     keeps_colour = detector is not None and detector.colour.method == config.colour

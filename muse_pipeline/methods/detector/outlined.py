@@ -74,6 +74,7 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
     folder.mkdir(parents=True)
     kinds = np.zeros(len(KINDS), int)
     unknown = UNKNOWN if UNKNOWN not in task.classes else f"{max(task.classes, key=len)} {UNKNOWN}"
+    source = dataclasses.replace(source, grow_outlines=True)
     for image in read_labelled_images((source,), task.classes, task.mpp, task.n_rays):
         instances, kind = instances_of_points(image, task.find_mask(image, task.mpp), task.mpp)
         words = [task.classes[label] if label >= 0 else unknown for label in image.nuclei.label]
