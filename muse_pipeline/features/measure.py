@@ -25,7 +25,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
 MAX_RAY_UM = 24.0  # pixels further from the centre count as outside: so what may touch a nucleus is near it
 FIELD_PX = 1500  # longest side of what is read at once
-AT_ONCE = 256  # nuclei of about one size whose pixels are held at once
+AT_ONCE = 1024  # nuclei of about one size whose pixels are held at once
 CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
 
 
