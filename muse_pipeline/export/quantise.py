@@ -73,7 +73,36 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        return onnx.load(quantised)
+        result = onnx.load(quantised)
+    _gather_before_dequantising(result)
+    return result
+
+
+def _gather_before_dequantising(model: onnx.ModelProto) -> None:
+    """Gather a few cells of a map in int8 and then dequantise these, in place: the same values for less time."""
+    maker = {output: node for node in model.graph.node for output in node.output}
+    for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
+        source, moves = maker.get(gather.input[0]), []
+        while source is not None and source.op_type in ("Transpose", "Reshape"):
+            moves.append(source)
+            source = maker.get(source.input[0])
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        values, *scale = source.input
+        nodes = []
+        for node in (*reversed(moves), gather):
+            moved = onnx.NodeProto()
+            moved.CopyFrom(node)
+            moved.name, moved.input[0], moved.output[0] = f"{node.name}_int8", values, f"{node.output[0]}_int8"
+            nodes.append(moved)
+            values = moved.output[0]
+        nodes.append(
+            onnx.helper.make_node("DequantizeLinear", [values, *scale], gather.output, f"{gather.name}_dequantised")
+        )
+        at = list(model.graph.node).index(gather)
+        model.graph.node.remove(gather)
+        for node in reversed(nodes):
+            model.graph.node.insert(at, node)
 
 
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:

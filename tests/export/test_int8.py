@@ -62,6 +62,13 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
+def test_what_is_known_of_nuclei_is_gathered_before_it_is_dequantised(small):
+    graph = onnx.load(small[0]).graph
+    gathered = {node.output[0] for node in graph.node if node.op_type == "GatherND"}
+    after = [node.op_type for node in graph.node if gathered & set(node.input)]
+    assert after.count("DequantizeLinear") == 1  # the other gathers scores and positions, which are floats
+
+
 @pytest.mark.slow
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     again = tmp_path / "again.onnx"
