@@ -1,9 +1,10 @@
-"""Dice and AJI of one picture whose nuclei are painted with their numbers."""
+"""Dice, AJI and boundaries of one picture whose nuclei are painted with their numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -41,3 +42,36 @@ def _centroids(labels: np.ndarray) -> np.ndarray:
     """(N, 2) as (row, column), in ascending order of the labels."""
     ids = np.unique(labels[labels > 0])
     return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
+
+
+def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> tuple[int, int, int, int]:
+    """Pixels on the boundaries of two label pictures (h, w), and how many of them lie near the other's.
+
+    Returns:
+        predicted within ``radius_px`` of a true one, predicted, true within ``radius_px`` of a predicted one, true.
+    """
+    borders = [_on_boundary(labels) for labels in (predicted, true)]
+    near = [border & (_distance_to(other) <= radius_px) for border, other in zip(borders, borders[::-1], strict=True)]
+    return tuple(int(mask.sum()) for pair in zip(near, borders, strict=True) for mask in pair)
+
+
+def boundary_f1(counts: np.ndarray) -> np.ndarray:
+    """The boundary F1 (...) of counts (..., 4) of ``count_boundaries``, summed over pictures."""
+    found, n_found, recalled, n_true = np.moveaxis(np.asarray(counts, float), -1, 0)
+    precision, recall = found / np.maximum(n_found, 1), recalled / np.maximum(n_true, 1)
+    return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+
+
+def _on_boundary(labels: np.ndarray) -> np.ndarray:
+    """Pixels of nuclei that have a pixel of another number above, below or beside them."""
+    padded = np.pad(labels, 1, mode="edge")
+    height, width = labels.shape
+    around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    return (labels > 0) & np.any([labels != other for other in around], 0)
+
+
+def _distance_to(mask: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to the nearest one of ``mask``; infinite where there is none."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -1,0 +1,65 @@
+"""How well outlines fit those drawn by hand, on TNBC: detection F1, AJI, Dice and boundary F1, with intervals.
+
+    python benchmarks/outline_fit.py compact-fp32 compact-int8 --data ../shared/data --patients 01 02 04
+
+Scores are of counts summed over the crops; Dice is the mean over the matched nuclei, boundary F1 within 0.5 um.
+Intervals are by bootstrap over patients. DATA is a folder with tnbc-nuclei/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from outline_scores import boundary_f1, count_boundaries, score_outlines
+
+from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # where TNBC is read and scored
+from unit_real import MPP, RADIUS_UM, aji, compare, detection_f1, network_finder, read_tnbc
+
+BOUNDARY_UM = 0.5
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of counts (..., 11)
+    "detection F1": lambda counts: detection_f1(counts[..., :5]),
+    "AJI": lambda counts: aji(counts[..., :5]),
+    "Dice": lambda counts: counts[..., 5] / np.maximum(counts[..., 6], 1),
+    "boundary F1": lambda counts: boundary_f1(counts[..., 7:]),
+}
+
+
+def main() -> None:
+    """Score every model and print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="file or built-in name")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--patients", nargs="+", help="those to score on (default: all)")
+    args = parser.parse_args()
+    crops = [crop for crop in read_tnbc(args.data) if not args.patients or crop[1] in args.patients]
+    patients = [crop[1] for crop in crops]
+    print(f"| {len(crops)} crops | {' | '.join(MEASURES)} |\n" + "|---" * (len(MEASURES) + 1) + "|")
+    for model in args.models:
+        find = network_finder(Predictor(find_model(model)))
+        counts = np.array([count_crop(find(pixels), true) for _, _, pixels, true in crops], float)
+        cells = [with_interval(measure, counts, patients) for measure in MEASURES.values()]
+        print(f"| `{Path(model).stem}` | {' | '.join(cells)} |", flush=True)
+
+
+def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
+    """The 11 sums of a crop that ``MEASURES`` are made of."""
+    dice = score_outlines(found, true, RADIUS_UM / MPP).dice
+    return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
+
+
+def with_interval(measure: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, patients: list[str]) -> str:
+    """The measure of all crops, and its 95 % interval."""
+    low, high = percentile_interval(measure(resample_sums(counts, patients)), patients) or (np.nan, np.nan)
+    return f"{measure(counts.sum(0)):.3f} ({low:.3f} to {high:.3f})"
+
+
+if __name__ == "__main__":
+    main()
