@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -51,21 +52,29 @@ SCORED = {"site": ("the site", CLASSES), "tnbc": ("TNBC", OUTLINES), "nucls": ("
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train and score an arm.
+    """Train and score an arm: see ``score``."""
+    data, work = args.data.resolve(), args.work.resolve()
+    return score(train(arm, seed, data, work), arm.split("-")[1], data, work / f"{arm}-{seed}")
 
-    Returns:
-        For each of ``SCORED``: ``patients``, a name per picture, and ``counts`` of each picture.
-    """
-    (start, site), data, work = arm.split("-"), args.data.resolve(), args.work.resolve()
+
+def train(arm: str, seed: int, data: Path, work: Path) -> Path:
+    """The checkpoint of an arm, which is trained if it is not there."""
+    start, site = arm.split("-")
     cv2.setNumThreads(1)
     config = load_detector_config(RECIPE, data, (*CHANGES, f"seed={seed}"))
     if start == "muse":
         checkpoint = pretrain("full", site, seed, data, work.parent / "muse_proof")
         config = dataclasses.replace(config, checkpoint=checkpoint)
-    known, judged = split_sources(config, site)
-    folder = work / f"{arm}-{seed}"
-    trained = finetune(dataclasses.replace(config, sources=known), folder, Options(accelerator="cpu", threads=1))
-    predictor = Predictor(export_fold(trained, folder))
+    known, _ = split_sources(config, site)
+    config = dataclasses.replace(config, sources=known)
+    return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
+
+
+def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
+    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts`` of each picture."""
+    config = load_detector_config(RECIPE, data, ())
+    predictor = Predictor(export_fold(checkpoint, folder))
+    _, judged = split_sources(config, site)
     return {
         "site": score_site(predictor, dataclasses.replace(config, sources=judged)),
         "tnbc": score_outlines(predictor, read_tnbc(data)),
@@ -93,24 +102,44 @@ def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndar
 
 def render() -> str:
     """Scores in % from both starts, and the difference with its 95 % interval over patients."""
-    runs = {(run["arm"], run["seed"]): run for run in map(read_json, sorted(RUNS.glob("*.json")))}
-    rows = ["| left out | scored | measure | seeds | random weights | MUSE | difference (95 %) |", "|---" * 7 + "|"]
-    for site in SITES:
-        seeds = sorted(seed for arm, seed in runs if arm == f"muse-{site}" and (f"scratch-{site}", seed) in runs)
+    return render_pairs(RUNS, {"scratch": "random weights", "muse": "MUSE"}, SITES)
+
+
+def render_pairs(folder: Path, arms: Mapping[str, str], sites: Sequence[str], patients: Sequence[str] = ()) -> str:
+    """Scores in % of two arms, and the difference with its 95 % interval over patients.
+
+    Args:
+        folder: of the JSON files.
+        arms: title of the first and of the second arm.
+        sites: that were left out.
+        patients: of TNBC that count; none: all.
+    """
+    runs = {(run["arm"], run["seed"]): run for run in map(read_json, sorted(folder.glob("*.json")))}
+    first, second = arms
+    titles = " | ".join(arms.values())
+    rows = [f"| left out | scored | measure | seeds | {titles} | difference (95 %) |", "|---" * 7 + "|"]
+    for site in sites:
+        seeds = sorted(seed for arm, seed in runs if arm == f"{second}-{site}" and (f"{first}-{site}", seed) in runs)
         for name, (title, measures) in SCORED.items() if seeds else ():
+            of_picture = np.array(runs[f"{second}-{site}", seeds[0]][name]["patients"])
+            kept = np.isin(of_picture, patients or of_picture) if name == "tnbc" else np.full(len(of_picture), True)
             counts = [
-                np.stack([np.array(runs[f"{start}-{site}", seed][name]["counts"], float) for seed in seeds], 1)
-                for start in ("scratch", "muse")
+                np.stack([np.array(runs[f"{arm}-{site}", seed][name]["counts"], float)[kept] for seed in seeds], 1)
+                for arm in arms
             ]
-            patients = runs[f"muse-{site}", seeds[0]][name]["patients"]
-            for measure, score in measures.items():
-                found = compare_scores(*counts, patients, lambda summed, of=score: of(summed).mean(-1))
+            for measure, score_of in measures.items():
+                mean = functools.partial(_mean_over_seeds, score_of)
+                found = compare_scores(*counts, of_picture[kept].tolist(), mean)
                 low, high = found["interval"]
                 rows.append(
                     f"| {site} | {title} | {measure} | {len(seeds)} | {found['before']:.1f} | {found['after']:.1f} | "
                     f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f}) |"
                 )
     return "\n".join(rows)
+
+
+def _mean_over_seeds(score_of: Callable[[np.ndarray], np.ndarray], summed: np.ndarray) -> np.ndarray:
+    return score_of(summed).mean(-1)
 
 
 if __name__ == "__main__":
