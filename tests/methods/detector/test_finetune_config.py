@@ -38,6 +38,16 @@ def test_a_recipe_with_a_point_head_has_its_threshold(path):
         assert recipe["export"]["threshold"] == 0.3
 
 
+def test_the_second_stage_of_the_built_in_model_goes_on_with_the_first():
+    first, second = (load_detector_config(RECIPES / f"{name}.yaml") for name in ("compact", "compact_outlines"))
+    changed = {"checkpoint", "sources", "schedule", "training_data", "metrics", "limits"}
+    assert {
+        each.name for each in dataclasses.fields(first) if getattr(first, each.name) != getattr(second, each.name)
+    } == changed
+    points = [source for source in second.sources if not source.grow_outlines]
+    assert [source.labels.parent.name for source in points] == ["brca-m2c"]
+
+
 def test_own_corrections_begin_with_the_whole_built_in_model():
     config = load_detector_config(RECIPES / "my_labels.yaml")
     assert str(config.checkpoint) == "compact"
@@ -45,7 +55,7 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
     assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
     assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # which keeps what it knew
     assert config.distillation.where == "outside"
-    assert config.export == load_detector_config(RECIPES / "compact.yaml").export
+    assert config.export == load_detector_config(RECIPES / "compact_outlines.yaml").export
     pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
     assert config.backbone == pretraining["backbone"]  # else the workflow rejects to pretrain it
 
