@@ -1,6 +1,6 @@
 """The score below which nuclei are dropped, on TNBC: AJI and detection F1 of a detector whose training has not read it.
 
-    python benchmarks/score_cut.py compact --data ../shared/data
+    python benchmarks/score_cut.py runs/compact/checkpoint.pt --data ../shared/data
 
 Of the graph in 32-bit floats. Intervals are of the difference from 0.40, by bootstrap over the 7 patients. DATA is a
 folder with tnbc-nuclei/.

@@ -106,7 +106,7 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     table, expected = pq.read_table(output), pq.read_table(nuclei)
     assert all(table[name].null_count == len(table) for name in COLUMNS)
     assert table.drop_columns(COLUMNS).equals(expected.drop_columns(COLUMNS))
-    [warning] = json.loads(ledger.read_text())["warnings"]
+    [warning] = [each for each in json.loads(ledger.read_text())["warnings"] if "regions" in each]
     assert warning.startswith("no tissue regions: ")
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
