@@ -21,6 +21,7 @@ import numpy as np
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.appearance import FLAGGED, describe_training, judge_appearance
 from muse_pipeline.inference.card import AppearanceReference
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.tissue.colour import AppearanceSample, SlideColour, cut_fields, measure_picture
 from muse_pipeline.tissue.stain import fit_macenko, optical_density
 
@@ -106,16 +107,15 @@ def changed(pixels: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
 def tables(measured: list[dict]) -> Iterable[str]:
     """Left-out sites, then everything else."""
     pictures = [one for one in measured if one["kind"] == "BRCA-M2C"]
-    trained = [one for one in measured if one["kind"] in ("BRCA-M2C", "NuCLS")]
     two = {site: reference_of([one for one in pictures if one["site"] != site]) for site in SITES}
     yield "site left out: flagged of its pictures, and why"
     for site in SITES:
         yield row(site, [one for one in pictures if one["site"] == site], lambda one: two[one["site"]])
-    all_three = reference_of(trained)
-    yield "against all training pictures"
+    built_in = read_card(find_model("compact")).appearance
+    yield "against all training pictures of compact"
     for kind in dict.fromkeys(one["kind"] for one in measured):
         chosen = [one for one in measured if one["kind"] == kind]
-        yield row(kind, chosen, lambda one: all_three)
+        yield row(kind, chosen, lambda one: built_in)
         if chosen[0]["site"] and kind != "BRCA-M2C":
             yield row(f"{kind}, two other sites", chosen, lambda one: two[one["site"]])
 

@@ -5,9 +5,9 @@
 
 All arms go on for 1,500 steps (10 minutes of one core) from the detector "scratch" of `compact_start.py` of the same
 site and seed, which is trained before if it is not there (in compact_start/ beside --work). "hand" has the sources of
-`config/train/compact_outlines.yaml` but NuCLS; "grown" has BRCA-M2C alone, with outlines grown around its points;
+`config/train/compact_outlines.yaml` except NuCLS; "grown" has BRCA-M2C alone, with outlines grown around its points;
 "bowl" has the pictures of DSB-2018 beside those of "hand". Pictures of the site, the crops of TNBC's patients that the
-recipe leaves out and those of NuCLS are scored, of which no run is trained on any, at a threshold of 0.35. DATA is a
+recipe leaves out and those of NuCLS are scored, on none of which a run is trained, at a threshold of 0.35. DATA is a
 folder with brca-m2c/, dsb2018-brightfield/, nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
 """
 
@@ -63,7 +63,7 @@ def is_tnbc(source: LabelSource) -> bool:
 
 
 def render() -> str:
-    """Of each two arms the scores in %, and the difference with its 95 % interval over patients."""
+    """Of each pair of arms the scores in %, and the difference with its 95 % interval over patients."""
     return "\n\n".join(
         render_pairs(RUNS, {arm: TITLES[arm] for arm in pair}, sites, UNREAD) for pair, sites in COMPARED.items()
     )

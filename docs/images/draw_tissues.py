@@ -1,4 +1,4 @@
-"""Compose the picture of twelve tissues with the nuclei that a model finds in them (docs/results.md).
+"""Compose the picture of twelve fields with the nuclei that a model finds in them (docs/results.md).
 
 .venv/bin/python docs/images/draw_tissues.py --data DATA -o docs/images/tissues.jpg [--model compact]
 

@@ -80,7 +80,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 def _gather_before_dequantising(model: onnx.ModelProto) -> None:
     """Gather a few cells of a map in int8 and then dequantise these, in place: the same values for less time."""
-    maker = {output: node for node in model.graph.node for output in node.output}
+    maker, made = {output: node for node in model.graph.node for output in node.output}, set()
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
         while source is not None and source.op_type in ("Transpose", "Reshape"):
@@ -94,8 +94,10 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
             moved = onnx.NodeProto()
             moved.CopyFrom(node)
             moved.name, moved.input[0], moved.output[0] = f"{node.name}_int8", values, f"{node.output[0]}_int8"
-            nodes.append(moved)
             values = moved.output[0]
+            if values not in made:  # several gather from one map
+                made.add(values)
+                nodes.append(moved)
         nodes.append(
             onnx.helper.make_node("DequantizeLinear", [values, *scale], gather.output, f"{gather.name}_dequantised")
         )
