@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from outline_scores import boundary_f1, count_boundaries, score_outlines
 
-from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # where TNBC is read and scored
-from unit_real import MPP, RADIUS_UM, aji, compare, detection_f1, network_finder, read_tnbc
+from unit_real import MPP, RADIUS_UM, aji, compare, detection_f1, network_finder, read_tnbc, with_interval
 
 BOUNDARY_UM = 0.5
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of counts (..., 11)
@@ -41,6 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     crops = [crop for crop in read_tnbc(args.data) if not args.patients or crop[1] in args.patients]
     patients = [crop[1] for crop in crops]
+    if len(set(patients)) < 2:
+        parser.error("intervals need crops of two patients or more")
     print(f"| {len(crops)} crops | {' | '.join(MEASURES)} |\n" + "|---" * (len(MEASURES) + 1) + "|")
     for model in args.models:
         find = network_finder(Predictor(find_model(model)))
@@ -53,12 +54,6 @@ def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
     """The 11 sums of a crop that ``MEASURES`` are made of."""
     dice = score_outlines(found, true, RADIUS_UM / MPP).dice
     return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
-
-
-def with_interval(measure: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, patients: list[str]) -> str:
-    """The measure of all crops, and its 95 % interval."""
-    low, high = percentile_interval(measure(resample_sums(counts, patients)), patients) or (np.nan, np.nan)
-    return f"{measure(counts.sum(0)):.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], i
 
 
 def with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
-    """A measure of (N, 5) sums of crops, and its interval over patients."""
+    """A measure of (N, ...) sums of crops, and its interval over patients."""
     low, high = percentile_interval(measure(resample_sums(values, patients)), patients)
     return f"{measure(values.sum(0)):.3f} ({low:.3f} to {high:.3f})"
 
