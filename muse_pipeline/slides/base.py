@@ -102,8 +102,9 @@ class SlideReader(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self._hangs:  # a hanging read still uses the file
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        hangs = self._hangs or (kind is not None and issubclass(kind, HangingReadError))
+        if not hangs:  # a hanging read still uses the file
             self.close()
 
 

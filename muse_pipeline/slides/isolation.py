@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, local
 from typing import Any, TypeVar
 
 from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
@@ -221,7 +222,7 @@ def _limit_memory(n_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-T = TypeVar("T")
+T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
 N_WAITS = 60  # a process that is suspended loses one of them, not all its time
@@ -229,6 +230,8 @@ N_WAITS = 60  # a process that is suspended loses one of them, not all its time
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; its exceptions are raised here.
+
+    Within such a call, or one of ``map_in_time``, it is made on the same thread: that has its time already.
 
     Args:
         doing: slide and operation, for the message.
@@ -238,59 +241,123 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     Raises:
         HangingReadError: the call timed out.
     """
-    helper = _idle_helper()
-    ended = helper.begin(function, arguments)
-    for _ in range(N_WAITS):
-        try:
-            ended.exception(LIMIT_S / N_WAITS)
-        except TimeoutError:
-            continue
-        _idle.append(helper)
-        try:
-            return ended.result()
-        finally:
-            del ended  # an exception refers to this frame, which would refer to the exception
-    raise HangingReadError(
-        f"{doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
-        "copy it again from its source, and run the same command again"
-    )
-
-
-class _Helper:
-    """A thread that makes one call after another; a new thread per call would cost time and memory."""
-
-    def __init__(self):
-        self._calls: SimpleQueue[tuple[Future, Callable[..., Any], tuple]] = SimpleQueue()
-        Thread(target=self._serve, daemon=True).start()  # a daemon: the end of the program does not wait for it
-
-    def begin(self, function: Callable[..., T], arguments: tuple) -> Future[T]:
-        """Make the call; the helper must be idle."""
-        ended: Future[T] = Future()
-        self._calls.put((ended, function, arguments))
-        return ended
-
-    def _serve(self) -> None:
-        while True:
-            _call(*self._calls.get())
-
-
-def _call(ended: Future, function: Callable[..., Any], arguments: tuple) -> None:
+    if (outer := getattr(_of_thread, "call", None)) is not None:
+        outer.doing = doing
+        return function(*arguments)
+    helper, call = _idle_helper(), _Call(function, arguments, doing)
+    helper.put(call)
     try:
-        ended.set_result(function(*arguments))
-    except BaseException as error:
-        ended.set_exception(error)
+        return call.result()
     finally:
-        del ended  # as above
+        if call.ended.done():
+            _idle.append(helper)
+        del call  # its exception refers to this frame, which would refer to the exception
 
 
-def _idle_helper() -> _Helper:
+def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
+
+    Faster than ``call_in_time`` in each item: results go from thread to thread once, and a core is idle until the
+    system has moved the thread that waits for it.
+
+    Args:
+        function: reads by ``call_in_time``, whose ``doing`` is what a message states.
+        items: one after the other.
+        threads: how many calls are made at the same time.
+
+    Raises:
+        HangingReadError: a call timed out; those beside it are not waited for.
+    """
+    calls: SimpleQueue[_Call | None] = SimpleQueue()
+    waiting: deque[_Call] = deque()
+    for _ in range(threads):
+        _start(calls)
+    try:
+        for item in items:
+            waiting.append(_Call(function, (item,)))
+            calls.put(waiting[-1])
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except HangingReadError:
+        waiting.clear()
+        raise
+    finally:
+        begun = [call for call in waiting if not call.ended.cancel()]
+        for _ in range(threads):
+            calls.put(None)
+        for call in begun:
+            with suppress(Exception):
+                call.result()
+
+
+class _Call:
+    """A call on another thread."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str = "a read"):
+        self.ended: Future = Future()
+        self.doing, self._function, self._arguments = doing, function, arguments
+
+    def make(self) -> None:
+        """On the thread that the call is for."""
+        if not self.ended.set_running_or_notify_cancel():
+            return
+        _of_thread.call = self
+        try:
+            self.ended.set_result(self._function(*self._arguments))
+        except BaseException as error:
+            self.ended.set_exception(error)
+        finally:
+            del _of_thread.call, self  # as above
+
+    def result(self) -> Any:
+        """Wait for it.
+
+        Raises:
+            HangingReadError: the call timed out.
+        """
+        for _ in range(N_WAITS):
+            with suppress(TimeoutError):
+                self.ended.exception(LIMIT_S / N_WAITS)
+                break
+        else:
+            raise HangingReadError(
+                f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
+                "copy it again from its source, and run the same command again"
+            )
+        try:
+            return self.ended.result()
+        finally:
+            del self  # as above
+
+
+_of_thread = local()
+
+
+def _start(calls: SimpleQueue[_Call | None]) -> None:
+    Thread(
+        target=_make_calls, args=(calls,), daemon=True
+    ).start()  # a daemon: the end of the program does not wait for it
+
+
+def _make_calls(calls: SimpleQueue[_Call | None]) -> None:
+    while (call := calls.get()) is not None:
+        call.make()
+        del call  # not held until the next one comes
+
+
+def _idle_helper() -> SimpleQueue[_Call | None]:
+    """The calls of a thread that waits for one; a new thread per call would cost time and memory."""
     try:
         return _idle.pop()
     except IndexError:
-        return _Helper()
+        calls: SimpleQueue[_Call | None] = SimpleQueue()
+        _start(calls)
+        return calls
 
 
-_idle: list[_Helper] = []
+_idle: list[SimpleQueue[_Call | None]] = []
 if hasattr(os, "register_at_fork"):  # a fork has neither the threads nor the processes of its parent
     os.register_at_fork(after_in_child=_idle.clear)
     os.register_at_fork(after_in_child=_idle_workers.clear)

@@ -18,8 +18,8 @@ from zarr.core.sync import sync
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
-from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.slides.isolation import map_in_time
 from muse_pipeline.store.chunks import (
     Chunk,
     CorruptChunks,
@@ -165,7 +165,7 @@ def read_chunks(
     reader: ImageReader, chunks: Iterable[Chunk], threads: int, codec: str
 ) -> Iterator[tuple[Chunk, ReadChunk]]:
     """Read the ``chunks`` in their order, on ``threads`` threads."""
-    return map_in_order(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks, threads)
+    return map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks, threads)
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:

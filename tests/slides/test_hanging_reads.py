@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from workflow_runs import draw_stained_slide
@@ -21,7 +22,7 @@ from muse_pipeline.core.errors import HangingReadError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.slides import isolation
 from muse_pipeline.slides.base import READERS, open_slide
-from muse_pipeline.slides.isolation import call_in_time
+from muse_pipeline.slides.isolation import call_in_time, map_in_time
 from muse_pipeline.slides.openslide import OpenSlideReader
 
 
@@ -137,6 +138,40 @@ def test_the_errors_of_a_call_are_its_own():
         call_in_time("S", fail)
     assert not isinstance(caught.value, HangingReadError)
     assert call_in_time("S", divmod, 7, 2) == (3, 1)
+
+
+def test_a_map_gives_results_in_order_until_a_call_fails():
+    def read(seconds: float) -> float:
+        return call_in_time("S", lambda: 1 / seconds)
+
+    results = map_in_time(read, [4, 2, 1, 0, 8], threads=2)
+    assert [next(results) for _ in range(3)] == [0.25, 0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_map_states_which_read_hangs(pipe, hasty):
+    def read(number: int) -> int:
+        return call_in_time(f"read {number}", lambda: hang(pipe) if number == 3 else number)
+
+    results = map_in_time(read, range(1, 6), threads=2)
+    assert [next(results), next(results)] == [1, 2]
+    with pytest.raises(HangingReadError, match=r"^read 3 has not ended after 1 s"):
+        next(results)
+
+
+def test_a_map_that_is_closed_waits_for_the_calls_that_have_begun():
+    begun, ended = [], []
+
+    def read(number: int) -> None:
+        begun.append(number)
+        Event().wait(0.05)
+        ended.append(number)
+
+    results = map_in_time(read, range(100), threads=2)
+    next(results)
+    results.close()
+    assert set(begun) == set(ended) and len(begun) < 100
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
