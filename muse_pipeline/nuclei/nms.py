@@ -8,16 +8,18 @@ import shapely
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 
+SLACK = 1 + 1e-9  # two positions a radius apart must not be two cells apart by rounding
+
 
 def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius`` apart, in no particular order.
 
-    Positions are sorted into cells; whatever is close to one lies in its own cell or in one beside it. (SciPy has a
-    tree for this, but loading it takes as long as stitching 5 mm2.)
+    Positions are sorted into cells as wide as the radius; whatever is close to one lies in its own cell or in one
+    beside it. (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2.)
     """
     if len(xy) < 2:
         return np.zeros((0, 2), int)
-    column, row = np.floor((xy - xy.min(axis=0)) / (2 * radius)).astype(np.int64).T
+    column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
     n_columns = column.max() + 2  # one that stays empty, so that no cell is beside one at the other end
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
@@ -27,10 +29,11 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
-    nth = np.arange(n_others.sum()) - np.repeat(np.cumsum(n_others) - n_others, n_others)
-    first, second = np.repeat(np.tile(here, 2), n_others), np.repeat(start, n_others) + nth
-    pairs = np.sort(order[np.stack([first, second], axis=1)], axis=1)
-    return pairs[((xy[pairs[:, 0]] - xy[pairs[:, 1]]) ** 2).sum(axis=1) <= radius**2]
+    first = np.repeat(np.tile(here, 2), n_others)
+    second = np.arange(len(first)) + np.repeat(start - (np.cumsum(n_others) - n_others), n_others)
+    x, y = np.ascontiguousarray(xy[order].T)
+    near = (x[first] - x[second]) ** 2 + (y[first] - y[second]) ** 2 <= radius**2
+    return np.sort(order[np.stack([first[near], second[near]], axis=1)], axis=1)
 
 
 SAME_SHARE = 0.4  # of the smaller outline; see docs/results.md
