@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from math import floor
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from muse_pipeline.core.errors import HangingReadError, SlideError
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.slides.isolation import call_in_time
+from muse_pipeline.slides.isolation import call_in_time, current_call
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.signature import require_file, slide_file, why_unreadable
 
@@ -59,7 +59,13 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
-    _hangs = False  # after a read has timed out, no other is started
+    _reads: list  # calls that read it now; when one of them has timed out, no other is started
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Readers have initialisers of their own."""
+        reader = super().__new__(cls)
+        reader._reads = []
+        return reader
 
     @abstractmethod
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -84,16 +90,21 @@ class SlideReader(ABC):
             SlideError: the pixels cannot be decoded.
             HangingReadError: the read timed out.
         """
-        if self._hangs:
+        if any(call.hangs for call in self._reads):
             raise HangingReadError(f"{self.path}: is not read any more, for its reader hangs")
         downsample = self.properties.level_downsamples[level]
         x, y = (floor(at / d + 0.5) for at, d in zip(xy_level0, downsample, strict=True))
         doing = f"{self.path}: reading {size[0]} x {size[1]} px at ({x}, {y}) of level {level}"
+        return call_in_time(doing, self._read, (x, y), level, size)
+
+    def _read(self, *region: Any) -> np.ndarray:
+        """``read_level``, as one of ``_reads``."""
+        call = current_call()
+        self._reads.append(call)
         try:
-            return call_in_time(doing, self.read_level, (x, y), level, size)
-        except HangingReadError:
-            self._hangs = True
-            raise
+            return self.read_level(*region)
+        finally:
+            self._reads.remove(call)
 
     @abstractmethod
     def close(self) -> None:
@@ -102,9 +113,8 @@ class SlideReader(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        hangs = self._hangs or (kind is not None and issubclass(kind, HangingReadError))
-        if not hangs:  # a hanging read still uses the file
+    def __exit__(self, *_: object) -> None:
+        if not self._reads:  # a hanging read still uses the file
             self.close()
 
 

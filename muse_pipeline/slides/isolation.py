@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -266,7 +267,7 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
         threads: how many calls are made at the same time.
 
     Raises:
-        HangingReadError: a call timed out; those beside it are not waited for.
+        HangingReadError: a call timed out.
     """
     calls: SimpleQueue[_Call | None] = SimpleQueue()
     waiting: deque[_Call] = deque()
@@ -280,24 +281,26 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except HangingReadError:
-        waiting.clear()
-        raise
     finally:
-        begun = [call for call in waiting if not call.ended.cancel()]
+        begun = [call.ended for call in waiting if not call.ended.cancel()]
         for _ in range(threads):
             calls.put(None)
-        for call in begun:
-            with suppress(Exception):
-                call.result()
+        wait_for(begun, LIMIT_S / N_WAITS)
 
 
 class _Call:
-    """A call on another thread."""
+    """A call on another thread.
+
+    Attributes:
+        ended: its result.
+        doing: slide and operation.
+        hangs: it timed out.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str = "a read"):
         self.ended: Future = Future()
         self.doing, self._function, self._arguments = doing, function, arguments
+        self.hangs = False
 
     def make(self) -> None:
         """On the thread that the call is for."""
@@ -322,6 +325,7 @@ class _Call:
                 self.ended.exception(LIMIT_S / N_WAITS)
                 break
         else:
+            self.hangs = True
             raise HangingReadError(
                 f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
                 "copy it again from its source, and run the same command again"
@@ -333,6 +337,11 @@ class _Call:
 
 
 _of_thread = local()
+
+
+def current_call() -> _Call:
+    """The call that this thread makes."""
+    return _of_thread.call
 
 
 def _start(calls: SimpleQueue[_Call | None]) -> None:

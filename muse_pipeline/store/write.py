@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.errors import HangingReadError, SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.isolation import map_in_time
@@ -128,13 +128,18 @@ def zarr_at_rest() -> Iterator[None]:
     """Do not end the block before zarr has ended all that it does.
 
     It writes several files at a time. When one of them fails it raises at once and still writes the others: into
-    a folder that would be there again after it was removed.
+    a folder that would be there again after it was removed. TiffSlide reads in the same loop, and may hang there.
     """
+    hangs = False
     try:
         yield
+    except HangingReadError:
+        hangs = True
+        raise
     finally:
-        with _one_waits:  # two that wait would wait for each other
-            sync(wait_for_others())
+        if not hangs:
+            with _one_waits:  # two that wait would wait for each other
+                sync(wait_for_others())
 
 
 _one_waits = Lock()

@@ -120,6 +120,14 @@ def test_once_a_read_hangs_no_other_is_begun_and_the_file_stays_open(slide, hast
     assert opened._handle is not None
 
 
+def test_the_file_stays_open_under_a_read_that_hangs_whatever_ends_the_map(slide, hasty):
+    with open_slide(slide, "hangs") as opened:
+        results = map_in_time(lambda x: opened.read_region((x, 0), 0, (10, 10)), (0, 1400), threads=2)
+        next(results)
+        results.close()
+    assert opened._handle is not None
+
+
 def test_opening_may_hang_too(slide, pipe, hasty, monkeypatch):
     class Hangs(OpenSlideReader):
         def __init__(self, path):
