@@ -67,6 +67,12 @@ def muse_compact_32() -> CompactNetwork:
     return CompactNetwork((32, 64, 160, 160), (1, 2, 2, 2))
 
 
+@BACKBONES.register("muse_compact_24")
+def muse_compact_24() -> CompactNetwork:
+    """Strides 4 to 32; about 16 kFLOP per pixel, with a dense head."""
+    return CompactNetwork((24, 48, 96, 128), (1, 2, 2, 2))
+
+
 @BACKBONES.register("muse_compact_16")
 def muse_compact_16() -> CompactNetwork:
     """A very small one for tests."""

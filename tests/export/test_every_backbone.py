@@ -164,6 +164,7 @@ def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data
 
 
 PAIRS = [  # those of one architecture stand together
+    ("muse_compact_24", "dense"),
     ("muse_compact_32", "dense"),
     ("muse_compact_48", "dense"),
     ("muse_compact_32", "point"),
