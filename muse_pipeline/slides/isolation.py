@@ -258,8 +258,8 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
 
-    Faster than ``call_in_time`` in each item: results go from thread to thread once, and a core is idle until the
-    system has moved the thread that waits for it.
+    Faster than ``call_in_time`` in every item of a ``map_in_order``, where a result changes threads twice: each time a
+    core is idle until the thread that waits for the result runs.
 
     Args:
         function: reads by ``call_in_time``, whose ``doing`` is what a message states.
@@ -345,9 +345,8 @@ def current_call() -> _Call:
 
 
 def _start(calls: SimpleQueue[_Call | None]) -> None:
-    Thread(
-        target=_make_calls, args=(calls,), daemon=True
-    ).start()  # a daemon: the end of the program does not wait for it
+    # The end of the program does not wait for a daemon.
+    Thread(target=_make_calls, args=(calls,), daemon=True).start()
 
 
 def _make_calls(calls: SimpleQueue[_Call | None]) -> None:
