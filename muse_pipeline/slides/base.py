@@ -105,6 +105,7 @@ class SlideReader(ABC):
             return self.read_level(*region)
         finally:
             self._reads.remove(call)
+            del call, self  # the call has the exception, which refers to this frame
 
     @abstractmethod
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from muse_pipeline.core.errors import HangingReadError, SlideError
+from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.isolation import map_in_time
@@ -130,18 +130,14 @@ def zarr_at_rest() -> Iterator[None]:
     It writes several files at a time. When one of them fails it raises at once and still writes the others: into
     a folder that would be there again after it was removed. TiffSlide reads in the same loop, and may hang there.
     """
-    hangs = False
     try:
         yield
-    except HangingReadError:
-        hangs = True
-        raise
     finally:
-        if not hangs:
-            with _one_waits:  # two that wait would wait for each other
-                sync(wait_for_others())
+        with _one_waits, suppress(TimeoutError):  # two that wait would wait for each other
+            sync(wait_for_others(), timeout=REST_S)
 
 
+REST_S = 60.0
 _one_waits = Lock()
 
 
