@@ -19,14 +19,13 @@ import numpy as np
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.nuclei.masks import rings_to_labels
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.tissue.stain import fit_macenko
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # where TNBC is read
-from unit_real import MPP, read_tnbc
+from unit_real import MPP, RAYS, read_tnbc
 
-STEP_PX = 0.25  # of the search along a ray
 ROWS = ("as they are", "on the true centroid", "of the true area", "both", "rays of the mask")
 
 
@@ -42,32 +41,37 @@ def main() -> None:
         if args.patients and patient not in args.patients:
             continue
         found = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
-        for mask, number in found_alone(true, found.xy):
-            centroid = np.array([indices.mean() for indices in np.nonzero(mask)[::-1]]) + 0.5
-            dice.append(score_kinds(mask, centroid, found.xy[number], found.rays[number] / MPP))
-            apart_um.append(np.hypot(*(centroid - found.xy[number])) * MPP)
+        drawn, names = label_image_to_nuclei(true, (MPP, MPP), RAYS), np.unique(true[true > 0])
+        for number, name in found_alone(true, found.xy):
+            own = np.searchsorted(names, name)
+            outlines = (found.xy[number], found.rays[number] / MPP), (drawn.xy[own], drawn.rays[own] / MPP)
+            dice.append(score_kinds(true == name, *outlines))
+            apart_um.append(np.hypot(*(drawn.xy[own] - found.xy[number])) * MPP)
     print(f"| {len(dice)} nuclei | Dice |\n|---|---|")
     for row, mean in zip(ROWS, np.mean(dice, 0), strict=True):
         print(f"| {row} | {mean:.3f} |")
     print(f"points are {np.mean(apart_um):.2f} um from the centroid, median {np.median(apart_um):.2f} um")
 
 
-def found_alone(true: np.ndarray, xy: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Masks (h, w) bool of the nuclei that hold one point of ``xy`` (N, 2), with its number."""
+def found_alone(true: np.ndarray, xy: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Numbers of those of the points ``xy`` (N, 2) that lie alone in a nucleus of ``true`` (h, w), and its label."""
     height, width = true.shape
     column, row = np.floor(xy).astype(int).clip(0, (width - 1, height - 1)).T
     at = true[row, column]
     cut = {*true[0], *true[-1], *true[:, 0], *true[:, -1]}
-    for number, nucleus in enumerate(at):
-        if nucleus and nucleus not in cut and (at == nucleus).sum() == 1:
-            yield true == nucleus, number
+    for number, name in enumerate(at):
+        if name and name not in cut and (at == name).sum() == 1:
+            yield number, name
 
 
-def score_kinds(mask: np.ndarray, centroid: np.ndarray, point: np.ndarray, rays: np.ndarray) -> list[float]:
-    """Dice with ``mask`` of each of ``ROWS``; positions and rays in px."""
-    area = painted(point, rays, mask.shape).sum()
-    resized = rays * np.sqrt(mask.sum() / max(area, 1))
-    kinds = (point, rays), (centroid, rays), (point, resized), (centroid, resized), (centroid, rays_of(mask, centroid))
+Outline = tuple[np.ndarray, np.ndarray]  # point (2,) and rays (R,) in px
+
+
+def score_kinds(mask: np.ndarray, found: Outline, drawn: Outline) -> list[float]:
+    """Dice with ``mask`` of each of ``ROWS``."""
+    (point, rays), (centroid, _) = found, drawn
+    resized = rays * np.sqrt(mask.sum() / max(painted(point, rays, mask.shape).sum(), 1))
+    kinds = found, (centroid, rays), (point, resized), (centroid, resized), drawn
     return [overlap(painted(*kind, mask.shape), mask) for kind in kinds]
 
 
@@ -79,15 +83,6 @@ def painted(point: np.ndarray, rays: np.ndarray, shape: tuple[int, int]) -> np.n
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Dice of two masks."""
     return 2 * (one & other).sum() / (one.sum() + other.sum())
-
-
-def rays_of(mask: np.ndarray, centroid: np.ndarray, n: int = 32) -> np.ndarray:
-    """(n,) px from the centroid to where each ray first leaves the mask."""
-    length = np.arange(0, max(mask.shape), STEP_PX)
-    angle = 2 * np.pi * np.arange(n)[:, None] / n
-    column, row = centroid[0] + length * np.cos(angle), centroid[1] + length * np.sin(angle)
-    inside = mask[row.astype(int).clip(0, mask.shape[0] - 1), column.astype(int).clip(0, mask.shape[1] - 1)]
-    return length[inside.argmin(1)]
 
 
 if __name__ == "__main__":

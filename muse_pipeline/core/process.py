@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from muse_pipeline.core.environment import own_processor_seconds
 from muse_pipeline.core.text import count_noun
@@ -17,12 +17,19 @@ from muse_pipeline.core.text import count_noun
 T, R = TypeVar("T"), TypeVar("R")
 
 
-def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1) -> Iterator[R]:
+def map_in_order(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    ahead: int = 1,
+    make_pool: Callable[[int], Any] = ThreadPoolExecutor,
+) -> Iterator[R]:
     """``map`` on ``threads`` threads, results in order, at most ``threads`` + ``ahead`` items in progress.
 
-    More than one ahead keeps the threads busy when using a result takes as long as several items.
+    More than one ahead keeps the threads busy when using a result takes as long as several items. ``make_pool`` makes
+    the threads: a context manager with the ``submit`` of an executor.
     """
-    with ThreadPoolExecutor(threads) as pool:
+    with make_pool(threads) as pool:
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(function, item))

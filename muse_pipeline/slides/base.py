@@ -19,7 +19,7 @@ import numpy as np
 from muse_pipeline.core.errors import HangingReadError, SlideError
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.slides.isolation import call_in_time, current_call
+from muse_pipeline.slides.isolation import Call, call_in_time, current_call
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.signature import require_file, slide_file, why_unreadable
 
@@ -59,7 +59,7 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
-    _reads: list  # calls that read it now; when one of them has timed out, no other is started
+    _reads: list[Call]  # calls that read it now; when one of them has timed out, no other is started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Readers have initialisers of their own."""

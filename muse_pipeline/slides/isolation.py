@@ -6,19 +6,20 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread, local
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
+from muse_pipeline.core.process import map_in_order
 
 
 @dataclass(frozen=True)
@@ -245,13 +246,13 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     if (outer := getattr(_of_thread, "call", None)) is not None:
         outer.doing = doing
         return function(*arguments)
-    helper, call = _idle_helper(), _Call(function, arguments, doing)
-    helper.put(call)
+    pool = _idle_pool()
+    call = pool.submit(function, *arguments, doing=doing)
     try:
         return call.result()
     finally:
         if call.ended.done():
-            _idle.append(helper)
+            _idle.append(pool)
         del call  # its exception refers to this frame, which would refer to the exception
 
 
@@ -269,26 +270,10 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     Raises:
         HangingReadError: a call timed out.
     """
-    calls: SimpleQueue[_Call | None] = SimpleQueue()
-    waiting: deque[_Call] = deque()
-    for _ in range(threads):
-        _start(calls)
-    try:
-        for item in items:
-            waiting.append(_Call(function, (item,)))
-            calls.put(waiting[-1])
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        begun = [call.ended for call in waiting if not call.ended.cancel()]
-        for _ in range(threads):
-            calls.put(None)
-        wait_for(begun, LIMIT_S / N_WAITS)
+    return map_in_order(function, items, threads, make_pool=TimedThreads)
 
 
-class _Call:
+class Call:
     """A call on another thread.
 
     Attributes:
@@ -297,10 +282,10 @@ class _Call:
         hangs: it timed out.
     """
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str = "a read"):
+    def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str):
         self.ended: Future = Future()
-        self.doing, self._function, self._arguments = doing, function, arguments
-        self.hangs = False
+        self.doing, self.hangs = doing, False
+        self._function, self._arguments = function, arguments
 
     def make(self) -> None:
         """On the thread that the call is for."""
@@ -339,33 +324,56 @@ class _Call:
 _of_thread = local()
 
 
-def current_call() -> _Call:
+def current_call() -> Call:
     """The call that this thread makes."""
     return _of_thread.call
 
 
-def _start(calls: SimpleQueue[_Call | None]) -> None:
-    # The end of the program does not wait for a daemon.
-    Thread(target=_make_calls, args=(calls,), daemon=True).start()
+class TimedThreads:
+    """Threads whose calls may hang: neither its end nor that of the program waits for them without limit.
+
+    Args:
+        n: how many.
+    """
+
+    def __init__(self, n: int):
+        self._n, self._calls = n, SimpleQueue()
+        self._open: WeakSet[Future] = WeakSet()  # threads and queue hold those that have not ended
+        for _ in range(n):
+            Thread(target=_make_calls, args=(self._calls,), daemon=True).start()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, doing: str = "a read") -> Call:
+        """Make a call on the first thread that is free."""
+        call = Call(function, arguments, doing)
+        self._open.add(call.ended)
+        self._calls.put(call)
+        return call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        begun = [ended for ended in self._open if not ended.cancel()]
+        for _ in range(self._n):
+            self._calls.put(None)
+        futures.wait(begun, LIMIT_S / N_WAITS)
 
 
-def _make_calls(calls: SimpleQueue[_Call | None]) -> None:
+def _make_calls(calls: SimpleQueue[Call | None]) -> None:
     while (call := calls.get()) is not None:
         call.make()
         del call  # not held until the next one comes
 
 
-def _idle_helper() -> SimpleQueue[_Call | None]:
-    """The calls of a thread that waits for one; a new thread per call would cost time and memory."""
+def _idle_pool() -> TimedThreads:
+    """One thread; a new one per call would cost time and memory."""
     try:
         return _idle.pop()
     except IndexError:
-        calls: SimpleQueue[_Call | None] = SimpleQueue()
-        _start(calls)
-        return calls
+        return TimedThreads(1)
 
 
-_idle: list[SimpleQueue[_Call | None]] = []
+_idle: list[TimedThreads] = []
 if hasattr(os, "register_at_fork"):  # a fork has neither the threads nor the processes of its parent
     os.register_at_fork(after_in_child=_idle.clear)
     os.register_at_fork(after_in_child=_idle_workers.clear)

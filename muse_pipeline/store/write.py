@@ -137,7 +137,7 @@ def zarr_at_rest() -> Iterator[None]:
             sync(wait_for_others(), timeout=REST_S)
 
 
-REST_S = 60.0
+REST_S = 60.0  # zarr writes a few files
 _one_waits = Lock()
 
 

@@ -173,11 +173,17 @@ def test_a_map_that_is_closed_waits_for_the_calls_that_have_begun():
 
     def read(number: int) -> None:
         begun.append(number)
-        Event().wait(0.05)
+        if number:
+            second.set()
+            closing.wait()
+            sum(range(1_000_000))
         ended.append(number)
 
+    second, closing = Event(), Event()
     results = map_in_time(read, range(100), threads=2)
     next(results)
+    second.wait()
+    closing.set()
     results.close()
     assert set(begun) == set(ended) and len(begun) < 100
 
