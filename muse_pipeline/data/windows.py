@@ -248,7 +248,7 @@ SEAM_UM = 3.0  # nuclei that the border of a picture cuts look like others when 
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """A picture smaller than half a window, with whole mirror images to its right and below until it fills one.
+    """A picture smaller than a window, with whole mirror images to its right and below until it fills one.
 
     Nothing of it counts as annotated within 3 um of a seam or of the old border. Larger pictures stay as they are.
 
@@ -258,7 +258,7 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
         mpp: um per pixel.
     """
     height, width = image.pixels.shape[:2]
-    if 2 * min(width, height) >= window_px:
+    if min(width, height) >= window_px:
         return image
     repeats_x, repeats_y = (-(-window_px // side) for side in (width, height))
     to_right, below = width * (repeats_x - 1), height * (repeats_y - 1)

@@ -40,4 +40,5 @@ def test_seams_are_not_annotated_and_large_pictures_stay():
     for at in (40, 80):
         assert not region[:, at - 6 : at + 6].any()
     assert region[10, 10] and not region[:6].any() and not region[54:66].any()
-    assert continue_mirrored(small, 80, MPP) is small
+    assert continue_mirrored(small, 41, MPP).pixels.shape == (60, 80, 3)
+    assert continue_mirrored(small, 40, MPP) is small
