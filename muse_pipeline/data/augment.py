@@ -39,7 +39,6 @@ class Augmentation:
         blur: fraction of windows blurred.
         blur_um: largest sigma of the blur, um.
         noise: largest standard deviation of pixel noise, in grey levels.
-        pale: fraction of windows in which large nuclei of known outline get pale chromatin; detectors only.
     """
 
     scale: float = 1.25
@@ -51,10 +50,9 @@ class Augmentation:
     blur: float = 0.3
     blur_um: float = 0.6
     noise: float = 6.0
-    pale: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("free_rotation", "partial_colour", "blur", "pale"):
+        for name in ("free_rotation", "partial_colour", "blur"):
             require_between(self, "augmentation", **{name: (0, 1)})
         for name in ("stain_gain", "stain_mix", "shift", "blur_um", "noise"):
             require_between(self, "augmentation", **{name: (0, math.inf)})

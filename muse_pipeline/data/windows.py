@@ -21,7 +21,6 @@ from muse_pipeline.data.augment import (
     vary_appearance,
     warp_windows,
 )
-from muse_pipeline.data.chromatin import pale_chromatin
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
@@ -83,13 +82,9 @@ class LabelledWindows:
         centre = draw_centres(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.device)]
+        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
-        xy, label, rays = self.nuclei.move(*view, self.window_px)
-        pixels = sharp
-        if pale := self.augmentation.pale:
-            pixels = pale_chromatin(sharp, xy, rays, self.mpp, pale, generator)
-        pixels, colour = vary_appearance(pixels, own_colour, self.stains, self.mpp, self.augmentation, generator)
-        batch = LabelledBatch(pixels, colour, xy, label, rays)
+        batch = LabelledBatch(pixels, colour, *self.nuclei.move(*view, self.window_px))
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
