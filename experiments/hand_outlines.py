@@ -1,4 +1,4 @@
-"""The second stage of `compact`: outlines that were drawn by hand; and a narrower network.
+"""The second and the third stage of `compact`; and a narrower network.
 
     python experiments/hand_outlines.py --data ../shared/data --seeds 0    # trains what is missing: a JSON per run
     python experiments/hand_outlines.py --table                            # the tables of docs/results.md, from these
@@ -8,9 +8,14 @@
 --work). "hand" has the sources of `config/train/compact_outlines.yaml` except NuCLS; "grown" has BRCA-M2C alone, with
 outlines grown around its points; "bowl" has the pictures of DSB-2018 beside those of "hand". "narrow" has the sources
 of "hand" too: it is trained from random weights for 5,000 steps (half an hour) by `config/train/compact_narrow.yaml`,
-with the detector "hand" of the same site and seed as teacher. Pictures of the site, the crops of TNBC's patients that
-the recipes leave out and those of NuCLS are scored, on none of which a run is trained, at a threshold of 0.35. DATA is
-a folder with brca-m2c/, dsb2018-brightfield/, nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
+with the detector "hand" of the same site and seed as teacher. "distilled" and "filled" go on from this detector for
+2,000 steps (11 minutes) by `config/train/compact_distilled.yaml`, without NuCLS and with it as teacher. Where a picture
+is smaller than a window, the windows of "filled" are filled up with its mirror images, those of the others with white.
+"pale" is "filled" with sizes varied up to 1.4 and the inside of large nuclei made pale in half of the windows, by
+revision 5da3e004 with `augmentation.scale=1.4 augmentation.pale=0.5`; this version cannot train it. Pictures of the
+site, the crops of three of TNBC's patients and those of NuCLS are scored, on none of which a run is trained, at a
+threshold of 0.35. DATA is a folder with brca-m2c/, dsb2018-brightfield/, nucls-cc0/ and tnbc-nuclei/. A stopped run
+goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +28,10 @@ from pathlib import Path
 from arms import run_arms
 from compact_start import render_pairs, score, train
 
+from muse_pipeline.data.windows import continue_mirrored
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.detector import data as detector_data
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.training.run import Options
 
@@ -31,13 +39,33 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # where sites ar
 from leave_one_site_out import split_sources
 
 RUNS = Path(__file__).parent / "hand_outlines"
-RECIPE = Path(__file__).parents[1] / "config/train/compact_outlines.yaml"
-NARROW = Path(__file__).parents[1] / "config/train/compact_narrow.yaml"
-TITLES = {"grown": "grown", "hand": "by hand", "bowl": "by hand, with DSB-2018", "narrow": "narrow"}
+SECOND, NARROW, THIRD = (
+    Path(__file__).parents[1] / f"config/train/{name}.yaml"
+    for name in ("compact_outlines", "compact_narrow", "compact_distilled")
+)
+TITLES = {
+    "grown": "grown",
+    "hand": "by hand",
+    "bowl": "by hand, with DSB-2018",
+    "narrow": "narrow",
+    "distilled": "distilled",
+    "filled": "windows filled",
+    "pale": "pale nuclei",
+}
 SITES = ("A7", "A8", "AC")
-COMPARED = {("grown", "hand"): SITES, ("hand", "bowl"): ("A7",), ("hand", "narrow"): ("A8", "AC")}
-ARMS = list(dict.fromkeys(f"{arm}-{site}" for pair, sites in COMPARED.items() for site in sites for arm in pair))
+COMPARED = {
+    ("grown", "hand"): SITES,
+    ("hand", "bowl"): ("A7",),
+    ("hand", "narrow"): ("A8", "AC"),
+    ("hand", "distilled"): ("A7",),
+    ("distilled", "filled"): ("A7",),
+    ("filled", "pale"): ("A7",),
+    ("hand", "filled"): SITES,
+}
+COMPARED_ARMS = dict.fromkeys(f"{arm}-{site}" for pair, sites in COMPARED.items() for site in sites for arm in pair)
+ARMS = [arm for arm in COMPARED_ARMS if not arm.startswith("pale")]
 UNREAD = ("01", "02", "04")  # patients of TNBC
+WITHOUT_UNREAD = 'sources.2.exclude=["01_", "02_", "04_"]', "sources.2.weight=2"
 BOWL_DIAMETER_UM = 8.0  # of the median nucleus of a picture: DSB-2018 states no um per pixel
 
 
@@ -49,25 +77,34 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
     """The checkpoint of an arm, which is trained if it is not there."""
-    outlines, site = arm.split("-")
-    if outlines == "narrow":
-        recipe, steps = NARROW, 5000
-        start = f"distillation.teachers=[{train_arm(f'hand-{site}', seed, data, work)}]"
+    kind, site = arm.split("-")
+    if kind in ("grown", "hand", "bowl"):
+        start = train(f"scratch-{site}", seed, data, work.parent / "compact_start")
+        recipe, changes = SECOND, ("schedule.steps=1500", f"checkpoint={start}")
     else:
-        recipe, steps = RECIPE, 1500
-        start = f"checkpoint={train(f'scratch-{site}', seed, data, work.parent / 'compact_start')}"
-    config = load_detector_config(recipe, data, (f"schedule.steps={steps}", f"seed={seed}", start))
+        teacher = train_arm(f"hand-{site}", seed, data, work)
+        recipe, changes = NARROW, ("schedule.steps=5000", f"distillation.teachers=[{teacher}]")
+        if kind != "narrow":
+            changes = "schedule.steps=2000", f"distillation.teachers=[{teacher}]", f"checkpoint={teacher}"
+            recipe, changes = THIRD, (*changes, *WITHOUT_UNREAD)
+    config = load_detector_config(recipe, data, (f"seed={seed}", *changes))
     known, _ = split_sources(config, site)
-    if outlines == "grown":
+    if kind == "grown":
         sources = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)
     else:
         sources = (*known, *(source for source in config.sources if is_tnbc(source)))
-    if outlines == "bowl":
+    if kind == "bowl":
         folder = data / "dsb2018-brightfield"
         how = {"images": folder / "images", "diameter_um": BOWL_DIAMETER_UM, "allow_empty": True}
         sources = (*sources, LabelSource(folder / "labels", "instances", **how))
     config = dataclasses.replace(config, sources=sources)
+    detector_data.continue_mirrored = continue_mirrored if kind == "filled" else continue_smallest
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
+
+
+def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
+    """``continue_mirrored`` for pictures smaller than half a window; around others windows are white."""
+    return image if 2 * min(image.pixels.shape[:2]) >= window_px else continue_mirrored(image, window_px, mpp)
 
 
 def is_tnbc(source: LabelSource) -> bool:

@@ -98,7 +98,8 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
     """The reference of a model that was trained on the pictures of all: of each measure the widest range.
 
-    Medians are averaged, weighted by the numbers of pictures; references that are None are left out.
+    Medians are averaged, weighted by the numbers of pictures, which are added up: a picture that two of them describe
+    counts twice. References that are None are left out.
     """
     known = [reference for reference in references if reference is not None]
     ranges = {}

@@ -38,13 +38,23 @@ def test_a_recipe_with_a_point_head_has_its_threshold(path):
         assert recipe["export"]["threshold"] == 0.3
 
 
-def test_the_second_stage_of_the_built_in_model_goes_on_with_the_first():
-    first, second = (load_detector_config(RECIPES / f"{name}.yaml") for name in ("compact", "compact_outlines"))
-    changed = {"checkpoint", "sources", "schedule", "training_data", "metrics", "limits"}
-    assert {
-        each.name for each in dataclasses.fields(first) if getattr(first, each.name) != getattr(second, each.name)
-    } == changed
-    points = [source for source in second.sources if not source.grow_outlines]
+DESCRIBED = {"sources", "schedule", "training_data", "metrics", "limits"}
+
+
+@pytest.mark.parametrize(
+    "stages, changed",
+    [
+        (("compact", "compact_outlines"), {"checkpoint"}),
+        (("compact_outlines", "compact_distilled"), {"distillation"}),
+    ],
+)
+def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, changed):
+    before, after = (load_detector_config(RECIPES / f"{name}.yaml") for name in stages)
+    differing = {
+        each.name for each in dataclasses.fields(before) if getattr(before, each.name) != getattr(after, each.name)
+    }
+    assert differing == changed | DESCRIBED
+    points = [source for source in after.sources if not source.grow_outlines]
     assert [source.labels.parent.name for source in points] == ["brca-m2c"]
 
 
