@@ -19,7 +19,7 @@ from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
-SAME_PX = 1.0  # reports of one nucleus are nearer than this, and nearest to each other
+SAME_PX = 1.0  # a nucleus in 256 steps is nearer than this to itself in full precision
 TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one is the peak
 MAX_TIED = 0.02  # share of nuclei for which that may be so; more than that is another network
 # Not the identity, and no two rows or columns alike: a graph that lost or transposed its map finds other nuclei.
@@ -153,7 +153,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
     """
     alone, both = [], []
     for expected, found in pairs:
-        first, second = _matches(expected.xy, found.xy, SAME_PX)
+        first, second = _matches(expected.xy, found.xy, tolerance.xy_px)
         others = [np.delete(np.arange(len(nuclei)), one) for nuclei, one in ((expected, first), (found, second))]
         alone.append((expected[others[0]], found[others[1]]))
         both.append((expected[first], found[second]))
