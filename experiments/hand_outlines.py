@@ -11,11 +11,11 @@ of "hand" too: it is trained from random weights for 5,000 steps (half an hour) 
 with the detector "hand" of the same site and seed as teacher. "distilled" and "filled" go on from this detector for
 2,000 steps (11 minutes) by `config/train/compact_distilled.yaml`, without NuCLS and with it as teacher. Where a picture
 is smaller than a window, the windows of "filled" are filled up with its mirror images, those of the others with white.
-"pale" is "filled" with sizes varied up to 1.4 and the inside of large nuclei made pale in half of the windows, by
-revision 5da3e004 with `augmentation.scale=1.4 augmentation.pale=0.5`; this version cannot train it. Pictures of the
-site, the crops of three of TNBC's patients and those of NuCLS are scored, on none of which a run is trained, at a
-threshold of 0.35. DATA is a folder with brca-m2c/, dsb2018-brightfield/, nucls-cc0/ and tnbc-nuclei/. A stopped run
-goes on.
+"pale" is "filled" with sizes varied up to 1.4 and the inside of large nuclei made pale in half of the windows. It takes
+`muse_pipeline/` of revision 5da3e004 and `augmentation.scale=1.4 augmentation.pale=0.5` among the changes of "filled";
+this version cannot train it. Pictures of the site, the crops of three of TNBC's patients and those of NuCLS are scored,
+on none of which a run is trained, at a threshold of 0.35. DATA is a folder with brca-m2c/, dsb2018-brightfield/,
+nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
 """
 
 from __future__ import annotations
@@ -62,10 +62,13 @@ COMPARED = {
     ("filled", "pale"): ("A7",),
     ("hand", "filled"): SITES,
 }
-COMPARED_ARMS = dict.fromkeys(f"{arm}-{site}" for pair, sites in COMPARED.items() for site in sites for arm in pair)
-ARMS = [arm for arm in COMPARED_ARMS if not arm.startswith("pale")]
+ARMS = list(
+    dict.fromkeys(
+        f"{arm}-{site}" for pair, sites in COMPARED.items() for site in sites for arm in pair if arm != "pale"
+    )
+)
 UNREAD = ("01", "02", "04")  # patients of TNBC
-WITHOUT_UNREAD = 'sources.2.exclude=["01_", "02_", "04_"]', "sources.2.weight=2"
+WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}", "sources.2.weight=2"
 BOWL_DIAMETER_UM = 8.0  # of the median nucleus of a picture: DSB-2018 states no um per pixel
 
 
@@ -83,10 +86,11 @@ def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
         recipe, changes = SECOND, ("schedule.steps=1500", f"checkpoint={start}")
     else:
         teacher = train_arm(f"hand-{site}", seed, data, work)
-        recipe, changes = NARROW, ("schedule.steps=5000", f"distillation.teachers=[{teacher}]")
-        if kind != "narrow":
-            changes = "schedule.steps=2000", f"distillation.teachers=[{teacher}]", f"checkpoint={teacher}"
-            recipe, changes = THIRD, (*changes, *WITHOUT_UNREAD)
+        if kind == "narrow":
+            recipe, changes = NARROW, ("schedule.steps=5000",)
+        else:
+            recipe, changes = THIRD, ("schedule.steps=2000", f"checkpoint={teacher}", *WITHOUT_UNREAD)
+        changes = *changes, f"distillation.teachers=[{teacher}]"
     config = load_detector_config(recipe, data, (f"seed={seed}", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":
