@@ -132,7 +132,6 @@ def require_the_same(parity, precision: str = "fp32") -> None:
     tolerance = TOLERANCES[precision]
     assert parity.n_nuclei > 50
     assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
-    assert parity.xy_px <= (tolerance.xy_px if precision == "fp32" else 0.5)
     assert parity.n_other_class <= max(1, tolerance.label * parity.n_nuclei)
     assert parity.cosine >= tolerance.cosine
     assert parity.embedding <= tolerance.embedding
