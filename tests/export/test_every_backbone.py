@@ -1,5 +1,6 @@
 """Every backbone with either head leaves as ONNX and finds the same nuclei there, on real tissue."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,8 @@ from official_fixtures import load_official, needs_fixtures
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.export.onnx import trace
-from muse_pipeline.export.parity import COLOUR, TOLERANCES, compare
+from muse_pipeline.export.parity import COLOUR, compare
+from muse_pipeline.export.parity import TOLERANCES as EXPORT_TOLERANCES
 from muse_pipeline.export.quantise import halve
 from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.card import ModelCard, NucleusClass
@@ -20,6 +22,8 @@ from muse_pipeline.models.muse_vit import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
+# Of networks whose last layer, and with it every error, is 100 times too large.
+TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +132,7 @@ def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelC
 
 
 def require_the_same(parity, precision: str = "fp32") -> None:
-    """Counts, positions and classes, of a network whose last layer, and with it every error, is 100 times too large."""
+    """Counts, positions and classes."""
     tolerance = TOLERANCES[precision]
     assert parity.n_nuclei > 50
     assert parity.n_unmatched <= max(1, tolerance.unmatched * parity.n_nuclei)
