@@ -11,7 +11,7 @@ from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.stain import IDENTITY, TEXTBOOK, MacenkoFit, stain_map, weigh_density
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
@@ -75,13 +75,3 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     whole_way = stain_map(fit.stains, fit.strong, reference.stains, reference.strong)
     share = np.float32(reference.share)
     return (1 - share) * IDENTITY + share * whole_way
-
-
-def reference_haematoxylin(pixels: np.ndarray, reference: ColourReference, colour: np.ndarray) -> np.ndarray:
-    """(h, w) float32 amount of haematoxylin in pixels (h, w, 3) uint8, once ``colour`` has taken them to the reference.
-
-    A reference without stains has those of the textbook.
-    """
-    stains = np.array(reference.stains or TEXTBOOK, float)
-    shares = np.linalg.pinv(stains)[:, 0] @ np.asarray(colour, float)
-    return weigh_density(pixels, shares[:3]) + np.float32(shares[3])

@@ -13,7 +13,6 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
-from muse_pipeline.inference.colour_input import reference_haematoxylin
 from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
 from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
@@ -155,14 +154,12 @@ class Predictor(GraphRunner):
         found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
         if not self.card.snap_um:
             return found
-        return [self._snap(nuclei, window, colour) for nuclei, window in zip(found, pixels, strict=True)]
+        return [self._snap(nuclei, window) for nuclei, window in zip(found, pixels, strict=True)]
 
-    def _snap(self, nuclei: Nuclei, window: np.ndarray, colour: np.ndarray) -> Nuclei:
-        """Nuclei with outlines on the nearest edges of the haematoxylin of their window."""
-        if not len(nuclei):
-            return nuclei
-        amount = reference_haematoxylin(window, self.card.colour, colour)
-        return replace(nuclei, rays=snap_to_edges(amount, nuclei.xy, nuclei.rays, self.card.mpp, self.card.snap_um))
+    def _snap(self, nuclei: Nuclei, window: np.ndarray) -> Nuclei:
+        """Nuclei with outlines on the nearest edges of red, in which haematoxylin is dark and eosin light."""
+        red = cv2.extractChannel(window, 0)
+        return replace(nuclei, rays=snap_to_edges(red, nuclei.xy, nuclei.rays, self.card.mpp, self.card.snap_um))
 
 
 class RegionPredictor(GraphRunner):

@@ -8,7 +8,6 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from muse_pipeline.nuclei.edges import closed_paths
 from muse_pipeline.nuclei.masks import march_rays
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
@@ -174,4 +173,29 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
     change = (radii - outline[..., None]) / np.maximum(outline, 2 * LEAST_UM)[..., None]
     cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - edge
     cost[..., radii < LEAST_UM] = np.inf
-    return closed_paths(cost, JUMP, BEND)
+    return _closed_paths(cost, JUMP, BEND)
+
+
+def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
+    """The cheapest closed path (N, R) through costs (N, R, S): of two turns the middle one, whose ends have met.
+
+    Args:
+        cost: of each radius on each ray.
+        jump: steps that neighbouring rays may differ by.
+        bend: cost of each.
+    """
+    n_rays, n_steps = cost.shape[1:]
+    bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)
+    total, came_from = cost[:, 0], []
+    for turn in range(1, 2 * n_rays):
+        padded = np.pad(total, ((0, 0), (jump, jump)), constant_values=np.inf)
+        before = bends + np.stack([padded[:, first : first + n_steps] for first in range(2 * jump + 1)])
+        best = before.argmin(0)
+        came_from.append(best - jump)
+        total = np.take_along_axis(before, best[None], 0)[0] + cost[:, turn % n_rays]
+    path = [total.argmin(1)]
+    for step in reversed(came_from):
+        path.append(path[-1] + np.take_along_axis(step, path[-1][:, None], 1)[:, 0])
+    turns = np.stack(path[::-1], 1)
+    half = n_rays // 2
+    return np.concatenate([turns[:, n_rays : n_rays + half], turns[:, half:n_rays]], 1)

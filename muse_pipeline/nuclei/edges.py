@@ -1,4 +1,4 @@
-"""Outlines on the edge of what is stained: the closed path around a nucleus along which it gets lighter outwards."""
+"""Outlines on the edge of what is stained: every ray moves to the radius at which the picture gets lighter outwards."""
 
 from __future__ import annotations
 
@@ -8,96 +8,67 @@ import numpy as np
 from muse_pipeline.nuclei.rays import ray_directions
 
 STEP_UM = 0.25  # between the radii that are tried along a ray
-WIDTH_UM = 0.75  # of the bands on either side of an edge that are compared
-LEAST_UM = 1.0  # shortest ray
-LOYALTY = 2.0  # cost of the squared relative change of a ray, in units of a nucleus' own edge
-BEND = 0.05  # cost where a ray moves by a step more or less than the one beside it; no two differ by more
-OUTWARD_UM = 0.125  # drawn outlines lie so far outside of the steepest edge (``labels.outlines``)
-FAINTEST = 0.1  # edge, in optical density
-CLEAR = 0.5  # share of its own edge along which an outline must lie, or it stays
-BLUR_UM = 0.35
-_BLOCK = 1024  # nuclei at a time
-_ROWS = 16_384  # rays at a time: cv2 maps pictures of less than 32,768 rows
+LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of a nucleus' own edge
+FAINTEST = 5.0  # grey levels of 255 by which an edge is lighter outside than inside; a fainter one counts for less
+SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # of rays: edges are ragged, nuclei are not
+STAYING = 0.05  # weight of the ray as it was, beside 1 for an edge as clear as the nucleus' own
+LEAST_UM = 1.0  # no ray becomes shorter
+_BLOCK = 128  # nuclei at a time, whose samples fit into a core's cache
 
 
-def snap_to_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
-    """Outlines on the clearest closed edge within reach, by dynamic programming over rays; without one they stay.
+def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
+    """Outlines on the clearest edge within reach; where there is none, they stay.
+
+    Every ray has a length within reach at which the picture gets lighter outwards by most. It changes by the mean of
+    what it and its neighbours need to get there, weighted by the squares of their edges.
 
     Args:
-        amount: (h, w) float32 density of the stain of nuclei.
+        light: (h, w) uint8 picture in which nuclei are dark; the red channel of haematoxylin and eosin.
         xy: (N, 2) centres in its pixels.
-        rays: (N, R) um.
+        rays: (N, R) float32 um.
         mpp: um per pixel.
         reach_um: how far a ray may become longer or shorter.
 
     Returns:
         (N, R) float32 um.
     """
-    amount = cv2.GaussianBlur(np.asarray(amount, np.float32), (0, 0), BLUR_UM / mpp)
     blocks = (slice(start, start + _BLOCK) for start in range(0, len(xy), _BLOCK))
-    parts = [_snap(amount, xy[block], rays[block], mpp, reach_um) for block in blocks]
-    return np.concatenate(parts) if parts else np.zeros_like(rays, np.float32)
+    parts = [_snap(light, xy[block], rays[block], mpp, round(reach_um / STEP_UM)) for block in blocks]
+    return np.concatenate(parts) if parts else rays
 
 
-def _snap(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
-    rays = np.asarray(rays, np.float32)
-    n = round(reach_um / STEP_UM)
+def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
+    """See ``snap_to_edges``; the reach is ``n`` steps."""
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(STEP_UM)  # (S,)
-    edge = _edges(amount, xy, rays, mpp, n)
-    own = np.maximum(np.median(edge.max(2), 1), FAINTEST)
-    edge = np.clip(edge / own[:, None, None], -1, 1)
-    relative = change / np.maximum(rays, 2 * LEAST_UM)[..., None]
-    cost = np.float32(LOYALTY) * relative**2 - edge
-    cost[rays[..., None] + change < LEAST_UM] = np.inf
-    cost[..., n][rays < LEAST_UM] = 0  # it may stay
-    path = closed_paths(cost, jump=1, bend=BEND)
-    moved = rays + change[path] + np.float32(OUTWARD_UM)
-    moved = (np.roll(moved, 1, 1) + 2 * moved + np.roll(moved, -1, 1)) / 4  # edges are ragged, nuclei are not
-    clear = np.take_along_axis(edge, path[..., None], 2)[..., 0].mean(1) > CLEAR
-    return np.where(clear[:, None], moved, rays)
+    edge = _edges(light, xy, rays, mpp, n)
+    own = np.maximum(edge.max(0).mean(1), FAINTEST)
+    edge = np.clip(edge / own[:, None], -1, 1)
+    cost = np.float32(LOYALTY) * (change[:, None, None] / np.maximum(rays, 2 * LEAST_UM)) ** 2
+    best = (edge - cost).argmax(0)  # (N, R)
+    weight = np.maximum(np.take_along_axis(edge, best[None], 0)[0], 0) ** 2
+    pull, total = (_smooth(part) for part in (weight * change[best], weight))
+    moved = rays + pull / (total + np.float32(STAYING))
+    return np.maximum(moved, np.minimum(rays, np.float32(LEAST_UM)))
 
 
-def _edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """(N, R, 2 n + 1): how much darker a ray is before than after each radius, from ``n`` steps before its end."""
-    width = round(WIDTH_UM / STEP_UM)
-    offsets = (np.arange(-n - width, n + width, dtype=np.float32) + 0.5) * np.float32(STEP_UM)
-    along = np.maximum(rays[..., None] + offsets, 0) / np.float32(mpp)  # (N, R, samples) px
-    directions = ray_directions(rays.shape[1]).astype(np.float32)
+def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
+    """(2 n + 1, N, R) grey levels: how much lighter it gets at radii from ``n`` steps before the end of a ray.
+
+    Either side is the mean of two samples, over 0.5 um.
+    """
+    offsets = (np.arange(-n - 2, n + 2, dtype=np.float32) + np.float32(0.5)) * np.float32(STEP_UM)
+    along = np.maximum(rays + offsets[:, None, None], 0)  # (samples, N, R) um
+    directions = (ray_directions(rays.shape[1]) / mpp).astype(np.float32)
     columns, rows = (
-        (along * directions[:, axis, None] + (xy[:, axis] - 0.5).astype(np.float32)[:, None, None]).reshape(
-            -1, len(offsets)
-        )
+        (along * directions[:, axis] + (xy[:, axis, None] - 0.5).astype(np.float32)).reshape(len(offsets), -1)
         for axis in (0, 1)
     )
-    parts = (slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS))
-    dark = np.concatenate(
-        [cv2.remap(amount, columns[one], rows[one], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for one in parts]
-    ).reshape(along.shape)
-    sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.float32)
-    before, at, after = (sums[..., first : first + 2 * n + 1] for first in (0, width, 2 * width))
-    return (2 * at - before - after) / np.float32(width)
+    levels = cv2.remap(light, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    pairs = levels[1:] + levels[:-1]
+    return ((pairs[2:] - pairs[:-2]) / 2).reshape(2 * n + 1, *rays.shape)
 
 
-def closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """The cheapest closed path (N, R) through costs (N, R, S): of two turns the middle one, whose ends have met.
-
-    Args:
-        cost: of each radius on each ray.
-        jump: steps that neighbouring rays may differ by.
-        bend: cost of each.
-    """
-    n_rays, n_steps = cost.shape[1:]
-    bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)
-    total, came_from = cost[:, 0], []
-    for turn in range(1, 2 * n_rays):
-        padded = np.pad(total, ((0, 0), (jump, jump)), constant_values=np.inf)
-        before = bends + np.stack([padded[:, first : first + n_steps] for first in range(2 * jump + 1)])
-        best = before.argmin(0)
-        came_from.append(best - jump)
-        total = np.take_along_axis(before, best[None], 0)[0] + cost[:, turn % n_rays]
-    path = [total.argmin(1)]
-    for step in reversed(came_from):
-        path.append(path[-1] + np.take_along_axis(step, path[-1][:, None], 1)[:, 0])
-    turns = np.stack(path[::-1], 1)
-    half = n_rays // 2
-    return np.concatenate([turns[:, n_rays : n_rays + half], turns[:, half:n_rays]], 1)
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """(N, R) means of neighbouring rays; without BLAS, whose sums depend on how many nuclei there are."""
+    half = len(SMOOTHING) // 2
+    return sum(share * np.roll(values, k, 1) for k, share in enumerate(SMOOTHING, -half))
