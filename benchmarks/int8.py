@@ -24,7 +24,7 @@ from leave_one_site_out import VALIDATION, score_picture, split_sources
 
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.export.parity import SAME_PX, TOLERANCES, compare
+from muse_pipeline.export.parity import TOLERANCES, compare
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
@@ -92,7 +92,7 @@ def print_agreement(predictors: list[Predictor], pictures: list[LabelledImage]) 
     n_expected = n_found = 0
     apart, score, other = [], [], []
     for expected, found in pairs:
-        taken = match_points(found.xy, found.score, expected.xy, SAME_PX)
+        taken = match_points(found.xy, found.score, expected.xy, TOLERANCES["int8"].xy_px)
         first, second = taken[taken >= 0], np.flatnonzero(taken >= 0)
         n_expected, n_found = n_expected + len(expected), n_found + len(found)
         apart.append(np.hypot(*(expected.xy[first] - found.xy[second]).T))

@@ -1,4 +1,4 @@
-"""The second and the third stage of `compact`; and a narrower network.
+"""The second, the third and the fourth stage of `compact`.
 
     python experiments/hand_outlines.py --data ../shared/data --seeds 0    # trains what is missing: a JSON per run
     python experiments/hand_outlines.py --table                            # the tables of docs/results.md, from these
@@ -9,13 +9,14 @@
 outlines grown around its points; "bowl" has the pictures of DSB-2018 beside those of "hand". "narrow" has the sources
 of "hand" too: it is trained from random weights for 5,000 steps (half an hour) by `config/train/compact_narrow.yaml`,
 with the detector "hand" of the same site and seed as teacher. "distilled" and "filled" go on from this detector for
-2,000 steps (11 minutes) by `config/train/compact_distilled.yaml`, without NuCLS and with it as teacher. Where a picture
-is smaller than a window, the windows of "filled" are filled up with its mirror images, those of the others with white.
+2,000 steps (11 minutes) by `config/train/compact_distilled.yaml`, without NuCLS and with it as teacher; "narrow_filled"
+goes on from "narrow" for as long, with "filled" as teacher. Where a picture is smaller than a window, the windows of
+"filled" and "narrow_filled" are filled up with its mirror images, those of the others with white.
 "pale" is "filled" with sizes varied up to 1.4 and the inside of large nuclei made pale in half of the windows. It takes
 `muse_pipeline/` of revision 5da3e004 and `augmentation.scale=1.4 augmentation.pale=0.5` among the changes of "filled";
 this version cannot train it. Pictures of the site, the crops of three of TNBC's patients and those of NuCLS are scored,
-on none of which a run is trained, at a threshold of 0.35. DATA is a folder with brca-m2c/, dsb2018-brightfield/,
-nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
+on none of which a run is trained, at a threshold of 0.35 and with outlines as the network gives them. DATA is a folder
+with brca-m2c/, dsb2018-brightfield/, nucls-cc0/ and tnbc-nuclei/. A stopped run goes on.
 """
 
 from __future__ import annotations
@@ -50,17 +51,19 @@ TITLES = {
     "narrow": "narrow",
     "distilled": "distilled",
     "filled": "windows filled",
+    "narrow_filled": "narrow, windows filled",
     "pale": "pale nuclei",
 }
 SITES = ("A7", "A8", "AC")
 COMPARED = {
     ("grown", "hand"): SITES,
     ("hand", "bowl"): ("A7",),
-    ("hand", "narrow"): ("A8", "AC"),
+    ("hand", "narrow"): SITES,
     ("hand", "distilled"): ("A7",),
     ("distilled", "filled"): ("A7",),
     ("filled", "pale"): ("A7",),
     ("hand", "filled"): SITES,
+    ("filled", "narrow_filled"): SITES,
 }
 ARMS = list(
     dict.fromkeys(
@@ -85,13 +88,17 @@ def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
         start = train(f"scratch-{site}", seed, data, work.parent / "compact_start")
         recipe, changes = SECOND, ("schedule.steps=1500", f"checkpoint={start}")
     else:
-        teacher = train_arm(f"hand-{site}", seed, data, work)
+        teacher = train_arm(f"{'filled' if kind == 'narrow_filled' else 'hand'}-{site}", seed, data, work)
         if kind == "narrow":
-            recipe, changes = NARROW, ("schedule.steps=5000",)
+            weights = "distillation.share=0.5", *WITHOUT_UNREAD, "sources.2.weight=3"
+            recipe, changes = NARROW, ("schedule.steps=5000", "checkpoint=null", *weights)
+        elif kind == "narrow_filled":
+            start = train_arm(f"narrow-{site}", seed, data, work)
+            recipe, changes = NARROW, ("schedule.steps=2000", f"checkpoint={start}", *WITHOUT_UNREAD)
         else:
             recipe, changes = THIRD, ("schedule.steps=2000", f"checkpoint={teacher}", *WITHOUT_UNREAD)
         changes = *changes, f"distillation.teachers=[{teacher}]"
-    config = load_detector_config(recipe, data, (f"seed={seed}", *changes))
+    config = load_detector_config(recipe, data, (f"seed={seed}", "export.snap_um=0", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":
         sources = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)
@@ -102,7 +109,7 @@ def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
         how = {"images": folder / "images", "diameter_um": BOWL_DIAMETER_UM, "allow_empty": True}
         sources = (*sources, LabelSource(folder / "labels", "instances", **how))
     config = dataclasses.replace(config, sources=sources)
-    detector_data.continue_mirrored = continue_mirrored if kind == "filled" else continue_smallest
+    detector_data.continue_mirrored = continue_mirrored if kind.endswith("filled") else continue_smallest
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 

@@ -83,7 +83,7 @@ class SlideLabelSettings:
     stores: Path
     table: Path | None = None
     class_map: dict[str, str] = field(default_factory=dict)
-    backbone: str = "muse_compact_32"
+    backbone: str = "muse_compact_24"
     checkpoint: Weights | None = Path("compact")
     trust_pickle: bool = False
     folds: int = 3
