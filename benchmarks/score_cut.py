@@ -2,8 +2,8 @@
 
     python benchmarks/score_cut.py runs/compact/checkpoint.pt --data ../shared/data
 
-Of the graph in 32-bit floats. Intervals are of the difference from 0.40, by bootstrap over the 7 patients. The built-in
-`compact` was trained on patients 05, 06, 08 and 09. DATA is a folder with tnbc-nuclei/.
+Of the graph in 32-bit floats. Intervals are of the difference from 0.40, by bootstrap over the 7 patients, all of
+which the built-in `compact` was trained on. DATA is a folder with tnbc-nuclei/.
 """
 
 from __future__ import annotations
