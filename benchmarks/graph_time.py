@@ -15,13 +15,12 @@ import cv2
 import numpy as np
 
 from muse_pipeline.evaluation.detection import match_points
-from muse_pipeline.export.parity import TOLERANCES
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
 
 ACROSS = 3
-SAME_PX = TOLERANCES["int8"].xy_px
+SAME_PX = 1.0  # two positions that are nearer are of one nucleus
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from graph_time import seconds_in_turns
+from graph_time import SAME_PX, seconds_in_turns
 from leave_one_site_out import VALIDATION, score_picture, split_sources
 
 from muse_pipeline.evaluation.detection import match_points
@@ -92,7 +92,7 @@ def print_agreement(predictors: list[Predictor], pictures: list[LabelledImage]) 
     n_expected = n_found = 0
     apart, score, other = [], [], []
     for expected, found in pairs:
-        taken = match_points(found.xy, found.score, expected.xy, TOLERANCES["int8"].xy_px)
+        taken = match_points(found.xy, found.score, expected.xy, SAME_PX)
         first, second = taken[taken >= 0], np.flatnonzero(taken >= 0)
         n_expected, n_found = n_expected + len(expected), n_found + len(found)
         apart.append(np.hypot(*(expected.xy[first] - found.xy[second]).T))

@@ -71,7 +71,8 @@ ARMS = list(
     )
 )
 UNREAD = ("01", "02", "04")  # patients of TNBC
-WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}", "sources.2.weight=2"
+WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}"
+TEACHERS = {"narrow": "hand", "distilled": "hand", "filled": "hand", "narrow_filled": "filled"}
 BOWL_DIAMETER_UM = 8.0  # of the median nucleus of a picture: DSB-2018 states no um per pixel
 
 
@@ -88,16 +89,14 @@ def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
         start = train(f"scratch-{site}", seed, data, work.parent / "compact_start")
         recipe, changes = SECOND, ("schedule.steps=1500", f"checkpoint={start}")
     else:
-        teacher = train_arm(f"{'filled' if kind == 'narrow_filled' else 'hand'}-{site}", seed, data, work)
+        teacher = train_arm(f"{TEACHERS[kind]}-{site}", seed, data, work)
         if kind == "narrow":
-            weights = "distillation.share=0.5", *WITHOUT_UNREAD, "sources.2.weight=3"
-            recipe, changes = NARROW, ("schedule.steps=5000", "checkpoint=null", *weights)
-        elif kind == "narrow_filled":
-            start = train_arm(f"narrow-{site}", seed, data, work)
-            recipe, changes = NARROW, ("schedule.steps=2000", f"checkpoint={start}", *WITHOUT_UNREAD)
+            recipe, changes = NARROW, ("schedule.steps=5000", "distillation.share=0.5", "sources.2.weight=3")
         else:
-            recipe, changes = THIRD, ("schedule.steps=2000", f"checkpoint={teacher}", *WITHOUT_UNREAD)
-        changes = *changes, f"distillation.teachers=[{teacher}]"
+            start = train_arm(f"narrow-{site}", seed, data, work) if kind == "narrow_filled" else teacher
+            recipe = NARROW if kind == "narrow_filled" else THIRD
+            changes = "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2"
+        changes = *changes, WITHOUT_UNREAD, f"distillation.teachers=[{teacher}]"
     config = load_detector_config(recipe, data, (f"seed={seed}", "export.snap_um=0", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":

@@ -1,0 +1,63 @@
+"""Seconds of `muse run` with several models, in turns: medians, and how they grow with the tissue.
+
+    muse demo-slide bench/7 --area-mm2 7 --mpp 0.25 && muse demo-slide bench/25 --area-mm2 25 --mpp 0.25
+    python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --models before.onnx compact-int8
+
+By the clock and of the processor, start-up included, without the viewer, on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from end_to_end import children_seconds, fit
+
+from muse_pipeline.tissue.mask import TissueMask
+
+
+def main() -> None:
+    """Run every model on every slide in turns, print each run, the medians and the fits."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
+    parser.add_argument("--models", nargs="+", default=["compact-int8"], metavar="MODEL", help="file or built-in name")
+    parser.add_argument("--features", default="basic")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    runs = {(model, slide): [] for slide in args.slides for model in args.models}
+    for _ in range(args.rounds):
+        for (model, slide), measured in runs.items():
+            measured.append(measure(slide, model, args.features, args.threads))
+            print(json.dumps({"model": model, "slide": str(slide), **measured[-1]}), flush=True)
+    for model in args.models:
+        rows = [median(runs[model, slide]) for slide in args.slides]
+        print(json.dumps({"model": model, "medians": rows, "fit": fit(rows)}))
+
+
+def measure(slide: Path, model: str, features: str, threads: int) -> dict[str, float]:
+    """One run into a fresh folder."""
+    with tempfile.TemporaryDirectory() as results:
+        how = ["--model", model, "--features", features, "--threads", str(threads), "--no-viewer"]
+        command = [Path(sys.executable).parent / "muse", "run", slide, "-o", results, *how]
+        started, used = time.monotonic(), children_seconds()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
+        (mask,) = Path(results).glob("*/tissue.npz")
+        area = TissueMask.load(mask).area_mm2
+    return {"tissue_mm2": area, "seconds": seconds, "processor_seconds": processor_seconds}
+
+
+def median(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {name: round(float(np.median([row[name] for row in rows])), 2) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    main()
