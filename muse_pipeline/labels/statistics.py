@@ -21,6 +21,7 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
+LISTED = 24  # patients with a line of their own; more of them hide the warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +46,16 @@ class LabelSummary:
     warnings: tuple[str, ...]
 
     def text(self) -> str:
-        """A line per patient, a total, and the warnings."""
+        """A line per patient, of the first ``LISTED`` and of all others together, a total, and the warnings."""
         of_patient = defaultdict(list)
         for index, patient in enumerate(self.patients):
             of_patient[patient].append(index)
+        groups = sorted(of_patient.items())
+        if len(groups) > LISTED + 1:
+            others = [index for _, of in groups[LISTED:] for index in of]
+            groups[LISTED:] = [(f"{len(groups) - LISTED} others", others)]
         rows = [["patient", "pictures", *self.columns]]
-        rows += [[patient, len(of), *self.counts[of].sum(0)] for patient, of in sorted(of_patient.items())]
+        rows += [[name, len(of), *self.counts[of].sum(0)] for name, of in groups]
         rows += [[count_noun(len(of_patient), "patient"), len(self.pictures), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
         lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]

@@ -18,6 +18,15 @@ def image(tmp_path_factory):
     return read(make_source(tmp_path_factory.mktemp("labels"), "P.txt", TEXT, class_map=CLASS_MAP))[0]
 
 
+def test_many_patients_share_a_line(image):
+    pictures = [replace(image, name=f"{i:02}", patient=f"{i:02}") for i in range(30)]
+    lines = [line.split() for line in summarise_labels(pictures, CLASSES).text().splitlines()]
+    assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
+    assert lines[-2:] == [["6", "others", "6", "12", "6", "6"], ["30", "patients", "30", "60", "30", "30"]]
+    lines = summarise_labels(pictures[:25], CLASSES).text().splitlines()
+    assert lines[-2].split()[0] == "24"  # a line for others would be no shorter
+
+
 def test_counts_by_picture_and_patient(image, tmp_path):
     pictures = [
         image,
