@@ -45,6 +45,24 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
     ]
 
 
+def snap_outlines(found: list[Nuclei], pixels: np.ndarray, snap_um: float, mpp: float) -> list[Nuclei]:
+    """Nuclei of windows with outlines on the nearest edges of red, in which haematoxylin is dark and eosin light.
+
+    Args:
+        found: of each window, in its frame.
+        pixels: (B, H, W, 3) uint8.
+        snap_um: see ``inference.card.ModelCard``.
+        mpp: um per pixel.
+    """
+    if not snap_um:
+        return found
+    reds = [cv2.extractChannel(window, 0) for window in pixels]
+    return [
+        replace(nuclei, rays=snap_to_edges(red, nuclei.xy, nuclei.rays, mpp, snap_um))
+        for nuclei, red in zip(found, reds, strict=True)
+    ]
+
+
 def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
     """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML 2017).
 
@@ -152,14 +170,7 @@ class Predictor(GraphRunner):
             For each window its nuclei (frame: window), by descending score.
         """
         found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
-        if not self.card.snap_um:
-            return found
-        return [self._snap(nuclei, window) for nuclei, window in zip(found, pixels, strict=True)]
-
-    def _snap(self, nuclei: Nuclei, window: np.ndarray) -> Nuclei:
-        """Nuclei with outlines on the nearest edges of red, in which haematoxylin is dark and eosin light."""
-        red = cv2.extractChannel(window, 0)
-        return replace(nuclei, rays=snap_to_edges(red, nuclei.xy, nuclei.rays, self.card.mpp, self.card.snap_um))
+        return snap_outlines(found, pixels, self.card.snap_um, self.card.mpp)
 
 
 class RegionPredictor(GraphRunner):

@@ -11,7 +11,7 @@ import torch
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.picture import detect_image
-from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.inference.predictor import nuclei_of_windows, snap_outlines
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
@@ -123,6 +123,7 @@ class NetworkPredictor:
             readout=network.backbone.lattice.name,
             licence=config.licence,
             training_data=config.training_data,
+            snap_um=export.snap_um,
         )
 
     @torch.no_grad()
@@ -131,7 +132,8 @@ class NetworkPredictor:
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
-        return nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
+        found = nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
+        return snap_outlines(found, pixels, self.card.snap_um, self.card.mpp)
 
 
 N_IMAGES = 24

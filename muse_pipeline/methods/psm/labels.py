@@ -107,7 +107,7 @@ SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found 
 def write_found_labels(
     checkpoint: Path, config: DetectorConfig, labels: Path, folder: Path, say: Callable[[str], None]
 ) -> None:
-    """Write the pictures of ``labels`` again with what a detector finds in them.
+    """Write the pictures of ``labels`` again with what a detector finds in them, outlined as its export does.
 
     Args:
         checkpoint: of the detector.
@@ -208,9 +208,10 @@ class FoundLabelsStage(PreparedStage):
         self.config, self.detector, self.labels = config, detector, labels
 
     def made_from(self) -> dict[str, Any]:
-        """The threshold and the detector."""
-        weights = load_checkpoint(self.detector).weights_sha256()
-        return {"threshold": self.config.export.threshold, "detector": weights}
+        """What of the export decides which nuclei are found and how they are outlined, and the detector."""
+        export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
+        how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
+        return {**how, "detector": weights}
 
     def write(self, folder: Path, say: Say) -> None:
         """See ``write_found_labels``."""

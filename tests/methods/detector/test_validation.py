@@ -6,17 +6,22 @@ import json
 import numpy as np
 import pytest
 import torch
+from drawn_tissue import draw_labelled_tissue
 from labelled import CPU, draw_labelled_folder, write_config
 
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.model import find_checkpoint, find_model
+from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector import validation
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
-from muse_pipeline.methods.detector.validation import SCORE, Validation
+from muse_pipeline.methods.detector.start import load_trained
+from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, Validation
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.run import Options
@@ -152,3 +157,13 @@ def test_scoring_changes_no_statistics(config, held):
     validation.scores()
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_draws_outlines_as_its_exported_model_does():
+    network, config, _ = load_trained(find_checkpoint("compact"))
+    exported = Predictor(find_model("compact-fp32"))
+    assert config.export.snap_um == exported.card.snap_um > 0
+    windows = draw_labelled_tissue((256, 256), config.mpp, seed=0).pixels[None]
+    (found,), (expected,) = (one(windows, IDENTITY.copy()) for one in (NetworkPredictor(network, config), exported))
+    assert len(found) == len(expected) > 20
+    assert np.allclose(found.xy, expected.xy, atol=1e-2) and np.allclose(found.rays, expected.rays, atol=1e-2)
