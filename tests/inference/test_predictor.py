@@ -124,9 +124,14 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
     ("stated", "port"), [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")]
 )
 def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, port):
-    model = onnx.load(find_model("label_free"))  # whose windows have one size
-    card = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    card.value = json.dumps(json.loads(card.value) | stated)
+    model = onnx.load(find_model("compact-fp32"))
+    card = Predictor(find_model("compact-fp32")).card
+    sizes = {"pixels": (1, 3, card.input_px, card.input_px), "xy": (1, card.capacity, 2)}
+    for graph_port in (*model.graph.input, *model.graph.output):  # windows of one size
+        for side, size in zip(graph_port.type.tensor_type.shape.dim, sizes.get(graph_port.name, ()), strict=False):
+            side.dim_value = size
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    entry.value = json.dumps(json.loads(entry.value) | stated)
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=f"its card states '{port}' as"):
         Predictor(tmp_path / "m.onnx")
