@@ -5,11 +5,11 @@
     python experiments/label_free_together.py --table           # prints the table
 
 Pseudo-labels are what the built-in `label_free` finds from a score of 0.35 in the pixels of `config/train/psm.yaml`,
-made as in the self-training of `muse psm`, with outlines as its network draws them. Tissue is rendered by the
-generator of `config/train/unit.yaml`, in the folder unit_real/ beside --work. All arms but `both-wide` train the same
-network from the same random weights, and all for as many steps with the augmentation of psm.yaml. The score from
-which a nucleus counts is the one with the best detection F1 at points of every fourth training picture of BRCA-M2C.
-TNBC and NuCLS are read as in `unit_real.py` and choose nothing.
+with outlines as its network draws them; both are those of revision 41578fbe, which training another arm needs. Tissue
+is rendered by the generator of `config/train/unit.yaml`, in the folder unit_real/ beside --work. All arms but `both-
+wide` train the same network from the same random weights, and all for as many steps with the augmentation of
+psm.yaml. The score from which a nucleus counts is the one with the best detection F1 at points of every fourth
+training picture of BRCA-M2C. TNBC and NuCLS are read as in `unit_real.py` and choose nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from muse_pipeline.training.run import Options
 
 RUNS = Path(__file__).parent / "label_free_together"
 STEPS = 1000
-NARROW, WIDE = "muse_compact_32", "muse_compact_48"  # backbones; the built-in model has the wide one
+NARROW, WIDE = "muse_compact_32", "muse_compact_48"  # backbones; the built-in model of that revision has the wide one
 N_RENDERED, RENDERED_PX = 400, 256
 LEAST_SCORE, THRESHOLDS = 0.1, np.arange(0.2, 0.75, 0.05)
 KINDS = {"pseudo": ("found",), "rendered": ("rendered",), "both": ("found", "rendered")}  # sources of each arm

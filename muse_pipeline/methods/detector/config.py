@@ -66,7 +66,7 @@ class ExportSettings:
 COLOURS = ("macenko", "identity")
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
 # No validation depends on these of the export's.
-UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window", "export.snap_um")
+UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
 
 @dataclass(frozen=True)
