@@ -19,7 +19,17 @@ import cv2
 from arms import run_arms
 from label_free_together import LEAST_SCORE, detection_by_threshold
 from unit_real import RUNS as UNIT_RUNS
-from unit_real import TOP, aji, change_from, detection_f1, mean_of_seeds, network_finder, score, with_interval
+from unit_real import (
+    SNAP_UM,
+    TOP,
+    aji,
+    change_from,
+    detection_f1,
+    mean_of_seeds,
+    network_finder,
+    score,
+    with_interval,
+)
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.export.onnx import export_onnx
@@ -48,18 +58,17 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     if arm == "before":
         return score(network_finder(Predictor(args.work / "before.onnx")), data)
     _, config = load_run(TOP / "config/train/psm.yaml", data, (*CHANGES[arm], f"seed={seed}"))
-    _, as_shipped = load_run(TOP / "config/train/psm.yaml", data, ())
-    folder, rounds, export = args.work / f"{arm}-{seed}", {}, as_shipped.detector.export
+    folder, rounds, threshold = args.work / f"{arm}-{seed}", {}, config.detector.export.threshold
     for stage in ROUNDS:
         checkpoint = train_run(
             PsmRecipe(), config, folder, Options(accelerator="cpu", threads=1, say=print), until=stage
         )
         model = checkpoint.with_name("model.onnx")
-        export_onnx(checkpoint, model, threshold=LEAST_SCORE, snap_um=export.snap_um)
+        export_onnx(checkpoint, model, threshold=LEAST_SCORE, snap_um=SNAP_UM)
         f1 = detection_by_threshold(Predictor(model), data / "brca-m2c")
-        export_onnx(checkpoint, model, threshold=export.threshold, snap_um=export.snap_um)
+        export_onnx(checkpoint, model, threshold=threshold, snap_um=SNAP_UM)
         rounds[stage] = {"f1_by_threshold": f1, **score(network_finder(Predictor(model)), data)}
-    return {"threshold": export.threshold, "rounds": rounds}
+    return {"threshold": threshold, "rounds": rounds}
 
 
 def render_table() -> str:

@@ -6,8 +6,8 @@
 
 Pseudo-labels are what the built-in `label_free` finds from a score of 0.35 in the pixels of `config/train/psm.yaml`,
 with outlines as its network draws them; both are those of revision 41578fbe, which training another arm needs. Tissue
-is rendered by the generator of `config/train/unit.yaml`, in the folder unit_real/ beside --work. All arms but `both-
-wide` train the same network from the same random weights, and all for as many steps with the augmentation of
+is rendered by the generator of `config/train/unit.yaml`, in the folder unit_real/ beside --work. All arms but
+`both-wide` train the same network from the same random weights, and all for as many steps with the augmentation of
 psm.yaml. The score from which a nucleus counts is the one with the best detection F1 at points of every fourth
 training picture of BRCA-M2C. TNBC and NuCLS are read as in `unit_real.py` and choose nothing.
 """

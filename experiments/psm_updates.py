@@ -62,19 +62,14 @@ def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
 def render_table() -> str:
     """Means over seeds, and the values of all seeds of the AJI."""
     runs = [read_json(path) for path in sorted(RUNS.glob("*.json"))]
-    rows = [
-        f"| masks, cut into nuclei | seeds | {' | '.join(SHOWN)} | AJI of each seed |",
-        "|---" * (len(SHOWN) + 3) + "|",
-    ]
+    header = ["masks, cut into nuclei", "seeds", *SHOWN, "AJI of each seed"]
+    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for arm, title in TITLES.items():
         scores = [run["scores"] for run in runs if run["arm"] == arm]
-        if not scores:
-            continue
-        if arm == "otsu":
-            scores = scores[:1]
-        means = [f"{np.mean([one[column] for one in scores]):.3f}" for column in SHOWN]
-        each = ", ".join(f"{one['AJI']:.3f}" for one in scores) if arm in UPDATES else ""
-        rows.append(f"| {title} | {len(scores) if arm in UPDATES else ''} | {' | '.join(means)} | {each} |")
+        if scores:
+            means = [f"{np.mean([one[column] for one in scores]):.3f}" for column in SHOWN]
+            each = ", ".join(f"{one['AJI']:.3f}" for one in scores)
+            rows.append(f"| {title} | {len(scores)} | {' | '.join(means)} | {each} |")
     return "\n".join(rows)
 
 

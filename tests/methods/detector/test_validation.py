@@ -178,5 +178,5 @@ def test_a_run_with_validation_does_not_go_on_with_other_outlines(config, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path, dataclasses.replace(CPU, progress=stop))
     snapped = dataclasses.replace(config, export=dataclasses.replace(config.export, snap_um=1.0))
-    with pytest.raises(CheckpointError, match="export.snap_um"):
+    with pytest.raises(CheckpointError, match=r"export\.snap_um"):
         finetune(snapped, tmp_path, CPU)
