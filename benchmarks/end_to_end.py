@@ -110,7 +110,7 @@ def children_seconds() -> float:
 
 
 def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float]:
-    """Seconds and the processor's of `session.run` on parts as large as those of the slide, and their mm2.
+    """Seconds and the processor's of `Predictor.run` on parts as large as those of the slide, and their mm2.
 
     One call per thread; of many parts every n-th is run.
     """
@@ -119,11 +119,11 @@ def bare_run(model: str, slide: Path, threads: int) -> tuple[float, float, float
     size_px = work_size_px(info.size_px, info.mpp, card.mpp)
     sizes = plan_windows(predictor, TissueMask.load(slide / "tissue.npz"), size_px)[:: card.batch, 2:]
     sizes = sizes[np.argsort(-sizes.prod(1), kind="stable")]  # so that a sample has some of every size
-    pixels = np.random.default_rng(0).integers(0, 256, (card.batch, 3, card.input_px, card.input_px), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (card.batch, card.input_px, card.input_px, 3), np.uint8)
 
     def run(size: np.ndarray) -> None:
-        part = np.ascontiguousarray(pixels[:, :, : size[1], : size[0]])
-        predictor.session.run(None, {"pixels": part, "colour": IDENTITY})
+        part = np.ascontiguousarray(pixels[:, : size[1], : size[0]])
+        predictor.run(predictor.outputs, part, IDENTITY)
 
     sample = sizes[:: max(len(sizes) // 40, 1)]
     with ThreadPoolExecutor(threads) as pool:

@@ -96,8 +96,7 @@ def bind(predictor: Predictor, batch: np.ndarray) -> Callable[[], None]:
     """A call of the graph whose inputs are on the device already, and whose outputs stay there."""
     device = "cuda" if predictor.provider in GPU_PROVIDERS else "cpu"
     binding = predictor.session.io_binding()
-    planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-    for name, values in {"pixels": planes, "colour": IDENTITY}.items():
+    for name, values in predictor.inputs(batch, IDENTITY).items():
         binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(values, device))
     for name in predictor.outputs:
         binding.bind_output(name, device)

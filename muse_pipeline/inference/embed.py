@@ -19,8 +19,8 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
+from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import card_text, read_card
 from muse_pipeline.inference.predictor import GraphRunner
 from muse_pipeline.nuclei.arrow import to_arrow

@@ -13,6 +13,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
+from muse_pipeline.inference.graph import cut_after_single_values
 from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
 from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
@@ -76,7 +77,8 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 class GraphRunner:
     """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each on a thread of its own.
 
-    One thread per call, whatever the number of callers, keeps results identical for any number of threads.
+    One thread per call, whatever the number of callers, keeps results identical for any number of threads. On the
+    processor, what the graph does to single values of pixels is looked up in a table of the same numbers.
 
     Args:
         path: an ONNX file with a card.
@@ -98,6 +100,11 @@ class GraphRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+        self._table = None
+        if self.provider == "cpu" and (parts := self._cut(graph)):
+            of_values, graph = parts
+            every_value = {"pixels": np.arange(256, dtype=np.uint8)}
+            self._table = open_session(self.path, options, self.provider, of_values).run(None, every_value)[0]
         self.session = open_session(self.path, options, self.provider, graph)
         if PROVIDERS[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
@@ -105,12 +112,24 @@ class GraphRunner:
         self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
 
+    def _cut(self, graph: bytes | None) -> tuple[bytes, bytes] | None:
+        try:
+            return cut_after_single_values(graph or self.path.read_bytes())
+        except (OSError, IndexError, ValueError):  # unreadable or not ONNX: `open_session` raises a message
+            return None
+
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
+        return self.session.run(outputs, self.inputs(pixels, colour))
+
+    def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
+        """What the session takes for them."""
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
             cv2.split(window, list(channels))  # NumPy's transpose takes six times as long
-        return self.session.run(outputs, {"pixels": planes, "colour": colour})
+        if self._table is not None:
+            planes = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
+        return {"pixels": planes, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
         """Make sure that the graph has ports of the sizes that its card states; sizes that it leaves open suit any.

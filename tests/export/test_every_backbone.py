@@ -13,8 +13,8 @@ from muse_pipeline.export.onnx import trace
 from muse_pipeline.export.parity import COLOUR, compare
 from muse_pipeline.export.parity import TOLERANCES as EXPORT_TOLERANCES
 from muse_pipeline.export.quantise import halve
-from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.card import ModelCard, NucleusClass
+from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.models import BACKBONES, HEADS, dense_head
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector

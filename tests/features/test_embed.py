@@ -14,8 +14,8 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.embedder import load_embedder
 from muse_pipeline.features.measure import with_near
-from muse_pipeline.inference.backbone import cut_before_head
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
+from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.readout import read_at

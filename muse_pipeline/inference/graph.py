@@ -1,0 +1,190 @@
+"""Parts of the graph in an ONNX file: a detector as far as its head, and what a graph does to single values of pixels.
+
+An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding). Its nodes are in the
+order in which they are computed. The file is cut here field by field, because the package `onnx` is installed for
+training alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from muse_pipeline.core.errors import ModelError
+
+HEAD = "detector.head."  # how names of the head's weights begin, see ``models.detector.DetectionGraph``
+PIXELS = b"pixels"  # name of the input
+OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # operators, with numbers
+ONLY_THE_SIZE = b"Shape"  # operator that reads no values
+# Numbers of fields in onnx.proto.
+GRAPH = 7  # of a model
+NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # of a graph
+INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # of a node
+NAME, TYPE = 1, 2  # of an input or output
+TENSOR, ELEMENT = 1, 1  # of a type; of its tensor
+DIMENSION, INITIALIZER_NAME = 1, 8  # of an initializer
+FLOAT, UINT8 = 1, 2  # elements
+VARINT, LENGTH_DELIMITED = 0, 2
+FIXED_BYTES = {1: 8, 5: 4}
+
+
+def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
+    """The model with one output, the map that its head reads at the centres of cells.
+
+    Args:
+        model: a detector in ONNX.
+        output: name of the output.
+        path: for messages.
+
+    Raises:
+        ModelError: no node of the graph reads weights of a head.
+    """
+    before, dense = [], b""
+    for number, content, whole in _fields(_graph_of(model)):
+        if number == NODE and not dense:
+            dense = _map_for_head(content)
+        if number not in {NODE, OUTPUT} or (number == NODE and not dense):
+            before.append(whole)
+    if not dense:
+        raise ModelError(
+            f"{path}: its graph has no weights named {HEAD}..., so its features cannot be read; use `muse embed "
+            "--checkpoint` with the checkpoint that it was exported from"
+        )
+    name = output.encode()
+    return _with_graph(model, [*before, _identity(dense, name), _field(OUTPUT, _field(NAME, name))])
+
+
+def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
+    """What a graph does to every value of its pixels by itself, as a model of its own, and the rest.
+
+    Each of these operators takes ONNX Runtime a pass over all pixels; a table of the 256 values takes one in all.
+
+    Args:
+        model: in ONNX, with ``pixels`` in uint8.
+
+    Returns:
+        A model from ``pixels`` of any shape to float32, and the given one with these numbers as its ``pixels``. None if
+        there is nothing to cut.
+    """
+    parts = list(_fields(_graph_of(model)))
+    nodes = [content for number, content, _ in parts if number == NODE]
+    numbers = {_name_of_number(content) for number, content, _ in parts if number == INITIALIZER}
+    chain, value = [], PIXELS
+    while node := _only_reader(nodes, value, numbers):
+        chain.append(node)
+        (value,) = _contents(node, OUTPUTS)
+    if not chain:
+        return None
+    known = [whole for number, content, whole in parts if number == INITIALIZER and _name_of_number(content)]
+    ports = _field(INPUT, _port(PIXELS, UINT8)), _field(OUTPUT, _port(value, FLOAT))
+    first = _with_graph(model, [*(_field(NODE, node) for node in chain), _field(GRAPH_NAME, b"values"), *known, *ports])
+    rest = [_identity(PIXELS, value)]
+    for number, content, whole in parts:
+        if number == INPUT and _contents(content, NAME) == [PIXELS]:
+            rest.append(_field(INPUT, _of_floats(content)))
+        elif number != NODE or content not in chain:
+            rest.append(whole)
+    return first, _with_graph(model, rest)
+
+
+def _map_for_head(node: bytes) -> bytes:
+    """Name of a node's first input if its others are weights of the head, and it is none itself; else b""."""
+    first, *weights = _contents(node, INPUTS) or [b""]
+    head = HEAD.encode()
+    return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""
+
+
+def _only_reader(nodes: list[bytes], value: bytes, numbers: set[bytes]) -> bytes:
+    """The node that reads ``value`` if it is the only one, and works on single values with ``numbers``; else b""."""
+    readers = [node for node in nodes if value in _contents(node, INPUTS) and _operator(node) != ONLY_THE_SIZE]
+    if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
+        return b""
+    others = [name for name in _contents(readers[0], INPUTS) if name != value]
+    return readers[0] if numbers.issuperset(others) else b""
+
+
+def _operator(node: bytes) -> bytes:
+    return b"".join(_contents(node, OPERATOR))
+
+
+def _name_of_number(initializer: bytes) -> bytes:
+    """Name of an initializer that is a single number; b"" for arrays."""
+    fields = list(_fields(initializer))
+    is_array = any(number == DIMENSION for number, _, _ in fields)
+    return b"" if is_array else b"".join(content for number, content, _ in fields if number == INITIALIZER_NAME)
+
+
+def _identity(source: bytes, name: bytes) -> bytes:
+    """A node that gives ``source`` another name."""
+    return _field(NODE, _field(INPUTS, source) + _field(OUTPUTS, name) + _field(OPERATOR, b"Identity"))
+
+
+def _port(name: bytes, element: int) -> bytes:
+    """An input or output of any shape."""
+    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _number(ELEMENT, element)))
+
+
+def _of_floats(port: bytes) -> bytes:
+    """An input with the same name and shape, of float32."""
+    (tensor,) = _contents(b"".join(_contents(port, TYPE)), TENSOR)
+    shape = b"".join(whole for number, _, whole in _fields(tensor) if number != ELEMENT)
+    (name,) = _contents(port, NAME)
+    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _number(ELEMENT, FLOAT) + shape))
+
+
+def _graph_of(model: bytes) -> bytes:
+    return b"".join(_contents(model, GRAPH))
+
+
+def _with_graph(model: bytes, parts: Iterable[bytes]) -> bytes:
+    """The model with a graph of these fields."""
+    return b"".join(whole for number, _, whole in _fields(model) if number != GRAPH) + _field(GRAPH, b"".join(parts))
+
+
+def _contents(message: bytes, wanted: int) -> list[bytes]:
+    """Contents of all fields of one number."""
+    return [content for number, content, _ in _fields(message) if number == wanted]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Number and content of every field, and the field itself; numbers have no content."""
+    at = 0
+    while at < len(message):
+        start = at
+        key, at = _read_varint(message, at)
+        content = b""
+        if key & 7 == LENGTH_DELIMITED:
+            length, at = _read_varint(message, at)
+            content = message[at : at + length]
+            at += length
+        elif key & 7 in FIXED_BYTES:
+            at += FIXED_BYTES[key & 7]
+        else:
+            _, at = _read_varint(message, at)
+        yield key >> 3, content, message[start:at]
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits per byte, least first, and where the next one begins."""
+    value = shift = 0
+    while message[at] & 128:
+        value |= (message[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1
+
+
+def _varint(value: int) -> bytes:
+    parts = []
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    """A field that is a number."""
+    return _varint(number << 3 | VARINT) + _varint(value)
