@@ -5,6 +5,8 @@ Densities are whole multiples of ``STEP``: their sums are exact, and do not depe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -25,32 +27,32 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 
-def split_stain(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The density (h, w) int32 of a stain in pixels (h, w, 3) uint8, by its (3, 256) of ``stain_tables``."""
-    density, *others = (cv2.LUT(plane, part) for plane, part in zip(cv2.split(pixels), table, strict=True))
+def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
+    """The density (h, w) int32 of a stain by its (3, 256) of ``stain_tables``, from three channels (h, w) uint8."""
+    density, *others = (cv2.LUT(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
     return density
 
 
-def measure_densities(zones: Zones, pixels: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
+def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
     """The features of the groups *h* and *e* in OD, (N,) each; NaN where a zone has no pixel.
 
     Args:
         zones: of the nuclei; pixels of rings that lie in other nuclei are left out by the caller.
-        pixels: (h, w, 3) uint8 image.
+        planes: (3, h, w) uint8 image.
         tables: (2, 3, 256) of ``stain_tables``.
     """
-    colours = [
-        pixels.reshape(-1, 3).take(zone.pixel, axis=0)[:, None] for zone in (zones.nucleus, zones.rim, zones.ring)
-    ]
+    parts = zones.nucleus, zones.rim, zones.ring
+    values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]
     found = {}
     for stain, table in zip("he", tables, strict=True):
-        nucleus, rim, ring = (split_stain(each, table).ravel() for each in colours)
+        nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
-        values = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
-        values |= {f"p{each}": at for each, at in zip(PERCENTILES, _percentiles(nucleus, zones.nucleus.n), strict=True)}
-        found |= {f"{stain}_{name}": each * STEP for name, each in values.items()}
+        measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
+        ranked = _percentiles(nucleus, zones.nucleus.n)
+        measures |= {f"p{percent}": each for percent, each in zip(PERCENTILES, ranked, strict=True)}
+        found |= {f"{stain}_{name}": each * STEP for name, each in measures.items()}
     return found
 
 

@@ -135,12 +135,12 @@ class FeatureMeter:
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
-        pixels = self.store.read(tuple(low), (width, height))
-        density = split_stain(pixels, self._tables[0]) if "texture" in self.groups else None
+        planes = self.store.read_planes(tuple(low), (width, height))
+        density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
         parts = []
         for group in zones:
             free = group.ring.where(~taken.take(group.ring.pixel))
-            parts.append(measure_densities(replace(group, ring=free), pixels, self._tables))
+            parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

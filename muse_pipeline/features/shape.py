@@ -19,24 +19,24 @@ def measure_form(
         mpp: (x, y) um per pixel.
         shapes: of the same rings, by ``nuclei.shape.measure_shapes``.
     """
-    um = (rings - rings[:, :1]) * np.asarray(mpp, float)
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()
     area, perimeter = (np.asarray(shapes[name], float) for name in ("area_um2", "perimeter_um"))
-    width, height = np.moveaxis(um.max(1) - um.min(1), -1, 0)
+    width, height = (each.max(1) - each.min(1) for each in (x, y))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "shape_equivalent_diameter_um": np.sqrt(4 * area / np.pi),
-            "shape_feret_um": _largest_distance(um),
-            "shape_orientation": _orientation(um),
+            "shape_feret_um": _largest_distance(x, y),
+            "shape_orientation": _orientation(x, y),
             "shape_circularity": 4 * np.pi * area / perimeter**2,
             "shape_extent": area / (width * height),
         }
 
 
-def _largest_distance(um: np.ndarray) -> np.ndarray:
-    """(N,) between two of the vertices (N, V, 2)."""
-    n_vertices = um.shape[1]
-    x, y = np.moveaxis(np.concatenate([um, um[:, : n_vertices // 2]], 1), -1, 0).astype(np.float32)
-    largest = np.zeros((len(um), n_vertices), np.float32)
+def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,) between two of the vertices at ``x`` and ``y`` (N, V)."""
+    n_vertices = x.shape[1]
+    x, y = (np.concatenate([each, each[:, : n_vertices // 2]], 1).astype(np.float32) for each in (x, y))
+    largest = np.zeros((len(x), n_vertices), np.float32)
     for step in range(1, n_vertices // 2 + 1):
         ahead = slice(step, step + n_vertices)
         across = (x[:, ahead] - x[:, :n_vertices]) ** 2 + (y[:, ahead] - y[:, :n_vertices]) ** 2
@@ -44,8 +44,8 @@ def _largest_distance(um: np.ndarray) -> np.ndarray:
     return np.sqrt(largest.max(1))
 
 
-def _orientation(um: np.ndarray) -> np.ndarray:
+def _orientation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(N,) angles in (-pi / 2, pi / 2] from the downward axis to the major one, positive towards the right."""
-    _, moments = area_and_moments(*np.moveaxis(um, -1, 0))
+    _, moments = area_and_moments(x, y)
     xx, yy, xy = moments.T
     return np.arctan2(2 * xy, yy - xx) / 2

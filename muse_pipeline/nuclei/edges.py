@@ -70,5 +70,7 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """(N, R) means of neighbouring rays; without BLAS, whose sums depend on how many nuclei there are."""
-    half = len(SMOOTHING) // 2
-    return sum(share * np.roll(values, k, 1) for k, share in enumerate(SMOOTHING, -half))
+    half, n_rays = len(SMOOTHING) // 2, values.shape[1]
+    around = np.concatenate([values[:, -half:], values, values[:, :half]], 1)
+    first = range(2 * half, -1, -1)
+    return sum(share * around[:, start : start + n_rays] for share, start in zip(SMOOTHING, first, strict=True))

@@ -168,16 +168,20 @@ class Store:
         Raises:
             StoreError: a chunk is damaged.
         """
+        return cv2.merge(list(self.read_planes(xy, size)))
+
+    def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """The same channel by channel, as it is stored: (3, h, w) uint8."""
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
-        pixels = self._read_level((x, y), (width, height))
+        planes = self._read_level((x, y), (width, height))
         if self._rest == 1:
-            return pixels
-        return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+            return planes
+        return np.stack([cv2.resize(each, tuple(map(int, size)), interpolation=cv2.INTER_AREA) for each in planes])
 
     def _read_level(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """The same in pixels of the level that is read."""
         (x, y), (width, height) = xy, size
-        result = np.full((height, width, 3), BACKGROUND, np.uint8)
+        result = np.full((3, height, width), BACKGROUND, np.uint8)
         level_px = [-(-side // self._level) for side in self._image.shape[:0:-1]]
         left, right = max(x, 0), min(x + width, level_px[0])
         top, bottom = max(y, 0), min(y + height, level_px[1])
@@ -200,8 +204,8 @@ class Store:
         x, y = column * self._chunk_px, row * self._chunk_px
         left, top = max(box[0], x), max(box[1], y)
         right, bottom = min(box[2], x + self._chunk_px), min(box[3], y + self._chunk_px)
-        part = cv2.merge(list(planes[:, top - y : bottom - y, left - x : right - x]))
-        result[top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
+        part = planes[:, top - y : bottom - y, left - x : right - x]
+        result[:, top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
 
     def require_lossless(self) -> None:
         """Reject pixels that were changed by compression, which are for pretraining alone.

@@ -1,5 +1,6 @@
 """Features from pixels and outlines against scikit-image, NumPy and shapely."""
 
+import cv2
 import numpy as np
 import pytest
 import shapely
@@ -77,10 +78,10 @@ def test_zones_are_the_same_in_every_image(nuclei):
 def test_densities_are_those_of_numpy(nuclei, pixels):
     xy, rays = nuclei
     zones = find_zones(xy, rays, *IMAGE)
-    found = measure_densities(zones, pixels, stain_tables(TEXTBOOK))
+    found = measure_densities(zones, pixels.transpose(2, 0, 1), stain_tables(TEXTBOOK))
     expected = optical_density(pixels) / np.log(10) @ np.linalg.pinv(TEXTBOOK)
     for number, stain in enumerate("he"):
-        density = split_stain(pixels, stain_tables(TEXTBOOK)[number]) * STEP
+        density = split_stain(cv2.split(pixels), stain_tables(TEXTBOOK)[number]) * STEP
         np.testing.assert_allclose(density, expected[..., number], atol=2e-6)
         for index in range(N):
             own, rim, ring = (
@@ -99,7 +100,7 @@ def test_densities_are_those_of_numpy(nuclei, pixels):
 
 def test_texture_is_that_of_scikit_image(nuclei, pixels):
     xy, rays = nuclei
-    density = split_stain(pixels, stain_tables(TEXTBOOK)[0])
+    density = split_stain(cv2.split(pixels), stain_tables(TEXTBOOK)[0])
     zones = find_zones(xy, rays, *IMAGE)
     found = measure_texture(zones.nucleus, density, MPP)
     density = density * STEP
