@@ -117,7 +117,7 @@ def find_nuclei(
 
     A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: the slide's own
     windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
-    fitted to what is searched.) Temporary files take about 11 MB per mm2 of tissue, in ``$TMPDIR``.
+    fitted to what is searched.) Temporary files take about 12 MB per mm2 of tissue, in ``$TMPDIR``.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.

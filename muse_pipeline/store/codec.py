@@ -20,7 +20,7 @@ from zarr.registry import register_codec
 
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
-ZSTD = {"level": 1, "checksum": True}
+ZSTD = {"level": -1, "checksum": True}
 JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"
 
 
