@@ -1,19 +1,24 @@
-"""Seconds of `muse run` with several models, in turns: medians, and how they grow with the tissue.
+"""Seconds of `muse run` with several models or revisions, in turns: medians, and how they grow with the tissue.
 
     muse demo-slide bench/7 --area-mm2 7 --mpp 0.25 && muse demo-slide bench/25 --area-mm2 25 --mpp 0.25
     python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --models before.onnx compact-int8
+    git worktree add ../before REVISION
+    python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --trees ../before .
 
-By the clock and of the processor, start-up included, without the viewer, on an idle machine.
+By the clock and of the processor, start-up included, without the viewer, on an idle machine; and by step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,37 +26,46 @@ from end_to_end import children_seconds, fit
 
 from muse_pipeline.tissue.mask import TissueMask
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def main() -> None:
     """Run every model on every slide in turns, print each run, the medians and the fits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
     parser.add_argument("--models", nargs="+", default=["compact-int8"], metavar="MODEL", help="file or built-in name")
+    parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT], metavar="FOLDER", help="checkouts to compare")
     parser.add_argument("--features", default="basic")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    runs = {(model, slide): [] for slide in args.slides for model in args.models}
+    rivals = list(product(args.trees, args.models))
+    runs = {(*rival, slide): [] for slide in args.slides for rival in rivals}
     for _ in range(args.rounds):
-        for (model, slide), measured in runs.items():
-            measured.append(measure(slide, model, args.features, args.threads))
-            print(json.dumps({"model": model, "slide": str(slide), **measured[-1]}), flush=True)
-    for model in args.models:
-        rows = [median(runs[model, slide]) for slide in args.slides]
-        print(json.dumps({"model": model, "medians": rows, "fit": fit(rows)}))
+        for (tree, model, slide), measured in runs.items():
+            measured.append(measure(slide, tree.resolve(), model, args.features, args.threads))
+            print(json.dumps({"tree": str(tree), "model": model, "slide": str(slide), **measured[-1]}), flush=True)
+    for tree, model in rivals:
+        rows = [median(runs[tree, model, slide]) for slide in args.slides]
+        print(json.dumps({"tree": str(tree), "model": model, "medians": rows, "fit": fit(rows)}))
 
 
-def measure(slide: Path, model: str, features: str, threads: int) -> dict[str, float]:
+def measure(slide: Path, tree: Path, model: str, features: str, threads: int) -> dict[str, float]:
     """One run into a fresh folder."""
     with tempfile.TemporaryDirectory() as results:
-        how = ["--model", model, "--features", features, "--threads", str(threads), "--no-viewer"]
-        command = [Path(sys.executable).parent / "muse", "run", slide, "-o", results, *how]
+        how = ["--model", model, "--features", features, "--threads", str(threads), "--no-viewer", "--profile"]
+        command = [sys.executable, "-m", "muse_pipeline.cli.main", "run", slide.resolve(), "-o", results, *how]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
         started, used = time.monotonic(), children_seconds()
-        subprocess.run(command, check=True, capture_output=True)
+        ended = subprocess.run(command, cwd=results, env=environment, check=True, capture_output=True, text=True)
         seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
         (mask,) = Path(results).glob("*/tissue.npz")
         area = TissueMask.load(mask).area_mm2
-    return {"tissue_mm2": area, "seconds": seconds, "processor_seconds": processor_seconds}
+    steps = re.findall(r"^(?!all)(\w+) +([\d.]+) s +([\d.]+) s", ended.stdout, re.MULTILINE)
+    by_step = {}
+    for name, by_clock, of_processor in steps:
+        by_step |= {f"{name}_seconds": float(by_clock), f"{name}_processor_seconds": float(of_processor)}
+    return {"tissue_mm2": area, "seconds": seconds, "processor_seconds": processor_seconds, **by_step}
 
 
 def median(rows: list[dict[str, float]]) -> dict[str, float]:

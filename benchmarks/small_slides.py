@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from end_to_end import children_seconds
 
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -102,12 +102,6 @@ def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
     subprocess.run([*commands[way], *options], cwd=folder, env=environment, check=True, capture_output=True)
     seconds, processor = time.monotonic() - started, children_seconds() - used
     return {"seconds": round(seconds, 1), "processor_seconds": round(processor, 1)}
-
-
-def children_seconds() -> float:
-    """What all processes that were started from here, and have ended, have used of the processor."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":
