@@ -126,6 +126,37 @@ class Backbone(nn.Module):
         """Make constants of what depends on the window's size (px), before an export; nothing by default."""
 
 
+class ResidualEncoder(Backbone):
+    """Residual stages at strides 4, 8, 16, ... behind a stem.
+
+    Args:
+        stem: (B, 3, H, W) to (B, widths[0], H / 4, W / 4).
+        widths: channels of the stages; the total stride is ``2 ** (len(widths) + 1)``.
+        depths: residual blocks of the stages.
+    """
+
+    def __init__(self, stem: nn.Module, widths: tuple[int, ...], depths: tuple[int, ...]):
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList()
+        channels = widths[0]
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            blocks = [ResidualBlock(channels, width, stride=1 if index == 0 else 2)]
+            blocks += [ResidualBlock(width, width) for _ in range(depth - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.channels, self.image_channels = widths[0], widths[-1]
+        self.stride_px = 2 ** (len(widths) + 1)
+        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The residual stages; nothing in them looks at the whole window."""
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
+
 def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
     """Take RGB to optical density and through an affine map.
 

@@ -6,15 +6,13 @@ at stride 4, so few are spent there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, ResidualBlock, Stage, UpAdd, conv_norm
+from muse_pipeline.models.base import Features, ResidualEncoder, UpAdd, conv_norm
 
 
-class CompactNetwork(Backbone):
+class CompactNetwork(ResidualEncoder):
     """Reads optical densities; the image vector is the mean of the deepest stage.
 
     Args:
@@ -23,21 +21,11 @@ class CompactNetwork(Backbone):
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
-        super().__init__()
-        self.stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))
-        self.stem[0][0].padding = (0, 0)
-        self.stages = nn.ModuleList()
-        channels = widths[0]
-        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            blocks = [ResidualBlock(channels, width, stride=1 if index == 0 else 2)]
-            blocks += [ResidualBlock(width, width) for _ in range(depth - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-            channels = width
+        stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))
+        stem[0][0].padding = (0, 0)
+        super().__init__(stem, widths, depths)
         pairs = list(zip(widths[1:], widths[:-1], strict=True))
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
-        self.channels, self.image_channels = widths[0], widths[-1]
-        self.stride_px = 2 ** (len(widths) + 1)
-        self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> features; nothing that enters the dense map looks at the whole window."""
@@ -46,13 +34,6 @@ class CompactNetwork(Backbone):
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             x = up(x, skip)
         return Features(x, skips[-1].mean((2, 3)))
-
-    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The residual stages; nothing in them looks at the whole window."""
-        x = self.stem(image)
-        for stage in self.stages:
-            x = stage(x)
-            yield x
 
 
 @BACKBONES.register("muse_compact_48")
