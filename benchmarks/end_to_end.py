@@ -4,7 +4,7 @@
     python benchmarks/end_to_end.py bench/20mm2 bench/100mm2 --cores 2 --output bench/end_to_end.json
 
 Runs the workflow as a user does, on slides that no step has seen, with each model in turn. In the same run it measures,
-on the same number of threads, what nobody can do without: bare `session.run` of exactly the windows used, and bare
+on the same number of threads, what nobody can do without: bare calls of the model on exactly the windows used, and bare
 reading of exactly the level-0 blocks that hold tissue. What is left of b is our own cost, and R is the whole run over
 these two. The processor's seconds, of all processes and threads, hardly depend on what else the machine is doing.
 """

@@ -1,5 +1,6 @@
 """The Python API: the nuclei of `muse run`, of a slide, of a box of it, of an array."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,17 @@ def test_a_slide_has_the_nuclei_of_muse_run(whole, results, tmp_path):
     assert whole.attrs == of_run.attrs
     muse.write_geojson(whole, tmp_path / "nuclei.geojson.gz")
     assert (tmp_path / "nuclei.geojson.gz").read_bytes() == (results / "nuclei.geojson.gz").read_bytes()
+
+
+def test_the_example_of_the_readme_finds_them(whole, drawn, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "slide.svs").symlink_to(drawn)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with warnings.catch_warnings(action="ignore"):  # of the pen mark
+        exec(code, names)
+    assert_geodataframe_equal(names["nuclei"], whole)
 
 
 def test_columns_and_attributes(whole, slide):

@@ -12,18 +12,9 @@ from muse_pipeline.cli import train
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse psm``."""
-    train.add_arguments(parser, "masks=activation")
+    train.add_arguments(parser, "detector.schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Finish the stages, then export."""
-    from muse_pipeline.export.onnx import export_onnx
-    from muse_pipeline.training.checkpoint import load_checkpoint
-    from muse_pipeline.training.run import RunFolder
-
+    """Train; a config that names no method is one of PSM."""
     train.run(args, default="psm")
-    if args.until is None:
-        checkpoint = RunFolder(args.output).checkpoint
-        model = args.output / f"{load_checkpoint(checkpoint).meta['config']['name']}.onnx"
-        export_onnx(checkpoint, model)
-        print(model)

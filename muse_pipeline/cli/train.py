@@ -1,8 +1,8 @@
 """Train what a config describes; its `method` is detector, mil, muse, psm, trident or unit.
 
 Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png; a
-method of several stages has a folder for each under stages/. The same command continues a run that was stopped.
-`muse finetune`, `muse pretrain` and `muse psm` do the same for configs that name no method.
+method of several stages has a folder for each under stages/, and psm ends with <name>.onnx. The same command continues
+a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm` do the same for configs that name no method.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
 def run(args: argparse.Namespace, default: str | None = None) -> None:
     """Train; ``default`` is the method of a config that names none."""
     from muse_pipeline.cli.output import TrainingOutput
+    from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options
 
@@ -68,3 +69,5 @@ def run(args: argparse.Namespace, default: str | None = None) -> None:
         progress=output.progress,
     )
     print(train_run(recipe, config, args.output, options, args.until))
+    if args.until is None and is_first_process() and (model := recipe.export(args.output)):
+        print(model)

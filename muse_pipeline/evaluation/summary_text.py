@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.evaluation.bootstrap import MIN_PATIENTS
 from muse_pipeline.evaluation.score import FAR_UM
 
 NONE = "-"
@@ -50,7 +51,8 @@ def _heading(summary: dict[str, Any]) -> str:
     own = "" if rules["min_score"] is not None else " (the model's own)"
     mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
-    intervals = f"bootstrap over {n_patients} patients" if n_patients > 1 else "none, as there is one patient"
+    few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
+    intervals = f"bootstrap over {n_patients} patients{few}" if n_patients > 1 else "none, as there is one patient"
     return "\n".join(
         [
             f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "

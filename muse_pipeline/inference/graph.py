@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import ModelError
 
 HEAD = "detector.head."  # how names of the head's weights begin, see ``models.detector.DetectionGraph``
 PIXELS = b"pixels"  # name of the input
-OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # operators, with numbers
+OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # operators, with scalars
 ONLY_THE_SIZE = b"Shape"  # operator that reads no values
 # Numbers of fields in onnx.proto.
 GRAPH = 7  # of a model
@@ -63,19 +63,20 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
         model: in ONNX, with ``pixels`` in uint8.
 
     Returns:
-        A model from ``pixels`` of any shape to float32, and the given one with these numbers as its ``pixels``. None if
-        there is nothing to cut.
+        A model from ``pixels`` of any shape to float32, and the given one with these values as its ``pixels``. None if
+        there is nothing to cut. ONNX Runtime rejects the parts of a graph whose values are not float32 there.
     """
     parts = list(_fields(_graph_of(model)))
     nodes = [content for number, content, _ in parts if number == NODE]
-    numbers = {_name_of_number(content) for number, content, _ in parts if number == INITIALIZER}
+    scalars = {_name_of_scalar(content) for number, content, _ in parts if number == INITIALIZER}
+    ends = {name for number, content, _ in parts if number == OUTPUT for name in _contents(content, NAME)}
     chain, value = [], PIXELS
-    while node := _only_reader(nodes, value, numbers):
+    while value not in ends and (node := _only_reader(nodes, value, scalars)):
         chain.append(node)
         (value,) = _contents(node, OUTPUTS)
     if not chain:
         return None
-    known = [whole for number, content, whole in parts if number == INITIALIZER and _name_of_number(content)]
+    known = [whole for number, content, whole in parts if number == INITIALIZER and _name_of_scalar(content)]
     ports = _field(INPUT, _port(PIXELS, UINT8)), _field(OUTPUT, _port(value, FLOAT))
     first = _with_graph(model, [*(_field(NODE, node) for node in chain), _field(GRAPH_NAME, b"values"), *known, *ports])
     rest = [_identity(PIXELS, value)]
@@ -94,21 +95,23 @@ def _map_for_head(node: bytes) -> bytes:
     return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""
 
 
-def _only_reader(nodes: list[bytes], value: bytes, numbers: set[bytes]) -> bytes:
-    """The node that reads ``value`` if it is the only one, and works on single values with ``numbers``; else b""."""
-    readers = [node for node in nodes if value in _contents(node, INPUTS) and _operator(node) != ONLY_THE_SIZE]
+def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
+    """The node that reads ``value`` if it is the only one, and works on single values with ``scalars``; else b""."""
+    readers = [node for node in nodes if value in _contents(node, INPUTS)]
+    if value == PIXELS:  # which stay: their size may be read elsewhere
+        readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
     if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
         return b""
     others = [name for name in _contents(readers[0], INPUTS) if name != value]
-    return readers[0] if numbers.issuperset(others) else b""
+    return readers[0] if scalars.issuperset(others) else b""
 
 
 def _operator(node: bytes) -> bytes:
     return b"".join(_contents(node, OPERATOR))
 
 
-def _name_of_number(initializer: bytes) -> bytes:
-    """Name of an initializer that is a single number; b"" for arrays."""
+def _name_of_scalar(initializer: bytes) -> bytes:
+    """Name of an initializer that is a scalar; b"" for arrays."""
     fields = list(_fields(initializer))
     is_array = any(number == DIMENSION for number, _, _ in fields)
     return b"" if is_array else b"".join(content for number, content, _ in fields if number == INITIALIZER_NAME)
@@ -121,7 +124,7 @@ def _identity(source: bytes, name: bytes) -> bytes:
 
 def _port(name: bytes, element: int) -> bytes:
     """An input or output of any shape."""
-    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _number(ELEMENT, element)))
+    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _varint_field(ELEMENT, element)))
 
 
 def _of_floats(port: bytes) -> bytes:
@@ -129,7 +132,7 @@ def _of_floats(port: bytes) -> bytes:
     (tensor,) = _contents(b"".join(_contents(port, TYPE)), TENSOR)
     shape = b"".join(whole for number, _, whole in _fields(tensor) if number != ELEMENT)
     (name,) = _contents(port, NAME)
-    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _number(ELEMENT, FLOAT) + shape))
+    return _field(NAME, name) + _field(TYPE, _field(TENSOR, _varint_field(ELEMENT, FLOAT) + shape))
 
 
 def _graph_of(model: bytes) -> bytes:
@@ -185,6 +188,6 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(content)) + content
 
 
-def _number(number: int, value: int) -> bytes:
-    """A field that is a number."""
+def _varint_field(number: int, value: int) -> bytes:
+    """A field that is one integer."""
     return _varint(number << 3 | VARINT) + _varint(value)

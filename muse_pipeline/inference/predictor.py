@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,8 +20,12 @@ from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider,
 from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every detector; of those with an embedding_dim
 MAP = "map"  # of region models
+LARGEST_CUT = 64 << 20  # bytes of a graph; of larger networks the passes over pixels are a small part
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
@@ -78,7 +84,7 @@ class GraphRunner:
     """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each on a thread of its own.
 
     One thread per call, whatever the number of callers, keeps results identical for any number of threads. On the
-    processor, what the graph does to single values of pixels is looked up in a table of the same numbers.
+    processor, what the graph does to single values of pixels comes from a table of the same numbers.
 
     Args:
         path: an ONNX file with a card.
@@ -100,23 +106,21 @@ class GraphRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self._table = None
-        if self.provider == "cpu" and (parts := self._cut(graph)):
-            of_values, graph = parts
-            every_value = {"pixels": np.arange(256, dtype=np.uint8)}
-            self._table = open_session(self.path, options, self.provider, of_values).run(None, every_value)[0]
-        self.session = open_session(self.path, options, self.provider, graph)
+        self.session, self._table = open_session(self.path, options, self.provider, graph), None
+        if self.provider == "cpu":
+            with suppress(ModelError):  # a graph that ONNX Runtime does not take in parts runs whole
+                self._tabulate_values(graph or self.path.read_bytes(), options)
         if PROVIDERS[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
 
-    def _cut(self, graph: bytes | None) -> tuple[bytes, bytes] | None:
-        try:
-            return cut_after_single_values(graph or self.path.read_bytes())
-        except (OSError, IndexError, ValueError):  # unreadable or not ONNX: `open_session` raises a message
-            return None
+    def _tabulate_values(self, graph: bytes, options: onnxruntime.SessionOptions) -> None:
+        if len(graph) <= LARGEST_CUT and (parts := cut_after_single_values(graph)):
+            of_values, rest = (open_session(self.path, options, self.provider, part) for part in parts)
+            (table,) = of_values.run(None, {"pixels": np.arange(256, dtype=np.uint8)})
+            self.session, self._table = rest, table
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""

@@ -71,6 +71,6 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
 def _smooth(values: np.ndarray) -> np.ndarray:
     """(N, R) means of neighbouring rays; without BLAS, whose sums depend on how many nuclei there are."""
     half, n_rays = len(SMOOTHING) // 2, values.shape[1]
-    around = np.concatenate([values[:, -half:], values, values[:, :half]], 1)
-    first = range(2 * half, -1, -1)
-    return sum(share * around[:, start : start + n_rays] for share, start in zip(SMOOTHING, first, strict=True))
+    around = np.take(values, np.arange(-half, n_rays + half), axis=1, mode="wrap")
+    starts = range(2 * half, -1, -1)  # this order of the sum decides its last digits
+    return sum(share * around[:, start : start + n_rays] for share, start in zip(SMOOTHING, starts, strict=True))

@@ -7,6 +7,7 @@ content.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -168,44 +169,49 @@ class Store:
         Raises:
             StoreError: a chunk is damaged.
         """
-        return cv2.merge(list(self.read_planes(xy, size)))
+        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
+        pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
+        for inside, planes in self._parts((x, y), (width, height)):
+            pixels[inside] = cv2.merge(list(planes))
+        if self._rest == 1:
+            return pixels
+        return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """The same channel by channel, as it is stored: (3, h, w) uint8."""
-        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
-        planes = self._read_level((x, y), (width, height))
-        if self._rest == 1:
-            return planes
-        return np.stack([cv2.resize(each, tuple(map(int, size)), interpolation=cv2.INTER_AREA) for each in planes])
-
-    def _read_level(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """The same in pixels of the level that is read."""
-        (x, y), (width, height) = xy, size
+        if self._rest > 1:
+            return np.ascontiguousarray(np.moveaxis(self.read(xy, size), -1, 0))
+        width, height = map(int, size)
         result = np.full((3, height, width), BACKGROUND, np.uint8)
+        for inside, planes in self._parts(tuple(map(int, xy)), (width, height)):
+            result[:, *inside] = planes
+        return result
+
+    def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        """What chunks have of a box, in pixels of the level that is read: where in the box, and (3, h, w) uint8."""
+        (x, y), (width, height) = xy, size
         level_px = [-(-side // self._level) for side in self._image.shape[:0:-1]]
         left, right = max(x, 0), min(x + width, level_px[0])
         top, bottom = max(y, 0), min(y + height, level_px[1])
         if left >= right or top >= bottom:
-            return result
+            return
         for row in range(top // self._chunk_px, -(-bottom // self._chunk_px)):
             for column in range(left // self._chunk_px, -(-right // self._chunk_px)):
-                self._copy_chunk(row, column, (left, top, right, bottom), result, (x, y))
-        return result
+                if (planes := self._chunk(row, column)) is None:
+                    continue
+                corner_x, corner_y = column * self._chunk_px, row * self._chunk_px
+                rows = slice(max(top, corner_y), min(bottom, corner_y + self._chunk_px))
+                columns = slice(max(left, corner_x), min(right, corner_x + self._chunk_px))
+                inside = _moved(rows, y), _moved(columns, x)
+                yield inside, planes[:, _moved(rows, corner_y), _moved(columns, corner_x)]
 
-    def _copy_chunk(self, row: int, column: int, box: tuple[int, int, int, int], result: np.ndarray, xy) -> None:
-        """Copy what lies in ``box`` = (left, top, right, bottom) of a chunk to ``result``, whose corner is ``xy``."""
+    def _chunk(self, row: int, column: int) -> np.ndarray | None:
+        """A chunk (3, side, side) uint8, or None if it is absent."""
         try:
-            planes = self._read_chunk(row, column)
+            return self._read_chunk(row, column)
         except (ValueError, OSError, RuntimeError) as error:
             where = f"chunk ({row}, {column})"
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
-        if planes is None:
-            return
-        x, y = column * self._chunk_px, row * self._chunk_px
-        left, top = max(box[0], x), max(box[1], y)
-        right, bottom = min(box[2], x + self._chunk_px), min(box[3], y + self._chunk_px)
-        part = planes[:, top - y : bottom - y, left - x : right - x]
-        result[:, top - xy[1] : bottom - xy[1], left - xy[0] : right - xy[0]] = part
 
     def require_lossless(self) -> None:
         """Reject pixels that were changed by compression, which are for pretraining alone.
@@ -252,6 +258,11 @@ class Store:
     def _tissue_px(self) -> float:
         """Side of a pixel of the tissue label in work pixels."""
         return tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
+
+
+def _moved(pixels: slice, origin: int) -> slice:
+    """The same pixels, counted from ``origin``."""
+    return slice(pixels.start - origin, pixels.stop - origin)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -42,6 +42,10 @@ class Recipe(ABC):
         """
         return values
 
+    def export(self, folder: Path) -> Path | None:
+        """Write the model of a finished run in ``folder``, where the method's runs end in one; returns the file."""
+        return None
+
     def describe(self, config: Any) -> dict[str, Any]:
         """What the workflow needs of a run that has not begun: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
 

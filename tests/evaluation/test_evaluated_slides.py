@@ -99,7 +99,10 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
     assert status == 0
     assert "not scored, no truth: c\n" in out
     assert "not scored, no result: d\n" in out
-    assert "bootstrap over 2 patients (each slide its own, as no patients are known)" in out
+    assert (
+        "bootstrap over 2 patients, fewer than 6: too few to rely on (each slide its own, as no patients are known)"
+        in out
+    )
     scores = read_json(cohort / "s.json")
     assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
     assert [slide["slide_id"] for slide in scores["slides"]] == ["a", "b"]
@@ -130,7 +133,7 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     )
     status, out, _ = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json")
     assert status == 0
-    assert "bootstrap over 2 patients (as in the sheet)" in out
+    assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
         "1 slide scored within annotated regions (0.0025 mm2): outside them 2 found nuclei and 2 true set aside" in out

@@ -156,12 +156,12 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
         def __call__(self, pixels, origin_xy):
             return [no_nuclei(self.card)] * self.card.batch
 
-    read_chunk, copy_chunk, decoded, copied = ShardFiles.read_chunk, Store._copy_chunk, [], []
+    read_chunk, of_store, decoded, read = ShardFiles.read_chunk, Store._chunk, [], []
     monkeypatch.setattr(ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at))
-    monkeypatch.setattr(Store, "_copy_chunk", lambda self, *how: copied.append(how[:2]) or copy_chunk(self, *how))
+    monkeypatch.setattr(Store, "_chunk", lambda self, *at: read.append(at) or of_store(self, *at))
     store = open_store(tiled_slide.store.path)
     find_in_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
-    assert max(Counter(copied).values()) == 4  # windows that meet in a chunk
+    assert max(Counter(read).values()) == 4  # windows that meet in a chunk
     assert max(Counter(decoded).values()) == 1
 
 

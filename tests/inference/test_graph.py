@@ -9,11 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.inference.graph import cut_after_single_values
-from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.model import find_model, open_session
+from muse_pipeline.inference.predictor import GraphRunner, Predictor
 
 COLOUR = np.array([[0.9, 0.1, 0, 0.02], [0, 1.1, 0, 0], [0.1, 0, 0.8, -0.01]], np.float32)
 EVERY_VALUE = np.arange(256, dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(1, 256, (2, 3, 4, 4), np.uint8)
 
 
 def open_graph(graph) -> onnxruntime.InferenceSession:
@@ -22,13 +23,13 @@ def open_graph(graph) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def model_of(*nodes, scalars=None, shape=("n", 3, 4, 4)) -> bytes:
+def model_of(*nodes, arrays=None, shape=("n", 3, 4, 4)) -> bytes:
     """A graph from ``pixels`` to ``y``."""
     ports = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, kind in (("pixels", TensorProto.UINT8), ("y", TensorProto.FLOAT))
     ]
-    numbers = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in (scalars or {}).items()]
+    numbers = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in (arrays or {}).items()]
     graph = helper.make_graph(list(nodes), "g", ports[:1], ports[1:], numbers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
@@ -70,12 +71,11 @@ def test_the_first_part_is_the_density_and_the_second_states_the_card():
     ],
 )
 def test_steps_of_single_values_may_be_the_whole_graph(last, scalars):
-    model = model_of(helper.make_node("Cast", ["pixels"], ["a"], to=TensorProto.FLOAT), last, scalars=scalars)
+    model = model_of(helper.make_node("Cast", ["pixels"], ["a"], to=TensorProto.FLOAT), last, arrays=scalars)
     first, rest = cut_after_single_values(model)
-    pixels = np.random.default_rng(0).integers(1, 256, (2, 3, 4, 4), np.uint8)
     (table,) = open_graph(first).run(None, {"pixels": EVERY_VALUE})
-    (expected,) = open_graph(model).run(None, {"pixels": pixels})
-    np.testing.assert_array_equal(open_graph(rest).run(None, {"pixels": table[pixels]})[0], expected)
+    (expected,) = open_graph(model).run(None, {"pixels": PIXELS})
+    np.testing.assert_array_equal(open_graph(rest).run(None, {"pixels": table[PIXELS]})[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -90,18 +90,60 @@ def test_steps_of_single_values_may_be_the_whole_graph(last, scalars):
     ],
 )
 def test_what_differs_between_channels_or_is_read_twice_stays(nodes):
-    model = model_of(*nodes, scalars={"of_channels": np.arange(3).reshape(3, 1, 1)})
-    first, _ = cut_after_single_values(model)
+    model = model_of(*nodes, arrays={"of_channels": np.arange(3).reshape(3, 1, 1)})
+    first, rest = cut_after_single_values(model)
     (values,) = open_graph(first).run(None, {"pixels": EVERY_VALUE})
     np.testing.assert_array_equal(values, EVERY_VALUE.astype(np.float32))
+    (expected,) = open_graph(model).run(None, {"pixels": PIXELS})
+    np.testing.assert_array_equal(open_graph(rest).run(None, {"pixels": values[PIXELS]})[0], expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"PK\x03\x04 no ONNX", b"\x3a\x02\x08", b"\xff" * 50])
-def test_a_damaged_file_is_rejected_as_before(content, tmp_path):
+@pytest.mark.parametrize("n_bytes", [0, 10, 2_000, 1_000_000])
+def test_a_damaged_file_is_rejected_as_onnx_runtime_states_it(n_bytes, tmp_path):
     path = tmp_path / "m.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match="not usable as an ONNX model"):
+    path.write_bytes(find_model("compact-int8").read_bytes()[:n_bytes])
+    with pytest.raises(ModelError, match="not usable as an ONNX model") as stated:
+        open_session(path, onnxruntime.SessionOptions(), "cpu")
+    with pytest.raises(ModelError) as found:
         Predictor(path)
+    assert str(found.value) == str(stated.value)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("Cast", ["pixels"], ["a"], to=10), helper.make_node("Cast", ["a"], ["y"], to=1)],  # float16
+        [helper.make_node("Add", ["pixels", "pixels"], ["a"]), helper.make_node("Cast", ["a"], ["y"], to=1)],
+    ],
+)
+def test_a_graph_that_onnx_runtime_does_not_take_in_parts_runs_whole(nodes, tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_of(*nodes))
+    runner = GraphRunner(path)
+    windows = np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1))
+    inputs = runner.inputs(windows, COLOUR)
+    del inputs["colour"]
+    (expected,) = open_graph(str(path)).run(None, {"pixels": PIXELS})
+    np.testing.assert_array_equal(runner.session.run(None, inputs)[0], expected)
+
+
+def test_a_size_that_is_read_on_the_way_stays():
+    model = model_of(
+        helper.make_node("Cast", ["pixels"], ["a"], to=1),
+        helper.make_node("Shape", ["a"], ["size"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Reshape", ["b", "size"], ["y"]),
+    )
+    first, rest = cut_after_single_values(model)
+    (values,) = open_graph(first).run(None, {"pixels": EVERY_VALUE})
+    (expected,) = open_graph(model).run(None, {"pixels": PIXELS})
+    np.testing.assert_array_equal(open_graph(rest).run(None, {"pixels": values[PIXELS]})[0], expected)
+
+
+def test_weights_beside_the_file_are_found(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.load(find_model("compact-int8")), path, save_as_external_data=True, location="weights")
+    assert Predictor(path).card.name == "compact"
 
 
 def test_a_graph_that_reads_its_pixels_twice_is_left_whole():

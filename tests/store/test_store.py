@@ -30,6 +30,15 @@ def test_at_its_edges_it_is_both(store, xy, n_inside):
     assert (store.read(xy, (8, 8)) == 90).all(2).sum() == n_inside
 
 
+@pytest.mark.parametrize("mpp", [0.5, 2.0, 3.0])
+@pytest.mark.parametrize(("xy", "size"), [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))])
+def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
+    store = ramp[0].at(mpp)
+    planes = store.read_planes(xy, size)
+    assert planes.flags.c_contiguous
+    np.testing.assert_array_equal(np.moveaxis(planes, 0, -1), store.read(xy, size))
+
+
 @pytest.fixture(scope="module")
 def ramp(tmp_path_factory):
     """A store of 3,000 x 2,600 px at 0.5 um/px whose colours rise from left to right and from top to bottom."""

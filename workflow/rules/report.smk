@@ -70,6 +70,11 @@ def what_failed():
         if is_whole() and not workflow.dag_settings.batch
         else "what else was asked for is done"
     )
+    of_training = [slide for slide in failed if slide in PRETRAIN_SLIDES]
+    if of_training and not Path(PRETRAINED[0]).exists():
+        others += (
+            f"; pretraining waits for {', '.join(of_training)}: fix these slides or list them in `pretrain.exclude`"
+        )
     return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
 

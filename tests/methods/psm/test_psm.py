@@ -139,9 +139,11 @@ def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path)
 
 
 @pytest.mark.slow  # the export
-def test_the_command_leaves_a_model_that_runs(config_path, finished, muse):
+@pytest.mark.parametrize(("verb", "more"), [("psm", []), ("train", ["--set", "method=psm"])])
+def test_the_command_leaves_a_model_that_runs(config_path, finished, muse, verb, more):
     folder, _ = finished
-    status, out, err = muse("psm", config_path, "-o", folder, "--accelerator", "cpu")
+    (folder / "tiny.onnx").unlink(missing_ok=True)
+    status, out, err = muse(verb, config_path, "-o", folder, "--accelerator", "cpu", *more)
     assert status == 0, err
     card = Predictor(folder / "tiny.onnx").card
     assert [one.name for one in card.classes] == ["Nucleus"]
