@@ -117,3 +117,12 @@ def test_what_is_replaced_is_named_before_it_is(bare, untouched):
     assert all(now > before[name] for name, now in nuclei_of(untouched).items())
     back = run_snakemake(untouched, "--dry-run").stdout  # what would be lost by leaving the option out
     assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, b\)", back)
+
+
+@pytest.mark.slow
+def test_the_end_names_the_slides_that_pretraining_waits_for(untouched, bare):
+    smoke = Path(__file__).parents[1] / "config/train/muse_pretrain_smoke.yaml"
+    run = run_snakemake(untouched, "--config", f"pretrain={smoke}")
+    assert run.returncode == 1
+    waits = "; pretraining waits for broken: fix these slides or list them in `pretrain.exclude`. Which, and why: "
+    assert waits in run.stdout.splitlines()[-1]

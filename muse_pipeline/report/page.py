@@ -94,7 +94,8 @@ def _sections(
     yield _figures(slides)
     if any(slide.n_nuclei for slide in counted(slides)):
         yield from _class_bars(by_model(counted(slides)))
-        yield element("p", element("a", "What the classes mean", href="#model"), class_="note")
+        words = "What the classes mean, and on which tissue the model was trained"
+        yield element("p", element("a", words, href="#model"), class_="note")
     if statistics:
         yield from statistics_section(statistics)
     yield element("h2", "All slides")
