@@ -68,6 +68,11 @@ def run(args: argparse.Namespace, default: str | None = None) -> None:
         say=output.say,
         progress=output.progress,
     )
-    print(train_run(recipe, config, args.output, options, args.until))
-    if args.until is None and is_first_process() and (model := recipe.export(args.output)):
+    checkpoint = train_run(recipe, config, args.output, options, args.until)
+    print(checkpoint)
+    if recipe.ends_in_model and args.until is None and is_first_process():
+        from muse_pipeline.export.onnx import export_onnx
+
+        model = args.output / f"{config.name}.onnx"
+        export_onnx(checkpoint, model)
         print(model)

@@ -25,9 +25,11 @@ class Recipe(ABC):
     Attributes:
         Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths start at the folder of the
             sources; those annotated as ``core.config.Weights`` at the config's.
+        ends_in_model: whether ``muse train`` also exports the checkpoint of a finished run, a detector.
     """
 
     Config: ClassVar[type]
+    ends_in_model: ClassVar[bool] = False
 
     @abstractmethod
     def stages(self, config: Any, folder: Path) -> Sequence[Stage]:
@@ -41,10 +43,6 @@ class Recipe(ABC):
             folder: of the file.
         """
         return values
-
-    def export(self, folder: Path) -> Path | None:
-        """Write the model of a finished run in ``folder``, where the method's runs end in one; returns the file."""
-        return None
 
     def describe(self, config: Any) -> dict[str, Any]:
         """What the workflow needs of a run that has not begun: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).

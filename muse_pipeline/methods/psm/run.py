@@ -18,9 +18,7 @@ from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, label_source
 from muse_pipeline.methods.psm.mask_network import MaskRound, MaskRoundConfig
 from muse_pipeline.methods.psm.masks import MasksStage
-from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import RunFolder
 from muse_pipeline.training.stages import Stage, stage_folder
 
 COLOUR = (128, 64, 192)
@@ -31,6 +29,7 @@ class PsmRecipe(Recipe):
     """Masks, labels, a detector, and further detectors that are trained on what the one before found."""
 
     Config = PsmConfig
+    ends_in_model = True
 
     def stages(self, config: PsmConfig, folder: Path) -> Sequence[Stage]:
         """Those that the config asks for."""
@@ -58,15 +57,6 @@ class PsmRecipe(Recipe):
             name, settings = f"self-training-{number}", detector_config(config, labels)
             detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
         return stages
-
-    def export(self, folder: Path) -> Path:
-        """``<name>.onnx`` in the folder of the run."""
-        from muse_pipeline.export.onnx import export_onnx  # onnx is needed at the end alone
-
-        checkpoint = RunFolder(folder).checkpoint
-        model = folder / f"{load_checkpoint(checkpoint).meta['config']['name']}.onnx"
-        export_onnx(checkpoint, model)
-        return model
 
 
 def activation_config(config: PsmConfig) -> ActivationConfig:
