@@ -98,7 +98,7 @@ def _map_for_head(node: bytes) -> bytes:
 def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
     """The node that reads ``value`` if it is the only one, and works on single values with ``scalars``; else b""."""
     readers = [node for node in nodes if value in _contents(node, INPUTS)]
-    if value == PIXELS:  # which stay: their size may be read elsewhere
+    if value == PIXELS:  # the rest of the graph keeps this input, and may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
     if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
         return b""
