@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -105,19 +105,37 @@ def render() -> str:
     return render_pairs(RUNS, {"scratch": "random weights", "muse": "MUSE"}, SITES)
 
 
-def render_pairs(folder: Path, arms: Mapping[str, str], sites: Sequence[str], patients: Sequence[str] = ()) -> str:
+def render_pairs(folder: Path, arms: Mapping[str, str], sites: Sequence[str]) -> str:
     """Scores in % of two arms, and the difference with its 95 % interval over patients.
 
     Args:
         folder: of the JSON files.
         arms: title of the first and of the second arm.
         sites: that were left out.
+    """
+    titles = " | ".join(arms.values())
+    rows = [f"| left out | scored | measure | seeds | {titles} | difference (95 %) |", "|---" * 7 + "|"]
+    rows += (
+        f"| {site} | {title} | {measure} | {n_seeds} | {found['before']:.1f} | {found['after']:.1f} | "
+        f"{found['difference']:+.1f} ({found['interval'][0]:+.1f} to {found['interval'][1]:+.1f}) |"
+        for site, title, measure, n_seeds, found in compare_arms(folder, tuple(arms), sites)
+    )
+    return "\n".join(rows)
+
+
+def compare_arms(
+    folder: Path, arms: tuple[str, str], sites: Sequence[str], patients: Sequence[str] = ()
+) -> Iterator[tuple[str, str, str, int, dict]]:
+    """Site, what is scored, measure, number of seeds and ``compare_scores`` of each comparison of two arms.
+
+    Args:
+        folder: of the JSON files.
+        arms: the first and the second.
+        sites: that were left out.
         patients: of TNBC that count; none: all.
     """
     runs = {(run["arm"], run["seed"]): run for run in map(read_json, sorted(folder.glob("*.json")))}
     first, second = arms
-    titles = " | ".join(arms.values())
-    rows = [f"| left out | scored | measure | seeds | {titles} | difference (95 %) |", "|---" * 7 + "|"]
     for site in sites:
         seeds = sorted(seed for arm, seed in runs if arm == f"{second}-{site}" and (f"{first}-{site}", seed) in runs)
         for name, (title, measures) in SCORED.items() if seeds else ():
@@ -129,13 +147,7 @@ def render_pairs(folder: Path, arms: Mapping[str, str], sites: Sequence[str], pa
             ]
             for measure, score_of in measures.items():
                 mean = functools.partial(_mean_over_seeds, score_of)
-                found = compare_scores(*counts, of_picture[kept].tolist(), mean)
-                low, high = found["interval"]
-                rows.append(
-                    f"| {site} | {title} | {measure} | {len(seeds)} | {found['before']:.1f} | {found['after']:.1f} | "
-                    f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f}) |"
-                )
-    return "\n".join(rows)
+                yield site, title, measure, len(seeds), compare_scores(*counts, of_picture[kept].tolist(), mean)
 
 
 def _mean_over_seeds(score_of: Callable[[np.ndarray], np.ndarray], summed: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The second, the third and the fourth stage of `compact`.
 
     python experiments/hand_outlines.py --data ../shared/data --seeds 0    # trains what is missing: a JSON per run
-    python experiments/hand_outlines.py --table                            # the tables of docs/results.md, from these
+    python experiments/hand_outlines.py --table                            # the table of docs/results.md, from these
 
 "hand", "grown" and "bowl" go on for 1,500 steps (10 minutes of one core) from the detector "scratch" of
 `compact_start.py` of the same site and seed, which is trained before if it is not there (in compact_start/ beside
@@ -24,10 +24,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from itertools import groupby
 from pathlib import Path
 
 from arms import run_arms
-from compact_start import render_pairs, score, train
+from compact_start import SCORED, compare_arms, score, train
 
 from muse_pipeline.data.windows import continue_mirrored
 from muse_pipeline.labels.pictures import LabelledImage
@@ -123,10 +124,24 @@ def is_tnbc(source: LabelSource) -> bool:
 
 
 def render() -> str:
-    """Of each pair of arms the scores in %, and the difference with its 95 % interval over patients."""
-    return "\n\n".join(
-        render_pairs(RUNS, {arm: TITLES[arm] for arm in pair}, sites, UNREAD) for pair, sites in COMPARED.items()
-    )
+    """A row for each pair of arms and site: the scores of the second arm in %, and how they differ from the first's.
+
+    Differences have their 95 % intervals over patients.
+    """
+    measures = [f"{title}: {measure}" for title, of in SCORED.values() for measure in of]
+    rows = [f"| change | left out | seeds | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
+    for pair, sites in COMPARED.items():
+        first, second = (TITLES[arm] for arm in pair)
+        for site, found in groupby(compare_arms(RUNS, pair, sites, UNREAD), lambda each: each[0]):
+            of_site = list(found)
+            cells = " | ".join(_cell(scores) for *_, scores in of_site)
+            rows.append(f"| {first} -> {second} | {site} | {of_site[0][3]} | {cells} |")
+    return "\n".join(rows)
+
+
+def _cell(found: dict) -> str:
+    low, high = found["interval"]
+    return f"{found['after']:.1f}: {found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":
