@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def write_slide(
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
     slide = ArraySlide([level0], corrupt)
     known = slide.info(mpp=(MPP / enlarged,) * 2, slide_id=slide_id).to_dict()
-    info = SlideInfo.from_dict({**known, "path": slide_path(slide_id), "warnings": warnings})
+    content = hashlib.sha256(slide_id.encode()).hexdigest()
+    info = SlideInfo.from_dict({**known, "path": slide_path(slide_id), "fingerprint": content, "warnings": warnings})
     folder = results / slide_id
     write_json(folder / "slide.json", info.to_dict())
     write_json(folder / "colour.json", {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)})

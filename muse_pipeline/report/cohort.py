@@ -260,8 +260,16 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         ),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
+        *_listed("that another has the content of; both are in the totals", _doubled(slides), n_shown),
         *([unmeasured] if unknown else []),
     ]
+
+
+def _doubled(slides: Sequence[SlideResult]) -> list[str]:
+    """Each finished slide with the content of one before it, and that one's name."""
+    first: dict[str, str] = {}
+    finished = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info and slide.summary]
+    return [f"  {name}: as {first[content]}" for name, content in finished if first.setdefault(content, name) != name]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
@@ -398,7 +406,7 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
         return f"no tissue was found{within}; see tissue.png"
     if summary["n_nuclei"]:
         return ""
-    return "all nuclei are out of focus or in ink" if summary["provenance"]["n_nuclei"] else "no nuclei were found"
+    return "all nuclei are in artefacts" if summary["provenance"]["n_nuclei"] else "no nuclei were found"
 
 
 def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:

@@ -269,6 +269,14 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
     assert f"{output}; is it right?" in attention and attention.count("is it right?") == 1
 
 
+def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
+    good = slides["good"]
+    assert summarise_flags([good, replace(good, slide_id="again"), slides["with gaps"]])[:2] == [
+        "1 slide that another has the content of; both are in the totals:",
+        "  again: as good",
+    ]
+
+
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):
     like, brown, _ = flagged_slides
     assert brown.n_nuclei and counted(flagged_slides) == [like]
