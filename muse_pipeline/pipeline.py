@@ -49,7 +49,7 @@ def run_slide(
         region_model: maps tissue regions, unless the row has a file of drawn ones.
         embedder: gives every nucleus a vector of features.
         features: set of features to measure of every nucleus.
-        quality: whether nuclei out of focus or in ink are flagged, and left out of the totals.
+        quality: whether nuclei in artefacts are flagged, and left out of the totals.
         n_shards: number of shards of the detection; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.

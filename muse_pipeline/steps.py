@@ -248,7 +248,7 @@ def stitch(
         features: set of features to measure; all but "none" need ``store`` and ``colour``.
         store: the image that the nuclei were found in.
         colour: the stains of the slide.
-        artefacts: GeoJSON for the areas of ``store`` that are out of focus or in ink, whose nuclei are flagged.
+        artefacts: GeoJSON for the artefacts in ``store``, whose nuclei are flagged.
     """
     import pyarrow as pa
 
@@ -264,7 +264,7 @@ def stitch(
     known = read_info(info)
     image = _open_image(store, known) if artefacts or features != "none" else None
     found = TissueMask.load(mask, known)
-    flagged = _write_artefacts(image, found, known, artefacts, threads) if artefacts else None
+    flagged = _write_artefacts(image, found, known, colour, artefacts, threads) if artefacts else None
     kept = found.kept
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
@@ -281,10 +281,13 @@ def stitch(
     return [warning for warning in (doubt, failed, unmeasured) if warning]
 
 
-def _write_artefacts(image: Store, found: TissueMask, info: SlideInfo, output: Path, threads: int) -> ArtefactMap:
+def _write_artefacts(
+    image: Store, found: TissueMask, info: SlideInfo, colour: Path, output: Path, threads: int
+) -> ArtefactMap:
     from muse_pipeline.inference.artefacts import find_artefacts
+    from muse_pipeline.inference.colour_input import read_colour
 
-    areas = find_artefacts(image, found, threads)
+    areas = find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads)
     areas.write_outlines(output, info)
     return areas
 

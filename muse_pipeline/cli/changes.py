@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="JSON", help="of `muse model --resolved`")
     add_frame_argument(parser)
     parser.add_argument("--features", choices=FEATURE_SETS, default="basic", help="features of the nuclei")
-    parser.add_argument("--quality", action="store_true", help="nuclei out of focus or in ink are flagged")
+    parser.add_argument("--quality", action="store_true", help="nuclei in artefacts are flagged")
 
 
 def run(args: argparse.Namespace) -> None:

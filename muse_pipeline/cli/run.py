@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
     )
     parser.add_argument(
-        "--quality", action="store_true", help="flag nuclei out of focus or in ink, and leave them out of the totals"
+        "--quality",
+        action="store_true",
+        help="flag nuclei out of focus, in folds, under bubbles or in ink, and leave them out of the totals",
     )
     parser.add_argument(
         "--embedding", action="store_true", help="also give every nucleus a vector of the model's features"

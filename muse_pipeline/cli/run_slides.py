@@ -38,7 +38,7 @@ class Plan:
         predictor: the model, one session for all slides.
         region_model: the model of tissue regions, or None.
         features: set of features that are measured of every nucleus.
-        quality: whether nuclei out of focus or in ink are flagged.
+        quality: whether nuclei in artefacts are flagged.
         n_shards: number of shards of a slide's detection, unless its row has a number.
         threads: threads of the steps that use them.
         viewer: whether every slide gets its page for the browser.

@@ -30,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--artefacts",
         type=Path,
         metavar="GEOJSON",
-        help="find areas out of focus or in ink, write them here and flag their nuclei; needs --store",
+        help="find artefacts, write them here and flag their nuclei; needs --store and --colour",
     )
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed by --features")
+    parser.add_argument(
+        "--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed by --features and --artefacts"
+    )
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
@@ -46,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.features != "none" and not (args.store and args.colour):
         raise ConfigError(f"--features {args.features} is measured in pixels; give --store and --colour too")
-    if args.artefacts and not args.store:
-        raise ConfigError("--artefacts are found in pixels; give --store too")
+    if args.artefacts and not (args.store and args.colour):
+        raise ConfigError("--artefacts are found in pixels; give --store and --colour too")
     pixels = {"features": args.features, "store": args.store, "colour": args.colour, "artefacts": args.artefacts}
     results = args.info, args.tissue, args.output, args.csv, args.threads, args.regions
     args.warnings += stitch(args.shards, *results, **pixels)

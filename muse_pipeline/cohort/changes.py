@@ -28,7 +28,7 @@ class RunSettings:
         provider: what runs the model.
         frame: pixel frame of the GeoJSON.
         features: set of features of the nuclei.
-        quality: whether nuclei out of focus or in ink are flagged.
+        quality: whether nuclei in artefacts are flagged.
         regions: the model of tissue regions, as ``name_version`` gives it, or "none"; None where it is not compared.
     """
 

@@ -112,7 +112,7 @@ class SlideFiles:
 
     @property
     def artefacts(self) -> Path:
-        """Areas out of focus or in ink, for QuPath."""
+        """Areas of artefacts, for QuPath."""
         return self.folder / "artefacts.geojson"
 
     @property

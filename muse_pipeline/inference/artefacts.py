@@ -1,9 +1,9 @@
-"""Areas of a slide that are out of focus or inked, where nuclei are not to be trusted: found in its image alone.
+"""Areas of a slide that are out of focus, folded, under an air bubble or inked, where nuclei are not to be trusted.
 
-Out of focus. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is the
-detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2 um,
-whatever the stain and the contrast; a defocus of 1 um leaves a third. The noise of the camera is measured in the finest
-detail and subtracted. Ink. Colours that neither stain has, see ``tissue.background.find_ink``.
+Focus is measured. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is
+the detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2
+um, whatever the stain and the contrast; a defocus of 1 um leaves a third. The noise of the camera is measured in the
+finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ import shapely
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.model import BUILT_IN
+from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.region_maps import join_shards, map_shard, tissue_on_cells
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
+from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import Store
-from muse_pipeline.tissue.background import coarsen, find_ink
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stain import DENSITY
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
-KINDS = ("blurred", "ink")
-COLORS = ((255, 170, 0), (60, 60, 60))
+MODEL = BUILT_IN / "regions/artefacts.onnx"
+KINDS = ("blurred", "fold", "bubble", "ink")  # what is measured, then the model's classes but the first
+COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is judged
 CELL_UM = 16.0
 _CELL_PX = 32
-MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Areas out of focus and in ink"
+MIN_PROBABILITY = 0.5  # of what the model maps
+MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
+MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Artefacts"
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
-MIN_AREA_MM2 = 0.004  # smaller areas out of focus are dropped
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
 MAX_GREY = 220  # of 255; brighter is glass
-_BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px
-_HALO_PX = 40  # how far the blurs and the search for ink reach
-_READ_PX = _BLOCK_CELLS * _CELL_PX + 2 * _HALO_PX  # side of a block and its halo
+_BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurs continue it as its mirror image, and read no other
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
 
@@ -51,12 +55,14 @@ class ArtefactMap:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
         area_mm2: tissue of each kind.
         slide_mpp: (x, y) um per level-0 pixel.
+        model_sha256: checksum of the model that mapped all but the first kind.
         kinds: their names.
     """
 
     kind: np.ndarray
     area_mm2: dict[str, float]
     slide_mpp: tuple[float, float]
+    model_sha256: str
     kinds: tuple[str, ...] = KINDS
 
     def at(self, xy: np.ndarray) -> np.ndarray:
@@ -67,7 +73,7 @@ class ArtefactMap:
 
     def describe(self) -> dict[str, Any]:
         """For the provenance of the table."""
-        return {"mpp": MPP, "cell_um": CELL_UM, "area_mm2": self.area_mm2}
+        return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, "area_mm2": self.area_mm2}
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
         """Write the areas as annotations for QuPath, classified by kind."""
@@ -81,31 +87,27 @@ class ArtefactMap:
         write_class_areas(path, areas, info, "artefacts")
 
 
-def find_artefacts(store: Store, tissue: TissueMask, threads: int = 1) -> ArtefactMap:
-    """Find the areas of a slide that are out of focus or inked, in its image at ``MPP``.
+def find_artefacts(store: Store, tissue: TissueMask, fit: MacenkoFit | None, threads: int = 1) -> ArtefactMap:
+    """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
 
     Args:
         store: the image, at ``MPP`` or a finer mpp that divides it.
         tissue: of the slide; what lies outside counts in no area.
+        fit: of the slide's stains; None where that failed.
         threads: change no result.
 
     Raises:
         StoreError: the image is coarser, or a chunk of it is damaged.
     """
-    cv2.setNumThreads(1)
     image = store.at(MPP)
-    image.keep_chunks(64)
-    columns, rows = (-(-side // _CELL_PX) for side in image.size_px)
-    cells = np.zeros((rows, columns, 4), np.float32)
-    corners = list(_blocks(image, rows, columns))
-    measured = map_in_order(lambda corner: _measure_block(image, corner), corners, threads)
-    for (row, column), block in zip(corners, measured, strict=True):
-        part = cells[row : row + _BLOCK_CELLS, column : column + _BLOCK_CELLS]
-        part[:] = block[: part.shape[0], : part.shape[1]]
-    kind = np.full((rows, columns), CLEAN, np.int8)
-    for number, mask in enumerate((_find_blurred(*np.moveaxis(cells[..., :3], -1, 0)), _find_inked(cells[..., 3]))):
-        kind[mask] = number
-    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp)
+    model = RegionPredictor(MODEL)
+    n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
+    kind = np.full(n_cells, CLEAN, np.int8)
+    masks = _find_blurred(image, n_cells, threads), *_map_kinds(image, model, fit, n_cells, threads)
+    for number, (mask, least) in enumerate(zip(masks, MIN_AREAS_MM2, strict=True)):
+        kind[_widen(_drop_small(mask, least))] = number
+    kind[~tissue_on_cells(image, _CELL_PX)] = CLEAN
+    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, model.sha256)
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
@@ -117,6 +119,53 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
     found = kind[np.ix_(row, column)][tissue.mask]  # a byte per pixel: masks of large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
+
+
+def _map_kinds(
+    image: Store, model: RegionPredictor, fit: MacenkoFit | None, n_cells: tuple[int, int], threads: int
+) -> Iterator[np.ndarray]:
+    """Of each class of the model but the first the cells (rows, columns) bool where it is.
+
+    Folds are dark for their slide, so they are sought in normalised stains. Ink would change the fit of these: it and
+    bubbles are sought in the image as it is.
+    """
+    normalised = _map_classes(image, model, colour_of_fit(model.card.colour, fit), n_cells, threads)
+    as_it_is = _map_classes(image, model, IDENTITY, n_cells, threads)
+    for prob in (normalised[1], *as_it_is[2:]):
+        yield prob > 255 * MIN_PROBABILITY
+
+
+def _map_classes(
+    image: Store, model: RegionPredictor, colour: np.ndarray, n_cells: tuple[int, int], threads: int
+) -> np.ndarray:
+    """(C, rows, columns) uint8, probabilities times 255."""
+    found = join_shards([map_shard(image, model, colour, Shard(1, 1), threads=threads)], image)
+    fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
+    rows, columns = (fine * n for n in n_cells)
+    prob = np.zeros((len(found.prob), rows, columns), np.uint8)
+    prob[:, : found.prob.shape[1], : found.prob.shape[2]] = found.prob[:, :rows, :columns]
+    return np.stack([cv2.resize(each, n_cells[::-1], interpolation=cv2.INTER_AREA) for each in prob])
+
+
+def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.ndarray:
+    """(rows, columns) bool of the cells out of focus; each is judged with the cells around it that are tissue."""
+    cv2.setNumThreads(1)
+    measures = np.zeros((*n_cells, 3), np.float32)
+    corners = list(_blocks(image, *n_cells))
+    measured = map_in_order(lambda corner: _measure_block(image, corner), corners, threads)
+    for (row, column), block in zip(corners, measured, strict=True):
+        part = measures[row : row + _BLOCK_CELLS, column : column + _BLOCK_CELLS]
+        part[:] = block[: part.shape[0], : part.shape[1]]
+    fine, coarse, tissue = np.moveaxis(measures, -1, 0)
+    is_tissue = tissue > MIN_TISSUE
+    share, fine, coarse = (
+        cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
+        for each in (np.ones_like(fine), fine, coarse)
+    )
+    coarse = np.where(is_tissue, coarse / np.maximum(share, 0.1), 0)
+    fine = np.where(is_tissue, fine / np.maximum(share, 0.1), 0)
+    blurred = (coarse > MIN_ENERGY) & (fine < MIN_RATIO * coarse) & is_tissue
+    return cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
 
 
 def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
@@ -133,61 +182,37 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
-    """(n, n, 4) of the cells of a block: energy of detail of both sizes, share of tissue, share of ink."""
+    """(n, n, 3) of the cells of a block: energy of detail of both sizes, share of tissue."""
     row, column = corner
-    pixels = image.read((column * _CELL_PX - _HALO_PX, row * _CELL_PX - _HALO_PX), (_READ_PX, _READ_PX))
+    pixels = image.read((column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    ink = find_ink(DENSITY[coarsen(pixels)])
-    measures = (*_measure_detail(grey), _average(grey < MAX_GREY), _average(ink))
-    return np.stack(measures, -1)
+    tissue = cv2.compare(grey, MAX_GREY, cv2.CMP_LT)  # 0 or 255
+    return np.stack([*_measure_detail(grey), _average(tissue) / np.float32(255)], -1)
 
 
 def _measure_detail(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of the detail of 0.5 to 1 um and of 1 to 2 um in the cells of (h, w) uint8 pixels with their halo."""
+    """Energy of the detail of 0.5 to 1 um and of 1 to 2 um in the cells of a block, (h, w) uint8 pixels."""
     grey = grey.astype(np.uint16) * _STEPS
     soft = cv2.GaussianBlur(grey, (0, 0), 1.0)
     small = cv2.resize(soft, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     softer = cv2.GaussianBlur(small, (0, 0), 0.87)
     softest = cv2.GaussianBlur(small, (0, 0), 1.94)
+    sampled = (grey[::2, ::2].copy(), soft[::2, ::2].copy())  # a quarter of the pixels are enough to measure the noise
     noise, fine, coarse = (
-        _average(np.square(cv2.subtract(one, other, dtype=cv2.CV_32F) * (1 / _STEPS)))
-        for one, other in ((grey, soft), (small, softer), (softer, softest))
+        _average(np.square(cv2.subtract(one, other, dtype=cv2.CV_32F))) / _STEPS**2
+        for one, other in (sampled, (small, softer), (softer, softest))
     )
     return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise
 
 
 def _average(values: np.ndarray) -> np.ndarray:
-    """Means (n, n) float32 over the cells of a block, of values at any resolution that covers block and halo."""
-    halo = values.shape[0] * _HALO_PX // _READ_PX
-    inner = np.ascontiguousarray(values[halo:-halo, halo:-halo], np.float32)
-    return cv2.resize(inner, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
+    """Means (n, n) over the cells of a block, of values at any resolution."""
+    return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 
-def _find_blurred(fine: np.ndarray, coarse: np.ndarray, tissue: np.ndarray) -> np.ndarray:
-    """(rows, columns) bool of the cells out of focus; each is judged with the cells around it that are tissue."""
-    is_tissue = tissue > MIN_TISSUE
-    share, fine, coarse = (
-        cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
-        for each in (np.ones_like(fine), fine, coarse)
-    )
-    coarse = np.where(is_tissue, coarse / np.maximum(share, 0.1), 0)
-    fine = np.where(is_tissue, fine / np.maximum(share, 0.1), 0)
-    blurred = (coarse > MIN_ENERGY) & (fine < MIN_RATIO * coarse) & is_tissue
-    closed = cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
-    return _widen(_drop_small(closed))
-
-
-def _find_inked(ink: np.ndarray) -> np.ndarray:
-    """(rows, columns) bool of the cells in ink, by its share of each."""
-    inked = (ink > 0.3).astype(np.uint8)
-    square = np.ones((2, 2), np.uint8)  # narrower is pigment or a fold of keratin
-    wide = cv2.dilate(cv2.erode(inked, square, anchor=(0, 0)), square, anchor=(1, 1))
-    return _widen(wide > 0)
-
-
-def _drop_small(mask: np.ndarray) -> np.ndarray:
+def _drop_small(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    large = facts[:, cv2.CC_STAT_AREA] >= MIN_AREA_MM2 * 1e6 / CELL_UM**2
+    large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False
     return large[number]
 

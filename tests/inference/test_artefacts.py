@@ -1,4 +1,4 @@
-"""Areas out of focus and in ink, on a drawn slide where both are known."""
+"""Areas out of focus, folded, under a bubble and in ink, on drawn slides where all are known."""
 
 import csv
 import json
@@ -12,23 +12,33 @@ import shapely
 import zarr
 from slide_files import write_pyramid
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.settings import require_quality_mpp
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.inference import artefacts
+from muse_pipeline.demo.tissue import plan_tissue
+from muse_pipeline.demo.write import write_demo
+from muse_pipeline.inference.artefacts import CELL_UM, KINDS, find_artefacts
+from muse_pipeline.inference.colour_input import read_colour
+from muse_pipeline.inference.region_maps import tissue_on_cells
+from muse_pipeline.pipeline import make_image
+from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
 
-MPP, SIZE_PX = 0.5, (2000, 1400)
+MPP, SIZE_PX = 0.5, (2600, 1400)
 BLURRED = shapely.Point(650, 700).buffer(400)  # in level-0 px
 INK = shapely.box(1300, 500, 1560, 900)
-BESIDE_PX = {"Blurred": 64, "Ink": 128}  # what may be flagged around: two cells, and the faint edge of a stroke
+BUBBLE = shapely.Point(2160, 700).buffer(180)
+AREAS = {"Blurred": BLURRED, "Bubble": BUBBLE, "Ink": INK}
+BESIDE_PX = 128  # what may be flagged around: two cells, and the faint edge of a stroke
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Grainy tissue with nuclei, out of focus in a disc, by 1.5 um, and under a black pen in a rectangle."""
+    """Grainy tissue with nuclei: out of focus in a disc, by 1.5 um, under a blue pen, and under a bubble."""
     rng = np.random.default_rng(0)
     pixels = np.full((SIZE_PX[1], SIZE_PX[0], 3), 244, np.uint8)
     pixels[100:-100, 100:-100] = (228, 176, 208)
-    for xy in np.stack(np.meshgrid(np.arange(120, 1880, 28), np.arange(120, 1280, 28)), -1).reshape(-1, 2):
+    for xy in np.stack(np.meshgrid(np.arange(120, 2480, 28), np.arange(120, 1280, 28)), -1).reshape(-1, 2):
         centre, radius = (xy + rng.integers(-5, 6, 2)).tolist(), int(rng.integers(5, 9))
         cv2.circle(pixels, centre, radius, (88, 52, 128), -1, cv2.LINE_AA)
     grain = cv2.GaussianBlur(rng.normal(0, 60, pixels.shape[:2]), (0, 0), 0.8)[..., None]
@@ -36,7 +46,11 @@ def slide(tmp_path_factory):
     y, x = np.mgrid[: SIZE_PX[1], : SIZE_PX[0]] + 0.5
     soft = cv2.GaussianBlur(pixels, (0, 0), 1.5 / MPP)
     pixels = np.where(shapely.contains_xy(BLURRED, x, y)[..., None], soft, pixels)
-    pixels = np.where(shapely.contains_xy(INK, x, y)[..., None], pixels // 6, pixels)
+    pixels = np.where(shapely.contains_xy(INK, x, y)[..., None], pixels * (0.12, 0.3, 0.75), pixels)
+    hazy = cv2.GaussianBlur(pixels, (0, 0), 4) * 0.75 + 30
+    pixels = np.where(shapely.contains_xy(BUBBLE, x, y)[..., None], hazy, pixels)
+    rim = BUBBLE.difference(BUBBLE.buffer(-16))
+    pixels = np.where(shapely.contains_xy(rim, x, y)[..., None], pixels / 3, pixels)
     noise = rng.normal(0, 1.5, pixels.shape)
     path = tmp_path_factory.mktemp("artefacts") / "drawn.tif"
     write_pyramid(path, np.clip(pixels + noise, 0, 255).astype(np.uint8), factors=(4,), mpp=MPP)
@@ -58,16 +72,34 @@ def results(slide):
 
 def test_areas_are_found_and_nothing_else(results):
     areas = {kind: shapely.union_all(found) for kind, found in read_areas(results / "flagged/drawn").items()}
-    for kind, true in (("Blurred", BLURRED), ("Ink", INK)):
-        assert areas[kind].intersection(true).area > 0.9 * true.area, kind
-        assert areas[kind].difference(true.buffer(BESIDE_PX[kind])).area == 0, kind
+    flagged = shapely.union_all(list(areas.values()))
+    for kind, true in AREAS.items():
+        assert flagged.intersection(true).area > 0.9 * true.area, kind
+        assert areas[kind].intersects(true), kind
+    everywhere = shapely.union_all([true.buffer(BESIDE_PX) for true in AREAS.values()])
+    assert flagged.difference(everywhere).area == 0
+
+
+def test_most_of_a_fold_is_found_and_little_else(tmp_path):
+    area_mm2 = 1.0
+    write_demo(tmp_path, area_mm2, mpp=MPP, threads=2)
+    files = SlideFiles(tmp_path / "results")
+    files.folder.mkdir()
+    make_image(tmp_path / "demo.svs", files, "demo", MPP)
+    image, fold = open_store(files.store(MPP)), plan_tissue(area_mm2, seed=0).layout.fold
+    found = find_artefacts(image, TissueMask.load(files.mask), read_colour(files.colour).macenko, threads=2)
+    y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
+    inside, tissue = fold.inside_um(x, y), tissue_on_cells(image, round(CELL_UM / MPP))
+    folded = found.kind == KINDS.index("fold")
+    assert folded[tissue & (inside > 0)].mean() > 0.5
+    assert folded[tissue & (inside < -2 * CELL_UM)].mean() < 0.02
 
 
 def test_nuclei_there_are_flagged(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet")
     xy, quality = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].to_pylist())
     deep = shapely.contains_xy(BLURRED.buffer(-64), xy)
-    near = shapely.union(BLURRED.buffer(BESIDE_PX["Blurred"]), INK.buffer(BESIDE_PX["Ink"]))
+    near = shapely.union_all([true.buffer(BESIDE_PX) for true in AREAS.values()])
     outside = ~shapely.contains_xy(near, xy)
     assert deep.sum() > 50 and (quality[deep] == "blurred").mean() > 0.95
     assert outside.sum() > 500 and not quality[outside].any()
@@ -78,7 +110,7 @@ def test_they_are_in_no_total(results):
     flagged, plain = (read_row(results / name) for name in ("flagged", "plain"))
     assert int(flagged["nuclei"]) + int(flagged["nuclei_in_artefacts"]) == int(plain["nuclei"]) == len(table)
     assert int(flagged["nuclei_in_artefacts"]) == len(table) - table["quality"].null_count > 50
-    left_out = float(flagged["blurred_mm2"]) + float(flagged["ink_mm2"])
+    left_out = sum(float(flagged[f"{kind.lower()}_mm2"]) for kind in AREAS)
     assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
     assert "blurred_mm2" not in plain
 
@@ -127,22 +159,13 @@ def read_row(folder):
     return row
 
 
-def test_ink_is_widened_alike_on_all_sides():
-    ink = np.zeros((12, 12), np.float32)
-    ink[4:8, 4:8] = 1
-    found = artefacts._find_inked(ink)
-    expected = np.zeros((12, 12), bool)
-    expected[3:9, 3:9] = True
-    assert (found == expected).all()
-
-
 def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
     folder = results / "flagged/drawn"
     image = shutil.copytree(folder / "image-500nm.zarr", tmp_path / "image-500nm.zarr")
     group = zarr.open_group(image, mode="r+")
     group.attrs["muse"] = {**group.attrs["muse"], "fingerprint": "0" * 64}
     words = [folder / "shards/1-of-1.parquet", "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"]
-    words += ["--store", image, "--artefacts", tmp_path / "a.geojson"]
+    words += ["--store", image, "--colour", folder / "colour.json", "--artefacts", tmp_path / "a.geojson"]
     status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
     assert "is the image of another slide than 'drawn'" in error

@@ -1,0 +1,47 @@
+"""Processor seconds per mm2 of tissue of `quality: true`: the measure of focus, and the map of folds, bubbles and ink.
+
+    muse demo-slide demo --area-mm2 25 --mpp 0.25 && muse run demo/demo.svs -o results
+    python benchmarks/artefact_costs.py results/demo
+
+One thread; the start of the process is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from muse_pipeline.inference import artefacts
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.region_maps import map_shard
+from muse_pipeline.store.grid import Shard
+from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.mask import TissueMask
+
+
+def main() -> None:
+    """Measure both parts and the whole, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide", type=Path, help="results of a slide, with its image")
+    args = parser.parse_args()
+    (store,) = map(open_store, args.slide.glob("image-*.zarr"))
+    fit = read_colour(args.slide / "colour.json").macenko
+    tissue = TissueMask.load(args.slide / "tissue.npz")
+    model = artefacts.RegionPredictor(artefacts.MODEL)
+    parts = {
+        "model": lambda: map_shard(store, model, colour_of_fit(model.card.colour, fit), Shard(1, 1)),
+        "all": lambda: artefacts.find_artefacts(store, tissue, fit),
+    }
+    seconds = {}
+    for name, run in parts.items():
+        start = time.process_time()
+        run()
+        seconds[name] = (time.process_time() - start) / tissue.area_mm2
+    print(f"focus and the rest {seconds['all'] - seconds['model']:.3f} s/mm2")
+    for name, each in seconds.items():
+        print(f"{name} {each:.3f} s/mm2")
+
+
+if __name__ == "__main__":
+    main()
