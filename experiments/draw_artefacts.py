@@ -2,10 +2,10 @@
 
     python experiments/draw_artefacts.py --data DATA -o runs/artefact_pictures       # then config/train/artefacts.yaml
 
-Crops of one patient are laid side by side into pictures of 1 mm at 1 um/px. Each gets folds (the densities of two or
-three layers of tissue added up in a band, the upper ones out of focus), air bubbles (a dark rim, the tissue in it hazy
-and out of focus) and ink (strokes and specks of a felt pen). Beside them are clean patches of other tissue in one
-layer. The areas are written as GeoJSON, as if drawn in QuPath. Tissue: BRCA-M2C without the patients of
+Crops of one patient or site are laid side by side into pictures of 1 mm at 1 um/px. Each gets folds (the densities of
+two or three layers of tissue added up in a band, the upper ones out of focus), air bubbles (a dark rim, the tissue in
+it hazy and out of focus) and ink (strokes and specks of a felt pen). Beside them are clean patches of other tissue in
+one layer. The areas are written as GeoJSON, as if drawn in QuPath. Tissue: BRCA-M2C without the patients of
 `experiments/artefacts.py`, TNBC, colon of Orion, and the four tiles of artefact-tiles that are named for their nuclei.
 Takes eight minutes of one core.
 """
@@ -49,7 +49,7 @@ EVALUATED = 3  # every third crop of BRCA-M2C, from the second on, is for evalua
 def main() -> None:
     """Write pictures, areas and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with brca-m2c, tnbc-nuclei, orion-crc-tiles")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the folders of SOURCES")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     (args.output / "areas").mkdir(parents=True, exist_ok=True)
@@ -76,6 +76,8 @@ def tissue_pictures(data: Path, n_pictures: int) -> Iterator[tuple[str, np.ndarr
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = defaultdict(list)
     for folder, pattern, mpp, n_letters in SOURCES:
+        if not any((data / folder).rglob(pattern)):
+            raise SystemExit(f"{data / folder}: has no pictures; give --data a folder with all of SOURCES")
         for path in sorted((data / folder).rglob(pattern)):
             patient = path.name[:n_letters]
             if patient not in held:
@@ -171,7 +173,7 @@ def draw_specks(
 
 
 def draw_other_tissue(pixels: np.ndarray, rng: np.random.Generator, mpp: float) -> np.ndarray:
-    """What is no fold: a patch of other tissue in one layer, perhaps smaller and so more crowded."""
+    """Not a fold: a patch of other tissue in one layer, perhaps smaller and so more crowded."""
     od = density(pixels)
     other = other_tissue(od, rng)
     if rng.random() < 0.5:
@@ -243,7 +245,7 @@ def soft(mask: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def blank(picture: np.ndarray) -> np.ndarray:
-    """Everything is clean."""
+    """A label map without artefacts."""
     return np.zeros(picture.shape[:2], np.uint8)
 
 

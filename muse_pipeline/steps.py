@@ -248,7 +248,7 @@ def stitch(
         features: set of features to measure; all but "none" need ``store`` and ``colour``.
         store: the image that the nuclei were found in.
         colour: the stains of the slide.
-        artefacts: GeoJSON for the artefacts in ``store``, whose nuclei are flagged.
+        artefacts: GeoJSON for the artefacts in ``store``, whose nuclei are flagged; needs ``colour`` too.
     """
     import pyarrow as pa
 

@@ -43,7 +43,7 @@ MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
 MAX_GREY = 220  # of 255; brighter is glass
-_BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurs continue it as its mirror image, and read no other
+_BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
 

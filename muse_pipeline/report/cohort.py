@@ -260,16 +260,16 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         ),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
-        *_listed("that another has the content of; both are in the totals", _doubled(slides), n_shown),
+        *_listed("with the same content as another; all are in the totals", _doubled(counted(slides)), n_shown),
         *([unmeasured] if unknown else []),
     ]
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each finished slide with the content of one before it, and that one's name."""
+    """Each slide with the content of one before it, and that one's name."""
     first: dict[str, str] = {}
-    finished = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info and slide.summary]
-    return [f"  {name}: as {first[content]}" for name, content in finished if first.setdefault(content, name) != name]
+    contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
+    return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:

@@ -73,7 +73,7 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
         assert re.fullmatch(name + r": [1-9]\d* nuclei, \d.* s", line)
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
-    doubled = ["1 slide that another has the content of; both are in the totals:", "  C: as a"]
+    doubled = ["1 slide with the same content as another; all are in the totals:", "  C: as a"]
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     assert "\tP7\t" in (mixed / "results/cohort.tsv").read_text(encoding="utf-8")

@@ -272,7 +272,7 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
 def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
     good = slides["good"]
     assert summarise_flags([good, replace(good, slide_id="again"), slides["with gaps"]])[:2] == [
-        "1 slide that another has the content of; both are in the totals:",
+        "1 slide with the same content as another; all are in the totals:",
         "  again: as good",
     ]
 

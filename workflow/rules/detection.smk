@@ -57,7 +57,7 @@ rule nuclei:
         mask="<results>/{slide}/tissue.npz",
         regions=of_slide(PLAN.regions),
         store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or MEASURES_PIXELS else [],
-        colour="<results>/{slide}/colour.json" if config["features"] != "none" else [],
+        colour="<results>/{slide}/colour.json" if MEASURES_PIXELS else [],
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
         geojson="<results>/{slide}/nuclei.geojson.gz",
