@@ -72,7 +72,7 @@ def evaluation_crops(data: Path) -> list[Path]:
 
 
 def tissue_pictures(data: Path, n_pictures: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Patient and (h, w, 3) uint8 at ``MPP``, of patients in turn."""
+    """Name of the patient or site and (h, w, 3) uint8 at ``MPP``, of these in turn."""
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = defaultdict(list)
     for folder, pattern, mpp, n_letters in SOURCES:
@@ -109,13 +109,13 @@ def draw_all(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     pixels, label = picture, blank(picture)
     for _ in range(rng.integers(0, 4)):
         pixels = draw_other_tissue(pixels, rng, MPP)
-    for draw, kind, most in (
+    for draw, kind, end in (
         (draw_fold, FOLD, 4),
         (draw_bubble, BUBBLE, 3),
         (draw_stroke, INK, 3),
         (draw_specks, INK, 2),
     ):
-        for _ in range(rng.integers(0, most)):
+        for _ in range(rng.integers(0, end)):
             pixels, area = draw(pixels, rng, MPP)
             label[area] = kind
     if rng.random() < 0.3:  # a picture that is not quite in focus is clean
@@ -203,7 +203,7 @@ def apply_ink(
 
 
 def band(shape: tuple[int, int], rng: np.random.Generator, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in px from a bent line of 200 to 1,500 um, and the position along it in radians; both (h, w) float32."""
+    """Distance in px from a bent line of 200 to 1,500 um, and the position along it, -1 to 1 from end to end."""
     centre, angle = rng.uniform(0, 1, 2) * shape[::-1], rng.uniform(0, np.pi)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     along = ((x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)) * mpp
