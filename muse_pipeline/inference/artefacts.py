@@ -132,19 +132,24 @@ def _map_kinds(
     normalised = _map_classes(image, model, colour_of_fit(model.card.colour, fit), n_cells, threads)
     as_it_is = _map_classes(image, model, IDENTITY, n_cells, threads)
     for prob in (normalised[1], *as_it_is[2:]):
-        yield prob > 255 * MIN_PROBABILITY
+        yield prob > MIN_PROBABILITY
 
 
 def _map_classes(
     image: Store, model: RegionPredictor, colour: np.ndarray, n_cells: tuple[int, int], threads: int
 ) -> np.ndarray:
-    """(C, rows, columns) uint8, probabilities times 255."""
+    """(C, rows, columns) float32 probabilities: means of the tissue of each cell."""
     found = join_shards([map_shard(image, model, colour, Shard(1, 1), threads=threads)], image)
     fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
-    rows, columns = (fine * n for n in n_cells)
-    prob = np.zeros((len(found.prob), rows, columns), np.uint8)
-    prob[:, : found.prob.shape[1], : found.prob.shape[2]] = found.prob[:, :rows, :columns]
-    return np.stack([cv2.resize(each, n_cells[::-1], interpolation=cv2.INTER_AREA) for each in prob])
+
+    def average(plane: np.ndarray) -> np.ndarray:
+        padded = np.zeros([fine * n for n in n_cells], np.float32)
+        part = plane[: padded.shape[0], : padded.shape[1]]
+        padded[: part.shape[0], : part.shape[1]] = part
+        return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
+
+    tissue = np.maximum(average(found.tissue), 1 / fine**2)
+    return np.stack([average(plane) for plane in found.prob]) / (255 * tissue)
 
 
 def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.ndarray:
