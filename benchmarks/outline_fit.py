@@ -1,7 +1,7 @@
 """How well outlines fit those drawn by hand: detection F1, AJI, Dice and boundary F1, with intervals.
 
-    python benchmarks/outline_fit.py compact-fp32 compact-int8 --data ../shared/data --patients 01 02 04
-    python benchmarks/outline_fit.py compact-fp32 compact-int8 --data ../shared/data --set dsb2018
+    python benchmarks/outline_fit.py narrow.onnx narrow-int8.onnx --data ../shared/data --patients 01 02 04
+    python benchmarks/outline_fit.py narrow.onnx label_free --data ../shared/data --set dsb2018
 
 Scores are of counts summed over the crops; Dice is the mean over the matched nuclei, boundary F1 within 0.5 um.
 Intervals are by bootstrap over patients, and over crops where these are not named. DATA is a folder with tnbc-nuclei/,
@@ -61,7 +61,10 @@ def main() -> None:
         parser.error("intervals need crops of two patients or more")
     print(f"| {len(crops)} crops | {' | '.join(MEASURES)} |\n" + "|---" * (len(MEASURES) + 1) + "|")
     for model in args.models:
-        find = network_finder(Predictor(find_model(model)))
+        predictor = Predictor(find_model(model))
+        if predictor.refiner:
+            print(f"{model}: its refining network was trained on all of these outlines", file=sys.stderr)
+        find = network_finder(predictor)
         counts = np.array([count_crop(find(pixels), true) for _, _, pixels, true in crops], float)
         cells = [with_interval(measure, counts, patients) for measure in MEASURES.values()]
         print(f"| `{Path(model).stem}` | {' | '.join(cells)} |", flush=True)

@@ -34,7 +34,9 @@ def main() -> None:
     args = parser.parse_args()
     crops = read_tnbc(args.data)
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(find_checkpoint(args.checkpoint), Path(folder) / "model.onnx", threshold=min(THRESHOLDS))
+        export_onnx(
+            find_checkpoint(args.checkpoint), Path(folder) / "model.onnx", threshold=min(THRESHOLDS), snap_um=0.0
+        )
         predictor = Predictor(Path(folder) / "model.onnx")
     counts = {}
     for threshold in THRESHOLDS:

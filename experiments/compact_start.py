@@ -61,7 +61,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     """The checkpoint of an arm, which is trained if it is not there."""
     start, site = arm.split("-")
     cv2.setNumThreads(1)
-    config = load_detector_config(RECIPE, data, (*CHANGES, f"seed={seed}"))
+    config = load_detector_config(RECIPE, data, (*CHANGES, "export.refine=false", f"seed={seed}"))
     if start == "muse":
         checkpoint = pretrain("full", site, seed, data, work.parent / "muse_proof")
         config = dataclasses.replace(config, checkpoint=checkpoint)

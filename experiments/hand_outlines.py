@@ -98,7 +98,7 @@ def train_arm(arm: str, seed: int, data: Path, work: Path) -> Path:
             recipe = NARROW if kind == "narrow_filled" else THIRD
             changes = "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2"
         changes = *changes, WITHOUT_UNREAD, f"distillation.teachers=[{teacher}]"
-    config = load_detector_config(recipe, data, (f"seed={seed}", "export.snap_um=0", *changes))
+    config = load_detector_config(recipe, data, (f"seed={seed}", "export.refine=false", "export.snap_um=0", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":
         sources = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)

@@ -20,7 +20,9 @@ from PIL import Image
 import muse_pipeline as muse
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ArgumentError, GeoJSONError, ModelError, MppError, MuseWarning, ProviderError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Slide
+from muse_pipeline.inference.outlines import MODEL
 
 MPP = 0.5
 CROP = 1100, 900, 1300, 1000  # x, y, width, height: tissue on both sides of seams, which lie at multiples of 960 px
@@ -105,6 +107,7 @@ def test_columns_and_attributes(whole, slide):
         "model": "compact",
     }
     assert whole.attrs["provenance"]["fingerprint"] == slide.info.fingerprint
+    assert whole.attrs["provenance"]["refiner_sha256"] == sha256_of(MODEL)
 
 
 @pytest.mark.parametrize("box", [CROP, (1900, 950, 60, 1000.5), (-500, 1200, 1700, 400), (1919.5, 0, 5, 9000)])

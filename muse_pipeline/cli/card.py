@@ -10,6 +10,7 @@ The graph stays as it is. `muse export` already adds the appearance of the train
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from muse_pipeline.cli.arguments import add_output_argument, not_negative, posit
 from muse_pipeline.cli.output import add_json_argument, show_result
 
 if TYPE_CHECKING:
-    from muse_pipeline.inference.card import ModelCard
+    from muse_pipeline.inference.card import ModelCard, RegionCard
 
 WRITES = frozenset({"json"})  # --output may be the model's own file
 
@@ -36,11 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
     )
-    parser.add_argument(
+    outlines = parser.add_mutually_exclusive_group()
+    outlines.add_argument(
         "--snap-um",
         type=not_negative,
         metavar="UM",
-        help="how far outlines may move to the nearest edge of the stained nucleus; 0: not at all",
+        help="how far outlines may move to the nearest edge of stained nuclei, in place of --refine; 0: not at all",
+    )
+    outlines.add_argument(
+        "--refine",
+        action="store_true",
+        default=None,
+        help="the built-in network refines outlines, in place of --snap-um",
     )
     parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
     add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
@@ -55,13 +63,15 @@ def run(args: argparse.Namespace) -> None:
 
     model = find_model(args.model)
     facts: dict = {
-        name: fact for name in ("temperature", "snap_um", "limits") if (fact := getattr(args, name)) is not None
+        name: fact
+        for name in ("temperature", "snap_um", "refine", "limits")
+        if (fact := getattr(args, name)) is not None
     }
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
-                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature, --snap-um or "
-                "--limits"
+                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature, --snap-um, "
+                "--refine or --limits"
             )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)
@@ -75,9 +85,17 @@ def run(args: argparse.Namespace) -> None:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
     card = recard(model, args.output, **facts)
-    print(
-        f"{args.output}: {card.name}, temperature {card.temperature:g}, outlines moved by at most {card.snap_um:g} um"
-    )
+    print(f"{args.output}: {', '.join([card.name, *_changeable(card)])}")
+
+
+def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
+    """What of the card of a detector can be changed."""
+    from muse_pipeline.inference.card import ModelCard
+
+    if isinstance(card, ModelCard):
+        yield f"temperature {card.temperature:g}"
+        moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model draws them"
+        yield "outlines refined" if card.refine else moved
 
 
 def _text(card: ModelCard) -> str:

@@ -17,12 +17,19 @@ from torch.export import Dim
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
 from muse_pipeline.inference.appearance import describe_training
-from muse_pipeline.inference.card import METADATA_KEY, AppearanceReference, Card, ColourReference, ModelCard
+from muse_pipeline.inference.card import (
+    METADATA_KEY,
+    AppearanceReference,
+    Card,
+    ColourReference,
+    ModelCard,
+    replace_outlines,
+)
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
@@ -118,11 +125,16 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
-    """Write one file, the card in its metadata, without the exporter's notes.
+    """Write one file, the card in its metadata."""
+    write_graph(model, {METADATA_KEY: card.to_json()}, output)
+
+
+def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) -> None:
+    """Write one file with these metadata, without the exporter's notes.
 
     Notes name source files and differ from call to call.
     """
-    onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    onnx.helper.set_model_props(model, metadata)
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
@@ -145,7 +157,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     detector, config, checkpoint = load_trained(path)
-    export = dataclasses.replace(config.export, **changes)
+    export = dataclasses.replace(config.export, **replace_outlines(changes))
     config = dataclasses.replace(config, name=name or config.name, export=export)
     input_px = export_window(config, detector.backbone)
     detector.backbone.fix_size(input_px, input_px)
@@ -179,6 +191,7 @@ def describe_model(
         training_data=config.credits,
         colour=dataclasses.replace(reference, share=settings.colour_share),
         snap_um=settings.snap_um,
+        refine=settings.refine,
         precision=settings.precision,
         embedding_dim=backbone.channels if settings.embedding else 0,
         source={
@@ -194,13 +207,17 @@ def describe_model(
     )
 
 
-def recard(model: Path, output: Path, **facts: AppearanceReference | float | str) -> ModelCard:
+def recard(model: Path, output: Path, **facts: AppearanceReference | float | bool | str) -> ModelCard:
     """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
 
     Raises:
+        ConfigError: the card of a region model has no such fact.
         ModelError: the file is not ONNX or has no card.
     """
-    card = dataclasses.replace(read_card(model), **facts)
+    card = read_card(model)
+    if facts.keys() - {field.name for field in dataclasses.fields(card)}:
+        raise ConfigError(f"{model}: {card.does}, and has no temperature or outlines; change another model's")
+    card = dataclasses.replace(card, **replace_outlines(facts))
     write_model(onnx.load(model), card, output)
     return card
 

@@ -138,9 +138,24 @@ def _map_kinds(
 def _map_classes(
     image: Store, model: RegionPredictor, colour: np.ndarray, n_cells: tuple[int, int], threads: int
 ) -> np.ndarray:
-    """(C, rows, columns) float32 probabilities: means of the tissue of each cell."""
+    """(C, rows, columns) float32 probabilities."""
     found = join_shards([map_shard(image, model, colour, Shard(1, 1), threads=threads)], image)
     fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
+    return average_over_tissue(found.prob, found.tissue, fine, n_cells) / 255
+
+
+def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cells: tuple[int, int]) -> np.ndarray:
+    """Means over the tissue of each cell.
+
+    Args:
+        values: (C, h, w), 0 outside of tissue.
+        tissue: (h, w) bool.
+        fine: how many of these make the side of a cell.
+        n_cells: rows and columns of cells.
+
+    Returns:
+        (C, rows, columns) float32; 0 in cells without tissue.
+    """
 
     def average(plane: np.ndarray) -> np.ndarray:
         padded = np.zeros([fine * n for n in n_cells], np.float32)
@@ -148,8 +163,7 @@ def _map_classes(
         padded[: part.shape[0], : part.shape[1]] = part
         return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
 
-    tissue = np.maximum(average(found.tissue), 1 / fine**2)
-    return np.stack([average(plane) for plane in found.prob]) / (255 * tissue)
+    return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
 def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.ndarray:

@@ -100,6 +100,13 @@ class Card:
         return card
 
 
+def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings with what they imply of outlines: ``refine`` replaces ``snap_um``, and that an inherited ``refine``."""
+    if given.get("refine"):
+        return {"snap_um": 0.0, **given}
+    return {"refine": False, **given} if "snap_um" in given else given
+
+
 @dataclass(frozen=True)
 class ModelCard(Card):
     """Contract between a model file and whatever runs it.
@@ -122,6 +129,7 @@ class ModelCard(Card):
             leaves them as they are.
         snap_um: how far outlines may move to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
             as they are.
+        refine: whether the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
         precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
         embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
         licence: SPDX name of the weights' licence.
@@ -148,6 +156,7 @@ class ModelCard(Card):
     appearance: AppearanceReference | None = None
     temperature: float = 1.0
     snap_um: float = 0.0
+    refine: bool = False
     precision: str = "fp32"
     embedding_dim: int = 0
     source: dict[str, str] = field(default_factory=dict)

@@ -266,9 +266,10 @@ class ModelFinder(Detector):
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
-        """Checksum, provider, colour map, verdict on the slide's appearance, where positive begins, and versions."""
+        """Checksums, provider, colour map, verdict on the slide's appearance, where positive begins, and versions."""
         return {
             "model_sha256": self.predictor.sha256,
+            **({"refiner_sha256": self.predictor.refiner.sha256} if self.predictor.refiner else {}),
             "provider": self.predictor.provider,
             "colour": self.colour.tolist(),
             **({"appearance": self.appearance.to_dict()} if self.appearance else {}),

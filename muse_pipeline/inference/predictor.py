@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.graph import cut_after_single_values
 from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
-from muse_pipeline.nuclei.edges import snap_to_edges
+from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
 
 if TYPE_CHECKING:
@@ -49,24 +48,6 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
             embedding=embedding[0][b, :n] if embedding else None,
         )
         for b, n in enumerate((score > 0).sum(1))
-    ]
-
-
-def snap_outlines(found: list[Nuclei], pixels: np.ndarray, snap_um: float, mpp: float) -> list[Nuclei]:
-    """Nuclei of windows with outlines on the nearest edges of red, in which haematoxylin is dark and eosin light.
-
-    Args:
-        found: of each window, in its frame.
-        pixels: (B, H, W, 3) uint8.
-        snap_um: see ``inference.card.ModelCard``.
-        mpp: um per pixel.
-    """
-    if not snap_um:
-        return found
-    reds = [cv2.extractChannel(window, 0) for window in pixels]
-    return [
-        replace(nuclei, rays=snap_to_edges(red, nuclei.xy, nuclei.rays, mpp, snap_um))
-        for nuclei, red in zip(found, reds, strict=True)
     ]
 
 
@@ -169,6 +150,7 @@ class Predictor(GraphRunner):
     def __init__(self, path: Path, provider: str = "cpu"):
         super().__init__(path, provider)
         self.card = card = ModelCard.from_json(card_text(self.session, self.path), str(self.path))
+        self.refiner = OutlineRefiner() if card.refine else None
         self.outputs = [*OUTPUTS, EMBEDDING] if card.embedding_dim else list(OUTPUTS)
         side, slots = card.input_px, card.capacity
         shapes = {
@@ -193,7 +175,7 @@ class Predictor(GraphRunner):
             For each window its nuclei (frame: window), by descending score.
         """
         found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
-        return snap_outlines(found, pixels, self.card.snap_um, self.card.mpp)
+        return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
 
 class RegionPredictor(GraphRunner):

@@ -376,6 +376,9 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             chosen = chosen[~here]
 
 
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "proposer", "warnings")  # of shards that have them
+
+
 def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
     """Where a table comes from: slide, model, settings and versions; nothing that differs between equal runs."""
     common = shards.common
@@ -393,7 +396,7 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
         "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
         "corrupt_fraction": common["corrupt_fraction"],
-        **{name: common[name] for name in ("appearance", "positive_od", "proposer", "warnings") if name in common},
+        **{name: common[name] for name in KEPT_FACTS if name in common},
         **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.rays import points_along_rays
 
 STEP_UM = 0.25  # between the radii that are tried along a ray
 LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of a nucleus' own edge
@@ -58,12 +58,9 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
     """
     offsets = (np.arange(-n - 2, n + 2, dtype=np.float32) + np.float32(0.5)) * np.float32(STEP_UM)
     along = np.maximum(rays + offsets[:, None, None], 0)  # (samples, N, R) um
-    directions = (ray_directions(rays.shape[1]) / mpp).astype(np.float32)
-    columns, rows = (
-        (along * directions[:, axis] + (xy[:, axis, None] - 0.5).astype(np.float32)).reshape(len(offsets), -1)
-        for axis in (0, 1)
-    )
-    levels = cv2.remap(light, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    levels = cv2.remap(
+        light, *points_along_rays(xy, along, mpp), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32)
     pairs = levels[1:] + levels[:-1]
     return ((pairs[2:] - pairs[:-2]) / 2).reshape(2 * n + 1, *rays.shape)
 

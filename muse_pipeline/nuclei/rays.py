@@ -23,6 +23,23 @@ def ray_directions(n_rays: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
+def points_along_rays(xy: np.ndarray, along_um: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of points on rays, as ``cv2.remap`` takes them: 0 is the middle of the first pixel.
+
+    Args:
+        xy: (N, 2) centres in pixels.
+        along_um: (S, N, R) float32 um from the centre, S points on each ray.
+        mpp: um per pixel.
+
+    Returns:
+        Two arrays (S, N * R) float32.
+    """
+    directions = (ray_directions(along_um.shape[2]) / mpp).astype(np.float32)
+    starts = (xy - 0.5).astype(np.float32)
+    columns, rows = (along_um * directions[:, axis] + starts[:, axis, None] for axis in (0, 1))
+    return columns.reshape(len(along_um), -1), rows.reshape(len(along_um), -1)
+
+
 def rays_to_rings(xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, float]) -> np.ndarray:
     """Ends (N, R, 2) of rays (N, R) in um around centres (N, 2), in pixels of ``mpp`` = (x, y)."""
     directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.files import read_json
+from muse_pipeline.inference.outlines import TRAINING_DATA
 from muse_pipeline.report.html import Markup, css_word, element, join
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import definitions, swatch
@@ -25,7 +26,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Precision": card.get("precision"),
         "Threshold": _number(card.get("threshold")),
         "Stain normalisation": _colour(card.get("colour") or {}),
-        "Outlines": f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None,
+        "Outlines": _outlines(card),
         "Training data": card.get("training_data"),
         "Measured": [f"{name}: {_number(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
         "Limits": card.get("limits"),
@@ -39,6 +40,12 @@ def _window(card: Mapping[str, Any]) -> str | None:
     if "input_px" not in card:
         return None
     return f"{card['input_px']:,} px, of which {card['halo_px']} px on every side belong to its neighbours"
+
+
+def _outlines(card: Mapping[str, Any]) -> str | None:
+    if card.get("refine"):
+        return f"refined by a second network, trained on {TRAINING_DATA}"
+    return f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None
 
 
 def _colour(colour: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,8 @@ import pytest
 from drawn_tissue import draw_labelled_tissue
 
 from muse_pipeline.export.parity import check_parity
-from muse_pipeline.inference.model import read_card
+from muse_pipeline.inference.artefacts import MODEL
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.tissue.stain import IDENTITY
 
@@ -52,6 +53,26 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
     assert muse("card", moving, "--snap-um", "0", "-o", tmp_path / "still.onnx")[0] == 0
     assert np.array_equal(Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays)
     assert check_parity(run / "run/checkpoint.pt", moving, run / "images").n_nuclei
+
+
+def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
+    moving, refined = tmp_path / "moving.onnx", tmp_path / "refined.onnx"
+    assert muse("card", "compact-fp32", "--snap-um", "1.5", "-o", moving)[0] == 0
+    assert "moved by up to 1.5" in muse("card", moving)[1]
+    status, out, _ = muse("card", moving, "--refine", "-o", refined)
+    assert status == 0 and "outlines refined" in out and "refined by a second network" in muse("card", refined)[1]
+    before, after, shipped = (
+        Predictor(path)(picture[None], IDENTITY)[0] for path in (moving, refined, find_model("compact-fp32"))
+    )
+    assert len(before) and np.array_equal(before.xy, after.xy) and not np.array_equal(before.rays, after.rays)
+    assert np.array_equal(after.rays, shipped.rays)
+
+
+def test_a_region_model_has_no_outlines(muse, tmp_path):
+    status, _, errors = muse("card", MODEL, "--refine", "-o", tmp_path / "a.onnx")
+    assert status == 2 and "has no temperature or outlines" in errors and errors.count("\n") == 1
+    status, out, _ = muse("card", MODEL, "--limits", "H&E alone.", "-o", tmp_path / "a.onnx")
+    assert status == 0 and out.count("\n") == 1 and read_card(tmp_path / "a.onnx").limits == "H&E alone."
 
 
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):

@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import MODEL_PRECISIONS
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.stream import MAX_SEED
-from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass
+from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.consistency import ConsistencySettings
@@ -41,7 +41,9 @@ class ExportSettings:
         embedding: also return the feature vector of every nucleus.
         any_window: allow a network that ties positions to its window to be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: how far outlines may move to the nearest edge of the stained nucleus, um; 0 leaves them.
+        snap_um: how far outlines may move to the nearest edge of the stained nucleus, um; 0 leaves them. Ends an
+            inherited ``refine``.
+        refine: whether the built-in network refines outlines, in place of ``snap_um``.
     """
 
     input_px: int | None = None
@@ -54,6 +56,7 @@ class ExportSettings:
     any_window: bool = False
     colour_share: float = 1.0
     snap_um: float = 0.0
+    refine: bool = False
 
     def __post_init__(self) -> None:
         require_one_of(self, "export", precision=MODEL_PRECISIONS)
@@ -61,6 +64,8 @@ class ExportSettings:
         require_between(
             self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1), snap_um=(0, MAX_SNAP_UM)
         )
+        if self.refine and self.snap_um:
+            raise ConfigError("export: refine and snap_um exclude each other; set refine to false or snap_um to 0")
 
 
 COLOURS = ("macenko", "identity")
@@ -160,7 +165,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not path.is_file():  # reported when the run begins; the workflow may be about to write it
         return values
     inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
-    return {**values, "export": {**inherited, **given}}
+    return {**values, "export": {**inherited, **replace_outlines(given)}}
 
 
 def require_known_names(config: DetectorConfig) -> None:

@@ -10,8 +10,9 @@ import torch
 
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.inference.picture import detect_image
-from muse_pipeline.inference.predictor import nuclei_of_windows, snap_outlines
+from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
@@ -124,7 +125,9 @@ class NetworkPredictor:
             licence=config.licence,
             training_data=config.training_data,
             snap_um=export.snap_um,
+            refine=export.refine,
         )
+        self.refiner = OutlineRefiner() if export.refine else None
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
@@ -133,7 +136,7 @@ class NetworkPredictor:
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
         found = nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
-        return snap_outlines(found, pixels, self.card.snap_um, self.card.mpp)
+        return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
 
 N_IMAGES = 24

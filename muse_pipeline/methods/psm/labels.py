@@ -16,6 +16,7 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.outlines import MODEL as REFINER
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
@@ -211,7 +212,8 @@ class FoundLabelsStage(PreparedStage):
         """What of the export decides which nuclei are found and how they are outlined, and the detector."""
         export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
         how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
-        return {**how, "detector": weights}
+        refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
+        return {**how, **refined, "detector": weights}
 
     def write(self, folder: Path, say: Say) -> None:
         """See ``write_found_labels``."""

@@ -13,6 +13,7 @@ from slide_files import write_pyramid
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.appearance import judge_appearance
+from muse_pipeline.inference.card import replace_outlines
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.methods.detector.start import load_trained, read_start
@@ -65,6 +66,18 @@ def test_export_settings_are_those_of_the_checkpoint_unless_they_are_set(folder,
 def test_the_built_in_model_passes_its_export_settings_on(folder):
     config = load_detector_config(folder / "tiny.yaml", changes=["checkpoint=compact"])
     assert config.export.colour_share == 0.4
+
+
+def test_own_settings_of_outlines_replace_inherited_ones(folder):
+    def export(*changes):
+        return load_detector_config(folder / "tiny.yaml", changes=["checkpoint=compact", *changes]).export
+
+    assert export().refine and not export("export.snap_um=1.5").refine
+    assert export("export.snap_um=1.5").snap_um == 1.5 and not export("export.refine=false").refine
+    assert replace_outlines({"refine": False}) == {"refine": False}  # what else is inherited stays
+    assert replace_outlines({"refine": True}) == {"refine": True, "snap_um": 0.0}
+    with pytest.raises(ConfigError, match="refine and snap_um exclude each other"):
+        export("export.snap_um=1.5", "export.refine=true")
 
 
 def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):

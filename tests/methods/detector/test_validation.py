@@ -162,7 +162,7 @@ def test_scoring_changes_no_statistics(config, held):
 def test_a_network_draws_outlines_as_its_exported_model_does():
     network, config, _ = load_trained(find_checkpoint("compact"))
     exported = Predictor(find_model("compact-fp32"))
-    assert config.export.snap_um == exported.card.snap_um > 0
+    assert config.export.refine and exported.card.refine
     windows = draw_labelled_tissue((256, 256), config.mpp, seed=0).pixels[None]
     (found,), (expected,) = (one(windows, IDENTITY.copy()) for one in (NetworkPredictor(network, config), exported))
     assert len(found) == len(expected) > 20

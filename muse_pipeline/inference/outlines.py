@@ -1,0 +1,121 @@
+"""Outlines of a detector, refined by a second, small network or put on the edges of what is stained.
+
+The refining network takes what lies along the rays of one nucleus: the densities at 17 radii around the end of each of
+16 rays, relative to the mean and the spread of all of them. It returns by how much each ray is lengthened, up to 3 um.
+It was trained on outlines drawn by hand (`experiments/refined_outlines.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.inference.model import BUILT_IN, open_session
+from muse_pipeline.nuclei.edges import snap_to_edges
+from muse_pipeline.nuclei.rays import points_along_rays
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.stain import DENSITY
+
+MODEL = BUILT_IN / "outlines/refine.onnx"
+TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
+N_REFINED = 16  # rays of a nucleus that the network has
+STEP_UM = 0.375  # between the samples along a ray
+N_STEPS = 8  # on either side of its end, and so the farthest that a ray is moved
+LEAST_UM = 0.5  # no ray becomes shorter
+BLOCK = 64  # nuclei at a time: sums of a matrix product may depend on how many rows it has
+
+
+class OutlineRefiner:
+    """The network that refines outlines, in ONNX Runtime; safe to call from several threads.
+
+    Args:
+        path: an ONNX file that takes ``density`` (3, 17, 64, 16) and ``rays`` (64, 16) um and returns ``change``
+            (64, 16) um, all float32.
+
+    Attributes:
+        sha256: checksum of the file.
+
+    Raises:
+        ModelError: the file is not ONNX.
+    """
+
+    def __init__(self, path: Path = MODEL):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session, self.sha256 = open_session(Path(path), options, "cpu"), sha256_of(path)
+
+    def __call__(self, pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
+        """Refine the outlines of a picture.
+
+        Args:
+            pixels: (h, w, 3) uint8.
+            xy: (N, 2) centres in its pixels.
+            rays: (N, R) float32 um.
+            mpp: um per pixel.
+
+        Returns:
+            (N, R) float32 um.
+        """
+        refined, n_rays = np.empty_like(rays), rays.shape[1]
+        to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
+        for start in range(0, len(rays), BLOCK):
+            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)  # the last nucleus is repeated
+            own = rays[block] @ to_network
+            samples = sample_along_rays(pixels, xy[block], own, mpp)
+            density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)
+            (change,) = self.session.run(["change"], {"density": density, "rays": own})
+            refined[block] = np.maximum(rays[block] + change @ to_rays, np.minimum(rays[block], LEAST_UM))
+        return refined
+
+
+def sample_along_rays(pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
+    """Colours of ``pixels`` around the end of each ray (N, R) um: (3, 17, N, R) uint8, from the inside outwards."""
+    offsets = np.arange(-N_STEPS, N_STEPS + 1, dtype=np.float32) * np.float32(STEP_UM)
+    along = np.maximum(rays + offsets[:, None, None], 0)
+    points = points_along_rays(xy, along, mpp)
+    samples = cv2.remap(pixels, *points, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.stack(cv2.split(samples)).reshape(3, *along.shape)
+
+
+def angle_weights(n: int, m: int) -> np.ndarray:
+    """Weights (n, m) float32 by which values at n angles give those at m angles, linear between neighbours."""
+    position = np.arange(m) * n / m
+    first, share = position.astype(int), position % 1
+    weights = np.zeros((n, m), np.float32)
+    np.add.at(weights, (first, np.arange(m)), 1 - share)
+    np.add.at(weights, ((first + 1) % n, np.arange(m)), share)
+    return weights
+
+
+def fit_outlines(
+    found: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
+) -> list[Nuclei]:
+    """Refine outlines of windows, or put them on edges.
+
+    Args:
+        found: of each window, in its frame.
+        pixels: (B, H, W, 3) uint8.
+        mpp: um per pixel.
+        snap_um: how far outlines may move to the nearest edge of red, in which haematoxylin is dark and eosin light; 0
+            leaves them.
+        refiner: refines outlines in place of ``snap_um``; None leaves that out.
+
+    Returns:
+        The nuclei of each window with these outlines.
+    """
+    if refiner:
+        fitted = [refiner(window, nuclei.xy, nuclei.rays, mpp) for nuclei, window in zip(found, pixels, strict=True)]
+    elif snap_um:
+        reds = [cv2.extractChannel(window, 0) for window in pixels]
+        fitted = [
+            snap_to_edges(red, nuclei.xy, nuclei.rays, mpp, snap_um) for nuclei, red in zip(found, reds, strict=True)
+        ]
+    else:
+        return found
+    return [replace(nuclei, rays=rays) for nuclei, rays in zip(found, fitted, strict=True)]
