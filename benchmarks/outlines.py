@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=12.0, help="how often a picture with masks is drawn")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    config = load_detector_config(args.config, args.data, ["export.refine=false", "export.snap_um=1"])
+    config = load_detector_config(args.config, args.data, ["export.refine=false"])
     schedule = dataclasses.replace(config.schedule, steps=args.steps, learning_rate=1e-3)
     sources = tuple(
         dataclasses.replace(source, weight=args.weight) if source.format == "instances" else source

@@ -120,7 +120,7 @@ class Examples:
 
 
 class RefiningNetwork(nn.Module):
-    """Changes of the rays of a nucleus from the densities around their ends, by convolutions around the nucleus."""
+    """By how much the rays of a nucleus are lengthened, from densities around their ends; convolved around it."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -351,13 +351,13 @@ def turn(*values: Tensor, rng: np.random.Generator) -> list[Tensor]:
 
 
 def lost_overlap(rays: Tensor, true: Tensor) -> Tensor:
-    """1 less the mean intersection over union of outlines (N, A) with the same centre."""
+    """1 less the mean intersection over union of outlines (N, R) with the same centre."""
     inner, outer = torch.minimum(rays, true), torch.maximum(rays, true)
     return 1 - (inner.square().sum(1) / outer.square().sum(1)).mean()
 
 
 def dice(rays: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(N,) of outlines (N, A) with the same centre."""
+    """(N,) of outlines (N, R) with the same centre."""
     return 2 * (np.minimum(rays, true) ** 2).sum(1) / np.maximum((rays**2).sum(1) + (true**2).sum(1), 1e-6)
 
 
