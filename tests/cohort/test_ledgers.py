@@ -1,13 +1,14 @@
 """The ledger states how a step ended, and nothing of one that was killed."""
 
+import mmap
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from muse_pipeline.cohort.ledgers import read_progress, record_step
@@ -89,9 +90,26 @@ def keep_busy(seconds):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets the peak start anew")
 def test_the_peak_is_the_step_s_own(tmp_path):
-    with record_step(tmp_path / "large.json", "tile"):
-        np.ones(200 << 17)  # 200 MiB
+    with record_step(tmp_path / "large.json", "tile"), fresh_memory(200):
+        pass
     with record_step(tmp_path / "small.json", "stitch"):
         pass
     large, small = (read_json(tmp_path / name)["peak_memory_mib"] for name in ("large.json", "small.json"))
     assert large - small > 150
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux states the peak of one process")
+def test_the_peak_is_not_that_of_the_process_before():
+    code = "from muse_pipeline.core.environment import peak_memory_mib; print(peak_memory_mib())"
+    with fresh_memory(400):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400
+
+
+@contextmanager
+def fresh_memory(mib):
+    """Memory of the system: an array can reuse what earlier tests have freed."""
+    with mmap.mmap(-1, mib << 20) as memory:
+        for _ in range(mib):
+            memory.write(bytes(1 << 20))
+        yield
