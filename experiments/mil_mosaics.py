@@ -28,13 +28,12 @@ from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sum
 from muse_pipeline.evaluation.ranking import area_under_curve
 from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import ColourReference, NucleusClass
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.losses.gm_mil import EXPONENT
 from muse_pipeline.methods.mil.config import MilConfig, NetworkSettings, StageConfig, StudentSettings
 from muse_pipeline.methods.mil.data import read_region_data
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.tissue.stain import fit_macenko, optical_density
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko, optical_density, stain_map
 from muse_pipeline.training.ema import AveragedNetwork
 from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options
@@ -97,10 +96,15 @@ def read_patches(folder: Path, split: str) -> dict[str, list[list[np.ndarray]]]:
     found = {"training": [[], []], "test": [[], []]}
     for number, (kind, path) in enumerate(paths):
         is_test = number % 2 if split == "patches" else slide_of[path] == "tumor_064"
-        patch = restain(pixels[path], colour_of_fit(REFERENCE, fits[slide_of[path]]))
+        patch = restain(pixels[path], map_stains(fits[slide_of[path]]))
         small = cv2.resize(patch, (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
         found["test" if is_test else "training"][KINDS.index(kind)].append(small)
     return found
+
+
+def map_stains(fit: MacenkoFit) -> np.ndarray:
+    """(3, 4) from the stains of a slide to those of ``REFERENCE``."""
+    return stain_map(fit.stains, fit.strong, REFERENCE.stains, REFERENCE.strong)
 
 
 def restain(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
 
+MAX_GAIN = 2.5  # of differences of colour by the whole map; H&E slides of seven sources have 1.0 to 2.4
+
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
     """Read a ``colour.json``, of the slide with this ``fingerprint`` if one is given.
@@ -56,6 +58,8 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
 
     Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
+    The strength is lower for a map that amplifies differences of colour more than ``MAX_GAIN`` times: its stains are
+    not haematoxylin and eosin, and in such colours nuclei would be missed.
 
     Args:
         reference: the card's.
@@ -73,5 +77,7 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     if fit is None:
         return IDENTITY.copy()
     whole_way = stain_map(fit.stains, fit.strong, reference.stains, reference.strong)
-    share = np.float32(reference.share)
+    gain = np.linalg.norm(whole_way[:, :3], 2)
+    limit = (MAX_GAIN - 1) / (gain - 1) if gain > MAX_GAIN else 1
+    share = np.float32(reference.share * limit)
     return (1 - share) * IDENTITY + share * whole_way

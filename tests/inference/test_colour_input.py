@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core.errors import ConfigError, StoreError
+from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-from muse_pipeline.tissue.stain import MacenkoFit, stain_map
+from muse_pipeline.inference.colour_input import MAX_GAIN, colour_of_fit, read_colour
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.picture import detect_picture
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, fit_macenko, stain_map
 
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
 
@@ -54,6 +58,23 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
     np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))
     with pytest.raises(ConfigError, match=r"share is 1.5"):
         dataclasses.replace(reference, share=1.5)
+
+
+def test_colours_of_other_stains_are_amplified_less():
+    reference = ColourReference("macenko", ((0.60, 0.72, 0.34), (0.29, 0.80, 0.52)), (1.4, 1.0), share=0.4)
+    violet = MacenkoFit(np.array([[0.65, 0.70, 0.29], [0.45, 0.85, 0.20]]), np.array([0.8, 2.5]))
+    whole = stain_map(violet.stains, violet.strong, reference.stains, reference.strong)
+    assert np.linalg.norm(whole[:, :3], 2) > 2 * MAX_GAIN
+    colour = colour_of_fit(reference, violet)
+    assert 1.2 < np.linalg.norm(colour[:, :3], 2) <= 0.6 + 0.4 * MAX_GAIN
+    part = (colour - IDENTITY)[0, 0] / (whole - IDENTITY)[0, 0]
+    np.testing.assert_allclose(colour - IDENTITY, part * (whole - IDENTITY), atol=1e-6)
+
+
+def test_nuclei_in_violet_are_found(shared_data):
+    pixels = read_rgb(shared_data / "dsb2018-brightfield/images/4ae4f936.png")
+    found = detect_picture(Predictor(find_model("compact-fp32")), pixels, 0.25, fit_macenko(pixels.reshape(-1, 3)))
+    assert len(found) >= 15  # of 30; none where the map is not limited
 
 
 @pytest.mark.parametrize("appearance", [{"brown": "much"}, {"brown": float("nan")}, ["brown"], 3])
