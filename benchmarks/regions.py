@@ -11,7 +11,6 @@ follows for 5 epochs over all ``--slides``. On a busy machine trust processor se
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.methods.mil.attention import SlideAttention
 from muse_pipeline.models.abmil import GatedAttention
@@ -58,10 +58,10 @@ def map_slide(args: argparse.Namespace) -> str:
         join_regions(args.store, folder / "slide.json", Path(output), lambda: [shard])
     times.append((time.perf_counter(), time.process_time()))
     (map_s, map_cpu), (write_s, write_cpu) = np.diff(times, axis=0) / mm2
-    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    mib = peak_memory_mib()
     return (
         f"{mm2:.1f} mm2 with {args.threads} threads: maps {map_s:.3f} s/mm2 ({map_cpu:.3f} processor s), files "
-        f"{write_s:.3f} s/mm2 ({write_cpu:.3f}), {mib:.0f} MiB"
+        f"{write_s:.3f} s/mm2 ({write_cpu:.3f}), {mib} MiB"
     )
 
 

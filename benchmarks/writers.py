@@ -6,7 +6,6 @@ Seconds are the process' own, so that a busy machine disturbs little.
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_rows, write_csv
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
@@ -80,7 +80,7 @@ def main(n: int) -> None:
             print(f"{stage:20} {n / spent:12,.0f} nuclei/s {1e6 * spent / n:8.2f} us")
         for path in sorted(Path(folder).iterdir()):
             print(f"{path.name:20} {path.stat().st_size / n:12.0f} bytes a nucleus")
-        print(f"peak memory          {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:12.0f} MiB")
+        print(f"peak memory          {peak_memory_mib():12,} MiB")
         compare_levels(table)
 
 

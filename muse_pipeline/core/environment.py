@@ -85,7 +85,7 @@ def peak_memory_mib() -> int:
 
     # Where the kernel states it: ``ru_maxrss`` starts from the peak of the process that started this one.
     status = Path("/proc/self/status")
-    if status.exists() and (stated := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+    if status.exists() and (stated := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)):
         return round(int(stated[1]) / (1 << 10))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

@@ -13,7 +13,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
 
-MAX_GAIN = 2.5  # of differences of colour by the whole map; H&E slides of seven sources have 1.0 to 2.4
+MAX_GAIN = 2.5  # of differences of optical density, by the map of strength 1
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
@@ -58,8 +58,8 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
 
     Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
-    The strength is lower for a map that amplifies differences of colour more than ``MAX_GAIN`` times: its stains are
-    not haematoxylin and eosin, and in such colours nuclei would be missed.
+    The strength is lower where that map amplifies differences of optical density more than ``MAX_GAIN`` times, as it
+    does where a stain is faint or is not eosin: nuclei would be missed in such colours.
 
     Args:
         reference: the card's.

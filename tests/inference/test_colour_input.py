@@ -60,15 +60,26 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
         dataclasses.replace(reference, share=1.5)
 
 
-def test_colours_of_other_stains_are_amplified_less():
-    reference = ColourReference("macenko", ((0.60, 0.72, 0.34), (0.29, 0.80, 0.52)), (1.4, 1.0), share=0.4)
+REFERENCE = ColourReference("macenko", ((0.60, 0.72, 0.34), (0.29, 0.80, 0.52)), (1.4, 1.0))
+
+
+@pytest.mark.parametrize("share", [0.4, 1])
+def test_colours_of_other_stains_are_amplified_less(share):
     violet = MacenkoFit(np.array([[0.65, 0.70, 0.29], [0.45, 0.85, 0.20]]), np.array([0.8, 2.5]))
-    whole = stain_map(violet.stains, violet.strong, reference.stains, reference.strong)
-    assert np.linalg.norm(whole[:, :3], 2) > 2 * MAX_GAIN
-    colour = colour_of_fit(reference, violet)
-    assert 1.2 < np.linalg.norm(colour[:, :3], 2) <= 0.6 + 0.4 * MAX_GAIN
-    part = (colour - IDENTITY)[0, 0] / (whole - IDENTITY)[0, 0]
-    np.testing.assert_allclose(colour - IDENTITY, part * (whole - IDENTITY), atol=1e-6)
+    whole = stain_map(violet.stains, violet.strong, REFERENCE.stains, REFERENCE.strong)
+    gain = np.linalg.norm(whole[:, :3], 2)
+    assert gain > 2 * MAX_GAIN
+    colour = colour_of_fit(dataclasses.replace(REFERENCE, share=share), violet)
+    assert np.linalg.norm(colour[:, :3], 2) <= 1.000001 * (1 + share * (MAX_GAIN - 1))
+    np.testing.assert_allclose(colour - IDENTITY, share * (MAX_GAIN - 1) / (gain - 1) * (whole - IDENTITY), atol=1e-6)
+
+
+@pytest.mark.parametrize(("faint", "is_limited"), [(1.01 / MAX_GAIN, False), (0.99 / MAX_GAIN, True)])
+def test_the_limit_is_that_of_the_whole_map(faint, is_limited):
+    """Stains of the reference's own colours, both as faint, are amplified as much as they are faint."""
+    fit = MacenkoFit(np.array(REFERENCE.stains), faint * np.array(REFERENCE.strong))
+    whole = stain_map(fit.stains, fit.strong, REFERENCE.stains, REFERENCE.strong)
+    assert np.allclose(colour_of_fit(REFERENCE, fit), whole, atol=1e-6) is not is_limited
 
 
 def test_nuclei_in_violet_are_found(shared_data):

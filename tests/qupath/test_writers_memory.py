@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 START = """
-import resource, sys
+import sys
 from pathlib import Path
+from muse_pipeline.core.environment import peak_memory_mib
 sys.path.insert(0, sys.argv[1])
 folder, n = Path(sys.argv[2]), int(sys.argv[3])
 """
 END = """
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_mib())
 """
 TABLE = """
 from nuclei_example import CLASSES, MPP, PROVENANCE, draw_nuclei

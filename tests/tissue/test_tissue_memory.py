@@ -6,8 +6,9 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import sys
 import numpy as np
+from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.tissue.find import find_mask
 return_large_arrays()
@@ -20,7 +21,7 @@ for top in range(0, side, 100):  # islands of tissue of 400 by 400 um
         pixels[top : top + 50, left : left + 50] = (200, 110, 170) + generator.integers(-9, 10, (50, 50, 1))
 mask, _ = find_mask(pixels, np.array([8.0, 8.0]))
 assert 0.2 < mask.mean() < 0.35, mask.mean()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_mib())
 """
 PICTURE, MASKS = 3, 8  # bytes a pixel; labels of a whole slide at once, or its densities, take at least 4 and 12
 
@@ -30,7 +31,7 @@ PICTURE, MASKS = 3, 8  # bytes a pixel; labels of a whole slide at once, or its 
 def test_ten_times_the_slide_takes_its_picture_and_a_few_masks_more():
     """Each in a process of its own, at 64 and 1,024 mm2 of glass."""
     peaks = [
-        1024 * int(subprocess.run([sys.executable, "-c", PROGRAM, str(side)], capture_output=True, check=True).stdout)
+        2**20 * int(subprocess.run([sys.executable, "-c", PROGRAM, str(side)], capture_output=True, check=True).stdout)
         for side in (1000, 4000)
     ]
     grown = (peaks[1] - peaks[0]) / (4000**2 - 1000**2)
