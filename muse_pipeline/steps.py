@@ -253,7 +253,9 @@ def stitch(
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.inference.appearance import OTHER_STAIN
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
+    from muse_pipeline.inference.shards import read_shard_facts
     from muse_pipeline.inference.stitch import stitch_shards
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.slides.inspect import read_info
@@ -264,7 +266,13 @@ def stitch(
     known = read_info(info)
     image = _open_image(store, known) if artefacts or features != "none" else None
     found = TissueMask.load(mask, known)
-    flagged = _write_artefacts(image, found, known, colour, artefacts, threads) if artefacts else None
+    is_other_stain = read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN
+    flagged = None
+    if artefacts:
+        from muse_pipeline.inference.artefacts import seek_no_artefacts
+
+        flagged = seek_no_artefacts(image) if is_other_stain else _find_artefacts(image, found, colour, threads)
+        flagged.write_outlines(artefacts, known)
     kept = found.kept
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
@@ -278,18 +286,15 @@ def stitch(
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.get("features", {}).get("n_without_pixels")
     unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
-    return [warning for warning in (doubt, failed, unmeasured) if warning]
+    unsought = "no artefacts were sought: the slide is of another stain" if artefacts and is_other_stain else None
+    return [warning for warning in (doubt, failed, unmeasured, unsought) if warning]
 
 
-def _write_artefacts(
-    image: Store, found: TissueMask, info: SlideInfo, colour: Path, output: Path, threads: int
-) -> ArtefactMap:
+def _find_artefacts(image: Store, found: TissueMask, colour: Path, threads: int) -> ArtefactMap:
     from muse_pipeline.inference.artefacts import find_artefacts
     from muse_pipeline.inference.colour_input import read_colour
 
-    areas = find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads)
-    areas.write_outlines(output, info)
-    return areas
+    return find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads)
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:

@@ -63,13 +63,13 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
     from muse_pipeline.core.errors import ModelError
     from muse_pipeline.core.files import read_json
-    from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
+    from muse_pipeline.inference.model import choose_provider, find_region_model, precision_warnings
     from muse_pipeline.inference.predictor import RegionPredictor
     from muse_pipeline.steps import map_regions
 
     if args.training and read_json(args.training)["status"] != "ok":
         raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")
     provider = choose_provider(args.provider)
-    predictor = RegionPredictor(find_model(args.model, provider), provider)
+    predictor = RegionPredictor(find_region_model(args.model), provider)
     args.warnings += precision_warnings(predictor.card, provider)
     return map_regions(args.store, predictor, args.colour or args.store.parent / "colour.json", shard, args.threads)

@@ -81,21 +81,22 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
     from muse_pipeline.inference.embed import Embedder
-    from muse_pipeline.inference.model import choose_provider, find_model, name_model
+    from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.scverse.elements import require_h5py
+    from muse_pipeline.slides.mpp import require_mpp
     from muse_pipeline.slides.signature import require_file
 
     for location in args.slides:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
-    rows = find_rows(args.slides, args.mpp, args.roi)
+    rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi)
     if args.roi is not None:
         _require_areas(args.roi, rows)
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
-    region_model = RegionPredictor(find_model(args.regions, provider), provider) if args.regions else None
+    region_model = RegionPredictor(find_region_model(args.regions), provider) if args.regions else None
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)

@@ -15,7 +15,7 @@ from muse_pipeline.slides.mpp import GIVEN
 from muse_pipeline.slides.remote import is_url
 from muse_pipeline.slides.signature import fingerprint_file
 
-NOT_RECORDED = "another reason, which `snakemake -n` lists"
+NOT_RECORDED = "another setting, such as csv, viewer, max_features, measurements or shards"
 
 
 @dataclass(frozen=True)

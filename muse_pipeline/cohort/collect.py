@@ -44,6 +44,7 @@ def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path |
         ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
         SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
+    paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
     is_table = {
         location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location)) for location in paths

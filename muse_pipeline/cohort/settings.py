@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,24 @@ def require_quality_mpp(mpp: float) -> None:
         )
 
 
+def require_available(settings: Mapping[str, Any]) -> None:
+    """Check before anything runs that what settings need is there.
+
+    Raises:
+        ConfigError: a package is not installed, or there is no such region model.
+    """
+    if settings["anndata"] and not find_spec("h5py"):
+        raise ConfigError(
+            "config: anndata: needs the package 'h5py', which is not installed; install the extra `anndata`, or leave "
+            "anndata out"
+        )
+    if settings["regions"] and not Path(settings["regions"]).is_file():
+        raise ConfigError(
+            f"config: regions: there is no file {settings['regions']}; give the ONNX file of a region model, or the "
+            "YAML file of a run that trains one"
+        )
+
+
 def require_columns(settings: Mapping[str, Any]) -> None:
     """Check the columns that ``statistics`` names before anything runs; without "patient" slides' names have patients.
 
@@ -100,6 +119,8 @@ def _explain(wrong: Any) -> str:
             nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
     message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
+    if wrong.validator == "type" and wrong.validator_value == "boolean" and isinstance(wrong.instance, str):
+        message += " (after --config write True or False)"
     return f"{message}; config/README.md explains the settings"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.errors import SheetError
+from muse_pipeline.slides.mpp import POSSIBLE_RANGE_UM
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
@@ -243,8 +244,12 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
         yield "partner_transform is given without a partner"
     if values.get("partner") and values["partner"] == values.get("path"):
         yield "partner is the slide itself; name the other picture of its tissue"
-    if (cell := values.get("mpp")) and not _parse_mpp(cell):
-        yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
+    if cell := values.get("mpp"):
+        low, high = POSSIBLE_RANGE_UM
+        if not (mpp := _parse_mpp(cell)):
+            yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
+        elif not low <= mpp <= high:
+            yield f"mpp {mpp:g} is outside the range of slides, {low:g} to {high:g} um; check its unit"
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 

@@ -27,8 +27,10 @@ def count_text(n: int | None) -> str:
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2, with two significant digits or more."""
-    return "–" if mm2 is None else f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}"
+    """An area in mm2, with two significant digits or more; one below 0.01 has one."""
+    if mm2 is None:
+        return "–"
+    return f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.01 or not mm2 else f"{mm2:.1g}"
 
 
 def percent_text(n: int, total: int) -> str:

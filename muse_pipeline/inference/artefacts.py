@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import shapely
 
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.colour_input import colour_of_fit
@@ -53,7 +54,7 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
-        area_mm2: tissue of each kind.
+        area_mm2: tissue of each kind; empty where none was sought.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
         kinds: their names.
@@ -78,7 +79,7 @@ class ArtefactMap:
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
         """Write the areas as annotations for QuPath, classified by kind."""
         areas, to_level0 = [], CELL_UM / np.array(self.slide_mpp)
-        for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=True)):
+        for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=False)):
             row, column = np.nonzero(self.kind == number)
             outlines = shapely.union_all(shapely.box(column, row, column + 1, row + 1))
             slide = shapely.box(0, 0, *info.size_px)
@@ -108,6 +109,11 @@ def find_artefacts(store: Store, tissue: TissueMask, fit: MacenkoFit | None, thr
         kind[_widen(_drop_small(mask, least))] = number
     kind[~tissue_on_cells(image, _CELL_PX)] = CLEAN
     return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, model.sha256)
+
+
+def seek_no_artefacts(store: Store) -> ArtefactMap:
+    """The map of a slide of another stain: the model was trained on H&E, and takes brown tissue for ink."""
+    return ArtefactMap(np.full((1, 1), CLEAN, np.int8), {}, store.slide_mpp, sha256_of(MODEL), kinds=())
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:

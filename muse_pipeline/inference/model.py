@@ -32,18 +32,33 @@ def find_model(model: str, provider: str = "cpu") -> Path:
         named = BUILT_IN / f"{name}.onnx"
         if named.is_file():
             return named
-    path = Path(model)
-    if path.is_file():
+    if path := _find_file(model):
         return path
-    if (path / "checkpoint.pt").is_file():
-        raise ModelError(
-            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
-        )
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     known = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
     raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
+
+
+def find_region_model(model: str) -> Path:
+    """The file of a region model; the package has none for users to name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if path := _find_file(model):
+        return path
+    raise ModelError(f"region model '{model}': there is no such file; docs/guide/regions.md shows how to train one")
+
+
+def _find_file(model: str) -> Path | None:
+    path = Path(model)
+    if (path / "checkpoint.pt").is_file():
+        raise ModelError(
+            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
+        )
+    return path if path.is_file() else None
 
 
 def name_model(path: Path) -> str:

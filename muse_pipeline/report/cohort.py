@@ -97,8 +97,8 @@ class SlideResult:
 
     @property
     def artefacts_mm2(self) -> dict[str, float] | None:
-        """mm2 of tissue by what is wrong with it; None where that was not asked for, or of a failed slide."""
-        return self.summary["provenance"].get("quality", {}).get("area_mm2") if self.summary else None
+        """mm2 of tissue by what is wrong with it; None where that was not sought, or of a failed slide."""
+        return (self.summary["provenance"].get("quality", {}).get("area_mm2") or None) if self.summary else None
 
     @property
     def processed_mm2(self) -> float:
@@ -250,8 +250,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]
     no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
     no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
-    unknown = sum(slide.appearance == NOT_KNOWN for slide in slides)
-    unmeasured = f"{count_noun(unknown, 'slide')}: not known whether they look like the model's training pictures"
+    unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
     return [
         *_listed("unlike the model's training pictures, check the result before use", unlike, n_shown),
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
@@ -261,7 +260,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
         *_listed("with the same content as another; all are in the totals", _doubled(counted(slides)), n_shown),
-        *([unmeasured] if unknown else []),
+        *_listed("whose likeness to the model's training pictures is not known", unknown, n_shown),
     ]
 
 

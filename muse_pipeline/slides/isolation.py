@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -181,6 +182,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
         connection: receives the calls.
         inherited: other end of the connection, of which a fork has a copy that would keep it open.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:
         inherited.close()
     with suppress(EOFError):

@@ -130,10 +130,13 @@ def require_mpp(value: float) -> float:
     """The value as a float.
 
     Raises:
-        MppError: it is not a positive number.
+        MppError: it is not a positive number, or not one of a slide.
     """
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
+    low, high = POSSIBLE_RANGE_UM
+    if not low <= mpp <= high:
+        raise MppError(f"mpp {mpp:g} is outside the range of slides, {low:g} to {high:g} um; check its unit")
     return mpp
 
 

@@ -127,7 +127,7 @@ def test_lines_name_each_change_once_with_its_slides():
         "This run replaces the finished results of 10 slides:",
         f"  {model}: 8 slides (S0, S1, S2, S3, S4 and 3 more)",
         f"  {roi}: 1 slide (S7)",
-        "  another reason, which `snakemake -n` lists: 2 slides (S8, S9)",
+        "  another setting, such as csv, viewer, max_features, measurements or shards: 2 slides (S8, S9)",
         "To keep them, stop the run and give another output folder.",
     ]
     assert describe_changes({}) == []

@@ -37,6 +37,18 @@ def test_quality_needs_an_image_in_which_focus_can_be_judged():
         complete(quality=True, mpp=0.3)
 
 
+def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
+    (tmp_path / "tumour.onnx").touch()
+    settings.require_available({"anndata": True, "regions": str(tmp_path / "tumour.onnx")})
+    with pytest.raises(
+        ConfigError, match=r"regions: there is no file nosuch\.onnx; give the ONNX file"
+    ):
+        settings.require_available({"anndata": False, "regions": "nosuch.onnx"})
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
+        settings.require_available({"anndata": True, "regions": None})
+
+
 def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\tlabel\n")

@@ -96,6 +96,8 @@ def check_config():
     except WorkflowError as error:
         sys.exit(settings.explain_schema_error(error.__context__))
     config.update(or_exit(settings.complete_settings, config))
+    if workflow.is_main_process:
+        or_exit(settings.require_available, config)
     if config["statistics"] and workflow.is_main_process:
         or_exit(settings.require_columns, config)
     if config["proposals"] and workflow.is_main_process:
