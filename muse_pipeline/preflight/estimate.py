@@ -19,7 +19,8 @@ N_STEPS = 7  # of a slide, each a process: inspect, tissue, tile, detect, stitch
 SECONDS_PER_NUCLEUS = 1 / 31_000
 RESULT_BYTES_PER_NUCLEUS, SHARD_BYTES_PER_NUCLEUS = 576, 190
 VIEWER_BYTES_PER_MM2 = 1_500_000  # its picture; docs/results.md, "The viewer of a large slide"
-PICTURE_BYTES = 2_000_000  # of a slide: tissue.png, density.png, overlays, and its JSON files
+PICTURE_BYTES = 9_000_000  # of a slide: tissue.png, density.png, overlays, its JSON files, its part of the report
+LARGEST_JOB_MIB = 600  # docs/results.md, "A whole run"
 
 
 def sum_up(checks: Sequence[SlideCheck], threads: int, start_seconds: float) -> dict[str, Any]:
@@ -156,7 +157,8 @@ def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
     tissue, nuclei = estimate["tissue_mm2"], estimate["nuclei"]
     yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {nuclei:,} nuclei"
     yield f"time     about {_duration(estimate['hours'])} on {estimate['threads']} threads (of one thread: {parts})"
-    yield f"memory   {estimate['peak_memory_mib']:,} MiB at most, measured with one thread"
+    checks_mib = estimate["peak_memory_mib"]
+    yield f"memory   {checks_mib:,} MiB in these checks, with one thread; at most {LARGEST_JOB_MIB} MiB in later steps"
     yield (
         f"scratch  {_size(estimate['scratch_bytes'])} for images and shards; with keep_stores: false, "
         f"{_size(estimate['largest_scratch_bytes'])} at most for a slide at a time"
