@@ -21,13 +21,14 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 GROUPS = {
     "to begin with": "run preflight doctor sheet",
     "from glass to QuPath step by step": (
-        "fetch inspect tissue register tile regions propose detect stitch embed geojson overlay report view suggest"
+        "fetch inspect tissue register tile image regions propose detect stitch embed geojson overlay report view "
+        "suggest"
     ),
     "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
     "to judge results and models": "statistics evaluate probe compare card proposer",
     "tools": "anndata spatialdata check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = ("image", "nuclei", "partner", "model", "changes")  # not in the list of `muse --help`
+OF_THE_WORKFLOW = ("nuclei", "partner", "model", "changes")  # not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
@@ -91,7 +92,7 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb in {"run", *OF_THE_WORKFLOW}:
+    if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
         # Matrices are small, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)

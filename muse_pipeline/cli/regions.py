@@ -70,6 +70,6 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     if args.training and read_json(args.training)["status"] != "ok":
         raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")
     provider = choose_provider(args.provider)
-    predictor = RegionPredictor(find_region_model(args.model), provider)
+    predictor = RegionPredictor(find_region_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)
     return map_regions(args.store, predictor, args.colour or args.store.parent / "colour.json", shard, args.threads)

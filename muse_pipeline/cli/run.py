@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
-    region_model = RegionPredictor(find_region_model(args.regions), provider) if args.regions else None
+    region_model = RegionPredictor(find_region_model(args.regions, provider), provider) if args.regions else None
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)

@@ -69,8 +69,10 @@ def run(args: argparse.Namespace, default: str | None = None) -> None:
         progress=output.progress,
     )
     checkpoint = train_run(recipe, config, args.output, options, args.until)
+    if not is_first_process():
+        return
     print(checkpoint)
-    if recipe.ends_in_model and args.until is None and is_first_process():
+    if recipe.ends_in_model and args.until is None:
         from muse_pipeline.export.onnx import export_onnx
 
         model = args.output / f"{config.name}.onnx"

@@ -87,7 +87,9 @@ def _apply(change: str, values: Any) -> None:
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         values[int(last) if isinstance(values, list) else last] = yaml.safe_load(text)
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except IndexError as error:
+        raise ConfigError(f"change '{change}': the list has no such entry; the first one is 0") from error
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"change '{change}': not usable ({one_line(error)}); write key=value, as in schedule.steps=100"
         ) from error

@@ -28,11 +28,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     Raises:
         ModelError: there is neither.
     """
-    for name in (model, f"{model}-{faster_precision(provider)}"):
-        named = BUILT_IN / f"{name}.onnx"
-        if named.is_file():
-            return named
-    if path := _find_file(model):
+    if path := _find_file(model, provider):
         return path
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     known = sorted({*files, *(name.partition("-")[0] for name in files)})
@@ -41,20 +37,24 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(known)}); {hint}")
 
 
-def find_region_model(model: str) -> Path:
+def find_region_model(model: str, provider: str = "cpu") -> Path:
     """The file of a region model; the package has none for users to name.
 
     Raises:
         ModelError: there is none.
     """
-    if path := _find_file(model):
+    if path := _find_file(model, provider):
         return path
     raise ModelError(f"region model '{model}': there is no such file; docs/guide/regions.md shows how to train one")
 
 
-def _find_file(model: str) -> Path | None:
+def _find_file(model: str, provider: str) -> Path | None:
+    for name in (model, f"{model}-{faster_precision(provider)}"):
+        named = BUILT_IN / f"{name}.onnx"
+        if named.is_file():
+            return named
     path = Path(model)
-    if (path / "checkpoint.pt").is_file():
+    if not path.is_file() and (path / "checkpoint.pt").is_file():
         raise ModelError(
             f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
         )

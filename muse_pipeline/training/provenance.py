@@ -17,6 +17,7 @@ from muse_pipeline import __version__
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
+from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.labels.datasets import dataset_files
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
@@ -56,7 +57,9 @@ class Inputs:
         """
         for path in self.checkpoints:
             if not path.is_file():
-                raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` or `teachers` in the config")
+                built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.pt")))
+                hint = f"correct `checkpoint` or `teachers` in the config (built in: {built_in})"
+                raise CheckpointError(f"{path}: no such checkpoint; {hint}")
 
     def describe(self) -> dict[str, str]:
         """Checksums by the name of what they are of; the names hold on any machine."""

@@ -87,7 +87,9 @@ def load_run(
         raise ConfigError(f"{path}: trains by method '{name}', not '{default}'; give another config")
     if isinstance(values, dict):
         values = recipe.complete(values, folder)
-    config = parse_config(values, recipe.Config, str(path))
+    is_guess = isinstance(values, dict) and "method" not in values and name != "detector"
+    where = f"{path} (names no method, so read as '{name}')" if is_guess else str(path)
+    config = parse_config(values, recipe.Config, where)
     root = folder if data is None else Path(data).resolve()
     return recipe, locate(config, root, lambda weights: checkpoint_from(folder, weights))
 

@@ -16,7 +16,7 @@ import torch
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
 from muse_pipeline.data.stream import Prefetched
-from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train
 from muse_pipeline.training.method import Method
@@ -146,6 +146,8 @@ class TrainingStage(Stage, Generic[C, D]):
         torch.set_num_threads(options.threads)
         if message:
             options.say(message)
+        if done := steps_done(run.resume):
+            options.say(f"continues after step {done:,} of {config.schedule.steps:,}")
         data = self.read(options.say)
         torch.manual_seed(config.seed)
         method = self.build(data)

@@ -29,7 +29,7 @@ from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, rea
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.detector.method import DetectorTraining
 from muse_pipeline.methods.detector.start import Start, find_teachers, load_teacher, read_start, take_over
-from muse_pipeline.methods.detector.validation import Validation, compare_with_start
+from muse_pipeline.methods.detector.validation import SCORE, Validation, compare_with_start
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
     Checkpoint,
@@ -200,7 +200,10 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed since
 
     def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
-        """Print what has changed against the detector that the run continued."""
+        """Print the score of the weights that were kept, and what has changed against a detector that was continued."""
+        if data.held:
+            meta = load_checkpoint(self.result).meta
+            say(f"{SCORE} of the weights that were kept, those of step {meta['step']:,}: {meta['scores'][SCORE]:.1f}")
         if self.start and self.start.is_whole:
             load_detector_weights(method.trained(), load_checkpoint(self.result), self.result)
             for sentence in compare_with_start(data, self.start, method.trained()):

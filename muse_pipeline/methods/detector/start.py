@@ -33,7 +33,7 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
         ConfigError: the settings in it cannot be read.
     """
     checkpoint = load_checkpoint(path)
-    if not checkpoint.head:
+    if not _holds_detector(checkpoint):
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
     settings = {name: value for name, value in checkpoint.meta["config"].items() if name not in RETIRED}
     config = parse_config(settings, DetectorConfig, str(path))
@@ -93,7 +93,12 @@ def read_start(config: DetectorConfig) -> Start | None:
         return None
     path = find_checkpoint(config.checkpoint)
     checkpoint = read_weights(path, config.trust_pickle)
-    return Start(path, checkpoint, bool(checkpoint.head) and _is_same_detector(checkpoint.meta["config"], config))
+    is_whole = _holds_detector(checkpoint) and _is_same_detector(checkpoint.meta["config"], config)
+    return Start(path, checkpoint, is_whole)
+
+
+def _holds_detector(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"  # region models have a head too
 
 
 def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:

@@ -31,6 +31,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, Train
 
 KIND, NETWORK = "slide attention", "attention"
 TRAINING, VALIDATION, LABELS = "training", "validation", "labels.tsv"
+CHANCE = 0.5  # AUC of a constant answer
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
@@ -268,6 +269,8 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
             f"slides: AUC of {name} {score['auc']:.3f} ({low:.3f} to {high:.3f} over {scores['n_patients']} patients), "
             "each slide scored by a model that was not trained on its patient"
         )
+        if low <= CHANCE:
+            sentences.append(f"{name} may not be told apart at all: with so few slides its map may mean nothing")
     return "\n".join(sentences)
 
 

@@ -14,6 +14,7 @@ from hidden_labels import HiddenLabelsStage
 
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
+from muse_pipeline.methods.detector.start import read_start
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
 
@@ -105,6 +106,12 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
+    regions = dataclasses.replace(found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}})
+    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # of which a detector can take the backbone alone
+    with pytest.raises(CheckpointError, match=r"holds no detector \(kind: regions\)"):
+        finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
+    changes = ["schedule.steps=1", f"checkpoint={tmp_path / 'bare/checkpoint.pt'}"]
+    assert not read_start(load_detector_config(folder / "tiny.yaml", changes=changes)).is_whole
     config = {**found.meta["config"], "backbone": "muse_compact_17"}
     save_checkpoint(
         tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})

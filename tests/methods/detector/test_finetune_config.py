@@ -125,7 +125,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("sources.0.class_map={1: Dark}", "class_map: expected text, found 1; put it in quotes"),
         ("sources.0.exclude=P0", "exclude: expected a list, found 'P0'"),
         ("schedule.steps", "there is no '='"),
-        ("sources.5.weight=1", "not usable"),
+        ("sources.5.weight=1", "the list has no such entry"),
         ("sources.first.weight=1", "not usable"),
         ("name.x=1", "not usable"),
         ("schedule=[", "not usable"),

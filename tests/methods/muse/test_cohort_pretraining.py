@@ -118,7 +118,10 @@ def test_pictures_of_the_config_stay_its_sources(plan, where):
         (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
         (["--held-splits", "tset"], "no slide has the split 'tset'; known: test, train, val"),
         (["--exclude", "a", "b", "d", "e"], "none is left to learn from"),
-        (["--set", "bakcbone=x"], "given.yaml: unknown setting 'bakcbone'; did you mean 'backbone'?"),
+        (
+            ["--set", "bakcbone=x"],
+            "read as 'muse'): unknown setting 'bakcbone'; did you mean 'backbone'?",
+        ),
         (["--set", "checkpoint=none.pt"], "none.pt: no such checkpoint"),
         (["--set", "sources=[{images: nowhere, mpp: 0.5}]"], "nowhere: no such folder of pictures"),
     ],
