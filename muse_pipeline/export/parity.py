@@ -138,7 +138,11 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
             "its own mpp (--check-images), lower its `threshold`, or train it longer"
         )
     if not parity.is_within(tolerance):
-        raise ModelError(f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it")
+        is_full = all(len(found) >= card.capacity for _, found in pairs)
+        hint = "; every window is full of nuclei: train it longer, or raise its `threshold`" if is_full else ""
+        raise ModelError(
+            f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it{hint}"
+        )
     return parity
 
 

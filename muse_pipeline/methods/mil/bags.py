@@ -104,7 +104,8 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     for store in sorted(stores, key=lambda store: -store.mpp):
         if store.mpp <= mpp * 1.001:
             return store.at(mpp)
-    raise StoreError(f"{folder}: has no store for a model at {mpp:g} um/px; run `muse tile` at 0.5 um/px first")
+    problem = f"has no store for a model at {mpp:g} um/px" if folder.is_dir() else "there is no such folder"
+    raise StoreError(f"{folder}: {problem}; make it with `muse image`, or correct `slide_labels.stores`")
 
 
 def list_tiles(store: Store, tile_px: int) -> np.ndarray:

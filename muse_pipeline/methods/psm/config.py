@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.data.unlabelled import UnlabelledSource
@@ -191,3 +192,5 @@ class PsmConfig:
         require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), windows_per_store=(1, math.inf))
         require_between(self, "", store_window_px=(64, 4096))
         require_one_of(self, "", masks=MASKS)
+        if self.masks != "activation" and self.mask_settings.clusters != MaskSettings().clusters:
+            raise ConfigError(f"mask_settings.clusters are of `masks: activation`, and masks is '{self.masks}'")
