@@ -160,7 +160,8 @@ def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
     result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
-    return "; ".join([f"{result.n_nuclei:,} nuclei, {time_text(seconds)}", *filter(None, [result.reason])])
+    flagged = f", {result.n_flagged:,} more in artefacts" if result.n_flagged else ""
+    return "; ".join([f"{result.n_nuclei:,} nuclei{flagged}, {time_text(seconds)}", *filter(None, [result.reason])])
 
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:

@@ -23,6 +23,7 @@ from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
+MUCH = 0.2  # of the tissue in artefacts, from which the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -104,6 +105,12 @@ class SlideResult:
     def processed_mm2(self) -> float:
         """mm2 of tissue, artefacts included."""
         return (self.tissue_mm2 or 0.0) + sum((self.artefacts_mm2 or {}).values())
+
+    @property
+    def artefact_doubt(self) -> str:
+        """How much of the tissue artefacts take, in words; "" if it is not much."""
+        share = sum((self.artefacts_mm2 or {}).values()) / self.processed_mm2 if self.processed_mm2 else 0.0
+        return f"{share:.0%} of the tissue lies in artefacts, which no total contains" if share >= MUCH else ""
 
     @property
     def n_flagged(self) -> int | None:
@@ -248,6 +255,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]
+    spoiled = [f"  {slide.slide_id}: {slide.artefact_doubt}" for slide in slides if slide.artefact_doubt]
     no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
     no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
     unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
@@ -257,6 +265,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         *_listed(
             "whose mpp differs from that of the file; if it is wrong, so are sizes and densities", of_mpp, n_shown
         ),
+        *_listed("with large artefacts", spoiled, n_shown),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
         *_listed("with the same content as another; all are in the totals", _doubled(counted(slides)), n_shown),

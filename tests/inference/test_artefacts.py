@@ -120,6 +120,8 @@ def test_they_are_in_no_total(results):
     left_out = sum(float(flagged[f"{kind.lower()}_mm2"]) for kind in AREAS)
     assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
     assert "blurred_mm2" not in plain
+    reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
+    assert ["of the tissue lies in artefacts" in report for report in reports] == [True, False]
 
 
 def test_without_the_setting_there_is_no_column_and_no_file(results):
