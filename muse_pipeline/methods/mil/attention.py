@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.files import sha256_of, write_json
+from muse_pipeline.core.files import read_json, sha256_of, write_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
@@ -31,6 +31,7 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, Train
 
 KIND, NETWORK = "slide attention", "attention"
 TRAINING, VALIDATION, LABELS = "training", "validation", "labels.tsv"
+SCORES_OF_SLIDES = "slides.json"
 CHANCE = 0.5  # AUC of a constant answer
 
 
@@ -191,7 +192,7 @@ class TilesStage(PreparedStage):
         bags = open_bags(self.bags, len(networks))
         outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
         scores = score_slides(bags, outputs, self.config.class_names)
-        write_json(folder / "slides.json", scores)
+        write_json(folder / SCORES_OF_SLIDES, scores)
         say(describe_slide_scores(scores))
         for split in (TRAINING, VALIDATION):
             (folder / split / "images").mkdir(parents=True)
@@ -272,6 +273,14 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
         if low <= CHANCE:
             sentences.append(f"{name} may not be told apart at all: with so few slides its map may mean nothing")
     return "\n".join(sentences)
+
+
+def slide_metrics(folder: Path | None) -> dict[str, float]:
+    """The AUC of slides by class as a card has them, from the folder of a tiles stage; none without one."""
+    if folder is None:
+        return {}
+    scores = read_json(folder / SCORES_OF_SLIDES)["classes"]
+    return {f"AUC of slides, {name}": round(score["auc"], 4) for name, score in scores.items()}
 
 
 def tile_sources(folder: Path, mpp: float) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:

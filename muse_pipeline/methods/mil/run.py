@@ -14,7 +14,7 @@ from muse_pipeline.data.region_windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.tissue import source_checksums, source_files
-from muse_pipeline.methods.mil.attention import slide_stages
+from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
     MilConfig,
@@ -183,7 +183,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             licence=config.licence,
             training_data=config.training_data,
             fusion=config.fusion,
-            metrics={**config.metrics, **self._name_selection(scores)},
+            metrics={**config.metrics, **slide_metrics(config.tiles), **self._name_selection(scores)},
             limits=config.limits,
             export=config.export,
         )

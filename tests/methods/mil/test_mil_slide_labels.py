@@ -18,6 +18,7 @@ from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_image
 from muse_pipeline.methods.mil.attention import SlideAttention, choose_tiles
 from muse_pipeline.methods.mil.bags import LabelledSlide, deal_folds
 from muse_pipeline.models.abmil import BagOutput, GatedAttention
+from muse_pipeline.training.checkpoint import load_checkpoint
 
 CLASSES = ("Stroma", "Tumour")
 GLASS_PX = round(GLASS_UM / MPP)
@@ -111,6 +112,8 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     }
     assert not patients["training"] & patients["validation"] and len(set.union(*patients.values())) == 4
     scores = json.loads((tiles / "slides.json").read_text())
+    metrics = load_checkpoint(folder / "run" / "checkpoint.pt").meta["region"]["metrics"]
+    assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
     assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
 
