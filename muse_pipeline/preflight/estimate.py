@@ -20,7 +20,7 @@ SECONDS_PER_NUCLEUS = 1 / 31_000
 RESULT_BYTES_PER_NUCLEUS, SHARD_BYTES_PER_NUCLEUS = 576, 190
 VIEWER_BYTES_PER_MM2 = 1_500_000  # its picture; docs/results.md, "The viewer of a large slide"
 PICTURE_BYTES = 9_000_000  # of a slide: tissue.png, density.png, overlays, its JSON files, its part of the report
-LARGEST_JOB_MIB = 600  # docs/results.md, "A whole run"
+LARGEST_JOB_MIB = 600  # of 25 mm2 or more with two threads; docs/results.md, "A whole run"
 
 
 def sum_up(checks: Sequence[SlideCheck], threads: int, start_seconds: float) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
     yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {nuclei:,} nuclei"
     yield f"time     about {_duration(estimate['hours'])} on {estimate['threads']} threads (of one thread: {parts})"
     checks_mib = estimate["peak_memory_mib"]
-    yield f"memory   {checks_mib:,} MiB in these checks, with one thread; at most {LARGEST_JOB_MIB} MiB in later steps"
+    yield f"memory   {checks_mib:,} MiB in these checks, by one thread; about {LARGEST_JOB_MIB} in later steps, by two"
     yield (
         f"scratch  {_size(estimate['scratch_bytes'])} for images and shards; with keep_stores: false, "
         f"{_size(estimate['largest_scratch_bytes'])} at most for a slide at a time"
