@@ -11,9 +11,9 @@ from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, stain_map
+from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, gain_ratio, stain_map
 
-MAX_GAIN = 2.5  # of differences of optical density, by the map of strength 1
+MAX_GAIN_RATIO = 18.0  # pictures of H&E have 1 to 14, violet ones mostly 20 to 60
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
@@ -58,8 +58,8 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
 
     Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
-    The strength is lower where that map amplifies differences of optical density more than ``MAX_GAIN`` times, as it
-    does where a stain is faint or is not eosin: nuclei would be missed in such colours.
+    Colours stay as they are where both stains are violet and that map amplifies one mixture of them more than
+    ``MAX_GAIN_RATIO`` times as much as another: one is not eosin, and nuclei would be missed in what comes out.
 
     Args:
         reference: the card's.
@@ -77,7 +77,8 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     if fit is None:
         return IDENTITY.copy()
     whole_way = stain_map(fit.stains, fit.strong, reference.stains, reference.strong)
-    gain = np.linalg.norm(whole_way[:, :3], 2)
-    limit = (MAX_GAIN - 1) / (gain - 1) if gain > MAX_GAIN else 1
-    share = np.float32(reference.share * limit)
+    red, _, blue = fit.stains[1]
+    if red > blue and gain_ratio(whole_way, fit.stains) > MAX_GAIN_RATIO:
+        return IDENTITY.copy()
+    share = np.float32(reference.share)
     return (1 - share) * IDENTITY + share * whole_way

@@ -50,7 +50,7 @@ def _outlines(card: Mapping[str, Any]) -> str | None:
 
 def _colour(colour: Mapping[str, Any]) -> str | None:
     share = colour.get("share", 1.0)
-    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", strength at most {share:.0%}"
+    partly = "" if share == 1.0 or colour.get("method") == "identity" else f", strength {share:.0%}"
     return f"{colour['method']}{partly}" if "method" in colour else None
 
 

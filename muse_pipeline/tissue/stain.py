@@ -143,6 +143,13 @@ def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_
     return np.hstack([linear, np.zeros((3, 1))]).astype(np.float32)
 
 
+def gain_ratio(colour: np.ndarray, stains: np.ndarray) -> float:
+    """How many times as much a map (3, 4) amplifies one mixture of its two ``stains`` (2, 3) as another, at most."""
+    plane, _ = np.linalg.qr(np.asarray(stains, float).T)
+    largest, smallest = np.linalg.svd(colour[:, :3] @ plane, compute_uv=False)
+    return float(largest / smallest) if smallest else np.inf
+
+
 def _normal(stains: np.ndarray) -> np.ndarray:
     normal = np.cross(stains[0], stains[1])
     return normal / np.linalg.norm(normal)
