@@ -108,7 +108,8 @@ def blur(pixels: np.ndarray, sigma_um: float) -> np.ndarray:
 
 def compress(pixels: np.ndarray, quality: int) -> np.ndarray:
     """Compressed as JPEG."""
-    return cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    _, file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
 
 
 def add_noise(pixels: np.ndarray) -> np.ndarray:

@@ -253,9 +253,7 @@ def stitch(
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.inference.appearance import OTHER_STAIN
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
-    from muse_pipeline.inference.shards import read_shard_facts
     from muse_pipeline.inference.stitch import stitch_shards
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.slides.inspect import read_info
@@ -266,12 +264,8 @@ def stitch(
     known = read_info(info)
     image = _open_image(store, known) if artefacts or features != "none" else None
     found = TissueMask.load(mask, known)
-    is_other_stain = read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN
-    flagged = None
-    if artefacts:
-        from muse_pipeline.inference.artefacts import seek_no_artefacts
-
-        flagged = seek_no_artefacts(image) if is_other_stain else _find_artefacts(image, found, colour, threads)
+    flagged = _find_artefacts(shards, image, found, colour, threads) if artefacts else None
+    if flagged:
         flagged.write_outlines(artefacts, known)
     kept = found.kept
     del found  # it takes eight times as much
@@ -286,14 +280,18 @@ def stitch(
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.get("features", {}).get("n_without_pixels")
     unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
-    unsought = "no artefacts were sought: the slide is of another stain" if artefacts and is_other_stain else None
+    unsought = "no artefacts were sought: the slide is of another stain" if flagged and not flagged.kinds else None
     return [warning for warning in (doubt, failed, unmeasured, unsought) if warning]
 
 
-def _find_artefacts(image: Store, found: TissueMask, colour: Path, threads: int) -> ArtefactMap:
-    from muse_pipeline.inference.artefacts import find_artefacts
+def _find_artefacts(shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int) -> ArtefactMap:
+    from muse_pipeline.inference.appearance import OTHER_STAIN
+    from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
     from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.shards import read_shard_facts
 
+    if read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN:
+        return seek_no_artefacts(image)
     return find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads)
 
 

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.errors import SheetError
-from muse_pipeline.slides.mpp import POSSIBLE_RANGE_UM
+from muse_pipeline.core.errors import MppError, SheetError
+from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
@@ -245,11 +245,13 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
     if values.get("partner") and values["partner"] == values.get("path"):
         yield "partner is the slide itself; name the other picture of its tissue"
     if cell := values.get("mpp"):
-        low, high = POSSIBLE_RANGE_UM
-        if not (mpp := _parse_mpp(cell)):
+        if mpp := _parse_mpp(cell):
+            try:
+                require_mpp(mpp)
+            except MppError as error:
+                yield str(error)
+        else:
             yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
-        elif not low <= mpp <= high:
-            yield f"mpp {mpp:g} is outside the range of slides, {low:g} to {high:g} um; check its unit"
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 

@@ -109,7 +109,7 @@ class SlideResult:
     @property
     def artefact_doubt(self) -> str:
         """How much of the tissue artefacts take, in words; "" if it is not much."""
-        share = sum((self.artefacts_mm2 or {}).values()) / self.processed_mm2 if self.processed_mm2 else 0.0
+        share = 1 - self.tissue_mm2 / self.processed_mm2 if self.processed_mm2 else 0.0
         return f"{share:.0%} of the tissue lies in artefacts, which no total contains" if share >= MUCH else ""
 
     @property

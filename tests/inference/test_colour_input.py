@@ -10,7 +10,7 @@ from muse_pipeline.core.errors import ConfigError, StoreError
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import MAX_GAIN_RATIO, colour_of_fit, read_colour
-from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, fit_macenko, stain_map
@@ -76,6 +76,16 @@ def test_the_limit_is_of_one_mixture_against_another(ratio, is_kept):
         for faint in (0.1, 1.0):
             fit = MacenkoFit(np.array(reference.stains), faint * np.array([1.0, ratio]))
             assert np.array_equal(colour_of_fit(reference, fit), IDENTITY) is (is_kept and is_violet)
+
+
+@pytest.mark.parametrize(
+    "files", ["brca-m2c/images/*.png", "orion-crc-tiles/images/*.tif", "camelyon16-patches/*/*.png"]
+)
+def test_no_picture_of_haematoxylin_and_eosin_keeps_its_colours(shared_data, files):
+    reference = read_card(find_model("compact")).colour
+    fits = [fit_macenko(read_rgb(path).reshape(-1, 3)) for path in sorted(shared_data.glob(files))]
+    assert sum(fit is not None for fit in fits) > 50
+    assert not any(np.array_equal(colour_of_fit(reference, fit), IDENTITY) for fit in fits if fit)
 
 
 def test_nuclei_in_violet_are_found(shared_data):

@@ -201,11 +201,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
         """Print the score of the weights that were kept, and what has changed against a detector that was continued."""
+        kept = load_checkpoint(self.result)
         if data.held:
-            meta = load_checkpoint(self.result).meta
-            say(f"{SCORE} of the weights that were kept, those of step {meta['step']:,}: {meta['scores'][SCORE]:.1f}")
+            step, score = kept.meta["step"], kept.meta["scores"][SCORE]
+            say(f"{SCORE} of the weights that were kept, those of step {step:,}: {score:.1f}")
         if self.start and self.start.is_whole:
-            load_detector_weights(method.trained(), load_checkpoint(self.result), self.result)
+            load_detector_weights(method.trained(), kept, self.result)
             for sentence in compare_with_start(data, self.start, method.trained()):
                 say(sentence)
 
