@@ -114,10 +114,15 @@ def warp_windows(pictures: Tensor, centre: Tensor, linear: Tensor, size_px: int)
         linear: (B, 2, 2) picture -> window.
         size_px: side of a window.
     """
+    return sample_windows(pictures, centre, torch.linalg.inv(linear), size_px)
+
+
+def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
+    """``warp_windows`` by maps (B, 2, 2) from window to picture."""
     height, width = pictures.shape[-2:]
     axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
-    source = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(linear), grid) + centre[:, None, None]
+    source = torch.einsum("bij,hwj->bhwi", back, grid) + centre[:, None, None]
     source = 2 * source / source.new_tensor([width, height]) - 1
     return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
 

@@ -18,8 +18,8 @@ from muse_pipeline.data.augment import (
     move_nuclei,
     part_way,
     random_linear,
+    sample_windows,
     vary_appearance,
-    warp_windows,
 )
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.labels.pictures import LabelledImage
@@ -147,19 +147,21 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     Returns:
         (B, 3, S, S) float, 0 to 255.
     """
-    half = size_px / 2 * torch.linalg.inv(linear).abs().sum(2) + 2  # (B, 2), with room for interpolation
+    back = torch.linalg.inv(linear)
+    half = size_px / 2 * back.abs().sum(2) + 2  # (B, 2), with room for interpolation
     low = (centre - half).floor().clamp(min=0)
     high = (centre + half).ceil()
+    device = pictures[0].device
+    middles, maps = (centre - low)[:, None].to(device), back[:, None].to(device)  # one copy for all windows
     windows = []
     for picture, middle, matrix, first, last in zip(
-        pictures, centre - low, linear, low.int().tolist(), high.int().tolist(), strict=True
+        pictures, middles, maps, low.int().tolist(), high.int().tolist(), strict=True
     ):
         (left, top), (right, bottom) = first, last
         crop = picture[:, top : max(bottom, 0), left : max(right, 0)]
         if not crop.numel():
             crop = picture.new_full((3, 1, 1), int(WHITE))
-        at = middle.to(picture.device), matrix.to(picture.device)
-        windows.append(warp_windows(crop[None].float(), at[0][None], at[1][None], size_px))
+        windows.append(sample_windows(crop[None].float(), middle, matrix, size_px))
     return torch.cat(windows)
 
 

@@ -33,8 +33,14 @@ class AveragedNetwork(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Move a little towards ``network``."""
         self.n_steps += 1
-        share = 1 - min(DECAY, (1 + int(self.n_steps)) / (10 + int(self.n_steps)))
-        for average, current in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(current, share)
-        for average, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.lerp_(current, share) if average.is_floating_point() else average.copy_(current)
+        n_steps = int(self.n_steps)
+        share = 1 - min(DECAY, (1 + n_steps) / (10 + n_steps))
+        pairs = [
+            *zip(self.network.parameters(), network.parameters(), strict=True),
+            *zip(self.network.buffers(), network.buffers(), strict=True),
+        ]
+        averages, currents = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(list(averages), list(currents), share)  # one by one they take a GPU hundreds of kernels
+        for average, current in pairs:
+            if not average.is_floating_point():
+                average.copy_(current)
