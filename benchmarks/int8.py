@@ -78,7 +78,7 @@ def print_time(predictors: list[Predictor], picture: LabelledImage, rounds: int)
     """Processor seconds of one call, the graphs in turns."""
     side, repeats = predictors[0].card.input_px, -(-predictors[0].card.input_px // min(picture.pixels.shape[:2]))
     window = np.tile(picture.pixels, (repeats, repeats, 1))[None, :side, :side]
-    seconds = seconds_in_turns(predictors, [np.ascontiguousarray(window.transpose(0, 3, 1, 2))], rounds)[..., 0]
+    seconds = seconds_in_turns(predictors, [np.ascontiguousarray(window)], rounds)[..., 0]
     fp32, int8 = np.median(seconds, axis=0)
     print(f"one window of {side} px: fp32 {fp32:.3f} s, int8 {int8:.3f} s of processor time, {fp32 / int8:.2f} times")
 
