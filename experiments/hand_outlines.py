@@ -124,15 +124,28 @@ def is_tnbc(source: LabelSource) -> bool:
 
 
 def render() -> str:
+    """See ``render_changes``."""
+    return render_changes(RUNS, COMPARED, TITLES, UNREAD)
+
+
+def render_changes(
+    folder: Path, compared: dict[tuple[str, str], tuple[str, ...]], titles: dict[str, str], patients: tuple[str, ...]
+) -> str:
     """A row for each pair of arms and site: the scores of the second arm in %, and how they differ from the first's.
 
     Differences have their 95 % intervals over patients.
+
+    Args:
+        folder: of the JSON files.
+        compared: the sites of each pair.
+        titles: of the arms.
+        patients: of TNBC that count.
     """
     measures = [f"{title}: {measure}" for title, of in SCORED.values() for measure in of]
     rows = [f"| change | left out | seeds | {' | '.join(measures)} |", "|---" * (3 + len(measures)) + "|"]
-    for pair, sites in COMPARED.items():
-        first, second = (TITLES[arm] for arm in pair)
-        for site, found in groupby(compare_arms(RUNS, pair, sites, UNREAD), lambda each: each[0]):
+    for pair, sites in compared.items():
+        first, second = (titles[arm] for arm in pair)
+        for site, found in groupby(compare_arms(folder, pair, sites, patients), lambda each: each[0]):
             of_site = list(found)
             cells = " | ".join(_cell(scores) for *_, scores in of_site)
             rows.append(f"| {first} -> {second} | {site} | {of_site[0][3]} | {cells} |")

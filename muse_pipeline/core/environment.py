@@ -132,8 +132,8 @@ def _find_runtimes() -> Iterator[Finding]:
 
 
 def _find_byte_products() -> Finding:
-    found = "VNNI is there; built-in models run in int8" if has_vnni() else "no VNNI; built-in models run in fp32"
-    return Finding("processor", True, found)
+    with_vnni, without = "VNNI is there; `compact` and `large` run in int8", "no VNNI; built-in models run in floats"
+    return Finding("processor", True, with_vnni if has_vnni() else without)
 
 
 def _find_gpus() -> Finding:

@@ -22,7 +22,7 @@ NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it",
 def find_model(model: str, provider: str = "cpu") -> Path:
     """The file of a built-in model's name or of a path.
 
-    A built-in model that is there in fp32 and in int8 is chosen by ``faster_precision``; with its precision, as in
+    A built-in model that is there in several precisions is chosen by ``precisions_for``; with its precision, as in
     ``compact-fp32``, a name means the same file everywhere.
 
     Raises:
@@ -49,7 +49,7 @@ def find_region_model(model: str, provider: str = "cpu") -> Path:
 
 
 def _find_file(model: str, provider: str) -> Path | None:
-    for name in (model, f"{model}-{faster_precision(provider)}"):
+    for name in (model, *(f"{model}-{precision}" for precision in precisions_for(provider))):
         named = BUILT_IN / f"{name}.onnx"
         if named.is_file():
             return named
@@ -77,22 +77,23 @@ def checkpoint_from(folder: Path, path: Path) -> Path:
     return path if find_checkpoint(path) != path else folder / path
 
 
-def faster_precision(provider: str) -> str:
-    """The precision "int8" on a processor with VNNI, else "fp32".
+def precisions_for(provider: str) -> tuple[str, ...]:
+    """The precisions that suit a provider, best first: "int8" on a processor with VNNI alone.
 
     Other processors add products of bytes in 16 bits, which may not hold them; GPUs gain nothing from this int8.
     """
-    return "int8" if provider == "cpu" and has_vnni() else "fp32"
+    return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
 
 
 def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]:
     """A sentence if this processor cannot be trusted with the model's integers."""
     if card.precision != "int8" or provider != "cpu" or has_vnni():
         return []
-    where = " (compact-fp32)" if isinstance(card, ModelCard) else ""
+    floats = [file.stem for file in BUILT_IN.glob(f"{card.name}-fp*.onnx")]
+    where = f" ({floats[0]})" if floats else ""
     return [
         f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
-        f"results differ from those elsewhere; choose the model in fp32{where}"
+        f"results differ from those elsewhere; choose the model in floats{where}"
     ]
 
 

@@ -36,6 +36,12 @@ class CompactNetwork(ResidualEncoder):
         return Features(x, skips[-1].mean((2, 3)))
 
 
+@BACKBONES.register("muse_compact_64")
+def muse_compact_64() -> CompactNetwork:
+    """Strides 4 to 32; about 112 kFLOP per pixel, with a dense head: that of the built-in model `large`."""
+    return CompactNetwork((64, 128, 256, 256), (2, 3, 3, 2))
+
+
 @BACKBONES.register("muse_compact_48")
 def muse_compact_48() -> CompactNetwork:
     """Strides 4 to 32; about 44 kFLOP per pixel, with a dense head."""

@@ -158,7 +158,8 @@ def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
     yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {nuclei:,} nuclei"
     yield f"time     about {_duration(estimate['hours'])} on {estimate['threads']} threads (of one thread: {parts})"
     checks_mib = estimate["peak_memory_mib"]
-    yield f"memory   {checks_mib:,} MiB in these checks, by one thread; about {LARGEST_JOB_MIB} in later steps, by two"
+    later = f"about {LARGEST_JOB_MIB} in later steps of `compact`, by two"
+    yield f"memory   {checks_mib:,} MiB in these checks, by one thread; {later}"
     yield (
         f"scratch  {_size(estimate['scratch_bytes'])} for images and shards; with keep_stores: false, "
         f"{_size(estimate['largest_scratch_bytes'])} at most for a slide at a time"

@@ -170,6 +170,7 @@ PAIRS = [  # those of one architecture stand together
     ("muse_compact_24", "dense"),
     ("muse_compact_32", "dense"),
     ("muse_compact_48", "dense"),
+    ("muse_compact_64", "dense"),
     ("muse_compact_32", "point"),
     ("muse_vit_s_16_224", "dense"),
     ("muse_vit_s_16_512", "point"),

@@ -1,4 +1,4 @@
-"""The built-in model is there in fp32 and in int8; which one a name means follows from the processor, and is
+"""Built-in models are there in floats and in int8; which one a name means follows from the processor, and is
 printed."""
 
 import dataclasses
@@ -26,7 +26,9 @@ def vnni(request, monkeypatch):
 def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the_same_everywhere(vnni):
     assert find_model("compact").stem == ("compact-int8" if vnni else "compact-fp32")
     assert find_model("compact", "cuda").stem == "compact-fp32"
-    for name in ("compact-int8", "compact-fp32", "label_free"):
+    assert find_model("large").stem == ("large-int8" if vnni else "large-fp16")
+    assert find_model("large", "cuda").stem == "large-fp16"
+    for name in ("compact-int8", "compact-fp32", "label_free", "large-fp16"):
         assert name_model(find_model(name)) == name
 
 
@@ -63,14 +65,18 @@ def test_both_files_are_made_from_the_weights_beside_them():
     assert dataclasses.replace(int8, precision="fp32", source=fp32.source) == fp32
 
 
-def test_both_find_the_same_nuclei(shared_data):
+@pytest.mark.parametrize("pair", [("compact-fp32", "compact-int8"), ("large-fp16", "large-int8")])
+def test_both_find_the_same_nuclei(pair, shared_data):
     path = sorted((shared_data / "brca-m2c" / "images").glob("TCGA-A8*.png"))[0]
     pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
-    fp32, int8 = (
-        detect_image(Predictor(BUILT_IN / f"compact-{precision}.onnx"), pixels, IDENTITY)
-        for precision in ("fp32", "int8")
-    )
-    apart = np.hypot(*(fp32.xy[:, None] - int8.xy[None]).transpose(2, 0, 1)).min(1)
-    assert len(fp32) > 50
-    assert abs(len(fp32) - len(int8)) < 0.05 * len(fp32)
+    floats, int8 = (detect_image(Predictor(BUILT_IN / f"{name}.onnx"), pixels, IDENTITY) for name in pair)
+    apart = np.hypot(*(floats.xy[:, None] - int8.xy[None]).transpose(2, 0, 1)).min(1)
+    assert len(floats) > 50
+    assert abs(len(floats) - len(int8)) < 0.05 * len(floats)
     assert (apart < 1).mean() > 0.95
+
+
+def test_both_files_of_the_large_model_are_made_from_the_same_weights():
+    fp16, int8 = (read_card(BUILT_IN / f"large-{precision}.onnx") for precision in ("fp16", "int8"))
+    assert fp16.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"]
+    assert dataclasses.replace(int8, precision="fp16", source=fp16.source) == fp16

@@ -376,7 +376,7 @@ def too_fine(location, source):
 
 
 def unknown_backbone(location, source):
-    return None, {"backbone": "muse_compact_61"}
+    return None, {"backbone": "muse_compact_166"}
 
 
 def wrong_side(location, source):
