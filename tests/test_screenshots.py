@@ -92,7 +92,8 @@ def test_two_results_side_by_side(slide, browser, keep, tmp_path):
     command = ["run", str(slide.parents[1] / "demo/demo.svs"), "--no-viewer", "--features", "none"]
     other = "compact-int8" if find_model("compact").stem == "compact-fp32" else "compact-fp32"
     assert muse([*command, "--model", other, "--output", str(tmp_path / "other")]) == 0
-    page = write_comparison(slide, tmp_path / "other/demo")
+    results = [slide, tmp_path / "other/demo"]
+    page = write_comparison(*(results if other == "compact-fp32" else reversed(results)))  # int8 first
     tab = browser.new_page(viewport={"width": 1400, "height": 700})
     tab.goto(page.as_uri())
     wait(tab)
