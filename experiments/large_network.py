@@ -8,8 +8,8 @@ their name and without three of TNBC's patients. "wide" is `muse_compact_32`, "l
 "large" with stains, sizes and noise varied more, "grown" is "large" with outlines grown around the points of BRCA-M2C.
 These were trained side by side for three minutes on one H100, all with the same share of it, so the committed runs have
 other numbers of steps than a run here; their JSON states them. "long" is "large" once more, three minutes beside
-three others. "student" is `muse_compact_24`, for a minute and a half with "long" of its site as teacher. One core
-of a CPU takes about eleven hours for "long".
+three others. "student" is `muse_compact_24`, for a minute and a half with "long" of its site as teacher. A CPU takes
+hours for each.
 
 Pictures of the site, the crops of three of TNBC's patients and those of NuCLS are scored, on none of which a run is
 trained, at a threshold of 0.35 and with outlines as the network gives them. "wide" and "varied" without AC and

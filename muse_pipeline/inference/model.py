@@ -89,8 +89,9 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
     """A sentence if this processor cannot be trusted with the model's integers."""
     if card.precision != "int8" or provider != "cpu" or has_vnni():
         return []
-    floats = [file.stem for file in BUILT_IN.glob(f"{card.name}-fp*.onnx")]
-    where = f" ({floats[0]})" if floats else ""
+    floats = (f"{card.name}-{precision}" for precision in precisions_for(provider))
+    built_in = next((name for name in floats if (BUILT_IN / f"{name}.onnx").is_file()), None)
+    where = f" ({built_in})" if built_in else ""
     return [
         f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
         f"results differ from those elsewhere; choose the model in floats{where}"

@@ -40,7 +40,7 @@ class AveragedNetwork(nn.Module):
             *zip(self.network.buffers(), network.buffers(), strict=True),
         ]
         averages, currents = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        torch._foreach_lerp_(list(averages), list(currents), share)  # one by one they take a GPU hundreds of kernels
+        torch._foreach_lerp_(list(averages), list(currents), share)  # one kernel per tensor is slow on a GPU
         for average, current in pairs:
             if not average.is_floating_point():
                 average.copy_(current)

@@ -44,6 +44,8 @@ def test_the_workflow_is_given_which_it_is(vnni, muse, tmp_path):
 def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
     card = read_card(BUILT_IN / "compact-int8.onnx")
     assert [("compact-fp32" in output) for output in precision_warnings(card, "cpu")] == ([] if vnni else [True])
+    own = dataclasses.replace(card, name="/tumours **")
+    assert ["model in floats" in output for output in precision_warnings(own, "cpu")] == ([] if vnni else [True])
     assert not precision_warnings(card, "cuda")
     assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
 
