@@ -73,10 +73,10 @@ class Picture:
     def keep_chunks(self, n: int) -> None:
         """Nothing is decoded."""
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """As ``Store.read``, within 128 px of the picture."""
+    def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """As ``Store.read_planes``, within 128 px of the picture."""
         x, y = int(xy[0]) + 128, int(xy[1]) + 128
-        return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]])
+        return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]].transpose(2, 0, 1))
 
 
 def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy: np.ndarray) -> dict[str, np.ndarray]:

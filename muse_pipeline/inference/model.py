@@ -146,7 +146,7 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Of what ONNX Runtime says, the first line and no more than 200 characters of it."""
+    """The first line of a message of ONNX Runtime, cut after 200 characters."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
