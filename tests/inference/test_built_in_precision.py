@@ -59,12 +59,13 @@ def test_vnni_is_read_from_the_processors_flags(monkeypatch, flags, found):
     assert environment.has_vnni() is found
 
 
-def test_both_files_are_made_from_the_weights_beside_them():
-    fp32, int8 = (read_card(BUILT_IN / f"compact-{precision}.onnx") for precision in ("fp32", "int8"))
-    weights = hashlib.sha256((BUILT_IN / "compact.pt").read_bytes()).hexdigest()
-    assert fp32.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"] == weights
+@pytest.mark.parametrize(("name", "floats"), [("compact", "fp32"), ("large", "fp16")])
+def test_both_files_are_made_from_the_weights_beside_them(name, floats):
+    as_floats, int8 = (read_card(BUILT_IN / f"{name}-{precision}.onnx") for precision in (floats, "int8"))
+    weights = hashlib.sha256((BUILT_IN / f"{name}.pt").read_bytes()).hexdigest()
+    assert as_floats.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"] == weights
     assert "windows, sha256" in int8.source["calibration"]
-    assert dataclasses.replace(int8, precision="fp32", source=fp32.source) == fp32
+    assert dataclasses.replace(int8, precision=floats, source=as_floats.source) == as_floats
 
 
 @pytest.mark.parametrize("pair", [("compact-fp32", "compact-int8"), ("large-fp16", "large-int8")])
@@ -76,9 +77,3 @@ def test_both_find_the_same_nuclei(pair, shared_data):
     assert len(floats) > 50
     assert abs(len(floats) - len(int8)) < 0.05 * len(floats)
     assert (apart < 1).mean() > 0.95
-
-
-def test_both_files_of_the_large_model_are_made_from_the_same_weights():
-    fp16, int8 = (read_card(BUILT_IN / f"large-{precision}.onnx") for precision in ("fp16", "int8"))
-    assert fp16.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"]
-    assert dataclasses.replace(int8, precision="fp16", source=fp16.source) == fp16
