@@ -34,7 +34,7 @@ class StoreError(MuseError, OSError):
 
 
 class ModelError(MuseError, ValueError):
-    """A model file has no card, or its card does not suit the slide or the machine."""
+    """A model file has no card, cannot be run, or its card does not suit the slide or the machine."""
 
 
 class ProviderError(MuseError, RuntimeError):

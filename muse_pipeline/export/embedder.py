@@ -41,7 +41,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     """Write ``output``: one file, its card in the metadata.
 
     Args:
-        checkpoint: of any method of this package, a released MUSE file, or `compact`.
+        checkpoint: of any method of this package, a released MUSE file, or the name of a built-in one.
         output: the file.
         mpp: um per pixel, of a checkpoint that states none.
 

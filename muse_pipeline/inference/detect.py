@@ -106,7 +106,7 @@ def find_in_shard(
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
 
     Raises:
-        ModelError: the store's mpp is not the card's.
+        ModelError: the store's mpp is not the card's, or the model cannot be run.
         StoreError: the store was replaced meanwhile.
     """
     card = finder.card

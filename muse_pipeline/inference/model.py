@@ -11,6 +11,7 @@ from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, read_any_card
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime
 
 
@@ -126,7 +127,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
-        broken = f"not usable as an ONNX model ({first_line(error)}); export it again"
+        broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
 
@@ -145,9 +146,27 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     return metadata[METADATA_KEY]
 
 
-def first_line(error: Exception) -> str:
-    """The first line of a message of ONNX Runtime, cut after 200 characters."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def run_session(
+    session: onnxruntime.InferenceSession, path: Path, outputs: list[str] | None, inputs: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The named outputs of a graph, or all of them; ``path`` is for messages.
+
+    Raises:
+        ModelError: the graph was opened, and cannot be run.
+    """
+    try:
+        return session.run(outputs, inputs)
+    except Exception as error:  # of ONNX Runtime's own classes
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot run it ({_reason(error)}); export it again, "
+            "or run it where more memory is free"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The reason in a message of ONNX Runtime, without the line of its source; 200 characters at most."""
+    stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
+    return stated.splitlines()[0][:200]
 
 
 PROVIDERS = {

@@ -20,8 +20,8 @@ from muse_pipeline.inference.model import (
     card_text,
     choose_provider,
     does_not_start,
-    first_line,
     open_session,
+    run_session,
 )
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
@@ -107,20 +107,16 @@ class GraphRunner:
     def _tabulate_values(self, graph: bytes, options: onnxruntime.SessionOptions) -> None:
         if len(graph) <= LARGEST_CUT and (parts := cut_after_single_values(graph)):
             of_values, rest = (open_session(self.path, options, self.provider, part) for part in parts)
-            (table,) = of_values.run(None, {"pixels": np.arange(256, dtype=np.uint8)})
+            (table,) = run_session(of_values, self.path, None, {"pixels": np.arange(256, dtype=np.uint8)})
             self.session, self._table = rest, table
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32.
 
         Raises:
-            ModelError: ONNX Runtime opens the graph, and fails while it runs it.
+            ModelError: the graph cannot be run.
         """
-        inputs = self.inputs(pixels, colour)
-        try:
-            return self.session.run(outputs, inputs)
-        except Exception as error:  # ONNX Runtime's own classes, which have no base in common
-            raise ModelError(f"{self.path}: ONNX Runtime fails on windows ({first_line(error)})") from error
+        return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))
 
     def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
         """What the session takes for them."""

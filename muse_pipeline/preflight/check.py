@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import peak_memory_mib
-from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, ModelError, MuseError, SlideError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -166,6 +166,8 @@ def _check(path: str, row: SheetRow, trial: Trial) -> SlideCheck:
         known |= sampled
         warnings += unread
         known |= _time_model(predictor, reader, info, tissue)
+    except ModelError:  # of no slide
+        raise
     except MuseError as error:
         known["problem"] = one_line(error)
     return SlideCheck(row.slide_id, path, **known, warnings=tuple(warnings), peak_memory_mib=peak_memory_mib())

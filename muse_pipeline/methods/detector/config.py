@@ -88,7 +88,8 @@ class DetectorConfig:
         licence: licence of the weights.
         training_data: description of the training data, for the card.
         limits: known limits, for the card.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file or `compact`;
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
+            built-in one;
             random when not given. The head is used too if its kind, classes and rays agree.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
         validation: labelled images of other patients; the run keeps the weights that score best on them.

@@ -33,7 +33,8 @@ class MuseConfig:
         schedule: length and learning rate.
         held: labelled images for the evaluation; their patients must not be among the sources. Where each has a
             ``class_map``, the teacher is scored on them every ``schedule.validate_every`` steps.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file or `compact`;
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
+            built-in one;
             random when not given.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
         views: size, scale and number of the views.

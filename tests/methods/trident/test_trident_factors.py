@@ -72,7 +72,7 @@ def test_three_branches_keep_what_each_pair_teaches():
 def test_a_second_view_keeps_what_a_partner_alone_loses(tmp_path, monkeypatch):
     """One seed of the experiment of docs/results.md.
 
-    Two H&E views alone are left out: whether they find C differs from seed to seed, and so from processor to processor.
+    Two H&E views alone are left out: whether they find C depends on the seed and on how the processor rounds.
     """
     monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
     two, three = (run_arm(arm, 1, STEPS, tmp_path / arm) for arm in ("two", "three"))
