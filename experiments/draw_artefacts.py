@@ -2,12 +2,12 @@
 
     python experiments/draw_artefacts.py --data DATA -o runs/artefact_pictures       # then config/train/artefacts.yaml
 
-Crops of one patient or site are laid side by side into pictures of 1 mm at 1 um/px. Each gets folds (the densities of
-two or three layers of tissue added up in a band, the upper ones out of focus), air bubbles (a dark rim, the tissue in
-it hazy and out of focus) and ink (strokes and specks of a felt pen). Beside them are clean patches of other tissue in
-one layer. The areas are written as GeoJSON, as if drawn in QuPath. Tissue: BRCA-M2C without the patients of
-`experiments/artefacts.py`, TNBC, colon of Orion, and the four tiles of artefact-tiles that are named for their nuclei.
-Takes eight minutes of one core.
+Crops of one patient, or of artefact-tiles, are laid side by side into pictures of 1 mm at 1 um/px. Each gets folds
+(the densities of two or three layers of tissue added up in a band, the upper ones out of focus), air bubbles (a dark
+rim, the tissue in it hazy and out of focus) and ink (strokes and specks of a felt pen). Beside them are clean patches
+of other tissue in one layer. The areas are written as GeoJSON, as if drawn in QuPath. Tissue: BRCA-M2C without the
+patients of `experiments/artefacts.py`, TNBC, colon of Orion, skin of CMU-1-Small-Region but for its keratin, and the
+four tiles of artefact-tiles that are named for their nuclei. Takes ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from muse_pipeline.slides.inspect import inspect_slide
 CLASSES = ("Clean", "Fold", "Bubble", "Ink")
 FOLD, BUBBLE, INK = 1, 2, 3
 MPP, SIDE_PX, CELL_PX = 1.0, 1000, 4
-N_PICTURES = 240
+N_PICTURES = 300
 CLEAN_SHARE = 0.2  # of the pictures, nothing is drawn into
 INKS = {  # light that a stroke lets through
     "black": (0.1, 0.1, 0.12),
@@ -43,13 +43,15 @@ SOURCES = (  # folder, pictures, um per pixel, letters of the name that are the 
     ("orion-crc-tiles", "*.tif", 0.5, 3),
     ("artefact-tiles", "*nuclei-score*.png", 0.5, 0),  # of other organs; brain and connective tissue
 )
+SKIN = "wsi-cmu-small-region", "CMU-1-Small-Region.svs", 0.5, 480  # folder, slide, um per pixel, side in pixels
+SKIN_AT = ((560, 2475), (1050, 2250), (700, 1750), (712, 1075), (1325, 2475))  # (x, y) of crops without keratin
 EVALUATED = 3  # every third crop of BRCA-M2C, from the second on, is for evaluation
 
 
 def main() -> None:
     """Write pictures, areas and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the folders of SOURCES")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the folders of SOURCES and SKIN")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     (args.output / "areas").mkdir(parents=True, exist_ok=True)
@@ -72,22 +74,37 @@ def evaluation_crops(data: Path) -> list[Path]:
 
 
 def tissue_pictures(data: Path, n_pictures: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of the patient or site and (h, w, 3) uint8 at ``MPP``, of these in turn."""
+    """Name of the patient and (h, w, 3) uint8 at ``MPP``: of every folder equally many, of its patients in turn."""
+    crops = read_crops(data)
+    folders = sorted(crops)
+    for number in range(n_pictures):
+        nth, folder = number // len(folders), folders[number % len(folders)]
+        patients = sorted(crops[folder])
+        patient = patients[nth % len(patients)]
+        picture = lay_out(crops[folder][patient], np.random.default_rng(1000 + number))
+        yield f"{folder}-{patient}".replace("/", "-"), picture
+
+
+def read_crops(data: Path) -> dict[str, dict[str, list[np.ndarray]]]:
+    """Crops (h, w, 3) uint8 at ``MPP`` by folder and patient, without the patients that are for evaluation."""
     held = {path.name[:12] for path in evaluation_crops(data)}
-    crops = defaultdict(list)
+    crops = defaultdict(lambda: defaultdict(list))
     for folder, pattern, mpp, n_letters in SOURCES:
         if not any((data / folder).rglob(pattern)):
             raise SystemExit(f"{data / folder}: has no pictures; give --data a folder with all of SOURCES")
         for path in sorted((data / folder).rglob(pattern)):
             patient = path.name[:n_letters]
             if patient not in held:
-                pixels = cv2.resize(read_rgb(path), None, fx=mpp / MPP, fy=mpp / MPP, interpolation=cv2.INTER_AREA)
-                # Patients of BRCA-M2C have one or two crops: those of a site are laid together.
-                crops[folder, patient[5:7] if folder == "brca-m2c" else patient].append(pixels)
-    sources = sorted(crops)
-    for number in range(n_pictures):
-        source = sources[number % len(sources)]
-        yield "-".join(source).replace("/", "-"), lay_out(crops[source], np.random.default_rng(1000 + number))
+                crops[folder][patient].append(resize(read_rgb(path), mpp))
+    folder, name, mpp, side = SKIN
+    skin = tifffile.imread(data / folder / name, key=0)
+    crops[folder][""] = [resize(skin[y : y + side, x : x + side], mpp) for x, y in SKIN_AT]
+    return crops
+
+
+def resize(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """The pixels at ``MPP``."""
+    return cv2.resize(pixels, None, fx=mpp / MPP, fy=mpp / MPP, interpolation=cv2.INTER_AREA)
 
 
 def lay_out(crops: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:

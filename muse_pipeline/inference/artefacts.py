@@ -38,6 +38,7 @@ MPP = 0.5  # um per pixel at which focus is judged
 CELL_UM = 16.0
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # of what the model maps
+CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
 MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Artefacts"
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
@@ -132,13 +133,20 @@ def _map_kinds(
 ) -> Iterator[np.ndarray]:
     """Of each class of the model but the first the cells (rows, columns) bool where it is.
 
-    Folds are dark for their slide, so they are sought in normalised stains. Ink would change the fit of these: it and
-    bubbles are sought in the image as it is.
+    Folds are dark for their slide, so they are sought in normalised stains, and with two thresholds. Ink would change
+    the fit of these: it and bubbles are sought in the image as it is.
     """
     normalised = _map_classes(image, model, colour_of_fit(model.card.colour, fit), n_cells, threads)
     as_it_is = _map_classes(image, model, IDENTITY, n_cells, threads)
-    for prob in (normalised[1], *as_it_is[2:]):
+    yield apply_hysteresis(normalised[1])
+    for prob in as_it_is[2:]:
         yield prob > MIN_PROBABILITY
+
+
+def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
+    """Areas above ``CONNECTED_PROBABILITY`` with a cell above ``MIN_PROBABILITY``, (rows, columns) bool."""
+    _, area = cv2.connectedComponents((prob > CONNECTED_PROBABILITY).astype(np.uint8), connectivity=8)
+    return np.isin(area, area[prob > MIN_PROBABILITY])
 
 
 def _map_classes(
