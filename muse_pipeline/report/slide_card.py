@@ -222,7 +222,8 @@ def _files(slide: SlideResult, album: Album) -> Markup:
         return element("p", source, class_="files")
     proposals = ["proposals.geojson.gz", "proposals.parquet"] if slide.summary.get("proposals") else []
     regions = ["regions.geojson"] if slide.regions else []
-    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, *regions, "tissue.geojson"]
+    artefacts = ["artefacts.geojson"] if slide.artefacts_mm2 else []
+    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, *regions, *artefacts, "tissue.geojson"]
     links = [
         element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
     ]

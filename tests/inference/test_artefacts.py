@@ -128,6 +128,7 @@ def test_they_are_in_no_total(results):
     assert "blurred_mm2" not in plain
     reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
     assert ["of the tissue lies in artefacts" in report for report in reports] == [True, False]
+    assert ['href="drawn/artefacts.geojson"' in report for report in reports] == [True, False]
 
 
 def test_without_the_setting_there_is_no_column_and_no_file(results):
