@@ -8,9 +8,9 @@ darker than the rest of their slide), or 49 patches of CAMELYON16, which state n
 Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bubbles or ink are drawn
 (`draw_artefacts.py`) until they cover as much, and camera noise of 1.5 grey levels is added. The image goes through the
 steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
-the model `artefacts`; its thresholds, and the colours that it works in, were chosen on them, on drawn slides and on
-CMU-1-Small-Region, most of which it was trained on. The threshold of focus was chosen on other crops of BRCA-M2C, on
-TNBC and on CMU-1-Small-Region.
+the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
+on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The threshold of focus was chosen on other
+crops of BRCA-M2C, on TNBC and on CMU-1-Small-Region.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, name_version
 from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
+from muse_pipeline.cohort.outcome import describe_nuclei
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
 from muse_pipeline.core.files import remove, write_json
@@ -160,8 +161,8 @@ def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
     result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
-    flagged = f", {result.n_flagged:,} more in artefacts" if result.n_flagged else ""
-    return "; ".join([f"{result.n_nuclei:,} nuclei{flagged}, {time_text(seconds)}", *filter(None, [result.reason])])
+    found = f"{describe_nuclei(result.summary)}, {time_text(seconds)}"
+    return "; ".join([found, *filter(None, [result.reason])])
 
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:

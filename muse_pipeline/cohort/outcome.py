@@ -24,6 +24,13 @@ def steps_of(rule: str, store: str) -> list[str]:
     return steps.get(rule, [])
 
 
+def describe_nuclei(summary: dict[str, Any]) -> str:
+    """How many nuclei a slide's summary counts, and how many more lie in artefacts, in words."""
+    n_flagged = sum(summary["provenance"].get("quality", {}).get("n_by_class", {}).values())
+    flagged = f", {n_flagged:,} more in artefacts" if n_flagged else ""
+    return f"{summary['n_nuclei']:,} nuclei{flagged}"
+
+
 def read_entry(ledger: Path) -> dict[str, Any]:
     """The entry of a step; {} if it has not begun, is under way or was killed."""
     try:

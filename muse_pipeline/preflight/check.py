@@ -166,7 +166,7 @@ def _check(path: str, row: SheetRow, trial: Trial) -> SlideCheck:
         known |= sampled
         warnings += unread
         known |= _time_model(predictor, reader, info, tissue)
-    except ModelError:  # of no slide
+    except ModelError:  # the same for every slide
         raise
     except MuseError as error:
         known["problem"] = one_line(error)

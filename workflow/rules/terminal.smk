@@ -108,11 +108,9 @@ def what_was_found(jobs):
     """The nuclei of a slide and the seconds that its jobs took."""
     if not {"nuclei", "overlay"} & {job.rule.name for job in jobs}:
         return f"{', '.join(sorted({job.rule.name for job in jobs}))} done"
-    path = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    n_flagged = sum(summary["provenance"].get("quality", {}).get("n_by_class", {}).values())
-    flagged = f", {n_flagged:,} more in artefacts" if n_flagged else ""
-    return f"{summary['n_nuclei']:,} nuclei{flagged}, {sum(entry['seconds'] for job in jobs for entry in entries_of(job)):.1f} s"
+    summary = Path(OUTPUT, jobs[0].wildcards.slide, "summary.json")
+    found = outcome.describe_nuclei(json.loads(summary.read_text(encoding="utf-8")))
+    return f"{found}, {sum(entry['seconds'] for job in jobs for entry in entries_of(job)):.1f} s"
 
 
 def what_is_replaced():
