@@ -74,6 +74,12 @@ def tiled_slide(once) -> TiledSlide:
     return open_tiled(once("tiled", lambda folder: take_to_store(folder, mpp=0.25)))
 
 
+@pytest.fixture(scope="session")
+def coarse_slide(once) -> Path:
+    """Folder of a small slide drawn at 0.5 um and taken to its store; tests share it and write elsewhere."""
+    return once("coarse", lambda folder: take_to_store(folder, mpp=0.5))
+
+
 @pytest.fixture
 def muse(capsys):
     """Run the command line in this process: ``muse("sheet", ...)`` gives (exit status, stdout, stderr)."""

@@ -35,15 +35,13 @@ def run(slide: Path, output: Path, *arguments: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    assert main(["demo-slide", str(folder), "--area-mm2", "0.6", "--mpp", str(MPP)]) == 0
-    return folder / "demo.svs"
+def drawn(coarse_slide) -> Path:
+    return coarse_slide / "demo.svs"
 
 
 @pytest.fixture(scope="module")
-def results(drawn) -> Path:
-    return run(drawn, drawn.parent / "results")
+def results(drawn, tmp_path_factory) -> Path:
+    return run(drawn, tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")

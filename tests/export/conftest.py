@@ -9,10 +9,12 @@ from muse_pipeline.cli.main import main
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
+def run(once) -> Path:
     """A folder with run/checkpoint.pt and model.onnx, by the command line."""
-    folder = draw_labelled_folder(tmp_path_factory.mktemp("export"))
-    config = write_config(folder, steps=60, capacity=30)
+    return once("export", train_and_export)
+
+
+def train_and_export(folder: Path) -> None:
+    config = write_config(draw_labelled_folder(folder), steps=60, capacity=30)
     assert main(["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]) == 0
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0
-    return folder

@@ -20,6 +20,12 @@ def checkpoint(tmp_path_factory):
     return save_drawn_model(tmp_path_factory.mktemp("region_export"), fit_network())
 
 
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    export_region_model(checkpoint, checkpoint.parent / "m.onnx")
+    return checkpoint.parent / "m.onnx"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_precision_is_checked_against_torch(checkpoint, tmp_path, muse, precision):
     output = tmp_path / "model.onnx"
@@ -29,17 +35,12 @@ def test_every_precision_is_checked_against_torch(checkpoint, tmp_path, muse, pr
     assert (card.kind, card.precision, card.mpp, card.cell_px) == ("regions", precision, MPP, 4)
     assert [one.name for one in card.classes] == [one.name for one in CLASSES]
     assert ("calibration" in card.source) is (precision == "int8")
+    kinds = [node.op_type for node in onnx.load(output).graph.node]
+    assert (kinds.count("DequantizeLinear") > 10) is (precision == "int8")
 
 
-def test_convolutions_are_in_int8(checkpoint, tmp_path):
-    export_region_model(checkpoint, tmp_path / "m.onnx", precision="int8", calibration=checkpoint.parent / "pictures")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
-    assert kinds.count("DequantizeLinear") > 10
-
-
-def test_windows_of_any_sides_are_taken(checkpoint, tmp_path):
-    export_region_model(checkpoint, tmp_path / "m.onnx")
-    predictor = RegionPredictor(tmp_path / "m.onnx")
+def test_windows_of_any_sides_are_taken(model):
+    predictor = RegionPredictor(model)
     picture = draw_texture(draw_blobs(192, 9), MPP, 10)[None]
     assert predictor.any_size
     whole, part = (predictor(each, np.eye(3, 4, dtype=np.float32)) for each in (picture, picture[:, :, :160]))
@@ -47,12 +48,11 @@ def test_windows_of_any_sides_are_taken(checkpoint, tmp_path):
     np.testing.assert_allclose(part[..., :20], whole[..., :20], atol=0.02)
 
 
-def test_another_network_is_noticed(checkpoint, tmp_path):
-    export_region_model(checkpoint, tmp_path / "m.onnx")
+def test_another_network_is_noticed(model, tmp_path):
     torch.manual_seed(1)
     other = save_drawn_model(tmp_path, RegionNetwork("muse_compact_16", 2).eval())
     with pytest.raises(ModelError, match="do not use it"):
-        check_region_parity(other, tmp_path / "m.onnx", tmp_path / "pictures")
+        check_region_parity(other, model, tmp_path / "pictures")
 
 
 @pytest.mark.slow
@@ -80,8 +80,7 @@ def test_a_checkpoint_keeps_the_network(checkpoint):
     assert card.stride_px == 16
 
 
-def test_the_card_is_printed(checkpoint, tmp_path, muse):
-    export_region_model(checkpoint, tmp_path / "m.onnx")
-    status, out, _ = muse("card", tmp_path / "m.onnx")
+def test_the_card_is_printed(model, muse):
+    status, out, _ = muse("card", model)
     assert status == 0
     assert "Tumour" in out

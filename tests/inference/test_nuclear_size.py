@@ -61,18 +61,9 @@ def test_one_class_has_no_probability():
     assert sample.measure() == NuclearSize(10, 20.0, None)
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    from muse_pipeline.cli.main import main
-
-    folder = tmp_path_factory.mktemp("demo")
-    assert main(["demo-slide", str(folder), "--area-mm2", "0.3"]) == 0
-    return folder / "demo.svs"
-
-
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
-def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(demo, muse, tmp_path, mpp, is_doubted):
-    status, out, _ = muse("run", demo, "--mpp", mpp, "-o", tmp_path)
+def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path, mpp, is_doubted):
+    status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--mpp", mpp, "-o", tmp_path)
     assert status == 0
     doubt = f"{CHECK}, 0.5: the nuclei are too large for it (median area "
     warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
