@@ -2,6 +2,7 @@
 
     python experiments/artefacts.py --data DATA           # measures what has no JSON in experiments/artefacts/
     python experiments/artefacts.py --table               # prints the table
+    python experiments/artefacts.py --data DATA --shares  # prints what other shares of a slide's median find and lose
 
 An image at 0.5 um/px is a crop of one patient of BRCA-M2C with its mirror images (0.8 mm2; folds are recognised as
 darker than the rest of their slide), or 49 patches of CAMELYON16, which state no patient, side by side (0.2 mm2).
@@ -9,8 +10,8 @@ Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bub
 (`draw_artefacts.py`) until they cover as much, and camera noise of 1.5 grey levels is added. The image goes through the
 steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
 the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
-on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The threshold of focus was chosen on other
-crops of BRCA-M2C, on TNBC and on CMU-1-Small-Region.
+on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The thresholds of focus were chosen on
+other crops of BRCA-M2C and on TNBC, that of the share on those of `--shares`, the fixed one on CMU-1-Small-Region too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,12 +40,14 @@ from draw_artefacts import (
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
+from muse_pipeline.inference import artefacts
 from muse_pipeline.inference.artefacts import CELL_UM, CLEAN, KINDS, MPP, find_artefacts
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
+SHARES = (0.0, 0.6, 0.63, 0.66)
 RUNS = Path(__file__).parent / "artefacts"
 NOISE, SHARE = 1.5, 1 / 32
 Draw = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # a picture -> it, and the area
@@ -82,9 +86,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with brca-m2c and camelyon16-patches")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--shares", action="store_true")
     args = parser.parse_args()
     if args.table:
         print(table())
+        return
+    if args.shares:
+        print_shares(args.data)
         return
     RUNS.mkdir(exist_ok=True)
     for source, images in evaluated_images(args.data):
@@ -101,6 +109,30 @@ def evaluated_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
     patches = [read_rgb(path) for path in sorted((data / "camelyon16-patches").rglob("*.png"))]
     patches = [cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for each in patches]
     yield "camelyon16", [lay_out([each for each in patches if each.mean() < 225][:49], 128)] * 4
+
+
+def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """The same of crops and patients that `evaluated_images` leaves out."""
+    held = {path.name[:12] for path in evaluation_crops(data)}
+    crops = [path for path in sorted((data / "brca-m2c/images").glob("*.png")) if path.name[:12] not in held]
+    yield "brca-m2c", [lay_out_mirrored(read_rgb(path)[:448, :448], 4) for path in crops[::2]]
+    patients = defaultdict(list)
+    for path in sorted((data / "tnbc-nuclei/images").glob("*.png")):
+        patients[path.name[:2]].append(read_rgb(path))
+    small = {
+        patient: [cv2.resize(each, (256, 256), interpolation=cv2.INTER_AREA) for each in of_patient[:4]]
+        for patient, of_patient in patients.items()
+    }
+    yield "tnbc", [lay_out_mirrored(lay_out(each, 256), 6 if len(each) < 4 else 3) for each in small.values()]
+
+
+def print_shares(data: Path) -> None:
+    """What is lost of clean images, and found of those blurred by 0.75 um, by the share of the slide's median."""
+    for source, images in other_images(data):
+        for share in SHARES:
+            artefacts.MIN_SHARE = share
+            lost, found = measure(images, None)["lost"], measure(images, PLANTED["blurred by 0.75 um"])["recall"]
+            print(f"{source}, {share:.2f}: {percent(found)} found, {percent(lost)} of clean images lost", flush=True)
 
 
 def lay_out(pictures: list[np.ndarray], side: int) -> np.ndarray:

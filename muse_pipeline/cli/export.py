@@ -14,7 +14,11 @@ from muse_pipeline.core.types import MODEL_PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse export``."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a detector or a region model")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="checkpoint.pt of a detector or a region model, or the name of a built-in detector that has one",
+    )
     add_output_argument(parser, "ONNX")
     parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
     parser.add_argument(
@@ -46,24 +50,26 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
     from muse_pipeline.export.regions import check_region_parity, export_region_model, is_region_checkpoint
+    from muse_pipeline.inference.model import find_checkpoint
     from muse_pipeline.training.run import RunFolder
 
+    checkpoint = find_checkpoint(args.checkpoint)
     names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
-    kept = RunFolder(args.checkpoint.parent).pictures
+    kept = RunFolder(checkpoint.parent).pictures
     pictures = args.check_images or (kept if kept.is_dir() else None)
-    of_regions = is_region_checkpoint(args.checkpoint)
+    of_regions = is_region_checkpoint(checkpoint)
     export, check = (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     with complete_file(args.output) as partial:
         export(
-            args.checkpoint,
+            checkpoint,
             partial,
             calibration=args.calibration or (pictures if of_regions else None),
             calibration_mpp=args.calibration_mpp,
             **changes,
         )
         if pictures:
-            parity = check(args.checkpoint, partial, pictures)
+            parity = check(checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")
         else:
             print("not checked against torch: no pictures lie beside the checkpoint; give --check-images FOLDER")

@@ -2,8 +2,9 @@
 
 Focus is measured. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is
 the detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2
-um, whatever the stain and the contrast; a defocus of 1 um leaves a third. The noise of the camera is measured in the
-finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
+um, whatever the stain and the contrast; a defocus of 1 um leaves a third. This ratio depends on tissue and scanner, so
+a cell is out of focus below a fixed ratio or below a share of the slide's median. The noise of the camera is measured
+in the finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MIN_PROBABILITY = 0.5  # of what the model maps
 CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
 MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Artefacts"
+MIN_SHARE = 0.63  # of the slide's median of this ratio; chosen on a defocus of 0.75 um, see there
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
@@ -197,8 +199,23 @@ def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.nd
     )
     coarse = np.where(is_tissue, coarse / np.maximum(share, 0.1), 0)
     fine = np.where(is_tissue, fine / np.maximum(share, 0.1), 0)
-    blurred = (coarse > MIN_ENERGY) & (fine < MIN_RATIO * coarse) & is_tissue
-    return cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
+    blurred = lacks_detail(fine, coarse).astype(np.uint8)
+    return cv2.morphologyEx(blurred, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
+
+
+def lacks_detail(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """Cells with too little fine detail for their coarse detail, by itself or in comparison with the slide.
+
+    Args:
+        fine: (rows, columns) energy of the detail of 0.5 to 1 um, grey levels squared.
+        coarse: that of 1 to 2 um; 0 outside of tissue.
+
+    Returns:
+        (rows, columns) bool; False where ``coarse`` is too faint to judge.
+    """
+    judged = coarse > MIN_ENERGY
+    usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
+    return judged & (fine < max(MIN_RATIO, MIN_SHARE * usual) * coarse)
 
 
 def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:

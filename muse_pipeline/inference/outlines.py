@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.inference.model import BUILT_IN, open_session
+from muse_pipeline.inference.model import BUILT_IN, open_session, run_session
 from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.rays import points_along_rays
 from muse_pipeline.nuclei.table import Nuclei
@@ -48,7 +48,8 @@ class OutlineRefiner:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session, self.sha256 = open_session(Path(path), options, "cpu"), sha256_of(path)
+        self.path = Path(path)
+        self.session, self.sha256 = open_session(self.path, options, "cpu"), sha256_of(path)
 
     def __call__(self, pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
         """Refine the outlines of a picture.
@@ -61,6 +62,9 @@ class OutlineRefiner:
 
         Returns:
             (N, R) float32 um.
+
+        Raises:
+            ModelError: the graph cannot be run.
         """
         refined, n_rays = np.empty_like(rays), rays.shape[1]
         to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
@@ -69,7 +73,7 @@ class OutlineRefiner:
             own = rays[block] @ to_network
             samples = sample_along_rays(pixels, xy[block], own, mpp)
             density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)
-            (change,) = self.session.run(["change"], {"density": density, "rays": own})
+            (change,) = run_session(self.session, self.path, ["change"], {"density": density, "rays": own})
             refined[block] = np.maximum(rays[block] + change @ to_rays, np.minimum(rays[block], LEAST_UM))
         return refined
 

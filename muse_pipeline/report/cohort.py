@@ -23,7 +23,7 @@ from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
-MUCH = 0.2  # of the tissue in artefacts, from which the report warns
+MUCH = 0.1  # of the tissue in artefacts, from which the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 

@@ -82,7 +82,7 @@ def _facts(slide: SlideResult) -> Markup:
         "Proposals": _proposals(slide.summary["proposals"])
         if slide.summary and slide.summary.get("proposals")
         else None,
-        "Tissue": f"{area_text(slide.tissue_mm2)} mm²" if slide.tissue_mm2 is not None else None,
+        "Tissue": _tissue(slide) if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
         "Positive": _positive(slide.positive) if slide.positive and slide.n_nuclei else None,
         "Artefacts": _artefacts(slide) if slide.artefacts_mm2 is not None else None,
@@ -98,11 +98,20 @@ def _facts(slide: SlideResult) -> Markup:
     return definitions(pairs, "facts")
 
 
+def _tissue(slide: SlideResult) -> Markup:
+    """Area without that of artefacts."""
+    without = element("small", "without artefacts") if any((slide.artefacts_mm2 or {}).values()) else None
+    return element("span", f"{area_text(slide.tissue_mm2)} mm² ", without)
+
+
 def _artefacts(slide: SlideResult) -> Markup:
     """Area and nuclei that are in no total."""
     areas = [f"{area_text(mm2)} mm² {kind}" for kind, mm2 in slide.artefacts_mm2.items() if mm2]
-    n = element("small", f"{count_text(slide.n_flagged)} nuclei left out")
-    return element("span", ", ".join(areas) or "none", " ", n if slide.n_flagged else None)
+    if not areas:
+        return element("span", "none")
+    share = sum(slide.artefacts_mm2.values()) / slide.processed_mm2
+    left_out = f"{100 * share:.1f} % of the tissue, {count_text(slide.n_flagged)} nuclei left out"
+    return element("span", ", ".join(areas), " ", element("small", left_out))
 
 
 def _positive(positive: dict[str, Any]) -> Markup:

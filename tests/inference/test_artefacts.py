@@ -17,7 +17,14 @@ from muse_pipeline.cohort.settings import require_quality_mpp
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.demo.write import write_demo
-from muse_pipeline.inference.artefacts import CELL_UM, KINDS, apply_hysteresis, average_over_tissue, find_artefacts
+from muse_pipeline.inference.artefacts import (
+    CELL_UM,
+    KINDS,
+    apply_hysteresis,
+    average_over_tissue,
+    find_artefacts,
+    lacks_detail,
+)
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.region_maps import tissue_on_cells
 from muse_pipeline.pipeline import make_image
@@ -95,6 +102,21 @@ def test_most_of_a_fold_is_found_and_little_else(tmp_path):
     assert folded[tissue & (inside < -2 * CELL_UM)].mean() < 0.01
 
 
+@pytest.mark.parametrize(("usual", "part", "flagged"), [(0.8, 0.45, True), (0.8, 0.55, False), (0.45, 0.45, False)])
+def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagged):
+    ratio = np.full((20, 20), usual)
+    ratio[:5, :5] = part
+    coarse = np.full_like(ratio, 9.0)
+    coarse[10:, 10:] = 0  # glass
+    found = lacks_detail(ratio * coarse, coarse)
+    assert (found == (flagged & (ratio == part))).all()
+
+
+def test_a_slide_out_of_focus_everywhere_is_flagged_everywhere():
+    assert lacks_detail(np.full((5, 5), 2.0), np.full((5, 5), 9.0)).all()
+    assert not lacks_detail(np.zeros((5, 5)), np.full((5, 5), 0.4)).any()
+
+
 def test_cells_at_the_edge_of_tissue_are_judged_by_their_tissue():
     values, tissue = np.zeros((1, 4, 5), np.uint8), np.zeros((4, 5), bool)
     tissue[0, 0] = tissue[:2, 2:4] = tissue[2, 4] = True
@@ -126,8 +148,14 @@ def test_they_are_in_no_total(results):
     left_out = sum(float(flagged[f"{kind.lower()}_mm2"]) for kind in AREAS)
     assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
     assert "blurred_mm2" not in plain
+    share, n = 100 * left_out / float(plain["tissue_mm2"]), int(flagged["nuclei_in_artefacts"])
     reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
-    assert ["of the tissue lies in artefacts" in report for report in reports] == [True, False]
+    for phrase in (
+        "of the tissue lies in artefacts",
+        f"{share:.1f} % of the tissue, {n:,} nuclei left out",
+        "mm² <small>without artefacts",
+    ):
+        assert [phrase in report for report in reports] == [True, False]
     assert ['href="drawn/artefacts.geojson"' in report for report in reports] == [True, False]
 
 
