@@ -18,6 +18,7 @@ from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.qupath.regions import ClassArea
 from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.nuclei_file import read_outlines, stream_positions
 from muse_pipeline.store.store import Store
@@ -122,6 +123,7 @@ def _length_text(um: float) -> str:
 LONG_SIDE_PX = 900
 BLEND_ROWS = 32  # of the picture at a time: floats of the whole would be tens of MB, each allocated anew
 _OUTLINE = (74, 84, 98)
+_LEGEND_PX = 100  # an entry of the legend
 _GLASS_GREY = 236
 # Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
@@ -138,7 +140,14 @@ _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
 
 
-def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndarray], path: Path) -> None:
+def draw_density(
+    grid: DensityGrid,
+    mask: np.ndarray,
+    backdrop: Iterable[np.ndarray],
+    path: Path,
+    areas: Sequence[ClassArea] = (),
+    slide_mpp: tuple[float, float] = (1.0, 1.0),
+) -> None:
     """Write the heat map of a slide as PNG.
 
     Args:
@@ -146,6 +155,8 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndar
         mask: (h, w) bool tissue mask that covers the whole slide.
         backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; taken one by one.
         path: where the PNG goes.
+        areas: outlined in their colours, in level-0 px; their nuclei are not in ``grid``.
+        slide_mpp: (x, y) um per level-0 px.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
@@ -157,8 +168,15 @@ def draw_density(grid: DensityGrid, mask: np.ndarray, backdrop: Iterable[np.ndar
         rows = slice(first, first + BLEND_ROWS)
         picture[rows] = _blend_density(picture[rows], density[rows] / top, inside[rows])
     _draw_outline(picture, inside)
+    for area in areas:
+        rings = shapely.get_rings(shapely.get_parts(area.shape))
+        corners = [np.rint(shapely.get_coordinates(ring) * slide_mpp / um_per_px).astype(np.int32) for ring in rings]
+        cv2.polylines(picture, corners, True, PAPER, 5, cv2.LINE_AA)
+        cv2.polylines(picture, corners, True, area.color, 2, cv2.LINE_AA)
     canvas, pen, left = add_strip(picture, um_per_px)
-    _add_colour_bar(canvas, pen, left + 8, top)
+    legend = list(dict.fromkeys(LegendEntry(area.class_name.lower(), area.color) for area in areas))
+    end = _add_colour_bar(canvas, pen, left + 8, top, _LEGEND_PX * len(legend))
+    add_legend(pen, end + 24, canvas.height - STRIP_PX // 2, legend, canvas.width)
     save_picture(canvas, path)
 
 
@@ -193,15 +211,16 @@ def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
     cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
 
 
-def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float) -> None:
-    width = min(160, canvas.width - left - 190)
+def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
+    """Draw it from ``left``, and leave ``beside_px`` for what follows; gives the x where it ends."""
+    width = min(160, canvas.width - left - 190 - beside_px)
     if width < 40:  # a slide so narrow that the strip holds the scale bar alone
-        return
+        return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
     bar = np.repeat(_heat_colours(np.linspace(0, 1, width))[None], 12, axis=0)
     canvas.paste(Image.fromarray(np.round(bar).astype(np.uint8)), (start, middle - 6))
-    write_text(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
+    return write_text(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
 
 
 def _round_up(value: float) -> float:

@@ -193,7 +193,8 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
         caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
         overview.append(album.figure(slide.folder / "partner" / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
-        overview.append(album.figure(slide.folder / "density.png", "Density of nuclei", _OVERVIEW_PX, anchor))
+        caption = "Density of nuclei, artefacts outlined" if slide.n_flagged else "Density of nuclei"
+        overview.append(album.figure(slide.folder / "density.png", caption, _OVERVIEW_PX, anchor))
     if slide.summary:
         for field in slide.summary["fields"]:
             caption = _field_caption(field, slide.info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import zarr
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import work_size_px, work_to_level0
+from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
+from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.report.annotations import count_in_annotations
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.nuclei_file import median_features, stream_positions
@@ -105,7 +108,8 @@ def _describe(
     def draw_map() -> None:
         if not seen:
             backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
-            draw_density(grid, tissue.mask, backdrop, folder / "density.png")
+            areas = _read_artefacts(folder, info) if "quality" in provenance else []
+            draw_density(grid, tissue.mask, backdrop, folder / "density.png", areas, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
         if not store:
@@ -132,6 +136,13 @@ def _describe(
         "provenance": provenance,
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
+
+
+def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
+    """Areas whose nuclei are in no total."""
+    with suppress(GeoJSONError):  # there is none
+        return read_class_areas(folder / "artefacts.geojson", info)
+    return []
 
 
 def _describe_regions(nuclei: Path, provenance: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import zarr
+from PIL import Image
 from slide_files import write_pyramid
 
 from muse_pipeline.cohort.layout import SlideFiles
@@ -19,6 +20,7 @@ from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.demo.write import write_demo
 from muse_pipeline.inference.artefacts import (
     CELL_UM,
+    COLORS,
     KINDS,
     apply_hysteresis,
     average_over_tissue,
@@ -157,6 +159,14 @@ def test_they_are_in_no_total(results):
     ):
         assert [phrase in report for report in reports] == [True, False]
     assert ['href="drawn/artefacts.geojson"' in report for report in reports] == [True, False]
+
+
+@pytest.mark.parametrize(("name", "is_shown"), [("flagged", True), ("plain", False)])
+def test_the_picture_of_the_density_shows_where_they_are(results, name, is_shown):
+    picture = np.asarray(Image.open(results / name / "drawn/density.png").convert("RGB"))
+    for kind in AREAS:
+        drawn = (picture == COLORS[KINDS.index(kind.lower())]).all(-1)
+        assert (drawn.sum() > 100) == is_shown, kind
 
 
 def test_without_the_setting_there_is_no_column_and_no_file(results):
