@@ -2,7 +2,7 @@
 
     python experiments/artefacts.py --data DATA           # measures what has no JSON in experiments/artefacts/
     python experiments/artefacts.py --table               # prints the table
-    python experiments/artefacts.py --data DATA --shares  # prints what other shares of a slide's median find and lose
+    python experiments/artefacts.py --data DATA --shares  # prints what other thresholds of focus find and lose
 
 An image at 0.5 um/px is a crop of one patient of BRCA-M2C with its mirror images (0.8 mm2; folds are recognised as
 darker than the rest of their slide), or 49 patches of CAMELYON16, which state no patient, side by side (0.2 mm2).
@@ -11,7 +11,7 @@ Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bub
 steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
 the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
 on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The thresholds of focus were chosen on
-other crops of BRCA-M2C and on TNBC, that of the share on those of `--shares`, the fixed one on CMU-1-Small-Region too.
+other crops of BRCA-M2C and on TNBC, the lower limit on CMU-1-Small-Region too, the others as `--shares` does.
 """
 
 from __future__ import annotations
@@ -40,14 +40,31 @@ from draw_artefacts import (
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
-from muse_pipeline.inference import artefacts
-from muse_pipeline.inference.artefacts import CELL_UM, CLEAN, KINDS, MPP, find_artefacts
+from muse_pipeline.inference.artefacts import (
+    CELL_UM,
+    CLEAN,
+    KINDS,
+    MIN_AREAS_MM2,
+    MPP,
+    RATIO_LIMITS,
+    find_artefacts,
+    find_blurred,
+    measure_focus,
+    settle_areas,
+)
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-SHARES = (0.0, 0.6, 0.63, 0.66)
+SHARES = (
+    (0, 0.45),
+    (0.63, 9),
+    (0.63, 0.45),
+    (0.66, 0.45),
+    (0.7, 0.45),
+    (0.7, 0.4),
+)  # of the median, and the upper limit of the ratio
 RUNS = Path(__file__).parent / "artefacts"
 NOISE, SHARE = 1.5, 1 / 32
 Draw = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # a picture -> it, and the area
@@ -84,7 +101,9 @@ PLANTED: dict[str, Draw | None] = {
 def main() -> None:
     """Measure what is missing, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with brca-m2c and camelyon16-patches")
+    parser.add_argument(
+        "--data", type=Path, help="folder with brca-m2c and camelyon16-patches, for --shares tnbc-nuclei"
+    )
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--shares", action="store_true")
     args = parser.parse_args()
@@ -112,7 +131,7 @@ def evaluated_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The same of crops and patients that `evaluated_images` leaves out."""
+    """The same of other patients of BRCA-M2C, and of TNBC."""
     held = {path.name[:12] for path in evaluation_crops(data)}
     crops = [path for path in sorted((data / "brca-m2c/images").glob("*.png")) if path.name[:12] not in held]
     yield "brca-m2c", [lay_out_mirrored(read_rgb(path)[:448, :448], 4) for path in crops[::2]]
@@ -127,12 +146,36 @@ def other_images(data: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def print_shares(data: Path) -> None:
-    """What is lost of clean images, and found of those blurred by 0.75 um, by the share of the slide's median."""
+    """What is found of a defocus of 0.75 um, and lost of clean images as out of focus, by the thresholds of focus."""
     for source, images in other_images(data):
-        for share in SHARES:
-            artefacts.MIN_SHARE = share
-            lost, found = measure(images, None)["lost"], measure(images, PLANTED["blurred by 0.75 um"])["recall"]
-            print(f"{source}, {share:.2f}: {percent(found)} found, {percent(lost)} of clean images lost", flush=True)
+        clean = [measure_focus_of(image, None, seed) for seed, image in enumerate(images)]
+        blurred = [measure_focus_of(image, PLANTED["blurred by 0.75 um"], seed) for seed, image in enumerate(images)]
+        for share, upper in SHARES:
+            found = [flag(energies, share, upper)[planted] for energies, planted in blurred]
+            lost = [flag(energies, share, upper)[energies[1] > 0].mean() for energies, _ in clean]
+            print(
+                f"| {source}, {len(images)} | {share:g} | {upper:g} | {percent(np.concatenate(found).mean())} "
+                f"| {percent(np.mean(lost))} | {percent(max(lost))} |"
+            )
+
+
+def flag(energies: tuple[np.ndarray, np.ndarray], share: float, upper: float) -> np.ndarray:
+    """(rows, columns) bool, the cells out of focus with these thresholds."""
+    return settle_areas(find_blurred(*energies, share, (RATIO_LIMITS[0], upper)), MIN_AREAS_MM2[0])
+
+
+def measure_focus_of(
+    image: np.ndarray, plant: Draw | None, seed: int
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Energies of detail of the cells of an image, and in which of them more than half is planted."""
+    noisy, area = spoil(image, plant, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        files, _ = take_to_store(Path(folder), noisy)
+        store = open_store(files.store(MPP))
+        n_cells = tuple(-(-side // round(CELL_UM / MPP)) for side in store.size_px[::-1])
+        energies = measure_focus(store, n_cells)
+    share = cv2.resize(area.astype(np.float32), n_cells[::-1], interpolation=cv2.INTER_AREA)
+    return energies, (share > 0.5) & (energies[1] > 0)
 
 
 def lay_out(pictures: list[np.ndarray], side: int) -> np.ndarray:
@@ -152,9 +195,7 @@ def measure(images: list[np.ndarray], plant: Draw | None) -> dict[str, float]:
     """Share of the planted area that is flagged, and share of other tissue, two cells away, that is flagged too."""
     hit = true = lost = clean = 0
     for seed, image in enumerate(images):
-        rng = np.random.default_rng(seed)
-        changed, area = plant(image, rng) if plant else (image, blank(image))
-        noisy = np.clip(np.rint(changed + rng.normal(0, NOISE, image.shape)), 0, 255).astype(np.uint8)
+        noisy, area = spoil(image, plant, seed)
         kind, tissue = find(noisy)
         rows, columns = (side // round(CELL_UM / MPP) for side in image.shape[:2])
         share = cv2.resize(area.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
@@ -164,6 +205,13 @@ def measure(images: list[np.ndarray], plant: Draw | None) -> dict[str, float]:
         hit, true = hit + (flagged & planted).sum(), true + planted.sum()
         lost, clean = lost + (flagged & ~beside & tissue).sum(), clean + (~beside & tissue).sum()
     return {"recall": round(hit / true, 4) if true else None, "lost": round(lost / clean, 4)}
+
+
+def spoil(image: np.ndarray, plant: Draw | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image with what is planted and with camera noise, and the area planted."""
+    rng = np.random.default_rng(seed)
+    changed, area = plant(image, rng) if plant else (image, blank(image))
+    return np.clip(np.rint(changed + rng.normal(0, NOISE, image.shape)), 0, 255).astype(np.uint8), area
 
 
 def draw_area(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -180,17 +228,22 @@ def draw_area(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is found in each cell of an image, and whether the cell is tissue, both (rows, columns)."""
     with tempfile.TemporaryDirectory() as folder:
-        slide, files = Path(folder, "slide.tif"), SlideFiles(Path(folder, "results"))
-        write_slide(slide, image, MPP)
-        files.folder.mkdir()
-        make_image(slide, files, "slide", MPP)
-        mask = TissueMask.load(files.mask)
+        files, mask = take_to_store(Path(folder), image)
         kind = find_artefacts(open_store(files.store(MPP)), mask, read_colour(files.colour).macenko).kind
         left_out = cv2.resize(mask.dilated.view(np.uint8), kind.shape[::-1], interpolation=cv2.INTER_NEAREST) == 0
         kind[left_out & (kind == CLEAN)] = KINDS.index("ink")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     tissue = cv2.resize((grey < 220).astype(np.float32), kind.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
     return kind, tissue
+
+
+def take_to_store(folder: Path, image: np.ndarray) -> tuple[SlideFiles, TissueMask]:
+    """The steps of a slide up to its image."""
+    slide, files = folder / "slide.tif", SlideFiles(folder / "results")
+    write_slide(slide, image, MPP)
+    files.folder.mkdir()
+    make_image(slide, files, "slide", MPP)
+    return files, TissueMask.load(files.mask)
 
 
 def table() -> str:

@@ -46,14 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export one model."""
+    from muse_pipeline.core.errors import CheckpointError
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
     from muse_pipeline.export.parity import check_parity
     from muse_pipeline.export.regions import check_region_parity, export_region_model, is_region_checkpoint
-    from muse_pipeline.inference.model import find_checkpoint
+    from muse_pipeline.inference.model import find_checkpoint, list_checkpoints
     from muse_pipeline.training.run import RunFolder
 
     checkpoint = find_checkpoint(args.checkpoint)
+    if not checkpoint.is_file():
+        built_in = ", ".join(list_checkpoints())
+        raise CheckpointError(f"{checkpoint}: no such checkpoint; give a .pt file or a built-in name ({built_in})")
     names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")
     changes = {name: value for name in names if (value := getattr(args, name)) is not None}
     kept = RunFolder(checkpoint.parent).pictures

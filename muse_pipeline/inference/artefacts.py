@@ -3,8 +3,8 @@
 Focus is measured. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is
 the detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2
 um, whatever the stain and the contrast; a defocus of 1 um leaves a third. This ratio depends on tissue and scanner, so
-a cell is out of focus below a fixed ratio or below a share of the slide's median. The noise of the camera is measured
-in the finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
+a cell is out of focus below a share of the slide's median, within limits. The noise of the camera is measured in the
+finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # of what the model maps
 CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
-MIN_RATIO = 0.32  # of the energies; chosen on BRCA-M2C, docs/results.md, "Artefacts"
-MIN_SHARE = 0.63  # of the slide's median of this ratio; chosen on a defocus of 0.75 um, see there
+SHARE_OF_MEDIAN = 0.66  # of the ratio of the energies; chosen on BRCA-M2C and TNBC, docs/results.md, "Artefacts"
+RATIO_LIMITS = (0.32, 0.45)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
@@ -107,9 +107,10 @@ def find_artefacts(store: Store, tissue: TissueMask, fit: MacenkoFit | None, thr
     model = RegionPredictor(MODEL)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     kind = np.full(n_cells, CLEAN, np.int8)
-    masks = _find_blurred(image, n_cells, threads), *_map_kinds(image, model, fit, n_cells, threads)
+    blurred = find_blurred(*measure_focus(image, n_cells, threads))
+    masks = blurred, *_map_kinds(image, model, fit, n_cells, threads)
     for number, (mask, least) in enumerate(zip(masks, MIN_AREAS_MM2, strict=True)):
-        kind[_widen(_drop_small(mask, least))] = number
+        kind[settle_areas(mask, least)] = number
     kind[~tissue_on_cells(image, _CELL_PX)] = CLEAN
     return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, model.sha256)
 
@@ -182,8 +183,18 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
-def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.ndarray:
-    """(rows, columns) bool of the cells out of focus; each is judged with the cells around it that are tissue."""
+def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Energy of detail in the cells of an image at ``MPP``, each averaged with the cells around it that are tissue.
+
+    Args:
+        image: at ``MPP``.
+        n_cells: its rows and columns of cells.
+        threads: change no result.
+
+    Returns:
+        (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 1 um, and of that of 1 to 2 um; both
+        are 0 outside of tissue.
+    """
     cv2.setNumThreads(1)
     measures = np.zeros((*n_cells, 3), np.float32)
     corners = list(_blocks(image, *n_cells))
@@ -197,25 +208,31 @@ def _find_blurred(image: Store, n_cells: tuple[int, int], threads: int) -> np.nd
         cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for each in (np.ones_like(fine), fine, coarse)
     )
-    coarse = np.where(is_tissue, coarse / np.maximum(share, 0.1), 0)
-    fine = np.where(is_tissue, fine / np.maximum(share, 0.1), 0)
-    blurred = lacks_detail(fine, coarse).astype(np.uint8)
-    return cv2.morphologyEx(blurred, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
+    share = np.maximum(share, 0.1)
+    return np.where(is_tissue, fine / share, 0), np.where(is_tissue, coarse / share, 0)
 
 
-def lacks_detail(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """Cells with too little fine detail for their coarse detail, by itself or in comparison with the slide.
+def find_blurred(
+    fine: np.ndarray,
+    coarse: np.ndarray,
+    share_of_median: float = SHARE_OF_MEDIAN,
+    limits: tuple[float, float] = RATIO_LIMITS,
+) -> np.ndarray:
+    """Cells with too little fine detail for their coarse detail, in comparison with the rest of the slide.
 
     Args:
-        fine: (rows, columns) energy of the detail of 0.5 to 1 um, grey levels squared.
-        coarse: that of 1 to 2 um; 0 outside of tissue.
+        fine: see ``measure_focus``.
+        coarse: likewise.
+        share_of_median: of the ratio of both in the slide, below which a cell is out of focus.
+        limits: of the ratio that follows.
 
     Returns:
-        (rows, columns) bool; False where ``coarse`` is too faint to judge.
+        (rows, columns) bool; False where ``coarse`` is too faint to judge, but for cells between others.
     """
     judged = coarse > MIN_ENERGY
     usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
-    return judged & (fine < max(MIN_RATIO, MIN_SHARE * usual) * coarse)
+    blurred = judged & (fine < np.clip(share_of_median * usual, *limits) * coarse)
+    return cv2.morphologyEx(blurred.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
 
 
 def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
@@ -260,13 +277,9 @@ def _average(values: np.ndarray) -> np.ndarray:
     return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 
-def _drop_small(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
+def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
+    """Areas of cells that are large enough, and the cells around them, which are judged with neighbours in order."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False
-    return large[number]
-
-
-def _widen(mask: np.ndarray) -> np.ndarray:
-    """The mask and the cells around it: a cell at its edge is judged with neighbours that are in order."""
-    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return cv2.dilate(large[number].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0

@@ -69,8 +69,12 @@ def name_model(path: Path) -> str:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint beside the graph of a built-in model's name, or the path itself."""
-    named = BUILT_IN / f"{path}.pt"
-    return named if named.is_file() else path
+    return BUILT_IN / f"{path}.pt" if str(path) in list_checkpoints() else path
+
+
+def list_checkpoints() -> list[str]:
+    """Names of the built-in models that have a checkpoint."""
+    return sorted(file.stem for file in BUILT_IN.glob("*.pt"))
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:

@@ -54,15 +54,19 @@ def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
 
 def read_outlines(
     path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Nuclei whose centres lie in a rectangle of level-0 px; only row groups that touch it are read.
 
     Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int.
+        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, whether flagged as lying in an
+        artefact (n,) bool.
     """
-    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column])
+    with open_nuclei(path) as file:
+        quality = [QUALITY] if QUALITY in file.schema_arrow.names else []
+    table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
     geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
-    return geometry, _positions(table), to_numpy(table[column]).astype(int)
+    flagged = np.array(table[QUALITY].is_valid()) if quality else np.zeros(len(table), bool)
+    return geometry, _positions(table), to_numpy(table[column]).astype(int), flagged
 
 
 def _positions(table: pa.Table) -> np.ndarray:

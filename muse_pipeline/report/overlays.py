@@ -24,6 +24,7 @@ from muse_pipeline.report.nuclei_file import read_outlines, stream_positions
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.overview import map_strips
 
+BLACK, NO_CLASS = (0, 0, 0), -1
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
 STRIP_PX, CAPTION_PX = 36, 32
 OPACITY = 0.82  # of the white behind words on tissue
@@ -257,16 +258,19 @@ def draw_field(
         caption: what the field shows, by default why it was chosen.
 
     Returns:
-        The number of nuclei centred in it by class name.
+        The number of nuclei centred in it by class name, those in artefacts left out.
     """
     pixels, enlargement = _read_pixels(store, field)
     low, high = _level0_corners(store, field, 0.0)
-    geometry, xy, label = read_outlines(nuclei, *_level0_corners(store, field, _MARGIN_UM), column)
+    geometry, xy, label, flagged = read_outlines(nuclei, *_level0_corners(store, field, _MARGIN_UM), column)
     inside = ((xy >= low) & (xy < high)).all(1)
-    counts = {each.name: int((label[inside] == i).sum()) for i, each in enumerate(classes)}
+    counts = {each.name: int((label[inside & ~flagged] == i).sum()) for i, each in enumerate(classes)}
+    label[flagged] = NO_CLASS
     draw_outlines(pixels, *_to_picture(geometry, label, store, low, enlargement), classes)
     canvas, pen, left = add_strip(pixels, store.mpp / enlargement, inside=True)
     legend = [LegendEntry(f"{each.name} {counts[each.name]:,}", each.color) for each in classes]
+    if n_flagged := int((flagged & inside).sum()):
+        legend.append(LegendEntry(f"in artefacts {n_flagged:,}", BLACK))
     add_legend(pen, left, canvas.height - STRIP_PX // 2, legend, canvas.width)
     add_caption(canvas, (caption or field.caption).capitalize())
     save_picture(canvas, path)
@@ -284,7 +288,7 @@ def draw_outlines(
     cv2.polylines(halo, fixed, color=PAPER, thickness=3, **style)
     cv2.addWeighted(pixels, 0.5, halo, 0.5, 0, pixels)
     for i in np.unique(label):
-        color = classes[i].color if 0 <= i < len(classes) else (0, 0, 0)
+        color = classes[i].color if 0 <= i < len(classes) else BLACK
         of_class = [fixed[k] for k in np.flatnonzero(label == i)]
         for _ in range(2):  # a line of one pixel is pale where it lies between two
             cv2.polylines(pixels, of_class, color=color, thickness=1, **style)

@@ -107,11 +107,9 @@ def _tissue(slide: SlideResult) -> Markup:
 def _artefacts(slide: SlideResult) -> Markup:
     """Area and nuclei that are in no total."""
     areas = [f"{area_text(mm2)} mm² {kind}" for kind, mm2 in slide.artefacts_mm2.items() if mm2]
-    if not areas:
-        return element("span", "none")
-    share = sum(slide.artefacts_mm2.values()) / slide.processed_mm2
-    left_out = f"{100 * share:.1f} % of the tissue, {count_text(slide.n_flagged)} nuclei left out"
-    return element("span", ", ".join(areas), " ", element("small", left_out))
+    left_out = [f"{100 * sum(slide.artefacts_mm2.values()) / slide.processed_mm2:.1f} % of the tissue"] if areas else []
+    left_out += [f"{count_noun(slide.n_flagged, 'nucleus', 'nuclei')} left out"] if slide.n_flagged else []
+    return element("span", ", ".join(areas) or "none", " ", element("small", ", ".join(left_out)))
 
 
 def _positive(positive: dict[str, Any]) -> Markup:

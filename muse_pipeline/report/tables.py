@@ -132,7 +132,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "step": slide.step,
         "reason": one_line(slide.reason),
         "appearance": slide.appearance,
-        "warnings": "; ".join(map(one_line, slide.warnings)),
+        "warnings": "; ".join(map(one_line, filter(None, (*slide.warnings, slide.artefact_doubt)))),
         "path": slide.path,
         "patient": one_line(slide.patient),
         "split": one_line(slide.split),

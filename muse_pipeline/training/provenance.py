@@ -17,7 +17,7 @@ from muse_pipeline import __version__
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.inference.model import BUILT_IN
+from muse_pipeline.inference.model import list_checkpoints
 from muse_pipeline.labels.datasets import dataset_files
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
@@ -57,7 +57,7 @@ class Inputs:
         """
         for path in self.checkpoints:
             if not path.is_file():
-                built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.pt")))
+                built_in = ", ".join(list_checkpoints())
                 hint = f"correct `checkpoint` or `teachers` in the config (built in: {built_in})"
                 raise CheckpointError(f"{path}: no such checkpoint; {hint}")
 

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from drawn_tissue import draw_labelled_tissue
 
 from muse_pipeline.core.errors import CheckpointError, LabelError, ModelError
 from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.tissue.stain import IDENTITY
@@ -85,6 +87,23 @@ def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checke
     status, printed, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
     assert (status, "not checked against torch" in printed) == (0, True)
     assert (tmp_path / "again.onnx").read_bytes() == (run / "model.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
+    assert muse("export", "compact", "--output", tmp_path / "compact.onnx")[0] == 0
+    predictors = [Predictor(path) for path in (tmp_path / "compact.onnx", find_model("compact-fp32"))]
+    window = draw_labelled_tissue((256, 256), 0.5, seed=1).pixels[None]
+    exported, shipped = (predictor(window, IDENTITY)[0] for predictor in predictors)
+    assert len(exported) > 5 and np.array_equal(exported.prob, shipped.prob)
+
+
+def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
+    status, _, error = muse("export", "comact", "--output", tmp_path / "m.onnx")
+    assert (status, "comact: no such checkpoint; give a .pt file or a built-in name (compact, large)" in error) == (
+        2,
+        True,
+    )
 
 
 def test_a_graph_that_differs_is_not_written(run, tmp_path, muse):

@@ -25,7 +25,7 @@ from muse_pipeline.inference.artefacts import (
     apply_hysteresis,
     average_over_tissue,
     find_artefacts,
-    lacks_detail,
+    find_blurred,
 )
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.region_maps import tissue_on_cells
@@ -104,19 +104,27 @@ def test_most_of_a_fold_is_found_and_little_else(tmp_path):
     assert folded[tissue & (inside < -2 * CELL_UM)].mean() < 0.01
 
 
-@pytest.mark.parametrize(("usual", "part", "flagged"), [(0.8, 0.45, True), (0.8, 0.55, False), (0.45, 0.45, False)])
+@pytest.mark.parametrize(
+    ("usual", "part", "flagged"),
+    [
+        (0.66, 0.42, True),
+        (0.66, 0.45, False),
+        (0.42, 0.42, False),
+        (1.2, 0.5, False),  # glands in focus, in a stroma of fine collagen
+    ],
+)
 def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagged):
     ratio = np.full((20, 20), usual)
     ratio[:5, :5] = part
     coarse = np.full_like(ratio, 9.0)
     coarse[10:, 10:] = 0  # glass
-    found = lacks_detail(ratio * coarse, coarse)
+    found = find_blurred(ratio * coarse, coarse)
     assert (found == (flagged & (ratio == part))).all()
 
 
 def test_a_slide_out_of_focus_everywhere_is_flagged_everywhere():
-    assert lacks_detail(np.full((5, 5), 2.0), np.full((5, 5), 9.0)).all()
-    assert not lacks_detail(np.zeros((5, 5)), np.full((5, 5), 0.4)).any()
+    assert find_blurred(np.full((5, 5), 2.0), np.full((5, 5), 9.0)).all()
+    assert not find_blurred(np.zeros((5, 5)), np.full((5, 5), 0.4)).any()
 
 
 def test_cells_at_the_edge_of_tissue_are_judged_by_their_tissue():
@@ -158,7 +166,16 @@ def test_they_are_in_no_total(results):
         "mm² <small>without artefacts",
     ):
         assert [phrase in report for report in reports] == [True, False]
+    assert ["of the tissue lies in artefacts" in row["warnings"] for row in (flagged, plain)] == [True, False]
     assert ['href="drawn/artefacts.geojson"' in report for report in reports] == [True, False]
+
+
+def test_overlays_do_not_count_them(results):
+    table = pq.read_table(results / "flagged/drawn/nuclei.parquet", columns=["x", "y", "quality"])
+    xy, sound = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].is_null())
+    for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
+        low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
+        assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
 
 
 @pytest.mark.parametrize(("name", "is_shown"), [("flagged", True), ("plain", False)])

@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.types import Frame
@@ -128,6 +130,15 @@ def test_values_between_angles_are_those_of_both_sides():
     assert (values @ angle_weights(3, 6)).tolist() == [0, 1, 2, 3, 4, 2]
     assert (values @ angle_weights(3, 3)).tolist() == [0, 2, 4]
     assert (np.arange(8, dtype=np.float32) @ angle_weights(8, 4)).tolist() == [0, 2, 4, 6]
+
+
+def test_a_graph_of_other_shapes_is_one_sentence(tmp_path, picture):
+    rays, change = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 8]) for name in ("rays", "change"))
+    density = helper.make_tensor_value_info("density", TensorProto.FLOAT, [3, 17, 64, 8])
+    graph = helper.make_graph([helper.make_node("Identity", ["rays"], ["change"])], "g", [density, rays], [change])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match=r"a\.onnx: ONNX Runtime cannot run it"):
+        OutlineRefiner(tmp_path / "a.onnx")(picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP)
 
 
 def test_a_file_that_is_no_graph_is_one_sentence(tmp_path):
