@@ -11,7 +11,7 @@ Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bub
 steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
 the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
 on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The thresholds of focus were chosen on
-other crops of BRCA-M2C and on TNBC, the lower limit on CMU-1-Small-Region too, the others as `--shares` does.
+other crops of BRCA-M2C and on TNBC (`--shares`), their lower limit on CMU-1-Small-Region too.
 """
 
 from __future__ import annotations

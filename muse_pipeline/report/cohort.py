@@ -107,9 +107,14 @@ class SlideResult:
         return (self.tissue_mm2 or 0.0) + sum((self.artefacts_mm2 or {}).values())
 
     @property
+    def artefact_share(self) -> float:
+        """Share of the tissue that lies in artefacts."""
+        return sum((self.artefacts_mm2 or {}).values()) / self.processed_mm2 if self.processed_mm2 else 0.0
+
+    @property
     def artefact_doubt(self) -> str:
         """How much of the tissue artefacts take, in words; "" if it is not much."""
-        share = 1 - self.tissue_mm2 / self.processed_mm2 if self.processed_mm2 else 0.0
+        share = self.artefact_share
         return f"{share:.0%} of the tissue lies in artefacts, which no total contains" if share >= MUCH else ""
 
     @property

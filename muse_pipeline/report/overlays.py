@@ -146,8 +146,8 @@ def draw_density(
     mask: np.ndarray,
     backdrop: Iterable[np.ndarray],
     path: Path,
-    areas: Sequence[ClassArea] = (),
-    slide_mpp: tuple[float, float] = (1.0, 1.0),
+    areas: Sequence[ClassArea],
+    slide_mpp: tuple[float, float],
 ) -> None:
     """Write the heat map of a slide as PNG.
 

@@ -100,16 +100,16 @@ def _facts(slide: SlideResult) -> Markup:
 
 def _tissue(slide: SlideResult) -> Markup:
     """Area without that of artefacts."""
-    without = element("small", "without artefacts") if any((slide.artefacts_mm2 or {}).values()) else None
+    without = element("small", "without artefacts") if slide.artefact_share else None
     return element("span", f"{area_text(slide.tissue_mm2)} mm² ", without)
 
 
 def _artefacts(slide: SlideResult) -> Markup:
     """Area and nuclei that are in no total."""
     areas = [f"{area_text(mm2)} mm² {kind}" for kind, mm2 in slide.artefacts_mm2.items() if mm2]
-    left_out = [f"{100 * sum(slide.artefacts_mm2.values()) / slide.processed_mm2:.1f} % of the tissue"] if areas else []
+    left_out = [f"{100 * slide.artefact_share:.1f} % of the tissue"] if areas else []
     left_out += [f"{count_noun(slide.n_flagged, 'nucleus', 'nuclei')} left out"] if slide.n_flagged else []
-    return element("span", ", ".join(areas) or "none", " ", element("small", ", ".join(left_out)))
+    return element("span", ", ".join(areas) or "none", " ", element("small", ", ".join(left_out)) if left_out else None)
 
 
 def _positive(positive: dict[str, Any]) -> Markup:
