@@ -125,7 +125,7 @@ def find_nuclei(
         mpp: um per pixel of an array.
         tissue: of ``find_tissue``, which is called if this is None.
         model: name of a built-in model, or an ONNX file with a card.
-        provider: cpu, cuda, tensorrt, openvino, or "auto": cuda if it starts here, else cpu.
+        provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, else cpu.
         threads: cores to use, all that this process may use if None; changes no result.
 
     Returns:

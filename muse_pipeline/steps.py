@@ -183,7 +183,8 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     part, image = Shard.parse(shard), open_store(store)
     image.require_lossless()
     stained = read_colour(colour, image.fingerprint)
-    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}")
+    device = f" ({predictor.device})" if predictor.device else ""
+    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
         verdict = detect_in(image, predictor, stained, part, output, threads, progress)
     return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]

@@ -129,7 +129,8 @@ def add_provider_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
         default="cpu",
-        help='cpu, cuda, tensorrt, openvino, or "auto": cuda if it starts here, else cpu (default: %(default)s)',
+        help="cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds), torch-cpu, "
+        'or "auto": cuda if it starts here, else cpu (default: %(default)s)',
     )
 
 

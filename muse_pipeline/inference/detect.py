@@ -271,10 +271,11 @@ class ModelFinder(Detector):
             "model_sha256": self.predictor.sha256,
             **({"refiner_sha256": self.predictor.refiner.sha256} if self.predictor.refiner else {}),
             "provider": self.predictor.provider,
+            **({"device": self.predictor.device} if self.predictor.device else {}),
             "colour": self.colour.tolist(),
             **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
             **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
-            "versions": find_versions(PACKAGES),
+            "versions": find_versions((*PACKAGES, "torch") if self.predictor.device else PACKAGES),
         }
 
 

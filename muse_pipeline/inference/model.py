@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, re
 if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
+
+    from muse_pipeline.inference.torch_runtime import TorchSession
 
 
 BUILT_IN = Path(__file__).parent / "built_in"
@@ -118,14 +121,19 @@ def read_card(path: Path) -> ModelCard | RegionCard:
 
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
-) -> onnxruntime.InferenceSession:
+) -> onnxruntime.InferenceSession | TorchSession:
     """ONNX Runtime's session of a file, or of a ``graph`` made from it; what it logs itself is left out.
 
+    The providers of ``TORCH`` give a session of PyTorch with the same methods.
+
     Raises:
-        ModelError: the file is not ONNX.
+        ModelError: The file is not ONNX, or its graph is not one for this runtime.
+        ProviderError: The provider is not installed, or PyTorch finds no device for it.
     """
     import onnxruntime
 
+    if provider in TORCH:
+        return _open_in_torch(path, provider, graph)
     options.log_severity_level = 3
     providers = runtime_arguments(provider)
     try:
@@ -133,6 +141,18 @@ def open_session(
     except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+
+
+def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSession:
+    require_start(provider)
+    from muse_pipeline.inference.torch_runtime import TorchSession, UnsupportedOperatorError, find_device
+
+    try:
+        return TorchSession(path, find_device(provider), graph)
+    except UnsupportedOperatorError as error:
+        raise ModelError(f"{path}: {error}; choose a model in floats, or another provider") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not usable as an ONNX model ({error}); export it again") from error
 
 
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
@@ -162,7 +182,7 @@ def run_session(
         return session.run(outputs, inputs)
     except Exception as error:  # of ONNX Runtime's own classes
         raise ModelError(
-            f"{path}: ONNX Runtime cannot run it ({_reason(error)}); export it again, "
+            f"{path}: the runtime cannot run it ({_reason(error)}); export it again, "
             "or run it where more memory is free"
         ) from error
 
@@ -179,6 +199,8 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+# PyTorch's: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
+TORCH = ("torch", "torch-cpu")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
     # cuDNN's exhaustive search times its kernels and may choose others at the next start: other digits, other bytes.
@@ -206,8 +228,9 @@ def choose_provider(provider: str) -> str:
     """
     if provider == AUTO:
         return next((name for name in PREFERRED if starts(name)), "cpu")
-    if provider not in PROVIDERS:
-        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join([AUTO, *PROVIDERS])}")
+    if provider not in (*PROVIDERS, *TORCH):
+        known = ", ".join([AUTO, *PROVIDERS, *TORCH])
+        raise ProviderError(f"provider '{provider}' is unknown; choose one of {known}")
     return provider
 
 
@@ -217,16 +240,33 @@ def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
     Raises:
         ProviderError: it is not in what is installed.
     """
-    if not is_installed(provider):
-        raise ProviderError(
-            f"provider '{provider}' was asked for and is not in this installation of ONNX Runtime; install the extra "
-            f"`{EXTRAS[provider]}` in place of the one there is, or choose provider 'cpu'"
-        )
+    require_installed(provider)
     return [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
 
 
+def require_installed(provider: str) -> None:
+    """Make sure that what is installed has a provider.
+
+    Raises:
+        ProviderError: It does not.
+    """
+    if is_installed(provider):
+        return
+    raise ProviderError(f"provider '{provider}' was asked for and is {_lacks(provider)}, or choose provider 'cpu'")
+
+
+def _lacks(provider: str) -> str:
+    if provider in TORCH:
+        return "PyTorch's, which is not installed here; install the extra `train`"
+    return (
+        f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the one there is"
+    )
+
+
 def is_installed(provider: str) -> bool:
-    """Whether the ONNX Runtime that is installed was built with it."""
+    """Whether the ONNX Runtime that is installed was built with it, or PyTorch is installed."""
+    if provider in TORCH:
+        return all(map(find_spec, ("torch", "onnx")))
     import onnxruntime
 
     return PROVIDERS[provider] in onnxruntime.get_available_providers()
@@ -234,10 +274,14 @@ def is_installed(provider: str) -> bool:
 
 def starts(provider: str) -> bool:
     """Whether it is installed and finds the device and the libraries that it needs."""
-    import onnxruntime
-
     if not is_installed(provider):
         return False
+    if provider in TORCH:
+        from muse_pipeline.inference.torch_runtime import find_device
+
+        return find_device(provider) is not None
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -253,7 +297,7 @@ def require_start(provider: str) -> None:
     Raises:
         ProviderError: it is not in what is installed, or does not find what it needs.
     """
-    runtime_arguments(provider)
+    require_installed(provider)
     if not starts(provider):
         raise does_not_start(provider)
 
@@ -269,7 +313,7 @@ def does_not_start(provider: str) -> ProviderError:
 def examine_providers() -> list[Finding]:
     """A finding for every provider, and what "auto" takes; none where there is no ONNX Runtime."""
     try:
-        found = [Finding(f"provider {name}", *_examine(name)) for name in PROVIDERS]
+        found = [Finding(f"provider {name}", *_examine(name)) for name in (*PROVIDERS, *TORCH)]
     except ImportError:
         return []
     return [*found, Finding("provider auto", True, f"takes {choose_provider(AUTO)}")]
@@ -277,5 +321,5 @@ def examine_providers() -> list[Finding]:
 
 def _examine(provider: str) -> tuple[bool, str]:
     if not is_installed(provider):
-        return False, f"not in this ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the one there is"
+        return False, _lacks(provider)
     return (True, "starts") if starts(provider) else (False, "installed, but does not start here; check its drivers")

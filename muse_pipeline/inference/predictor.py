@@ -17,6 +17,7 @@ from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.graph import cut_after_single_values
 from muse_pipeline.inference.model import (
     PROVIDERS,
+    TORCH,
     card_text,
     choose_provider,
     does_not_start,
@@ -81,6 +82,7 @@ class GraphRunner:
 
     Attributes:
         any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.
+        device: The name of PyTorch's device, empty for other providers.
 
     Raises:
         ModelError: the file is not ONNX.
@@ -98,10 +100,11 @@ class GraphRunner:
         if self.provider == "cpu":
             with suppress(ModelError):  # a graph that ONNX Runtime does not take in parts runs whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
-        if PROVIDERS[self.provider] not in self.session.get_providers():
+        self.device = self.session.device_name if self.provider in TORCH else ""
+        if self.provider in PROVIDERS and PROVIDERS[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
-        self.any_size = self.provider == "cpu" and not any(isinstance(side, int) for side in sides)
+        self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)
         self.sha256 = sha256_of(self.path)
 
     def _tabulate_values(self, graph: bytes, options: onnxruntime.SessionOptions) -> None:

@@ -235,7 +235,7 @@ def _time_model(predictor: Predictor, reader: AreaReader, info: SlideInfo, tissu
     card = predictor.card
     positions = plan_windows(predictor, tissue, reader.size_px)
     # On a processor the thread's own time, which other load does not lengthen; a GPU's is visible on the clock only.
-    clock = time.process_time if predictor.provider in {"cpu", "openvino"} else time.perf_counter
+    clock = time.process_time if predictor.provider in {"cpu", "openvino", "torch-cpu"} else time.perf_counter
     if not len(positions):
         return {"n_windows": 0, "window_seconds": 0.0, "nuclei_per_window": 0.0}
     seconds, n_px, n_nuclei, area_mm2 = [], [], 0, 0.0

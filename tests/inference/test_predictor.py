@@ -66,7 +66,7 @@ def test_a_graph_that_fails_on_windows_is_named(tmp_path):
     weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "weight")
     graph = helper.make_graph(nodes, "g", inputs, [output], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
-    reason = r"m\.onnx: ONNX Runtime cannot run it \(Input channels C is not equal.+\); export"
+    reason = r"m\.onnx: the runtime cannot run it \(Input channels C is not equal.+\); export"
     with pytest.raises(ModelError, match=reason):
         GraphRunner(tmp_path / "m.onnx").run(["y"], np.zeros((1, 8, 8, 3), np.uint8), IDENTITY)
 

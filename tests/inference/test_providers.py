@@ -14,6 +14,7 @@ from muse_pipeline.inference.model import (
     AUTO,
     PREFERRED,
     PROVIDERS,
+    TORCH,
     choose_provider,
     examine_providers,
     find_model,
@@ -22,7 +23,7 @@ from muse_pipeline.inference.model import (
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_nuclei
 
-OTHERS = [name for name in PROVIDERS if name != "cpu"]
+OTHERS = [name for name in (*PROVIDERS, *TORCH) if name != "cpu"]
 
 
 def test_the_cpu_starts_everywhere():
@@ -36,7 +37,8 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
         pytest.skip(f"{provider} is there")
     assert not starts(provider)
     assert choose_provider(provider) == provider  # who plans a run on another machine may name it
-    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for .* the extra `{providers.EXTRAS[provider]}`"):
+    extra = providers.EXTRAS.get(provider, "train")
+    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for .* the extra `{extra}`"):
         Predictor(find_model("compact-fp32"), provider)
 
 
@@ -65,7 +67,7 @@ def test_auto_takes_the_first_that_starts(monkeypatch):
 
 
 def test_an_unknown_provider_names_the_known_ones():
-    with pytest.raises(ProviderError, match="choose one of auto, cpu, cuda, tensorrt, openvino"):
+    with pytest.raises(ProviderError, match="choose one of auto, cpu, cuda, tensorrt, openvino, torch, torch-cpu"):
         Predictor(find_model("compact-fp32"), "gpu")
 
 
