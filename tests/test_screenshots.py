@@ -90,8 +90,8 @@ def test_the_viewer_with_corrections(slide, browser, keep):
 
 def test_two_results_side_by_side(slide, browser, keep, tmp_path):
     command = ["run", str(slide.parents[1] / "demo/demo.svs"), "--no-viewer", "--features", "none"]
-    assert muse([*command, "--model", "large-fp16", "--output", str(tmp_path / "large")]) == 0
-    page = write_comparison(slide, tmp_path / "large/demo")
+    assert muse([*command, "--model", "label_free", "--output", str(tmp_path / "label_free")]) == 0
+    page = write_comparison(slide, tmp_path / "label_free/demo")
     tab = browser.new_page(viewport={"width": 1400, "height": 700})
     tab.goto(page.as_uri())
     wait(tab)

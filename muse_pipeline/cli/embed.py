@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="write the model first: from a checkpoint of `muse train`, a released MUSE file, `compact` or `large`",
+        help="write the model first: from a checkpoint of `muse train`, a released MUSE file, or `compact`",
     )
     parser.add_argument("--nuclei", type=Path, metavar="FILE", help="nuclei of another program, in place of the run's")
     parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")

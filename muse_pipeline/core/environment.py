@@ -132,7 +132,7 @@ def _find_runtimes() -> Iterator[Finding]:
 
 
 def _find_byte_products() -> Finding:
-    with_vnni, without = "VNNI is there; `compact` and `large` run in int8", "no VNNI; built-in models run in floats"
+    with_vnni, without = "VNNI is there; `compact` runs in int8", "no VNNI; built-in models run in floats"
     return Finding("processor", True, with_vnni if has_vnni() else without)
 
 

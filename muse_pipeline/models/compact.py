@@ -38,7 +38,7 @@ class CompactNetwork(ResidualEncoder):
 
 @BACKBONES.register("muse_compact_64")
 def muse_compact_64() -> CompactNetwork:
-    """Strides 4 to 32; about 112 kFLOP per pixel, with a dense head: that of the built-in model `large`."""
+    """Strides 4 to 32; about 112 kFLOP per pixel, with a dense head."""
     return CompactNetwork((64, 128, 256, 256), (2, 3, 3, 2))
 
 

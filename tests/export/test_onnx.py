@@ -100,7 +100,7 @@ def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
 
 def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
     status, _, error = muse("export", "comact", "--output", tmp_path / "m.onnx")
-    assert (status, "comact: no such checkpoint; give a .pt file or a built-in name (compact, large)" in error) == (
+    assert (status, "comact: no such checkpoint; give a .pt file or a built-in name (compact)" in error) == (
         2,
         True,
     )

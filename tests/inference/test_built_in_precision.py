@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core import environment
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference import model as model_file
 from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
@@ -26,10 +27,14 @@ def vnni(request, monkeypatch):
 def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the_same_everywhere(vnni):
     assert find_model("compact").stem == ("compact-int8" if vnni else "compact-fp32")
     assert find_model("compact", "cuda").stem == "compact-fp32"
-    assert find_model("large").stem == ("large-int8" if vnni else "large-fp16")
-    assert find_model("large", "cuda").stem == "large-fp16"
-    for name in ("compact-int8", "compact-fp32", "label_free", "large-fp16"):
+    for name in ("compact-int8", "compact-fp32", "label_free"):
         assert name_model(find_model(name)) == name
+
+
+@pytest.mark.parametrize("name", ["large", "large-int8"])
+def test_a_model_that_was_removed_names_the_one_to_take(name):
+    with pytest.raises(ModelError, match=rf"model '{name}': is no longer built in; choose `compact`"):
+        find_model(name)
 
 
 def test_the_workflow_is_given_which_it_is(vnni, muse, tmp_path):
@@ -59,17 +64,16 @@ def test_vnni_is_read_from_the_processors_flags(monkeypatch, flags, found):
     assert environment.has_vnni() is found
 
 
-@pytest.mark.parametrize(("name", "floats"), [("compact", "fp32"), ("large", "fp16")])
-def test_both_files_are_made_from_the_weights_beside_them(name, floats):
-    as_floats, int8 = (read_card(BUILT_IN / f"{name}-{precision}.onnx") for precision in (floats, "int8"))
-    weights = hashlib.sha256((BUILT_IN / f"{name}.pt").read_bytes()).hexdigest()
+def test_both_files_are_made_from_the_weights_beside_them():
+    as_floats, int8 = (read_card(BUILT_IN / f"compact-{precision}.onnx") for precision in ("fp32", "int8"))
+    weights = hashlib.sha256((BUILT_IN / "compact.pt").read_bytes()).hexdigest()
     assert as_floats.source["checkpoint_sha256"] == int8.source["checkpoint_sha256"] == weights
     assert "windows, sha256" in int8.source["calibration"]
-    assert dataclasses.replace(int8, precision=floats, source=as_floats.source) == as_floats
+    assert dataclasses.replace(int8, precision="fp32", source=as_floats.source) == as_floats
 
 
-@pytest.mark.parametrize("pair", [("compact-fp32", "compact-int8"), ("large-fp16", "large-int8")])
-def test_both_find_the_same_nuclei(pair, shared_data):
+def test_both_find_the_same_nuclei(shared_data):
+    pair = "compact-fp32", "compact-int8"
     path = sorted((shared_data / "brca-m2c" / "images").glob("TCGA-A8*.png"))[0]
     pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
     floats, int8 = (detect_image(Predictor(BUILT_IN / f"{name}.onnx"), pixels, IDENTITY) for name in pair)

@@ -36,7 +36,7 @@ def model_of(*nodes, arrays=None, shape=("n", 3, 4, 4)) -> bytes:
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("name", ["compact-int8", "compact-fp32", "label_free", "large-int8", "large-fp16"])
+@pytest.mark.parametrize("name", ["compact-int8", "compact-fp32", "label_free"])
 def test_a_predictor_gives_the_numbers_of_its_file(name):
     path = find_model(name)
     predictor = Predictor(path)
