@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # 10 um are 2,540 dpi: coarser resolution tags are of screens and paper (72, 96, 300 dpi), not of a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
-PLAUSIBLE_RANGE_UM = (0.08, 2.0)
+PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
-DOUBT = "the mpp, "  # prefix of warnings about an mpp that the file contradicts or does not state
+DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
@@ -172,7 +172,15 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
     if chosen.is_estimate:
         doubts.append(f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if known")
     if not (low <= x <= high and low <= y <= high):
-        doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
+        slip = (
+            "ten times too fine? "
+            if low <= 10 * x <= high
+            else "ten times too coarse? "
+            if low <= x / 10 <= high
+            else ""
+        )
+        size = f"{x:.4g} um" if is_square((x, y)) else f"{x:.4g} x {y:.4g} um"
+        doubts.append(f"{DOUBT}{size} ({chosen.source}), is implausible for a microscope slide: {slip}check it")
     if not is_square((x, y)):
         doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
     return tuple(doubts)

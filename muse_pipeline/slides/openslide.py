@@ -26,7 +26,7 @@ from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tag
 from muse_pipeline.slides.pictures import why_unsuited
 
 TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
-FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # in what OpenSlide says of DICOM
+FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # in OpenSlide's error about DICOM
 
 
 @READERS.register("openslide")

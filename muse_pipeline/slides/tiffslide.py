@@ -133,7 +133,7 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
 
 
 def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
-    """What tiffslide knows of a picture; colours in planes are its channels."""
+    """Properties of a picture as tiffslide needs them; colours in planes are its channels."""
     known = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
     for level, page in enumerate(each.keyframe for each in series.levels):
         known |= {f"level[{level}].width": page.imagewidth, f"level[{level}].height": page.imagelength}

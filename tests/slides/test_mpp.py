@@ -4,6 +4,7 @@ import pytest
 
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.slides.mpp import (
+    DOUBT,
     MppCandidate,
     choose_mpp,
     mpp_from_objective,
@@ -117,13 +118,15 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
     [
         (MppCandidate((0.25, 0.26), "x"), "differs between x"),
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
-        (MppCandidate((0.05, 0.05), "x"), "implausible"),
+        (MppCandidate((0.05, 0.05), "x"), "implausible for a microscope slide: ten times too fine? check it"),
+        (MppCandidate((4.99, 4.99), "x"), "ten times too coarse?"),
         (mpp_from_objective(40), "only an estimate from objective power 40x"),
     ],
 )
 def test_doubts(candidate, words):
     (warning,) = choose_mpp([candidate])[2]
     assert words in warning
+    assert warning.startswith(DOUBT) == ("differs" not in words)  # those are listed for a check before use
 
 
 def test_either_axis_may_disagree():

@@ -276,7 +276,7 @@ def test_focal_planes_of_dicom(shared_data, tmp_path):
 @pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize("is_jfif", [True, False])
 @pytest.mark.parametrize("n_levels", [1, 2])
-def test_jpeg_data_that_are_not_what_the_tag_says(tmp_path, subsampling, is_jfif, n_levels):
+def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling, is_jfif, n_levels):
     """YCbCr tagged as RGB: recognised by the marker of JFIF, or by chrominance of half the size."""
     path = tmp_path / "a.tif"
 
@@ -307,7 +307,7 @@ def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_le
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         for page in tiff.pages:
-            content[page.tags["ExtraSamples"].offset + 1] = 0x9D  # a private tag, which nobody reads
+            content[page.tags["ExtraSamples"].offset + 1] = 0x9D  # a private tag
     np.testing.assert_array_equal(read_whole(spoilt(tmp_path, "b.tif", bytes(content)))[1], SLIDE)
 
 
