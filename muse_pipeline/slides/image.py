@@ -1,4 +1,4 @@
-"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG and TIFF."""
+"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG, JPEG 2000 and TIFF."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import count_planes, find_picture, is_mistagged, state_mpp, why_planes
-from muse_pipeline.slides.signature import TIFF_SUFFIXES, file_format
+from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
 
-SUFFIXES = {".png", ".jpg", ".jpeg", *TIFF_SUFFIXES}
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
@@ -75,8 +74,8 @@ class ImageReader(ArrayReader):
     def __init__(self, path: Path):
         kind = file_format(path)
         # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
-        if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
-            raise UnsuitedError("not a PNG, JPEG or TIFF picture")
+        if kind in {None, "DICOM"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
+            raise UnsuitedError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
         super().__init__(pixels, path, *stated)
 

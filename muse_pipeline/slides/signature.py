@@ -13,6 +13,7 @@ from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.slides.remote import SlideUrl
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jp2"})
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
@@ -59,7 +60,7 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """TIFF, DICOM, PNG or JPEG by the first bytes; None if unknown."""
+    """TIFF, DICOM, PNG, JPEG or JPEG 2000 by the first bytes; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -68,6 +69,8 @@ def file_format(path: Path) -> str | None:
         return "DICOM"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
+    if head.startswith(b"\0\0\0\x0cjP  "):
+        return "JPEG 2000"
     return "JPEG" if head.startswith(b"\xff\xd8\xff") else None
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from muse_pipeline.cohort.collect import collect_slides, find_rows, name_slides, write_sheet
 from muse_pipeline.cohort.sheet import SheetRow, id_problem, is_sheet, read_sheet
-from muse_pipeline.core.errors import ConfigError, SheetError
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
 
 @pytest.fixture
@@ -193,6 +193,29 @@ def test_a_folder_of_slides(tmp_path):
     }
     assert names == {name: str(tmp_path / location) for name, location in expected.items()}
     assert "photo" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.25)}
+
+
+def test_files_that_are_left_out_are_named(tmp_path, muse):
+    for name in (
+        "a.tif",
+        "b.btf",
+        "c.qptiff",
+        "d.czi",
+        "e.isyntax",
+        "f.vsi",
+        "g.jp2",
+        "M.mrxs",
+        "M/Data0.dat",
+        "n.txt",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
+    assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
+    others = "4 files left out: d.czi, e.isyntax, f.vsi, g.jp2; pictures are taken only with --mpp"
+    assert printed == f"muse sheet: {tmp_path}: {others}\n"
+    with pytest.warns(LeftOutWarning, match="3 files left out: d.czi, e.isyntax, f.vsi$"):
+        assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):

@@ -78,11 +78,13 @@ def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected,
     np.testing.assert_allclose(found[5, 5].astype(int), expected, atol=1)
 
 
-def test_jpeg_and_16_bit_tiff(tmp_path, gradient):
+def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
     Image.fromarray(gradient).save(tmp_path / "picture.jpg", quality=95)
     name, pixels = read_whole(tmp_path / "picture.jpg")
     assert name == "image"
     assert abs(pixels.astype(int) - gradient).mean() < 2
+    Image.fromarray(gradient[:50]).save(tmp_path / "picture.jp2")
+    np.testing.assert_array_equal(read_whole(tmp_path / "picture.jp2")[1], gradient[:50])
     deep = gradient.astype(np.uint16) * 257
     for planar in ("contig", "separate"):
         stored = deep if planar == "contig" else np.moveaxis(deep, -1, 0)
