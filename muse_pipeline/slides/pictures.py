@@ -23,7 +23,7 @@ VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # whose first picture is the
 ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
 TILED = 4  # times as large counts a picture in tiles: labels and thumbnails have none
-SIMILAR = 4  # times smaller, at most, is another picture that may be a slide too
+SIMILAR = 3  # times smaller, at most, is another picture that may be a slide too
 DARK, MOSTLY = 40, 0.5  # of 255, in every channel: the background of bright field is never darker
 BLOCK_PX, COLOURED = 8, 20  # averaged, and how far apart the channels of 1 % of the blocks are
 
@@ -78,7 +78,7 @@ def has_colours(series: TiffPageSeries) -> bool:
 def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
     """The error about a picture of several planes."""
     n = count_planes(series)
-    if series.kind == "svs":
+    if series.kind == "svs" or (series.axes.startswith("Z") and (n != 3 or "S" in series.axes)):
         return SlideError(f"{path}: has {n} focal planes; export one of them as a slide")
     kinds = "depths, times or colours in planes" if n == 3 and "S" not in series.axes else "depths or times"
     return SlideError(f"{path}: has {n} planes (channels, {kinds}); export one as an RGB image")
