@@ -22,7 +22,7 @@ from muse_pipeline.slides.base import (
     exact_downsamples,
 )
 from muse_pipeline.slides.direct_tiles import DirectTiles
-from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.pictures import why_unsuited
 
 TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
@@ -46,7 +46,7 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError(
                 "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
             )
-        if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px[0])):
+        if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
             raise UnsuitedError(f"OpenSlide takes {wrong}")
         self._direct_tiles = self._find_direct_tiles()
 
@@ -139,8 +139,10 @@ def _read_downsamples(
 def _mpp_candidates(values: Mapping[str, str]):
     if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
+    description = values.get("tiff.ImageDescription", "")
+    yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))
     tags = (values.get(f"tiff.{name}") for name in ("XResolution", "YResolution", "ResolutionUnit"))
-    yield mpp_from_resolution_tags(*tags, values.get("tiff.ImageDescription", ""))
+    yield mpp_from_resolution_tags(*tags, description)
     yield mpp_from_objective(values.get("openslide.objective-power"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -24,6 +24,7 @@ ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pict
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
 TILED = 4  # times as large counts a picture in tiles: labels and thumbnails have none
 SIMILAR = 3  # times smaller, at most, is another picture that may be a slide too
+MAX_PADDING = 0.05  # of the side of a level
 DARK, MOSTLY = 40, 0.5  # of 255, in every channel: the background of bright field is never darker
 BLOCK_PX, COLOURED = 8, 20  # averaged, and how far apart the channels of 1 % of the blocks are
 
@@ -98,8 +99,8 @@ def are_colours(pixels: np.ndarray) -> bool:
     return float(np.percentile(np.ptp(blocks, -1), 99)) >= COLOURED
 
 
-def why_unsuited(path: Path, size_px: tuple[int, int]) -> str:
-    """Why OpenSlide reads a TIFF file wrong, whose picture it takes to have ``size_px``; "" where it does not."""
+def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
+    """Why OpenSlide reads a TIFF file wrong, in which it finds levels of these sizes; "" where it does not."""
     import tifffile
 
     try:
@@ -107,7 +108,8 @@ def why_unsuited(path: Path, size_px: tuple[int, int]) -> str:
             series = tiff.series[find_picture(tiff)[0]]
             page = series.keyframe
             reasons = {
-                "another picture": (page.imagewidth, page.imagelength) != size_px,
+                "another picture": (page.imagewidth, page.imagelength) != level_sizes_px[0],
+                "a label for a level": not all(_is_alike(level_sizes_px[0], size) for size in level_sizes_px),
                 "the first of several planes": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
                 "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
@@ -115,6 +117,12 @@ def why_unsuited(path: Path, size_px: tuple[int, int]) -> str:
             return next((reason for reason, holds in reasons.items() if holds), "")
     except Exception:  # tifffile raises anything on damaged files
         return ""
+
+
+def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures have the same proportions, up to rounding to pixels or padding."""
+    wide, high = size_px[0] * other[1], size_px[1] * other[0]
+    return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 
 
 def is_mistagged(page: TiffPage) -> bool:

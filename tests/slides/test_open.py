@@ -188,6 +188,7 @@ SLIDE, LEVEL = draw_gradient(256, 240), shrink(draw_gradient(256, 240), 2)
         [(SMALL, {}), (SLIDE.astype(np.uint16) * 257, {})],
         [(SMALL, {"subifds": 1}), (SLIDE, TILES)],
         [(LABEL, {}), (SLIDE, {**TILES, "subifds": 1}), (LEVEL, REDUCED)],
+        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide takes the label for a level
         [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile takes the label for a level
     ],
 )
