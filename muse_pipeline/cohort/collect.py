@@ -102,20 +102,24 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
     files = _walk(folder)
     slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
+    left_out = _list_left_out(folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES])
     if not slides:
-        raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
+        known = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
+        raise SheetError("; ".join(filter(None, [f"{folder}: no slide in it ({known})", left_out])))
     _require_unicode(slides)
-    _name_left_out(folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES])
+    if left_out:
+        warnings.warn(f"{folder}: {left_out}", LeftOutWarning, stacklevel=2)
     names = _unique_names([path.relative_to(folder) for path in slides])
     return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
 
 
-def _name_left_out(folder: Path, files: list[Path]) -> None:
-    if files:
-        names = some_of([os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)])
-        has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
-        hint = "; pictures are taken only with --mpp" if has_pictures else ""
-        warnings.warn(f"{folder}: {count_noun(len(files), 'file')} left out: {names}{hint}", LeftOutWarning, 3)
+def _list_left_out(folder: Path, files: list[Path]) -> str:
+    if not files:
+        return ""
+    names = some_of([os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)])
+    has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
+    hint = "; pictures are taken only with --mpp" if has_pictures else ""
+    return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
 def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:

@@ -180,7 +180,8 @@ def test_a_folder_of_slides(tmp_path):
         path = tmp_path / location
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
+    with pytest.warns(LeftOutWarning, match="1 file left out: photo.jpg; pictures are taken only with --mpp"):
+        names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
     expected = {
         "M": "M.mrxs",
         "dash": "-dash.bif",
@@ -216,6 +217,9 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
     assert printed == f"muse sheet: {tmp_path}: {others}\n"
     with pytest.warns(LeftOutWarning, match="3 files left out: d.czi, e.isyntax, f.vsi$"):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
+    for path in tmp_path.glob("[a-cM].*"):
+        path.unlink()
+    assert "4 files left out: d.czi," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):
