@@ -90,12 +90,12 @@ def find_mask(
 
 def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray) -> str:
     """Why a ``mask`` may lack tissue; "" where it has a part of what is darker than glass, or little is."""
-    if (pixels.min((0, 1)) == pixels.max((0, 1))).all():
-        return "all of the slide has one colour"
     if pen.mean() > MOST:
         return f"{pen.mean():.0%} of the slide has the colour of a pen; are its colours right?"
     if mask.mean() > LITTLE:
         return ""
+    if (pixels.min((0, 1)) == pixels.max((0, 1))).all():
+        return "all of the slide has one colour"
     dark = map_strips(lambda strip: (highest(absorbed(strip, glass)) > DARKER) & (highest(strip) >= BLACK), pixels)
     if dark.mean() < MUCH or (dark & mask).sum() > LITTLE * dark.sum():
         return ""
