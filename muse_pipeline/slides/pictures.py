@@ -67,7 +67,7 @@ def count_planes(series: TiffPageSeries) -> int:
     """Number of planes of a picture: channels, depths, times or pages; 1 of RGB."""
     if series.kind == "svs":
         pages = [page.keyframe for page in series.keyframe.parent.pages]
-        return sum(page.is_tiled and page.shape == series.keyframe.shape for page in pages)
+        return max(sum(page.is_tiled and page.shape == series.keyframe.shape for page in pages), 1)
     return prod(n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXS")
 
 
