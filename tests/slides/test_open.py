@@ -307,6 +307,7 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
 def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_levels):
     pages = [(np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES) for one in (SLIDE, LEVEL)[:n_levels]]
     pages_of(tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages))
+    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         for page in tiff.pages:
