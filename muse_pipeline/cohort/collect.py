@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,15 +21,17 @@ from muse_pipeline.cohort.sheet import (
     is_sheet,
     read_sheet,
 )
-from muse_pipeline.core.errors import ConfigError, SheetError
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
-from muse_pipeline.slides.signature import name_problem
+from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
 
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+NOT_SLIDES = frozenset(  # text, tables, results, and parts of slides of many files
+    {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
+    | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
 )
-PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
 
 
@@ -85,22 +88,38 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     """Every slide under ``folder``, in the order of its path.
 
     Hidden folders and result folders (those with a slide.json) are skipped. A DICOM series is one row. Pictures
-    without an mpp of their own, PNG and JPEG, are taken only when ``mpp`` is given.
+    without an mpp of their own, PNG, JPEG and JPEG 2000, are taken only when ``mpp`` is given.
 
     Raises:
         SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
+
+    Warns:
+        LeftOutWarning: files that are neither slides nor text are left out.
     """
     folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
     if not folder.is_dir():
         raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
-    suffixes = SLIDE_SUFFIXES | PLAIN_PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
-    files = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
-    slides = sorted(_one_per_series(files))
+    suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
+    files = _walk(folder)
+    slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
+    left_out = _list_left_out(folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES])
     if not slides:
-        raise SheetError(f"{folder}: no slide in it ({' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp)")
+        known = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
+        raise SheetError("; ".join(filter(None, [f"{folder}: no slide in it ({known})", left_out])))
     _require_unicode(slides)
+    if left_out:
+        warnings.warn(f"{folder}: {left_out}", LeftOutWarning, stacklevel=2)
     names = _unique_names([path.relative_to(folder) for path in slides])
     return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
+
+
+def _list_left_out(folder: Path, files: list[Path]) -> str:
+    if not files:
+        return ""
+    names = some_of([os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)])
+    has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
+    hint = "; pictures are taken only with --mpp" if has_pictures else ""
+    return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
 def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:

@@ -20,10 +20,12 @@ from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.mpp import DOUBT
+from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
 MUCH = 0.1  # of the tissue in artefacts, from which the report warns
+BARE_MM2 = 0.05  # of tissue, without a nucleus
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -80,6 +82,16 @@ class SlideResult:
     def size_doubt(self) -> str:
         """Why the um per pixel is doubtful by the size of the nuclei (``inference.stitch``); "" where it is not."""
         return self.summary["provenance"].get("nuclear_size", {}).get("doubt", "") if self.summary else ""
+
+    @property
+    def tissue_doubt(self) -> str:
+        """Why a finished slide may have more tissue or nuclei than were found; "" where nothing points to it."""
+        if not self.summary:
+            return ""
+        of_mask = next((one.removeprefix(TISSUE_DOUBT) for one in self.warnings if one.startswith(TISSUE_DOUBT)), "")
+        is_bare = self.summary["provenance"].get("n_nuclei") == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
+        bare = f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?" if is_bare else ""
+        return "; ".join(filter(None, [of_mask, bare]))
 
     @property
     def positive(self) -> dict[str, Any] | None:
@@ -260,6 +272,7 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
     unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
     of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
     of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]
+    of_tissue = [f"  {slide.slide_id}: {slide.tissue_doubt}" for slide in slides if slide.tissue_doubt]
     spoiled = [f"  {slide.slide_id}: {slide.artefact_doubt}" for slide in slides if slide.artefact_doubt]
     no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
     no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
@@ -268,8 +281,9 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
         *_listed("unlike the model's training pictures, check the result before use", unlike, n_shown),
         *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
         *_listed(
-            "whose mpp differs from that of the file; if it is wrong, so are sizes and densities", of_mpp, n_shown
+            "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities", of_mpp, n_shown
         ),
+        *_listed("whose tissue is doubtful, check before use", of_tissue, n_shown),
         *_listed("with large artefacts", spoiled, n_shown),
         *_listed("without tissue regions, whose model failed", no_regions, n_shown),
         *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
@@ -315,7 +329,7 @@ def describe_doubt(slide: SlideResult) -> str:
 
 
 def doubtful_mpp(slide: SlideResult) -> str:
-    """Warning about a finished slide's mpp that its file contradicts or does not state, or ""."""
+    """Warning about a finished slide's mpp, that it is implausible or that its file does not state it, or ""."""
     warnings = slide.info.warnings if slide.info and slide.summary else ()
     return next((warning for warning in warnings if warning.startswith(DOUBT)), "")
 

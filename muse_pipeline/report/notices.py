@@ -43,6 +43,8 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
     if flagged([slide]):
         level, word = (RED, "other stain") if slide.appearance == OTHER_STAIN else (AMBER, "unlike training")
         yield Notice(level, word, f"unlike the model's training pictures: {describe_doubt(slide)}")
+    if slide.tissue_doubt:
+        yield Notice(AMBER, "check tissue", f"the tissue is doubtful: {slide.tissue_doubt}")
     if slide.artefact_doubt:
         yield Notice(AMBER, "artefacts", slide.artefact_doubt)
     if slide.lacks_regions:

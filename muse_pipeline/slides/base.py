@@ -32,6 +32,10 @@ class UnsuitedError(SlideError):
     """The reader does not read this kind of file; another one may."""
 
 
+class NearlyReadError(UnsuitedError):
+    """The reader reads this kind of file, but not this one; its reason is the one to report."""
+
+
 @dataclass(frozen=True)
 class SlideProperties:
     """Properties of a slide as its reader reports them.
@@ -42,6 +46,7 @@ class SlideProperties:
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
         mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
         bounds: the scanner's non-empty rectangle in absolute level-0 pixels, or None.
+        warnings: sentences about the choice of the pixels.
     """
 
     vendor: str
@@ -49,6 +54,7 @@ class SlideProperties:
     level_downsamples: tuple[tuple[float, float], ...]
     mpp_candidates: tuple[MppCandidate, ...] = ()
     bounds: Bounds | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class SlideReader(ABC):
@@ -133,13 +139,15 @@ def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
 
 def _open_slide(path: Path, reader: str | None) -> SlideReader:
     require_file(path)
-    reason, names = "", READERS.names() if reader is None else [reader]
+    reasons: list[UnsuitedError] = []
+    names = READERS.names() if reader is None else [reader]
     for candidate in sorted((READERS[name] for name in names), key=lambda kind: kind.priority):
         try:
             return candidate(path)
         except UnsuitedError as error:
-            reason = str(error)
-    raise SlideError(why_unreadable(path, reason))
+            reasons.append(error)
+    nearly = [error for error in reasons if isinstance(error, NearlyReadError)]
+    raise SlideError(why_unreadable(path, "; ".join(map(str, nearly or reasons[-1:]))))
 
 
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
@@ -191,9 +199,14 @@ def overlap(
     return tuple(level), tuple(region)
 
 
-def alpha_of(extra_samples: Iterable[Enum]) -> Alpha:
-    """Meaning of the first sample after the colours of a TIFF page, by tifffile's names; opacity if not stated."""
+def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
+    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, by tifffile's names of its extra samples.
+
+    What is not stated is opacity, unless all of it would be transparent.
+    """
     name = next((one.name for one in extra_samples), "")
+    if not name and pixels is not None and not pixels[..., -1].any():
+        return "none"
     return {"UNSPECIFIED": "none", "ASSOCALPHA": "multiplied in"}.get(name, "opacity")
 
 

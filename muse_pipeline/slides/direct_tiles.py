@@ -25,7 +25,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
-from muse_pipeline.slides.tiffslide import complaints_of_tifffile
+from muse_pipeline.slides.pictures import complaints_of_tifffile
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -1,4 +1,4 @@
-"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG and TIFF."""
+"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG, JPEG 2000 and TIFF."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from muse_pipeline.slides.base import (
     rgb_on_white,
     white_canvas,
 )
-from muse_pipeline.slides.mpp import MppCandidate, mpp_from_resolution_tags
-from muse_pipeline.slides.signature import file_format
+from muse_pipeline.slides.mpp import MppCandidate
+from muse_pipeline.slides.pictures import count_planes, find_picture, is_mistagged, state_mpp, why_planes
+from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
@@ -35,14 +35,21 @@ class ArrayReader(SlideReader):
         pixels: (h, w, 3) uint8 RGB.
         path: source file, or a name.
         candidates: see ``SlideProperties``.
+        warnings: see ``SlideProperties``.
     """
 
     name = "array"
 
-    def __init__(self, pixels: np.ndarray, path: Path, candidates: tuple[MppCandidate, ...] = ()):
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        path: Path,
+        candidates: tuple[MppCandidate, ...] = (),
+        warnings: tuple[str, ...] = (),
+    ):
         self.path, self._pixels = path, pixels
         height, width = pixels.shape[:2]
-        self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates)
+        self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """See ``SlideReader``."""
@@ -67,15 +74,16 @@ class ImageReader(ArrayReader):
     def __init__(self, path: Path):
         kind = file_format(path)
         # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
-        if kind not in {"PNG", "JPEG", "TIFF"} or path.suffix.lower() not in SUFFIXES:
-            raise UnsuitedError("not a PNG, JPEG or TIFF picture")
-        pixels, candidates = _read_tiff(path) if kind == "TIFF" else (_read_picture(path), ())
-        super().__init__(pixels, path, candidates)
+        if kind in {None, "DICOM"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
+            raise UnsuitedError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
+        pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
+        super().__init__(pixels, path, *stated)
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
     try:
         with Image.open(path) as picture:
+            picture.seek(frame)
             _require_size(path, *picture.size)
             if picture.mode.startswith(("I", "F")):
                 return rgb_on_white(_to_uint8(np.asarray(picture), path))
@@ -87,16 +95,19 @@ def _read_picture(path: Path) -> np.ndarray:
         raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...]]:
+def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[str, ...]]:
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[0]
+            index, warnings = find_picture(tiff)
+            page = tiff.series[index].keyframe
             _require_size(path, page.imagewidth, page.imagelength)
-            if (n := len(tiff.series[0].pages)) > 1:
-                raise SlideError(f"{path}: has {n} planes (channels, depths or times); export one as an RGB image")
-            return _tiff_pixels(page, path), _resolution_candidates(page)
+            if count_planes(tiff.series[index]) > 1:
+                raise why_planes(path, tiff.series[index])
+            if is_mistagged(page):
+                page.photometric = type(page.photometric).YCBCR
+            return _tiff_pixels(page, path), tuple(filter(None, state_mpp(tiff, page))), warnings
     except SlideError:
         raise
     except Exception as error:  # tifffile and the codecs raise anything on damaged files
@@ -107,20 +118,14 @@ def _tiff_pixels(page, path: Path) -> np.ndarray:
     kind = page.photometric.name
     decoded_to_rgb = kind == "YCBCR" and "JP" in page.compression.name  # by the codec; Pillow converts the others
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
-        return _read_picture(path)
+        return _read_picture(path, page.index)
     pixels = page.asarray()
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     if kind == "PALETTE":
         return np.ascontiguousarray(np.moveaxis(_to_uint8(page.colormap, path), 0, -1)[pixels])
     pixels = _to_uint8(pixels, path)
-    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels, alpha_of(page.extrasamples))
-
-
-def _resolution_candidates(page) -> tuple[MppCandidate, ...]:
-    tags = page.get_resolution(), getattr(page.resolutionunit, "name", None)
-    candidate = mpp_from_resolution_tags(*tags[0], tags[1])
-    return (candidate,) if candidate else ()
+    return rgb_on_white(255 - pixels if kind == "MINISWHITE" else pixels, alpha_of(page.extrasamples, pixels))
 
 
 def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from muse_pipeline.core.errors import MppError, SlideError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.slides.base import SlideReader, open_slide
 from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
+from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
 _PROBE_PX = 2048  # the coarsest level, or its middle if it is larger
-_DARK = 40  # of 255: the background of bright field is never darker
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
@@ -68,7 +66,7 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
         level_downsamples=known.level_downsamples,
         fingerprint=fingerprint,
         bounds=known.bounds,
-        warnings=(*doubts, *_check_coarsest(slide)),
+        warnings=(*doubts, *known.warnings, *_check_coarsest(slide)),
     )
 
 
@@ -153,7 +151,7 @@ def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
         pixels = slide.read_level(corner, level, size)
     except SlideError as error:
         return (f"level {level} has corrupt regions ({error.__cause__ or error})",)
-    dark = float(np.mean(pixels.max(-1) < _DARK))
-    if dark > 0.5:
+    dark = share_of_dark(pixels)
+    if dark > MOSTLY:
         return (f"{dark:.0%} of it is black: this looks like fluorescence, not like H&E",)
     return ()

@@ -7,24 +7,33 @@ the power of the objective. There is no default.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from muse_pipeline.core.errors import MppError
 
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
 # 10 um are 2,540 dpi: coarser resolution tags are of screens and paper (72, 96, 300 dpi), not of a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
-PLAUSIBLE_RANGE_UM = (0.08, 2.0)
+PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
-DOUBT = "the mpp, "  # prefix of warnings about an mpp that the file contradicts or does not state
+DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
-_OME_UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_TAG_UNITS_UM = {"centimeter": 1e4, "inch": 25_400.0}
+_UNITS_UM = {
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **{"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "millimeter": 1e3, "dm": 1e5, "m": 1e6, "km": 1e9},
+    **{"cm": 1e4, "centimeter": 1e4, "thou": 25.4, "pt": 25_400 / 72, "in": 25_400.0, "inch": 25_400.0},
+    **{"li": 25_400 / 12, "ft": 304_800.0, "yd": 914_400.0},
+}
 
 
 @dataclass(frozen=True)
@@ -56,25 +65,42 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
         return None
     for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
-            sizes = (_physical_size_um(pixels, axis) for axis in "XY")
+            x, y = (_physical_size_um(pixels, axis) for axis in "XY")
+            sizes = x or y, y or x  # a file that states one side has square pixels
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 
 
 def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
     unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-    return _positive(pixels.get(f"PhysicalSize{axis}")) * _OME_UNITS_UM.get(unit, 0.0)
+    return _positive(pixels.get(f"PhysicalSize{axis}")) * _UNITS_UM.get(unit, 0.0)
 
 
-def mpp_from_resolution_tags(x: object, y: object, unit: str | None) -> MppCandidate | None:
-    """Pixels per centimetre or inch from TIFF tags; None without a unit or with the dpi of screens and paper."""
-    per_unit = _TAG_UNITS_UM.get((unit or "").lower(), 0.0)
+def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
+    """Pixels per unit from TIFF tags; None without a unit or with the dpi of screens and paper.
+
+    Args:
+        x: pixels per unit along a row.
+        y: pixels per unit along a column.
+        unit: the unit by its English name.
+        description: the ImageDescription, in which ImageJ writes a unit that overrides the tag.
+    """
+    if description.startswith("ImageJ=") and (found := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
+        unit = found[1].strip().replace("\\u00B5", "µ")
+    per_unit = _UNITS_UM.get(unit or "", 0.0) or _UNITS_UM.get((unit or "").lower(), 0.0)
     x, y = _positive(x), _positive(y)
     if not (per_unit and x and y):
         return None
     mpp = per_unit / x, per_unit / y
     low, high = RESOLUTION_TAG_RANGE_UM
     return MppCandidate(mpp, "TIFF resolution tags") if all(low <= side <= high for side in mpp) else None
+
+
+def mpp_from_page(page: TiffPage) -> MppCandidate | None:
+    """The same of a page that tifffile has read."""
+    return mpp_from_resolution_tags(
+        *page.get_resolution(), getattr(page.resolutionunit, "name", None), page.description
+    )
 
 
 def mpp_from_objective(power: object) -> MppCandidate | None:
@@ -146,7 +172,15 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
     if chosen.is_estimate:
         doubts.append(f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if known")
     if not (low <= x <= high and low <= y <= high):
-        doubts.append(f"mpp {x:.4g} x {y:.4g} um ({chosen.source}) is implausible for a microscope slide; check it")
+        slip = (
+            "ten times too fine? "
+            if low <= 10 * x <= high
+            else "ten times too coarse? "
+            if low <= x / 10 <= high
+            else ""
+        )
+        size = f"{x:.4g} um" if is_square((x, y)) else f"{x:.4g} x {y:.4g} um"
+        doubts.append(f"{DOUBT}{size} ({chosen.source}), is implausible for a microscope slide: {slip}check it")
     if not is_square((x, y)):
         doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
     return tuple(doubts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,12 +11,22 @@ import openslide
 from PIL import Image
 
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, exact_downsamples
+from muse_pipeline.slides.base import (
+    READERS,
+    NearlyReadError,
+    SlideProperties,
+    SlideReader,
+    UnsuitedError,
+    exact_downsamples,
+)
 from muse_pipeline.slides.direct_tiles import DirectTiles
-from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.slides.pictures import why_unsuited
 
 TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
+FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # in OpenSlide's error about DICOM
 
 
 @READERS.register("openslide")
@@ -35,13 +46,19 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError(
                 "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
             )
+        if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
+            raise UnsuitedError(f"OpenSlide takes {wrong}")
         self._direct_tiles = self._find_direct_tiles()
 
     def _open(self) -> openslide.OpenSlide:
         try:
             return openslide.OpenSlide(self.path)
-        except openslide.OpenSlideError as error:
+        except openslide.OpenSlideUnsupportedFormatError as error:
             raise UnsuitedError(f"OpenSlide: {error}") from error
+        except openslide.OpenSlideError as error:
+            if planes := FOCAL_PLANES.search(str(error)):
+                raise SlideError(f"{self.path}: has {planes[1]} focal planes; export one of them as a slide") from error
+            raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 
     def _find_direct_tiles(self) -> DirectTiles | None:
         # OpenSlide interpolates between pixels (see ``_paint``): it reads levels without a whole downsample.
@@ -122,8 +139,10 @@ def _read_downsamples(
 def _mpp_candidates(values: Mapping[str, str]):
     if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
+    description = values.get("tiff.ImageDescription", "")
+    yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))
     tags = (values.get(f"tiff.{name}") for name in ("XResolution", "YResolution", "ResolutionUnit"))
-    yield mpp_from_resolution_tags(*tags)
+    yield mpp_from_resolution_tags(*tags, description)
     yield mpp_from_objective(values.get("openslide.objective-power"))
 
 

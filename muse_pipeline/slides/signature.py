@@ -12,6 +12,8 @@ from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.slides.remote import SlideUrl
 
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jp2"})
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
@@ -23,6 +25,11 @@ def require_file(path: Path) -> None:
     """
     if problem := name_problem(path):
         raise SlideError(problem)
+    if path.suffix.lower() == ".vsi" and path.is_file():  # it has a thumbnail, which a reader takes for the slide
+        raise SlideError(
+            f"{path}: an Olympus slide, whose pixels, in the folder '_{path.stem}_' beside it, cannot be read; "
+            "export it as OME-TIFF"
+        )
     try:
         if path.is_dir():
             raise SlideError(
@@ -53,7 +60,7 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """TIFF, DICOM, PNG or JPEG by the first bytes; None if unknown."""
+    """TIFF, DICOM, PNG, JPEG or JPEG 2000 by the first bytes; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -62,18 +69,20 @@ def file_format(path: Path) -> str | None:
         return "DICOM"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
+    if head.startswith(b"\0\0\0\x0cjP  "):
+        return "JPEG 2000"
     return "JPEG" if head.startswith(b"\xff\xd8\xff") else None
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader opens; ``reason`` is that of the last reader."""
+    """Message about a file that no reader opens; ``reason`` is that of the readers of such files."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     kind = file_format(path)
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
         return f"{path}: is truncated ({path.stat().st_size:,} bytes, its directory lies beyond); {_REMEDY}"
     if kind:
-        return f"{path}: begins like a {kind} file but cannot be opened ({reason}), so it may be damaged; {_REMEDY}"
+        return f"{path}: begins like a {kind} file but cannot be opened ({reason}); it may be damaged; {_REMEDY}"
     return f"{path}: is not a slide or image of a known format; {_REMEDY}"
 
 

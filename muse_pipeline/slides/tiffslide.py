@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import (
     READERS,
+    NearlyReadError,
     SlideProperties,
     SlideReader,
     UnsuitedError,
@@ -25,15 +25,27 @@ from muse_pipeline.slides.base import (
     rgb_on_white,
     white_canvas,
 )
-from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
+from muse_pipeline.slides.pictures import (
+    VENDORS,
+    are_colours,
+    complaints_of_tifffile,
+    count_planes,
+    find_picture,
+    has_colours,
+    is_mistagged,
+    state_mpp,
+    why_planes,
+)
 from muse_pipeline.slides.signature import file_format
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffPage, TiffPageSeries
     from tiffslide import TiffSlide
 
 
 MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file of one chunk is better held in memory
+PROBE_PX = 1024
 
 
 @READERS.register("tiffslide")
@@ -47,14 +59,28 @@ class TiffSlideReader(SlideReader):
         self.path = path
         if file_format(path) != "TIFF":
             raise UnsuitedError("not a TIFF file")
-        self._slide = _open(path)
-        pages = _level_pages(self._slide)
+        self._slide, doubts = _open(path)
+        series, pages = _chosen_series(self._slide), _level_pages(self._slide)
         _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
-        self._alpha = alpha_of(pages[0].extrasamples)
         for page in pages:
             page.nodata = 255  # tiles that were never written are background
-        self.properties = _read_properties(self._slide)
+            if is_mistagged(page):
+                page.photometric = type(page.photometric).YCBCR
+        self.properties = _read_properties(self._slide, pages[0])
+        if count_planes(series) > 1:
+            if not are_colours(self._read_middle()):
+                raise why_planes(path, series)
+            doubts = *doubts, "its three planes are taken for red, green and blue"
+        self.properties = replace(self.properties, warnings=doubts)
+        is_stated = pages[0].extrasamples or pages[0].samplesperpixel in {1, 3}
+        self._alpha = alpha_of(pages[0].extrasamples, None if is_stated else self._read_middle())
+
+    def _read_middle(self) -> np.ndarray:
+        """(h, w, n) uint8 of the coarsest level."""
+        level, (width, height) = max(enumerate(self.properties.level_sizes_px))
+        size = min(width, PROBE_PX), min(height, PROBE_PX)
+        return self._read_samples(((width - size[0]) // 2, (height - size[1]) // 2), level, size)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """See ``SlideReader``."""
@@ -63,56 +89,78 @@ class TiffSlideReader(SlideReader):
         if meeting is None:
             return canvas
         (rows, columns), inside = meeting
+        corner, extent = (columns.start, rows.start), (columns.stop - columns.start, rows.stop - rows.start)
+        canvas[inside] = rgb_on_white(self._read_samples(corner, level, extent), self._alpha)
+        return canvas
+
+    def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """(h, w, n) uint8 of a region within a level."""
         # tiffslide divides by its mean downsample and truncates: the smallest position that leads to this very pixel.
-        downsample = self._slide.level_downsamples[level]
-        corner = ceil(columns.start * downsample), ceil(rows.start * downsample)
-        extent = columns.stop - columns.start, rows.stop - rows.start
+        corner = tuple(ceil(at * self._slide.level_downsamples[level]) for at in xy_px)
         try:
-            pixels = self._slide.read_region(corner, level, extent, as_array=True, padding=False)
+            return self._slide.read_region(corner, level, size, as_array=True, padding=False)
         except Exception as error:  # zarr, tifffile and the codecs raise anything on damaged files
             where = f"{self.path}: level {level} at {corner}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
-        canvas[inside] = rgb_on_white(pixels, self._alpha)
-        return canvas
 
     def close(self) -> None:
         """Release the file."""
         self._slide.close()
 
 
-def _open(path: Path) -> TiffSlide:
+def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
+    """The slide, its picture chosen, and warnings."""
     import tiffslide
 
     try:
         with warnings.catch_warnings(), complaints_of_tifffile() as complaints:
             warnings.simplefilter("ignore")
             slide = tiffslide.TiffSlide(path)
+            tiff = slide.ts_tifffile
+            index, doubts = find_picture(tiff)
+            if not has_colours(tiff.series[index]):
+                raise why_planes(path, tiff.series[index])
+            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide takes the first picture
+                slide.properties = _describe_picture(tiff.series[index], index)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
+    except SlideError:
+        raise
     except Exception as error:  # tifffile raises anything on damaged files
-        raise UnsuitedError(f"tiffslide: {one_line(error)}") from error
+        raise NearlyReadError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
-    return slide
+    return slide, doubts
+
+
+def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
+    """Properties of a picture as tiffslide needs them; colours in planes are its channels."""
+    known = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
+    for level, page in enumerate(each.keyframe for each in series.levels):
+        known |= {f"level[{level}].width": page.imagewidth, f"level[{level}].height": page.imagelength}
+    return {f"tiffslide.{name}": value for name, value in known.items()}
+
+
+def _chosen_series(slide: TiffSlide) -> TiffPageSeries:
+    return slide.ts_tifffile.series[slide.properties.get("tiffslide.series-index", 0)]
 
 
 def _level_pages(slide: TiffSlide) -> list[TiffPage]:
-    series = slide.ts_tifffile.series[slide.properties.get("tiffslide.series-index", 0)]
-    return [level.keyframe for level in series.levels]
+    return [level.keyframe for level in _chosen_series(slide).levels]
 
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = page.photometric.name
     decoded_to_rgb = colours == "YCBCR" and "JP" in page.compression.name  # JPEG and JPEG 2000: by the codec
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
-    if page.dtype != np.uint8 or axes not in {"YX", "YXS"} or not understood:
-        raise UnsuitedError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
+    if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
+        raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
     if np.prod(page.chunks) > MAX_CHUNK_BYTES:
-        raise UnsuitedError("tiffslide: stored as one chunk, not in tiles or strips")
+        raise NearlyReadError("tiffslide: stored as one chunk, not in tiles or strips")
 
 
 def _require_whole(path: Path, pages: list[TiffPage]) -> None:
     if any(len(page.dataoffsets) != len(page.databytecounts) for page in pages):
-        raise UnsuitedError("tiffslide: its tags have different numbers of offsets and sizes of tiles")
+        raise NearlyReadError("tiffslide: its tags have different numbers of offsets and sizes of tiles")
     expected = max(int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages)
     if expected > (found := path.stat().st_size):
         raise SlideError(
@@ -120,38 +168,17 @@ def _require_whole(path: Path, pages: list[TiffPage]) -> None:
         )
 
 
-def _read_properties(slide: TiffSlide) -> SlideProperties:
-    values = slide.properties
-    ome_xml = slide.ts_tifffile.ome_metadata
-    vendor = values["tiffslide.vendor"]
-    stated = vendor and mpp_from_values(values["tiffslide.mpp-x"], values["tiffslide.mpp-y"], "tiffslide.mpp-x")
-    tags = (values.get(f"tiff.{name}") for name in ("XResolution", "YResolution", "ResolutionUnit"))
+def _read_properties(slide: TiffSlide, page: TiffPage) -> SlideProperties:
+    values, tiff = slide.properties, slide.ts_tifffile
+    vendor, sides = values.get("tiffslide.vendor"), [values.get(f"tiffslide.mpp-{side}") for side in "xy"]
     candidates = (
-        stated,
-        mpp_from_ome_xml(ome_xml, slide.dimensions),
-        mpp_from_resolution_tags(*tags),
-        mpp_from_objective(values["tiffslide.objective-power"]),
+        vendor and mpp_from_values(*sides, "tiffslide.mpp-x"),
+        *state_mpp(tiff, page),
+        mpp_from_objective(values.get("tiffslide.objective-power")),
     )
     return SlideProperties(
-        vendor=vendor or ("ome-tiff" if ome_xml else "generic-tiff"),
+        vendor=vendor or ("ome-tiff" if tiff.ome_metadata else "generic-tiff"),
         level_sizes_px=slide.level_dimensions,
         level_downsamples=exact_downsamples(slide.level_dimensions),
         mpp_candidates=tuple(filter(None, candidates)),
     )
-
-
-@contextmanager
-def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect them instead of printing them."""
-    complaints: list[str] = []
-    logger = logging.getLogger("tifffile")
-
-    def collect(record: logging.LogRecord) -> bool:
-        complaints.append(record.getMessage())
-        return False
-
-    logger.addFilter(collect)
-    try:
-        yield complaints
-    finally:
-        logger.removeFilter(collect)

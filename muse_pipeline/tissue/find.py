@@ -16,6 +16,9 @@ from muse_pipeline.tissue.background import absorbed, estimate_glass, find_pen, 
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 
+DOUBT = "the tissue is doubtful: "  # begins a warning
+MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # of the slide, or of what is darker than glass
+DARKER = 0.3  # density of a channel
 ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
 
 
@@ -78,9 +81,29 @@ def find_mask(
     warnings = []
     if pen.mean() > 1e-3:
         warnings.append(f"pen marks on {pen.mean():.1%} of the slide were left out")
+    if doubt := _describe_doubt(pixels, glass, mask, pen):
+        warnings.append(f"{DOUBT}{doubt}")
     if not mask.any():
         warnings.append("no tissue found")
     return mask, tuple(warnings)
+
+
+def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray) -> str:
+    """Why a ``mask`` may lack tissue; "" where it has a part of what is darker than glass, or little is."""
+    if pen.mean() > MOST:
+        return f"{pen.mean():.0%} of the slide has the colour of a pen; are its colours right?"
+    if mask.mean() > LITTLE:
+        return ""
+    if (pixels.min((0, 1)) == pixels.max((0, 1))).all():
+        return "all of the slide has one colour"
+    dark = map_strips(lambda strip: (highest(absorbed(strip, glass)) > DARKER) & (highest(strip) >= BLACK), pixels)
+    if dark.mean() < MUCH or (dark & mask).sum() > LITTLE * dark.sum():
+        return ""
+    left_out = (dark & ~mask & ~pen).mean(), (dark & pen).mean()
+    return (
+        f"{dark.mean():.0%} of the slide is darker than glass and was left out, as grey or specks ({left_out[0]:.0%}) "
+        f"or pen ({left_out[1]:.0%})"
+    )
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:

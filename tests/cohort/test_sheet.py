@@ -11,7 +11,7 @@ from PIL import Image
 
 from muse_pipeline.cohort.collect import collect_slides, find_rows, name_slides, write_sheet
 from muse_pipeline.cohort.sheet import SheetRow, id_problem, is_sheet, read_sheet
-from muse_pipeline.core.errors import ConfigError, SheetError
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
 
 @pytest.fixture
@@ -180,7 +180,8 @@ def test_a_folder_of_slides(tmp_path):
         path = tmp_path / location
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
+    with pytest.warns(LeftOutWarning, match="1 file left out: photo.jpg; pictures are taken only with --mpp"):
+        names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
     expected = {
         "M": "M.mrxs",
         "dash": "-dash.bif",
@@ -193,6 +194,32 @@ def test_a_folder_of_slides(tmp_path):
     }
     assert names == {name: str(tmp_path / location) for name, location in expected.items()}
     assert "photo" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.25)}
+
+
+def test_files_that_are_left_out_are_named(tmp_path, muse):
+    for name in (
+        "a.tif",
+        "b.btf",
+        "c.qptiff",
+        "d.czi",
+        "e.isyntax",
+        "f.vsi",
+        "g.jp2",
+        "M.mrxs",
+        "M/Data0.dat",
+        "n.txt",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
+    assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
+    others = "4 files left out: d.czi, e.isyntax, f.vsi, g.jp2; pictures are taken only with --mpp"
+    assert printed == f"muse sheet: {tmp_path}: {others}\n"
+    with pytest.warns(LeftOutWarning, match="3 files left out: d.czi, e.isyntax, f.vsi$"):
+        assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
+    for path in tmp_path.glob("[a-cM].*"):
+        path.unlink()
+    assert "4 files left out: d.czi," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):

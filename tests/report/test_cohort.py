@@ -261,7 +261,7 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
     doubted = replace(good, slide_id="doubted", info=replace(good.info, warnings=warnings))
     output = "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
     assert summarise_flags([good, doubted])[:2] == [
-        "1 slide whose mpp differs from that of the file; if it is wrong, so are sizes and densities:",
+        "1 slide whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities:",
         f"  doubted: {output}",
     ]
     write_page([good, doubted], tmp_path / "report.html")

@@ -11,6 +11,7 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.report.cohort import gather_cohort, summarise_flags
 from muse_pipeline.report.notices import find_notices, rank
 from muse_pipeline.report.page import write_page
+from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
 DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
@@ -30,9 +31,11 @@ def slides(tmp_path_factory):
         "small and given": {"doubt": DOUBT, "warnings": [MPP]},
         "brown": {"appearance": BROWN, "positive": small[2] == 1},
         "gaps": {"full_windows": [0]},
+        "pen": {"colour_warnings": [f"{TISSUE_DOUBT}99% of it has the colour of a pen"]},
+        "bare": {"drawing": (small[0], small[1][:0], small[2][:0])},
     }
     for name, how in kinds.items():
-        write_slide(results, name, small, **({"appearance": {"verdict": "ok", "reasons": []}} | how))
+        write_slide(results, name, **({"drawing": small, "appearance": {"verdict": "ok", "reasons": []}} | how))
     return {slide.slide_id: slide for slide in gather_cohort(results, [row(name) for name in [*kinds, "lost"]])}
 
 
@@ -46,6 +49,8 @@ def test_every_slide_has_its_level_and_word(slides):
         "small and given": [("red", "doubtful scale")],
         "brown": [("red", "other stain")],
         "gaps": [("amber", "")],
+        "pen": [("amber", "check tissue")],
+        "bare": [("amber", "check tissue")],
         "lost": [("red", "")],
     }
     assert find_notices(slides["small and given"])[0].sentence == f"{DOUBT}; {MPP}"
@@ -53,7 +58,7 @@ def test_every_slide_has_its_level_and_word(slides):
 
 def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
     ranked = [slide.slide_id for slide in sorted(slides.values(), key=rank)]
-    assert ranked == ["lost", "gaps", "small", "small and given", "brown", "pale", "given", "plain"]
+    assert ranked == ["lost", "gaps", "bare", "small", "small and given", "brown", "pale", "given", "pen", "plain"]
 
 
 def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
@@ -65,7 +70,7 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     assert "Needs attention" in red and "Check before use" in amber
     assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
         ["lost", "small", "small and given", "brown"],
-        ["gaps", "pale", "given"],
+        ["gaps", "bare", "pale", "given", "pen"],
     ]
     assert '<ul class="warnings red"><li>check the um per pixel' in text
     assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
@@ -78,6 +83,13 @@ def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
     at = lines.index("2 slides whose nuclei are of an implausible size; if the mpp is wrong, so are the results:")
     assert lines[at + 1 : at + 3] == [f"  small: {DOUBT}", f"  small and given: {DOUBT}"]
     assert slides["small"].warnings == [DOUBT]
+
+
+def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):
+    lines = summarise_flags(list(slides.values()))
+    at = lines.index("2 slides whose tissue is doubtful, check before use:")
+    assert lines[at + 1] == "  pen: 99% of it has the colour of a pen"
+    assert lines[at + 2].startswith("  bare: no nucleus in 0.") and lines[at + 2].endswith("is its mpp right?")
 
 
 def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, tmp_path):

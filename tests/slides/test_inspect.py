@@ -34,6 +34,13 @@ def test_drawn_ome_tiff(ome_path):
     assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
 
 
+def test_ome_xml_of_a_file_whose_levels_are_pages(tmp_path, gradient):
+    xml = '<OME><Image><Pixels SizeX="1001" SizeY="803" PhysicalSizeX="2e-5" PhysicalSizeXUnit="in"/></Image></OME>'
+    write_pyramid(tmp_path / "a.tif", gradient, mpp=None, description=xml)
+    info = inspect_slide(tmp_path / "a.tif", "a")
+    assert (info.reader, info.mpp, info.mpp_source) == ("openslide", (0.508, 0.508), "OME-XML PhysicalSizeX")
+
+
 def test_aperio_with_objective_power_only(tmp_path, gradient):
     path = tmp_path / "scan.svs"
     write_pyramid(path, gradient, mpp=None, description="Aperio Image Library v1\n1001x803|AppMag = 20")

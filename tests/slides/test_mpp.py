@@ -4,6 +4,7 @@ import pytest
 
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.slides.mpp import (
+    DOUBT,
     MppCandidate,
     choose_mpp,
     mpp_from_objective,
@@ -28,6 +29,9 @@ def ome(sizes: str) -> MppCandidate | None:
         ('PhysicalSizeX="0.25" PhysicalSizeY="0.5"', (0.25, 0.5)),
         ('PhysicalSizeX="0.25" PhysicalSizeXUnit="µm" PhysicalSizeY="250" PhysicalSizeYUnit="nm"', (0.25, 0.25)),
         ('PhysicalSizeX="0.00025" PhysicalSizeXUnit="mm" PhysicalSizeY="2.5e-5" PhysicalSizeYUnit="cm"', (0.25, 0.25)),
+        ('PhysicalSizeX="1e-5" PhysicalSizeXUnit="in" PhysicalSizeY="0.01" PhysicalSizeYUnit="thou"', (0.254, 0.254)),
+        ('PhysicalSizeX="0.25"', (0.25, 0.25)),
+        ('PhysicalSizeY="250" PhysicalSizeYUnit="nm"', (0.25, 0.25)),
     ],
 )
 def test_ome_xml_has_units_and_many_images(sizes, mpp):
@@ -38,7 +42,6 @@ def test_ome_xml_has_units_and_many_images(sizes, mpp):
     "sizes",
     [
         "",
-        'PhysicalSizeX="0.25"',
         'PhysicalSizeX="0" PhysicalSizeY="0"',
         'PhysicalSizeX="1" PhysicalSizeXUnit="pixel" PhysicalSizeY="1" PhysicalSizeYUnit="pixel"',
     ],
@@ -55,6 +58,25 @@ def test_ome_xml_that_is_none():
 def test_resolution_tags():
     assert mpp_from_resolution_tags(40_000, 20_000, "CENTIMETER").mpp == (0.25, 0.5)
     assert mpp_from_resolution_tags("50800", "50800", "inch").mpp == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit"),
+    [
+        ("micron", 4),
+        ("um", 4),
+        ("\\u00B5m", 4),
+        ("µm", 4),
+        ("inch", 101_600),
+        ("cm", 40_000),
+        ("mm", 4000),
+        ("nm", 0.004),
+    ],
+)
+def test_units_of_imagej(unit, per_unit):
+    description = f"ImageJ=1.54f\nunit={unit}\nloop=false\n"
+    assert mpp_from_resolution_tags(per_unit, per_unit, "NONE", description).mpp == pytest.approx((0.25, 0.25))
+    assert mpp_from_resolution_tags(per_unit, per_unit, "NONE", "ImageJ=1.54f\nunit=pixel\n") is None
 
 
 @pytest.mark.parametrize(
@@ -96,13 +118,15 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
     [
         (MppCandidate((0.25, 0.26), "x"), "differs between x"),
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
-        (MppCandidate((0.05, 0.05), "x"), "implausible"),
+        (MppCandidate((0.05, 0.05), "x"), "implausible for a microscope slide: ten times too fine? check it"),
+        (MppCandidate((4.99, 4.99), "x"), "ten times too coarse?"),
         (mpp_from_objective(40), "only an estimate from objective power 40x"),
     ],
 )
 def test_doubts(candidate, words):
     (warning,) = choose_mpp([candidate])[2]
     assert words in warning
+    assert warning.startswith(DOUBT) == ("differs" not in words)  # those are listed for a check before use
 
 
 def test_either_axis_may_disagree():

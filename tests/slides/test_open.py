@@ -1,5 +1,6 @@
 """Which reader opens what, and the one sentence for everything that is no slide."""
 
+import io
 import logging
 from itertools import product
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from slide_files import draw_gradient, write_pyramid
+from slide_files import draw_gradient, shrink, write_pyramid
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
@@ -77,11 +78,13 @@ def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected,
     np.testing.assert_allclose(found[5, 5].astype(int), expected, atol=1)
 
 
-def test_jpeg_and_16_bit_tiff(tmp_path, gradient):
+def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
     Image.fromarray(gradient).save(tmp_path / "picture.jpg", quality=95)
     name, pixels = read_whole(tmp_path / "picture.jpg")
     assert name == "image"
     assert abs(pixels.astype(int) - gradient).mean() < 2
+    Image.fromarray(gradient[:50]).save(tmp_path / "picture.jp2")
+    np.testing.assert_array_equal(read_whole(tmp_path / "picture.jp2")[1], gradient[:50])
     deep = gradient.astype(np.uint16) * 257
     for planar in ("contig", "separate"):
         stored = deep if planar == "contig" else np.moveaxis(deep, -1, 0)
@@ -161,12 +164,155 @@ def test_too_large_to_hold(tmp_path, monkeypatch):
     assert "40 x 30 pixels in one chunk are too many" in sentence(tmp_path / "large.png")
 
 
+TILES = {"tile": (64, 64), "photometric": "rgb"}
+REDUCED = TILES | {"subfiletype": 1}
+
+
+def pages_of(path, *pages):
+    """Write pages: (pixels, options) each."""
+    with tifffile.TiffWriter(path, ome=".ome." in path.name) as tiff:
+        for pixels, options in pages:
+            tiff.write(pixels, **{"photometric": "rgb", "metadata": None} | options)
+
+
+SMALL, LABEL = draw_gradient(60, 40), np.full((300, 500, 3), 240, np.uint8)
+SLIDE, LEVEL = draw_gradient(256, 240), shrink(draw_gradient(256, 240), 2)
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [(SMALL, {"subfiletype": 1}), (SLIDE, {"rowsperstrip": 16})],
+        [(SMALL, {}), (SLIDE, TILES), (LEVEL, REDUCED)],
+        [(SMALL, TILES), (SLIDE, TILES), (LEVEL, REDUCED)],  # OpenSlide takes the second level
+        [(SMALL, {}), (SLIDE.astype(np.uint16) * 257, {})],
+        [(SMALL, {"subifds": 1}), (SLIDE, TILES)],
+        [(LABEL, {}), (SLIDE, {**TILES, "subifds": 1}), (LEVEL, REDUCED)],
+        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide takes the label for a level
+        [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile takes the label for a level
+    ],
+)
+def test_the_slide_is_taken_and_not_its_thumbnail_or_label(tmp_path, pages):
+    pages_of(tmp_path / "a.tif", *pages)
+    with open_slide(tmp_path / "a.tif") as slide:
+        sizes = slide.properties.level_sizes_px
+        assert sizes[0] == (256, 240)
+        for level, expected in enumerate((SLIDE, LEVEL)[: len(sizes)]):
+            np.testing.assert_array_equal(slide.read_level((0, 0), level, sizes[level]), expected)
+
+
+def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
+    of_label = {"metadata": {"axes": "YXS", "PhysicalSizeX": 8.0, "PhysicalSizeY": 8.0}}
+    of_slide = {"metadata": {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}}
+    pages_of(tmp_path / "a.ome.tif", (LABEL, of_label), (SLIDE, of_slide))
+    pages_of(tmp_path / "b.ome.tif", (LABEL, {"metadata": {"axes": "YXS", "Name": "macro image"}}), (SLIDE, of_slide))
+    pages_of(tmp_path / "c.ome.tif", (LABEL, of_slide), (SLIDE, {**of_slide, **TILES}))
+    for name, shape, n_warnings in (("a", SLIDE.shape, 0), ("b", SLIDE.shape, 0), ("c", SLIDE.shape, 1)):
+        with open_slide(tmp_path / f"{name}.ome.tif") as slide:
+            assert slide.properties.level_sizes_px[0] == shape[1::-1]
+            assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
+            assert len(slide.properties.warnings) == n_warnings
+
+
+def test_olympus_without_its_pixels(tmp_path):
+    pages_of(tmp_path / "tumour.tif", (SMALL, {}))
+    path = (tmp_path / "tumour.tif").rename(tmp_path / "tumour.vsi")
+    assert "an Olympus slide, whose pixels, in the folder '_tumour_' beside it, cannot be read" in sentence(path)
+
+
+PLANES, LEVELS = (pixels.transpose(2, 0, 1) for pixels in (SLIDE, LEVEL))
+GREY, APART = {"photometric": "minisblack"}, {"planarconfig": "separate"}
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [(plane, GREY) for plane in PLANES],
+        [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide takes red
+        [(PLANES, {**TILES, **APART, "subifds": 1}), (LEVELS, {**REDUCED, **APART})],
+    ],
+)
+def test_colours_in_planes(tmp_path, pages):
+    pages_of(tmp_path / "a.tif", *pages)
+    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
+    for axes, options in (("CYX", GREY), ("SYX", APART)):
+        known = {"axes": axes, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+        pages_of(tmp_path / f"{axes}.ome.tif", (PLANES, {"metadata": known, **TILES, **options}))
+        with open_slide(tmp_path / f"{axes}.ome.tif") as slide:
+            np.testing.assert_array_equal(slide.read_level((0, 0), 0, (256, 240)), SLIDE)
+            assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
+            assert slide.properties.warnings == ("its three planes are taken for red, green and blue",) * (
+                axes == "CYX"
+            )
+
+
 def test_channels_are_not_colours(tmp_path):
-    tifffile.imwrite(tmp_path / "channels.ome.tif", draw_gradient(64, 64).transpose(2, 0, 1), metadata={"axes": "CYX"})
-    assert "3 planes (channels" in sentence(tmp_path / "channels.ome.tif")
+    for name, planes in (("dark", PLANES // 8), ("grey", np.stack([PLANES[0]] * 3))):
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"})
+        assert "3 planes (channels, depths, times or colours in planes)" in sentence(tmp_path / f"{name}.ome.tif")
     depths = np.stack([draw_gradient(64, 64)] * 4)
     tifffile.imwrite(tmp_path / "depths.tif", depths, tile=(16, 16), photometric="rgb")
     assert "4 planes (channels" in sentence(tmp_path / "depths.tif")
+
+
+@pytest.mark.parametrize("suffix", ["svs", "tif"])
+def test_focal_planes(tmp_path, suffix):
+    made_by = {"description": "Aperio Image Library v12\n256x240|AppMag = 20|MPP = 0.5|OffsetZ = 1"}
+    levels = [(SLIDE, TILES | made_by), (SMALL, {}), (LEVEL, TILES | made_by)]
+    pages_of(tmp_path / "one.svs", *levels)
+    np.testing.assert_array_equal(read_whole(tmp_path / "one.svs")[1], SLIDE)
+    pages_of(tmp_path / f"a.{suffix}", *levels, *levels)
+    assert "has 2 focal planes" in sentence(tmp_path / f"a.{suffix}")
+
+
+def test_focal_planes_of_dicom(shared_data, tmp_path):
+    """OpenSlide's reason is the one that is given, not that of the readers of pictures."""
+    content = (shared_data / "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm").read_bytes()
+    last = content.index(b"\x48\x00\x08\x01SQ")  # a sequence of 66 bytes; TotalPixelMatrixFocalPlanes comes next
+    end = last + 12 + content[last + 8]
+    path = spoilt(tmp_path, "two.dcm", content[:end] + b"\x48\x00\x03\x03UL\x04\x00\x02\0\0\0" + content[end:])
+    assert "has 2 focal planes; export one of them" in sentence(path)
+    cut = spoilt(tmp_path, "cut.dcm", content[:2000])
+    assert "begins like a DICOM file but cannot be opened (OpenSlide: " in sentence(cut)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("is_jfif", [True, False])
+@pytest.mark.parametrize("n_levels", [1, 2])
+def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling, is_jfif, n_levels):
+    """YCbCr tagged as RGB: recognised by the marker of JFIF, or by chrominance of half the size."""
+    path = tmp_path / "a.tif"
+
+    def encoded(pixels):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "jpeg", quality=95, subsampling=subsampling)
+        return stream.getvalue() if is_jfif else stream.getvalue()[:2] + stream.getvalue()[20:]
+
+    with tifffile.TiffWriter(path) as tiff:
+        for level, pixels in enumerate((SLIDE[:128, :256], LEVEL[:64, :128])[:n_levels]):
+            tiles = [np.ascontiguousarray(part) for half in np.split(pixels, 2) for part in np.split(half, 2, 1)]
+            how = {"shape": pixels.shape, "dtype": np.uint8, "tile": tiles[0].shape[:2], "compression": "jpeg"}
+            tiff.write(map(encoded, tiles), photometric="rgb", subfiletype=level and 1, metadata=None, **how)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        for page in tiff.pages:
+            content[page.tags["PhotometricInterpretation"].valueoffset] = 2  # tifffile writes the truth
+    path.write_bytes(content)
+    is_right = abs(read_whole(path)[1].astype(int) - SLIDE[:128, :256]).mean() < 6
+    assert is_right == (is_jfif or subsampling > 0)  # else nothing states it
+
+
+@pytest.mark.parametrize("opacity", [0, 255])
+@pytest.mark.parametrize("n_levels", [1, 2])
+def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_levels):
+    pages = [(np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES) for one in (SLIDE, LEVEL)[:n_levels]]
+    pages_of(tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages))
+    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        for page in tiff.pages:
+            content[page.tags["ExtraSamples"].offset + 1] = 0x9D  # a private tag
+    np.testing.assert_array_equal(read_whole(spoilt(tmp_path, "b.tif", bytes(content)))[1], SLIDE)
 
 
 def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):

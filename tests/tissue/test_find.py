@@ -12,7 +12,7 @@ from slide_files import spoil_tile, write_pyramid
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.find import find_mask, find_tissue
+from muse_pipeline.tissue.find import DOUBT, find_mask, find_tissue
 from muse_pipeline.tissue.overview import BLOCK_PX, read_overview
 
 PINK, PURPLE, FAINT = (225, 150, 190), (120, 70, 150), (236, 224, 232)
@@ -87,6 +87,21 @@ def test_specks_go_and_small_holes_close_but_large_ones_stay():
 def test_no_tissue_is_a_warning():
     mask, warnings = find_mask(slide_of(), MPP)
     assert not mask.any() and warnings == ("no tissue found",)
+
+
+def test_little_tissue_is_doubted_where_much_else_is_dark():
+    """Luminance and chrominance shown as red, green and blue; grey; a white picture; but not a shadow on glass."""
+    pixels = paint(slide_of(), PURPLE, 20, 20, 280, 230)
+    ycbcr = np.array(Image.fromarray(pixels).convert("YCbCr"))
+    grey = np.repeat(paint(slide_of(), PINK, 20, 20, 280, 230)[..., 1:2], 3, -1)
+    for wrong, words in (
+        (ycbcr, "colour of a pen; are its colours right?"),
+        (grey, "of the slide is darker than glass and was left out, as grey or specks"),
+        (np.full_like(pixels, 255), "all of the slide has one colour"),
+    ):
+        (doubt,) = (one for one in find_mask(wrong, MPP)[1] if one.startswith(DOUBT))
+        assert words in doubt
+    assert not any(one.startswith(DOUBT) for one in find_mask(paint(slide_of(), (200,) * 3, 0, 0, 300, 30), MPP)[1])
 
 
 def test_fluorescence_is_a_warning():

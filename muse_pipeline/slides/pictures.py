@@ -1,0 +1,168 @@
+"""The picture of a TIFF file that is the slide, among thumbnails, labels and planes, and the colours of its pixels."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, MppCandidate, mpp_from_ome_xml, mpp_from_page
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
+
+VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # whose first picture is the slide
+ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
+NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
+TILED = 4  # times as large counts a picture in tiles: labels and thumbnails have none
+SIMILAR = 3  # times smaller, at most, is another picture that may be a slide too
+MAX_PADDING = 0.05  # of the side of a level
+DARK, MOSTLY = 40, 0.5  # of 255, in every channel: the background of bright field is never darker
+BLOCK_PX, COLOURED = 8, 20  # averaged, and how far apart the channels of 1 % of the blocks are
+
+
+def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
+    """Index of the series of ``tiff`` that is the slide, and warnings.
+
+    A pyramid is preferred to a single level, and a large picture to a small one. Pictures that are called a label or a
+    thumbnail, or whose pixels are too coarse for a slide, are taken only where there is no other.
+    """
+    if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
+        return 0, ()
+    ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
+    best = max(range(len(ranks)), key=ranks.__getitem__)
+    series = tiff.series[best]
+    if series.keyframe.is_tiled:  # tifffile takes any smaller picture of the same proportions for a level
+        series.levels[:] = [each for each in series.levels if each.keyframe.is_tiled or each.keyframe.is_reduced]
+    n = sum(rank[:2] == ranks[best][:2] and SIMILAR * rank[-1] > ranks[best][-1] for rank in ranks)
+    page = series.keyframe
+    shown = f"{n} pictures of similar size, and the one of {page.imagewidth} x {page.imagelength} px is read"
+    return best, (f"the file has {shown}",) if n > 1 else ()
+
+
+def _rank(series: TiffPageSeries, ome_xml: str | None) -> tuple[bool, bool, bool, int]:
+    page = series.keyframe
+    size = page.imagewidth, page.imagelength
+    stated = mpp_from_ome_xml(ome_xml, size) or mpp_from_page(page)
+    is_slide = not (page.subfiletype & NOT_WHOLE or ASIDE.search(series.name))
+    is_fine = stated is None or max(stated.mpp) <= PLAUSIBLE_RANGE_UM[1]
+    return is_slide, is_fine, len(series.levels) > 1, prod(size) * (TILED if page.is_tiled else 1)
+
+
+def state_mpp(tiff: TiffFile, page: TiffPage) -> Iterator[MppCandidate | None]:
+    """Statements of the file on the size of a pixel of ``page``."""
+    yield mpp_from_ome_xml(tiff.ome_metadata, (page.imagewidth, page.imagelength))
+    yield mpp_from_page(page)
+
+
+def count_planes(series: TiffPageSeries) -> int:
+    """Number of planes of a picture: channels, depths, times or pages; 1 of RGB."""
+    if series.kind == "svs":
+        pages = [page.keyframe for page in series.keyframe.parent.pages]
+        return max(sum(page.is_tiled and page.shape == series.keyframe.shape for page in pages), 1)
+    return prod(n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXS")
+
+
+def has_colours(series: TiffPageSeries) -> bool:
+    """Whether a picture can be one of bright field: one plane of grey or colours, or three planes that may be these."""
+    return count_planes(series) == 1 or (count_planes(series) == 3 and series.axes[:-2] in {"C", "I", "Q"})
+
+
+def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
+    """The error about a picture of several planes."""
+    n = count_planes(series)
+    if series.kind == "svs" or (series.axes.startswith("Z") and (n != 3 or "S" in series.axes)):
+        return SlideError(f"{path}: has {n} focal planes; export one of them as a slide")
+    kinds = "depths, times or colours in planes" if n == 3 and "S" not in series.axes else "depths or times"
+    return SlideError(f"{path}: has {n} planes (channels, {kinds}); export one as an RGB image")
+
+
+def share_of_dark(pixels: np.ndarray) -> float:
+    """Share of (h, w, 3) uint8 pixels that are darker than a background of bright field."""
+    return float(np.mean(pixels.max(-1) < DARK))
+
+
+def are_colours(pixels: np.ndarray) -> bool:
+    """Whether three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor all alike."""
+    if share_of_dark(pixels) > MOSTLY:
+        return False
+    size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
+    blocks = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return float(np.percentile(np.ptp(blocks, -1), 99)) >= COLOURED
+
+
+def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
+    """Why OpenSlide reads a TIFF file wrong, in which it finds levels of these sizes; "" where it does not."""
+    import tifffile
+
+    try:
+        with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
+            series = tiff.series[find_picture(tiff)[0]]
+            page = series.keyframe
+            reasons = {
+                "another picture": (page.imagewidth, page.imagelength) != level_sizes_px[0],
+                "a label for a level": not all(_is_alike(level_sizes_px[0], size) for size in level_sizes_px),
+                "the first of several planes": count_planes(series) > 1,
+                "luminance and chrominance for colours": is_mistagged(page),
+                "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
+            }
+            return next((reason for reason, holds in reasons.items() if holds), "")
+    except Exception:  # tifffile raises anything on damaged files
+        return ""
+
+
+def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures have the same proportions, up to rounding to pixels or padding."""
+    wide, high = size_px[0] * other[1], size_px[1] * other[0]
+    return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
+
+
+def is_mistagged(page: TiffPage) -> bool:
+    """Whether the JPEG data of a page that is tagged as RGB are luminance and chrominance, as the data state."""
+    if page.photometric.name != "RGB" or page.compression.name != "JPEG" or page.samplesperpixel != 3:
+        return False
+    offset, n_bytes = next(((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0))
+    file = page.parent.filehandle
+    file.seek(offset)
+    return _is_ycbcr(file.read(min(n_bytes, 1 << 16)))
+
+
+def _is_ycbcr(stream: bytes) -> bool:
+    """Whether a JPEG stream has the marker of JFIF, Adobe's of converted colours, or subsampled chrominance."""
+    at = 2
+    while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
+        kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        content = stream[at + 4 : at + 2 + n_bytes]
+        if kind == 0xE0 and content.startswith(b"JFIF"):
+            return True
+        if kind == 0xEE and content.startswith(b"Adobe"):
+            return content[11:12] == b"\x01"
+        if kind in {0xC0, 0xC1, 0xC2}:
+            return len({content[start : start + 1] for start in (7, 10, 13)}) > 1
+        at += 2 + n_bytes
+    return False
+
+
+@contextmanager
+def complaints_of_tifffile() -> Iterator[list[str]]:
+    """Collect them instead of printing them."""
+    complaints: list[str] = []
+    logger = logging.getLogger("tifffile")
+
+    def collect(record: logging.LogRecord) -> bool:
+        complaints.append(record.getMessage())
+        return False
+
+    logger.addFilter(collect)
+    try:
+        yield complaints
+    finally:
+        logger.removeFilter(collect)
