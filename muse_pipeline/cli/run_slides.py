@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,7 +99,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     for line in describe_changes({name: found for name, found in changes.items() if found}):
         print(line)
     kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
-    runs = {row.slide_id: {**asdict(row), "shards": plan.shards_of(row)} for row in rows}
+    runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
     for name in kept:  # whose ledgers are of so many
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
@@ -122,7 +122,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
     """The result of a slide whose steps have all ended well, in however many shards; else None."""
-    result = judge_slide(plan.output, {**asdict(row), "shards": None})
+    result = judge_slide(plan.output, {**row.cells(), "shards": None})
     return None if result.status == "failed" else result
 
 
@@ -153,7 +153,7 @@ def describe_costs(rows: list[SheetRow], plan: Plan, seconds: float, processor_s
 
 
 def _judge(row: SheetRow, plan: Plan) -> SlideResult:
-    return judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+    return judge_slide(plan.output, {**row.cells(), "shards": plan.shards_of(row)})
 
 
 def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from muse_pipeline.cohort.sheet import (
     ID_FORBIDDEN,
     ID_MAX_BYTES,
     SheetRow,
+    absolute_path,
     folder_key,
     id_problem,
     is_sheet,
     read_sheet,
+    read_table,
 )
 from muse_pipeline.core.errors import ConfigError, SheetError
 from muse_pipeline.core.files import complete_file
@@ -122,21 +127,65 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write the columns that are in use; paths under the sheet's own folder become relative to it.
 
     Raises:
-        SheetError: a sheet with rows, which may have been edited, exists already.
+        SheetError: the file exists already.
     """
     path = Path(path)
     rows = list(rows)
-    if path.is_file() and len(path.read_bytes().strip().splitlines()) > 1:
-        raise SheetError(f"{path}: exists already and has rows; choose another name or delete the old sheet")
+    if path.exists():
+        raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
     columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    with complete_file(path) as partial:
+        partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
+
+
+def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
+    """Append the slides that a sheet lacks to the text that is there; returns their rows.
+
+    A slide whose name another one has in the sheet gets a number.
+
+    Raises:
+        SheetError: the sheet cannot be read, or lacks a column that the rows need.
+    """
+    path = Path(path)
+    header, records = read_table(path)
+    there = [dict(zip(header, cells, strict=False)) for _, cells in records]
+    known = {_identity(absolute_path(cells.get("path", ""), path.parent)) for cells in there}
+    new = [row for row in rows if _identity(Path(row.path)) not in known]
+    for name in ("slide_id", "path", *(["mpp"] if any(row.mpp for row in new) else [])):
+        if name not in header:
+            raise SheetError(f"{path}: has no column '{name}', which the new rows need; add it to the first row")
+    ids = [cells["slide_id"] for cells in there]
+    names = _number([*ids, *(row.slide_id for row in new)])[len(ids) :]
+    new = [replace(row, slide_id=name) for row, name in zip(new, names, strict=True)]
+    if new:
+        text = path.read_bytes()
+        end = "\r\n" if b"\r\n" in text else "\n"
+        with complete_file(path.resolve()) as partial:
+            text += b"" if text.endswith(b"\n") else end.encode()
+            partial.write_bytes(text + _text_of(_cells_of(new, header, path), path, end))
+    return new
+
+
+def _cells_of(rows: Iterable[SheetRow], columns: Sequence[str], path: Path) -> Iterator[list[Any]]:
     home = path.parent.resolve()
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            slide = Path(row.path)
-            shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
-            writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
+    for row in rows:
+        slide = Path(row.path)
+        shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
+        cells = {"slide_id": row.slide_id, "path": shown, "mpp": row.mpp}
+        yield [cells.get(name) for name in columns]
+
+
+def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator=end).writerows(lines)
+    return text.getvalue().encode()
+
+
+def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
+    """A value that is equal for paths of one slide: of a link and its target, and of the files of a DICOM series."""
+    if path.suffix.lower() == ".dcm" and path.is_file():
+        return path.parent.resolve(), _series_uid(path)
+    return path.resolve()
 
 
 def _require_unicode(paths: Iterable[Path]) -> None:

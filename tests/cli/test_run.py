@@ -55,7 +55,7 @@ def mixed(tmp_path):
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
     (tmp_path / "slides/b.svs").write_bytes(b"no slide")
     shutil.copy(tmp_path / "slides/a.tif", tmp_path / "c.tif")
-    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\nC\tc.tif\t2\tP7\n")
+    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\tgrade\tstatus\nC\tc.tif\t2\tP7\tII\talive\n")
     return tmp_path
 
 
@@ -76,7 +76,10 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     doubled = ["1 slide with the same content as another; all are in the totals:", "  C: as a"]
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
-    assert "\tP7\t" in (mixed / "results/cohort.tsv").read_text(encoding="utf-8")
+    with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        rows = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    own = "patient", "grade", "status", "sheet_status"
+    assert [rows["C"][name] for name in own] == ["P7", "II", "ok", "alive"] and rows["a"]["grade"] == ""
     assert "provider cpu" in (mixed / "results/a/logs/run.log").read_text(encoding="utf-8")
 
 
