@@ -45,6 +45,7 @@ class Plan:
         viewer: whether every slide gets its page for the browser.
         embedder: gives every nucleus a vector of features, or None.
         h5ad: whether nuclei and cohort are written as AnnData too.
+        csv: whether nuclei are written as CSV too.
     """
 
     output: Path
@@ -57,6 +58,7 @@ class Plan:
     viewer: bool = True
     embedder: Embedder | None = None
     h5ad: bool = False
+    csv: bool = False
 
     @property
     def settings(self) -> RunSettings:
@@ -199,6 +201,7 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
         "threads": plan.threads,
         "viewer": plan.viewer,
         "h5ad": plan.h5ad,
+        "csv": plan.csv,
     }
 
     def run(begin: Begin) -> None:
@@ -213,10 +216,10 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Write the files that a finished slide lacks, likewise."""
-    if not (plan.embedder or plan.h5ad):
+    if not (plan.embedder or plan.h5ad or plan.csv):
         return ""
     files = SlideFiles(plan.output / row.slide_id)
-    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "threads": plan.threads}
+    how = {"embedder": plan.embedder, "csv": plan.csv, "h5ad": plan.h5ad, "threads": plan.threads}
     return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
 
 

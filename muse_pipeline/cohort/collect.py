@@ -37,16 +37,19 @@ PLAIN_PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
 
 
-def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+def find_rows(
+    paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+) -> list[SheetRow]:
     """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
 
     Args:
         paths: paths or URLs.
         mpp: um per pixel of slides that are not in a sheet; see ``SheetRow``.
         roi: GeoJSON of slides that are given themselves.
+        regions: GeoJSON of tissue areas with classes, likewise.
 
     Raises:
-        ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
+        ConfigError: one of the others is given with something that it does not apply to.
         SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
     paths = list(dict.fromkeys(paths))
@@ -54,19 +57,19 @@ def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path |
     is_table = {
         location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location)) for location in paths
     }
-    named = iter(
-        name_slides([location for location in paths if not (is_folder[location] or is_table[location])], mpp, roi)
-    )
+    slides = [location for location in paths if not (is_folder[location] or is_table[location])]
+    named = iter(name_slides(slides, mpp, roi, regions))
+    of_slides = {name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None}
     rows: list[SheetRow] = []
     for location in paths:
         if is_table[location]:
-            if mpp is not None or roi is not None:
-                raise ConfigError(f"--mpp and --roi go with slides; {location} is a sheet and has columns for them")
+            for name in (*(["mpp"] if mpp is not None else []), *of_slides):
+                raise ConfigError(f"--{name} goes with slides; {location} is a sheet and has a column for it")
             rows += read_sheet(location)
         elif is_folder[location]:
-            if roi is not None:
+            for name in of_slides:
                 raise ConfigError(
-                    "--roi goes with slides; write a sheet of the folder (`muse sheet`), with a column roi"
+                    f"--{name} goes with slides; write a sheet of the folder (`muse sheet`), with a column {name}"
                 )
             rows += collect_slides(location, mpp)
         else:
@@ -108,8 +111,10 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
 
 
-def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
-    """A row for each of ``files``, paths or URLs, all with the same ``mpp`` and ``roi``.
+def name_slides(
+    files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+) -> list[SheetRow]:
+    """A row for each of ``files``, paths or URLs, all with the same ``mpp``, ``roi`` and ``regions``.
 
     Raises:
         SheetError: a URL is no slide's, or a path is no text.
@@ -119,8 +124,8 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
     home = os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
     names = _unique_names([_path_within(home, location) for location in locations])
     paths = [str(location) if isinstance(location, Path) else location for location in locations]
-    where = str(roi.absolute()) if roi else None
-    return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
+    areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
+    return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:

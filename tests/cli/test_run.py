@@ -1,6 +1,7 @@
 """`muse run` more than once into one folder."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 from contextlib import nullcontext
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
@@ -91,6 +93,10 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
     assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped$", shown, re.M)) == 2
     assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
+    nuclei = mixed / "results/a/nuclei.parquet"
+    assert "unchanged, skipped" in muse(*run, "--csv")[1] and times_in(nuclei.parent).items() >= before[0].items()
+    with gzip.open(nuclei.with_name("nuclei.csv.gz"), "rt") as file:
+        assert len(file.readlines()) == 1 + pq.read_metadata(nuclei).num_rows
     (mixed / "results/a/nuclei.geojson.gz").unlink()  # not finished any more
     shown = muse(*run)[1]
     assert re.findall(r"^(.): .* unchanged, skipped$", shown, re.M) == ["C"]
@@ -171,8 +177,15 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
 AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "no such file"), (AFAR, "lies outside slide 'glass'")])
-def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
+@pytest.mark.parametrize(
+    ("option", "text", "reason"),
+    [
+        *[(option, None, "no such file") for option in ("--roi", "--regions")],
+        ("--roi", AFAR, "lies outside slide 'glass'"),
+        ("--regions", AFAR, "has no area with a class on slide 'glass'"),
+    ],
+)
+def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reason):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     roi = tmp_path / "roi.json"
     if text:
@@ -180,8 +193,10 @@ def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
-    assert (status, printed.count("\n")) == (2, 1) and f"{roi}: " in shown + printed and reason in shown + printed
+    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", option, roi)
+    assert (
+        (status, printed.count("\n")) == (2, 1) and f"{option} {roi}: " in shown + printed and reason in shown + printed
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

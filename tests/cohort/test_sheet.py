@@ -278,8 +278,8 @@ def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
     sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
-    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}):
-        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has columns for them"):
+    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}, {"regions": folder / "roi.geojson"}):
+        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has a column for it"):
             find_rows([folder / "b.svs", sheet], **options)
     with pytest.raises(ConfigError, match="--roi goes with slides"):
         find_rows([folder], roi=folder / "roi.geojson")
