@@ -25,13 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare, print."""
     from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
-    from muse_pipeline.cohort.sheet import COLUMNS, SheetRow
+    from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import read_json
 
     try:
-        rows = [SheetRow(**{name: row[name] for name in COLUMNS if name in row}) for row in read_json(args.slides)]
-        model = read_json(args.model)
+        rows, model = [SheetRow.from_dict(row) for row in read_json(args.slides)], read_json(args.model)
         how = args.frame, args.features, args.quality, None
         settings = RunSettings(model["name"], model.get("sha256"), model["provider"], *how)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -134,7 +134,7 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
 
     stopped: set[str] = set()
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             started = time.monotonic()
             is_kept = row.slide_id in kept
             if problem := (add_logged if is_kept else run_logged)(row, plan, bar):
@@ -144,7 +144,8 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
                 end = f"{kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped"
             else:
                 end = _describe_end(row, plan, time.monotonic() - started)
-            bar.write(f"{row.slide_id}: {end}")
+            count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
+            bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
     return stopped
 

@@ -20,9 +20,6 @@ from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
 NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
-MISSING = frozenset(
-    {"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN"}
-)  # empty cells, as R, pandas and spreadsheets write them
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = ("slide_id", "path")
 _UTF16 = ("utf-16-le", "utf-16-be")
@@ -96,6 +93,12 @@ class SheetRow:
         """
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
         return {name: value for name, value in self.cells().items() if name not in left_out}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> SheetRow:
+        """The row that ``to_dict`` or ``cells`` made a dictionary of."""
+        known = {name: value for name, value in row.items() if name in COLUMNS}
+        return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
 
     def cells(self) -> dict[str, Any]:
         """The values of all columns, the user's own among them."""
@@ -184,7 +187,7 @@ def id_problem(slide_id: str) -> str | None:
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row that is not blank with its number; all cells stripped, those of ``MISSING`` emptied."""
+    """The header, and every row that is not blank with its number; all cells stripped."""
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     require_utf8(path)
     try:
@@ -206,11 +209,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
                 "under any other"
             )
-    named = {i for i, name in enumerate(header) if name in REQUIRED}  # a slide may be called NA
-    return header, [
-        (number, ["" if cell in MISSING and i not in named else cell for i, cell in enumerate(row)])
-        for number, row in filled[1:]
-    ]
+    return header, filled[1:]
 
 
 def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
