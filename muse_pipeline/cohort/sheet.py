@@ -195,7 +195,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
     except OSError as error:
         raise SheetError(
-            f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER` writes a sheet of slides"
+            f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER --output {path}` writes one"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise SheetError(f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one") from error
@@ -227,6 +227,7 @@ def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
     problems = [f"row {number}: {problem}" for number, _, doubled in rows for problem in doubled]
     if problems := [*_doubled_columns(header), *problems]:
         raise _sheet_error(path, problems)
+    _warn_of_misspelt(path, header)
     return {values["slide_id"]: values for _, values, _ in rows}
 
 
