@@ -17,6 +17,7 @@ help:  ## list the targets
 demo: demo/config.yaml  ## draw a slide, find its nuclei, score them
 	snakemake --cores $(CORES) --configfile demo/config.yaml
 	muse evaluate demo/results/demo/nuclei.parquet --truth demo/truth.csv
+	@echo "The slide is drawn, not scanned: these are no scores on real tissue, which docs/results.md has."
 	@echo "Report:     demo/results/report.html"
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
 
@@ -40,11 +41,15 @@ demo/config.yaml: | $(VENV)/run.stamp
 # Running a model needs no torch; training and the tests do. The torch named here goes first: a later resolution
 # would otherwise choose another build.
 $(VENV)/run.stamp: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet -e ".[cpu]"
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing the packages that run models into $(VENV): a few minutes"
+	@python -m pip install --quiet -e ".[cpu]"
 	@touch $@
 
 $(VENV)/develop.stamp: pyproject.toml $(VENV)/run.stamp
-	python -m pip install --quiet $(TORCH)
-	python -m pip install --quiet -e ".[cpu,train,dev]"
+	@echo "installing $(TORCH) into $(VENV): a few minutes"
+	@python -m pip install --quiet $(TORCH)
+	@echo "installing the packages for training and tests into $(VENV): a few minutes"
+	@python -m pip install --quiet -e ".[cpu,train,dev]"
 	@touch $@

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from inspect import getdoc
 from typing import Any
 
-from muse_pipeline.cli.main import GROUPS, build_parser
+from muse_pipeline.cli.main import GROUPS, MORE, build_parser
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.training.recipe import RECIPES
 
@@ -40,7 +40,7 @@ def print_reference() -> None:
     """Print the page."""
     print(HEAD)
     print("## Verbs\n\n`-h`, `--help` of a verb prints the same with an introduction.")
-    for group, verbs in GROUPS.items():
+    for group, verbs in {**GROUPS, **MORE}.items():
         print(f"\n### {group[0].upper()}{group[1:]}")
         for verb in verbs.split():
             print_verb(verb)

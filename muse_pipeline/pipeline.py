@@ -35,6 +35,7 @@ def run_slide(
     n_shards: int = 1,
     threads: int = 1,
     viewer: bool = True,
+    csv: bool = False,
     h5ad: bool = False,
     begin: Begin = str,
 ) -> None:
@@ -53,6 +54,7 @@ def run_slide(
         n_shards: number of shards of the detection; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.
+        csv: whether to write the nuclei as CSV.
         h5ad: whether to write the nuclei as AnnData.
         begin: called with the name of every step before it starts.
 
@@ -78,7 +80,7 @@ def run_slide(
     shards = [files.shard(name) for name in shard_names(n_shards)]
     pixels = {"features": features, "quality": quality, "store": files.store(mpp)}
     make_nuclei(shards, files, viewer=viewer, regions=areas, **pixels, threads=threads, begin=begin)
-    add_files(row, files, embedder=embedder, h5ad=h5ad, threads=threads, begin=begin)
+    add_files(row, files, embedder=embedder, csv=csv, h5ad=h5ad, threads=threads, begin=begin)
 
 
 def add_files(
@@ -86,13 +88,18 @@ def add_files(
     files: SlideFiles,
     *,
     embedder: Embedder | None = None,
+    csv: bool = False,
     h5ad: bool = False,
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
-    """Write the embeddings and the AnnData file of a finished slide, if asked for and not there yet."""
+    """Write the CSV, the embeddings and the AnnData file of a finished slide, if asked for and not there yet."""
     from muse_pipeline.inference.embed import is_embedded
+    from muse_pipeline.nuclei.parquet import write_csv
 
+    if csv and not files.csv.is_file():
+        begin("csv")
+        write_csv(files.nuclei, files.csv)
     embeddings = embedder and files.embeddings(embedder.card.name)
     if embeddings and not is_embedded(embeddings, embedder):
         files.anndata.unlink(missing_ok=True)  # it lacks them

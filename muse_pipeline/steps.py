@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.appearance import Verdict
     from muse_pipeline.inference.artefacts import ArtefactMap
+    from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.inference.region_maps import MapShard
@@ -319,6 +320,26 @@ def _feature_settings(chosen: str, image: Store, colour: Path) -> FeatureSetting
     return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
 
 
+def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
+    """Raise an error with the command that writes the image of a slide for a network, if there is none.
+
+    Raises:
+        StoreError: there is none.
+    """
+    from shlex import join
+
+    from muse_pipeline.core.errors import StoreError
+
+    if (store := files.store(card.mpp)).exists():
+        return
+    slide = info.path if Path(info.path).exists() else "SLIDE"
+    words = [slide, "--info", files.info, "--tissue", files.mask, "--mpp", f"{card.mpp:g}", "--output", store]
+    raise StoreError(
+        f"{files.folder}: has no image at {card.mpp:g} um/px, which model '{card.name}' reads; write it with "
+        f"`{join(['muse', 'tile', *map(str, words)])}`, or `extra_mpps: [{card.mpp:g}]` in the workflow's config"
+    )
+
+
 def image_mpp(folder: Path) -> float:
     """Size of a pixel, in um, of the image of a finished slide; of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
@@ -360,6 +381,7 @@ def embed(
 
     files, card = SlideFiles(folder), embedder.card
     info = read_info(files.info)
+    _require_image(files, info, card)
     image = _open_image(files.store(card.mpp), info)
     nuclei, classes, origin = _known_nuclei(files, info.slide_id, foreign)
     fit = read_colour(files.colour, image.fingerprint).macenko

@@ -34,11 +34,9 @@ def run(args: argparse.Namespace) -> None:
 
         anndata(args.nuclei, args.output, args.patient, args.embeddings)
         return
-    from dataclasses import asdict
-
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.report.cohort import read_rows
     from muse_pipeline.statistics.cohort_file import write_cohort
 
-    rows = [asdict(row) for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
+    rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
     print(f"{args.output}: {write_cohort(args.nuclei, rows, args.output)} slides")

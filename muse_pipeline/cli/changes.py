@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.files import read_json
 
     try:
-        rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
+        rows, model = [SheetRow.from_dict(row) for row in read_json(args.slides)], read_json(args.model)
         how = args.frame, args.features, args.quality, None
         settings = RunSettings(model["name"], model.get("sha256"), model["provider"], *how)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -29,4 +29,4 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)
-    print(f"{args.folder / 'demo.svs'}: drawn, {n_nuclei:,} nuclei in {args.folder / 'truth.csv'}")
+    print(f"{args.folder / 'demo.svs'}: drawn, not scanned; {n_nuclei:,} nuclei in {args.folder / 'truth.csv'}")

@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
@@ -17,19 +17,22 @@ from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# As `muse --help` lists them; each verb is a module beside this file.
+# As `muse --help` lists them, in the order of the work; each verb is a module beside this file.
 GROUPS = {
-    "to begin with": "run preflight doctor sheet",
-    "from glass to QuPath step by step": (
-        "fetch inspect tissue register tile image regions propose detect stitch embed geojson overlay report view "
-        "suggest"
-    ),
-    "to train": "outline train finetune pretrain-config pretrain import-checkpoint psm synthesize export",
-    "to judge results and models": "statistics evaluate probe compare card proposer",
-    "tools": "anndata spatialdata check-geojson demo-slide",
+    "before a run": "doctor inspect sheet preflight",
+    "a run and its results": "run view statistics",
+    "further files of a slide": "embed anndata spatialdata",
+    "a model of your own": "outline finetune pretrain train export evaluate",
 }
-OF_THE_WORKFLOW = ("nuclei", "partner", "model", "changes")  # not in the list of `muse --help`
-VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
+MORE = {  # as `muse help all` lists them too
+    "single steps of a run": (
+        "fetch tissue register tile image regions propose detect stitch geojson overlay report suggest"
+    ),
+    "more about models": "pretrain-config import-checkpoint psm synthesize probe compare card proposer",
+    "tools": "check-geojson demo-slide",
+}
+OF_THE_WORKFLOW = ("nuclei", "partner", "model", "changes")
+VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
@@ -92,6 +95,7 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
+    _require_working_folder()
     if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
         # Matrices are small, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -109,11 +113,30 @@ def run_verb(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """What the words mean; ends the process with one sentence where they mean nothing."""
-    parser = build_parser(arguments)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+    """What the words mean; ends the process with one sentence where they mean nothing, or with the help asked for."""
+    groups = GROUPS
+    if arguments[:1] == ["help"]:
+        topic = arguments[1:]
+        if topic == ["all"]:
+            groups, topic = {**GROUPS, **MORE, "called by the workflow": " ".join(OF_THE_WORKFLOW)}, []
+        arguments = [*topic, "--help"]
+    arguments = arguments or ["--help"]
+    parser = build_parser(arguments, groups)
+    if not arguments[0].startswith("-") and arguments[0] not in VERBS:
         parser.reject(arguments[0], VERBS)
     return parser.parse_args(arguments)
+
+
+def _require_working_folder() -> None:
+    """Raise an error if the working folder was deleted, which no path can be relative to.
+
+    Raises:
+        OutputError: it was.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise OutputError("the working folder was deleted; change to a folder that exists and run it again") from error
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
@@ -140,36 +163,43 @@ def _folders(args: argparse.Namespace) -> list[Path]:
     return [*(path.parent for path in reversed(files)), Path()]
 
 
-def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
-    """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded."""
+def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
+    """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded, else those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"muse-pipeline {__version__}")
     subparsers = parser.add_subparsers(prog="muse", dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
-    chosen = [verb for verb in VERBS if arguments and verb == arguments[0]] or VERBS
+    chosen = [verb for verb in VERBS if arguments and verb == arguments[0]]
     summaries = {}
-    for verb in chosen:
+    for verb in chosen or " ".join(groups.values()).split():
         module = importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}")
-        summaries[verb] = module.__doc__.strip().splitlines()[0]
-        subparser = subparsers.add_parser(
-            verb, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        text = module.__doc__ or _read_docstring(module.__file__)
+        summaries[verb] = text.strip().splitlines()[0]
+        subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
-    parser.description = _list_verbs(summaries)
+    parser.description = _list_verbs(summaries, groups)
     return parser
 
 
-def _list_verbs(summaries: dict[str, str]) -> str:
+def _read_docstring(file: str) -> str:
+    """The docstring of a module, which ``PYTHONOPTIMIZE=2`` does not load."""
+    import ast
+
+    return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
+
+
+def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:
     """Description of ``muse`` and its verbs, by group; argparse supports one list only."""
     wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
-    lines = ["From H&E whole-slide images to nuclei in QuPath; `muse VERB --help` has details."]
-    for group, verbs in GROUPS.items():
+    lines = ["From H&E whole-slide images to nuclei in QuPath."]
+    for group, verbs in groups.items():
         lines += ["", f"{group}:"]
         for verb in verbs.split():
             wrapper.initial_indent = f"    {verb:19}"
             lines += wrapper.wrap(summaries.get(verb, ""))
+    lines += ["", "`muse help VERB` has the details of a verb, `muse help all` lists every verb."]
     return "\n".join(lines)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
 from muse_pipeline.core.text import some_of
@@ -20,6 +21,7 @@ from muse_pipeline.core.types import FEATURE_SETS
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.core.types import SlideInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
     parser.add_argument(
-        "--regions", metavar="ONNX", help="also map tissue regions with this model, and add the region of every nucleus"
+        "--regions",
+        metavar="MODEL|GEOJSON",
+        help="add the tissue region of every nucleus: mapped with this model, or areas with classes drawn in QuPath",
     )
     add_provider_argument(parser)
     parser.add_argument(
@@ -61,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anndata", action="store_true", help="also write nuclei.h5ad and cohort.h5ad; implies --features all"
     )
+    parser.add_argument("--csv", action="store_true", help="also write nuclei.csv.gz")
     parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="number of shards of the detection")
     parser.add_argument(
         "--threads",
@@ -83,6 +88,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
+    from muse_pipeline.qupath.regions import read_class_areas, read_roi
     from muse_pipeline.scverse.elements import require_h5py
     from muse_pipeline.slides.mpp import require_mpp
     from muse_pipeline.slides.signature import require_file
@@ -90,13 +97,16 @@ def run(args: argparse.Namespace) -> None:
     for location in args.slides:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
-    rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi)
-    if args.roi is not None:
-        _require_areas(args.roi, rows)
+    drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
+    rows = find_rows(args.slides, args.mpp and require_mpp(args.mpp), args.roi, drawn)
+    for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
+        if areas is not None:
+            _require_areas(option, areas, read, rows)
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
-    region_model = RegionPredictor(find_region_model(args.regions, provider), provider) if args.regions else None
+    by_model = args.regions and not drawn
+    region_model = RegionPredictor(find_region_model(args.regions, provider), provider) if by_model else None
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)
@@ -116,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
         "viewer": not args.no_viewer,
         "embedder": Embedder(path, provider) if args.embedding else None,
         "h5ad": args.anndata,
+        "csv": args.csv,
     }
     plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
     failed, without_regions, ran = run_slides(rows, plan)
@@ -127,12 +138,12 @@ def run(args: argparse.Namespace) -> None:
             raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 
-def _require_areas(path: Path, rows: list[SheetRow]) -> None:
-    """Reject what is no region of interest of any slide before results of an earlier run are withdrawn."""
+def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
+    """Reject a file that ``read`` reads no areas of any slide from before results of an earlier run are withdrawn."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
-    from muse_pipeline.qupath.regions import read_areas, read_roi
+    from muse_pipeline.qupath.regions import read_areas
     from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.slides.remote import is_url
@@ -141,17 +152,17 @@ def _require_areas(path: Path, rows: list[SheetRow]) -> None:
         try:
             read_areas(path)
         except GeoJSONError as error:
-            raise GeoJSONError(f"--roi {error}") from error
+            raise GeoJSONError(f"{option} {error}") from error
         for row in rows:
             try:
                 if not is_url(row.path):
-                    read_roi(path, call_isolated(inspect_slide, Path(row.path), row.slide_id, row.mpp))
+                    read(path, call_isolated(inspect_slide, Path(row.path), row.slide_id, row.mpp))
                 return
             except GeoJSONError as error:
                 beside = error
             except MuseError:  # reported when the slide's turn comes
                 return
-    raise GeoJSONError(f"--roi {beside}")
+    raise GeoJSONError(f"{option} {beside}")
 
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,6 +45,7 @@ class Plan:
         viewer: whether every slide gets its page for the browser.
         embedder: gives every nucleus a vector of features, or None.
         h5ad: whether nuclei and cohort are written as AnnData too.
+        csv: whether nuclei are written as CSV too.
     """
 
     output: Path
@@ -57,6 +58,7 @@ class Plan:
     viewer: bool = True
     embedder: Embedder | None = None
     h5ad: bool = False
+    csv: bool = False
 
     @property
     def settings(self) -> RunSettings:
@@ -99,7 +101,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     for line in describe_changes({name: found for name, found in changes.items() if found}):
         print(line)
     kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
-    runs = {row.slide_id: {**asdict(row), "shards": plan.shards_of(row)} for row in rows}
+    runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
     for name in kept:  # whose ledgers are of so many
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
@@ -122,7 +124,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
     """The result of a slide whose steps have all ended well, in however many shards; else None."""
-    result = judge_slide(plan.output, {**asdict(row), "shards": None})
+    result = judge_slide(plan.output, {**row.cells(), "shards": None})
     return None if result.status == "failed" else result
 
 
@@ -132,7 +134,7 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
 
     stopped: set[str] = set()
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             started = time.monotonic()
             is_kept = row.slide_id in kept
             if problem := (add_logged if is_kept else run_logged)(row, plan, bar):
@@ -142,7 +144,8 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
                 end = f"{kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped"
             else:
                 end = _describe_end(row, plan, time.monotonic() - started)
-            bar.write(f"{row.slide_id}: {end}")
+            count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
+            bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
     return stopped
 
@@ -153,7 +156,7 @@ def describe_costs(rows: list[SheetRow], plan: Plan, seconds: float, processor_s
 
 
 def _judge(row: SheetRow, plan: Plan) -> SlideResult:
-    return judge_slide(plan.output, {**asdict(row), "shards": plan.shards_of(row)})
+    return judge_slide(plan.output, {**row.cells(), "shards": plan.shards_of(row)})
 
 
 def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
@@ -199,6 +202,7 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
         "threads": plan.threads,
         "viewer": plan.viewer,
         "h5ad": plan.h5ad,
+        "csv": plan.csv,
     }
 
     def run(begin: Begin) -> None:
@@ -213,10 +217,10 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Write the files that a finished slide lacks, likewise."""
-    if not (plan.embedder or plan.h5ad):
+    if not (plan.embedder or plan.h5ad or plan.csv):
         return ""
     files = SlideFiles(plan.output / row.slide_id)
-    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "threads": plan.threads}
+    how = {"embedder": plan.embedder, "csv": plan.csv, "h5ad": plan.h5ad, "threads": plan.threads}
     return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
 
 

@@ -1,7 +1,8 @@
 """Write a sheet from a folder of slides, or check one.
 
-muse sheet FOLDER --output slides.tsv     one row per slide under FOLDER
-muse sheet --check slides.tsv             name every mistake at once, each with its row
+muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER
+muse sheet FOLDER --output slides.tsv --add     append the slides that the sheet lacks, and leave its rows as they are
+muse sheet --check slides.tsv                   name every mistake at once, each with its row
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
     add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
+    parser.add_argument("--add", action="store_true", help="append the slides that the sheet lacks to it")
     parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")
 
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     if args.check:
         check_sheet(args.check, args.resolved)
     elif args.folder and args.output:
-        make_sheet(args.folder, args.output, args.mpp)
+        make_sheet(args.folder, args.output, args.mpp, args.add)
     else:
         raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
 
@@ -44,10 +46,15 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
     print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
 
 
-def make_sheet(folder: Path, output: Path, mpp: float | None) -> None:
-    """Write the sheet of a folder."""
-    from muse_pipeline.cohort.collect import collect_slides, write_sheet
+def make_sheet(folder: Path, output: Path, mpp: float | None, add: bool = False) -> None:
+    """Write the sheet of a folder, or add its slides to the one that is there."""
+    from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
+    from muse_pipeline.core.text import count_noun
 
     rows = collect_slides(folder, mpp)
+    if add and output.exists():
+        n_new = len(add_to_sheet(output, rows))
+        print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
+        return
     write_sheet(output, rows)
-    print(f"{output}: {len(rows)} slide{'s' * (len(rows) != 1)}")
+    print(f"{output}: {count_noun(len(rows), 'slide')}")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from muse_pipeline.cohort.sheet import (
     ID_FORBIDDEN,
     ID_MAX_BYTES,
     SheetRow,
+    absolute_path,
     folder_key,
     id_problem,
     is_sheet,
     read_sheet,
+    read_table,
 )
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
@@ -35,16 +40,19 @@ NOT_SLIDES = frozenset(  # text, tables, results, and parts of slides of many fi
 _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,000E) with its explicit type and length
 
 
-def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
+def find_rows(
+    paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+) -> list[SheetRow]:
     """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
 
     Args:
         paths: paths or URLs.
         mpp: um per pixel of slides that are not in a sheet; see ``SheetRow``.
         roi: GeoJSON of slides that are given themselves.
+        regions: GeoJSON of tissue areas with classes, likewise.
 
     Raises:
-        ConfigError: ``mpp`` or ``roi`` is given with something that it does not apply to.
+        ConfigError: one of the others is given with something that it does not apply to.
         SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
     paths = list(dict.fromkeys(paths))
@@ -52,19 +60,19 @@ def find_rows(paths: Sequence[Path | str], mpp: float | None = None, roi: Path |
     is_table = {
         location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location)) for location in paths
     }
-    named = iter(
-        name_slides([location for location in paths if not (is_folder[location] or is_table[location])], mpp, roi)
-    )
+    slides = [location for location in paths if not (is_folder[location] or is_table[location])]
+    named = iter(name_slides(slides, mpp, roi, regions))
+    of_slides = {name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None}
     rows: list[SheetRow] = []
     for location in paths:
         if is_table[location]:
-            if mpp is not None or roi is not None:
-                raise ConfigError(f"--mpp and --roi go with slides; {location} is a sheet and has columns for them")
+            for name in (*(["mpp"] if mpp is not None else []), *of_slides):
+                raise ConfigError(f"--{name} goes with slides; {location} is a sheet and has a column for it")
             rows += read_sheet(location)
         elif is_folder[location]:
-            if roi is not None:
+            for name in of_slides:
                 raise ConfigError(
-                    "--roi goes with slides; write a sheet of the folder (`muse sheet`), with a column roi"
+                    f"--{name} goes with slides; write a sheet of the folder (`muse sheet`), with a column {name}"
                 )
             rows += collect_slides(location, mpp)
         else:
@@ -122,8 +130,10 @@ def _list_left_out(folder: Path, files: list[Path]) -> str:
     return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
-def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None) -> list[SheetRow]:
-    """A row for each of ``files``, paths or URLs, all with the same ``mpp`` and ``roi``.
+def name_slides(
+    files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+) -> list[SheetRow]:
+    """A row for each of ``files``, paths or URLs, all with the same ``mpp``, ``roi`` and ``regions``.
 
     Raises:
         SheetError: a URL is no slide's, or a path is no text.
@@ -133,29 +143,73 @@ def name_slides(files: Sequence[Path | str], mpp: float | None = None, roi: Path
     home = os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
     names = _unique_names([_path_within(home, location) for location in locations])
     paths = [str(location) if isinstance(location, Path) else location for location in locations]
-    where = str(roi.absolute()) if roi else None
-    return [SheetRow(name, path, mpp, roi=where) for name, path in zip(names, paths, strict=True)]
+    areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
+    return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write the columns that are in use; paths under the sheet's own folder become relative to it.
 
     Raises:
-        SheetError: a sheet with rows, which may have been edited, exists already.
+        SheetError: the file exists already.
     """
     path = Path(path)
     rows = list(rows)
-    if path.is_file() and len(path.read_bytes().strip().splitlines()) > 1:
-        raise SheetError(f"{path}: exists already and has rows; choose another name or delete the old sheet")
+    if path.exists():
+        raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
     columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    with complete_file(path) as partial:
+        partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
+
+
+def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
+    """Append the slides that a sheet lacks to the text that is there; returns their rows.
+
+    A slide whose name another one has in the sheet gets a number.
+
+    Raises:
+        SheetError: the sheet cannot be read, or lacks a column that the rows need.
+    """
+    path = Path(path)
+    header, records = read_table(path)
+    there = [dict(zip(header, cells, strict=False)) for _, cells in records]
+    known = {_identity(absolute_path(cells.get("path", ""), path.parent)) for cells in there}
+    new = [row for row in rows if _identity(Path(row.path)) not in known]
+    for name in ("slide_id", "path", *(["mpp"] if any(row.mpp for row in new) else [])):
+        if name not in header:
+            raise SheetError(f"{path}: has no column '{name}', which the new rows need; add it to the first row")
+    ids = [cells["slide_id"] for cells in there]
+    names = _number([*ids, *(row.slide_id for row in new)])[len(ids) :]
+    new = [replace(row, slide_id=name) for row, name in zip(new, names, strict=True)]
+    if new:
+        text = path.read_bytes()
+        end = "\r\n" if b"\r\n" in text else "\n"
+        with complete_file(path.resolve()) as partial:
+            text += b"" if text.endswith(b"\n") else end.encode()
+            partial.write_bytes(text + _text_of(_cells_of(new, header, path), path, end))
+    return new
+
+
+def _cells_of(rows: Iterable[SheetRow], columns: Sequence[str], path: Path) -> Iterator[list[Any]]:
     home = path.parent.resolve()
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            slide = Path(row.path)
-            shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
-            writer.writerow([row.slide_id, shown, row.mpp][: len(columns)])
+    for row in rows:
+        slide = Path(row.path)
+        shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
+        cells = {"slide_id": row.slide_id, "path": shown, "mpp": row.mpp}
+        yield [cells.get(name) for name in columns]
+
+
+def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator=end).writerows(lines)
+    return text.getvalue().encode()
+
+
+def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
+    """A value that is equal for paths of one slide: of a link and its target, and of the files of a DICOM series."""
+    if path.suffix.lower() == ".dcm" and path.is_file():
+        return path.parent.resolve(), _series_uid(path)
+    return path.resolve()
 
 
 def _require_unicode(paths: Iterable[Path]) -> None:

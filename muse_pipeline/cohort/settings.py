@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ import yaml
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
-from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, OutputError, SheetError
 from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import MODEL_OF_MODE
 
@@ -90,7 +91,8 @@ def require_columns(settings: Mapping[str, Any]) -> None:
         ConfigError: the sheet cannot be read, or lacks one of them.
     """
     try:
-        read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
+        with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse sheet --check` prints them
+            read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
     except SheetError as error:
         raise ConfigError(f"config: statistics: {error}") from error
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
+import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.errors import MppError, SheetError
+from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
@@ -69,6 +70,7 @@ class SheetRow:
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
             None.
         label: class of the slide, to train region models; or None.
+        own: cells of the columns that are the user's own, by name; None where empty.
     """
 
     slide_id: str
@@ -82,14 +84,29 @@ class SheetRow:
     partner: str | None = None
     partner_transform: str | None = None
     label: str | None = None
+    own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; without the label, and with columns of ``NEWER`` only where they are filled."""
+        """A JSON-ready dictionary of all columns, the user's own among them; those of ``NEWER`` where they are filled.
+
+        The label is left out.
+        """
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {name: value for name, value in self.cells().items() if name not in left_out}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> SheetRow:
+        """The row that ``to_dict`` or ``cells`` made a dictionary of."""
+        known = {name: value for name, value in row.items() if name in COLUMNS}
+        return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
+
+    def cells(self) -> dict[str, Any]:
+        """The values of all columns, the user's own among them."""
+        known = asdict(self)
+        return known | known.pop("own")
 
 
-COLUMNS = tuple(field.name for field in fields(SheetRow))
+COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
 
 
 def is_sheet(path: Path) -> bool:
@@ -122,15 +139,10 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     problems = list(_header_problems(header))
     if problems:
         raise _sheet_error(path, problems)
-    rows, seen = [], {}
-    for number, cells in records:
-        values = dict(zip(header, cells, strict=False))
-        found = list(_row_problems(values, path.parent))
-        if len(cells) > len(header):
-            found.append(f"{len(cells)} cells where the header has {len(header)}")
-        key = folder_key(values.get("slide_id", ""))
-        if key and seen.setdefault(key, number) != number:
-            found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
+    _warn_of_misspelt(path, header)
+    rows = []
+    for number, values, doubled in _values_by_row(header, records):
+        found = [*_row_problems(values, path.parent), *doubled]
         problems += [f"row {number}: {problem}" for problem in found]
         if not found:
             rows.append(_parse_row(values, path.parent))
@@ -182,7 +194,9 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
     except OSError as error:
-        raise SheetError(f"{path}: cannot be read ({error.strerror}); give the path of a sheet of slides") from error
+        raise SheetError(
+            f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER --output {path}` writes one"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise SheetError(f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one") from error
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
@@ -202,27 +216,61 @@ def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
     """The cells of every slide by column, of a sheet that may have columns of the user's own.
 
     Raises:
-        SheetError: the sheet cannot be read, or lacks ``slide_id`` or one of the ``columns``.
+        SheetError: the sheet cannot be read, lacks ``slide_id`` or one of the ``columns``, or has a column or a slide
+            twice.
     """
     header, records = read_table(path)
     for name in ("slide_id", *columns):
         if name not in header:
             raise SheetError(f"{path}: has no column '{name}'; its columns are {', '.join(header)}")
-    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
-    return {row["slide_id"]: row for row in rows}
+    rows = list(_values_by_row(header, records))
+    problems = [f"row {number}: {problem}" for number, _, doubled in rows for problem in doubled]
+    if problems := [*_doubled_columns(header), *problems]:
+        raise _sheet_error(path, problems)
+    _warn_of_misspelt(path, header)
+    return {values["slide_id"]: values for _, values, _ in rows}
+
+
+def _values_by_row(
+    header: list[str], records: list[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict[str, str], list[str]]]:
+    """Number and cells by column of every row, and what is wrong with it beside the other rows."""
+    seen: dict[str, int] = {}
+    for number, cells in records:
+        values = dict(zip(header, cells, strict=False))
+        found = [f"{len(cells)} cells where the header has {len(header)}"] if len(cells) > len(header) else []
+        key = folder_key(values.get("slide_id", ""))
+        if key and seen.setdefault(key, number) != number:
+            found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
+        yield number, values, found
 
 
 def _header_problems(header: list[str]) -> Iterator[str]:
-    for name in sorted(set(header), key=header.index):
-        if header.count(name) > 1:
-            yield f"row 1: column '{_show(name)}' is there {header.count(name)} times"
-        if name not in COLUMNS:
-            near = get_close_matches(name, COLUMNS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COLUMNS)}"
-            yield f"row 1: unknown column '{_show(name)}'; {hint}"
+    yield from _doubled_columns(header)
     for name in REQUIRED:
         if name not in header:
-            yield f"row 1: column '{name}' is missing"
+            meant = [other for other in header if _near_column(other, header) == name]
+            yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(each)}'?" for each in meant[:1])
+
+
+def _doubled_columns(header: list[str]) -> Iterator[str]:
+    for name in dict.fromkeys(filter(None, header)):
+        if header.count(name) > 1:
+            yield f"row 1: column '{_show(name)}' is there {header.count(name)} times"
+
+
+def _near_column(name: str, header: list[str]) -> str | None:
+    """The column that ``name``, which is none, may be a misspelling of; None if the header has that one too."""
+    near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
+    return near[0] if near and near[0] not in header else None
+
+
+def _warn_of_misspelt(path: Path, header: list[str]) -> None:
+    """Warn of columns that are taken for the user's own and may be meant otherwise."""
+    for name in header:
+        if near := _near_column(name, header):
+            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
+            warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def _first_line(path: Path) -> bytes:
@@ -260,18 +308,19 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
     filled = {name: cell for name, cell in values.items() if cell}
     return SheetRow(
         slide_id=filled["slide_id"],
-        path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(_absolute(filled["path"], folder)),
+        path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(absolute_path(filled["path"], folder)),
         mpp=_parse_mpp(filled.get("mpp", "")),
         patient=filled.get("patient"),
         split=filled.get("split"),
         shards=_parse_shards(filled.get("shards", "")),
-        **{name: str(_absolute(filled[name], folder)) for name in FILES[1:] if name in filled},
+        **{name: str(absolute_path(filled[name], folder)) for name in FILES[1:] if name in filled},
         label=filled.get("label"),
+        own={name: cell or None for name, cell in values.items() if name and name not in COLUMNS},
     )
 
 
-def _absolute(cell: str, folder: Path) -> Path:
-    """Links are kept as they are: a MIRAX slide needs the folder beside its link."""
+def absolute_path(cell: str, folder: Path) -> Path:
+    """The path in a cell of a sheet in ``folder``; links are kept: a MIRAX slide needs the folder beside its link."""
     with suppress(RuntimeError):  # the home of an unknown user
         return (folder / Path(cell).expanduser()).absolute()
     return (folder / cell).absolute()
@@ -280,7 +329,7 @@ def _absolute(cell: str, folder: Path) -> Path:
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
     """Why ``cell`` cannot be read; None if it can, or if its server would have to be asked."""
     if not is_url(cell):
-        return _file_problem(_absolute(cell, folder))
+        return _file_problem(absolute_path(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
-from muse_pipeline.cohort.sheet import read_cells
+from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
@@ -45,6 +45,7 @@ class SlideResult:
         patient: whose slide it is, and
         split: its part of the cohort, from the sheet; "" without one.
         group: what the report compares it by; "" without one.
+        own: cells of the sheet's columns that are the user's own, by name.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
         tissue_mm2: area of tissue, artefacts left out; None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
@@ -62,6 +63,7 @@ class SlideResult:
     patient: str = ""
     split: str = ""
     group: str = ""
+    own: dict[str, Any] = field(default_factory=dict)
     info: SlideInfo | None = None
     tissue_mm2: float | None = None
     summary: dict[str, Any] | None = None
@@ -222,6 +224,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "", group: s
         "patient": str(row.get("patient") or ""),
         "split": str(row.get("split") or ""),
         "group": group,
+        "own": {name: cell for name, cell in row.items() if name not in COLUMNS},
         "partner": read_outcome(folder / "partner") if row.get("partner") else None,
         "info": _read_info(folder) if "inspect" in done else None,
     }

@@ -28,6 +28,8 @@ MOST_LINKED = 200  # slides whose dots are links, each with the slide's name
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _AXIS = 380, 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
+MOST_COLUMNS = 50  # of the class mix, each with the slide's name
+_NAME_LETTERS, _LETTER = 18, 7  # of such a name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
 Anchored = Sequence[tuple[str, SlideResult]]
@@ -102,7 +104,8 @@ def _plots_of_model(anchored: Anchored, groups: Sequence[str]) -> Iterator[Marku
         yield _class_mix(anchored, np.stack(list(of_classes.values()), 1), groups)
         yield from _plot_row(None, shares, anchored, groups)
     yield from _plot_row("Tissue regions", _region_areas(slides), anchored, groups)
-    yield from _plot_row("Features: medians over the nuclei of a slide", _features(slides), anchored, groups)
+    if features := join(_plot_row(None, _features(slides), anchored, groups)):
+        yield element("details", element("summary", "Features: medians over the nuclei of a slide"), features)
 
 
 def _plot_row(
@@ -301,13 +304,35 @@ def _class_mix(anchored: Anchored, counts: np.ndarray, groups: Sequence[str]) ->
         for group in groups
     ]
     links = [_column(anchored[i], k, width) for k, i in enumerate(order)] if len(slides) <= MOST_LINKED else []
+    top = _MIX_HEIGHT + (12 if marks else 0)
+    names, height = _column_names([slides[i].slide_id for i in order], width, top)
     svg = element(
-        "svg", *bands, *marks, *links,
-        viewBox=f"0 0 {_MIX_WIDTH} {_MIX_HEIGHT + (12 if marks else 0)}", role="img",
+        "svg", *bands, *marks, *names, *links,
+        viewBox=f"0 0 {_MIX_WIDTH} {height}", role="img",
         aria_label="Class mix of every slide; the plots below have the figures", class_="mix",
     )  # fmt: skip
-    names = [element("li", swatch(each["color"]), element("bdi", each["name"])) for each in classes]
-    return element("figure", svg, element("ul", *names, class_="legend"))
+    legend = [element("li", swatch(each["color"]), element("bdi", each["name"])) for each in classes]
+    return element("figure", element("ul", *legend, class_="legend"), svg)
+
+
+def _column_names(names: Sequence[str], width: float, top: int) -> tuple[list[Markup], int]:
+    """The names of slides below their columns, upright where they are too wide, and where they end; none of many."""
+    if len(names) > MOST_COLUMNS:
+        return [], top
+    shown = [name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}" for name in names]
+    longest = math.ceil(_LETTER * max(map(len, shown), default=0))
+    turned = longest > width
+    anchor, turn = ("start", " rotate(90)") if turned else ("middle", "")
+    found = [
+        element(
+            "text",
+            name,
+            transform=f"translate({round((k + 0.5) * width - 4 * turned, 1)} {top + (6 if turned else 16)}){turn}",
+            style=f"text-anchor:{anchor}",
+        )
+        for k, name in enumerate(shown)
+    ]
+    return found, top + (longest + 12 if turned else 22)
 
 
 def _band(edges: np.ndarray, k: int, width: float, color: str) -> Markup:

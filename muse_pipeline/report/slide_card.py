@@ -29,6 +29,7 @@ from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_table
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
+WIDE = 0.12  # share of a class from which its name fits into the bar
 
 
 def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
@@ -37,6 +38,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         "article",
         element("header", element("h3", element("bdi", slide.slide_id)), pills(slide)),
         element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
+        element("p", describe_use(slide), class_="use"),
         _facts(slide),
         class_bar(_bar_of(slide), slide.tissue_mm2) if slide.n_nuclei else None,
         _annotations(slide),
@@ -49,6 +51,38 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         id=anchor,
         class_="slide",
     )
+
+
+def describe_use(slide: SlideResult) -> str:
+    """The numbers of a slide that may be used, in one sentence, by its end and its warnings."""
+    words = {notice.word for notice in find_notices(slide)}
+    of_all = (
+        (not slide.summary, "No number of this slide may be used."),
+        ("doubtful scale" in words, "No number may be used before the size of a pixel is corrected or confirmed."),
+        (not slide.n_nuclei, "No nucleus was found; look at the picture of the tissue before you use that."),
+        (
+            slide.positive,
+            "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+        ),
+        ("other stain" in words, "No number may be used: the model is for another stain."),
+    )
+    if sentence := next((sentence for applies, sentence in of_all if applies), None):
+        return sentence
+    is_whole = slide.status != "partial"
+    numbers = "Counts and outlines" if is_whole else "Densities and percentages, but no counts,"
+    unsure = (
+        ("unlike training" in words or slide.appearance == NOT_KNOWN, "the overlays are right"),
+        ("check mpp" in words, "the size of a pixel is right"),
+    )
+    provisos = [proviso for applies, proviso in unsure if applies]
+    condition = f" if {' and '.join(provisos)}" if provisos else ""
+    of_classes = {
+        "doubtful classes": "; classes may not",
+        "classes not validated": "; classes are not validated for this tissue",
+    }
+    known = "; classes only on tissue of the kind that the model was trained on" if len(_bar_of(slide)) > 1 else ""
+    classes = next((text for word, text in of_classes.items() if word in words), known)
+    return f"{numbers} may be used{condition}{classes}."
 
 
 def status_pill(status: str) -> Markup:
@@ -297,7 +331,11 @@ def class_bar(classes: Sequence[dict[str, Any]], tissue_mm2: float | None) -> Ma
     """
     total = sum(each["n_nuclei"] for each in classes)
     parts = [
-        element("span", style=f"flex-grow:{each['n_nuclei']};background:{css_color(each['color'])}")
+        element(
+            "span",
+            each["name"] if each["n_nuclei"] >= WIDE * total else None,
+            style=f"flex-grow:{each['n_nuclei']};background:{css_color(each['color'])};color:{_ink_on(each['color'])}",
+        )
         for each in classes
         if each["n_nuclei"]
     ]
@@ -322,6 +360,11 @@ def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def css_color(color: Sequence[int]) -> str:
     """``rgb(1 2 3)``."""
     return f"rgb({' '.join(str(int(channel)) for channel in color)})"
+
+
+def _ink_on(color: Sequence[int]) -> str:
+    """Black or white, whichever is read better on ``color``, by its luma (ITU-R BT.601)."""
+    return "#000" if np.dot(color, (0.299, 0.587, 0.114)) > 140 else "#fff"
 
 
 def swatch(color: Sequence[int]) -> Markup:

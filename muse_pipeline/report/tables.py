@@ -103,7 +103,11 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     steps = [step for step in STEPS if step not in {"regions", "embed"} - ran]
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
-    _write(path, columns, map(_row, slides))
+    own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
+    rows = (
+        {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}} for slide in slides
+    )
+    _write(path, [*columns, *own.values()], rows)
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:

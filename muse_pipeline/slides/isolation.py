@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -13,13 +14,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread, local
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
-from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
+from muse_pipeline.core.errors import HangingReadError, MuseError, OutputError, SlideError
 from muse_pipeline.core.process import map_in_order
 
 
@@ -37,6 +39,7 @@ class Limits:
 
 
 LIMITS = Limits()
+LONGEST_TMPDIR = 70  # bytes; a socket's address holds 103, about 30 of them for names that multiprocessing adds
 
 
 def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
@@ -158,9 +161,30 @@ def _context(function: Callable[..., Any]) -> Any:
         return multiprocessing.get_context("spawn")
     if _has_one_thread():
         return multiprocessing.get_context("fork")
+    _shorten_folder_of_sockets()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
     return context
+
+
+def _shorten_folder_of_sockets() -> None:
+    """Put the socket of the server into /tmp where TMPDIR is too long for the address of one.
+
+    Raises:
+        OutputError: /tmp cannot be written to.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR:
+        return
+    kept, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        get_temp_dir()  # multiprocessing keeps the first one that it makes
+    except OSError as error:
+        raise OutputError(
+            f"TMPDIR={kept} is too long for the address of a socket, and /tmp cannot be written to "
+            f"({error.strerror}); set TMPDIR to a folder with a shorter path"
+        ) from error
+    finally:
+        tempfile.tempdir = kept
 
 
 def _has_one_thread() -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.nuclei.cohort import patients_of
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 from muse_pipeline.statistics.slides import Measure, measure_slides
@@ -58,6 +59,8 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
         "slides"
     ]
+    if n_without := len(patients_of(results)) - len(groups):
+        lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())
         lines.append(
@@ -78,7 +81,7 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     patients = patients_of(results)
     groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}
     if not groups:
-        raise ConfigError(f"statistics: no slide of {results} has a value in the column '{group}' of {sheet}")
+        raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
     return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
 
 

@@ -61,14 +61,15 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]]) -> None:
     """The columns of the sheet that have a value; the patient of every slide, of its name where the sheet has none."""
     rows = [{**row, "patient": row.get("patient") or patient_in_name(row["slide_id"])} for row in slides]
     filled = {name for row in rows for name, value in row.items() if value is not None}
-    texts = [name for name in COLUMNS if name in filled - LEFT_OUT]
-    frame(elements, "obs", [*texts, *(["mpp"] if "mpp" in filled else [])])
+    own = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
+    column_of = {name: name.replace("/", "_") for name in (*COLUMNS, *own) if name in filled - LEFT_OUT}  # as in HDF5
+    frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
-    for name in texts:
+    for name, column in column_of.items():
         known = sorted({str(row[name]) for row in rows if row.get(name) is not None})
         code = {value: number for number, value in enumerate(known)}
         codes = [-1 if row.get(name) is None else code[str(row[name])] for row in rows]
-        categorical(elements, name, known, len(rows))[0 : len(rows)] = np.array(codes)
+        categorical(elements, column, known, len(rows))[0 : len(rows)] = np.array(codes)
     if "mpp" in filled:
         mpps = [row.get("mpp") or np.nan for row in rows]
         elements.array("obs/mpp", (len(rows),), np.float64)[0 : len(rows)] = np.array(mpps)

@@ -64,17 +64,15 @@ def require_groups(group_of_slide: Mapping[str, str], patient_of_slide: Mapping[
         patient = patient_of_slide[slide]
         if group_of.setdefault(patient, group) != group:
             raise ConfigError(
-                f"statistics: patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct the "
-                "sheet"
+                f"patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct the sheet"
             )
     names = sorted(set(group_of.values()))
     if len(names) < 2:
-        raise ConfigError(f"statistics: found {len(names)} group ({', '.join(names)}); give slides of two or more")
+        raise ConfigError(f"found {len(names)} group ({', '.join(names)}); give slides of two or more")
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
-                f"statistics: group '{name}' has one patient, which gives no measure of chance; add patients or leave "
-                "the group out"
+                f"group '{name}' has one patient, which gives no measure of chance; add patients or leave the group out"
             )
     return group_of
 

@@ -58,7 +58,7 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "muse: the following arguments are required: VERB; see `muse --help`"),
+        (["help", "runn"], "muse: there is no 'runn'; did you mean 'run'?"),
         (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
         (["run", "a.svs", "-o", "out", "--modle", "x"], "muse run: there is no '--modle'; did you mean '--model'?"),
         (["run", "a.svs", "--ouput", "out"], "muse run: there is no '--ouput'; did you mean '--output'?"),

@@ -1,6 +1,7 @@
 """`muse run` more than once into one folder."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 from contextlib import nullcontext
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
@@ -55,7 +57,7 @@ def mixed(tmp_path):
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
     (tmp_path / "slides/b.svs").write_bytes(b"no slide")
     shutil.copy(tmp_path / "slides/a.tif", tmp_path / "c.tif")
-    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\nC\tc.tif\t2\tP7\n")
+    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\tgrade\tstatus\nC\tc.tif\t2\tP7\tII\talive\n")
     return tmp_path
 
 
@@ -70,13 +72,17 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     model, first, second, third, summary, *failures = shown.splitlines()
     assert model.startswith("model: compact-")
     for name, line in (("a", first), ("C", third)):
-        assert re.fullmatch(name + r": [1-9]\d* nuclei, \d.* s", line)
+        assert re.fullmatch(name + r": [1-9]\d* nuclei, \d.* s \([13] of 3\)", line)
+    second = second.removesuffix(" (2 of 3)")
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
     doubled = ["1 slide with the same content as another; all are in the totals:", "  C: as a"]
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
-    assert "\tP7\t" in (mixed / "results/cohort.tsv").read_text(encoding="utf-8")
+    with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        rows = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    own = "patient", "grade", "status", "sheet_status"
+    assert [rows["C"][name] for name in own] == ["P7", "II", "ok", "alive"] and rows["a"]["grade"] == ""
     assert "provider cpu" in (mixed / "results/a/logs/run.log").read_text(encoding="utf-8")
 
 
@@ -86,11 +92,15 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     before = [times_in(mixed / "results" / name) for name in ("a", "C")]
     status, shown, _ = muse(*run)
     assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
-    assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped$", shown, re.M)) == 2
+    assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M)) == 2
     assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
+    nuclei = mixed / "results/a/nuclei.parquet"
+    assert "unchanged, skipped" in muse(*run, "--csv")[1] and times_in(nuclei.parent).items() >= before[0].items()
+    with gzip.open(nuclei.with_name("nuclei.csv.gz"), "rt") as file:
+        assert len(file.readlines()) == 1 + pq.read_metadata(nuclei).num_rows
     (mixed / "results/a/nuclei.geojson.gz").unlink()  # not finished any more
     shown = muse(*run)[1]
-    assert re.findall(r"^(.): .* unchanged, skipped$", shown, re.M) == ["C"]
+    assert re.findall(r"^(.): .* unchanged, skipped \(", shown, re.M) == ["C"]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
 
 
@@ -168,8 +178,15 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
 AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
 
 
-@pytest.mark.parametrize(("text", "reason"), [(None, "no such file"), (AFAR, "lies outside slide 'glass'")])
-def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
+@pytest.mark.parametrize(
+    ("option", "text", "reason"),
+    [
+        *[(option, None, "no such file") for option in ("--roi", "--regions")],
+        ("--roi", AFAR, "lies outside slide 'glass'"),
+        ("--regions", AFAR, "has no area with a class on slide 'glass'"),
+    ],
+)
+def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reason):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     roi = tmp_path / "roi.json"
     if text:
@@ -177,8 +194,10 @@ def test_a_wrong_roi_costs_no_finished_result(muse, tmp_path, text, reason):
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", "--roi", roi)
-    assert (status, printed.count("\n")) == (2, 1) and f"{roi}: " in shown + printed and reason in shown + printed
+    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", option, roi)
+    assert (
+        (status, printed.count("\n")) == (2, 1) and f"{option} {roi}: " in shown + printed and reason in shown + printed
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

@@ -1,5 +1,6 @@
 """What holds for every verb: it explains itself at once, and bad input costs one sentence and exit status 2."""
 
+import os
 import re
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from muse_pipeline.cli.main import OF_THE_WORKFLOW, VERBS, main
+from muse_pipeline.cli.main import VERBS, main
 
 HEAVY = {"numpy", "pandas", "pyarrow", "shapely", "zarr", "cv2", "scipy", "torch", "onnxruntime", "openslide"}
 
@@ -39,16 +40,37 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
         assert (status, slide.read_bytes()) == (2, b"pixels") and "is another file of this command" in printed
 
 
-def test_help_lists_every_verb_without_loading_the_libraries():
+def listed_by(words, **options):
+    """Verbs in the order of the help, whose modules load no library."""
     script = f"""
 import sys
-from muse_pipeline.cli.main import build_parser
-print(build_parser([]).format_help())
-sys.exit(f"loaded {{loaded}}" if (loaded := {HEAVY} & set(sys.modules)) else 0)
+from muse_pipeline.cli.main import main
+try:
+    main({words})
+except SystemExit as end:
+    assert end.code == 0
+    sys.exit(f"loaded {{loaded}}" if (loaded := {HEAVY} & set(sys.modules)) else 0)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, **options)
     assert (run.returncode, run.stderr) == (0, "")
-    assert re.findall(r"^    (\S+)", run.stdout, re.MULTILINE) == [*VERBS[: -len(OF_THE_WORKFLOW)]]
+    return re.findall(r"^    ([a-z-]+) +[A-Z]", run.stdout, re.MULTILINE)
+
+
+def test_help_lists_the_verbs_that_users_need_and_all_of_them_when_asked_to():
+    assert listed_by(["help", "all"]) == [*VERBS]
+    assert listed_by([]) == listed_by(["--help"]) == listed_by(["help"]) == [*VERBS[:16]]
+
+
+def test_help_has_its_text_where_python_strips_docstrings():
+    assert listed_by(["help", "all"], env=os.environ | {"PYTHONOPTIMIZE": "2"}) == [*VERBS]
+
+
+def test_a_deleted_working_folder_is_one_sentence(muse, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    status, _, printed = muse("run", "a.svs", "-o", "out")
+    assert (status, printed.count("\n")) == (2, 1) and "working folder was deleted" in printed
 
 
 def test_help_is_quick():

@@ -97,13 +97,27 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
 
 def test_the_header(folder):
     assert problems(write(folder / "slides.tsv", "slide_id\tpth\tmpp\tmpp\tcolour\nA\ta.svs\n")) == [
-        "4 problems:",
-        "row 1: unknown column 'pth'; did you mean 'path'?",
+        "2 problems:",
         "row 1: column 'mpp' is there 2 times",
-        "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards, "
-        "regions, partner, partner_transform, label",
-        "row 1: column 'path' is missing",
+        "row 1: column 'path' is missing; is it 'pth'?",
     ]
+
+
+def test_columns_of_ones_own_are_kept(folder):
+    path = write(folder / "slides.tsv", "slide_id\tpath\tgrade\tsite\t\nA\ta.svs\tII\t\n")
+    (row,) = read_sheet(path)
+    assert row == SheetRow("A", str(folder / "a.svs"), own={"grade": "II", "site": None})
+    assert (row.to_dict()["grade"], row.cells()["site"]) == ("II", None)
+    assert SheetRow.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+
+
+def test_a_column_that_may_be_misspelt_is_named(folder, muse):
+    path = write(folder / "slides.tsv", "slide_id\tpath\tpatiant\tgrade\tLabel\nA\ta.svs\tP1\tII\t1\n")
+    status, _, printed = muse("sheet", "--check", path)
+    kept = f"muse sheet: {path}: column '{{}}' is kept as one of your own; did you mean '{{}}'?\n"
+    assert (status, printed) == (0, kept.format("patiant", "patient") + kept.format("Label", "label"))
+    with pytest.warns(LeftOutWarning, match="patiant|Label"):
+        assert read_sheet(path)[0].own == {"patiant": "P1", "grade": "II", "Label": "1"}
 
 
 @pytest.mark.parametrize(("name", "separator", "printed"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
@@ -288,8 +302,8 @@ def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
     sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
-    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}):
-        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has columns for them"):
+    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}, {"regions": folder / "roi.geojson"}):
+        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has a column for it"):
             find_rows([folder / "b.svs", sheet], **options)
     with pytest.raises(ConfigError, match="--roi goes with slides"):
         find_rows([folder], roi=folder / "roi.geojson")
@@ -349,10 +363,25 @@ def test_checking_loads_nothing_heavy(folder):
 
 def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     sheet = tmp_path / "slides.tsv"
-    sheet.write_text("slide_id\tpath\n")  # a header alone may go
     assert muse("sheet", pyramid_path.parent, "--output", sheet)[0] == 0
     before = sheet.read_bytes()
     status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
     assert status == 2
-    assert "exists already and has rows" in complaint
+    assert "exists already; give --add" in complaint
     assert sheet.read_bytes() == before
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_slides_are_added_to_a_sheet_whose_rows_stay(folder, muse, end):
+    lines = ["path,grade,slide_id", "a.svs, II ,b", "gone.svs,,gone"]
+    sheet = folder / "slides.csv"
+    sheet.write_bytes(("\ufeff" + end.join(lines)).encode())
+    added = f"{sheet}: 1 slide added, 1 slide there already\n"
+    assert muse("sheet", folder, "-o", sheet, "--add") == (0, added, "")
+    assert sheet.read_bytes().decode() == "\ufeff" + "".join(line + end for line in [*lines, "b.svs,,b-2"])
+    before = sheet.read_bytes()
+    assert "0 slides added, 2 slides there already" in muse("sheet", folder, "-o", sheet, "--add")[1]
+    (folder / "c.svs").touch()
+    status, _, printed = muse("sheet", folder, "-o", sheet, "--add", "--mpp", "0.5")
+    assert (status, sheet.read_bytes()) == (2, before) and "has no column 'mpp'" in printed
+    assert muse("sheet", folder, "-o", folder / "new.tsv", "--add")[1] == f"{folder / 'new.tsv'}: 3 slides\n"

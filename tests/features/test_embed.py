@@ -1,10 +1,13 @@
 """Features of a network at nuclei of any origin: of the slide's table, of points and masks of another program."""
 
 import dataclasses
+import json
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas
 import pytest
 import torch
@@ -14,6 +17,7 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.embedder import load_embedder
 from muse_pipeline.features.measure import with_near
+from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import find_model
@@ -169,6 +173,21 @@ def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table)
     measured = pandas.read_parquet(again / "embeddings-small.parquet")
     names = [name for name in table if name.split("_")[0] in {"shape", "h", "e", "texture", "neighbours"}]
     pandas.testing.assert_frame_equal(measured[names], table[names])
+
+
+def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message(folder, capsys):
+    """As of a backbone pretrained on views of 0.5 to 1 um per pixel."""
+    model = onnx.load(folder.parent / "small.onnx")
+    card = json.loads(model.metadata_props[0].value) | {"mpp": 0.75, "name": "wide"}
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    onnx.save(model, folder.parent / "wide.onnx")
+    words = ["embed", str(folder), "--model", str(folder.parent / "wide.onnx")]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "has no image at 0.75 um/px, which model 'wide' reads" in message and "`extra_mpps: [0.75]`" in message
+    _, *command = shlex.split(message.split("`")[1])
+    assert main(command) == main(words) == 0
+    assert (folder / "embeddings-wide.parquet").is_file()
 
 
 def test_a_label_image_gives_its_instances(folder, tiled_slide):

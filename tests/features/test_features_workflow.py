@@ -134,7 +134,7 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     sheet.write_text(sheet.read_text().replace("P2\tbenign", "P2\tother"))
     run = run_snakemake(cohort)
     assert run.returncode == 1
-    assert "Every slide is done, but not the files of the cohort:\nmuse statistics: statistics: group " in run.stdout
+    assert "Every slide is done, but not the files of the cohort:\nmuse statistics: group " in run.stdout
 
     write_config(cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic"})
     jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)

@@ -153,6 +153,10 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     assert "region" not in pq.read_schema(results / "S/nuclei.parquet").names
     assert not list((results / "S").glob("regions.*"))
 
+    areas = draw_areas(tmp_path / "areas.geojson", {"Necrosis": shapely.box(0, 0, 9999, 9999)})
+    assert muse(*command, areas)[0] == 0
+    assert set(pandas.read_parquet(results / "S/nuclei.parquet")["region"]) == {"Necrosis"}
+
 
 def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_path, capsys):
     shutil.copytree(found, tmp_path / "other")

@@ -12,6 +12,7 @@ from muse_pipeline.report.cohort import gather_cohort, summarise_flags
 from muse_pipeline.report.notices import find_notices, rank
 from muse_pipeline.report.page import write_page
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
+from muse_pipeline.report.slide_card import describe_use
 
 DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
@@ -139,3 +140,18 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
     caption = "Registered partner: residual 0.4 µm (95 % below 1.3), 9 of 12 tiles kept"
     assert text.count("Registered partner") == text.count(caption) >= 1
     assert "partner not registered: ihc.svs: does not fit" in text
+
+
+def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
+    classes = "; classes only on tissue of the kind that the model was trained on."
+    unconfirmed = "No number may be used before the size of a pixel is corrected or confirmed."
+    assert {name: describe_use(slide) for name, slide in slides.items()} == {
+        "plain": f"Counts and outlines may be used{classes}",
+        "pale": f"Counts and outlines may be used if the overlays are right{classes}",
+        "given": f"Counts and outlines may be used if the size of a pixel is right{classes}",
+        "small": unconfirmed,
+        "small and given": unconfirmed,
+        "brown": "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+        "gaps": f"Densities and percentages, but no counts, may be used{classes}",
+        "lost": "No number of this slide may be used.",
+    }

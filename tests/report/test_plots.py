@@ -63,6 +63,18 @@ def test_every_slide_has_a_dot_in_every_plot(slides):
     assert mix.count("<rect") == N_SLIDES
     bands = re.findall(r'<path d="(.*?)"', mix)
     assert [band.count("M") for band in bands] == [N_SLIDES] * 3
+    assert re.findall(r"<bdi>(.*?)</bdi>", mix) == ["Lymphocyte", "Epithelial", "Stromal"]
+    folded = re.search(r"<details><summary>Features: .*?</details>", page, re.DOTALL)[0]
+    assert "area_um2, µm²" in folded
+
+
+def test_the_columns_of_the_class_mix_have_names_unless_there_are_many(slides):
+    def names(shown):
+        return re.findall(r"<text[^>]*>(.*?)</text>", figure_of(draw(shown), "Class mix of every slide"))
+
+    named = [replace(slide, slide_id=f"slide of the cohort {i}") for i, slide in enumerate(slides)]
+    assert sorted(names(named)) == [f"slide of… cohort {i}" for i in range(N_SLIDES)]
+    assert len(names(slides * 6)) == 6 * N_SLIDES and names(slides * 9) == []
 
 
 def test_many_slides_share_a_path_but_outliers_keep_their_link(slides):

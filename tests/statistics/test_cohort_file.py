@@ -50,6 +50,12 @@ def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
         assert file["var/unit"].asstr()[names.index("median_area_um2")] == "um2"
         assert json.loads(file["uns/muse"].asstr()[()])["slides"]["s2"]["model"]["name"] == "m"
     first = output.read_bytes()
+    rows = [row | {"T/N": f"T{n % 2}"} for n, row in enumerate(json.loads((results / "sheet.json").read_text()))]
+    (results / "sheet.json").write_text(json.dumps(rows))
+    assert main(["anndata", str(results), "-o", str(results / "own.h5ad")]) == 0
+    with h5py.File(results / "own.h5ad") as file:
+        assert list(file["obs/T_N/categories"].asstr()[:]) == ["T0", "T1"] and list(file["obs/T_N/codes"][:2]) == [0, 1]
+    (results / "sheet.json").write_text(json.dumps([row | {"T/N": None} for row in rows]))
     assert main(["anndata", str(results), "-o", str(output)]) == 0
     assert output.read_bytes() == first
 

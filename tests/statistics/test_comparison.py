@@ -114,5 +114,16 @@ def test_the_table_has_a_row_per_measure(results, capsys):
     assert float(area["effect"]) > 5 and float(area["low"]) > 0 and float(rows["nuclei_per_mm2"]["mean_first"]) == 40
     assert main([*words, "--group", "grade", "-o", str(output)]) == 2
     assert "has no column 'grade'; its columns are slide_id, path, patient, label" in capsys.readouterr().err
+    sheet = results / "slides.tsv"
+    text = sheet.read_text().replace("P5", "").replace("P4", "").replace("P3\tb", "P3\t")
+    sheet.write_text(text.replace("label\n", "stage\n").replace("patient\t", "patiant\t"))
+    (results / "sheet.json").unlink()
+    assert main([*words, "--group", "stage", "-o", str(output)]) == 0
+    printed, warned = capsys.readouterr()
+    assert "column 'patiant' is kept as one of your own; did you mean 'patient'?" in warned
+    assert "5 slides of 5 patients" in printed and "left out: 1 slide without a value in the column 'stage'" in printed
+    sheet.write_text(f"{text}s0\tslides.tsv\tP0\ta\n")
+    assert main([*words, "--group", "label", "-o", str(output)]) == 2
+    assert "row 8: slide_id 's0' names the same folder as that of row 2" in capsys.readouterr().err
     assert main([*words, "--group", "label", "--patient", "case", "-o", str(output)]) == 2
     assert "has no column 'case'" in capsys.readouterr().err

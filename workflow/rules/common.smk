@@ -74,6 +74,7 @@ def resolve(*command):
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
         if check.returncode:
             sys.exit(check.stderr.strip())
+        print(check.stderr, end="", file=sys.stderr)  # warnings
         return json.loads(resolved.read_text(encoding="utf-8"))
 
 

@@ -67,7 +67,7 @@ def test_methods_that_train_no_detector_are_no_model(muse):
         "pretrain-config",
         TOP / "config/train/mil.yaml",
         "--sheet",
-        TOP / "config/slides.tsv",
+        TOP / "config/none.tsv",
         "--results",
         "r",
         "-o",
