@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask
+from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts
@@ -70,14 +70,14 @@ def read_truth(
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
 
     Raises:
-        LabelError: the file is missing, broken, of no known kind or of another size than the slide, or names a class
-            that is not the model's.
+        LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
+            is not the model's, or marks as one nucleus what is none.
         GeoJSONError: the file is no GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
-        return _read_mask(path, size_px)
+        return _read_mask(path, mpp, size_px)
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
         return _read_objects(path, classes, mpp, offset_px)
     return Truth(read_points(path, classes))
@@ -154,7 +154,7 @@ def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], 
     return Truth(nuclei, parts.geometry if parts.is_polygon.all() else None, region)
 
 
-def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
+def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | None) -> Truth:
     """An instance mask names no classes."""
     mask = read_label_image(path)
     height, width = mask.shape
@@ -163,6 +163,7 @@ def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
             f"{path}: is {width:,} x {height:,} px and level 0 of the slide {size_px[0]:,} x {size_px[1]:,} px; give a "
             "mask of the whole slide at level 0, or outlines as GeoJSON"
         )
+    require_nuclei(path, mask, mpp)
     outlines = label_image_to_polygons(mask)
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
 

@@ -16,7 +16,13 @@ from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
 from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask
+from muse_pipeline.nuclei.masks import (
+    label_image_to_nuclei,
+    number_areas,
+    read_label_image,
+    read_mask,
+    require_nuclei,
+)
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, require_nucleus_size
@@ -266,9 +272,10 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size, or gives all its nuclei one number.
+        LabelError: the file cannot be read, is no mask or has another size, or gives several nuclei one number.
     """
     mask = read_label_image(path, "number them, or use `format: masks` where they do not touch")
+    require_nuclei(path, mask, (mpp, mpp))
     return measure_instances(path, mask, size_px, mpp, n_rays)
 
 
@@ -292,7 +299,9 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
             f"{path}: has {len(values)} values beside 0; use `format: instances` if they number nuclei, else make it "
             "black and white"
         )
-    return measure_instances(path, number_areas(mask, SPECK_UM2 / mpp**2), size_px, mpp, n_rays)
+    areas = number_areas(mask, SPECK_UM2 / mpp**2)
+    require_nuclei(path, areas, (mpp, mpp))
+    return measure_instances(path, areas, size_px, mpp, n_rays)
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:

@@ -20,6 +20,7 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, open_geojson, sha256_of
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.objects import (
     IGNORED,
@@ -37,8 +38,6 @@ from muse_pipeline.qupath.objects import (
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
-
-LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
