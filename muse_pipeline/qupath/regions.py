@@ -27,6 +27,7 @@ from muse_pipeline.qupath.objects import (
     OBJECT_TYPES,
     REGION,
     TYPE_NAMES,
+    children_of,
     is_called,
     list_counts,
     properties_of,
@@ -222,6 +223,7 @@ def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
     elif "geometry" in values or values.get("type") == "Feature":
         yield from _flatten(values.get("geometry") or {}, values)
+        yield from _flatten(children_of(values), {})
     elif values or feature:
         yield {**feature, "geometry": values}
 

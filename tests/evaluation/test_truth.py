@@ -221,3 +221,15 @@ def test_a_zipped_truth(tmp_path):
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         archive.write(tmp_path / "s.geojson", "s.geojson")
     assert read_truth(tmp_path / "s.zip", ["a"], MPP).nuclei.xy.tolist() == [[3, 4]]
+
+
+def test_children_of_an_annotation_are_nuclei(tmp_path):
+    nuclei = [feature(shapely.box(x, 10, x + 10, 20), "a") for x in (10, 50)]
+    nested = feature(shapely.box(40, 0, 90, 30), "Region*", "annotation", childObjects=nuclei[1:])
+    path = write_features(
+        tmp_path / "s.geojson",
+        feature(shapely.box(0, 0, 100, 100), "Region*", "annotation", childObjects=[nuclei[0], nested]),
+    )
+    truth = read_truth(path, ["a", "b"], MPP)
+    assert truth.nuclei.xy.tolist() == [[15, 15], [55, 15]]
+    assert read_region(path, None).area == 100 * 100
